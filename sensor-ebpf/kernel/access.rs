@@ -1,0 +1,249 @@
+//! Packet memory: the only `unsafe` that touches it.
+
+use aya_ebpf::{
+    bindings::{__sk_buff, xdp_md},
+    helpers::{bpf_skb_load_bytes, bpf_xdp_get_buff_len},
+    programs::{TcContext, XdpContext},
+};
+use sensor_ebpf::{
+    books::Tally,
+    packet::Packet,
+    parse::{Parsed, protocol},
+};
+
+/// A frame at a hook: its octets, where it is, and what the wire carried for it.
+pub(crate) trait Frame: Packet {
+    /// The kernel's index of the interface.
+    fn ifindex(&self) -> u32;
+    /// Packets and octets on the wire; `parsed` is the first of them where the frame is several.
+    fn wire(&self, parsed: Option<&Parsed>) -> Tally;
+}
+
+/// The directly readable octets of a frame.
+#[derive(Clone, Copy)]
+struct Linear {
+    start: usize,
+    end: usize,
+}
+
+impl Linear {
+    #[inline(always)]
+    fn at<T>(self, offset: usize) -> Option<*mut T> {
+        let start = self.start + offset;
+        if start + size_of::<T>() > self.end {
+            return None;
+        }
+        Some(start as *mut T)
+    }
+
+    #[inline(always)]
+    fn load<const N: usize>(self, offset: usize) -> Option<[u8; N]> {
+        let octets = self.at::<[u8; N]>(offset)?;
+        // SAFETY: the octets lie between the start and the end of the packet, as just compared;
+        // the verifier proves it again.
+        Some(unsafe { octets.read() })
+    }
+}
+
+/// A frame at XDP that lies in one buffer.
+pub(crate) struct LinearFrame {
+    octets: Linear,
+    context: *mut xdp_md,
+}
+
+impl LinearFrame {
+    #[inline(always)]
+    pub(crate) fn new(context: &XdpContext) -> Self {
+        Self {
+            octets: Linear {
+                start: context.data(),
+                end: context.data_end(),
+            },
+            context: context.ctx,
+        }
+    }
+
+    /// Writes a value; `None` where the frame is too short.
+    #[inline(always)]
+    pub(crate) fn store<T>(&self, offset: usize, value: T) -> Option<()> {
+        let place = self.octets.at::<T>(offset)?;
+        // SAFETY: between the start and the end of the packet, as just compared.
+        unsafe { place.write_unaligned(value) };
+        Some(())
+    }
+}
+
+impl Packet for LinearFrame {
+    #[inline(always)]
+    fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        self.octets.load(offset)
+    }
+}
+
+impl Frame for LinearFrame {
+    #[inline(always)]
+    fn ifindex(&self) -> u32 {
+        // SAFETY: the context is valid while the program runs.
+        unsafe { (*self.context).ingress_ifindex }
+    }
+
+    #[inline(always)]
+    fn wire(&self, _parsed: Option<&Parsed>) -> Tally {
+        Tally {
+            packets: 1,
+            bytes: (self.octets.end - self.octets.start) as u64,
+        }
+    }
+}
+
+/// A frame at XDP that may lie in several buffers. The headers lie in the first: drivers put at
+/// least 256 octets there, and what does not is counted as truncated.
+pub(crate) struct MultiBufferFrame(LinearFrame);
+
+impl MultiBufferFrame {
+    #[inline(always)]
+    pub(crate) fn new(context: &XdpContext) -> Self {
+        Self(LinearFrame::new(context))
+    }
+}
+
+impl Packet for MultiBufferFrame {
+    #[inline(always)]
+    fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        self.0.load(offset)
+    }
+}
+
+impl Frame for MultiBufferFrame {
+    #[inline(always)]
+    fn ifindex(&self) -> u32 {
+        self.0.ifindex()
+    }
+
+    #[inline(always)]
+    fn wire(&self, _parsed: Option<&Parsed>) -> Tally {
+        // SAFETY: the context is valid while the program runs.
+        Tally {
+            packets: 1,
+            bytes: unsafe { bpf_xdp_get_buff_len(self.0.context) },
+        }
+    }
+}
+
+/// Which side of the stack a socket buffer is at.
+enum Side {
+    Ingress,
+    Egress,
+}
+
+/// A frame at TC, possibly merged from several (GRO) or not yet split (GSO).
+pub(crate) struct SocketBuffer {
+    octets: Linear,
+    skb: *mut __sk_buff,
+    side: Side,
+}
+
+impl SocketBuffer {
+    #[inline(always)]
+    pub(crate) fn ingress(context: &TcContext) -> Self {
+        Self::new(context.skb.skb, Side::Ingress)
+    }
+
+    #[inline(always)]
+    pub(crate) fn egress(context: &TcContext) -> Self {
+        Self::new(context.skb.skb, Side::Egress)
+    }
+
+    #[inline(always)]
+    fn new(skb: *mut __sk_buff, side: Side) -> Self {
+        // SAFETY: the context is valid while the program runs.
+        let (start, end) = unsafe { ((*skb).data as usize, (*skb).data_end as usize) };
+        Self {
+            octets: Linear { start, end },
+            skb,
+            side,
+        }
+    }
+}
+
+impl Packet for SocketBuffer {
+    #[inline(always)]
+    fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        if let Some(octets) = self.octets.load(offset) {
+            return Some(octets);
+        }
+        // The header reaches into the paged part of the buffer.
+        let mut octets = [0; N];
+        // SAFETY: `octets` has room for N octets; the helper checks the packet's length.
+        let status = unsafe {
+            bpf_skb_load_bytes(
+                self.skb.cast(),
+                offset as u32,
+                octets.as_mut_ptr().cast(),
+                N as u32,
+            )
+        };
+        (status == 0).then_some(octets)
+    }
+}
+
+impl Frame for SocketBuffer {
+    #[inline(always)]
+    fn ifindex(&self) -> u32 {
+        // SAFETY: the context is valid while the program runs.
+        unsafe { (*self.skb).ifindex }
+    }
+
+    #[inline(always)]
+    fn wire(&self, parsed: Option<&Parsed>) -> Tally {
+        // SAFETY: the context is valid while the program runs.
+        let (len, gso_size, gso_segs, wire_len, tagged) = unsafe {
+            let skb = &*self.skb;
+            (
+                skb.len,
+                skb.gso_size,
+                skb.gso_segs,
+                skb.wire_len,
+                skb.vlan_present,
+            )
+        };
+        let (mut packets, mut bytes) = (1, u64::from(len));
+        if gso_size != 0 {
+            let headers = parsed.map_or(0, |parsed| self.header_len(parsed));
+            packets = u64::from(gso_segs);
+            if packets == 0 {
+                // A guest's or a tunnel's super-packet, not counted yet (SKB_GSO_DODGY).
+                let payload = u64::from(len).saturating_sub(headers);
+                packets = payload.div_ceil(u64::from(gso_size)).max(1);
+            }
+            bytes = match self.side {
+                // What the queueing discipline will be told: headers once for each segment.
+                Side::Egress => u64::from(wire_len),
+                // Not computed at ingress (net/core/dev.c, sch_handle_ingress).
+                Side::Ingress => u64::from(len) + (packets - 1) * headers,
+            };
+        }
+        if tagged != 0 {
+            // The tag waits in the buffer's metadata for the device to insert it.
+            bytes += 4 * packets;
+        }
+        Tally { packets, bytes }
+    }
+}
+
+impl SocketBuffer {
+    /// Octets of all headers up to the payload, which each segment repeats.
+    #[inline(always)]
+    fn header_len(&self, parsed: &Parsed) -> u64 {
+        const TCP_DATA_OFFSET: usize = 12;
+        const UDP_LEN: usize = 8;
+        let transport = match parsed.protocol {
+            protocol::TCP => match self.load::<1>(parsed.transport_offset + TCP_DATA_OFFSET) {
+                Some([offset]) => usize::from(offset >> 4) * 4,
+                None => 0,
+            },
+            _ => UDP_LEN,
+        };
+        (parsed.transport_offset + transport) as u64
+    }
+}

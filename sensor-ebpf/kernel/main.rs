@@ -1,0 +1,94 @@
+//! The kernel programs: where a frame comes in and what becomes of it.
+//!
+//! `upload` and its siblings sit at the ingress of a LAN-facing interface, `download` at its
+//! egress. Each reads the frame, books it, and answers with a verdict; everything it knows about
+//! packets and policy is in the library.
+
+#![no_std]
+#![no_main]
+#![feature(core_intrinsics)]
+#![allow(
+    internal_features,
+    reason = "the target has no atomic add but the intrinsic"
+)]
+
+mod access;
+mod answer;
+mod maps;
+mod observe;
+
+use aya_ebpf::{
+    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},
+    helpers::{bpf_jiffies64, bpf_ktime_get_ns},
+    macros::{classifier, xdp},
+    programs::{TcContext, XdpContext},
+};
+use sensor_ebpf::{flow::Direction, policy::Verdict};
+
+use crate::access::{LinearFrame, MultiBufferFrame, SocketBuffer};
+
+/// Uploads, where a frame lies in one buffer.
+#[xdp]
+fn upload(context: XdpContext) -> u32 {
+    match observe::observe(&LinearFrame::new(&context), Direction::Upload) {
+        Verdict::Pass => xdp_action::XDP_PASS,
+        Verdict::Drop => xdp_action::XDP_DROP,
+        Verdict::Reject => answer::from_xdp(context.ctx),
+    }
+}
+
+/// Uploads, where the link's MTU does not fit one buffer (kernel 5.18 and newer).
+#[xdp(frags)]
+fn upload_frags(context: XdpContext) -> u32 {
+    match observe::observe(&MultiBufferFrame::new(&context), Direction::Upload) {
+        Verdict::Pass => xdp_action::XDP_PASS,
+        Verdict::Drop => xdp_action::XDP_DROP,
+        Verdict::Reject => answer::from_xdp(context.ctx),
+    }
+}
+
+/// Uploads, where XDP is not to be had, and where frames were merged before the program (GRO).
+#[classifier]
+fn upload_tc(context: TcContext) -> i32 {
+    match observe::observe(&SocketBuffer::ingress(&context), Direction::Upload) {
+        Verdict::Pass => TC_ACT_UNSPEC,
+        Verdict::Drop => TC_ACT_SHOT,
+        Verdict::Reject => answer::from_tc(context.skb.skb),
+    }
+}
+
+/// Downloads.
+#[classifier]
+fn download(context: TcContext) -> i32 {
+    match observe::observe(&SocketBuffer::egress(&context), Direction::Download) {
+        Verdict::Pass => TC_ACT_UNSPEC,
+        // The sender is not told: its next packet finds the flow refused from the device's side.
+        Verdict::Drop | Verdict::Reject => TC_ACT_SHOT,
+    }
+}
+
+/// Writes the kernel's two clocks into the frame: jiffies, then nanoseconds since boot.
+///
+/// Never attached. User space runs it (`BPF_PROG_TEST_RUN`) to learn how long a jiffy is: no
+/// file tells it on every kernel.
+#[xdp]
+fn clock(context: XdpContext) -> u32 {
+    // SAFETY: the helpers read a clock.
+    let (jiffies, nanoseconds) = unsafe { (bpf_jiffies64(), bpf_ktime_get_ns()) };
+    match LinearFrame::new(&context).store(0, [jiffies, nanoseconds]) {
+        Some(()) => xdp_action::XDP_PASS,
+        None => xdp_action::XDP_ABORTED,
+    }
+}
+
+/// What the kernel reads to admit the object to helpers that are GPL-only.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+/// A panic that the compiler could not prove away is an endless loop, which the verifier refuses:
+/// an object that loads cannot panic.
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}

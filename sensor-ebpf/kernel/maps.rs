@@ -1,0 +1,593 @@
+//! Every map, private to this module, and the verbs by which the programs use them.
+//!
+//! A verb counts its own failures: no caller needs to know how a table can be full.
+
+use core::{
+    intrinsics::{AtomicOrdering, atomic_xadd},
+    ptr,
+};
+
+use aya_ebpf::{
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_NOEXIST},
+    macros::map,
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, Queue, RingBuf, lpm_trie},
+};
+use sensor_ebpf::{
+    answer::ANSWER_CAPACITY,
+    books::{
+        ByDirection, DeviceRecord, FIRST_DEVICE, FURTHER_DEVICES, FragmentKey, HitKey,
+        InterfaceRecord, Losses, MULTICAST_DEVICE, Settings, Tally, family_index,
+    },
+    flow::{
+        BUCKET_ENTRIES, BUCKETS_PROBED, Bucket, Direction, FlowKey, FlowRecord, IndexEntry,
+        Judgement, slot,
+    },
+    parse::{Address, Family, Mac},
+    policy::{
+        Chain, Decision, DeviceRulesKey, MAX_CHAINS, MAX_RULES, PREFIX_SIDE_BITS, PrefixV4,
+        PrefixV6, Rule, Rules,
+    },
+    sample::Judged,
+    skip::Skip,
+};
+
+/// What the programs are told.
+#[map]
+static SETTINGS: Array<Settings> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// The flows: the books themselves.
+#[map]
+static FLOWS: Array<FlowRecord> = Array::with_max_entries(65_536, BPF_F_MMAPABLE);
+
+/// Where to find a flow: a hint.
+#[map]
+static FLOW_INDEX: Array<Bucket> = Array::with_max_entries(8_192, BPF_F_MMAPABLE);
+
+/// Slots of `FLOWS` that are free.
+#[map]
+static FREE_SLOTS: Queue<u32> = Queue::with_max_entries(65_536, 0);
+
+/// Which record of `DEVICES` a MAC address has.
+#[map]
+static DEVICE_INDEX: HashMap<u64, u32> = HashMap::with_max_entries(1_024, 0);
+
+/// What is booked to a device beyond its live flows.
+#[map]
+static DEVICES: Array<DeviceRecord> = Array::with_max_entries(1_026, BPF_F_MMAPABLE);
+
+/// Records of `DEVICES` that are free.
+#[map]
+static FREE_DEVICES: Queue<u32> = Queue::with_max_entries(1_024, 0);
+
+/// Which record of `INTERFACES` an interface has.
+#[map]
+static INTERFACE_INDEX: HashMap<u32, u32> = HashMap::with_max_entries(64, 0);
+
+/// What is booked to an interface beyond its live flows.
+#[map]
+static INTERFACES: Array<InterfaceRecord> = Array::with_max_entries(64, BPF_F_MMAPABLE);
+
+/// Ports of first fragments, for the fragments that follow.
+#[map]
+static FRAGMENTS: LruHashMap<FragmentKey, u32> = LruHashMap::with_max_entries(4_096, 0);
+
+/// Packets to which a policy applied, by device and policy.
+#[map]
+static HITS: HashMap<HitKey, Tally> = HashMap::with_max_entries(16_384, 0);
+
+/// The rules that name a device.
+#[map]
+static DEVICE_RULES: HashMap<DeviceRulesKey, u64> =
+    HashMap::with_max_entries(16_384, BPF_F_NO_PREALLOC);
+
+/// Chains of rules by remote IPv4 prefix.
+#[map]
+static PREFIXES_V4: LpmTrie<PrefixV4, u32> =
+    LpmTrie::with_max_entries(2_097_152, BPF_F_NO_PREALLOC);
+
+/// Chains of rules by remote IPv6 prefix.
+#[map]
+static PREFIXES_V6: LpmTrie<PrefixV6, u32> =
+    LpmTrie::with_max_entries(2_097_152, BPF_F_NO_PREALLOC);
+
+/// The chains of both sides; the first of each side is that of every address.
+#[map]
+static CHAINS: Array<Chain> = Array::with_max_entries(2 * MAX_CHAINS as u32, 0);
+
+/// The rules of both sides.
+#[map]
+static RULES: Array<Rule> = Array::with_max_entries(2 * MAX_RULES as u32, 0);
+
+/// What befell the tables and the ring.
+#[map]
+static LOSSES: Array<Losses> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// Samples on their way to user space.
+#[map]
+static SAMPLES: RingBuf = RingBuf::with_byte_size(256 * 1024, 0);
+
+/// Where an answer is put together: too large for the stack.
+#[map]
+static ANSWER: PerCpuArray<[u8; ANSWER_CAPACITY]> = PerCpuArray::with_max_entries(1, 0);
+
+/// Adds to a counter that other CPUs add to at the same time.
+#[inline(always)]
+fn add(counter: *mut u64, amount: u64) {
+    // SAFETY: `counter` points into a map value, which lives as long as the program runs.
+    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(counter, amount) };
+}
+
+#[inline(always)]
+fn add_tally(tally: *mut Tally, wire: Tally) {
+    // SAFETY: as in `add`; the fields' addresses are taken, nothing is read.
+    let (packets, bytes) = unsafe { (&raw mut (*tally).packets, &raw mut (*tally).bytes) };
+    add(packets, wire.packets);
+    add(bytes, wire.bytes);
+}
+
+#[inline(always)]
+fn of_direction<T>(both: *mut ByDirection<T>, direction: Direction) -> *mut T {
+    // SAFETY: a direction's number is 0 or 1.
+    unsafe { both.cast::<T>().add(direction as usize) }
+}
+
+/// The settings; `None` cannot happen, and passes.
+#[inline(always)]
+pub(crate) fn settings() -> Option<&'static Settings> {
+    SETTINGS.get(0)
+}
+
+/// The policy generation in force: read once for each packet.
+#[inline(always)]
+pub(crate) fn generation(settings: &Settings) -> u32 {
+    // SAFETY: user space stores the generation at any time, in one piece.
+    unsafe { ptr::read_volatile(&settings.generation) }
+}
+
+/// A record of the flow table that is in use.
+#[derive(Clone, Copy)]
+pub(crate) struct Flow(*mut FlowRecord);
+
+impl Flow {
+    #[inline(always)]
+    pub(crate) fn judgement(self) -> Judgement {
+        // SAFETY: a record lives as long as the program; the word is read in one piece.
+        Judgement::unpack(unsafe { ptr::read_volatile(&raw const (*self.0).judgement) })
+    }
+
+    #[inline(always)]
+    pub(crate) fn set_judgement(self, judgement: Judgement) {
+        // SAFETY: as above, written in one piece.
+        unsafe { ptr::write_volatile(&raw mut (*self.0).judgement, judgement.pack()) };
+    }
+
+    /// Notes when the flow was seen, and with which TCP flags.
+    #[inline(always)]
+    pub(crate) fn touch(self, direction: Direction, tcp_flags: u8, now: u64) {
+        // SAFETY: a record lives as long as the program. Neither field is a counter: a store that
+        // another CPU overwrites is as late as the other's.
+        unsafe {
+            // Compared first: a cache line that is not written stays shared between CPUs.
+            if ptr::read_volatile(&raw const (*self.0).last_seen) != now {
+                ptr::write_volatile(&raw mut (*self.0).last_seen, now);
+            }
+            let flags = of_direction(&raw mut (*self.0).tcp_flags, direction);
+            let seen = ptr::read_volatile(flags);
+            if seen | tcp_flags != seen {
+                ptr::write_volatile(flags, seen | tcp_flags);
+            }
+        }
+    }
+
+    /// Adds a packet, or the packets of an aggregated frame, to the flow's books.
+    #[inline(always)]
+    pub(crate) fn count(self, direction: Direction, wire: Tally) {
+        // SAFETY: a record lives as long as the program; the fields' addresses are taken.
+        let (packets, bytes) = unsafe {
+            match direction {
+                Direction::Upload => (
+                    &raw mut (*self.0).upload_packets,
+                    &raw mut (*self.0).upload_bytes,
+                ),
+                Direction::Download => (
+                    &raw mut (*self.0).download_packets,
+                    &raw mut (*self.0).download_bytes,
+                ),
+            }
+        };
+        add(packets, wire.packets);
+        add(bytes, wire.bytes);
+    }
+}
+
+/// The flow with this key.
+#[inline(always)]
+pub(crate) fn find_flow(hash: u64, key: &FlowKey, settings: &Settings) -> Option<Flow> {
+    let mut bucket = IndexEntry::bucket(hash, settings.bucket_mask);
+    for _ in 0..BUCKETS_PROBED {
+        let entries = FLOW_INDEX.get_ptr(bucket)?;
+        for place in 0..BUCKET_ENTRIES {
+            // SAFETY: `place` is within the bucket; entries are stored in one piece.
+            let entry =
+                IndexEntry(unsafe { ptr::read_volatile(&raw const (*entries).entries[place]) });
+            if entry == IndexEntry::EMPTY {
+                return None;
+            }
+            if entry.may_be(hash)
+                && let Some(record) = FLOWS.get_ptr_mut(entry.slot())
+                // SAFETY: the key of a slot in the index does not change before a grace period.
+                && unsafe { (*record).key.same(key) }
+            {
+                return Some(Flow(record));
+            }
+        }
+        bucket = (bucket + 1) & settings.bucket_mask;
+    }
+    None
+}
+
+/// Takes a slot for a flow and puts it into the index.
+///
+/// `None` where the table is full, where the device has its share of it, or where the index has no
+/// room: each is counted. A device may hold as many flows as are free (dynamic thresholds,
+/// Choudhury and Hahne 1998, with alpha 1): one that floods the table leaves half of it, two leave
+/// a third, and a device with few flows finds room in any case.
+#[inline(always)]
+pub(crate) fn open_flow(
+    key: &FlowKey,
+    hash: u64,
+    device: u32,
+    direction: Direction,
+    now: u64,
+    settings: &Settings,
+) -> Option<Flow> {
+    let losses = LOSSES.get_ptr_mut(0)?;
+    let owner = DEVICES.get_ptr_mut(device)?;
+    // SAFETY: both records live as long as the program; the counts are read in one piece.
+    let (in_use, of_device) = unsafe {
+        (
+            ptr::read_volatile(&raw const (*losses).live_flows),
+            ptr::read_volatile(&raw const (*owner).live_flows),
+        )
+    };
+    if in_use >= settings.flow_slots {
+        // SAFETY: as above.
+        add(unsafe { &raw mut (*losses).flow_table_full }, 1);
+        return None;
+    }
+    if of_device >= settings.flow_slots - in_use {
+        // SAFETY: as above.
+        add(unsafe { &raw mut (*losses).flow_share_used }, 1);
+        return None;
+    }
+    let Some(entry) = free_entry(hash, settings) else {
+        // SAFETY: as above.
+        add(unsafe { &raw mut (*losses).flow_index_full }, 1);
+        return None;
+    };
+    let Ok(Some(number)) = FREE_SLOTS.pop() else {
+        // SAFETY: as above.
+        add(unsafe { &raw mut (*losses).flow_table_full }, 1);
+        return None;
+    };
+    let record = FLOWS.get_ptr_mut(number)?;
+    // SAFETY: the slot came from the queue, so no other program knows it; user space left every
+    // counter at zero.
+    unsafe {
+        (*record).key = *key;
+        (*record).first_seen = now;
+        (*record).last_seen = now;
+        (*record).device = device;
+        (*record).interface = interface_number(key.ifindex());
+        (*record).index_position = entry.position;
+        (*record).opened_by = direction as u8;
+        ptr::write_volatile(&raw mut (*record).state, slot::LIVE);
+        // Last: from here on other CPUs find the slot.
+        ptr::write_volatile(entry.place, IndexEntry::new(hash, number).0);
+    }
+    // SAFETY: as above.
+    unsafe {
+        add(&raw mut (*losses).live_flows, 1);
+        add(&raw mut (*owner).live_flows, 1);
+    }
+    Some(Flow(record))
+}
+
+/// A place in the index that nothing uses.
+struct FreeEntry {
+    place: *mut u32,
+    position: u32,
+}
+
+#[inline(always)]
+fn free_entry(hash: u64, settings: &Settings) -> Option<FreeEntry> {
+    let mut bucket = IndexEntry::bucket(hash, settings.bucket_mask);
+    for _ in 0..BUCKETS_PROBED {
+        let entries = FLOW_INDEX.get_ptr_mut(bucket)?;
+        for number in 0..BUCKET_ENTRIES {
+            // SAFETY: `number` is within the bucket.
+            let place = unsafe { &raw mut (*entries).entries[number] };
+            // SAFETY: entries are stored in one piece.
+            let entry = IndexEntry(unsafe { ptr::read_volatile(place) });
+            if entry == IndexEntry::EMPTY || entry == IndexEntry::REMOVED {
+                let position = bucket * BUCKET_ENTRIES as u32 + number as u32;
+                return Some(FreeEntry { place, position });
+            }
+        }
+        bucket = (bucket + 1) & settings.bucket_mask;
+    }
+    None
+}
+
+/// The number of the device's record, made at its first packet; [`FURTHER_DEVICES`] where the
+/// table is full.
+#[inline(always)]
+pub(crate) fn device(mac: Mac, now: u64) -> u32 {
+    let mac = mac.word();
+    // SAFETY: the value is a number that never changes while its key is in the map.
+    if let Some(number) = unsafe { DEVICE_INDEX.get(mac) } {
+        return *number;
+    }
+    let Ok(Some(number)) = FREE_DEVICES.pop() else {
+        return further_devices();
+    };
+    let Some(record) = DEVICES.get_ptr_mut(number) else {
+        return further_devices();
+    };
+    // SAFETY: the record came from the queue, so no other program knows it.
+    unsafe {
+        (*record).mac = mac;
+        (*record).first_seen = now;
+        (*record).last_seen = now;
+    }
+    if DEVICE_INDEX
+        .insert(mac, number, u64::from(BPF_NOEXIST))
+        .is_ok()
+    {
+        return number;
+    }
+    // Another CPU was first, or the table is full.
+    // SAFETY: still known to nobody else.
+    unsafe { (*record).mac = 0 };
+    if FREE_DEVICES.push(number, 0).is_err() {
+        count_loss(|losses| &raw mut losses.device_table_full);
+    }
+    // SAFETY: as above.
+    match unsafe { DEVICE_INDEX.get(mac) } {
+        Some(number) => *number,
+        None => further_devices(),
+    }
+}
+
+#[inline(always)]
+fn further_devices() -> u32 {
+    count_loss(|losses| &raw mut losses.device_table_full);
+    FURTHER_DEVICES
+}
+
+/// Counts one loss.
+#[inline(always)]
+fn count_loss(of: impl FnOnce(&mut Losses) -> *mut u64) {
+    if let Some(losses) = LOSSES.get_ptr_mut(0) {
+        // SAFETY: the closure takes a field's address and reads nothing.
+        add(of(unsafe { &mut *losses }), 1);
+    }
+}
+
+const _: () = assert!(FIRST_DEVICE == 2 && MULTICAST_DEVICE == 0 && FURTHER_DEVICES == 1);
+
+/// The number of an interface's record; out of range where it has none.
+#[inline(always)]
+fn interface_number(ifindex: u32) -> u32 {
+    // SAFETY: the value is a number that user space writes before it attaches a program.
+    match unsafe { INTERFACE_INDEX.get(ifindex) } {
+        Some(number) => *number,
+        None => u32::MAX,
+    }
+}
+
+#[inline(always)]
+fn interface(ifindex: u32) -> Option<*mut InterfaceRecord> {
+    let record = INTERFACES.get_ptr_mut(interface_number(ifindex));
+    if record.is_none() {
+        count_loss(|losses| &raw mut losses.interface_unknown);
+    }
+    record
+}
+
+/// Books a packet that has no flow to its device and its interface.
+#[inline(always)]
+pub(crate) fn count_overflow(
+    device: u32,
+    key: &FlowKey,
+    direction: Direction,
+    wire: Tally,
+    now: u64,
+) {
+    count_for_device(device, key.family(), direction, wire, now);
+    if let Some(record) = interface(key.ifindex()) {
+        // SAFETY: the record lives as long as the program; a field's address is taken.
+        add_tally(
+            of_direction(unsafe { &raw mut (*record).overflow }, direction),
+            wire,
+        );
+    }
+}
+
+#[inline(always)]
+fn count_for_device(device: u32, family: Family, direction: Direction, wire: Tally, now: u64) {
+    let Some(record) = DEVICES.get_ptr_mut(device) else {
+        return;
+    };
+    // SAFETY: the record lives as long as the program, and the family's index is in range.
+    unsafe {
+        ptr::write_volatile(&raw mut (*record).last_seen, now);
+        let by_direction = &raw mut (*record).overflow[family_index(family)];
+        add_tally(of_direction(by_direction, direction), wire);
+    }
+}
+
+/// Books a frame to a group address.
+#[inline(always)]
+pub(crate) fn count_multicast(ifindex: u32, family: Family, wire: Tally, now: u64) {
+    count_for_device(MULTICAST_DEVICE, family, Direction::Download, wire, now);
+    if let Some(record) = interface(ifindex) {
+        // SAFETY: the record lives as long as the program; a field's address is taken.
+        add_tally(unsafe { &raw mut (*record).multicast }, wire);
+    }
+}
+
+/// Books a frame that is not accounted to a device.
+#[inline(always)]
+pub(crate) fn count_skipped(ifindex: u32, direction: Direction, reason: Skip, wire: Tally) {
+    if let Some(record) = interface(ifindex) {
+        // SAFETY: the record lives as long as the program, and a reason's number is in range.
+        unsafe {
+            let reasons = of_direction(&raw mut (*record).skipped, direction);
+            add_tally(&raw mut (*reasons)[reason as usize], wire);
+        }
+    }
+}
+
+/// Books a packet that was refused on its way to the device.
+#[inline(always)]
+pub(crate) fn count_refused(ifindex: u32, wire: Tally) {
+    if let Some(record) = interface(ifindex) {
+        // SAFETY: the record lives as long as the program; a field's address is taken.
+        add_tally(unsafe { &raw mut (*record).refused }, wire);
+    }
+}
+
+/// Books an answer that the sensor sent to a device.
+#[inline(always)]
+pub(crate) fn count_answered(ifindex: u32, bytes: u64) {
+    if let Some(record) = interface(ifindex) {
+        // SAFETY: the record lives as long as the program; a field's address is taken.
+        add_tally(
+            unsafe { &raw mut (*record).answered },
+            Tally { packets: 1, bytes },
+        );
+    }
+}
+
+/// Counts a refused packet for which no answer could be sent.
+#[inline(always)]
+pub(crate) fn count_answer_failed(ifindex: u32) {
+    if let Some(record) = interface(ifindex) {
+        // SAFETY: the record lives as long as the program; a field's address is taken.
+        add(unsafe { &raw mut (*record).answers_failed }, 1);
+    }
+}
+
+/// Counts packets to which a policy applied.
+#[inline(always)]
+pub(crate) fn count_hit(mac: Mac, decision: Decision, direction: Direction, wire: Tally) {
+    let key = HitKey::new(mac, decision, direction);
+    if HITS.get_ptr_mut(key).is_none() {
+        // Whoever is first makes the record; the others find it.
+        let _ = HITS.insert(key, Tally::default(), u64::from(BPF_NOEXIST));
+    }
+    match HITS.get_ptr_mut(key) {
+        Some(tally) => add_tally(tally, wire),
+        None => count_loss(|losses| &raw mut losses.hit_table_full),
+    }
+}
+
+/// Tells user space that a policy matched a flow.
+#[inline(always)]
+pub(crate) fn report_judged(key: &FlowKey, decision: Decision, direction: Direction, now: u64) {
+    let judged = Judged {
+        key: *key,
+        at: now,
+        policy: decision.policy,
+        verdict: decision.verdict as u8,
+        direction: direction as u8,
+        reserved: 0,
+    };
+    match SAMPLES.output::<Judged>(judged, 0) {
+        Ok(()) => count_loss(|losses| &raw mut losses.samples),
+        Err(_) => count_loss(|losses| &raw mut losses.samples_lost),
+    }
+}
+
+/// Remembers the ports of a first fragment, as a flow's key stores them.
+#[inline(always)]
+pub(crate) fn remember_fragment(key: &FragmentKey, ports: u32) {
+    // The oldest leaves where the table is full; its fragments are booked without ports.
+    let _ = FRAGMENTS.insert(key, ports, 0);
+}
+
+/// The ports of a fragment's first one.
+#[inline(always)]
+pub(crate) fn ports_of_fragment(key: &FragmentKey) -> Option<u32> {
+    // SAFETY: the value is copied; a value half written by another CPU is two ports of one flow.
+    unsafe { FRAGMENTS.get(key).copied() }
+}
+
+/// This CPU's buffer for an answer.
+#[inline(always)]
+pub(crate) fn answer_buffer() -> Option<*mut [u8; ANSWER_CAPACITY]> {
+    ANSWER.get_ptr_mut(0)
+}
+
+/// The policy tables of the side that a generation names.
+pub(crate) struct Rulebook<'a> {
+    side: u32,
+    settings: &'a Settings,
+}
+
+impl<'a> Rulebook<'a> {
+    #[inline(always)]
+    pub(crate) fn new(generation: u32, settings: &'a Settings) -> Self {
+        Self {
+            side: generation & 1,
+            settings,
+        }
+    }
+}
+
+impl Rules for Rulebook<'_> {
+    #[inline(always)]
+    fn for_device(&self, mac: Mac) -> u64 {
+        let key = DeviceRulesKey {
+            mac: mac.octets(),
+            side: self.side as u16,
+        };
+        // SAFETY: user space does not touch the side in force.
+        match unsafe { DEVICE_RULES.get(key) } {
+            Some(rules) => *rules,
+            None if self.side == 0 => self.settings.default_rules[0],
+            None => self.settings.default_rules[1],
+        }
+    }
+
+    #[inline(always)]
+    fn for_remote(&self, family: Family, remote: Address) -> Option<&Chain> {
+        let side = self.side.to_be_bytes();
+        let octets = remote.octets();
+        let number = match family {
+            Family::Other => None,
+            Family::V4 => {
+                let [a, b, c, d, ..] = octets;
+                let data = PrefixV4 {
+                    side,
+                    address: [a, b, c, d],
+                };
+                PREFIXES_V4.get(lpm_trie::Key::new(PREFIX_SIDE_BITS + 32, data))
+            }
+            Family::V6 => {
+                let data = PrefixV6 {
+                    side,
+                    address: octets,
+                };
+                PREFIXES_V6.get(lpm_trie::Key::new(PREFIX_SIDE_BITS + 128, data))
+            }
+        };
+        CHAINS.get(self.side * MAX_CHAINS as u32 + number.copied().unwrap_or(0))
+    }
+
+    #[inline(always)]
+    fn rule(&self, number: u8) -> Option<&Rule> {
+        RULES.get(self.side * MAX_RULES as u32 + u32::from(number))
+    }
+}

@@ -1,0 +1,197 @@
+//! The books beside the flows: per device, per interface, and of the tables themselves.
+//!
+//! For each interface and direction, what came in equals flows + retired + overflow + multicast +
+//! skipped + refused downloads (law 1). Fields named in "Kernel" are added to atomically by
+//! programs, those in "User space" are written by the one daemon that holds the lock.
+
+use crate::{
+    flow::Direction,
+    parse::{Family, Mac},
+    policy::Decision,
+    skip::Skip,
+    wire,
+};
+
+/// Packets and octets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Tally {
+    /// Packets as they were on the wire: a super-packet counts as its segments.
+    pub packets: u64,
+    /// Octets as they were on the wire, Ethernet header included, frame check sequence not.
+    pub bytes: u64,
+}
+
+/// A place for each direction, indexed by [`Direction`].
+pub type ByDirection<T> = [T; 2];
+
+/// How many families have books of their own.
+pub const FAMILIES: usize = 3;
+
+/// The index of a family in a device's books.
+#[inline(always)]
+pub const fn family_index(family: Family) -> usize {
+    match family {
+        Family::V4 => 0,
+        Family::V6 => 1,
+        Family::Other => 2,
+    }
+}
+
+/// The metric label of the family with this index.
+pub const FAMILY_NAMES: [&str; FAMILIES] = ["ipv4", "ipv6", "other"];
+
+/// The record of frames to group addresses, which no single device receives.
+pub const MULTICAST_DEVICE: u32 = 0;
+/// The record of all devices for which the table had no place.
+pub const FURTHER_DEVICES: u32 = 1;
+/// The first record that belongs to one device.
+pub const FIRST_DEVICE: u32 = 2;
+
+/// What is known of one device beyond its live flows.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct DeviceRecord {
+    /// The MAC address as a [`Mac`]'s word. Kernel, once.
+    pub mac: u64,
+    /// Jiffies at the first packet. Kernel, once.
+    pub first_seen: u64,
+    /// Jiffies at the last packet that did not go to a live flow. Kernel.
+    pub last_seen: u64,
+    /// Live flows, for the share of the table. Kernel adds, user space subtracts.
+    pub live_flows: u64,
+    /// Packets for which there was no flow, by family. Kernel.
+    pub overflow: [ByDirection<Tally>; FAMILIES],
+    /// Last counts of reaped flows, by family. User space.
+    pub retired: [ByDirection<Tally>; FAMILIES],
+    /// Reaped flows by family and by the direction of their first packet. User space.
+    pub retired_flows: [ByDirection<u64>; FAMILIES],
+}
+
+/// What was seen on one interface beyond its live flows.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct InterfaceRecord {
+    /// The kernel's index of the interface; 0 where the record is free. User space.
+    pub ifindex: u64,
+    /// Packets for which there was no flow. Kernel.
+    pub overflow: ByDirection<Tally>,
+    /// Frames to group addresses, download only. Kernel.
+    pub multicast: Tally,
+    /// Frames not accounted to a device, by reason. Kernel.
+    pub skipped: ByDirection<[Tally; Skip::COUNT]>,
+    /// Packets refused before they reached the device, download only. Kernel.
+    pub refused: Tally,
+    /// Packets that the sensor itself sent to devices (RST, ICMP). Kernel.
+    pub answered: Tally,
+    /// Answers that could not be made or sent; the packet was dropped. Kernel.
+    pub answers_failed: u64,
+    /// Last counts of reaped flows. User space.
+    pub retired: ByDirection<Tally>,
+}
+
+/// What befell the tables and the ring.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Losses {
+    /// New flows refused because no slot was free. Kernel.
+    pub flow_table_full: u64,
+    /// New flows refused because the device had its share of the table. Kernel.
+    pub flow_share_used: u64,
+    /// New flows refused because the index had no room near their hash. Kernel.
+    pub flow_index_full: u64,
+    /// Packets of devices for which the device table had no place. Kernel.
+    pub device_table_full: u64,
+    /// Frames on an interface that has no record: cannot happen while user space attaches in
+    /// order, and breaks the books when it does. Kernel.
+    pub interface_unknown: u64,
+    /// Policy hits for which the hit table had no place. Kernel.
+    pub hit_table_full: u64,
+    /// Samples put into the ring. Kernel.
+    pub samples: u64,
+    /// Samples lost because the ring was full. Kernel.
+    pub samples_lost: u64,
+    /// Slots in use, for the shares of the table. Kernel adds, user space subtracts.
+    pub live_flows: u64,
+}
+
+/// What the kernel programs are told. One record, written by user space.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Settings {
+    /// The policy generation. A flow decided under another one is decided again. Its lowest bit
+    /// says which side of the policy tables is in force.
+    pub generation: u32,
+    /// Number of index buckets minus one.
+    pub bucket_mask: u32,
+    /// Slots of the flow table.
+    pub flow_slots: u64,
+    /// Multipliers of [`FlowKey::hash`](crate::flow::FlowKey::hash), odd, drawn at load.
+    pub hash_secret: [u64; 6],
+    /// For each side: the rules that apply to devices that no rule names.
+    pub default_rules: [u64; 2],
+}
+
+/// Whose hits, by which policy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct HitKey {
+    /// The device's MAC address.
+    pub mac: [u8; 6],
+    /// The policy's identity.
+    pub policy: u16,
+    /// The [`Verdict`](crate::policy::Verdict)'s number; `observe` is a pass.
+    pub verdict: u8,
+    /// By number of [`Direction`].
+    pub direction: u8,
+}
+
+/// Which piece of which packet, to find the ports of its first one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct FragmentKey {
+    /// The packet's flow without ports.
+    pub flow: crate::flow::FlowKey,
+    /// The identification field, in host order.
+    pub identification: u32,
+    /// By number of [`Direction`]: both ends choose identifications on their own.
+    pub direction: u32,
+}
+
+wire! {
+    Tally { packets: u64, bytes: u64 }
+    DeviceRecord {
+        mac: u64, first_seen: u64, last_seen: u64, live_flows: u64,
+        overflow: [ByDirection<Tally>; FAMILIES], retired: [ByDirection<Tally>; FAMILIES],
+        retired_flows: [ByDirection<u64>; FAMILIES],
+    }
+    InterfaceRecord {
+        ifindex: u64, overflow: ByDirection<Tally>, multicast: Tally,
+        skipped: ByDirection<[Tally; Skip::COUNT]>, refused: Tally, answered: Tally,
+        answers_failed: u64, retired: ByDirection<Tally>,
+    }
+    Losses {
+        flow_table_full: u64, flow_share_used: u64, flow_index_full: u64, device_table_full: u64,
+        interface_unknown: u64, hit_table_full: u64, samples: u64, samples_lost: u64,
+        live_flows: u64,
+    }
+    Settings {
+        generation: u32, bucket_mask: u32, flow_slots: u64, hash_secret: [u64; 6],
+        default_rules: [u64; 2],
+    }
+    HitKey { mac: [u8; 6], policy: u16, verdict: u8, direction: u8 }
+    FragmentKey { flow: crate::flow::FlowKey, identification: u32, direction: u32 }
+}
+
+impl HitKey {
+    /// The key under which one packet's hit is counted.
+    #[inline(always)]
+    pub const fn new(mac: Mac, decision: Decision, direction: Direction) -> Self {
+        Self {
+            mac: mac.octets(),
+            policy: decision.policy,
+            verdict: decision.verdict as u8,
+            direction: direction as u8,
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! The contract of the sensor's two sides.
+//!
+//! Everything here is built by both compilers and depends on nothing: the parser, the types that
+//! cross a map, and the pure decision. It allocates nothing, reads no clock and writes no log.
+//! The kernel programs (`kernel/`) are thin entry points over it; the daemon, the fuzzers and
+//! `replay` run the same code on the host.
+//!
+//! # The maps
+//!
+//! | map | key → value | kernel | user space | capacity, and when it is full |
+//! | --- | --- | --- | --- | --- |
+//! | `SETTINGS` | 0 → [`Settings`](books::Settings) | reads | writes | 1 |
+//! | `FLOWS` | slot → [`FlowRecord`](flow::FlowRecord) | adds | reads, reaps | config; new flows go to the device's overflow |
+//! | `FLOW_INDEX` | bucket → [`Bucket`](flow::Bucket) | reads, inserts | removes | twice `FLOWS`; as above |
+//! | `FREE_SLOTS` | queue of slots | takes | returns | `FLOWS` |
+//! | `DEVICE_INDEX` | MAC → number of a record | reads, inserts | reads | config; the further devices share record 1 |
+//! | `DEVICES` | number → [`DeviceRecord`](books::DeviceRecord) | adds | reads, retires | as `DEVICE_INDEX` |
+//! | `FREE_DEVICES` | queue of numbers | takes | returns | as `DEVICE_INDEX` |
+//! | `INTERFACE_INDEX` | ifindex → number of a record | reads | writes | 64; attaching one more is refused |
+//! | `INTERFACES` | number → [`InterfaceRecord`](books::InterfaceRecord) | adds | reads, retires | 64 |
+//! | `FRAGMENTS` | [`FragmentKey`](books::FragmentKey) → ports | reads, writes | – | 4,096, oldest leaves; its later fragments are booked without ports |
+//! | `HITS` | [`HitKey`](books::HitKey) → [`Tally`](books::Tally) | adds | reads | 16,384; further hits are counted as lost |
+//! | `DEVICE_RULES` | [`DeviceRulesKey`](policy::DeviceRulesKey) → set of rules | reads | writes | 2 × 8,192 |
+//! | `PREFIXES_V4`, `PREFIXES_V6` | prefix → number of a chain | reads | writes | 2 × 1,048,576; a larger policy is refused |
+//! | `CHAINS` | side and number → [`Chain`](policy::Chain) | reads | writes | 2 × 1,024 |
+//! | `RULES` | side and number → [`Rule`](policy::Rule) | reads | writes | 2 × 64 |
+//! | `LOSSES` | 0 → [`Losses`](books::Losses) | adds | reads | 1 |
+//! | `SAMPLES` | ring of [`Judged`](sample::Judged) | writes | drains | 256 KiB; samples lost are counted |
+//! | `ANSWER` | one buffer for each CPU | writes | – | 1 |
+
+#![no_std]
+#![forbid(clippy::undocumented_unsafe_blocks)]
+
+#[cfg(test)]
+extern crate std;
+
+pub mod answer;
+pub mod books;
+pub mod flow;
+pub mod packet;
+pub mod parse;
+pub mod policy;
+pub mod sample;
+pub mod skip;
+pub mod wire;

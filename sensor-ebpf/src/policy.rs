@@ -1,0 +1,256 @@
+//! What may pass: rules as plain data, and the pure decision over them.
+//!
+//! User space compiles the policies of the configuration to: per device a set of rules (one bit
+//! each), per remote prefix a [`Chain`] (its rules, most specific prefix first, then in the order
+//! of the configuration), and the [`Rule`]s. Two sides of each table exist; the generation number
+//! tells which one is in force, so that a reload is one store.
+
+use crate::{
+    flow::FlowKey,
+    parse::{Address, Family, Mac, protocol},
+    wire,
+};
+
+/// The most rules in force at a time: a set of rules is one word.
+pub const MAX_RULES: usize = 64;
+
+/// The most port ranges of one rule.
+pub const MAX_PORT_RANGES: usize = 8;
+
+/// The most chains of one side: distinct combinations of rules that prefixes lead to.
+pub const MAX_CHAINS: usize = 1024;
+
+/// What happens to a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Verdict {
+    /// It goes on, as it would without the sensor.
+    Pass = 0,
+    /// It goes no further, and the device is told (TCP RST, ICMP port unreachable).
+    Reject = 1,
+    /// It goes no further, in silence.
+    Drop = 2,
+}
+
+impl Verdict {
+    /// The verdict with this number; an unknown number passes (law 3).
+    #[inline(always)]
+    pub const fn from_number(number: u8) -> Self {
+        match number {
+            1 => Self::Reject,
+            2 => Self::Drop,
+            _ => Self::Pass,
+        }
+    }
+}
+
+/// A range of remote ports.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct PortRange {
+    /// First port, included.
+    pub first: u16,
+    /// Last port, included.
+    pub last: u16,
+    /// Protocol number; 0 for TCP and UDP.
+    pub protocol: u16,
+}
+
+/// One policy as the kernel knows it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Rule {
+    /// The policy's identity in counters, never 0; it keeps it over reloads.
+    pub policy: u16,
+    /// A [`Verdict`]'s number. `observe` is `Pass` with a policy.
+    pub verdict: u16,
+    /// How many of `ports` count; 0: every port and every protocol.
+    pub port_ranges: u32,
+    /// Remote ports.
+    pub ports: [PortRange; MAX_PORT_RANGES],
+}
+
+/// The rules that a remote address leads to, in order of precedence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Chain {
+    /// The same rules as a set.
+    pub set: u64,
+    /// How many of `rules` count.
+    pub len: u64,
+    /// Numbers of rules, first match wins.
+    pub rules: [u8; MAX_RULES],
+}
+
+impl Default for Chain {
+    fn default() -> Self {
+        Self {
+            set: 0,
+            len: 0,
+            rules: [0; MAX_RULES],
+        }
+    }
+}
+
+/// Key of the device table of rules.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct DeviceRulesKey {
+    /// The device's MAC address.
+    pub mac: [u8; 6],
+    /// Which side: the generation's lowest bit.
+    pub side: u16,
+}
+
+/// Data of a longest-prefix-match key: the side stands before the address and is always matched.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct PrefixV4 {
+    /// Which side, in network byte order.
+    pub side: [u8; 4],
+    /// The address.
+    pub address: [u8; 4],
+}
+
+/// See [`PrefixV4`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct PrefixV6 {
+    /// Which side, in network byte order.
+    pub side: [u8; 4],
+    /// The address.
+    pub address: [u8; 16],
+}
+
+/// Bits that stand before the address in a prefix key.
+pub const PREFIX_SIDE_BITS: u32 = 32;
+
+wire! {
+    PortRange { first: u16, last: u16, protocol: u16 }
+    Rule { policy: u16, verdict: u16, port_ranges: u32, ports: [PortRange; MAX_PORT_RANGES] }
+    Chain { set: u64, len: u64, rules: [u8; MAX_RULES] }
+    DeviceRulesKey { mac: [u8; 6], side: u16 }
+    PrefixV4 { side: [u8; 4], address: [u8; 4] }
+    PrefixV6 { side: [u8; 4], address: [u8; 16] }
+}
+
+/// The tables of one side, wherever they lie: BPF maps in the kernel, vectors on the host.
+pub trait Rules {
+    /// The rules that apply to a device.
+    fn for_device(&self, mac: Mac) -> u64;
+    /// The chain of the longest prefix that holds the address, or the chain of every address.
+    fn for_remote(&self, family: Family, remote: Address) -> Option<&Chain>;
+    /// One rule.
+    fn rule(&self, number: u8) -> Option<&Rule>;
+}
+
+/// What was decided about a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// The identity of the policy that matched; 0 where none did.
+    pub policy: u16,
+    /// What happens to the flow's packets.
+    pub verdict: Verdict,
+}
+
+impl Decision {
+    /// No policy matched.
+    pub const PASS: Self = Self {
+        policy: 0,
+        verdict: Verdict::Pass,
+    };
+}
+
+/// Decides about a flow.
+///
+/// The first rule of the remote's chain that applies to the device and to the port wins. What
+/// keeps a link alive is never refused: everything but IP, group and link-local addresses, and
+/// DHCP; a policy about "everything" means everything beyond the link.
+#[inline(always)]
+pub fn decide<R: Rules>(rules: &R, key: &FlowKey) -> Decision {
+    if keeps_link_alive(key) {
+        return Decision::PASS;
+    }
+    let Some(chain) = rules.for_remote(key.family(), key.remote()) else {
+        return Decision::PASS;
+    };
+    if chain.set == 0 {
+        return Decision::PASS;
+    }
+    let device = rules.for_device(key.mac());
+    if chain.set & device == 0 {
+        return Decision::PASS;
+    }
+    let mut place = 0;
+    while place < MAX_RULES {
+        if place as u64 >= chain.len {
+            break;
+        }
+        let number = chain.rules[place];
+        if device & (1 << (number & 63)) != 0
+            && let Some(rule) = rules.rule(number)
+            && matches_port(rule, key)
+        {
+            return Decision {
+                policy: rule.policy,
+                verdict: Verdict::from_number(rule.verdict as u8),
+            };
+        }
+        place += 1;
+    }
+    Decision::PASS
+}
+
+#[inline(always)]
+fn matches_port(rule: &Rule, key: &FlowKey) -> bool {
+    if rule.port_ranges == 0 {
+        return true;
+    }
+    let port = key.remote_port();
+    let transport = u16::from(key.protocol());
+    if !matches!(key.protocol(), protocol::TCP | protocol::UDP) {
+        return false;
+    }
+    let mut index = 0;
+    while index < MAX_PORT_RANGES {
+        if index as u32 >= rule.port_ranges {
+            break;
+        }
+        let range = &rule.ports[index];
+        if range.first <= port
+            && port <= range.last
+            && (range.protocol == 0 || range.protocol == transport)
+        {
+            return true;
+        }
+        index += 1;
+    }
+    false
+}
+
+/// Whether refusing the flow would cut the device off from the link itself.
+#[inline(always)]
+fn keeps_link_alive(key: &FlowKey) -> bool {
+    const DHCP: [u16; 4] = [67, 68, 546, 547];
+
+    let octets = key.remote().octets();
+    let group_or_link = match key.family() {
+        Family::Other => true,
+        // 224.0.0.0/4, 255.255.255.255, 169.254.0.0/16, 0.0.0.0 (RFC 6890).
+        Family::V4 => {
+            octets[0] >= 224 || (octets[0] == 169 && octets[1] == 254) || key.remote().high == 0
+        }
+        // ff00::/8, fe80::/10, :: (RFC 4291).
+        Family::V6 => {
+            octets[0] == 0xff
+                || (octets[0] == 0xfe && octets[1] & 0xc0 == 0x80)
+                || (key.remote().high == 0 && key.remote().low == 0)
+        }
+    };
+    group_or_link
+        || (key.protocol() == protocol::UDP
+            && (key.remote_port() == DHCP[0]
+                || key.remote_port() == DHCP[1]
+                || key.remote_port() == DHCP[2]
+                || key.remote_port() == DHCP[3]))
+}

@@ -1,0 +1,122 @@
+//! What is meant: the configuration after every check. Nothing behind this module sees an
+//! unchecked value.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use ipnet::IpNet;
+
+/// The whole configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// LAN-facing interfaces, at least one, no name twice.
+    pub interfaces: Vec<Interface>,
+    /// The flow table.
+    pub flow_table: FlowTable,
+    /// The device table.
+    pub device_table: DeviceTable,
+    /// The daemon.
+    pub daemon: Daemon,
+    /// Policies in the order of the file, at most 64, no name twice.
+    pub policies: Vec<Policy>,
+}
+
+/// A LAN-facing interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// Its name, 1 to 15 octets.
+    pub name: String,
+    /// Where the upload program is to sit.
+    pub hook: HookChoice,
+}
+
+/// Where the upload program is to sit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HookChoice {
+    /// XDP in the driver, else the best that counts exactly.
+    #[default]
+    Auto,
+    /// XDP in the driver, or an error.
+    XdpNative,
+    /// XDP in the stack, or an error.
+    XdpGeneric,
+    /// TC ingress, or an error.
+    Tc,
+}
+
+/// The flow table. A change takes effect after `sensor unload`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowTable {
+    /// Flows, 64 to 1,048,574; 65,536 by default.
+    pub capacity: u32,
+    /// How long a flow may be silent before it is reaped, 1 s to 1 day; 2 minutes by default.
+    pub idle_after: Duration,
+}
+
+/// The device table. A change takes effect after `sensor unload`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceTable {
+    /// Devices, 1 to 65,536; 1,024 by default.
+    pub capacity: u32,
+}
+
+/// The daemon.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Daemon {
+    /// How often the kernel's tables are read, 100 ms to 1 minute; 1 s by default.
+    pub tick: Duration,
+    /// Where `/metrics`, `/healthz` and `/readyz` are served; 127.0.0.1:9617 by default.
+    pub listen: SocketAddr,
+    /// Where maps and links are pinned; on a bpffs, /sys/fs/bpf/gateway-sensor by default.
+    pub pin_directory: PathBuf,
+    /// Whether accounting and filter stay when the daemon is told to end; true by default.
+    pub keep_running: bool,
+}
+
+/// One policy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Its name in metrics, 1 to 63 octets of `a-z 0-9 - _`.
+    pub name: String,
+    /// The devices it is about; empty: all.
+    pub devices: Vec<[u8; 6]>,
+    /// The remote prefixes it is about, canonical; empty: all.
+    pub remotes: Vec<IpNet>,
+    /// The remote ports it is about, at most 8 ranges; empty: all ports and protocols.
+    pub ports: Vec<Ports>,
+    /// What happens to what it matches.
+    pub action: Action,
+}
+
+/// A range of remote ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ports {
+    /// First, included.
+    pub first: u16,
+    /// Last, included.
+    pub last: u16,
+    /// TCP, UDP or both.
+    pub transport: Transport,
+}
+
+/// The transports that have ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// Both.
+    Any,
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+/// What happens to what a policy matches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Action {
+    /// It passes, and is counted.
+    #[default]
+    Observe,
+    /// It goes no further, and the device is told.
+    Reject,
+    /// It goes no further, in silence.
+    Drop,
+}

@@ -1,0 +1,245 @@
+//! What sinks read: plain data, made by the aggregate at every tick.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use serde::Serialize;
+
+/// Everything that was known at one moment. Counters never step back while the kernel's tables
+/// live; they outlive the daemon.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Snapshot {
+    /// One entry for each device, and `multicast` and `other` where they have traffic.
+    pub devices: Vec<Device>,
+    /// One entry for each interface that was ever attached.
+    pub interfaces: Vec<Interface>,
+    /// Packets to which a policy applied.
+    pub policy_hits: Vec<PolicyHits>,
+    /// The flow table.
+    pub flow_table: FlowTable,
+    /// Device table: devices known, capacity, and packets of devices without a place.
+    pub device_table: DeviceTable,
+    /// The sample ring.
+    pub ring: Ring,
+    /// The policy in force.
+    pub policy: PolicyState,
+    /// The ticks so far.
+    pub ticks: Ticks,
+}
+
+/// `upload` leaves the device, `download` reaches it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ByDirection<T> {
+    /// Leaves the device.
+    pub upload: T,
+    /// Reaches the device.
+    pub download: T,
+}
+
+/// Packets and octets as they were on the wire, Ethernet header included.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Tally {
+    /// Packets.
+    pub packets: u64,
+    /// Octets.
+    pub bytes: u64,
+}
+
+/// A device on the LAN side.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Device {
+    /// Its MAC address in lower case with colons; `multicast` for frames to groups, `other` for
+    /// all devices the table had no place for.
+    pub device: String,
+    /// Books by family: `ipv4`, `ipv6`, `other`.
+    pub families: BTreeMap<&'static str, FamilyBooks>,
+    /// Flows that are in the table now.
+    pub live_flows: u64,
+    /// Seconds since the Unix epoch of the first packet.
+    pub first_seen: f64,
+    /// Seconds since the Unix epoch of the last packet.
+    pub last_seen: f64,
+}
+
+/// What one family of one device amounts to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct FamilyBooks {
+    /// Packets and octets.
+    pub traffic: ByDirection<Tally>,
+    /// Flows by the direction of their first packet.
+    pub flows: ByDirection<u64>,
+    /// The part of `traffic` for which there was no place in the flow table.
+    pub overflow: ByDirection<Tally>,
+}
+
+/// A LAN-facing interface.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Interface {
+    /// Its name, as the configuration has it.
+    pub interface: String,
+    /// The kernel's number of it; 0 while it is gone.
+    pub ifindex: u32,
+    /// Where the programs sit.
+    pub hooks: ByDirection<Hook>,
+    /// All that was seen: flows, overflow, multicast, skipped and refused together.
+    pub seen: ByDirection<Tally>,
+    /// What was booked to flows, alive or reaped.
+    pub flows: ByDirection<Tally>,
+    /// What had no flow.
+    pub overflow: ByDirection<Tally>,
+    /// Frames to group addresses.
+    pub multicast: Tally,
+    /// Frames not accounted to a device, by reason.
+    pub skipped: BTreeMap<&'static str, ByDirection<Tally>>,
+    /// Downloads that were refused before they reached the device.
+    pub refused: Tally,
+    /// Packets that the sensor itself sent to devices.
+    pub answered: Tally,
+    /// Refused packets for which no answer could be sent.
+    pub answers_failed: u64,
+}
+
+/// Where a program sits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Hook {
+    /// Not attached: the interface is gone.
+    #[default]
+    None,
+    /// XDP in the driver.
+    XdpNative,
+    /// XDP in the stack.
+    XdpGeneric,
+    /// TC by a BPF link (kernel 6.6 and newer).
+    Tcx,
+    /// TC by a clsact queueing discipline.
+    Clsact,
+}
+
+impl Hook {
+    /// The metric label.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::XdpNative => "xdp-native",
+            Self::XdpGeneric => "xdp-generic",
+            Self::Tcx => "tcx",
+            Self::Clsact => "clsact",
+        }
+    }
+}
+
+/// How often a policy applied to packets of a device.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct PolicyHits {
+    /// The device's MAC address.
+    pub device: String,
+    /// The policy's name.
+    pub policy: String,
+    /// `observe`, `reject` or `drop`.
+    pub action: &'static str,
+    /// By direction.
+    pub hits: ByDirection<Tally>,
+}
+
+/// The flow table.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct FlowTable {
+    /// Flows in it.
+    pub size: u64,
+    /// Flows it has room for.
+    pub capacity: u64,
+    /// Flows reaped since the tables were made.
+    pub reaped: u64,
+    /// New flows refused, by reason.
+    pub refused: FlowsRefused,
+    /// Packets booked to a device's overflow record.
+    pub overflow_packets: u64,
+}
+
+/// Why there was no place for a flow.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct FlowsRefused {
+    /// No slot was free.
+    pub table_full: u64,
+    /// The device had its share of the table.
+    pub share_used: u64,
+    /// The index had no room near the flow's hash.
+    pub index_full: u64,
+}
+
+/// The device table.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct DeviceTable {
+    /// Devices in it.
+    pub size: u64,
+    /// Devices it has room for.
+    pub capacity: u64,
+    /// Packets of devices without a place.
+    pub overflow_packets: u64,
+    /// Policy hits for which the hit table had no place.
+    pub hits_lost: u64,
+}
+
+/// The sample ring.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Ring {
+    /// Samples the kernel put into it.
+    pub samples: u64,
+    /// Samples lost because it was full.
+    pub lost: u64,
+}
+
+/// The policy in force.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct PolicyState {
+    /// The generation number; a flow judged under another one is judged again.
+    pub generation: u32,
+    /// Policies in force.
+    pub policies: usize,
+    /// Prefixes in force, both families.
+    pub prefixes: usize,
+    /// Reloads that took effect since the daemon started.
+    pub reloads: u64,
+    /// Reloads that were refused since the daemon started.
+    pub reloads_refused: u64,
+}
+
+/// The ticks so far.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Ticks {
+    /// How many.
+    pub count: u64,
+    /// CPU and waiting time of all of them.
+    pub total: Duration,
+    /// The last one.
+    pub last: Duration,
+}
+
+/// One flow, for those who list them.
+#[derive(Clone, Debug, Serialize)]
+pub struct Flow {
+    /// The device's MAC address.
+    pub device: String,
+    /// The interface's name.
+    pub interface: String,
+    /// `tcp`, `udp`, … or the number; for frames that are not IP, `0x` and the ethertype.
+    pub protocol: String,
+    /// The device's address and port.
+    pub local: String,
+    /// The other side's address and port.
+    pub remote: String,
+    /// Packets and octets.
+    pub traffic: ByDirection<Tally>,
+    /// The direction of the first packet.
+    pub opened_by: &'static str,
+    /// All TCP flags seen, as RFC 9293's bits.
+    pub tcp_flags: ByDirection<u8>,
+    /// `pass`, `reject` or `drop`.
+    pub verdict: &'static str,
+    /// The policy that matched.
+    pub policy: Option<String>,
+    /// Seconds since the Unix epoch.
+    pub first_seen: f64,
+    /// Seconds since the Unix epoch.
+    pub last_seen: f64,
+}
