@@ -16,7 +16,8 @@ use sensor_ebpf::{
     answer::ANSWER_CAPACITY,
     books::{
         ByDirection, DeviceRecord, FIRST_DEVICE, FURTHER_DEVICES, FragmentKey, HitKey,
-        InterfaceRecord, Losses, MULTICAST_DEVICE, Settings, Tally, family_index,
+        InterfaceRecord, Journal, Losses, MAX_POLICY_IDENTITIES, MULTICAST_DEVICE, PolicyName,
+        Settings, Tally, family_index,
     },
     flow::{
         BUCKET_ENTRIES, BUCKETS_PROBED, Bucket, Direction, FlowKey, FlowRecord, IndexEntry,
@@ -105,6 +106,19 @@ static LOSSES: Array<Losses> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 /// Samples on their way to user space.
 #[map]
 static SAMPLES: RingBuf = RingBuf::with_byte_size(256 * 1024, 0);
+
+/// What user space is doing about a flow that it reaps.
+#[map]
+#[allow(
+    dead_code,
+    reason = "user space's own; declared here so that all maps are made alike"
+)]
+static JOURNAL: Array<Journal> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// The names of policies, by their identity in the books.
+#[map]
+#[allow(dead_code, reason = "as JOURNAL")]
+static POLICY_NAMES: Array<PolicyName> = Array::with_max_entries(MAX_POLICY_IDENTITIES, 0);
 
 /// Where an answer is put together: too large for the stack.
 #[map]

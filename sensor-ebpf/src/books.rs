@@ -72,8 +72,12 @@ pub struct DeviceRecord {
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct InterfaceRecord {
-    /// The kernel's index of the interface; 0 where the record is free. User space.
-    pub ifindex: u64,
+    /// Its name, filled up with zeros; all zero where the record is free. User space.
+    pub name: [u8; 16],
+    /// The kernel's index of the interface; 0 while it is gone. User space.
+    pub ifindex: u32,
+    /// Where the programs sit, by [`Direction`], in numbers of user space. User space.
+    pub hooks: ByDirection<u16>,
     /// Packets for which there was no flow. Kernel.
     pub overflow: ByDirection<Tally>,
     /// Frames to group addresses, download only. Kernel.
@@ -130,7 +134,39 @@ pub struct Settings {
     pub hash_secret: [u64; 6],
     /// For each side: the rules that apply to devices that no rule names.
     pub default_rules: [u64; 2],
+    /// What the layout of the maps was when they were made; see [`LAYOUT`]. Not read in the kernel.
+    pub layout: u64,
+    /// Jiffies in a second. Not read in the kernel.
+    pub hz: u64,
+    /// Milliseconds since the Unix epoch when jiffies were 0. Not read in the kernel.
+    pub epoch_millis: u64,
 }
+
+/// The layout of the maps. A daemon adopts tables of its own layout only: raise the first number
+/// with every change of meaning that the sizes do not show.
+pub const LAYOUT: u64 = {
+    const VERSION: u64 = 1;
+    let sizes = [
+        size_of::<Settings>(),
+        size_of::<crate::flow::FlowRecord>(),
+        size_of::<crate::flow::Bucket>(),
+        size_of::<DeviceRecord>(),
+        size_of::<InterfaceRecord>(),
+        size_of::<Losses>(),
+        size_of::<Journal>(),
+        size_of::<HitKey>(),
+        size_of::<crate::policy::Chain>(),
+        size_of::<crate::policy::Rule>(),
+        size_of::<crate::sample::Judged>(),
+    ];
+    let mut sum = VERSION;
+    let mut index = 0;
+    while index < sizes.len() {
+        sum = sum.wrapping_mul(0x0100_0000_01b3) ^ sizes[index] as u64;
+        index += 1;
+    }
+    sum
+};
 
 /// Whose hits, by which policy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -158,7 +194,62 @@ pub struct FragmentKey {
     pub direction: u32,
 }
 
+/// What is being done about one slot, so that a daemon that is killed at any point of it leaves
+/// the next one enough to finish. User space only; a log of absolute values, so that doing it
+/// twice does it once.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Journal {
+    /// A phase of [`journal`].
+    pub phase: u64,
+    /// The slot that is retired.
+    pub slot: u64,
+    /// Number of its device's record.
+    pub device: u64,
+    /// Number of its interface's record.
+    pub interface: u64,
+    /// Index of its family.
+    pub family: u64,
+    /// What the device's retired tallies of that family will be.
+    pub device_retired: ByDirection<Tally>,
+    /// What the device's retired flows of that family will be.
+    pub device_flows: ByDirection<u64>,
+    /// What the interface's retired tallies will be.
+    pub interface_retired: ByDirection<Tally>,
+    /// What `reaped` will be.
+    pub reaped_after: u64,
+    /// Flows reaped since the tables were made.
+    pub reaped: u64,
+}
+
+/// The phases of a [`Journal`].
+pub mod journal {
+    /// Nothing is under way.
+    pub const IDLE: u64 = 0;
+    /// The values of the journal are being written to the records.
+    pub const RETIRING: u64 = 1;
+    /// They are written; the slot is being returned to the free queue.
+    pub const RETURNING: u64 = 2;
+}
+
+/// The most policies that can have had an identity since the tables were made.
+pub const MAX_POLICY_IDENTITIES: u32 = 4096;
+
+/// A policy's name, filled up with zeros. User space only.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct PolicyName {
+    /// UTF-8.
+    pub octets: [u8; 64],
+}
+
 wire! {
+    Journal {
+        phase: u64, slot: u64, device: u64, interface: u64, family: u64,
+        device_retired: ByDirection<Tally>, device_flows: ByDirection<u64>,
+        interface_retired: ByDirection<Tally>, reaped_after: u64, reaped: u64,
+    }
+    PolicyName { octets: [u8; 64] }
     Tally { packets: u64, bytes: u64 }
     DeviceRecord {
         mac: u64, first_seen: u64, last_seen: u64, live_flows: u64,
@@ -166,7 +257,8 @@ wire! {
         retired_flows: [ByDirection<u64>; FAMILIES],
     }
     InterfaceRecord {
-        ifindex: u64, overflow: ByDirection<Tally>, multicast: Tally,
+        name: [u8; 16], ifindex: u32, hooks: ByDirection<u16>,
+        overflow: ByDirection<Tally>, multicast: Tally,
         skipped: ByDirection<[Tally; Skip::COUNT]>, refused: Tally, answered: Tally,
         answers_failed: u64, retired: ByDirection<Tally>,
     }
@@ -177,7 +269,7 @@ wire! {
     }
     Settings {
         generation: u32, bucket_mask: u32, flow_slots: u64, hash_secret: [u64; 6],
-        default_rules: [u64; 2],
+        default_rules: [u64; 2], layout: u64, hz: u64, epoch_millis: u64,
     }
     HitKey { mac: [u8; 6], policy: u16, verdict: u8, direction: u8 }
     FragmentKey { flow: crate::flow::FlowKey, identification: u32, direction: u32 }

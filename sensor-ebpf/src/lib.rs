@@ -26,6 +26,8 @@
 //! | `RULES` | side and number → [`Rule`](policy::Rule) | reads | writes | 2 × 64 |
 //! | `LOSSES` | 0 → [`Losses`](books::Losses) | adds | reads | 1 |
 //! | `SAMPLES` | ring of [`Judged`](sample::Judged) | writes | drains | 256 KiB; samples lost are counted |
+//! | `JOURNAL` | 0 → [`Journal`](books::Journal) | – | reads, writes | 1 |
+//! | `POLICY_NAMES` | identity → [`PolicyName`](books::PolicyName) | – | reads, writes | 4,096; a reload with one more is refused |
 //! | `ANSWER` | one buffer for each CPU | writes | – | 1 |
 
 #![no_std]

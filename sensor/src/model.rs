@@ -116,6 +116,28 @@ pub enum Hook {
 }
 
 impl Hook {
+    /// The number by which an interface's record stores it.
+    pub const fn number(self) -> u16 {
+        match self {
+            Self::None => 0,
+            Self::XdpNative => 1,
+            Self::XdpGeneric => 2,
+            Self::Tcx => 3,
+            Self::Clsact => 4,
+        }
+    }
+
+    /// The hook that an interface's record stores.
+    pub const fn from_number(number: u16) -> Self {
+        match number {
+            1 => Self::XdpNative,
+            2 => Self::XdpGeneric,
+            3 => Self::Tcx,
+            4 => Self::Clsact,
+            _ => Self::None,
+        }
+    }
+
     /// The metric label.
     pub const fn name(self) -> &'static str {
         match self {

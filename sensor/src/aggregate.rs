@@ -1,0 +1,330 @@
+//! From records to a snapshot. Knows no clock, no channel and no kernel.
+//!
+//! The counters themselves live in the kernel's tables; what is kept here is one reading of them,
+//! summed by device and by interface. A device's total is its live flows, its reaped flows and its
+//! overflow; an interface's is that plus what no device owns.
+
+use std::collections::{BTreeMap, HashMap};
+
+use sensor_ebpf::{
+    books::{
+        self, ByDirection as Both, FAMILIES, FAMILY_NAMES, FURTHER_DEVICES, HitKey,
+        MULTICAST_DEVICE, family_index,
+    },
+    flow::{Direction, FlowRecord},
+    parse::Mac,
+    policy::Verdict,
+    skip::Skip,
+};
+
+use crate::{
+    model::{
+        ByDirection, Device, DeviceTable, FamilyBooks, FlowTable, FlowsRefused, Hook, Interface,
+        PolicyHits, PolicyState, Ring, Snapshot, Tally, Ticks,
+    },
+    record::{Clock, DeviceReading, InterfaceReading, Record, Tables},
+};
+
+/// What the daemon itself knows, and the kernel's tables do not.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Daemon {
+    /// Policies in force.
+    pub policies: usize,
+    /// Prefixes in force.
+    pub prefixes: usize,
+    /// Reloads that took effect.
+    pub reloads: u64,
+    /// Reloads that were refused.
+    pub reloads_refused: u64,
+    /// The ticks so far.
+    pub ticks: Ticks,
+}
+
+/// One reading of the tables, being put together.
+///
+/// Its tables are as large as the kernel's, which are bounded by the configuration.
+#[derive(Debug, Default)]
+pub struct Aggregate {
+    tables: Option<Tables>,
+    policies: HashMap<u16, String>,
+    interfaces: BTreeMap<u32, (InterfaceReading, Both<books::Tally>)>,
+    devices: BTreeMap<u32, (DeviceReading, OfFlows)>,
+    hits: BTreeMap<(Mac6, u16, u8), Both<books::Tally>>,
+    live_flows: u64,
+}
+
+type Mac6 = [u8; 6];
+
+/// What the live flows of a device amount to.
+#[derive(Clone, Copy, Debug, Default)]
+struct OfFlows {
+    tallies: [Both<books::Tally>; FAMILIES],
+    opened: [Both<u64>; FAMILIES],
+    last_seen: u64,
+}
+
+impl Aggregate {
+    /// Takes one record.
+    pub fn apply(&mut self, record: Record) {
+        match record {
+            Record::Tables(tables) => {
+                *self = Self {
+                    tables: Some(tables),
+                    ..Self::default()
+                };
+            }
+            Record::Policy(policy) => {
+                self.policies.insert(policy.identity, policy.name);
+            }
+            Record::Interface(reading) => {
+                self.interfaces
+                    .insert(reading.number, (reading, Both::default()));
+            }
+            Record::Device(reading) => {
+                self.devices
+                    .insert(reading.number, (reading, OfFlows::default()));
+            }
+            Record::Flow(flow) => self.flow(&flow),
+            Record::Hits(key, tally) => self.hits(key, tally),
+            // Told to the log by the pipeline; the counts are in the hits.
+            Record::Judged(_) => {}
+        }
+    }
+
+    fn flow(&mut self, flow: &FlowRecord) {
+        self.live_flows += 1;
+        let counts = [
+            books::Tally {
+                packets: flow.upload_packets,
+                bytes: flow.upload_bytes,
+            },
+            books::Tally {
+                packets: flow.download_packets,
+                bytes: flow.download_bytes,
+            },
+        ];
+        if let Some((_, tallies)) = self.interfaces.get_mut(&flow.interface) {
+            for (sum, count) in tallies.iter_mut().zip(counts) {
+                *sum = plus(*sum, count);
+            }
+        }
+        if let Some((_, flows)) = self.devices.get_mut(&flow.device) {
+            let family = family_index(flow.key.family());
+            for (sum, count) in flows.tallies[family].iter_mut().zip(counts) {
+                *sum = plus(*sum, count);
+            }
+            flows.opened[family][usize::from(flow.opened_by & 1)] += 1;
+            flows.last_seen = flows.last_seen.max(flow.last_seen);
+        }
+    }
+
+    fn hits(&mut self, key: HitKey, tally: books::Tally) {
+        let both = self
+            .hits
+            .entry((key.mac, key.policy, key.verdict))
+            .or_default();
+        let sum = &mut both[usize::from(key.direction & 1)];
+        *sum = plus(*sum, tally);
+    }
+
+    /// The reading as a snapshot.
+    pub fn snapshot(&self, daemon: Daemon) -> Snapshot {
+        let Some(tables) = self.tables else {
+            return Snapshot::default();
+        };
+        let interfaces: Vec<_> = self.interfaces.values().map(interface).collect();
+        let overflow = |interface: &Interface| {
+            interface.overflow.upload.packets + interface.overflow.download.packets
+        };
+        Snapshot {
+            flow_table: FlowTable {
+                size: self.live_flows,
+                capacity: tables.flow_capacity.into(),
+                reaped: tables.reaped,
+                refused: FlowsRefused {
+                    table_full: tables.losses.flow_table_full,
+                    share_used: tables.losses.flow_share_used,
+                    index_full: tables.losses.flow_index_full,
+                },
+                overflow_packets: interfaces.iter().map(overflow).sum(),
+            },
+            device_table: DeviceTable {
+                size: self
+                    .devices
+                    .keys()
+                    .filter(|number| is_device(**number))
+                    .count() as u64,
+                capacity: tables.device_capacity.into(),
+                overflow_packets: tables.losses.device_table_full,
+                hits_lost: tables.losses.hit_table_full,
+            },
+            ring: Ring {
+                samples: tables.losses.samples,
+                lost: tables.losses.samples_lost,
+            },
+            policy: PolicyState {
+                generation: tables.generation,
+                policies: daemon.policies,
+                prefixes: daemon.prefixes,
+                reloads: daemon.reloads,
+                reloads_refused: daemon.reloads_refused,
+            },
+            ticks: daemon.ticks,
+            devices: self
+                .devices
+                .values()
+                .filter_map(|of| device(of, tables.clock))
+                .collect(),
+            policy_hits: self.policy_hits(),
+            interfaces,
+        }
+    }
+
+    fn policy_hits(&self) -> Vec<PolicyHits> {
+        self.hits
+            .iter()
+            .map(|((mac, policy, verdict), hits)| PolicyHits {
+                device: mac_text(Mac::new(*mac)),
+                policy: self
+                    .policies
+                    .get(policy)
+                    .cloned()
+                    .unwrap_or_else(|| policy.to_string()),
+                action: action(Verdict::from_number(*verdict)),
+                hits: both(*hits),
+            })
+            .collect()
+    }
+}
+
+/// The action of a policy by the verdict it leads to.
+pub const fn action(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Pass => "observe",
+        Verdict::Reject => "reject",
+        Verdict::Drop => "drop",
+    }
+}
+
+/// A MAC address in lower case with colons.
+pub fn mac_text(mac: Mac) -> String {
+    let [a, b, c, d, e, f] = mac.octets();
+    format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
+}
+
+const fn is_device(number: u32) -> bool {
+    number != MULTICAST_DEVICE && number != FURTHER_DEVICES
+}
+
+const fn plus(left: books::Tally, right: books::Tally) -> books::Tally {
+    books::Tally {
+        packets: left.packets + right.packets,
+        bytes: left.bytes + right.bytes,
+    }
+}
+
+const fn tally(tally: books::Tally) -> Tally {
+    Tally {
+        packets: tally.packets,
+        bytes: tally.bytes,
+    }
+}
+
+const fn both([upload, download]: Both<books::Tally>) -> ByDirection<Tally> {
+    ByDirection {
+        upload: tally(upload),
+        download: tally(download),
+    }
+}
+
+/// A device's books; `None` for the shared records while they hold nothing.
+fn device((reading, flows): &(DeviceReading, OfFlows), clock: Clock) -> Option<Device> {
+    let record = &reading.record;
+    let mut families = BTreeMap::new();
+    for (family, name) in FAMILY_NAMES.into_iter().enumerate() {
+        let sum = |direction: Direction| {
+            let direction = direction as usize;
+            plus(
+                plus(
+                    flows.tallies[family][direction],
+                    record.retired[family][direction],
+                ),
+                record.overflow[family][direction],
+            )
+        };
+        let opened = |direction: Direction| {
+            let direction = direction as usize;
+            flows.opened[family][direction] + record.retired_flows[family][direction]
+        };
+        let books = FamilyBooks {
+            traffic: both([sum(Direction::Upload), sum(Direction::Download)]),
+            flows: ByDirection {
+                upload: opened(Direction::Upload),
+                download: opened(Direction::Download),
+            },
+            overflow: both(record.overflow[family]),
+        };
+        if books != FamilyBooks::default() {
+            families.insert(name, books);
+        }
+    }
+    let name = match reading.number {
+        MULTICAST_DEVICE => "multicast".to_owned(),
+        FURTHER_DEVICES => "other".to_owned(),
+        _ => mac_text(Mac::from_word(record.mac)),
+    };
+    if families.is_empty() && !is_device(reading.number) {
+        return None;
+    }
+    Some(Device {
+        device: name,
+        families,
+        live_flows: flows.opened.as_flattened().iter().sum(),
+        first_seen: clock.unix_seconds(record.first_seen),
+        last_seen: clock.unix_seconds(record.last_seen.max(flows.last_seen)),
+    })
+}
+
+/// An interface's books.
+fn interface((reading, live): &(InterfaceReading, Both<books::Tally>)) -> Interface {
+    let record = &reading.record;
+    let end = record
+        .name
+        .iter()
+        .position(|octet| *octet == 0)
+        .unwrap_or(record.name.len());
+    let flows = [
+        plus(live[0], record.retired[0]),
+        plus(live[1], record.retired[1]),
+    ];
+    let mut seen = [
+        plus(flows[0], record.overflow[0]),
+        plus(flows[1], record.overflow[1]),
+    ];
+    let mut skipped = BTreeMap::new();
+    for reason in Skip::ALL {
+        let by_direction = [0, 1].map(|direction| record.skipped[direction][reason as usize]);
+        for (sum, tally) in seen.iter_mut().zip(by_direction) {
+            *sum = plus(*sum, tally);
+        }
+        skipped.insert(reason.name(), both(by_direction));
+    }
+    let download = &mut seen[Direction::Download as usize];
+    *download = plus(plus(*download, record.multicast), record.refused);
+    Interface {
+        interface: String::from_utf8_lossy(&record.name[..end]).into_owned(),
+        ifindex: record.ifindex,
+        hooks: ByDirection {
+            upload: Hook::from_number(record.hooks[0]),
+            download: Hook::from_number(record.hooks[1]),
+        },
+        seen: both(seen),
+        flows: both(flows),
+        overflow: both(record.overflow),
+        multicast: tally(record.multicast),
+        skipped,
+        refused: tally(record.refused),
+        answered: tally(record.answered),
+        answers_failed: record.answers_failed,
+    }
+}

@@ -1,0 +1,87 @@
+//! All that can ever arrive from a source.
+
+use sensor_ebpf::{
+    books::{DeviceRecord, HitKey, InterfaceRecord, Losses, Tally},
+    flow::FlowRecord,
+    sample::Judged,
+};
+
+/// One thing that a source says. A reading is the whole of the tables: `Tables` first, the others
+/// in any order, up to the tick that makes a snapshot of them.
+#[derive(Clone, Debug)]
+pub enum Record {
+    /// A reading begins: the state of the tables themselves.
+    Tables(Tables),
+    /// The name of a policy.
+    Policy(PolicyName),
+    /// An interface's record.
+    Interface(InterfaceReading),
+    /// A device's record.
+    Device(DeviceReading),
+    /// A live flow's record.
+    Flow(FlowRecord),
+    /// How often a policy applied.
+    Hits(HitKey, Tally),
+    /// A policy matched a flow.
+    Judged(Judged),
+}
+
+/// The tables themselves.
+#[derive(Clone, Copy, Debug)]
+pub struct Tables {
+    /// What befell them.
+    pub losses: Losses,
+    /// Flows there is room for.
+    pub flow_capacity: u32,
+    /// Devices there is room for.
+    pub device_capacity: u32,
+    /// Flows reaped since the tables were made.
+    pub reaped: u64,
+    /// The policy generation in force.
+    pub generation: u32,
+    /// How the kernel counts time.
+    pub clock: Clock,
+}
+
+/// How jiffies relate to the time of day.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Clock {
+    /// Jiffies in a second.
+    pub hz: u64,
+    /// Milliseconds since the Unix epoch when jiffies were 0.
+    pub epoch_millis: u64,
+}
+
+impl Clock {
+    /// Seconds since the Unix epoch.
+    pub fn unix_seconds(self, jiffies: u64) -> f64 {
+        self.epoch_millis as f64 / 1e3 + jiffies as f64 / self.hz.max(1) as f64
+    }
+}
+
+/// The name of a policy.
+#[derive(Clone, Debug)]
+pub struct PolicyName {
+    /// Its identity in records.
+    pub identity: u16,
+    /// Its name in the configuration.
+    pub name: String,
+}
+
+/// An interface's record and its number.
+#[derive(Clone, Copy, Debug)]
+pub struct InterfaceReading {
+    /// The number by which flows name it.
+    pub number: u32,
+    /// The record.
+    pub record: InterfaceRecord,
+}
+
+/// A device's record and its number.
+#[derive(Clone, Copy, Debug)]
+pub struct DeviceReading {
+    /// The number by which flows name it.
+    pub number: u32,
+    /// The record.
+    pub record: DeviceRecord,
+}

@@ -1,0 +1,441 @@
+//! Programs on interfaces: the best hook there is, pinned, so that it outlives the daemon.
+
+use std::{
+    fs, io,
+    mem::offset_of,
+    path::{Path, PathBuf},
+    sync::atomic::Ordering,
+};
+
+use aya::{
+    Ebpf,
+    maps::{HashMap as KernelHashMap, MapData},
+    programs::{
+        ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode,
+        links::{FdLink, PinnedLink},
+        tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact},
+        xdp::XdpLink,
+    },
+    sys::SyscallError,
+};
+use sensor_ebpf::{books::InterfaceRecord, flow::Direction};
+
+use super::{
+    Error,
+    books::{Books, text},
+    load::{PINNED, pinned, program},
+    lock::InterfaceLock,
+};
+use crate::{
+    config::{HookChoice, Interface},
+    model::Hook,
+};
+
+/// Where our filters stand on kernels without tcx: early, with a handle by which the next start
+/// finds them.
+const PRIORITY: u16 = 94;
+const HANDLE: TcHandle = TcHandle::new(0, 94);
+
+/// The longest name of an interface (linux/if.h, IFNAMSIZ less the closing zero).
+const NAME_CAPACITY: usize = 15;
+
+/// An interface with programs on it.
+pub struct Attached {
+    /// Its name.
+    pub interface: String,
+    /// The kernel's number of it.
+    pub ifindex: u32,
+    /// Where the upload program sits.
+    pub upload: Hook,
+    /// Where the download program sits.
+    pub download: Hook,
+    _lock: InterfaceLock,
+}
+
+/// The number of an interface in this process's network namespace.
+pub(super) fn ifindex(interface: &str) -> Result<u32, Error> {
+    let missing = || Error::NoInterface {
+        interface: interface.to_owned(),
+    };
+    let name = std::ffi::CString::new(interface).map_err(|_| missing())?;
+    // SAFETY: the name is a string that ends with a zero.
+    match unsafe { libc::if_nametoindex(name.as_ptr()) } {
+        0 => Err(missing()),
+        index => Ok(index),
+    }
+}
+
+pub(super) fn attach(
+    programs: &mut Ebpf,
+    books: &Books,
+    directory: &Path,
+    interface: &Interface,
+) -> Result<Attached, Error> {
+    let index = ifindex(&interface.name)?;
+    let lock = InterfaceLock::take(&interface.name)?;
+    let number = record_number(books, &interface.name)?;
+    // Before the first packet: the programs book to the record.
+    let mut numbers: KernelHashMap<MapData, u32, u32> =
+        KernelHashMap::try_from(pinned(directory, "INTERFACE_INDEX")?).map_err(|source| {
+            Error::Map {
+                map: "INTERFACE_INDEX",
+                source,
+            }
+        })?;
+    let before = books.interfaces.read(number).ifindex;
+    if before != index {
+        let _ = numbers.remove(&before);
+        remove_links(directory, &interface.name);
+    }
+    numbers
+        .insert(index, number, 0)
+        .map_err(|source| Error::Map {
+            map: "INTERFACE_INDEX",
+            source,
+        })?;
+    books
+        .interfaces
+        .half(number, offset_of!(InterfaceRecord, ifindex))
+        .store(index, Ordering::Release);
+
+    let place = Place {
+        name: &interface.name,
+        index,
+        directory,
+    };
+    let upload = place.upload(
+        programs,
+        interface.hook,
+        hook_of(books, number, Direction::Upload),
+    )?;
+    let download = place.tc(programs, "download", Direction::Download)?;
+    set_hooks(books, number, upload, download);
+    Ok(Attached {
+        interface: interface.name.clone(),
+        ifindex: index,
+        upload,
+        download,
+        _lock: lock,
+    })
+}
+
+/// Notes that an interface went away. The kernel has detached what was on it.
+pub(super) fn forget(books: &Books, directory: &Path, interface: &str) {
+    remove_links(directory, interface);
+    if let Some((number, _)) = books
+        .interface_records()
+        .find(|(_, record)| text(&record.name) == interface)
+    {
+        set_hooks(books, number, Hook::None, Hook::None);
+    }
+}
+
+/// The number of an interface's record, given once and kept over every absence.
+fn record_number(books: &Books, interface: &str) -> Result<u32, Error> {
+    if let Some((number, _)) = books
+        .interface_records()
+        .find(|(_, record)| text(&record.name) == interface)
+    {
+        return Ok(number);
+    }
+    let limit = books.interfaces.len();
+    let number = (0..limit)
+        .find(|number| books.interfaces.read(*number).name[0] == 0)
+        .ok_or(Error::TooManyInterfaces { limit })?;
+    let mut name = [0; 16];
+    let octets = &interface.as_bytes()[..interface.len().min(NAME_CAPACITY)];
+    name[..octets.len()].copy_from_slice(octets);
+    for (word, octets) in name.as_chunks::<8>().0.iter().enumerate().rev() {
+        // The first octet last: it says that the record is taken.
+        books
+            .interfaces
+            .word(number, offset_of!(InterfaceRecord, name) + word * 8)
+            .store(u64::from_ne_bytes(*octets), Ordering::Release);
+    }
+    Ok(number)
+}
+
+fn set_hooks(books: &Books, number: u32, upload: Hook, download: Hook) {
+    let hooks = u32::from(upload.number()) | u32::from(download.number()) << 16;
+    books
+        .interfaces
+        .half(number, offset_of!(InterfaceRecord, hooks))
+        .store(hooks, Ordering::Release);
+}
+
+fn hook_of(books: &Books, number: u32, direction: Direction) -> Hook {
+    Hook::from_number(books.interfaces.read(number).hooks[direction as usize])
+}
+
+/// An interface that programs are put on.
+struct Place<'a> {
+    name: &'a str,
+    index: u32,
+    directory: &'a Path,
+}
+
+impl Place<'_> {
+    /// Attaches the upload program where the configuration wants it.
+    ///
+    /// `auto` is XDP in the driver, else TC. XDP in the stack comes after GRO has merged frames
+    /// and cannot tell how many they were (net/core/dev.c, `do_xdp_generic`); TC can.
+    fn upload(&self, programs: &mut Ebpf, wanted: HookChoice, before: Hook) -> Result<Hook, Error> {
+        match wanted {
+            HookChoice::XdpNative => self.xdp(programs, Hook::XdpNative, before),
+            HookChoice::XdpGeneric => self.xdp(programs, Hook::XdpGeneric, before),
+            HookChoice::Tc => {
+                self.remove_upload(before, Hook::Tcx);
+                self.tc(programs, "upload_tc", Direction::Upload)
+            }
+            HookChoice::Auto => match self.xdp(programs, Hook::XdpNative, before) {
+                Ok(hook) => Ok(hook),
+                Err(reason) => {
+                    tracing::info!(
+                        "interface {}: uploads are read at TC, not at XDP: {reason}",
+                        self.name
+                    );
+                    self.remove_upload(before, Hook::Tcx);
+                    self.tc(programs, "upload_tc", Direction::Upload)
+                }
+            },
+        }
+    }
+
+    fn xdp(&self, programs: &mut Ebpf, hook: Hook, before: Hook) -> Result<Hook, Error> {
+        let pin = self.pin(Direction::Upload);
+        if before == hook && self.replace_xdp(programs, &pin) {
+            return Ok(hook);
+        }
+        self.remove_upload(before, Hook::None);
+        let mode = match hook {
+            Hook::XdpGeneric => XdpMode::Skb,
+            _ => XdpMode::Driver,
+        };
+        let program: &mut Xdp = program(programs, "upload");
+        let link = match program.attach_to_if_index(self.index, mode) {
+            // An MTU that needs several buffers: EINVAL, ERANGE or EOPNOTSUPP, as the driver likes.
+            Err(error) if errno(&error) != Some(libc::EBUSY) => self
+                .xdp_frags(programs, mode)
+                .map_err(|_| self.refused(hook, &error))?,
+            Err(error) => return Err(self.refused(hook, &error)),
+            Ok(link) => program
+                .take_link(link)
+                .map_err(|error| self.refused(hook, &error))?,
+        };
+        self.keep(link.try_into().ok(), &pin)?;
+        Ok(hook)
+    }
+
+    fn xdp_frags(&self, programs: &mut Ebpf, mode: XdpMode) -> Result<XdpLink, ProgramError> {
+        let program: &mut Xdp = program(programs, "upload_frags");
+        let link = program.attach_to_if_index(self.index, mode)?;
+        program.take_link(link)
+    }
+
+    /// Puts the new program in the place of the old one without a gap.
+    fn replace_xdp(&self, programs: &mut Ebpf, pin: &Path) -> bool {
+        for name in ["upload", "upload_frags"] {
+            let Some(link) = pinned_link(pin).and_then(|link| XdpLink::try_from(link).ok()) else {
+                return false;
+            };
+            let program: &mut Xdp = program(programs, name);
+            if let Ok(link) = program.attach_to_link(link) {
+                // The pin holds the link; ours must not end it.
+                if let Ok(link) = program.take_link(link) {
+                    std::mem::forget(FdLink::try_from(link));
+                }
+                return true;
+            }
+        }
+        false
+    }
+
+    fn tc(
+        &self,
+        programs: &mut Ebpf,
+        name: &'static str,
+        direction: Direction,
+    ) -> Result<Hook, Error> {
+        let attach_type = match direction {
+            Direction::Upload => TcAttachType::Ingress,
+            Direction::Download => TcAttachType::Egress,
+        };
+        let pin = self.pin(direction);
+        let program: &mut SchedClassifier = program(programs, name);
+        if let Some(link) =
+            pinned_link(&pin).and_then(|link| SchedClassifierLink::try_from(link).ok())
+            && let Ok(link) = program.attach_to_link(link)
+        {
+            if let Ok(link) = program.take_link(link) {
+                std::mem::forget(FdLink::try_from(link));
+            }
+            return Ok(Hook::Tcx);
+        }
+        let _ = fs::remove_file(&pin);
+        let tcx = TcAttachOptions::TcxOrder(aya::programs::LinkOrder::default());
+        match program.attach_with_options(self.name, attach_type, tcx) {
+            Ok(link) => {
+                let link = program
+                    .take_link(link)
+                    .map_err(|error| self.refused(Hook::Tcx, &error))?;
+                self.keep(link.try_into().ok(), &pin)?;
+                Ok(Hook::Tcx)
+            }
+            // Older than 6.6: no tcx.
+            Err(_) => self.clsact(program, attach_type),
+        }
+    }
+
+    fn clsact(
+        &self,
+        program: &mut SchedClassifier,
+        attach_type: TcAttachType,
+    ) -> Result<Hook, Error> {
+        // It is there already where somebody else, or an earlier start, made it.
+        let _ = qdisc_add_clsact(self.name);
+        // A filter at our place is an earlier start's: the kernel replaces it in one step.
+        let replaced =
+            SchedClassifierLink::attached(self.name, attach_type, PRIORITY, HANDLE, None)
+                .ok()
+                .and_then(|link| program.attach_to_link(link).ok());
+        let link = match replaced {
+            Some(link) => link,
+            None => {
+                let options = TcAttachOptions::Netlink(NlOptions {
+                    priority: PRIORITY,
+                    handle: HANDLE,
+                    ..NlOptions::default()
+                });
+                program
+                    .attach_with_options(self.name, attach_type, options)
+                    .map_err(|error| self.refused(Hook::Clsact, &error))?
+            }
+        };
+        let link = program
+            .take_link(link)
+            .map_err(|error| self.refused(Hook::Clsact, &error))?;
+        // A filter stays until it is removed; dropping the link would remove it.
+        std::mem::forget(link);
+        Ok(Hook::Clsact)
+    }
+
+    /// Removes the upload program of an earlier start from where it is not wanted any more.
+    fn remove_upload(&self, before: Hook, wanted: Hook) {
+        if before != wanted {
+            let _ = fs::remove_file(self.pin(Direction::Upload));
+        }
+        if before == Hook::Clsact && wanted == Hook::None {
+            remove_filter(self.name, TcAttachType::Ingress);
+        }
+    }
+
+    /// Pins a link, so that it stays when the daemon goes.
+    fn keep(&self, link: Option<FdLink>, pin: &Path) -> Result<(), Error> {
+        let link = link.ok_or_else(|| Error::Hook {
+            interface: self.name.to_owned(),
+            hook: "a BPF link",
+            reason: "this kernel attaches without one (older than 5.9)".to_owned(),
+        })?;
+        link.pin(pin)
+            .map(drop)
+            .map_err(|error| Error::PinDirectory {
+                path: pin.to_owned(),
+                source: io::Error::other(error),
+            })
+    }
+
+    fn pin(&self, direction: Direction) -> PathBuf {
+        link_pin(self.directory, self.name, direction)
+    }
+
+    fn refused(&self, hook: Hook, error: &ProgramError) -> Error {
+        if errno(error) == Some(libc::EBUSY) {
+            return Error::ForeignXdp {
+                interface: self.name.to_owned(),
+            };
+        }
+        Error::Hook {
+            interface: self.name.to_owned(),
+            hook: hook.name(),
+            reason: super::chain(error),
+        }
+    }
+}
+
+fn link_pin(directory: &Path, interface: &str, direction: Direction) -> PathBuf {
+    // No name of an interface has a dot-free form that could collide: it is the whole suffix.
+    directory.join(format!("link-{}-{interface}", direction.name()))
+}
+
+fn pinned_link(pin: &Path) -> Option<FdLink> {
+    PinnedLink::from_pin(pin).ok().map(FdLink::from)
+}
+
+fn errno(error: &ProgramError) -> Option<i32> {
+    match error {
+        ProgramError::SyscallError(SyscallError { io_error, .. }) => io_error.raw_os_error(),
+        _ => None,
+    }
+}
+
+fn remove_filter(interface: &str, attach_type: TcAttachType) {
+    if let Ok(link) = SchedClassifierLink::attached(interface, attach_type, PRIORITY, HANDLE, None)
+    {
+        // Dropping the link removes the filter.
+        drop(link);
+    }
+}
+
+fn remove_links(directory: &Path, interface: &str) {
+    for direction in Direction::ALL {
+        let _ = fs::remove_file(link_pin(directory, interface, direction));
+    }
+}
+
+/// Removes every pin of ours. Links without a pin end, and their programs with them.
+pub(super) fn remove_pins(directory: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with("link-") || PINNED.contains(&name.as_ref()) {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes programs, tables and pins: everything the sensor ever put into the kernel.
+///
+/// # Errors
+///
+/// When no sensor has its tables there, when one is running, or when a pin cannot be removed.
+pub fn unload(directory: &Path) -> Result<(), Error> {
+    if !directory.join("SETTINGS").exists() {
+        return Err(Error::NotRunning {
+            path: directory.to_owned(),
+        });
+    }
+    let _lock = super::lock::TablesLock::take(directory)?;
+    if let Ok(books) = Books::open(directory, super::table::Access::Read) {
+        for (_, record) in books.interface_records() {
+            let name = text(&record.name);
+            let [upload, download] = record.hooks.map(Hook::from_number);
+            if upload == Hook::Clsact {
+                remove_filter(&name, TcAttachType::Ingress);
+            }
+            if download == Hook::Clsact {
+                remove_filter(&name, TcAttachType::Egress);
+            }
+        }
+    }
+    let refused = |source| Error::PinDirectory {
+        path: directory.to_owned(),
+        source,
+    };
+    remove_pins(directory).map_err(refused)?;
+    match fs::remove_dir(directory) {
+        // It holds something of somebody else's, or is a mount point: it may stay.
+        Ok(()) | Err(_) => Ok(()),
+    }
+}

@@ -1,0 +1,235 @@
+//! The pinned tables, read in place.
+
+use std::{collections::HashMap, mem::offset_of, path::Path, sync::atomic::Ordering};
+
+use aya::maps::{Array, HashMap as KernelHashMap, MapData};
+use sensor_ebpf::{
+    books::{
+        DeviceRecord, FIRST_DEVICE, HitKey, InterfaceRecord, Journal, Losses, PolicyName, Settings,
+        Tally,
+    },
+    flow::{Bucket, FlowRecord, slot},
+};
+
+use super::{
+    Error,
+    load::{pinned, pinned_data},
+    table::{Access, Raw, Table},
+};
+use crate::record::{self, Clock, DeviceReading, InterfaceReading, Record, Tables};
+
+/// Every table that is read or written by its entries.
+pub struct Books {
+    pub(super) settings: Table<Settings>,
+    pub(super) flows: Table<FlowRecord>,
+    pub(super) index: Table<Bucket>,
+    pub(super) devices: Table<DeviceRecord>,
+    pub(super) interfaces: Table<InterfaceRecord>,
+    pub(super) losses: Table<Losses>,
+    pub(super) journal: Table<Journal>,
+    hits: KernelHashMap<MapData, Raw<HitKey>, Raw<Tally>>,
+    pub(super) policy_names: Array<MapData, Raw<PolicyName>>,
+}
+
+/// A live flow, and the names that its numbers stand for.
+#[derive(Debug)]
+pub struct FlowLine {
+    /// The record.
+    pub record: FlowRecord,
+    /// The name of its interface.
+    pub interface: String,
+    /// The name of the policy that matched.
+    pub policy: Option<String>,
+}
+
+impl Books {
+    /// Opens the tables that a sensor pinned; for commands that look.
+    ///
+    /// # Errors
+    ///
+    /// When nothing is pinned there, or by another version.
+    pub fn look(directory: &Path) -> Result<Self, Error> {
+        if !directory.join("SETTINGS").exists() {
+            return Err(Error::NotRunning {
+                path: directory.to_owned(),
+            });
+        }
+        Self::open(directory, Access::Read)
+    }
+
+    pub(super) fn open(directory: &Path, access: Access) -> Result<Self, Error> {
+        fn table<T: sensor_ebpf::wire::Wire>(
+            directory: &Path,
+            map: &'static str,
+            access: Access,
+        ) -> Result<Table<T>, Error> {
+            Table::map(&pinned_data(directory, map)?, map, access)
+        }
+        Ok(Self {
+            settings: table(directory, "SETTINGS", access)?,
+            flows: table(directory, "FLOWS", access)?,
+            index: table(directory, "FLOW_INDEX", access)?,
+            devices: table(directory, "DEVICES", access)?,
+            interfaces: table(directory, "INTERFACES", access)?,
+            losses: table(directory, "LOSSES", access)?,
+            journal: table(directory, "JOURNAL", access)?,
+            hits: KernelHashMap::try_from(pinned(directory, "HITS")?).map_err(|source| {
+                Error::Map {
+                    map: "HITS",
+                    source,
+                }
+            })?,
+            policy_names: Array::try_from(pinned(directory, "POLICY_NAMES")?).map_err(
+                |source| Error::Map {
+                    map: "POLICY_NAMES",
+                    source,
+                },
+            )?,
+        })
+    }
+
+    pub(super) fn settings(&self) -> Settings {
+        self.settings.read(0)
+    }
+
+    pub(super) fn set_clock(&self, clock: Clock) {
+        self.settings
+            .word(0, offset_of!(Settings, hz))
+            .store(clock.hz, Ordering::Relaxed);
+        self.settings
+            .word(0, offset_of!(Settings, epoch_millis))
+            .store(clock.epoch_millis, Ordering::Relaxed);
+    }
+
+    /// How jiffies relate to time, as the daemon last wrote it.
+    pub fn clock(&self) -> Clock {
+        let settings = self.settings();
+        Clock {
+            hz: settings.hz,
+            epoch_millis: settings.epoch_millis,
+        }
+    }
+
+    /// Reads everything, for commands that look.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses a map.
+    pub fn read_all(&self, emit: impl FnMut(Record)) -> Result<(), Error> {
+        self.read(self.clock(), emit)
+    }
+
+    pub(super) fn read(&self, clock: Clock, mut emit: impl FnMut(Record)) -> Result<(), Error> {
+        let settings = self.settings();
+        emit(Record::Tables(Tables {
+            losses: self.losses.read(0),
+            flow_capacity: self.flows.len(),
+            device_capacity: self.devices.len() - FIRST_DEVICE,
+            reaped: self
+                .journal
+                .word(0, offset_of!(Journal, reaped))
+                .load(Ordering::Relaxed),
+            generation: settings.generation,
+            clock,
+        }));
+        for (identity, name) in self.policy_names()? {
+            emit(Record::Policy(record::PolicyName { identity, name }));
+        }
+        for (number, record) in self.interface_records() {
+            emit(Record::Interface(InterfaceReading { number, record }));
+        }
+        for number in 0..self.devices.len() {
+            if number >= FIRST_DEVICE
+                && self
+                    .devices
+                    .word(number, offset_of!(DeviceRecord, mac))
+                    .load(Ordering::Relaxed)
+                    == 0
+            {
+                continue;
+            }
+            let record = self.devices.read(number);
+            emit(Record::Device(DeviceReading { number, record }));
+        }
+        for record in self.live_flows() {
+            emit(Record::Flow(record));
+        }
+        for hit in self.hits.iter() {
+            let (Raw(key), Raw(tally)) = hit.map_err(|source| Error::Map {
+                map: "HITS",
+                source,
+            })?;
+            emit(Record::Hits(key, tally));
+        }
+        Ok(())
+    }
+
+    fn live_flows(&self) -> impl Iterator<Item = FlowRecord> {
+        (0..self.flows.len())
+            .filter(|slot| self.flows.state(*slot).load(Ordering::Relaxed) != slot::FREE)
+            .map(|slot| self.flows.read(slot))
+    }
+
+    pub(super) fn interface_records(&self) -> impl Iterator<Item = (u32, InterfaceRecord)> {
+        (0..self.interfaces.len())
+            .map(|number| (number, self.interfaces.read(number)))
+            .filter(|(_, record)| record.name[0] != 0)
+    }
+
+    /// The names of all policies that ever had an identity.
+    pub(super) fn policy_names(&self) -> Result<Vec<(u16, String)>, Error> {
+        let mut names = Vec::new();
+        // Identities are given in order, from 1 on.
+        for identity in 1..self.policy_names.len() {
+            let Raw(name) = self
+                .policy_names
+                .get(&identity, 0)
+                .map_err(|source| Error::Map {
+                    map: "POLICY_NAMES",
+                    source,
+                })?;
+            if name.octets[0] == 0 {
+                break;
+            }
+            names.push((identity as u16, text(&name.octets)));
+        }
+        Ok(names)
+    }
+
+    /// The live flows, with the names that belong to them.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses a map.
+    pub fn flow_lines(&self) -> Result<Vec<FlowLine>, Error> {
+        let interfaces: HashMap<_, _> = self
+            .interface_records()
+            .map(|(number, record)| (number, text(&record.name)))
+            .collect();
+        let policies: HashMap<_, _> = self.policy_names()?.into_iter().collect();
+        let line = |record: FlowRecord| FlowLine {
+            interface: interfaces
+                .get(&record.interface)
+                .cloned()
+                .unwrap_or_default(),
+            policy: policies
+                .get(
+                    &sensor_ebpf::flow::Judgement::unpack(record.judgement)
+                        .decision
+                        .policy,
+                )
+                .cloned(),
+            record,
+        };
+        Ok(self.live_flows().map(line).collect())
+    }
+}
+
+/// The text of a field that is filled up with zeros.
+pub(super) fn text(octets: &[u8]) -> String {
+    let end = octets
+        .iter()
+        .position(|octet| *octet == 0)
+        .unwrap_or(octets.len());
+    String::from_utf8_lossy(&octets[..end]).into_owned()
+}

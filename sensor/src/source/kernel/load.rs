@@ -1,0 +1,362 @@
+//! From the embedded object to running programs over pinned maps: made new, or adopted.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Array, Map, MapData, Queue},
+    programs::{SchedClassifier, Xdp},
+};
+use rustix::rand::{GetRandomFlags, getrandom};
+use sensor_ebpf::{
+    books::{FIRST_DEVICE, LAYOUT, Settings},
+    flow::buckets_for,
+};
+
+use super::{
+    Error,
+    attach::{self, Attached},
+    books::Books,
+    clock,
+    lock::TablesLock,
+    policy::{self, Installed},
+    preflight, reap,
+    ring::Samples,
+    table::{Access, Raw},
+};
+use crate::{
+    config::{Config, Interface},
+    record::{Clock, Record},
+};
+
+/// The object that `cargo xtask build` made.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SENSOR_EBPF_OBJECT"));
+
+/// Maps that outlive the daemon, by the names of the object.
+pub(super) const PINNED: [&str; 20] = [
+    "SETTINGS",
+    "FLOWS",
+    "FLOW_INDEX",
+    "FREE_SLOTS",
+    "DEVICE_INDEX",
+    "DEVICES",
+    "FREE_DEVICES",
+    "INTERFACE_INDEX",
+    "INTERFACES",
+    "FRAGMENTS",
+    "HITS",
+    "DEVICE_RULES",
+    "PREFIXES_V4",
+    "PREFIXES_V6",
+    "CHAINS",
+    "RULES",
+    "LOSSES",
+    "SAMPLES",
+    "JOURNAL",
+    "POLICY_NAMES",
+];
+
+/// The programs that are attached.
+const XDP: [&str; 2] = ["upload", "upload_frags"];
+const TC: [&str; 2] = ["upload_tc", "download"];
+
+/// The daemon's hold on the kernel: programs, tables, and the locks that keep others out.
+pub struct Kernel {
+    programs: Ebpf,
+    books: Books,
+    free_slots: Queue<MapData, u32>,
+    attached: Vec<Attached>,
+    pin_directory: PathBuf,
+    hz: u64,
+    tables_made: bool,
+    _lock: TablesLock,
+}
+
+impl Kernel {
+    /// Loads the programs over the pinned tables, which are made where there are none.
+    ///
+    /// # Errors
+    ///
+    /// What is missing (see [`preflight`]), who is in the way, or what the kernel said.
+    pub fn load(config: &Config) -> Result<Self, Error> {
+        let directory = &config.daemon.pin_directory;
+        preflight::check(directory)?;
+        let pins = |source| Error::PinDirectory {
+            path: directory.clone(),
+            source,
+        };
+        fs::create_dir_all(directory).map_err(pins)?;
+        let lock = TablesLock::take(directory)?;
+        discard_unusable(directory).map_err(pins)?;
+
+        let mut programs = load_object(directory, config)?;
+        let clock: &mut Xdp = program(&mut programs, "clock");
+        load_program(clock.load(), "clock")?;
+        let hz = clock::rate(clock)?;
+
+        let tables_made = initialise(&mut programs, directory, config, hz)?;
+        let books = Books::open(directory, Access::Write)?;
+        let free_slots = queue(&mut programs, "FREE_SLOTS")?;
+        let mut kernel = Self {
+            programs,
+            books,
+            free_slots,
+            attached: Vec::new(),
+            pin_directory: directory.clone(),
+            hz,
+            tables_made,
+            _lock: lock,
+        };
+        reap::recover(&kernel.books, &mut kernel.free_slots)?;
+        for name in XDP {
+            let program: &mut Xdp = program(&mut kernel.programs, name);
+            match program.load() {
+                // Several buffers need 5.18; where MTUs fit one, nobody misses it.
+                Err(error) if name == "upload_frags" => {
+                    tracing::debug!("program {name} was refused: {error}");
+                }
+                loaded => load_program(loaded, name)?,
+            }
+        }
+        for name in TC {
+            let program: &mut SchedClassifier = program(&mut kernel.programs, name);
+            load_program(program.load(), name)?;
+        }
+        Ok(kernel)
+    }
+
+    /// Whether the tables were made just now; otherwise they were adopted with all their counts.
+    pub fn tables_made(&self) -> bool {
+        self.tables_made
+    }
+
+    /// Puts the programs on an interface, or new ones in the place of those left there.
+    ///
+    /// # Errors
+    ///
+    /// Why the interface cannot be had: absent, taken, or without the wanted hook.
+    pub fn attach(&mut self, interface: &Interface) -> Result<&Attached, Error> {
+        let attached = attach::attach(
+            &mut self.programs,
+            &self.books,
+            &self.pin_directory,
+            interface,
+        )?;
+        self.attached
+            .retain(|other| other.interface != attached.interface);
+        self.attached.push(attached);
+        Ok(self.attached.last().expect("just pushed"))
+    }
+
+    /// Forgets an interface that went away. What was counted there stays in the books.
+    pub fn lost(&mut self, interface: &str) {
+        self.attached
+            .retain(|attached| attached.interface != interface);
+        attach::forget(&self.books, &self.pin_directory, interface);
+    }
+
+    /// The interfaces that have programs.
+    pub fn attached(&self) -> &[Attached] {
+        &self.attached
+    }
+
+    /// Puts a policy in force: old or new at every moment, never neither and never both.
+    ///
+    /// # Errors
+    ///
+    /// When it does not fit into the tables; the old one stays in force.
+    pub fn install(&mut self, config: &Config) -> Result<Installed, Error> {
+        policy::install(&self.books, &self.pin_directory, config)
+    }
+
+    /// The ring of samples; at most once.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses the map.
+    pub fn samples(&mut self) -> Result<Samples, Error> {
+        Samples::open(&self.pin_directory)
+    }
+
+    /// Bridges the kernel programs' own messages into the log.
+    ///
+    /// # Errors
+    ///
+    /// When the object has no log.
+    pub fn logger(&mut self) -> Result<aya_log::EbpfLogger<&'static dyn log::Log>, aya_log::Error> {
+        aya_log::EbpfLogger::init(&mut self.programs)
+    }
+
+    /// Reaps idle flows and reads everything.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses a map.
+    pub fn read(
+        &mut self,
+        idle_after: std::time::Duration,
+        emit: impl FnMut(Record),
+    ) -> Result<(), Error> {
+        let (now, clock) = self.now()?;
+        let idle = idle_after.as_millis() as u64 * self.hz / 1000;
+        reap::reap(&self.books, &mut self.free_slots, now.saturating_sub(idle))?;
+        self.books.read(clock, emit)
+    }
+
+    fn now(&mut self) -> Result<(u64, Clock), Error> {
+        let clock: &mut Xdp = program(&mut self.programs, "clock");
+        let (now, clock) = clock::now(clock, self.hz)?;
+        self.books.set_clock(clock);
+        Ok((now, clock))
+    }
+}
+
+/// A program of the embedded object.
+///
+/// # Panics
+///
+/// When the object has no such program of that type: it is our own.
+pub(super) fn program<'a, T>(programs: &'a mut Ebpf, name: &str) -> &'a mut T
+where
+    &'a mut T: TryFrom<&'a mut aya::programs::Program>,
+{
+    programs
+        .program_mut(name)
+        .and_then(|program| program.try_into().ok())
+        .expect("the embedded object has the program")
+}
+
+fn load_program(
+    loaded: Result<(), aya::programs::ProgramError>,
+    program: &'static str,
+) -> Result<(), Error> {
+    loaded.map_err(|source| Error::Program { program, source })
+}
+
+fn load_object(directory: &Path, config: &Config) -> Result<Ebpf, Error> {
+    let slots = config.flow_table.capacity;
+    let devices = config.device_table.capacity;
+    let mut loader = EbpfLoader::new();
+    for name in PINNED {
+        loader.map_pin_path(name, directory.join(name));
+    }
+    loader
+        .map_max_entries("FLOWS", slots)
+        .map_max_entries("FREE_SLOTS", slots)
+        .map_max_entries("FLOW_INDEX", buckets_for(slots))
+        .map_max_entries("DEVICES", devices + FIRST_DEVICE)
+        .map_max_entries("DEVICE_INDEX", devices)
+        .map_max_entries("FREE_DEVICES", devices);
+    Ok(loader.load(OBJECT)?)
+}
+
+/// Removes pins that no daemon can adopt: of another layout, or of a start that was cut off before
+/// the settings were written. Nothing is attached in the second case.
+fn discard_unusable(directory: &Path) -> io::Result<()> {
+    if fs::read_dir(directory)?.next().is_none() {
+        return Ok(());
+    }
+    let layout = Books::open(directory, Access::Read).map(|books| books.settings().layout);
+    match layout {
+        Ok(layout) if layout == LAYOUT => return Ok(()),
+        Ok(0) | Err(_) => {}
+        Ok(_) => tracing::warn!(
+            "the tables at {} are of another version of the sensor: they are made new and the \
+             counters start at zero",
+            directory.display()
+        ),
+    }
+    attach::remove_pins(directory)
+}
+
+/// Fills the queues and writes the settings of tables that were just made; says whether they were.
+fn initialise(
+    programs: &mut Ebpf,
+    directory: &Path,
+    config: &Config,
+    hz: u64,
+) -> Result<bool, Error> {
+    let map = |source| Error::Map {
+        map: "SETTINGS",
+        source,
+    };
+    let mut settings: Array<_, Raw<Settings>> =
+        Array::try_from(pinned(directory, "SETTINGS")?).map_err(map)?;
+    let Raw(before) = settings.get(&0, 0).map_err(map)?;
+    if before.layout == LAYOUT {
+        let changed = |what: &str, found: u64, wanted: u32| {
+            if found != u64::from(wanted) {
+                tracing::warn!(
+                    "the {what} table has room for {found}, the configuration asks for {wanted}: \
+                     it changes after `sensor unload`, which starts the counters at zero"
+                );
+            }
+        };
+        changed("flow", before.flow_slots, config.flow_table.capacity);
+        return Ok(false);
+    }
+    let slots = config.flow_table.capacity;
+    fill(&mut queue(programs, "FREE_SLOTS")?, 0..slots, "FREE_SLOTS")?;
+    let devices = FIRST_DEVICE..FIRST_DEVICE + config.device_table.capacity;
+    fill(
+        &mut queue(programs, "FREE_DEVICES")?,
+        devices,
+        "FREE_DEVICES",
+    )?;
+
+    let mut secret = [0; 6 * 8];
+    getrandom(&mut secret, GetRandomFlags::empty()).map_err(|errno| Error::System {
+        what: "no random numbers from the system",
+        source: errno.into(),
+    })?;
+    let mut hash_secret = [0; 6];
+    for (word, octets) in hash_secret.iter_mut().zip(secret.as_chunks::<8>().0) {
+        // Odd: multiplication by it loses nothing.
+        *word = u64::from_ne_bytes(*octets) | 1;
+    }
+    let made = Settings {
+        generation: 1,
+        bucket_mask: buckets_for(slots) - 1,
+        flow_slots: u64::from(slots),
+        hash_secret,
+        layout: LAYOUT,
+        hz,
+        ..Settings::default()
+    };
+    // Last: settings with the layout's number say that the tables are whole.
+    settings.set(0, Raw(made), 0).map_err(map)?;
+    Ok(true)
+}
+
+fn fill(
+    queue: &mut Queue<MapData, u32>,
+    numbers: std::ops::Range<u32>,
+    map: &'static str,
+) -> Result<(), Error> {
+    for number in numbers {
+        queue
+            .push(number, 0)
+            .map_err(|source| Error::Map { map, source })?;
+    }
+    Ok(())
+}
+
+fn queue(programs: &mut Ebpf, map: &'static str) -> Result<Queue<MapData, u32>, Error> {
+    let taken: Map = programs
+        .take_map(map)
+        .expect("the embedded object has the map, and it is taken once");
+    Queue::try_from(taken).map_err(|source| Error::Map { map, source })
+}
+
+/// A pinned map.
+pub(super) fn pinned_data(directory: &Path, map: &'static str) -> Result<MapData, Error> {
+    MapData::from_pin(directory.join(map)).map_err(|source| Error::Map { map, source })
+}
+
+/// A pinned map, of the type the kernel says it is.
+pub(super) fn pinned(directory: &Path, map: &'static str) -> Result<Map, Error> {
+    Map::from_map_data(pinned_data(directory, map)?).map_err(|source| Error::Map { map, source })
+}

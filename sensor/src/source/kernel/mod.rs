@@ -1,0 +1,208 @@
+//! The kernel's side: the only module that names `aya`.
+//!
+//! `load` makes or adopts the pinned maps · `attach` puts programs on interfaces ·
+//! `links` tells when they come and go · `books` reads
+//! the tables · `reap` takes the last counts of idle flows · `policy` is the one place that writes
+//! policy down · `ring` drains samples · `clock` tells jiffies from time · `lock` keeps a second
+//! instance out · `preflight` turns what the system lacks into a sentence.
+
+mod attach;
+mod books;
+mod clock;
+mod links;
+mod load;
+mod lock;
+mod policy;
+pub mod preflight;
+mod reap;
+mod ring;
+mod table;
+
+use std::{io, path::PathBuf};
+
+pub use attach::{Attached, unload};
+pub use books::{Books, FlowLine};
+pub use links::LinkChanges;
+pub use load::Kernel;
+pub use policy::Installed;
+pub use ring::Samples;
+
+/// What can go wrong between the daemon and the kernel. Each says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Nothing can be pinned there.
+    #[error(
+        "{} is not on a BPF file system: mount one (`mount -t bpf bpf {}`) or set \
+         daemon.pin_directory to a directory on one", path.display(), mount.display()
+    )]
+    NoBpffs {
+        /// The pin directory.
+        path: PathBuf,
+        /// Where a mount would help.
+        mount: PathBuf,
+    },
+    /// The pin directory cannot be made or read.
+    #[error("the pin directory {} cannot be used: {source}", path.display())]
+    PinDirectory {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Nothing is pinned there.
+    #[error(
+        "no sensor has its tables at {}: start one (`sensor run`), or name its configuration \
+         with --config", path.display()
+    )]
+    NotRunning {
+        /// The pin directory.
+        path: PathBuf,
+    },
+    /// Too little privilege.
+    #[error(
+        "too little privilege for BPF ({missing}): run as root, or give the process CAP_BPF, \
+         CAP_NET_ADMIN and CAP_PERFMON"
+    )]
+    Privilege {
+        /// What was missing.
+        missing: String,
+    },
+    /// Kernel too old.
+    #[error("this kernel is {found}; the sensor needs Linux 5.15 or newer")]
+    KernelTooOld {
+        /// Its release.
+        found: String,
+    },
+    /// Somebody else has the pin directory.
+    #[error(
+        "another sensor (process {holder}) uses the tables at {}: stop it first, or give this one \
+         a daemon.pin_directory of its own", path.display()
+    )]
+    TablesInUse {
+        /// The pin directory.
+        path: PathBuf,
+        /// Its process.
+        holder: String,
+    },
+    /// Somebody else watches the interface.
+    #[error(
+        "another sensor (process {holder}) is already on interface {interface}: two on one \
+         interface would count every packet twice; stop it, or take the interface out of one of \
+         the configurations"
+    )]
+    InterfaceInUse {
+        /// The interface.
+        interface: String,
+        /// Its process.
+        holder: String,
+    },
+    /// No interface of that name.
+    #[error(
+        "interface {interface} does not exist: `ip link` lists those that do; a name that comes \
+         and goes is attached when it comes, if at least one other is there at the start"
+    )]
+    NoInterface {
+        /// The interface.
+        interface: String,
+    },
+    /// Somebody else's XDP program.
+    #[error(
+        "interface {interface} already has an XDP program that is not ours: detach it (`ip link \
+         set dev {interface} xdp off`), or set hook = \"tc\" for this interface to work beside it"
+    )]
+    ForeignXdp {
+        /// The interface.
+        interface: String,
+    },
+    /// The wanted hook is not to be had.
+    #[error(
+        "interface {interface} does not take a program at {hook}: {reason}; hook = \"auto\" takes the best there is"
+    )]
+    Hook {
+        /// The interface.
+        interface: String,
+        /// Which hook.
+        hook: &'static str,
+        /// The kernel's reason.
+        reason: String,
+    },
+    /// Too many interfaces.
+    #[error(
+        "the sensor has been on {limit} interfaces since its tables were made, which is all it has room for: `sensor unload` makes room, and starts the counters at zero"
+    )]
+    TooManyInterfaces {
+        /// How many.
+        limit: u32,
+    },
+    /// The policy does not fit.
+    #[error("the policy does not fit into the kernel's tables: {0}")]
+    PolicyTooLarge(String),
+    /// The pinned tables are of another version.
+    #[error(
+        "the pinned tables are of another version of the sensor: `sensor unload` removes them, and the counters start at zero"
+    )]
+    ForeignLayout,
+    /// A map could not be mapped into memory.
+    #[error("map {map} cannot be mapped into memory: {source}")]
+    MapMemory {
+        /// Its name.
+        map: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// A map refused.
+    #[error("map {map} cannot be used: {source}")]
+    Map {
+        /// Its name.
+        map: &'static str,
+        /// Why.
+        source: aya::maps::MapError,
+    },
+    /// The kernel refused the object.
+    #[error("the kernel refused the sensor's programs: {0}")]
+    Load(#[from] aya::EbpfError),
+    /// The kernel refused a program.
+    #[error("the kernel refused program {program}: {}", chain(.source))]
+    Program {
+        /// Its name.
+        program: &'static str,
+        /// Why.
+        source: aya::programs::ProgramError,
+    },
+    /// Anything else the system refused.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// An error with all that caused it, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text = format!("{text}: {next}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+/// Waits until every BPF program that runs now has ended.
+///
+/// `MEMBARRIER_CMD_GLOBAL` waits for an RCU grace period (kernel/sched/membarrier.c), and programs
+/// run inside RCU read-side critical sections. It takes tens of milliseconds and no CPU.
+fn grace_period() {
+    const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
+    // SAFETY: the call takes no pointer.
+    let status = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) };
+    if status != 0 {
+        // Refused on a nohz_full kernel: a program runs for microseconds, this waits a million.
+        std::thread::sleep(std::time::Duration::from_secs(1));
+    }
+}

@@ -1,0 +1,133 @@
+//! What the system must have, said before anything is tried.
+
+use std::path::Path;
+
+use rustix::{
+    fs::statfs,
+    system::uname,
+    thread::{CapabilitySet, capabilities},
+};
+
+use super::Error;
+
+/// The file system magic of bpffs (linux/magic.h).
+const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
+
+/// The oldest kernel that is supported: `bpf_loop`-free programs, BPF links for XDP, bounded
+/// loops, and ring buffers are all older; arm64's JIT of what the programs use is not.
+const OLDEST: (u32, u32) = (5, 15);
+
+/// One thing that was looked at, for `sensor doctor`.
+#[derive(Debug)]
+pub struct Finding {
+    /// What was looked at.
+    pub what: &'static str,
+    /// What was found, or what to do.
+    pub result: Result<String, String>,
+}
+
+/// Everything the daemon needs, or the first sentence about what is missing.
+pub fn check(pin_directory: &Path) -> Result<(), Error> {
+    kernel()?;
+    privilege()?;
+    bpffs(pin_directory)
+}
+
+/// Looks at everything, for a person to read.
+pub fn examine(pin_directory: &Path, interfaces: &[&str]) -> Vec<Finding> {
+    let say = |result: Result<String, Error>| result.map_err(|error| error.to_string());
+    let mut findings = vec![
+        Finding {
+            what: "kernel",
+            result: say(kernel()),
+        },
+        Finding {
+            what: "privilege",
+            result: say(privilege().map(|()| "enough".to_owned())),
+        },
+        Finding {
+            what: "BPF file system",
+            result: say(
+                bpffs(pin_directory).map(|()| format!("{} can be used", pin_directory.display()))
+            ),
+        },
+        Finding {
+            what: "BPF JIT",
+            result: jit(),
+        },
+    ];
+    findings.extend(interfaces.iter().map(|name| Finding {
+        what: "interface",
+        result: say(super::attach::ifindex(name).map(|index| format!("{name} is number {index}"))),
+    }));
+    findings
+}
+
+fn kernel() -> Result<String, Error> {
+    let release = uname().release().to_string_lossy().into_owned();
+    let mut numbers = release
+        .split(['.', '-', '+'])
+        .map_while(|part| part.parse::<u32>().ok());
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    if version < OLDEST {
+        return Err(Error::KernelTooOld { found: release });
+    }
+    Ok(format!("Linux {release}"))
+}
+
+fn privilege() -> Result<(), Error> {
+    let system = |source: rustix::io::Errno| Error::System {
+        what: "the process's capabilities cannot be read",
+        source: source.into(),
+    };
+    let held = capabilities(None).map_err(system)?.effective;
+    if held.contains(CapabilitySet::SYS_ADMIN) && held.contains(CapabilitySet::NET_ADMIN) {
+        return Ok(());
+    }
+    let needed = [
+        (CapabilitySet::BPF, "CAP_BPF"),
+        (CapabilitySet::NET_ADMIN, "CAP_NET_ADMIN"),
+        (CapabilitySet::PERFMON, "CAP_PERFMON"),
+    ];
+    let missing: Vec<_> = needed
+        .into_iter()
+        .filter(|(capability, _)| !held.contains(*capability))
+        .map(|(_, name)| name)
+        .collect();
+    match missing.is_empty() {
+        true => Ok(()),
+        false => Err(Error::Privilege {
+            missing: format!("without {}", missing.join(", ")),
+        }),
+    }
+}
+
+fn bpffs(pin_directory: &Path) -> Result<(), Error> {
+    // The directory itself may not be there yet: its nearest ancestor tells the file system.
+    let nearest = pin_directory
+        .ancestors()
+        .find(|path| path.exists())
+        .unwrap_or(Path::new("/"));
+    let found = statfs(nearest).map_err(|errno| Error::PinDirectory {
+        path: nearest.to_owned(),
+        source: errno.into(),
+    })?;
+    if found.f_type as u64 & 0xffff_ffff == BPF_FS_MAGIC {
+        return Ok(());
+    }
+    Err(Error::NoBpffs {
+        path: pin_directory.to_owned(),
+        mount: nearest.to_owned(),
+    })
+}
+
+fn jit() -> Result<String, String> {
+    const PLACE: &str = "/proc/sys/net/core/bpf_jit_enable";
+    match std::fs::read_to_string(PLACE).as_deref().map(str::trim) {
+        Ok("0") => Err(format!(
+            "off: every packet is interpreted; `echo 1 > {PLACE}` turns it on"
+        )),
+        Ok(_) => Ok("on".to_owned()),
+        Err(error) => Err(format!("{PLACE} cannot be read: {error}")),
+    }
+}

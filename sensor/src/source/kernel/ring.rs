@@ -1,0 +1,77 @@
+//! The sample ring: woken by the kernel, drained in batches.
+
+use std::path::Path;
+
+use aya::maps::{MapData, RingBuf};
+use sensor_ebpf::sample::Judged;
+use tokio::io::{Interest, unix::AsyncFd};
+
+use super::{Error, load::pinned};
+
+/// How many samples are taken before others get their turn.
+const BATCH: usize = 256;
+
+/// Samples on their way from the kernel.
+pub struct Samples {
+    ring: AsyncFd<RingBuf<MapData>>,
+}
+
+impl Samples {
+    pub(super) fn open(directory: &Path) -> Result<Self, Error> {
+        let ring =
+            RingBuf::try_from(pinned(directory, "SAMPLES")?).map_err(|source| Error::Map {
+                map: "SAMPLES",
+                source,
+            })?;
+        // SAFETY: the ring owns its descriptor, gives the same one at every call, and closes it only
+        // when it is dropped, with the registration.
+        let ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }.map_err(
+            |error| Error::System {
+                what: "the sample ring cannot be waited on",
+                source: error.into(),
+            },
+        )?;
+        Ok(Self { ring })
+    }
+
+    /// Waits for samples and gives up to a batch of them.
+    ///
+    /// # Errors
+    ///
+    /// When the ring cannot be waited on.
+    pub async fn next(&mut self) -> Result<Vec<Judged>, Error> {
+        loop {
+            let mut ready = self
+                .ring
+                .readable_mut()
+                .await
+                .map_err(|source| Error::System {
+                    what: "the sample ring cannot be waited on",
+                    source,
+                })?;
+            let ring = ready.get_inner_mut();
+            let mut batch = Vec::new();
+            while batch.len() < BATCH {
+                let Some(sample) = ring.next() else {
+                    break;
+                };
+                batch.extend(judged(&sample));
+            }
+            if batch.len() < BATCH {
+                ready.clear_ready();
+            }
+            if !batch.is_empty() {
+                return Ok(batch);
+            }
+        }
+    }
+}
+
+/// A sample by its octets; `None` where it has another size than ours.
+fn judged(octets: &[u8]) -> Option<Judged> {
+    if octets.len() != size_of::<Judged>() {
+        return None;
+    }
+    // SAFETY: as long as the type, which is `Wire`: every bit pattern is a value.
+    Some(unsafe { octets.as_ptr().cast::<Judged>().read_unaligned() })
+}
