@@ -140,6 +140,10 @@ pub struct Settings {
     pub hz: u64,
     /// Milliseconds since the Unix epoch when jiffies were 0. Not read in the kernel.
     pub epoch_millis: u64,
+    /// Policies in force. Not read in the kernel.
+    pub policies: u64,
+    /// Prefixes in force, both families. Not read in the kernel.
+    pub prefixes: u64,
 }
 
 /// The layout of the maps. A daemon adopts tables of its own layout only: raise the first number
@@ -270,6 +274,7 @@ wire! {
     Settings {
         generation: u32, bucket_mask: u32, flow_slots: u64, hash_secret: [u64; 6],
         default_rules: [u64; 2], layout: u64, hz: u64, epoch_millis: u64,
+        policies: u64, prefixes: u64,
     }
     HitKey { mac: [u8; 6], policy: u16, verdict: u8, direction: u8 }
     FragmentKey { flow: crate::flow::FlowKey, identification: u32, direction: u32 }

@@ -4,22 +4,25 @@
 //! summed by device and by interface. A device's total is its live flows, its reaped flows and its
 //! overflow; an interface's is that plus what no device owns.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::{IpAddr, SocketAddr},
+};
 
 use sensor_ebpf::{
     books::{
         self, ByDirection as Both, FAMILIES, FAMILY_NAMES, FURTHER_DEVICES, HitKey,
         MULTICAST_DEVICE, family_index,
     },
-    flow::{Direction, FlowRecord},
-    parse::Mac,
+    flow::{Direction, FlowRecord, Judgement},
+    parse::{Address, Family, Mac, protocol},
     policy::Verdict,
     skip::Skip,
 };
 
 use crate::{
     model::{
-        ByDirection, Device, DeviceTable, FamilyBooks, FlowTable, FlowsRefused, Hook, Interface,
+        ByDirection, Device, DeviceTable, FamilyBooks, Flow, FlowTable, FlowsRefused, Hook, Interface,
         PolicyHits, PolicyState, Ring, Snapshot, Tally, Ticks,
     },
     record::{Clock, DeviceReading, InterfaceReading, Record, Tables},
@@ -28,10 +31,6 @@ use crate::{
 /// What the daemon itself knows, and the kernel's tables do not.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Daemon {
-    /// Policies in force.
-    pub policies: usize,
-    /// Prefixes in force.
-    pub prefixes: usize,
     /// Reloads that took effect.
     pub reloads: u64,
     /// Reloads that were refused.
@@ -164,8 +163,8 @@ impl Aggregate {
             },
             policy: PolicyState {
                 generation: tables.generation,
-                policies: daemon.policies,
-                prefixes: daemon.prefixes,
+                policies: tables.policies,
+                prefixes: tables.prefixes,
                 reloads: daemon.reloads,
                 reloads_refused: daemon.reloads_refused,
             },
@@ -234,6 +233,72 @@ const fn both([upload, download]: Both<books::Tally>) -> ByDirection<Tally> {
     ByDirection {
         upload: tally(upload),
         download: tally(download),
+    }
+}
+
+/// A flow for those who list them. `interface` and `policy` are the names of its numbers.
+pub fn flow(
+    record: &FlowRecord,
+    interface: String,
+    policy: Option<String>,
+    clock: Clock,
+) -> Flow {
+    let key = &record.key;
+    let address = |address: Address| {
+        let octets = address.octets();
+        match key.family() {
+            Family::V4 => {
+                let [a, b, c, d, ..] = octets;
+                Some(IpAddr::from([a, b, c, d]))
+            }
+            Family::V6 => Some(IpAddr::from(octets)),
+            Family::Other => None,
+        }
+    };
+    let end = |of: Address, port: u16| match (address(of), has_ports(key.protocol())) {
+        (None, _) => String::new(),
+        (Some(address), true) => SocketAddr::new(address, port).to_string(),
+        (Some(address), false) => address.to_string(),
+    };
+    let verdict = Judgement::unpack(record.judgement).decision.verdict;
+    Flow {
+        device: mac_text(key.mac()),
+        interface,
+        protocol: match key.family() {
+            Family::Other => format!("{:#06x}", key.remote_port()),
+            Family::V4 | Family::V6 => protocol_text(key.protocol()),
+        },
+        local: end(key.local(), key.local_port()),
+        remote: end(key.remote(), key.remote_port()),
+        traffic: ByDirection {
+            upload: Tally { packets: record.upload_packets, bytes: record.upload_bytes },
+            download: Tally { packets: record.download_packets, bytes: record.download_bytes },
+        },
+        opened_by: Direction::ALL[usize::from(record.opened_by & 1)].name(),
+        tcp_flags: ByDirection { upload: record.tcp_flags[0], download: record.tcp_flags[1] },
+        verdict: match verdict {
+            Verdict::Pass => "pass",
+            Verdict::Reject => "reject",
+            Verdict::Drop => "drop",
+        },
+        policy,
+        first_seen: clock.unix_seconds(record.first_seen),
+        last_seen: clock.unix_seconds(record.last_seen),
+    }
+}
+
+const fn has_ports(number: u8) -> bool {
+    matches!(number, protocol::TCP | protocol::UDP)
+}
+
+/// A protocol by its name where it is a common one (IANA's keyword in lower case).
+fn protocol_text(number: u8) -> String {
+    match number {
+        protocol::TCP => "tcp".to_owned(),
+        protocol::UDP => "udp".to_owned(),
+        protocol::ICMP => "icmp".to_owned(),
+        protocol::ICMPV6 => "icmpv6".to_owned(),
+        number => number.to_string(),
     }
 }
 

@@ -217,9 +217,9 @@ pub struct PolicyState {
     /// The generation number; a flow judged under another one is judged again.
     pub generation: u32,
     /// Policies in force.
-    pub policies: usize,
+    pub policies: u64,
     /// Prefixes in force, both families.
-    pub prefixes: usize,
+    pub prefixes: u64,
     /// Reloads that took effect since the daemon started.
     pub reloads: u64,
     /// Reloads that were refused since the daemon started.

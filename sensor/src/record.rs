@@ -39,6 +39,10 @@ pub struct Tables {
     pub reaped: u64,
     /// The policy generation in force.
     pub generation: u32,
+    /// Policies in force.
+    pub policies: u64,
+    /// Prefixes in force, both families.
+    pub prefixes: u64,
     /// How the kernel counts time.
     pub clock: Clock,
 }

@@ -53,7 +53,11 @@ pub struct Attached {
 }
 
 /// The number of an interface in this process's network namespace.
-pub(super) fn ifindex(interface: &str) -> Result<u32, Error> {
+///
+/// # Errors
+///
+/// When there is none of that name.
+pub fn ifindex(interface: &str) -> Result<u32, Error> {
     let missing = || Error::NoInterface {
         interface: interface.to_owned(),
     };
@@ -128,6 +132,12 @@ pub(super) fn forget(books: &Books, directory: &Path, interface: &str) {
     {
         set_hooks(books, number, Hook::None, Hook::None);
     }
+}
+
+/// Takes our programs off an interface. What was counted there stays in the books.
+pub(super) fn detach(books: &Books, directory: &Path, attached: &Attached) {
+    remove_filters(&attached.interface, attached.upload, attached.download);
+    forget(books, directory, &attached.interface);
 }
 
 /// The number of an interface's record, given once and kept over every absence.
@@ -378,6 +388,16 @@ fn errno(error: &ProgramError) -> Option<i32> {
     }
 }
 
+/// Removes the filters that no pin holds.
+fn remove_filters(interface: &str, upload: Hook, download: Hook) {
+    if upload == Hook::Clsact {
+        remove_filter(interface, TcAttachType::Ingress);
+    }
+    if download == Hook::Clsact {
+        remove_filter(interface, TcAttachType::Egress);
+    }
+}
+
 fn remove_filter(interface: &str, attach_type: TcAttachType) {
     if let Ok(link) = SchedClassifierLink::attached(interface, attach_type, PRIORITY, HANDLE, None)
     {
@@ -421,12 +441,7 @@ pub fn unload(directory: &Path) -> Result<(), Error> {
         for (_, record) in books.interface_records() {
             let name = text(&record.name);
             let [upload, download] = record.hooks.map(Hook::from_number);
-            if upload == Hook::Clsact {
-                remove_filter(&name, TcAttachType::Ingress);
-            }
-            if download == Hook::Clsact {
-                remove_filter(&name, TcAttachType::Egress);
-            }
+            remove_filters(&name, upload, download);
         }
     }
     let refused = |source| Error::PinDirectory {

@@ -130,6 +130,8 @@ impl Books {
                 .word(0, offset_of!(Journal, reaped))
                 .load(Ordering::Relaxed),
             generation: settings.generation,
+            policies: settings.policies,
+            prefixes: settings.prefixes,
             clock,
         }));
         for (identity, name) in self.policy_names()? {

@@ -158,6 +158,21 @@ impl Kernel {
         attach::forget(&self.books, &self.pin_directory, interface);
     }
 
+    /// Takes the programs off an interface that is not to be watched any more.
+    pub fn detach(&mut self, interface: &str) {
+        if let Some(attached) =
+            self.attached.iter().find(|attached| attached.interface == interface)
+        {
+            attach::detach(&self.books, &self.pin_directory, attached);
+        }
+        self.release(interface);
+    }
+
+    /// Lets go of an interface without touching its programs, so that it can be attached anew.
+    pub fn release(&mut self, interface: &str) {
+        self.attached.retain(|attached| attached.interface != interface);
+    }
+
     /// The interfaces that have programs.
     pub fn attached(&self) -> &[Attached] {
         &self.attached

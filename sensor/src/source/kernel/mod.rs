@@ -20,7 +20,7 @@ mod table;
 
 use std::{io, path::PathBuf};
 
-pub use attach::{Attached, unload};
+pub use attach::{Attached, ifindex, unload};
 pub use books::{Books, FlowLine};
 pub use links::LinkChanges;
 pub use load::Kernel;

@@ -31,9 +31,9 @@ pub struct Installed {
     /// The generation number.
     pub generation: u32,
     /// Policies.
-    pub policies: usize,
+    pub policies: u64,
     /// Prefixes, both families.
-    pub prefixes: usize,
+    pub prefixes: u64,
 }
 
 /// Policies as the kernel's tables have them.

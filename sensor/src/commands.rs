@@ -1,0 +1,111 @@
+//! What each command does.
+
+use std::{
+    io::{IsTerminal as _, Write as _, stderr, stdout},
+    process::ExitCode,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use crate::{
+    aggregate::{self, Aggregate, Daemon},
+    cli::{self, Cli, Command, LogLevel},
+    config::{Checked, Config},
+    model::Snapshot,
+    pipeline,
+    source::kernel::{self, Books, preflight},
+};
+
+/// Does what was typed.
+///
+/// # Errors
+///
+/// What went wrong, as one line.
+pub fn execute(cli: &Cli) -> anyhow::Result<ExitCode> {
+    log_to_stderr(cli.log);
+    let Some(config) = checked(cli)? else {
+        return Ok(ExitCode::FAILURE);
+    };
+    let mut out = stdout().lock();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |now| now.as_secs_f64());
+    let pin_directory = &config.daemon.pin_directory;
+    match &cli.command {
+        Command::Run => {
+            drop(out);
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(pipeline::run(&cli.config, config))?;
+        }
+        Command::Check => cli::print_valid(&mut out, &config)?,
+        Command::Devices(output) => {
+            let snapshot = snapshot(&Books::look(pin_directory)?)?;
+            cli::print_devices(&mut out, &snapshot, *output, now)?;
+        }
+        Command::Flows(args) => {
+            let books = Books::look(pin_directory)?;
+            let clock = books.clock();
+            let flows: Vec<_> = books
+                .flow_lines()?
+                .into_iter()
+                .map(|line| aggregate::flow(&line.record, line.interface, line.policy, clock))
+                .collect();
+            cli::print_flows(&mut out, &flows, *args, now)?;
+        }
+        Command::Status(output) => {
+            let snapshot = snapshot(&Books::look(pin_directory)?)?;
+            cli::print_status(&mut out, &snapshot, *output)?;
+        }
+        Command::Unload => {
+            kernel::unload(pin_directory)?;
+            writeln!(out, "nothing of the sensor at {} is left in the kernel", pin_directory.display())?;
+        }
+        Command::Doctor => return doctor(&mut out, &config),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The configuration, after its problems were shown; `None` where it has errors.
+fn checked(cli: &Cli) -> anyhow::Result<Option<Config>> {
+    let mut out = stderr().lock();
+    let colours = out.is_terminal();
+    match Config::load(&cli.config) {
+        Ok(Checked { config, warnings }) => {
+            cli::print_problems(&mut out, &warnings, colours)?;
+            Ok(Some(config))
+        }
+        Err(problems) => {
+            cli::print_problems(&mut out, &problems, colours)?;
+            Ok(None)
+        }
+    }
+}
+
+fn snapshot(books: &Books) -> Result<Snapshot, kernel::Error> {
+    let mut aggregate = Aggregate::default();
+    books.read_all(|record| aggregate.apply(record))?;
+    Ok(aggregate.snapshot(Daemon::default()))
+}
+
+fn doctor(out: &mut impl std::io::Write, config: &Config) -> anyhow::Result<ExitCode> {
+    let interfaces: Vec<_> =
+        config.interfaces.iter().map(|interface| interface.name.as_str()).collect();
+    let mut well = true;
+    for finding in preflight::examine(&config.daemon.pin_directory, &interfaces) {
+        let (mark, text) = match &finding.result {
+            Ok(text) => ("ok", text),
+            Err(text) => {
+                well = false;
+                ("missing", text)
+            }
+        };
+        writeln!(out, "{mark:<8}{}: {text}", finding.what)?;
+    }
+    Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn log_to_stderr(level: LogLevel) {
+    tracing_subscriber::fmt()
+        .with_writer(stderr)
+        .with_ansi(stderr().is_terminal())
+        .with_max_level(tracing::Level::from(level))
+        .with_target(false)
+        .init();
+}

@@ -1,0 +1,496 @@
+//! From the kernel to the sinks: the only place with channels and tasks.
+//!
+//! One task owns the kernel's side and does all that touches it, a command at a time; the others
+//! wait for something (a signal, a changed file, an interface, samples, a scrape) and tell it.
+//! Everything ends when the stop channel's sender is dropped.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use rustix::time::{ClockId, clock_gettime};
+use sensor_ebpf::policy::Verdict;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, watch},
+    task::{JoinSet, spawn_blocking},
+    time::{MissedTickBehavior, interval},
+};
+
+use crate::{
+    aggregate::{Aggregate, Daemon, action, mac_text},
+    config::{Checked, Config},
+    health::Health,
+    model::Snapshot,
+    sink::http,
+    source::kernel::{self, Kernel, LinkChanges, Samples},
+    supervisor::Supervisor,
+};
+
+/// What the task that owns the kernel's side is told.
+enum Command {
+    /// A configuration that was read anew.
+    Reload(Box<Config>),
+    /// A new configuration has errors: counted.
+    ReloadRefused,
+    /// Some interface changed.
+    LinksChanged,
+}
+
+/// Runs the daemon until it is told to end.
+///
+/// # Errors
+///
+/// What kept it from starting, or ended it.
+pub async fn run(file: &Path, config: Config) -> anyhow::Result<()> {
+    // Before the kernel is touched: what else can fail.
+    let listener = http::bind(config.daemon.listen).await?;
+    let changes = FileChanges::watch(file)?;
+    let links = LinkChanges::subscribe()?;
+    let supervisor = Arc::new(Supervisor::from_environment());
+
+    let started = Started::start(config).await?;
+    let health = Health::new(STALE_AFTER.max(started.config.daemon.tick * 5), Instant::now());
+    let (publish, snapshots) = watch::channel(Arc::new(Snapshot::default()));
+    let (commands, inbox) = mpsc::channel(8);
+    let (stop, stopped) = watch::channel(());
+
+    let mut tasks = JoinSet::new();
+    tasks.spawn(report_samples(started.samples, stopped.clone()));
+    let server = http::serve(listener, snapshots, health.clone(), ended(stopped.clone()));
+    tasks.spawn(async { server.await.context("the HTTP server ended") });
+    tasks.spawn(reload(file.to_owned(), changes, commands.clone(), Arc::clone(&supervisor), stopped.clone()));
+    tasks.spawn(watch_links(links, commands, stopped.clone()));
+    tasks.spawn({
+        let (supervisor, health) = (Arc::clone(&supervisor), health.clone());
+        let stopped = ended(stopped.clone());
+        async move {
+            tokio::select! {
+                () = stopped => {}
+                // Ends at once where nobody wants to be told.
+                () = async { supervisor.watch(health).await; std::future::pending().await } => {}
+            }
+            Ok(())
+        }
+    });
+    let owner = Owner {
+        kernel: started.kernel,
+        config: started.config,
+        aggregate: Aggregate::default(),
+        daemon: Daemon::default(),
+        health,
+        publish,
+    };
+    tasks.spawn(owner.run(inbox, Arc::clone(&supervisor), stopped));
+
+    let ended = tokio::select! {
+        ended = tasks.join_next() => ended,
+        () = asked_to_end() => None,
+    };
+    supervisor.stopping();
+    drop(stop);
+    // A task that ends by itself had a reason.
+    let mut outcome = ended.map_or(Ok(()), |ended| ended.context("a task failed")?);
+    while let Some(ended) = tasks.join_next().await {
+        outcome = outcome.and(ended.context("a task failed")?);
+    }
+    outcome
+}
+
+/// How long ticks may be silent before the daemon calls itself ill, at least.
+const STALE_AFTER: Duration = Duration::from_secs(10);
+
+/// What stands after a start.
+struct Started {
+    kernel: Kernel,
+    samples: Samples,
+    config: Config,
+}
+
+impl Started {
+    /// Loads, puts the policy in force, then attaches: no packet is seen without policy.
+    async fn start(config: Config) -> anyhow::Result<Self> {
+        let pin_directory = config.daemon.pin_directory.clone();
+        let loaded = spawn_blocking(move || {
+            let mut kernel = Kernel::load(&config)?;
+            let tables_made = kernel.tables_made();
+            match begin(&mut kernel, &config) {
+                Ok(()) => Ok((kernel, config)),
+                Err(error) => {
+                    drop(kernel);
+                    if tables_made {
+                        // Nothing of a start that failed stays.
+                        let _ = kernel::unload(&config.daemon.pin_directory);
+                    }
+                    Err(error)
+                }
+            }
+        });
+        let (mut kernel, config) = loaded.await.context("loading failed")??;
+        let samples = kernel.samples()?;
+        tracing::info!(
+            "the kernel's tables at {} {}",
+            pin_directory.display(),
+            if kernel.tables_made() { "were made" } else { "were adopted with all their counts" },
+        );
+        Ok(Self { kernel, samples, config })
+    }
+}
+
+/// Policy first, then the interfaces.
+fn begin(kernel: &mut Kernel, config: &Config) -> anyhow::Result<()> {
+    let installed = kernel.install(config)?;
+    let mut absent = Vec::new();
+    for interface in &config.interfaces {
+        match kernel.attach(interface) {
+            Ok(attached) => say_attached(attached),
+            Err(error @ kernel::Error::NoInterface { .. }) => absent.push(error),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    if kernel.attached().is_empty()
+        && let Some(error) = absent.pop()
+    {
+        return Err(error.into());
+    }
+    for error in absent {
+        tracing::warn!("{error}");
+    }
+    tracing::info!(
+        "{} policies and {} prefixes in force, generation {}",
+        installed.policies,
+        installed.prefixes,
+        installed.generation
+    );
+    Ok(())
+}
+
+fn say_attached(attached: &kernel::Attached) {
+    tracing::info!(
+        "interface {}: uploads at {}, downloads at {}",
+        attached.interface,
+        attached.upload.name(),
+        attached.download.name()
+    );
+}
+
+/// The task that owns the kernel's side.
+struct Owner {
+    kernel: Kernel,
+    config: Config,
+    aggregate: Aggregate,
+    daemon: Daemon,
+    health: Health,
+    publish: watch::Sender<Arc<Snapshot>>,
+}
+
+impl Owner {
+    async fn run(
+        mut self,
+        mut inbox: mpsc::Receiver<Command>,
+        supervisor: Arc<Supervisor>,
+        mut stopped: watch::Receiver<()>,
+    ) -> anyhow::Result<()> {
+        let mut ticks = interval(self.config.daemon.tick);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let command = tokio::select! {
+                _ = stopped.changed() => break,
+                command = inbox.recv() => match command {
+                    Some(command) => Some(command),
+                    None => break,
+                },
+                _ = ticks.tick() => None,
+            };
+            let tick_before = self.config.daemon.tick;
+            let first = self.daemon.ticks.count == 0;
+            // The kernel's side waits for grace periods: not on the runtime's thread.
+            self = spawn_blocking(move || self.execute(command)).await.context("a tick failed")??;
+            if first && self.daemon.ticks.count > 0 {
+                supervisor.ready(&self.status());
+            }
+            if self.config.daemon.tick != tick_before {
+                ticks = interval(self.config.daemon.tick);
+                ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            }
+        }
+        let pin_directory = self.config.daemon.pin_directory.clone();
+        let keep_running = self.config.daemon.keep_running;
+        drop(self);
+        if keep_running {
+            tracing::info!(
+                "accounting and filter stay in the kernel; the next start adopts them, `sensor \
+                 unload` removes them"
+            );
+            return Ok(());
+        }
+        kernel::unload(&pin_directory)?;
+        Ok(())
+    }
+
+    /// What the service manager shows.
+    fn status(&self) -> String {
+        let interfaces: Vec<_> =
+            self.kernel.attached().iter().map(|attached| attached.interface.as_str()).collect();
+        format!("accounting on {}", interfaces.join(", "))
+    }
+
+    fn execute(mut self, command: Option<Command>) -> anyhow::Result<Self> {
+        match command {
+            None => {
+                // An interface may have come without a notice that was heard.
+                self.look_at_links();
+                self.tick()?;
+            }
+            Some(Command::Reload(config)) => self.reload(*config),
+            Some(Command::ReloadRefused) => self.daemon.reloads_refused += 1,
+            Some(Command::LinksChanged) => self.look_at_links(),
+        }
+        let everywhere = self.kernel.attached().len() == self.config.interfaces.len();
+        self.health.set_attached(everywhere);
+        Ok(self)
+    }
+
+    fn tick(&mut self) -> anyhow::Result<()> {
+        let before = cpu_time();
+        let aggregate = &mut self.aggregate;
+        self.kernel
+            .read(self.config.flow_table.idle_after, |record| aggregate.apply(record))?;
+        let mut snapshot = aggregate.snapshot(self.daemon);
+        let spent = cpu_time().saturating_sub(before);
+        let ticks = &mut self.daemon.ticks;
+        ticks.count += 1;
+        ticks.total += spent;
+        ticks.last = spent;
+        snapshot.ticks = *ticks;
+        self.publish.send_replace(Arc::new(snapshot));
+        self.health.ticked(Instant::now());
+        Ok(())
+    }
+
+    /// Attaches interfaces that came, forgets those that went.
+    fn look_at_links(&mut self) {
+        for interface in &self.config.interfaces {
+            let now = kernel::ifindex(&interface.name).ok();
+            let attached = self
+                .kernel
+                .attached()
+                .iter()
+                .find(|attached| attached.interface == interface.name)
+                .map(|attached| attached.ifindex);
+            if now == attached {
+                continue;
+            }
+            if attached.is_some() {
+                tracing::warn!("interface {} went away; what it counted stays", interface.name);
+                self.kernel.lost(&interface.name);
+            }
+            if now.is_some() {
+                match self.kernel.attach(interface) {
+                    Ok(attached) => say_attached(attached),
+                    Err(error) => tracing::warn!("{error}"),
+                }
+            }
+        }
+    }
+
+    /// Puts a new configuration in force, or keeps the old one and says why.
+    fn reload(&mut self, config: Config) {
+        let installed = match self.kernel.install(&config) {
+            Ok(installed) => installed,
+            Err(error) => {
+                tracing::error!("the new configuration is refused, the old one stays: {error}");
+                self.daemon.reloads_refused += 1;
+                return;
+            }
+        };
+        self.daemon.reloads += 1;
+        self.keep_what_needs_a_start(&config);
+        for interface in &self.config.interfaces {
+            if !config.interfaces.iter().any(|other| other.name == interface.name) {
+                tracing::info!("interface {}: no longer watched", interface.name);
+                self.kernel.detach(&interface.name);
+            }
+        }
+        for interface in &config.interfaces {
+            let changed = self
+                .config
+                .interfaces
+                .iter()
+                .any(|other| other.name == interface.name && other.hook != interface.hook);
+            if changed {
+                self.kernel.release(&interface.name);
+            }
+        }
+        let daemon = self.config.daemon.clone();
+        self.config = config;
+        self.config.daemon.pin_directory = daemon.pin_directory;
+        self.look_at_links();
+        tracing::info!(
+            "configuration reloaded: {} policies, {} prefixes, generation {}",
+            installed.policies,
+            installed.prefixes,
+            installed.generation
+        );
+    }
+
+    fn keep_what_needs_a_start(&self, new: &Config) {
+        let old = &self.config;
+        let changed = [
+            ("daemon.listen", new.daemon.listen != old.daemon.listen),
+            ("daemon.pin_directory", new.daemon.pin_directory != old.daemon.pin_directory),
+            ("flow_table.capacity", new.flow_table.capacity != old.flow_table.capacity),
+            ("device_table.capacity", new.device_table.capacity != old.device_table.capacity),
+        ];
+        for (key, _) in changed.into_iter().filter(|(_, changed)| *changed) {
+            tracing::warn!("{key} has changed: it takes effect at the next start");
+        }
+    }
+}
+
+/// CPU time of this thread.
+fn cpu_time() -> Duration {
+    Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default()
+}
+
+/// Ends when the stop channel's sender is dropped.
+async fn ended(mut stopped: watch::Receiver<()>) {
+    while stopped.changed().await.is_ok() {}
+}
+
+async fn asked_to_end() {
+    let wait = async |kind| match signal(kind) {
+        Ok(mut signal) => {
+            signal.recv().await;
+        }
+        Err(_) => std::future::pending().await,
+    };
+    tokio::select! {
+        () = wait(SignalKind::terminate()) => {}
+        () = wait(SignalKind::interrupt()) => {}
+    }
+}
+
+/// Tells the log, at debug, which flows a policy matched. Names and addresses go no higher.
+async fn report_samples(
+    mut samples: Samples,
+    stopped: watch::Receiver<()>,
+) -> anyhow::Result<()> {
+    let mut stopped = std::pin::pin!(ended(stopped));
+    loop {
+        let batch = tokio::select! {
+            () = &mut stopped => return Ok(()),
+            batch = samples.next() => batch?,
+        };
+        for judged in batch {
+            tracing::debug!(
+                device = mac_text(judged.key.mac()),
+                remote = ?judged.key.remote(),
+                port = judged.key.remote_port(),
+                policy = judged.policy,
+                action = action(Verdict::from_number(judged.verdict)),
+                "a policy matched a flow",
+            );
+        }
+    }
+}
+
+async fn watch_links(
+    mut links: LinkChanges,
+    commands: mpsc::Sender<Command>,
+    stopped: watch::Receiver<()>,
+) -> anyhow::Result<()> {
+    let mut stopped = std::pin::pin!(ended(stopped));
+    loop {
+        tokio::select! {
+            () = &mut stopped => return Ok(()),
+            changed = links.next() => changed?,
+        }
+        if commands.send(Command::LinksChanged).await.is_err() {
+            return Ok(());
+        }
+    }
+}
+
+/// Notices of changes to one file.
+///
+/// Its directory is watched: editors write a new file and rename it over the old one.
+struct FileChanges {
+    _watcher: notify::RecommendedWatcher,
+    changed: mpsc::Receiver<()>,
+}
+
+impl FileChanges {
+    fn watch(file: &Path) -> anyhow::Result<Self> {
+        use notify::Watcher as _;
+
+        let file = file.canonicalize().with_context(|| format!("{}", file.display()))?;
+        let directory = file.parent().map_or_else(|| PathBuf::from("/"), Path::to_owned);
+        let (tell, changed) = mpsc::channel(1);
+        let mut watcher =
+            notify::recommended_watcher(move |event: Result<notify::Event, notify::Error>| {
+                let Ok(event) = event else { return };
+                if !event.kind.is_access() && event.paths.contains(&file) {
+                    // Full: a change is announced already.
+                    let _ = tell.try_send(());
+                }
+            })
+            .context("the configuration cannot be watched for changes")?;
+        watcher
+            .watch(&directory, notify::RecursiveMode::NonRecursive)
+            .with_context(|| format!("{} cannot be watched for changes", directory.display()))?;
+        Ok(Self { _watcher: watcher, changed })
+    }
+
+    /// Waits for a change, and for the writer to have ended.
+    async fn next(&mut self) {
+        const SETTLE: Duration = Duration::from_millis(50);
+
+        if self.changed.recv().await.is_none() {
+            std::future::pending::<()>().await;
+        }
+        while let Ok(Some(())) = tokio::time::timeout(SETTLE, self.changed.recv()).await {}
+    }
+}
+
+/// Reads the configuration anew at SIGHUP and when its file changes.
+async fn reload(
+    file: PathBuf,
+    mut changes: FileChanges,
+    commands: mpsc::Sender<Command>,
+    supervisor: Arc<Supervisor>,
+    stopped: watch::Receiver<()>,
+) -> anyhow::Result<()> {
+    let mut hangup = signal(SignalKind::hangup()).context("SIGHUP cannot be caught")?;
+    let mut stopped = std::pin::pin!(ended(stopped));
+    loop {
+        tokio::select! {
+            () = &mut stopped => return Ok(()),
+            _ = hangup.recv() => {}
+            () = changes.next() => {}
+        }
+        supervisor.reloading();
+        let command = match Config::load(&file) {
+            Ok(Checked { config, warnings }) => {
+                if !warnings.is_empty() {
+                    tracing::warn!("{warnings}");
+                }
+                Command::Reload(Box::new(config))
+            }
+            Err(problems) => {
+                tracing::error!(
+                    "the new configuration is refused, the old one stays:\n{problems}"
+                );
+                Command::ReloadRefused
+            }
+        };
+        let told = commands.send(command).await;
+        supervisor.ready("running");
+        if told.is_err() {
+            return Ok(());
+        }
+    }
+}
