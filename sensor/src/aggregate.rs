@@ -22,8 +22,8 @@ use sensor_ebpf::{
 
 use crate::{
     model::{
-        ByDirection, Device, DeviceTable, FamilyBooks, Flow, FlowTable, FlowsRefused, Hook, Interface,
-        PolicyHits, PolicyState, Ring, Snapshot, Tally, Ticks,
+        ByDirection, Device, DeviceTable, FamilyBooks, Flow, FlowTable, FlowsRefused, Hook,
+        Interface, PolicyHits, PolicyState, Ring, Snapshot, Tally, Ticks,
     },
     record::{Clock, DeviceReading, InterfaceReading, Record, Tables},
 };
@@ -237,12 +237,7 @@ const fn both([upload, download]: Both<books::Tally>) -> ByDirection<Tally> {
 }
 
 /// A flow for those who list them. `interface` and `policy` are the names of its numbers.
-pub fn flow(
-    record: &FlowRecord,
-    interface: String,
-    policy: Option<String>,
-    clock: Clock,
-) -> Flow {
+pub fn flow(record: &FlowRecord, interface: String, policy: Option<String>, clock: Clock) -> Flow {
     let key = &record.key;
     let address = |address: Address| {
         let octets = address.octets();
@@ -271,11 +266,20 @@ pub fn flow(
         local: end(key.local(), key.local_port()),
         remote: end(key.remote(), key.remote_port()),
         traffic: ByDirection {
-            upload: Tally { packets: record.upload_packets, bytes: record.upload_bytes },
-            download: Tally { packets: record.download_packets, bytes: record.download_bytes },
+            upload: Tally {
+                packets: record.upload_packets,
+                bytes: record.upload_bytes,
+            },
+            download: Tally {
+                packets: record.download_packets,
+                bytes: record.download_bytes,
+            },
         },
         opened_by: Direction::ALL[usize::from(record.opened_by & 1)].name(),
-        tcp_flags: ByDirection { upload: record.tcp_flags[0], download: record.tcp_flags[1] },
+        tcp_flags: ByDirection {
+            upload: record.tcp_flags[0],
+            download: record.tcp_flags[1],
+        },
         verdict: match verdict {
             Verdict::Pass => "pass",
             Verdict::Reject => "reject",

@@ -26,12 +26,16 @@ pub fn execute(cli: &Cli) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::FAILURE);
     };
     let mut out = stdout().lock();
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |now| now.as_secs_f64());
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0.0, |now| now.as_secs_f64());
     let pin_directory = &config.daemon.pin_directory;
     match &cli.command {
         Command::Run => {
             drop(out);
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?;
             runtime.block_on(pipeline::run(&cli.config, config))?;
         }
         Command::Check => cli::print_valid(&mut out, &config)?,
@@ -55,7 +59,11 @@ pub fn execute(cli: &Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Unload => {
             kernel::unload(pin_directory)?;
-            writeln!(out, "nothing of the sensor at {} is left in the kernel", pin_directory.display())?;
+            writeln!(
+                out,
+                "nothing of the sensor at {} is left in the kernel",
+                pin_directory.display()
+            )?;
         }
         Command::Doctor => return doctor(&mut out, &config),
     }
@@ -85,8 +93,11 @@ fn snapshot(books: &Books) -> Result<Snapshot, kernel::Error> {
 }
 
 fn doctor(out: &mut impl std::io::Write, config: &Config) -> anyhow::Result<ExitCode> {
-    let interfaces: Vec<_> =
-        config.interfaces.iter().map(|interface| interface.name.as_str()).collect();
+    let interfaces: Vec<_> = config
+        .interfaces
+        .iter()
+        .map(|interface| interface.name.as_str())
+        .collect();
     let mut well = true;
     for finding in preflight::examine(&config.daemon.pin_directory, &interfaces) {
         let (mark, text) = match &finding.result {
@@ -98,7 +109,11 @@ fn doctor(out: &mut impl std::io::Write, config: &Config) -> anyhow::Result<Exit
         };
         writeln!(out, "{mark:<8}{}: {text}", finding.what)?;
     }
-    Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if well {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 fn log_to_stderr(level: LogLevel) {

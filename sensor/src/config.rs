@@ -1,9 +1,29 @@
 //! What is meant: the configuration after every check. Nothing behind this module sees an
 //! unchecked value.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+mod problem;
+mod read;
+mod value;
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use ipnet::IpNet;
+
+pub use problem::{Level, Problem, Problems};
+
+/// A configuration that may be used, and what is doubtful about it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Checked {
+    /// What is meant.
+    pub config: Config,
+    /// Warnings alone.
+    pub warnings: Problems,
+}
 
 /// The whole configuration.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,6 +38,79 @@ pub struct Config {
     pub daemon: Daemon,
     /// Policies in the order of the file, at most 64, no name twice.
     pub policies: Vec<Policy>,
+}
+
+impl Config {
+    /// Reads and checks a file. Errors: every problem it has; that it cannot be read, or is not
+    /// UTF-8, is one.
+    pub fn load(file: &Path) -> Result<Checked, Problems> {
+        let octets = fs::read(file).map_err(|error| unreadable(file, &error))?;
+        match str::from_utf8(&octets) {
+            Ok(text) => Self::parse(text, file),
+            Err(error) => Err(not_utf8(file, &octets, error.valid_up_to())),
+        }
+    }
+
+    /// Checks the text of a file; `file` is its name in messages. Errors: every problem it has,
+    /// warnings among them.
+    pub fn parse(text: &str, file: &Path) -> Result<Checked, Problems> {
+        let (config, problems) = read::read(text);
+        let problems = Problems::new(file, text, problems);
+        if problems.count(Level::Error) > 0 {
+            return Err(problems);
+        }
+        Ok(Checked {
+            config,
+            warnings: problems,
+        })
+    }
+}
+
+fn unreadable(file: &Path, error: &std::io::Error) -> Problems {
+    use std::io::ErrorKind;
+    let (message, help) = match error.kind() {
+        ErrorKind::NotFound => (
+            "the configuration file does not exist".to_owned(),
+            "copy `deploy/sensor.toml` of the source there and name your interface in it, or say \
+             where it is with `--config FILE`",
+        ),
+        ErrorKind::PermissionDenied => (
+            "the configuration file may not be read".to_owned(),
+            "run as root, or allow this user to read it",
+        ),
+        ErrorKind::IsADirectory => (
+            "the configuration file is a folder".to_owned(),
+            "name the file in it with `--config FILE`",
+        ),
+        _ => (
+            format!("the configuration file cannot be read: {error}"),
+            "see whether `cat` can read it",
+        ),
+    };
+    let problem = Problem {
+        level: Level::Error,
+        message,
+        span: None,
+        label: String::new(),
+        related: None,
+        help: help.to_owned(),
+    };
+    Problems::new(file, "", vec![problem])
+}
+
+fn not_utf8(file: &Path, octets: &[u8], valid_up_to: usize) -> Problems {
+    // What is valid is unchanged, so the replacement character stands where the octet stood.
+    let text = String::from_utf8_lossy(octets);
+    let octet = octets.get(valid_up_to).copied().unwrap_or_default();
+    let problem = Problem {
+        level: Level::Error,
+        message: "the configuration file is not UTF-8".to_owned(),
+        span: Some(valid_up_to..valid_up_to + char::REPLACEMENT_CHARACTER.len_utf8()),
+        label: format!("the octet 0x{octet:02x} is not part of a character"),
+        related: None,
+        help: "save the file as UTF-8; TOML has no other encoding".to_owned(),
+    };
+    Problems::new(file, &text, vec![problem])
 }
 
 /// A LAN-facing interface.
@@ -88,7 +181,7 @@ pub struct Policy {
 }
 
 /// A range of remote ports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Ports {
     /// First, included.
     pub first: u16,
@@ -99,7 +192,7 @@ pub struct Ports {
 }
 
 /// The transports that have ports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Transport {
     /// Both.
     Any,

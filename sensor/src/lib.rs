@@ -1,7 +1,13 @@
 //! The daemon, from the kernel's tables to a scrape.
 
 pub mod aggregate;
+pub mod cli;
+pub mod commands;
 pub mod config;
+pub mod health;
 pub mod model;
+pub mod pipeline;
 pub mod record;
+pub mod sink;
 pub mod source;
+pub mod supervisor;

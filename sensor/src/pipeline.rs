@@ -53,7 +53,10 @@ pub async fn run(file: &Path, config: Config) -> anyhow::Result<()> {
     let supervisor = Arc::new(Supervisor::from_environment());
 
     let started = Started::start(config).await?;
-    let health = Health::new(STALE_AFTER.max(started.config.daemon.tick * 5), Instant::now());
+    let health = Health::new(
+        STALE_AFTER.max(started.config.daemon.tick * 5),
+        Instant::now(),
+    );
     let (publish, snapshots) = watch::channel(Arc::new(Snapshot::default()));
     let (commands, inbox) = mpsc::channel(8);
     let (stop, stopped) = watch::channel(());
@@ -62,7 +65,13 @@ pub async fn run(file: &Path, config: Config) -> anyhow::Result<()> {
     tasks.spawn(report_samples(started.samples, stopped.clone()));
     let server = http::serve(listener, snapshots, health.clone(), ended(stopped.clone()));
     tasks.spawn(async { server.await.context("the HTTP server ended") });
-    tasks.spawn(reload(file.to_owned(), changes, commands.clone(), Arc::clone(&supervisor), stopped.clone()));
+    tasks.spawn(reload(
+        file.to_owned(),
+        changes,
+        commands.clone(),
+        Arc::clone(&supervisor),
+        stopped.clone(),
+    ));
     tasks.spawn(watch_links(links, commands, stopped.clone()));
     tasks.spawn({
         let (supervisor, health) = (Arc::clone(&supervisor), health.clone());
@@ -134,9 +143,17 @@ impl Started {
         tracing::info!(
             "the kernel's tables at {} {}",
             pin_directory.display(),
-            if kernel.tables_made() { "were made" } else { "were adopted with all their counts" },
+            if kernel.tables_made() {
+                "were made"
+            } else {
+                "were adopted with all their counts"
+            },
         );
-        Ok(Self { kernel, samples, config })
+        Ok(Self {
+            kernel,
+            samples,
+            config,
+        })
     }
 }
 
@@ -208,7 +225,9 @@ impl Owner {
             let tick_before = self.config.daemon.tick;
             let first = self.daemon.ticks.count == 0;
             // The kernel's side waits for grace periods: not on the runtime's thread.
-            self = spawn_blocking(move || self.execute(command)).await.context("a tick failed")??;
+            self = spawn_blocking(move || self.execute(command))
+                .await
+                .context("a tick failed")??;
             if first && self.daemon.ticks.count > 0 {
                 supervisor.ready(&self.status());
             }
@@ -233,8 +252,12 @@ impl Owner {
 
     /// What the service manager shows.
     fn status(&self) -> String {
-        let interfaces: Vec<_> =
-            self.kernel.attached().iter().map(|attached| attached.interface.as_str()).collect();
+        let interfaces: Vec<_> = self
+            .kernel
+            .attached()
+            .iter()
+            .map(|attached| attached.interface.as_str())
+            .collect();
         format!("accounting on {}", interfaces.join(", "))
     }
 
@@ -258,7 +281,9 @@ impl Owner {
         let before = cpu_time();
         let aggregate = &mut self.aggregate;
         self.kernel
-            .read(self.config.flow_table.idle_after, |record| aggregate.apply(record))?;
+            .read(self.config.flow_table.idle_after, |record| {
+                aggregate.apply(record)
+            })?;
         let mut snapshot = aggregate.snapshot(self.daemon);
         let spent = cpu_time().saturating_sub(before);
         let ticks = &mut self.daemon.ticks;
@@ -285,7 +310,10 @@ impl Owner {
                 continue;
             }
             if attached.is_some() {
-                tracing::warn!("interface {} went away; what it counted stays", interface.name);
+                tracing::warn!(
+                    "interface {} went away; what it counted stays",
+                    interface.name
+                );
                 self.kernel.lost(&interface.name);
             }
             if now.is_some() {
@@ -310,7 +338,11 @@ impl Owner {
         self.daemon.reloads += 1;
         self.keep_what_needs_a_start(&config);
         for interface in &self.config.interfaces {
-            if !config.interfaces.iter().any(|other| other.name == interface.name) {
+            if !config
+                .interfaces
+                .iter()
+                .any(|other| other.name == interface.name)
+            {
                 tracing::info!("interface {}: no longer watched", interface.name);
                 self.kernel.detach(&interface.name);
             }
@@ -341,9 +373,18 @@ impl Owner {
         let old = &self.config;
         let changed = [
             ("daemon.listen", new.daemon.listen != old.daemon.listen),
-            ("daemon.pin_directory", new.daemon.pin_directory != old.daemon.pin_directory),
-            ("flow_table.capacity", new.flow_table.capacity != old.flow_table.capacity),
-            ("device_table.capacity", new.device_table.capacity != old.device_table.capacity),
+            (
+                "daemon.pin_directory",
+                new.daemon.pin_directory != old.daemon.pin_directory,
+            ),
+            (
+                "flow_table.capacity",
+                new.flow_table.capacity != old.flow_table.capacity,
+            ),
+            (
+                "device_table.capacity",
+                new.device_table.capacity != old.device_table.capacity,
+            ),
         ];
         for (key, _) in changed.into_iter().filter(|(_, changed)| *changed) {
             tracing::warn!("{key} has changed: it takes effect at the next start");
@@ -375,10 +416,7 @@ async fn asked_to_end() {
 }
 
 /// Tells the log, at debug, which flows a policy matched. Names and addresses go no higher.
-async fn report_samples(
-    mut samples: Samples,
-    stopped: watch::Receiver<()>,
-) -> anyhow::Result<()> {
+async fn report_samples(mut samples: Samples, stopped: watch::Receiver<()>) -> anyhow::Result<()> {
     let mut stopped = std::pin::pin!(ended(stopped));
     loop {
         let batch = tokio::select! {
@@ -427,8 +465,12 @@ impl FileChanges {
     fn watch(file: &Path) -> anyhow::Result<Self> {
         use notify::Watcher as _;
 
-        let file = file.canonicalize().with_context(|| format!("{}", file.display()))?;
-        let directory = file.parent().map_or_else(|| PathBuf::from("/"), Path::to_owned);
+        let file = file
+            .canonicalize()
+            .with_context(|| format!("{}", file.display()))?;
+        let directory = file
+            .parent()
+            .map_or_else(|| PathBuf::from("/"), Path::to_owned);
         let (tell, changed) = mpsc::channel(1);
         let mut watcher =
             notify::recommended_watcher(move |event: Result<notify::Event, notify::Error>| {
@@ -442,7 +484,10 @@ impl FileChanges {
         watcher
             .watch(&directory, notify::RecursiveMode::NonRecursive)
             .with_context(|| format!("{} cannot be watched for changes", directory.display()))?;
-        Ok(Self { _watcher: watcher, changed })
+        Ok(Self {
+            _watcher: watcher,
+            changed,
+        })
     }
 
     /// Waits for a change, and for the writer to have ended.
@@ -481,9 +526,7 @@ async fn reload(
                 Command::Reload(Box::new(config))
             }
             Err(problems) => {
-                tracing::error!(
-                    "the new configuration is refused, the old one stays:\n{problems}"
-                );
+                tracing::error!("the new configuration is refused, the old one stays:\n{problems}");
                 Command::ReloadRefused
             }
         };

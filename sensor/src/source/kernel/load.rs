@@ -160,8 +160,10 @@ impl Kernel {
 
     /// Takes the programs off an interface that is not to be watched any more.
     pub fn detach(&mut self, interface: &str) {
-        if let Some(attached) =
-            self.attached.iter().find(|attached| attached.interface == interface)
+        if let Some(attached) = self
+            .attached
+            .iter()
+            .find(|attached| attached.interface == interface)
         {
             attach::detach(&self.books, &self.pin_directory, attached);
         }
@@ -170,7 +172,8 @@ impl Kernel {
 
     /// Lets go of an interface without touching its programs, so that it can be attached anew.
     pub fn release(&mut self, interface: &str) {
-        self.attached.retain(|attached| attached.interface != interface);
+        self.attached
+            .retain(|attached| attached.interface != interface);
     }
 
     /// The interfaces that have programs.

@@ -312,13 +312,24 @@ pub(super) fn install(
         .settings
         .generation()
         .store(generation, Ordering::Release);
+    let installed = Installed {
+        generation,
+        policies: compiled.rules.len() as u64,
+        prefixes: compiled.prefixes.len() as u64,
+    };
+    let told = [
+        (offset_of!(Settings, policies), installed.policies),
+        (offset_of!(Settings, prefixes), installed.prefixes),
+    ];
+    for (offset, count) in told {
+        books
+            .settings
+            .word(0, offset)
+            .store(count, Ordering::Relaxed);
+    }
     grace_period();
     tables.clear(before & 1).map_err(refused)?;
-    Ok(Installed {
-        generation,
-        policies: compiled.rules.len(),
-        prefixes: compiled.prefixes.len(),
-    })
+    Ok(installed)
 }
 
 /// The identity of each policy: that of its name, kept over reloads and restarts.

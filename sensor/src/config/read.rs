@@ -1,0 +1,850 @@
+//! TOML to [`Config`], in one pass that reports everything it finds.
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    hash::Hash,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    ops::{Range, RangeInclusive},
+    path::PathBuf,
+    time::Duration,
+};
+
+use ipnet::IpNet;
+use sensor_ebpf::policy::{MAX_PORT_RANGES, MAX_RULES};
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
+
+use super::{
+    Action, Config, Daemon, DeviceTable, FlowTable, HookChoice, Interface, Policy, Ports,
+    problem::{Level, Problem},
+    value::{self, Complaint},
+};
+
+type Value<'i> = Spanned<DeValue<'i>>;
+
+const FLOW_CAPACITY: RangeInclusive<u32> = 64..=1_048_574;
+const DEVICE_CAPACITY: RangeInclusive<u32> = 1..=65_536;
+const IDLE_AFTER: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(24);
+const TICK: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_mins(1);
+
+const HOOKS: [(&str, HookChoice); 4] = [
+    ("auto", HookChoice::Auto),
+    ("xdp-native", HookChoice::XdpNative),
+    ("xdp-generic", HookChoice::XdpGeneric),
+    ("tc", HookChoice::Tc),
+];
+
+const ACTIONS: [(&str, Action); 3] = [
+    ("observe", Action::Observe),
+    ("reject", Action::Reject),
+    ("drop", Action::Drop),
+];
+
+/// Words that other tools use for a hook.
+const HOOKS_ELSEWHERE: [(&str, &str); 7] = [
+    ("xdp", "xdp-native"),
+    ("native", "xdp-native"),
+    ("driver", "xdp-native"),
+    ("generic", "xdp-generic"),
+    ("skb", "xdp-generic"),
+    ("tcx", "tc"),
+    ("clsact", "tc"),
+];
+
+/// Words that other firewalls use for an action.
+const ACTIONS_ELSEWHERE: [(&str, &str); 8] = [
+    ("accept", "observe"),
+    ("allow", "observe"),
+    ("log", "observe"),
+    ("pass", "observe"),
+    ("block", "reject"),
+    ("deny", "reject"),
+    ("refuse", "reject"),
+    ("discard", "drop"),
+];
+
+const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9617);
+
+const INTERFACE_EXAMPLE: &str =
+    "name each interface of the LAN side, for example\n\n[[interface]]\nname = \"br-lan\"";
+
+/// The configuration that a text stands for, as far as it can be read, and every problem found.
+/// It may be used where no problem is an error.
+pub(super) fn read(text: &str) -> (Config, Vec<Problem>) {
+    let (document, syntax_errors) = DeTable::parse_recoverable(text);
+    let mut reader = Reader::default();
+    let config = reader.config(document.get_ref());
+    if !syntax_errors.is_empty() {
+        // What was made of a broken text is not judged: its problems would not be the writer's.
+        reader.problems = syntax_errors
+            .iter()
+            .map(|error| syntax_problem(text, error))
+            .collect();
+    }
+    (config, reader.problems)
+}
+
+fn syntax_problem(text: &str, error: &toml::de::Error) -> Problem {
+    let (message, expected) = match error.message().split_once(", expected ") {
+        Some((message, expected)) => (message, Some(expected)),
+        None => (error.message(), None),
+    };
+    let span = error.span().unwrap_or(text.len()..text.len());
+    let written = text.get(span.clone()).unwrap_or_default();
+    let help = match (message, expected) {
+        ("string values must be quoted", _) if !written.is_empty() => {
+            format!("write `\"{}\"`", value::excerpt(written))
+        }
+        ("duplicate key", _) => {
+            "keep one of the two; only `[[interface]]` and `[[policy]]` may stand more than once"
+                .to_owned()
+        }
+        (_, Some(expected)) if expected.starts_with('`') => format!("add {expected} here"),
+        _ => "write `key = value`, texts in double quotes, lists in square brackets".to_owned(),
+    };
+    Problem {
+        level: Level::Error,
+        message: format!("this is not TOML: {}", value::excerpt(message)),
+        span: Some(span),
+        label: expected.map_or_else(String::new, |expected| format!("expected {expected}")),
+        related: None,
+        help,
+    }
+}
+
+/// A table of the configuration with the name it has in messages.
+struct Section<'a, 'i> {
+    name: &'static str,
+    table: &'a DeTable<'i>,
+    span: Range<usize>,
+}
+
+impl<'a, 'i> Section<'a, 'i> {
+    fn get(&self, key: &str) -> Option<&'a Value<'i>> {
+        self.table.get(key)
+    }
+}
+
+#[derive(Default)]
+struct Reader {
+    problems: Vec<Problem>,
+}
+
+impl Reader {
+    fn config(&mut self, document: &DeTable<'_>) -> Config {
+        let root = Section {
+            name: "the configuration",
+            table: document,
+            span: 0..0,
+        };
+        self.know_keys(
+            &root,
+            &[
+                "interface",
+                "flow_table",
+                "device_table",
+                "daemon",
+                "policy",
+            ],
+        );
+        Config {
+            interfaces: self.interfaces(&root),
+            flow_table: self.flow_table(&root),
+            device_table: self.device_table(&root),
+            daemon: self.daemon(&root),
+            policies: self.policies(&root),
+        }
+    }
+
+    fn interfaces(&mut self, root: &Section<'_, '_>) -> Vec<Interface> {
+        let mut interfaces = Vec::new();
+        let mut names = Unique::default();
+        let sections = self.sections(root, "interface", "[[interface]]");
+        for section in sections.iter().flatten() {
+            self.know_keys(section, &["name", "hook"]);
+            let hook = self
+                .choice(section, "hook", &HOOKS, &HOOKS_ELSEWHERE)
+                .unwrap_or_default();
+            let Some((name, span)) =
+                self.required_text(section, "name", "name = \"br-lan\"", value::interface_name)
+            else {
+                continue;
+            };
+            if let Some(first) = names.add(name.clone(), &span) {
+                self.problems.push(Problem {
+                    level: Level::Error,
+                    message: format!("interface `{name}` is configured twice"),
+                    span: Some(span),
+                    label: "again".to_owned(),
+                    related: Some((first, "first here")),
+                    help: "remove one of the two".to_owned(),
+                });
+                continue;
+            }
+            interfaces.push(Interface { name, hook });
+        }
+        if sections.is_some_and(|sections| sections.is_empty()) {
+            self.problems.push(Problem {
+                level: Level::Error,
+                message: "no interface is configured".to_owned(),
+                span: None,
+                label: String::new(),
+                related: None,
+                help: INTERFACE_EXAMPLE.to_owned(),
+            });
+        }
+        interfaces
+    }
+
+    fn flow_table(&mut self, root: &Section<'_, '_>) -> FlowTable {
+        let section = self.section(root, "flow_table", "[flow_table]");
+        let section = section.as_ref();
+        self.know_keys_of(section, &["capacity", "idle_after"]);
+        FlowTable {
+            capacity: self.number(section, "capacity", FLOW_CAPACITY, 65_536),
+            idle_after: self.duration(section, "idle_after", IDLE_AFTER, Duration::from_mins(2)),
+        }
+    }
+
+    fn device_table(&mut self, root: &Section<'_, '_>) -> DeviceTable {
+        let section = self.section(root, "device_table", "[device_table]");
+        let section = section.as_ref();
+        self.know_keys_of(section, &["capacity"]);
+        DeviceTable {
+            capacity: self.number(section, "capacity", DEVICE_CAPACITY, 1_024),
+        }
+    }
+
+    fn daemon(&mut self, root: &Section<'_, '_>) -> Daemon {
+        let section = self.section(root, "daemon", "[daemon]");
+        let section = section.as_ref();
+        self.know_keys_of(
+            section,
+            &["tick", "listen", "pin_directory", "keep_running"],
+        );
+        Daemon {
+            tick: self.duration(section, "tick", TICK, Duration::from_secs(1)),
+            listen: self.listen(section),
+            pin_directory: self.pin_directory(section),
+            keep_running: self.boolean(section, "keep_running", true),
+        }
+    }
+
+    fn listen(&mut self, section: Option<&Section<'_, '_>>) -> SocketAddr {
+        let example = format!("listen = \"{DEFAULT_LISTEN}\"");
+        let Some((listen, span)) = self.optional_text(section, "listen", &example, |text| {
+            value::listen(text, DEFAULT_LISTEN)
+        }) else {
+            return DEFAULT_LISTEN;
+        };
+        if !listen.ip().is_loopback() {
+            self.problems.push(Problem {
+                level: Level::Warning,
+                message: "the metrics will be served beyond this machine".to_owned(),
+                span: Some(span),
+                label: "not a loopback address".to_owned(),
+                related: None,
+                help: format!(
+                    "whoever reaches this address can read which devices are in the house and \
+                     when they are awake; keep it to this machine with `{example}`, or let the \
+                     firewall allow the scraper alone"
+                ),
+            });
+        }
+        listen
+    }
+
+    fn pin_directory(&mut self, section: Option<&Section<'_, '_>>) -> PathBuf {
+        const DEFAULT: &str = "/sys/fs/bpf/gateway-sensor";
+        let example = format!("pin_directory = \"{DEFAULT}\"");
+        let directory = self.optional_text(section, "pin_directory", &example, |text| {
+            let path = PathBuf::from(text);
+            if path.is_absolute() && !text.contains('\0') {
+                return Ok(path);
+            }
+            Err(Complaint {
+                message: format!("`{}` is not an absolute path", value::excerpt(text)),
+                label: "does not begin with `/`".to_owned(),
+                help: format!("write a folder on a bpffs, for example `{example}`"),
+            })
+        });
+        directory.map_or_else(|| PathBuf::from(DEFAULT), |(path, _)| path)
+    }
+
+    fn policies(&mut self, root: &Section<'_, '_>) -> Vec<Policy> {
+        let mut policies = Vec::new();
+        let mut names = Unique::default();
+        let sections = self
+            .sections(root, "policy", "[[policy]]")
+            .unwrap_or_default();
+        if let Some(first_too_many) = sections.get(MAX_RULES) {
+            self.problems.push(Problem {
+                level: Level::Error,
+                message: format!(
+                    "{} policies are configured; at most {MAX_RULES} can be in force",
+                    sections.len()
+                ),
+                span: Some(first_too_many.span.clone()),
+                label: format!("policy {}", MAX_RULES + 1),
+                related: None,
+                help: "put the prefixes of policies with the same devices, ports and action into \
+                       one"
+                .to_owned(),
+            });
+        }
+        for section in &sections {
+            if let Some(policy) = self.policy(section, &mut names) {
+                policies.push(policy);
+            }
+        }
+        policies
+    }
+
+    fn policy(&mut self, section: &Section<'_, '_>, names: &mut Unique<String>) -> Option<Policy> {
+        self.know_keys(section, &["name", "devices", "remotes", "ports", "action"]);
+        let devices = self.devices(section);
+        let remotes = self.remotes(section);
+        let ports = self.ports(section);
+        let action = self
+            .choice(section, "action", &ACTIONS, &ACTIONS_ELSEWHERE)
+            .unwrap_or_default();
+        let (name, span) =
+            self.required_text(section, "name", "name = \"trackers\"", value::policy_name)?;
+        if let Some(first) = names.add(name.clone(), &span) {
+            self.problems.push(Problem {
+                level: Level::Error,
+                message: format!("two policies have the name `{name}`"),
+                span: Some(span.clone()),
+                label: "again".to_owned(),
+                related: Some((first, "first here")),
+                help: format!("give one another name, for example `name = \"{name}-2\"`"),
+            });
+        }
+        let is_everything = ["devices", "remotes", "ports"]
+            .iter()
+            .all(|key| section.get(key).is_none());
+        if is_everything && action != Action::Observe {
+            self.problems.push(Problem {
+                level: Level::Warning,
+                message: format!("policy `{name}` refuses all traffic of all devices"),
+                span: Some(span),
+                label: "has no `devices`, no `remotes` and no `ports`".to_owned(),
+                related: None,
+                help: "say what it is about, for example `remotes = [\"203.0.113.0/24\"]`"
+                    .to_owned(),
+            });
+        }
+        Some(Policy {
+            name,
+            devices,
+            remotes,
+            ports,
+            action,
+        })
+    }
+
+    fn devices(&mut self, section: &Section<'_, '_>) -> Vec<[u8; 6]> {
+        const EXAMPLE: &str = "devices = [\"a4:50:46:1f:00:2c\"]";
+        self.list(section, "devices", EXAMPLE, |reader, item, unique| {
+            let device = reader.text(item, "devices", EXAMPLE, value::device)?;
+            if let Some(first) = unique.add(device, &item.span()) {
+                reader.twice(&value::mac_text(device), item.span(), first);
+                return None;
+            }
+            Some(device)
+        })
+    }
+
+    fn remotes(&mut self, section: &Section<'_, '_>) -> Vec<IpNet> {
+        const EXAMPLE: &str = "remotes = [\"203.0.113.0/24\", \"2001:db8::/32\"]";
+        self.list(section, "remotes", EXAMPLE, |reader, item, unique| {
+            let prefix = reader.text(item, "remotes", EXAMPLE, value::remote)?;
+            if let Some(first) = unique.add(prefix, &item.span()) {
+                reader.twice(&prefix.to_string(), item.span(), first);
+                return None;
+            }
+            if value::stays_on_link(&prefix) {
+                reader.problems.push(Problem {
+                    level: Level::Warning,
+                    message: format!("`{prefix}` has no effect"),
+                    span: Some(item.span()),
+                    label: "group and link-local addresses".to_owned(),
+                    related: None,
+                    help: "remove it: no policy applies to what stays on the link, or devices \
+                           would lose the gateway itself"
+                        .to_owned(),
+                });
+            }
+            Some(prefix)
+        })
+    }
+
+    fn ports(&mut self, section: &Section<'_, '_>) -> Vec<Ports> {
+        const EXAMPLE: &str = "ports = [443, \"8000-8100\", \"udp/443\"]";
+        let ports = self.list(section, "ports", EXAMPLE, |reader, item, unique| {
+            let ports = match item.get_ref() {
+                DeValue::Integer(_) => {
+                    let number = integer(item.get_ref()).unwrap_or(i64::MAX);
+                    reader.accept(item.span(), value::port_number(number))
+                }
+                _ => reader.text(item, "ports", EXAMPLE, value::ports),
+            }?;
+            if let Some(first) = unique.add(ports, &item.span()) {
+                reader.twice("this range", item.span(), first);
+                return None;
+            }
+            Some((ports, item.span()))
+        });
+        if let Some((_, span)) = ports.get(MAX_PORT_RANGES) {
+            self.problems.push(Problem {
+                level: Level::Error,
+                message: format!(
+                    "{} port ranges in one policy; it may have {MAX_PORT_RANGES}",
+                    ports.len()
+                ),
+                span: Some(span.clone()),
+                label: format!("range {}", MAX_PORT_RANGES + 1),
+                related: None,
+                help: "join neighbouring ports to ranges such as `\"8000-8100\"`, or move the \
+                       rest to a second policy"
+                    .to_owned(),
+            });
+        }
+        ports.into_iter().map(|(ports, _)| ports).collect()
+    }
+
+    fn twice(&mut self, what: &str, span: Range<usize>, first: Range<usize>) {
+        self.problems.push(Problem {
+            level: Level::Warning,
+            message: format!("{what} stands twice in this list"),
+            span: Some(span),
+            label: "again".to_owned(),
+            related: Some((first, "first here")),
+            help: "remove one of the two".to_owned(),
+        });
+    }
+
+    /// The items of a list that could be read. A list that is written and empty is refused: it
+    /// reads as "none" and would mean "all".
+    fn list<'i, K, T>(
+        &mut self,
+        section: &Section<'_, 'i>,
+        key: &str,
+        example: &str,
+        mut item: impl FnMut(&mut Self, &Value<'i>, &mut Unique<K>) -> Option<T>,
+    ) -> Vec<T>
+    where
+        Unique<K>: Default,
+    {
+        let Some(value) = section.get(key) else {
+            return Vec::new();
+        };
+        let Some(items) = value.get_ref().as_array() else {
+            self.wrong_type(value, key, "a list", example);
+            return Vec::new();
+        };
+        if items.is_empty() {
+            self.problems.push(Problem {
+                level: Level::Error,
+                message: format!("`{key}` is an empty list"),
+                span: Some(value.span()),
+                label: "none, or all?".to_owned(),
+                related: None,
+                help: format!(
+                    "leave `{key}` out where all are meant; remove the policy where none is"
+                ),
+            });
+        }
+        let mut unique = Unique::default();
+        items
+            .iter()
+            .filter_map(|value| item(self, value, &mut unique))
+            .collect()
+    }
+
+    /// Reports keys that mean nothing.
+    fn know_keys(&mut self, section: &Section<'_, '_>, known: &[&str]) {
+        for key in section.table.keys() {
+            let written: &str = key.get_ref();
+            if known.contains(&written) {
+                continue;
+            }
+            let help = match closest(written, known.iter().copied()) {
+                Some(meant) => format!("did you mean `{meant}`?"),
+                None => format!("it takes {}", quoted(known.iter().copied())),
+            };
+            self.problems.push(Problem {
+                level: Level::Error,
+                message: format!(
+                    "`{}` is not a key of {}",
+                    value::excerpt(written),
+                    section.name
+                ),
+                span: Some(key.span()),
+                label: "unknown key".to_owned(),
+                related: None,
+                help,
+            });
+        }
+    }
+
+    fn know_keys_of(&mut self, section: Option<&Section<'_, '_>>, known: &[&str]) {
+        if let Some(section) = section {
+            self.know_keys(section, known);
+        }
+    }
+
+    /// A table that may stand once.
+    fn section<'a, 'i>(
+        &mut self,
+        root: &Section<'a, 'i>,
+        key: &str,
+        name: &'static str,
+    ) -> Option<Section<'a, 'i>> {
+        let value = root.get(key)?;
+        match value.get_ref() {
+            DeValue::Table(table) => Some(Section {
+                name,
+                table,
+                span: value.span(),
+            }),
+            other => {
+                let label = if is_list_of_tables(other) {
+                    "two brackets".to_owned()
+                } else {
+                    what_it_is(other)
+                };
+                self.problems.push(Problem {
+                    level: Level::Error,
+                    message: format!("`{key}` is to be one table"),
+                    span: Some(value.span()),
+                    label,
+                    related: None,
+                    help: format!("write `{name}` in a line of its own, once, and its keys below"),
+                });
+                None
+            }
+        }
+    }
+
+    /// The tables of a list of tables; `None` where something else stands there.
+    fn sections<'a, 'i>(
+        &mut self,
+        root: &Section<'a, 'i>,
+        key: &str,
+        name: &'static str,
+    ) -> Option<Vec<Section<'a, 'i>>> {
+        let Some(value) = root.get(key) else {
+            return Some(Vec::new());
+        };
+        let mut problem = |span: Range<usize>, label: String| {
+            self.problems.push(Problem {
+                level: Level::Error,
+                message: format!("`{key}` is to be a list of tables"),
+                span: Some(span),
+                label,
+                related: None,
+                help: format!(
+                    "write `{name}` with two brackets in a line of its own, and its keys below"
+                ),
+            });
+        };
+        match value.get_ref() {
+            DeValue::Array(items) => {
+                let mut sections = Vec::new();
+                for item in items.iter() {
+                    match item.get_ref() {
+                        DeValue::Table(table) => sections.push(Section {
+                            name,
+                            table,
+                            span: item.span(),
+                        }),
+                        other => {
+                            problem(item.span(), what_it_is(other));
+                            return None;
+                        }
+                    }
+                }
+                Some(sections)
+            }
+            DeValue::Table(_) => {
+                problem(value.span(), "one table".to_owned());
+                None
+            }
+            other => {
+                problem(value.span(), what_it_is(other));
+                None
+            }
+        }
+    }
+
+    fn required_text<T>(
+        &mut self,
+        section: &Section<'_, '_>,
+        key: &str,
+        example: &str,
+        check: impl Fn(&str) -> Result<T, Complaint>,
+    ) -> Option<(T, Range<usize>)> {
+        if section.get(key).is_none() {
+            self.problems.push(Problem {
+                level: Level::Error,
+                message: format!("this {} has no `{key}`", section.name),
+                span: Some(section.span.clone()),
+                label: format!("`{key}` is missing"),
+                related: None,
+                help: format!("add a line such as `{example}`"),
+            });
+            return None;
+        }
+        self.optional_text(Some(section), key, example, check)
+    }
+
+    fn optional_text<T>(
+        &mut self,
+        section: Option<&Section<'_, '_>>,
+        key: &str,
+        example: &str,
+        check: impl Fn(&str) -> Result<T, Complaint>,
+    ) -> Option<(T, Range<usize>)> {
+        let value = section?.get(key)?;
+        Some((self.text(value, key, example, check)?, value.span()))
+    }
+
+    fn text<T>(
+        &mut self,
+        value: &Value<'_>,
+        key: &str,
+        example: &str,
+        check: impl Fn(&str) -> Result<T, Complaint>,
+    ) -> Option<T> {
+        match value.get_ref().as_str() {
+            Some(text) => self.accept(value.span(), check(text)),
+            None => {
+                self.wrong_type(value, key, "a text in quotes", example);
+                None
+            }
+        }
+    }
+
+    /// The value, or its complaint reported.
+    fn accept<T>(&mut self, span: Range<usize>, result: Result<T, Complaint>) -> Option<T> {
+        match result {
+            Ok(value) => Some(value),
+            Err(complaint) => {
+                self.problems.push(Problem {
+                    level: Level::Error,
+                    message: complaint.message,
+                    span: Some(span),
+                    label: complaint.label,
+                    related: None,
+                    help: complaint.help,
+                });
+                None
+            }
+        }
+    }
+
+    fn wrong_type(&mut self, value: &Value<'_>, key: &str, wanted: &str, example: &str) {
+        self.problems.push(Problem {
+            level: Level::Error,
+            message: format!("`{key}` takes {wanted}"),
+            span: Some(value.span()),
+            label: what_it_is(value.get_ref()),
+            related: None,
+            help: format!("write for example `{example}`"),
+        });
+    }
+
+    fn choice<T: Copy>(
+        &mut self,
+        section: &Section<'_, '_>,
+        key: &str,
+        choices: &[(&str, T)],
+        elsewhere: &[(&str, &str)],
+    ) -> Option<T> {
+        let names = || choices.iter().map(|(name, _)| *name);
+        let example = format!("{key} = \"{}\"", choices.first()?.0);
+        let chosen = self.optional_text(Some(section), key, &example, |text| {
+            if let Some((_, choice)) = choices.iter().find(|(name, _)| *name == text) {
+                return Ok(*choice);
+            }
+            let lower = text.to_ascii_lowercase();
+            let meant = elsewhere
+                .iter()
+                .find(|(word, _)| *word == lower)
+                .map(|(_, name)| *name)
+                .or_else(|| closest(&lower, names()));
+            Err(Complaint {
+                message: format!("`{}` is not a value of `{key}`", value::excerpt(text)),
+                label: format!("not one of {}", quoted(names())),
+                help: match meant {
+                    Some(meant) => format!("write `{key} = \"{meant}\"`"),
+                    None => format!("write for example `{example}`"),
+                },
+            })
+        });
+        chosen.map(|(choice, _)| choice)
+    }
+
+    fn number(
+        &mut self,
+        section: Option<&Section<'_, '_>>,
+        key: &str,
+        range: RangeInclusive<u32>,
+        default: u32,
+    ) -> u32 {
+        let Some(value) = section.and_then(|section| section.get(key)) else {
+            return default;
+        };
+        let example = format!("{key} = {default}");
+        if !value.get_ref().is_integer() {
+            self.wrong_type(value, key, "a whole number", &example);
+            return default;
+        }
+        let number = integer(value.get_ref()).and_then(|number| u32::try_from(number).ok());
+        match number.filter(|number| range.contains(number)) {
+            Some(number) => number,
+            None => {
+                let (least, most) = range.into_inner();
+                self.out_of_range(value, key, &grouped(least), &grouped(most), &example);
+                default
+            }
+        }
+    }
+
+    fn duration(
+        &mut self,
+        section: Option<&Section<'_, '_>>,
+        key: &str,
+        range: RangeInclusive<Duration>,
+        default: Duration,
+    ) -> Duration {
+        let Some(value) = section.and_then(|section| section.get(key)) else {
+            return default;
+        };
+        let example = format!("{key} = \"{}\"", value::duration_text(default));
+        if value.get_ref().is_integer() {
+            let number = integer(value.get_ref()).unwrap_or(i64::MAX);
+            let without_unit = value::duration(&number.to_string());
+            self.accept(value.span(), without_unit);
+            return default;
+        }
+        let Some(duration) = self.text(value, key, &example, value::duration) else {
+            return default;
+        };
+        if range.contains(&duration) {
+            return duration;
+        }
+        let least = value::duration_text(*range.start());
+        let most = value::duration_text(*range.end());
+        self.out_of_range(value, key, &least, &most, &example);
+        default
+    }
+
+    fn boolean(&mut self, section: Option<&Section<'_, '_>>, key: &str, default: bool) -> bool {
+        let Some(value) = section.and_then(|section| section.get(key)) else {
+            return default;
+        };
+        if let Some(boolean) = value.get_ref().as_bool() {
+            return boolean;
+        }
+        let example = format!("{key} = {default}");
+        self.wrong_type(value, key, "`true` or `false`", &example);
+        default
+    }
+
+    fn out_of_range(
+        &mut self,
+        value: &Value<'_>,
+        key: &str,
+        least: &str,
+        most: &str,
+        example: &str,
+    ) {
+        self.problems.push(Problem {
+            level: Level::Error,
+            message: format!("`{key}` is out of range"),
+            span: Some(value.span()),
+            label: format!("may be {least} to {most}"),
+            related: None,
+            help: format!("write for example `{example}`, the default"),
+        });
+    }
+}
+
+/// Where a value stood first.
+struct Unique<K>(HashMap<K, Range<usize>>);
+
+impl<K> Default for Unique<K> {
+    fn default() -> Self {
+        Self(HashMap::new())
+    }
+}
+
+impl<K: Eq + Hash> Unique<K> {
+    /// Notes the place of a value; the first place where it had one.
+    fn add(&mut self, value: K, span: &Range<usize>) -> Option<Range<usize>> {
+        match self.0.entry(value) {
+            Entry::Occupied(first) => Some(first.get().clone()),
+            Entry::Vacant(place) => {
+                place.insert(span.clone());
+                None
+            }
+        }
+    }
+}
+
+fn integer(value: &DeValue<'_>) -> Option<i64> {
+    let integer = value.as_integer()?;
+    i64::from_str_radix(integer.as_str(), integer.radix()).ok()
+}
+
+fn is_list_of_tables(value: &DeValue<'_>) -> bool {
+    value
+        .as_array()
+        .is_some_and(|items| !items.is_empty() && items.iter().all(|i| i.get_ref().is_table()))
+}
+
+fn what_it_is(value: &DeValue<'_>) -> String {
+    match value {
+        DeValue::String(_) => "this is a text",
+        DeValue::Integer(_) => "this is a whole number",
+        DeValue::Float(_) => "this is a number with a point",
+        DeValue::Boolean(_) => "this is `true` or `false`",
+        DeValue::Datetime(_) => "this is a date or a time",
+        DeValue::Array(_) => "this is a list",
+        DeValue::Table(_) => "this is a table",
+    }
+    .to_owned()
+}
+
+/// The known word that a wrong one was likely meant to be.
+fn closest<'k>(written: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
+    /// Above: unrelated words of four letters; below: one slip in a word of four.
+    const LEAST_LIKENESS: f64 = 0.6;
+    known
+        .map(|word| (strsim::normalized_damerau_levenshtein(written, word), word))
+        .filter(|(likeness, _)| *likeness >= LEAST_LIKENESS)
+        .max_by(|(a, _), (b, _)| a.total_cmp(b))
+        .map(|(_, word)| word)
+}
+
+fn quoted<'k>(words: impl Iterator<Item = &'k str>) -> String {
+    let words: Vec<String> = words.map(|word| format!("`{word}`")).collect();
+    words.join(", ")
+}
+
+/// A number with commas between the thousands.
+fn grouped(number: u32) -> String {
+    let digits = number.to_string();
+    let mut grouped = String::new();
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place) % 3 == 0 {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    grouped
+}

@@ -1,0 +1,438 @@
+//! Single values: text to what it means, or to what is wrong with it and what to write instead.
+//!
+//! Pure and total; where a value stands in the file is the caller's knowledge.
+
+use std::{
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    time::Duration,
+};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use super::{Ports, Transport};
+
+/// Why a value cannot be taken.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Complaint {
+    /// What is wrong, in a sentence without a full stop.
+    pub(super) message: String,
+    /// What is wrong with the marked text, in a few words.
+    pub(super) label: String,
+    /// What to write instead.
+    pub(super) help: String,
+}
+
+fn complaint(
+    message: impl Into<String>,
+    label: impl Into<String>,
+    help: impl Into<String>,
+) -> Complaint {
+    Complaint {
+        message: message.into(),
+        label: label.into(),
+        help: help.into(),
+    }
+}
+
+/// The longest interface name in octets (`IFNAMSIZ` less its final NUL).
+pub(super) const INTERFACE_NAME_OCTETS: usize = 15;
+
+/// The longest policy name in octets.
+pub(super) const POLICY_NAME_OCTETS: usize = 63;
+
+/// A name that the kernel takes for an interface (`dev_valid_name` in net/core/dev.c).
+pub(super) fn interface_name(text: &str) -> Result<String, Complaint> {
+    const HELP: &str = "write a name as `ip -brief link` prints it, without what follows an `@`";
+    let refused = |label: &str| {
+        Err(complaint(
+            format!("`{}` cannot be the name of an interface", excerpt(text)),
+            label,
+            HELP,
+        ))
+    };
+    if text.is_empty() {
+        return Err(complaint("an interface has no name", "empty", HELP));
+    }
+    if text.len() > INTERFACE_NAME_OCTETS {
+        return refused(&format!(
+            "{} octets; the kernel's names have at most {INTERFACE_NAME_OCTETS}",
+            text.len()
+        ));
+    }
+    if text == "." || text == ".." {
+        return refused("the kernel does not take this name");
+    }
+    match text
+        .chars()
+        .find(|c| matches!(c, '/' | ':') || c.is_whitespace() || c.is_control())
+    {
+        None => Ok(text.to_owned()),
+        Some(found) => refused(&format!("has {}", character(found))),
+    }
+}
+
+/// A policy's name: it is a label value in metrics and a word in logs.
+pub(super) fn policy_name(text: &str) -> Result<String, Complaint> {
+    let allowed = |c: char| matches!(c, 'a'..='z' | '0'..='9' | '-' | '_');
+    let label = if text.is_empty() {
+        "a name has at least one character".to_owned()
+    } else if let Some(found) = text.chars().find(|c| !allowed(*c)) {
+        format!("has {}", character(found))
+    } else if text.len() > POLICY_NAME_OCTETS {
+        format!(
+            "{} octets; a name has at most {POLICY_NAME_OCTETS}",
+            text.len()
+        )
+    } else {
+        return Ok(text.to_owned());
+    };
+    let mut better: String = text
+        .to_lowercase()
+        .chars()
+        .map(|c| if allowed(c) { c } else { '-' })
+        .take(POLICY_NAME_OCTETS)
+        .collect();
+    better.truncate(better.trim_end_matches('-').len());
+    if !better.contains(|c: char| c.is_ascii_alphanumeric()) {
+        "trackers".clone_into(&mut better);
+    }
+    Err(complaint(
+        format!("`{}` cannot be the name of a policy", excerpt(text)),
+        label,
+        format!("use `a` to `z`, `0` to `9`, `-` and `_`, for example `name = \"{better}\"`"),
+    ))
+}
+
+/// The MAC address of one device.
+pub(super) fn device(text: &str) -> Result<[u8; 6], Complaint> {
+    let Some(mac) = mac(text, ':') else {
+        let help = match mac(text, '-').or_else(|| bare_mac(text)) {
+            Some(mac) => format!("write `\"{}\"`", mac_text(mac)),
+            None => "write six pairs of hexadecimal digits, as in `\"a4:50:46:1f:00:2c\"`; \
+                     `sensor devices` lists those that were seen"
+                .to_owned(),
+        };
+        return Err(complaint(
+            format!("`{}` is not a MAC address", excerpt(text)),
+            "not six pairs of hexadecimal digits with colons between them",
+            help,
+        ));
+    };
+    if mac == [0; 6] {
+        return Err(complaint(
+            format!("`{text}` is not the address of a device"),
+            "all zero",
+            "write the device's own address; `sensor devices` lists those that were seen",
+        ));
+    }
+    if mac[0] & 1 != 0 {
+        return Err(complaint(
+            format!("`{text}` is a group address; no device sends from it"),
+            "the lowest bit of the first octet marks a group",
+            "write the device's own address; `sensor devices` lists those that were seen",
+        ));
+    }
+    Ok(mac)
+}
+
+/// How a MAC address is written everywhere: lower case, with colons.
+pub(super) fn mac_text(mac: [u8; 6]) -> String {
+    mac.map(|octet| format!("{octet:02x}")).join(":")
+}
+
+fn mac(text: &str, separator: char) -> Option<[u8; 6]> {
+    let mut mac = [0; 6];
+    let mut parts = text.split(separator);
+    for octet in &mut mac {
+        let part = parts.next()?;
+        if part.len() != 2 || !part.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return None;
+        }
+        *octet = u8::from_str_radix(part, 16).ok()?;
+    }
+    parts.next().is_none().then_some(mac)
+}
+
+/// `a450461f002c` and `a450.461f.002c`, which are taken only to say how to write them.
+fn bare_mac(text: &str) -> Option<[u8; 6]> {
+    let digits: String = text.chars().filter(|c| *c != '.').collect();
+    if digits.len() != 12 || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return None;
+    }
+    let number = u64::from_str_radix(&digits, 16).ok()?;
+    let [_, _, mac @ ..] = number.to_be_bytes();
+    Some(mac)
+}
+
+/// A remote prefix; an address alone is the prefix of that one address.
+pub(super) fn remote(text: &str) -> Result<IpNet, Complaint> {
+    const EXAMPLE: &str = "write a prefix such as `\"203.0.113.0/24\"` or `\"2001:db8::/32\"`";
+    let (address_text, length_text) = match text.split_once('/') {
+        Some((address, length)) => (address, Some(length)),
+        None => (text, None),
+    };
+    let Ok(address) = address_text.parse::<IpAddr>() else {
+        let is_name = address_text.contains('.')
+            && address_text.contains(|c: char| c.is_ascii_alphabetic())
+            && !address_text.contains(':');
+        return Err(complaint(
+            format!("`{}` is not an address or a prefix", excerpt(text)),
+            if is_name {
+                "looks like a name; a policy matches addresses"
+            } else {
+                "not an IPv4 or IPv6 address"
+            },
+            EXAMPLE,
+        ));
+    };
+    let longest = if address.is_ipv4() { 32 } else { 128 };
+    let length = match length_text {
+        None => longest,
+        Some(digits) => match digits.parse::<u8>() {
+            // `parse` takes a sign.
+            Ok(length) if length <= longest && digits.bytes().all(|b| b.is_ascii_digit()) => length,
+            _ => {
+                let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
+                return Err(complaint(
+                    format!("`{}` has no valid prefix length", excerpt(text)),
+                    format!("the length of an {family} prefix is 0 to {longest}"),
+                    format!("write `\"{address}/{longest}\"` for this one address"),
+                ));
+            }
+        },
+    };
+    let prefix = match address {
+        IpAddr::V4(address) => IpNet::V4(Ipv4Net::new_assert(address, length)),
+        IpAddr::V6(address) => IpNet::V6(Ipv6Net::new_assert(address, length)),
+    };
+    let canonical = prefix.trunc();
+    if canonical != prefix {
+        return Err(complaint(
+            format!("`{}` has bits set beyond its prefix length", excerpt(text)),
+            format!(
+                "the first address of this prefix is {}",
+                canonical.network()
+            ),
+            format!(
+                "write `\"{canonical}\"` for the whole prefix, or `\"{address}/{longest}\"` for \
+                 this one address"
+            ),
+        ));
+    }
+    if let IpNet::V6(prefix) = canonical
+        && length >= 96
+        && let Some(address) = prefix.network().to_ipv4_mapped()
+    {
+        return Err(complaint(
+            format!("`{}` never stands in a packet", excerpt(text)),
+            "an IPv4 address written as IPv6",
+            format!("write `\"{address}/{}\"`", length - 96),
+        ));
+    }
+    Ok(canonical)
+}
+
+/// Whether packets to this prefix all stay on the link, where no policy applies
+/// (`sensor_ebpf::policy::decide`).
+pub(super) fn stays_on_link(prefix: &IpNet) -> bool {
+    match prefix {
+        IpNet::V4(prefix) => {
+            let octets = prefix.network().octets();
+            (prefix.prefix_len() >= 3 && octets[0] >= 224)
+                || (prefix.prefix_len() >= 16 && octets[..2] == [169, 254])
+                || (prefix.prefix_len() == 32 && octets == [0; 4])
+        }
+        IpNet::V6(prefix) => {
+            let octets = prefix.network().octets();
+            (prefix.prefix_len() >= 8 && octets[0] == 0xff)
+                || (prefix.prefix_len() >= 10 && octets[0] == 0xfe && octets[1] & 0xc0 == 0x80)
+                || (prefix.prefix_len() == 128 && prefix.network() == Ipv6Addr::UNSPECIFIED)
+        }
+    }
+}
+
+/// `443`, `8000-8100`, `udp/443`, `tcp/1-1024`.
+pub(super) fn ports(text: &str) -> Result<Ports, Complaint> {
+    let (transport, prefix, range) = match text.split_once('/') {
+        None => (Transport::Any, "", text),
+        Some(("tcp", range)) => (Transport::Tcp, "tcp/", range),
+        Some(("udp", range)) => (Transport::Udp, "udp/", range),
+        Some((other, range)) => {
+            let lower = other.to_ascii_lowercase();
+            let help = match lower.as_str() {
+                "tcp" | "udp" => format!("write `\"{lower}/{}\"`", excerpt(range)),
+                _ => format!("write `\"tcp/{0}\"`, `\"udp/{0}\"` or both", excerpt(range)),
+            };
+            return Err(complaint(
+                format!(
+                    "`{}` is not a transport that a policy knows",
+                    excerpt(other)
+                ),
+                "neither `tcp` nor `udp`",
+                help,
+            ));
+        }
+    };
+    let (first, last) = match range.split_once('-') {
+        None => (port(range), port(range)),
+        Some((first, last)) => (port(first), port(last)),
+    };
+    let (Some(first), Some(last)) = (first, last) else {
+        return Err(complaint(
+            format!("`{}` is not a port or a range of ports", excerpt(text)),
+            "ports are 1 to 65535",
+            "write `443`, `\"8000-8100\"`, `\"udp/443\"` or `\"tcp/1-1024\"`",
+        ));
+    };
+    if first > last {
+        return Err(complaint(
+            format!("`{text}` ends before it begins"),
+            format!("{first} is greater than {last}"),
+            format!("write `\"{prefix}{last}-{first}\"`"),
+        ));
+    }
+    Ok(Ports {
+        first,
+        last,
+        transport,
+    })
+}
+
+/// A port written as a number.
+pub(super) fn port_number(number: i64) -> Result<Ports, Complaint> {
+    match u16::try_from(number) {
+        Ok(port) if port != 0 => Ok(Ports {
+            first: port,
+            last: port,
+            transport: Transport::Any,
+        }),
+        _ => Err(complaint(
+            format!("`{number}` is not a port"),
+            "ports are 1 to 65535",
+            "write `443`, `\"8000-8100\"`, `\"udp/443\"` or `\"tcp/1-1024\"`",
+        )),
+    }
+}
+
+fn port(text: &str) -> Option<u16> {
+    if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    text.parse().ok().filter(|port| *port != 0)
+}
+
+/// A whole number and a unit: `500ms`, `1s`, `2m`, `6h`, `1d`.
+pub(super) fn duration(text: &str) -> Result<Duration, Complaint> {
+    let refused = |label: &str, help: String| {
+        Err(complaint(
+            format!("`{}` is not a duration", excerpt(text)),
+            label,
+            help,
+        ))
+    };
+    let example = "write a whole number and a unit, `ms`, `s`, `m`, `h` or `d`, as in `\"2m\"`";
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    if digits == 0 {
+        return refused("does not begin with a number", example.to_owned());
+    }
+    let milliseconds: u64 = match unit.trim_start() {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        "" => {
+            return refused("has no unit", format!("write `\"{number}s\"` for seconds"));
+        }
+        "sec" | "secs" | "second" | "seconds" => {
+            return refused("a unit has one letter", format!("write `\"{number}s\"`"));
+        }
+        "min" | "mins" | "minute" | "minutes" => {
+            return refused("a unit has one letter", format!("write `\"{number}m\"`"));
+        }
+        _ => return refused("not a number and one unit", example.to_owned()),
+    };
+    match number
+        .parse::<u64>()
+        .ok()
+        .and_then(|number| number.checked_mul(milliseconds))
+    {
+        Some(total) => Ok(Duration::from_millis(total)),
+        None => refused("too long", example.to_owned()),
+    }
+}
+
+/// How a duration is written in the configuration: in its largest whole unit.
+pub(super) fn duration_text(duration: Duration) -> String {
+    let milliseconds = duration.as_millis();
+    for (unit, length) in [
+        ("d", 86_400_000),
+        ("h", 3_600_000),
+        ("m", 60_000),
+        ("s", 1_000),
+    ] {
+        if milliseconds >= length && milliseconds % length == 0 {
+            return format!("{}{unit}", milliseconds / length);
+        }
+    }
+    format!("{milliseconds}ms")
+}
+
+/// An address and a port to listen on.
+pub(super) fn listen(text: &str, default: SocketAddr) -> Result<SocketAddr, Complaint> {
+    if let Ok(address) = text.parse() {
+        return Ok(address);
+    }
+    let (label, help) = if let Ok(address) = text.parse::<IpAddr>() {
+        let address = SocketAddr::new(address, default.port());
+        ("has no port", format!("write `\"{address}\"`"))
+    } else if let Some(port) = text
+        .strip_prefix(':')
+        .or_else(|| text.strip_prefix("localhost:"))
+        .and_then(port)
+    {
+        let address = SocketAddr::new(default.ip(), port);
+        ("has no numeric address", format!("write `\"{address}\"`"))
+    } else {
+        (
+            "not a numeric address and a port",
+            format!(
+                "write `\"{default}\"`, or for IPv6 `\"[::1]:{}\"`",
+                default.port()
+            ),
+        )
+    };
+    Err(complaint(
+        format!("`{}` is not an address to listen on", excerpt(text)),
+        label,
+        help,
+    ))
+}
+
+/// At most 60 characters of a text, for messages.
+pub(super) fn excerpt(text: &str) -> String {
+    const LONGEST: usize = 60;
+    let printable = |c: char| {
+        if c.is_control() {
+            char::REPLACEMENT_CHARACTER
+        } else {
+            c
+        }
+    };
+    let mut excerpt: String = text.chars().take(LONGEST).map(printable).collect();
+    if text.chars().nth(LONGEST).is_some() {
+        excerpt.push('…');
+    }
+    excerpt
+}
+
+fn character(found: char) -> String {
+    match found {
+        ' ' => "a space".to_owned(),
+        '\t' => "a tab".to_owned(),
+        c if c.is_control() || c.is_whitespace() => format!("the character U+{:04X}", c as u32),
+        'A'..='Z' => format!("the capital letter `{found}`"),
+        c => format!("the character `{c}`"),
+    }
+}

@@ -1,0 +1,416 @@
+//! The text that Prometheus scrapes. Every metric's name, labels and help stand in [`declared`].
+//!
+//! Values come from the kernel's books as they are: nothing is added up here, so that no counter
+//! steps back when the daemon starts anew.
+
+use std::time::Duration;
+
+use prometheus::{
+    TextEncoder,
+    proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType, Summary},
+};
+
+use crate::model::{ByDirection, Snapshot, Tally};
+
+/// The media type of [`render`]'s text.
+pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
+
+/// What was built.
+#[derive(Clone, Copy, Debug)]
+pub struct Build {
+    /// The version of the crate.
+    pub version: &'static str,
+    /// The revision of the source, or `unknown`.
+    pub revision: &'static str,
+}
+
+/// This program. The revision is that of the variable `SENSOR_REVISION` at build time.
+pub const BUILD: Build = Build {
+    version: env!("CARGO_PKG_VERSION"),
+    revision: match option_env!("SENSOR_REVISION") {
+        Some(revision) => revision,
+        None => "unknown",
+    },
+};
+
+#[derive(Clone, Copy)]
+enum Kind {
+    /// Never steps back while the kernel's tables live.
+    Counter,
+    Gauge,
+}
+
+/// A metric with `N` labels.
+struct Declared<const N: usize> {
+    name: &'static str,
+    kind: Kind,
+    labels: [&'static str; N],
+    help: &'static str,
+}
+
+mod declared {
+    use super::{
+        Declared,
+        Kind::{Counter, Gauge},
+    };
+
+    macro_rules! metrics {
+        ($($name:ident: $kind:ident $text:literal [$($label:literal),*] $help:literal;)*) => {
+            $(pub(super) const $name: Declared<{ <[&str]>::len(&[$($label),*]) }> = Declared {
+                name: $text,
+                kind: $kind,
+                labels: [$($label),*],
+                help: $help,
+            };)*
+        };
+    }
+
+    /// The one summary: what the ticks took.
+    pub(super) const TICK_DURATION: (&str, &str) = (
+        "sensor_tick_duration_seconds",
+        "Time that ticks took, waiting included.",
+    );
+
+    metrics! {
+        BUILD_INFO: Gauge "sensor_build_info" ["version", "revision"]
+            "Always 1; what was built.";
+
+        DEVICE_BYTES: Counter "sensor_device_bytes_total" ["device", "family", "direction"]
+            "Octets on the wire, Ethernet header included, by device.";
+        DEVICE_PACKETS: Counter "sensor_device_packets_total" ["device", "family", "direction"]
+            "Packets on the wire by device; a super-packet counts as its segments.";
+        DEVICE_FLOWS: Counter "sensor_device_flows_total" ["device", "family", "direction"]
+            "Flows by device and by the direction of their first packet.";
+        DEVICE_OPEN_FLOWS: Gauge "sensor_device_open_flows" ["device"]
+            "Flows of the device that are in the flow table now.";
+        DEVICE_OVERFLOW_BYTES: Counter "sensor_device_overflow_bytes_total" ["device", "direction"]
+            "The part of sensor_device_bytes_total that had no place in the flow table.";
+        DEVICE_OVERFLOW_PACKETS: Counter "sensor_device_overflow_packets_total" ["device", "direction"]
+            "The part of sensor_device_packets_total that had no place in the flow table.";
+        DEVICE_FIRST_SEEN: Gauge "sensor_device_first_seen_timestamp_seconds" ["device"]
+            "Unix time of the device's first packet.";
+        DEVICE_LAST_SEEN: Gauge "sensor_device_last_seen_timestamp_seconds" ["device"]
+            "Unix time of the device's last packet.";
+
+        POLICY_HITS: Counter "sensor_policy_hits_total" ["device", "policy", "action", "direction"]
+            "Packets to which a policy applied; they passed where the action is observe.";
+        POLICY_HIT_BYTES: Counter "sensor_policy_hit_bytes_total" ["device", "policy", "action", "direction"]
+            "Octets to which a policy applied.";
+        POLICY_RELOADS: Counter "sensor_policy_reloads_total" ["outcome"]
+            "Reloads of the configuration since the daemon started; a refused one changed nothing.";
+
+        HOOK_INFO: Gauge "sensor_hook_info" ["interface", "direction", "hook"]
+            "Always 1; where the program of this interface and direction sits, none while the interface is gone.";
+        INTERFACE_BYTES: Counter "sensor_interface_bytes_total" ["interface", "direction"]
+            "Octets seen: the sum of what was booked and what was skipped.";
+        INTERFACE_PACKETS: Counter "sensor_interface_packets_total" ["interface", "direction"]
+            "Packets seen: the sum of what was booked and what was skipped.";
+        BOOKED_BYTES: Counter "sensor_booked_bytes_total" ["interface", "direction", "book"]
+            "Octets booked to a flow, to a device's overflow, to the multicast record, or refused before the device.";
+        BOOKED_PACKETS: Counter "sensor_booked_packets_total" ["interface", "direction", "book"]
+            "Packets booked to a flow, to a device's overflow, to the multicast record, or refused before the device.";
+        SKIPPED_BYTES: Counter "sensor_skipped_bytes_total" ["interface", "direction", "reason"]
+            "Octets that passed without being accounted to a device.";
+        SKIPPED_PACKETS: Counter "sensor_skipped_packets_total" ["interface", "direction", "reason"]
+            "Packets that passed without being accounted to a device.";
+        ANSWER_BYTES: Counter "sensor_answer_bytes_total" ["interface"]
+            "Octets that the sensor sent to devices whose packets it rejected.";
+        ANSWER_PACKETS: Counter "sensor_answer_packets_total" ["interface"]
+            "Packets that the sensor sent to devices whose packets it rejected.";
+        ANSWERS_FAILED: Counter "sensor_answers_failed_total" ["interface"]
+            "Rejected packets for which no answer could be sent.";
+
+        FLOWS_REFUSED: Counter "sensor_flow_table_refused_flows_total" ["reason"]
+            "New flows for which the flow table had no place.";
+
+        POLICY_HITS_LOST: Counter "sensor_policy_hits_lost_total" []
+            "Packets to which a policy applied and for which the hit table had no place.";
+        POLICY_GENERATION: Gauge "sensor_policy_generation" []
+            "The policy in force; a flow judged under another one is judged again.";
+        POLICIES: Gauge "sensor_policies" []
+            "Policies in force.";
+        PREFIXES: Gauge "sensor_policy_prefixes" []
+            "Remote prefixes in force, both families.";
+
+        FLOW_TABLE_SIZE: Gauge "sensor_flow_table_size_flows" []
+            "Flows in the flow table.";
+        FLOW_TABLE_CAPACITY: Gauge "sensor_flow_table_capacity_flows" []
+            "Flows that the flow table has room for.";
+        FLOWS_REAPED: Counter "sensor_flow_table_reaped_flows_total" []
+            "Idle flows taken out of the flow table, their last counts included in the books.";
+        FLOW_TABLE_OVERFLOW: Counter "sensor_flow_table_overflow_packets_total" []
+            "Packets booked to a device's overflow record because their flow had no place.";
+        DEVICE_TABLE_SIZE: Gauge "sensor_device_table_size_devices" []
+            "Devices in the device table.";
+        DEVICE_TABLE_CAPACITY: Gauge "sensor_device_table_capacity_devices" []
+            "Devices that the device table has room for.";
+        DEVICE_TABLE_OVERFLOW: Counter "sensor_device_table_overflow_packets_total" []
+            "Packets of devices without a place, booked to the device other.";
+
+        RING_SAMPLES: Counter "sensor_ring_samples_total" []
+            "Samples that the kernel put into the ring.";
+        RING_LOST: Counter "sensor_ring_lost_samples_total" []
+            "Samples lost because the ring was full.";
+        TICK_LAST: Gauge "sensor_tick_last_duration_seconds" []
+            "Time that the last tick took, waiting included.";
+    }
+}
+
+impl<const N: usize> Declared<N> {
+    /// The metric with its series; `None` where it has none.
+    fn family<'a>(
+        &self,
+        series: impl IntoIterator<Item = ([&'a str; N], f64)>,
+    ) -> Option<MetricFamily> {
+        let metrics: Vec<Metric> = series
+            .into_iter()
+            .map(|(values, value)| {
+                let labels = self.labels.iter().zip(values);
+                let mut metric =
+                    Metric::from_label(labels.map(|(name, value)| label(name, value)).collect());
+                match self.kind {
+                    Kind::Counter => {
+                        let mut counter = Counter::default();
+                        counter.set_value(value);
+                        metric.set_counter(counter);
+                    }
+                    Kind::Gauge => {
+                        let mut gauge = Gauge::default();
+                        gauge.set_value(value);
+                        metric.set_gauge(gauge);
+                    }
+                }
+                metric
+            })
+            .collect();
+        let kind = match self.kind {
+            Kind::Counter => MetricType::COUNTER,
+            Kind::Gauge => MetricType::GAUGE,
+        };
+        family(self.name, self.help, kind, metrics)
+    }
+}
+
+impl Declared<0> {
+    fn value(&self, value: f64) -> Option<MetricFamily> {
+        self.family([([], value)])
+    }
+}
+
+fn label(name: &str, value: &str) -> LabelPair {
+    let mut pair = LabelPair::default();
+    pair.set_name(name.to_owned());
+    pair.set_value(value.to_owned());
+    pair
+}
+
+/// The encoder refuses a family without series.
+fn family(name: &str, help: &str, kind: MetricType, metrics: Vec<Metric>) -> Option<MetricFamily> {
+    if metrics.is_empty() {
+        return None;
+    }
+    let mut family = MetricFamily::default();
+    family.set_name(name.to_owned());
+    family.set_help(help.to_owned());
+    family.set_field_type(kind);
+    family.set_metric(metrics);
+    Some(family)
+}
+
+/// The snapshot in Prometheus' text format.
+pub fn render(snapshot: &Snapshot, build: Build) -> Result<String, prometheus::Error> {
+    let mut families = Vec::new();
+    families.extend(declared::BUILD_INFO.family([([build.version, build.revision], 1.0)]));
+    devices(snapshot, &mut families);
+    policies(snapshot, &mut families);
+    interfaces(snapshot, &mut families);
+    tables(snapshot, &mut families);
+    ticks(snapshot, &mut families);
+    TextEncoder::new().encode_to_string(&families)
+}
+
+/// Both directions with their label.
+fn directions<T: Copy>(value: &ByDirection<T>) -> [(&'static str, T); 2] {
+    [("upload", value.upload), ("download", value.download)]
+}
+
+/// Exact up to 2^53 (Prometheus has no other number): 9 petabytes of one device.
+fn number(value: u64) -> f64 {
+    value as f64
+}
+
+fn packets(tally: Tally) -> f64 {
+    number(tally.packets)
+}
+
+fn bytes(tally: Tally) -> f64 {
+    number(tally.bytes)
+}
+
+fn devices(snapshot: &Snapshot, families: &mut Vec<MetricFamily>) {
+    type Of = fn(Tally) -> f64;
+
+    let devices = &snapshot.devices;
+    let traffic = |of: Of| {
+        devices.iter().flat_map(move |device| {
+            device.families.iter().flat_map(move |(family, books)| {
+                directions(&books.traffic).map(|(direction, tally)| {
+                    ([device.device.as_str(), *family, direction], of(tally))
+                })
+            })
+        })
+    };
+    let overflow = |of: Of| {
+        devices.iter().flat_map(move |device| {
+            let families = device.families.values();
+            let upload = families.clone().map(|books| of(books.overflow.upload));
+            let download = families.map(|books| of(books.overflow.download));
+            [
+                ([device.device.as_str(), "upload"], upload.sum()),
+                ([device.device.as_str(), "download"], download.sum()),
+            ]
+        })
+    };
+    let flows = devices.iter().flat_map(|device| {
+        device.families.iter().flat_map(|(family, books)| {
+            directions(&books.flows).map(|(direction, flows)| {
+                ([device.device.as_str(), *family, direction], number(flows))
+            })
+        })
+    });
+    let each = |value: fn(&crate::model::Device) -> f64| {
+        devices
+            .iter()
+            .map(move |device| ([device.device.as_str()], value(device)))
+    };
+    families.extend(declared::DEVICE_BYTES.family(traffic(bytes)));
+    families.extend(declared::DEVICE_PACKETS.family(traffic(packets)));
+    families.extend(declared::DEVICE_FLOWS.family(flows));
+    families.extend(declared::DEVICE_OPEN_FLOWS.family(each(|device| number(device.live_flows))));
+    families.extend(declared::DEVICE_OVERFLOW_BYTES.family(overflow(bytes)));
+    families.extend(declared::DEVICE_OVERFLOW_PACKETS.family(overflow(packets)));
+    families.extend(declared::DEVICE_FIRST_SEEN.family(each(|device| device.first_seen)));
+    families.extend(declared::DEVICE_LAST_SEEN.family(each(|device| device.last_seen)));
+}
+
+fn policies(snapshot: &Snapshot, families: &mut Vec<MetricFamily>) {
+    let hits = |of: fn(Tally) -> f64| {
+        snapshot.policy_hits.iter().flat_map(move |hits| {
+            directions(&hits.hits).map(|(direction, tally)| {
+                let labels = [
+                    hits.device.as_str(),
+                    hits.policy.as_str(),
+                    hits.action,
+                    direction,
+                ];
+                (labels, of(tally))
+            })
+        })
+    };
+    let policy = &snapshot.policy;
+    families.extend(declared::POLICY_HITS.family(hits(packets)));
+    families.extend(declared::POLICY_HIT_BYTES.family(hits(bytes)));
+    families.extend(declared::POLICY_HITS_LOST.value(number(snapshot.device_table.hits_lost)));
+    families.extend(declared::POLICY_GENERATION.value(f64::from(policy.generation)));
+    families.extend(declared::POLICIES.value(number(policy.policies as u64)));
+    families.extend(declared::PREFIXES.value(number(policy.prefixes as u64)));
+    families.extend(declared::POLICY_RELOADS.family([
+        (["applied"], number(policy.reloads)),
+        (["refused"], number(policy.reloads_refused)),
+    ]));
+}
+
+fn interfaces(snapshot: &Snapshot, families: &mut Vec<MetricFamily>) {
+    type Of = fn(Tally) -> f64;
+
+    let interfaces = &snapshot.interfaces;
+    let hooks = interfaces.iter().flat_map(|interface| {
+        directions(&interface.hooks).map(|(direction, hook)| {
+            let labels = [interface.interface.as_str(), direction, hook.name()];
+            (labels, 1.0)
+        })
+    });
+    let seen = |of: Of| {
+        interfaces.iter().flat_map(move |interface| {
+            directions(&interface.seen)
+                .map(|(direction, tally)| ([interface.interface.as_str(), direction], of(tally)))
+        })
+    };
+    let booked = |of: Of| {
+        interfaces.iter().flat_map(move |interface| {
+            let name = interface.interface.as_str();
+            [
+                ([name, "upload", "flow"], of(interface.flows.upload)),
+                ([name, "upload", "overflow"], of(interface.overflow.upload)),
+                ([name, "download", "flow"], of(interface.flows.download)),
+                (
+                    [name, "download", "overflow"],
+                    of(interface.overflow.download),
+                ),
+                ([name, "download", "multicast"], of(interface.multicast)),
+                ([name, "download", "refused"], of(interface.refused)),
+            ]
+        })
+    };
+    let skipped = |of: Of| {
+        interfaces.iter().flat_map(move |interface| {
+            interface.skipped.iter().flat_map(move |(reason, tallies)| {
+                directions(tallies).map(|(direction, tally)| {
+                    (
+                        [interface.interface.as_str(), direction, *reason],
+                        of(tally),
+                    )
+                })
+            })
+        })
+    };
+    let each = |value: fn(&crate::model::Interface) -> f64| {
+        interfaces
+            .iter()
+            .map(move |interface| ([interface.interface.as_str()], value(interface)))
+    };
+    families.extend(declared::HOOK_INFO.family(hooks));
+    families.extend(declared::INTERFACE_BYTES.family(seen(bytes)));
+    families.extend(declared::INTERFACE_PACKETS.family(seen(packets)));
+    families.extend(declared::BOOKED_BYTES.family(booked(bytes)));
+    families.extend(declared::BOOKED_PACKETS.family(booked(packets)));
+    families.extend(declared::SKIPPED_BYTES.family(skipped(bytes)));
+    families.extend(declared::SKIPPED_PACKETS.family(skipped(packets)));
+    families.extend(declared::ANSWER_BYTES.family(each(|interface| bytes(interface.answered))));
+    families.extend(declared::ANSWER_PACKETS.family(each(|interface| packets(interface.answered))));
+    families.extend(
+        declared::ANSWERS_FAILED.family(each(|interface| number(interface.answers_failed))),
+    );
+}
+
+fn tables(snapshot: &Snapshot, families: &mut Vec<MetricFamily>) {
+    let flows = &snapshot.flow_table;
+    families.extend(declared::FLOW_TABLE_SIZE.value(number(flows.size)));
+    families.extend(declared::FLOW_TABLE_CAPACITY.value(number(flows.capacity)));
+    families.extend(declared::FLOWS_REAPED.value(number(flows.reaped)));
+    families.extend(declared::FLOWS_REFUSED.family([
+        (["table_full"], number(flows.refused.table_full)),
+        (["share_used"], number(flows.refused.share_used)),
+        (["index_full"], number(flows.refused.index_full)),
+    ]));
+    families.extend(declared::FLOW_TABLE_OVERFLOW.value(number(flows.overflow_packets)));
+    let devices = &snapshot.device_table;
+    families.extend(declared::DEVICE_TABLE_SIZE.value(number(devices.size)));
+    families.extend(declared::DEVICE_TABLE_CAPACITY.value(number(devices.capacity)));
+    families.extend(declared::DEVICE_TABLE_OVERFLOW.value(number(devices.overflow_packets)));
+    families.extend(declared::RING_SAMPLES.value(number(snapshot.ring.samples)));
+    families.extend(declared::RING_LOST.value(number(snapshot.ring.lost)));
+}
+
+fn ticks(snapshot: &Snapshot, families: &mut Vec<MetricFamily>) {
+    let ticks = &snapshot.ticks;
+    let seconds = |duration: Duration| duration.as_secs_f64();
+    let mut summary = Summary::default();
+    summary.set_sample_count(ticks.count);
+    summary.set_sample_sum(seconds(ticks.total));
+    let mut metric = Metric::default();
+    metric.set_summary(summary);
+    let (name, help) = declared::TICK_DURATION;
+    families.extend(family(name, help, MetricType::SUMMARY, vec![metric]));
+    families.extend(declared::TICK_LAST.value(seconds(ticks.last)));
+}
