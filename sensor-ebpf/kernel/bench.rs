@@ -1,0 +1,140 @@
+//! Programs that measure programs: a floor, and drivers that make many flows out of one frame.
+//!
+//! Never attached. User space runs them by `BPF_PROG_TEST_RUN`, which repeats one frame: a driver
+//! rewrites it and tail-calls the program under test. What the driver itself costs is measured with
+//! [`noop`] as the program under test, and subtracted.
+
+#![no_std]
+#![no_main]
+
+use core::ptr;
+
+use aya_ebpf::{
+    bindings::xdp_action,
+    macros::{map, xdp},
+    maps::{Array, ProgramArray},
+    programs::XdpContext,
+};
+
+/// The state of a xorshift generator (Marsaglia 2003), never 0, and how many flows to visit.
+#[map]
+static RANDOM: Array<[u64; 2]> = Array::with_max_entries(1, 0);
+
+/// The frame that [`replay`] puts back.
+#[map]
+static FRAME: Array<[u64; 8]> = Array::with_max_entries(1, 0);
+
+/// The program under test.
+#[map]
+static TARGET: ProgramArray = ProgramArray::with_max_entries(1, 0);
+
+/// Where the drivers write: IPv4 and IPv6 without tags, TCP or UDP behind a header without options.
+mod field {
+    /// The last octet of the source MAC address: a device for each of 256 flows.
+    pub(crate) const SOURCE_MAC_LAST: usize = 11;
+    /// The last three octets of the destination address.
+    pub(crate) const IPV4_DESTINATION_TAIL: usize = 14 + 17;
+    pub(crate) const IPV6_DESTINATION_TAIL: usize = 14 + 37;
+    /// The source port.
+    pub(crate) const IPV4_SOURCE_PORT: usize = 14 + 20;
+    pub(crate) const IPV6_SOURCE_PORT: usize = 14 + 40;
+}
+
+/// Passes, and nothing else: the floor of every figure.
+#[xdp]
+fn noop(_context: XdpContext) -> u32 {
+    xdp_action::XDP_PASS
+}
+
+/// Makes the frame one of many IPv4 flows, drawn at random, and runs the program under test.
+#[xdp]
+fn visit_ipv4(context: XdpContext) -> u32 {
+    visit(
+        &context,
+        field::IPV4_DESTINATION_TAIL,
+        field::IPV4_SOURCE_PORT,
+    )
+}
+
+/// As [`visit_ipv4`], for IPv6.
+#[xdp]
+fn visit_ipv6(context: XdpContext) -> u32 {
+    visit(
+        &context,
+        field::IPV6_DESTINATION_TAIL,
+        field::IPV6_SOURCE_PORT,
+    )
+}
+
+#[inline(always)]
+fn visit(context: &XdpContext, destination: usize, port: usize) -> u32 {
+    let Some(random) = RANDOM.get_ptr_mut(0) else {
+        return xdp_action::XDP_ABORTED;
+    };
+    // SAFETY: the map's only element; one run at a time.
+    let number = unsafe {
+        let [state, flows] = *random;
+        let mut next = state ^ (state << 13);
+        next ^= next >> 7;
+        next ^= next << 17;
+        (*random)[0] = next;
+        (((next >> 32) * flows) >> 32) as u32
+    };
+    let [_, high, middle, low] = number.to_be_bytes();
+    let done = store(context, field::SOURCE_MAC_LAST, low)
+        .and_then(|()| store(context, destination, [high, middle, low]))
+        .and_then(|()| store(context, port, [0x80 | high, middle]));
+    match done {
+        Some(()) => run(context),
+        None => xdp_action::XDP_ABORTED,
+    }
+}
+
+/// Puts the frame back as it was, for a program that rewrites it, and runs that.
+#[xdp]
+fn replay(context: XdpContext) -> u32 {
+    let Some(frame) = FRAME.get(0) else {
+        return xdp_action::XDP_ABORTED;
+    };
+    let mut at = 0;
+    while at < 6 {
+        if store(&context, at * 8, frame[at]).is_none() {
+            return xdp_action::XDP_ABORTED;
+        }
+        at += 1;
+    }
+    match store(&context, 48, frame[6] as u32).and_then(|()| store(&context, 52, (frame[6] >> 32) as u16)) {
+        Some(()) => run(&context),
+        None => xdp_action::XDP_ABORTED,
+    }
+}
+
+/// Runs the program under test; comes back only where there is none.
+#[inline(always)]
+fn run(context: &XdpContext) -> u32 {
+    // SAFETY: the map holds XDP programs only.
+    unsafe { TARGET.tail_call(context, 0) };
+    xdp_action::XDP_ABORTED
+}
+
+#[inline(always)]
+fn store<T>(context: &XdpContext, offset: usize, value: T) -> Option<()> {
+    let place = context.data() + offset;
+    if place + size_of::<T>() > context.data_end() {
+        return None;
+    }
+    // SAFETY: between the start and the end of the packet, as just compared.
+    unsafe { ptr::write_unaligned(place as *mut T, value) };
+    Some(())
+}
+
+/// What the kernel reads to admit the object to helpers that are GPL-only.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+/// See the panic handler of the sensor's own object.
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}

@@ -1,0 +1,277 @@
+//! The kernel programs, loaded and never attached: what ring 2 and the bench run frames through.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use aya::{
+    Ebpf, EbpfLoader, Pod, TestRun as _, TestRunOptions,
+    maps::{Array, HashMap, MapData, Queue},
+    programs::{Program, SchedClassifier, Xdp},
+};
+use sensor_ebpf::{
+    books::{FIRST_DEVICE, InterfaceRecord, Losses, Settings},
+    flow::{FlowRecord, buckets_for, slot},
+    wire::Wire,
+};
+
+/// A wire type as a map's key or value.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub(crate) struct Raw<T: Wire>(pub(crate) T);
+
+// SAFETY: a wire type is plain integers without padding, every bit pattern of which is a value.
+unsafe impl<T: Wire> Pod for Raw<T> {}
+
+/// The interface that `BPF_PROG_TEST_RUN` names: the loopback of the namespace.
+pub(crate) const IFINDEX: u32 = 1;
+
+/// The interface's record.
+const INTERFACE: u32 = 0;
+
+/// How much room the tables get.
+#[derive(Clone, Copy)]
+pub(crate) struct Tables {
+    /// Flows.
+    pub(crate) flows: u32,
+    /// Devices.
+    pub(crate) devices: u32,
+}
+
+impl Default for Tables {
+    fn default() -> Self {
+        Self {
+            flows: 65_536,
+            devices: 1_024,
+        }
+    }
+}
+
+/// What one run of a program gave.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    /// What the program returned.
+    pub(crate) verdict: u32,
+    /// The frame that it left.
+    pub(crate) output: Vec<u8>,
+    /// What the kernel says one run took.
+    pub(crate) duration: Duration,
+}
+
+/// An object whose programs are loaded.
+pub(crate) struct Programs(Ebpf);
+
+impl Programs {
+    /// Loads the sensor's object, makes its tables and fills them as the daemon does.
+    pub(crate) fn load(tables: Tables) -> Result<Self> {
+        let object = object("sensor-kernel")?;
+        let buckets = buckets_for(tables.flows);
+        let ebpf = EbpfLoader::new()
+            .map_max_entries("FLOWS", tables.flows)
+            .map_max_entries("FREE_SLOTS", tables.flows)
+            .map_max_entries("FLOW_INDEX", buckets)
+            .map_max_entries("DEVICES", tables.devices + FIRST_DEVICE)
+            .map_max_entries("DEVICE_INDEX", tables.devices)
+            .map_max_entries("FREE_DEVICES", tables.devices)
+            .load(&object)
+            .context("the object does not load")?;
+        let mut programs = Self(ebpf);
+        let mut free_slots = Queue::<_, u32>::try_from(programs.map_mut("FREE_SLOTS")?)?;
+        for number in 0..tables.flows {
+            free_slots.push(number, 0)?;
+        }
+        let mut free_devices = Queue::<_, u32>::try_from(programs.map_mut("FREE_DEVICES")?)?;
+        for number in FIRST_DEVICE..FIRST_DEVICE + tables.devices {
+            free_devices.push(number, 0)?;
+        }
+        HashMap::<_, u32, u32>::try_from(programs.map_mut("INTERFACE_INDEX")?)?
+            .insert(IFINDEX, INTERFACE, 0)?;
+        programs.set(
+            "INTERFACES",
+            INTERFACE,
+            InterfaceRecord {
+                ifindex: u64::from(IFINDEX),
+                ..InterfaceRecord::default()
+            },
+        )?;
+        programs.set(
+            "SETTINGS",
+            0,
+            Settings {
+                generation: 1,
+                bucket_mask: buckets - 1,
+                flow_slots: u64::from(tables.flows),
+                // Odd, and the same at every run: a failure can be had again.
+                hash_secret: [
+                    0x9e37_79b9_7f4a_7c15,
+                    0xbf58_476d_1ce4_e5b9,
+                    0x94d0_49bb_1331_11eb,
+                    0xd6e8_feb8_6659_fd93,
+                    0xa076_1d64_78bd_642f,
+                    0xe703_7ed1_a0b4_28db,
+                ],
+                ..Settings::default()
+            },
+        )?;
+        programs.load_all()?;
+        Ok(programs)
+    }
+
+    /// Loads the object of `sensor-ebpf/kernel/bench.rs`.
+    pub(crate) fn load_drivers() -> Result<Self> {
+        let mut programs = Self(Ebpf::load(&object("sensor-bench")?)?);
+        programs.load_all()?;
+        Ok(programs)
+    }
+
+    /// Loads another project's object; what it pins goes to `pins`.
+    pub(crate) fn load_foreign(path: &Path, pins: &Path) -> Result<Self> {
+        let object = fs::read(path).with_context(|| path.display().to_string())?;
+        let ebpf = EbpfLoader::new()
+            .default_map_pin_directory(pins)
+            .load(&object)
+            .with_context(|| format!("{} does not load", path.display()))?;
+        let mut programs = Self(ebpf);
+        programs.load_all()?;
+        Ok(programs)
+    }
+
+    fn load_all(&mut self) -> Result<()> {
+        for (name, program) in self.0.programs_mut() {
+            if matches!(name, "upload_frags"|"upload_tc"|"download") {continue;}
+            match program {
+                Program::Xdp(program) => program.load(),
+                Program::SchedClassifier(program) => program.load(),
+                _ => bail!("{name} is neither XDP nor TC"),
+            }
+            .with_context(|| format!("the kernel refuses {name}"))?;
+        }
+        Ok(())
+    }
+
+    /// An XDP program.
+    pub(crate) fn xdp(&self, name: &str) -> Result<&Xdp> {
+        let program = self.0.program(name).with_context(|| format!("no program {name}"))?;
+        Ok(program.try_into()?)
+    }
+
+    /// A TC program.
+    pub(crate) fn tc(&self, name: &str) -> Result<&SchedClassifier> {
+        let program = self.0.program(name).with_context(|| format!("no program {name}"))?;
+        Ok(program.try_into()?)
+    }
+
+    /// Runs an XDP program `repeat` times over one frame.
+    pub(crate) fn run_xdp(&self, name: &str, frame: &[u8], repeat: u32) -> Result<Outcome> {
+        run(self.xdp(name)?, frame, repeat)
+    }
+
+    /// Runs a TC program over one frame.
+    pub(crate) fn run_tc(&self, name: &str, frame: &[u8]) -> Result<Outcome> {
+        run(self.tc(name)?, frame, 1)
+    }
+
+    /// A map, to be written.
+    pub(crate) fn map_mut(&mut self, name: &str) -> Result<&mut aya::maps::Map> {
+        self.0.map_mut(name).with_context(|| format!("no map {name}"))
+    }
+
+    /// A map, to be read.
+    pub(crate) fn map(&self, name: &str) -> Result<&aya::maps::Map> {
+        self.0.map(name).with_context(|| format!("no map {name}"))
+    }
+
+    /// Writes an element of an array.
+    pub(crate) fn set<T: Wire>(&mut self, name: &str, index: u32, value: T) -> Result<()> {
+        Ok(self.array_mut(name)?.set(index, Raw(value), 0)?)
+    }
+
+    /// Reads an element of an array.
+    pub(crate) fn get<T: Wire>(&self, name: &str, index: u32) -> Result<T> {
+        Ok(self.array::<T>(name)?.get(&index, 0)?.0)
+    }
+
+    fn array<T: Wire>(&self, name: &str) -> Result<Array<&MapData, Raw<T>>> {
+        Ok(Array::try_from(self.map(name)?)?)
+    }
+
+    fn array_mut<T: Wire>(&mut self, name: &str) -> Result<Array<&mut MapData, Raw<T>>> {
+        Ok(Array::try_from(self.map_mut(name)?)?)
+    }
+
+    /// The flows that are in the table.
+    pub(crate) fn flows(&self) -> Result<Vec<FlowRecord>> {
+        let mut flows = Vec::new();
+        for record in self.array::<FlowRecord>("FLOWS")?.iter() {
+            let Raw(record) = record?;
+            if record.state == slot::LIVE {
+                flows.push(record);
+            }
+        }
+        Ok(flows)
+    }
+
+    /// The interface's books.
+    pub(crate) fn interface(&self) -> Result<InterfaceRecord> {
+        self.get("INTERFACES", INTERFACE)
+    }
+
+    /// What befell the tables.
+    pub(crate) fn losses(&self) -> Result<Losses> {
+        self.get("LOSSES", 0)
+    }
+}
+
+/// Runs a program over a frame.
+fn run<P>(program: &P, frame: &[u8], repeat: u32) -> Result<Outcome>
+where
+    P: for<'a> aya::TestRun<Opts<'a> = TestRunOptions<'a>, Result = aya::TestRunResult>,
+{
+    let mut output = vec![0; frame.len() + 512];
+    let result = program.test_run(TestRunOptions {
+        data_in: Some(frame),
+        data_out: Some(&mut output),
+        repeat,
+        ..TestRunOptions::default()
+    })?;
+    output.truncate(result.data_size_out as usize);
+    Ok(Outcome {
+        verdict: result.return_value,
+        output,
+        duration: result.duration,
+    })
+}
+
+/// Moves the calling thread into a network namespace of its own, which goes with the thread.
+pub(crate) fn enter_own_namespace() -> Result<()> {
+    // SAFETY: the call takes no pointer; the thread loses sight of the machine's interfaces.
+    let status = unsafe { libc::unshare(libc::CLONE_NEWNET) };
+    ensure!(
+        status == 0,
+        "cannot make a network namespace: {}; run as root",
+        std::io::Error::last_os_error()
+    );
+    Ok(())
+}
+
+/// The octets of an object that `cargo xtask build` made.
+fn object(name: &str) -> Result<Vec<u8>> {
+    let folder = match env::var_os("SENSOR_EBPF_OBJECT") {
+        Some(object) => PathBuf::from(object)
+            .parent()
+            .map(Path::to_path_buf)
+            .unwrap_or_default(),
+        None => Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../target/bpf/bpfel-unknown-none/kernel"),
+    };
+    let path = folder.join(name);
+    fs::read(&path).with_context(|| {
+        format!(
+            "{} cannot be read: build it by `cargo xtask build`",
+            path.display()
+        )
+    })
+}
