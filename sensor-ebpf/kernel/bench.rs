@@ -103,7 +103,9 @@ fn replay(context: XdpContext) -> u32 {
         }
         at += 1;
     }
-    match store(&context, 48, frame[6] as u32).and_then(|()| store(&context, 52, (frame[6] >> 32) as u16)) {
+    match store(&context, 48, frame[6] as u32)
+        .and_then(|()| store(&context, 52, (frame[6] >> 32) as u16))
+    {
         Some(()) => run(&context),
         None => xdp_action::XDP_ABORTED,
     }

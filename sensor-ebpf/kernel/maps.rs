@@ -443,7 +443,12 @@ fn count_for_device(device: u32, family: Family, direction: Direction, wire: Tal
 
 /// Books a frame to a group address.
 #[inline(always)]
-pub(crate) fn count_multicast(ifindex: u32, family: Family, wire: Tally, now: u64) {
+pub(crate) fn count_multicast(ifindex: u32, family: u32, wire: Tally, now: u64) {
+    let family = match family {
+        4 => Family::V4,
+        6 => Family::V6,
+        _ => Family::Other,
+    };
     count_for_device(MULTICAST_DEVICE, family, Direction::Download, wire, now);
     if let Some(record) = interface(ifindex) {
         // SAFETY: the record lives as long as the program; a field's address is taken.
@@ -453,12 +458,17 @@ pub(crate) fn count_multicast(ifindex: u32, family: Family, wire: Tally, now: u6
 
 /// Books a frame that is not accounted to a device.
 #[inline(always)]
-pub(crate) fn count_skipped(ifindex: u32, direction: Direction, reason: Skip, wire: Tally) {
+pub(crate) fn count_skipped(ifindex: u32, direction: u32, reason: u32, wire: Tally) {
+    if direction as usize >= Direction::ALL.len() || reason as usize >= Skip::COUNT {
+        return;
+    }
     if let Some(record) = interface(ifindex) {
-        // SAFETY: the record lives as long as the program, and a reason's number is in range.
+        // SAFETY: the record lives as long as the program; both numbers are in range, as compared.
         unsafe {
-            let reasons = of_direction(&raw mut (*record).skipped, direction);
-            add_tally(&raw mut (*reasons)[reason as usize], wire);
+            let reasons = (&raw mut (*record).skipped)
+                .cast::<[Tally; Skip::COUNT]>()
+                .add(direction as usize);
+            add_tally(reasons.cast::<Tally>().add(reason as usize), wire);
         }
     }
 }

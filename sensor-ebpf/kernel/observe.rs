@@ -1,8 +1,12 @@
 //! What happens to every frame: parse, find its flow, decide, account.
+//!
+//! The parser is inlined into each program; what follows is in global functions (linkage visible
+//! in BTF), which the verifier checks once, for any argument, instead of once for every way that
+//! leads through the parser.
 
 use aya_ebpf::helpers::bpf_jiffies64;
 use sensor_ebpf::{
-    books::{FURTHER_DEVICES, FragmentKey, Settings, Tally},
+    books::{FURTHER_DEVICES, FragmentKey, Tally},
     flow::{Direction, FlowKey, Judgement},
     parse::{Fragment, Parsed, parse},
     policy::{Decision, Verdict, decide},
@@ -13,6 +17,29 @@ use crate::{
     access::Frame,
     maps::{self, Flow, Rulebook},
 };
+
+/// What there is to book about a frame.
+///
+/// `#[repr(C)]` and without `enum`s: it is an argument of global functions, of which the verifier
+/// believes nothing.
+#[repr(C)]
+struct Seen {
+    key: FlowKey,
+    wire: Tally,
+    now: u64,
+    tcp_flags: u32,
+    direction: u32,
+}
+
+impl Seen {
+    #[inline(always)]
+    fn direction(&self) -> Direction {
+        match self.direction {
+            0 => Direction::Upload,
+            _ => Direction::Download,
+        }
+    }
+}
 
 /// Books one frame and says what becomes of it.
 ///
@@ -32,143 +59,250 @@ pub(crate) fn observe<F: Frame>(frame: &F, direction: Direction) -> Verdict {
         }
         Direction::Upload | Direction::Download => {}
     }
-    let Some(settings) = maps::settings() else {
-        return Verdict::Pass;
-    };
-    let seen = Seen {
-        direction,
+    let mut seen = Seen {
+        key: FlowKey::new(&parsed, direction, frame.ifindex()),
         wire: frame.wire(Some(&parsed)),
-        tcp_flags: parsed.tcp_flags,
         // SAFETY: the helper reads a clock.
         now: unsafe { bpf_jiffies64() },
-    };
-    let key = key_of(&parsed, direction, frame.ifindex());
-    let hash = key.hash(&settings.hash_secret);
-    match maps::find_flow(hash, &key, settings) {
-        Some(flow) => {
-            let generation = maps::generation(settings);
-            let mut judgement = flow.judgement();
-            if judgement.generation != generation {
-                judgement = judge(flow, &key, &seen, generation, settings);
-            }
-            account(flow, &key, &seen, judgement.decision)
-        }
-        None => first_packet(&key, hash, &seen, settings),
-    }
-}
-
-/// What there is to book about a packet.
-struct Seen {
-    direction: Direction,
-    wire: Tally,
-    tcp_flags: u8,
-    now: u64,
-}
-
-/// The flow of a packet; a later fragment takes the ports of its first one where it is known.
-#[inline(always)]
-fn key_of(parsed: &Parsed, direction: Direction, ifindex: u32) -> FlowKey {
-    let key = FlowKey::new(parsed, direction, ifindex);
-    let fragment = |identification| FragmentKey {
-        flow: key.with_ports(0),
-        identification,
+        tcp_flags: u32::from(parsed.tcp_flags),
         direction: direction as u32,
     };
     match parsed.fragment {
-        Fragment::Whole => key,
-        Fragment::First(identification) => {
-            maps::remember_fragment(&fragment(identification), key.ports());
-            key
-        }
+        Fragment::Whole => {}
+        Fragment::First(identification) => first_fragment(&seen, identification),
         Fragment::Later(identification) => {
-            match maps::ports_of_fragment(&fragment(identification)) {
-                Some(ports) => key.with_ports(ports),
-                None => key,
-            }
+            seen.key = seen.key.with_ports(later_fragment(&seen, identification));
         }
     }
+    Verdict::from_number(book(&seen) as u8)
+}
+
+/// Books a frame to its flow. Gives the number of its verdict.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn book(seen: *const Seen) -> u32 {
+    // SAFETY: the verifier knows a pointer argument to be null or to the whole of its type.
+    let (Some(seen), Some(settings)) = (unsafe { seen.as_ref() }, maps::settings()) else {
+        return Verdict::Pass as u32;
+    };
+    let hash = seen.key.hash(&settings.hash_secret);
+    let Some(flow) = maps::find_flow(hash, &seen.key, settings) else {
+        return first_packet(seen, hash);
+    };
+    let generation = maps::generation(settings);
+    let mut judgement = flow.judgement();
+    if judgement.generation != generation {
+        judgement = judge(flow, seen, generation);
+    }
+    account(flow, seen, judgement.decision) as u32
+}
+
+/// Books a frame to its flow and gives the flow's verdict.
+#[inline(always)]
+fn account(flow: Flow, seen: &Seen, decision: Decision) -> Verdict {
+    flow.touch(seen.direction(), seen.tcp_flags as u8, seen.now);
+    if decision.policy != 0 {
+        hit(seen, decision);
+    }
+    if seen.direction != Direction::Upload as u32 && decision.verdict != Verdict::Pass {
+        maps::count_refused(seen.key.ifindex(), seen.wire);
+    } else {
+        flow.count(seen.direction(), seen.wire);
+    }
+    decision.verdict
 }
 
 /// Decides about a flow that was not judged under the generation in force.
 #[inline(always)]
-fn judge(
-    flow: Flow,
-    key: &FlowKey,
-    seen: &Seen,
-    generation: u32,
-    settings: &Settings,
-) -> Judgement {
+fn judge(flow: Flow, seen: &Seen, generation: u32) -> Judgement {
     let before = flow.judgement();
-    let decision = decide(&Rulebook::new(generation, settings), key);
-    let judgement = Judgement {
-        generation,
-        decision,
-    };
+    let judgement = Judgement::unpack(decision(&seen.key, generation));
     flow.set_judgement(judgement);
-    if before.decision != decision && decision.policy != 0 {
-        maps::report_judged(key, decision, seen.direction, seen.now);
+    if before.decision != judgement.decision && judgement.decision.policy != 0 {
+        report(seen, judgement);
     }
     judgement
 }
 
-/// Books a packet to its flow and gives the flow's verdict.
-#[inline(always)]
-fn account(flow: Flow, key: &FlowKey, seen: &Seen, decision: Decision) -> Verdict {
-    flow.touch(seen.direction, seen.tcp_flags, seen.now);
-    if decision.policy != 0 {
-        maps::count_hit(key.mac(), decision, seen.direction, seen.wire);
-    }
-    match (seen.direction, decision.verdict) {
-        (Direction::Upload, _) | (Direction::Download, Verdict::Pass) => {
-            flow.count(seen.direction, seen.wire);
+/// The packed judgement about a flow.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn decision(key: *const FlowKey, generation: u32) -> u64 {
+    // SAFETY: as in `book`.
+    let (Some(key), Some(settings)) = (unsafe { key.as_ref() }, maps::settings()) else {
+        return Judgement {
+            generation,
+            decision: Decision::PASS,
         }
-        (Direction::Download, Verdict::Reject | Verdict::Drop) => {
-            maps::count_refused(key.ifindex(), seen.wire);
-        }
+        .pack();
+    };
+    let decision = decide(&Rulebook::new(generation, settings), key);
+    Judgement {
+        generation,
+        decision,
     }
-    decision.verdict
+    .pack()
 }
 
 /// A packet without a flow: opens one, or books the packet to the device's overflow.
-///
-/// Not inlined: the steady path keeps its registers and its cache lines.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn first_packet(key: &FlowKey, hash: u64, seen: &Seen, settings: &Settings) -> Verdict {
+extern "C" fn first_packet(seen: *const Seen, hash: u64) -> u32 {
+    // SAFETY: as in `book`.
+    let (Some(seen), Some(settings)) = (unsafe { seen.as_ref() }, maps::settings()) else {
+        return Verdict::Pass as u32;
+    };
     let generation = maps::generation(settings);
-    let device = maps::device(key.mac(), seen.now);
+    let device = maps::device(seen.key.mac(), seen.now);
     if device != FURTHER_DEVICES
-        && let Some(flow) = maps::open_flow(key, hash, device, seen.direction, seen.now, settings)
+        && let Some(flow) = maps::open_flow(
+            &seen.key,
+            hash,
+            device,
+            seen.direction(),
+            seen.now,
+            settings,
+        )
     {
-        let judgement = judge(flow, key, seen, generation, settings);
-        return account(flow, key, seen, judgement.decision);
+        let judgement = judge(flow, seen, generation);
+        return account(flow, seen, judgement.decision) as u32;
     }
-    let decision = decide(&Rulebook::new(generation, settings), key);
+    let decision = Judgement::unpack(decision(&seen.key, generation)).decision;
     if decision.policy != 0 {
-        maps::count_hit(key.mac(), decision, seen.direction, seen.wire);
+        hit(seen, decision);
     }
-    match (seen.direction, decision.verdict) {
-        (Direction::Upload, _) | (Direction::Download, Verdict::Pass) => {
-            maps::count_overflow(device, key, seen.direction, seen.wire, seen.now);
-        }
-        (Direction::Download, Verdict::Reject | Verdict::Drop) => {
-            maps::count_refused(key.ifindex(), seen.wire);
-        }
+    if seen.direction != Direction::Upload as u32 && decision.verdict != Verdict::Pass {
+        maps::count_refused(seen.key.ifindex(), seen.wire);
+    } else {
+        maps::count_overflow(device, &seen.key, seen.direction(), seen.wire, seen.now);
     }
-    decision.verdict
+    decision.verdict as u32
+}
+
+#[inline(always)]
+fn hit(seen: &Seen, decision: Decision) {
+    count_hit(
+        seen,
+        Judgement {
+            generation: 0,
+            decision,
+        }
+        .pack(),
+    );
+}
+
+/// Counts a packet to which a policy applied.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn count_hit(seen: *const Seen, judgement: u64) -> u32 {
+    // SAFETY: as in `book`.
+    if let Some(seen) = unsafe { seen.as_ref() } {
+        let decision = Judgement::unpack(judgement).decision;
+        maps::count_hit(seen.key.mac(), decision, seen.direction(), seen.wire);
+    }
+    0
+}
+
+#[inline(always)]
+fn report(seen: &Seen, judgement: Judgement) {
+    report_judged(seen, judgement.pack());
+}
+
+/// Tells user space that a policy matched a flow.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn report_judged(seen: *const Seen, judgement: u64) -> u32 {
+    // SAFETY: as in `book`.
+    if let Some(seen) = unsafe { seen.as_ref() } {
+        let decision = Judgement::unpack(judgement).decision;
+        maps::report_judged(&seen.key, decision, seen.direction(), seen.now);
+    }
+    0
+}
+
+#[inline(always)]
+fn first_fragment(seen: &Seen, identification: u32) {
+    remember_fragment(seen, identification);
+}
+
+/// Remembers the ports of a packet's first fragment.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn remember_fragment(seen: *const Seen, identification: u32) -> u32 {
+    // SAFETY: as in `book`.
+    if let Some(seen) = unsafe { seen.as_ref() } {
+        maps::remember_fragment(&fragment(seen, identification), seen.key.ports());
+    }
+    0
+}
+
+/// The ports of a later fragment's first one; 0 where it is not known.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn later_fragment(seen: *const Seen, identification: u32) -> u32 {
+    // SAFETY: as in `book`.
+    match unsafe { seen.as_ref() } {
+        Some(seen) => maps::ports_of_fragment(&fragment(seen, identification)).unwrap_or(0),
+        None => 0,
+    }
+}
+
+#[inline(always)]
+fn fragment(seen: &Seen, identification: u32) -> FragmentKey {
+    FragmentKey {
+        flow: seen.key.with_ports(0),
+        identification,
+        direction: seen.direction,
+    }
 }
 
 #[inline(always)]
 fn multicast<F: Frame>(frame: &F, parsed: &Parsed) -> Verdict {
     let wire = frame.wire(Some(parsed));
+    count_multicast(
+        frame.ifindex(),
+        parsed.family as u32,
+        wire.packets,
+        wire.bytes,
+    );
+    Verdict::Pass
+}
+
+/// Books a frame to a group address.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn count_multicast(ifindex: u32, family: u32, packets: u64, bytes: u64) -> u32 {
     // SAFETY: the helper reads a clock.
     let now = unsafe { bpf_jiffies64() };
-    maps::count_multicast(frame.ifindex(), parsed.family, wire, now);
-    Verdict::Pass
+    maps::count_multicast(ifindex, family, Tally { packets, bytes }, now);
+    0
 }
 
 /// What cannot be read passes, and is counted by reason.
 #[inline(always)]
 fn skip<F: Frame>(frame: &F, direction: Direction, reason: Skip) -> Verdict {
-    maps::count_skipped(frame.ifindex(), direction, reason, frame.wire(None));
+    let wire = frame.wire(None);
+    count_skipped(
+        frame.ifindex(),
+        direction as u32,
+        reason as u32,
+        wire.packets,
+        wire.bytes,
+    );
     Verdict::Pass
+}
+
+/// Books a frame that is not accounted to a device.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn count_skipped(
+    ifindex: u32,
+    direction: u32,
+    reason: u32,
+    packets: u64,
+    bytes: u64,
+) -> u32 {
+    let wire = Tally { packets, bytes };
+    maps::count_skipped(ifindex, direction, reason, wire);
+    0
 }

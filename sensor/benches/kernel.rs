@@ -38,7 +38,11 @@ fn main() -> Result<()> {
             let before = cpu_time();
             let outcome = programs.run_xdp(program, frame, REPEATS)?;
             let ns = (cpu_time() - before) / f64::from(REPEATS);
-            ensure!(outcome.verdict == XDP_PASS, "{name} gave {}", outcome.verdict);
+            ensure!(
+                outcome.verdict == XDP_PASS,
+                "{name} gave {}",
+                outcome.verdict
+            );
             samples.push((ns, outcome.duration.as_nanos()));
         }
     }
@@ -46,11 +50,17 @@ fn main() -> Result<()> {
         samples.sort_by(|a, b| a.0.total_cmp(&b.0));
         println!(
             "{name:16} median {:6.1} ns (kernel says {:3}), lowest {:6.1}, highest {:6.1}",
-            samples[ROUNDS / 2].0, samples[ROUNDS / 2].1, samples[0].0, samples[ROUNDS - 1].0
+            samples[ROUNDS / 2].0,
+            samples[ROUNDS / 2].1,
+            samples[0].0,
+            samples[ROUNDS - 1].0
         );
     }
     for flow in sensor.flows()? {
-        println!("{} packets {} bytes", flow.upload_packets, flow.upload_bytes);
+        println!(
+            "{} packets {} bytes",
+            flow.upload_packets, flow.upload_bytes
+        );
     }
     Ok(())
 }
@@ -68,9 +78,27 @@ impl Bpffs {
         // SAFETY: plain system calls; strings are C literals or live through the call.
         unsafe {
             ensure!(libc::unshare(libc::CLONE_NEWNS) == 0, "unshare");
-            ensure!(libc::mount(std::ptr::null(), c"/".as_ptr(), std::ptr::null(), libc::MS_REC | libc::MS_PRIVATE, std::ptr::null()) == 0, "private");
+            ensure!(
+                libc::mount(
+                    std::ptr::null(),
+                    c"/".as_ptr(),
+                    std::ptr::null(),
+                    libc::MS_REC | libc::MS_PRIVATE,
+                    std::ptr::null()
+                ) == 0,
+                "private"
+            );
             let c = std::ffi::CString::new(place.to_str().context("path")?)?;
-            ensure!(libc::mount(c"bpf".as_ptr(), c.as_ptr(), c"bpf".as_ptr(), 0, std::ptr::null()) == 0, "mount");
+            ensure!(
+                libc::mount(
+                    c"bpf".as_ptr(),
+                    c.as_ptr(),
+                    c"bpf".as_ptr(),
+                    0,
+                    std::ptr::null()
+                ) == 0,
+                "mount"
+            );
         }
         Ok(Self(place))
     }
@@ -86,8 +114,12 @@ impl Drop for Bpffs {
 
 fn tcp_ipv4() -> Vec<u8> {
     let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0];
-    frame.extend([0x45, 0, 0, 40, 0, 0, 0x40, 0, 64, 6, 0, 0, 192, 168, 1, 2, 203, 0, 113, 5]);
-    frame.extend([0x9c, 0x40, 1, 0xbb, 0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x10, 0xff, 0xff, 0, 0, 0, 0]);
+    frame.extend([
+        0x45, 0, 0, 40, 0, 0, 0x40, 0, 64, 6, 0, 0, 192, 168, 1, 2, 203, 0, 113, 5,
+    ]);
+    frame.extend([
+        0x9c, 0x40, 1, 0xbb, 0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x10, 0xff, 0xff, 0, 0, 0, 0,
+    ]);
     frame
 }
 
@@ -96,6 +128,8 @@ fn tcp_ipv6() -> Vec<u8> {
     frame.extend([0x60, 0, 0, 0, 0, 20, 6, 64]);
     frame.extend([0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2]);
     frame.extend([0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5]);
-    frame.extend([0x9c, 0x40, 1, 0xbb, 0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x10, 0xff, 0xff, 0, 0, 0, 0]);
+    frame.extend([
+        0x9c, 0x40, 1, 0xbb, 0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x10, 0xff, 0xff, 0, 0, 0, 0,
+    ]);
     frame
 }

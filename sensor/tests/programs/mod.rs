@@ -141,7 +141,9 @@ impl Programs {
 
     fn load_all(&mut self) -> Result<()> {
         for (name, program) in self.0.programs_mut() {
-            if matches!(name, "upload_frags"|"upload_tc"|"download") {continue;}
+            if matches!(name, "upload_frags" | "upload_tc" | "download") {
+                continue;
+            }
             match program {
                 Program::Xdp(program) => program.load(),
                 Program::SchedClassifier(program) => program.load(),
@@ -154,13 +156,19 @@ impl Programs {
 
     /// An XDP program.
     pub(crate) fn xdp(&self, name: &str) -> Result<&Xdp> {
-        let program = self.0.program(name).with_context(|| format!("no program {name}"))?;
+        let program = self
+            .0
+            .program(name)
+            .with_context(|| format!("no program {name}"))?;
         Ok(program.try_into()?)
     }
 
     /// A TC program.
     pub(crate) fn tc(&self, name: &str) -> Result<&SchedClassifier> {
-        let program = self.0.program(name).with_context(|| format!("no program {name}"))?;
+        let program = self
+            .0
+            .program(name)
+            .with_context(|| format!("no program {name}"))?;
         Ok(program.try_into()?)
     }
 
@@ -176,7 +184,9 @@ impl Programs {
 
     /// A map, to be written.
     pub(crate) fn map_mut(&mut self, name: &str) -> Result<&mut aya::maps::Map> {
-        self.0.map_mut(name).with_context(|| format!("no map {name}"))
+        self.0
+            .map_mut(name)
+            .with_context(|| format!("no map {name}"))
     }
 
     /// A map, to be read.
@@ -264,8 +274,9 @@ fn object(name: &str) -> Result<Vec<u8>> {
             .parent()
             .map(Path::to_path_buf)
             .unwrap_or_default(),
-        None => Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("../target/bpf/bpfel-unknown-none/kernel"),
+        None => {
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bpf/bpfel-unknown-none/kernel")
+        }
     };
     let path = folder.join(name);
     fs::read(&path).with_context(|| {
