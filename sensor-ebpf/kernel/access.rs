@@ -1,5 +1,7 @@
 //! Packet memory: the only `unsafe` that touches it.
 
+use core::arch::asm;
+
 use aya_ebpf::{
     bindings::{__sk_buff, xdp_md},
     helpers::{bpf_skb_load_bytes, bpf_xdp_get_buff_len},
@@ -7,7 +9,7 @@ use aya_ebpf::{
 };
 use sensor_ebpf::{
     books::Tally,
-    packet::Packet,
+    packet::{OFFSET_LIMIT, Packet},
     parse::{Parsed, protocol},
 };
 
@@ -45,6 +47,23 @@ impl Linear {
     }
 }
 
+/// See [`Packet::forget`]: a number and twice another, which to the verifier is any number.
+#[inline(always)]
+fn forget(offset: usize, noise: u64) -> usize {
+    let mut forgotten = offset;
+    // SAFETY: register arithmetic only.
+    unsafe {
+        asm!(
+            "{forgotten} ^= {noise}",
+            "{forgotten} ^= {noise}",
+            forgotten = inout(reg) forgotten,
+            noise = in(reg) noise,
+            options(pure, nomem, nostack),
+        );
+    }
+    forgotten & (OFFSET_LIMIT - 1)
+}
+
 /// A frame at XDP that lies in one buffer.
 pub(crate) struct LinearFrame {
     octets: Linear,
@@ -77,6 +96,11 @@ impl Packet for LinearFrame {
     #[inline(always)]
     fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
         self.octets.load(offset)
+    }
+
+    #[inline(always)]
+    fn forget(&self, offset: usize, noise: u64) -> usize {
+        forget(offset, noise)
     }
 }
 
@@ -111,6 +135,11 @@ impl Packet for MultiBufferFrame {
     #[inline(always)]
     fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
         self.0.load(offset)
+    }
+
+    #[inline(always)]
+    fn forget(&self, offset: usize, noise: u64) -> usize {
+        forget(offset, noise)
     }
 }
 
@@ -185,6 +214,11 @@ impl Packet for SocketBuffer {
         };
         (status == 0).then_some(octets)
     }
+
+    #[inline(always)]
+    fn forget(&self, offset: usize, noise: u64) -> usize {
+        forget(offset, noise)
+    }
 }
 
 impl Frame for SocketBuffer {
@@ -238,8 +272,8 @@ impl SocketBuffer {
         const TCP_DATA_OFFSET: usize = 12;
         const UDP_LEN: usize = 8;
         let transport = match parsed.protocol {
-            protocol::TCP => match self.load::<1>(parsed.transport_offset + TCP_DATA_OFFSET) {
-                Some([offset]) => usize::from(offset >> 4) * 4,
+            protocol::TCP => match self.load::<2>(parsed.transport_offset + TCP_DATA_OFFSET) {
+                Some([offset, _]) => usize::from(offset >> 4) * 4,
                 None => 0,
             },
             _ => UDP_LEN,

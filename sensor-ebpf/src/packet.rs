@@ -7,7 +7,22 @@
 pub trait Packet {
     /// The `N` bytes that start at `offset`, or `None` where the frame is shorter.
     fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]>;
+
+    /// The same offset, below [`OFFSET_LIMIT`], stripped of what is known about it.
+    ///
+    /// The kernel's verifier walks every way through a program and ends one only where it meets a
+    /// state it has seen. Offsets that each way adds up differently would keep the ways apart to
+    /// the end, and they multiply. `noise` is any number that was read from the frame and not
+    /// compared with anything.
+    #[inline(always)]
+    fn forget(&self, offset: usize, _noise: u64) -> usize {
+        offset
+    }
 }
+
+/// Above every offset that a parser reaches: four tags, PPPoE, IPv6 and
+/// [`MAX_EXTENSION_HEADERS`](crate::parse::MAX_EXTENSION_HEADERS) of 2,048 octets. A power of two.
+pub const OFFSET_LIMIT: usize = 0x8000;
 
 impl Packet for [u8] {
     #[inline(always)]

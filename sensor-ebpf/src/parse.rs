@@ -377,6 +377,10 @@ pub fn parse<P: Packet + ?Sized>(packet: &P) -> Result<Parsed, Skip> {
             parsed.network_offset += pppoe::LEN;
         }
     }
+    if parsed.network_offset != ethernet::LEN {
+        parsed.network_offset =
+            packet.forget(parsed.network_offset, parsed.destination_mac.word());
+    }
     match network {
         ethertype::IPV4 => ipv4(packet, parsed),
         ethertype::IPV6 => ipv6(packet, parsed),
@@ -414,10 +418,10 @@ fn ipv4<P: Packet + ?Sized>(packet: &P, mut parsed: Parsed) -> Result<Parsed, Sk
         }
         parsed.transport_len = total_len - header_len;
     }
-    // The options are passed over unread, but they must be there.
+    // The options are passed over unread, but the last four octets of them must be there.
     if header_len > ipv4::MIN_LEN
         && packet
-            .load::<1>(parsed.network_offset + header_len - 1)
+            .load::<4>(parsed.network_offset + header_len - 4)
             .is_none()
     {
         return Err(Skip::Ipv4Truncated);
@@ -497,7 +501,8 @@ fn ipv6<P: Packet + ?Sized>(packet: &P, mut parsed: Parsed) -> Result<Parsed, Sk
             }
         }
         parsed.protocol = next;
-        parsed.transport_offset += octets;
+        parsed.transport_offset =
+            packet.forget(parsed.transport_offset + octets, parsed.source.high);
         extensions += 1;
     }
     // 0 announces a jumbogram (RFC 2675) or a super-packet of the kernel: length not known here.
