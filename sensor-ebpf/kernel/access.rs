@@ -4,7 +4,7 @@ use core::arch::asm;
 
 use aya_ebpf::{
     bindings::{__sk_buff, xdp_md},
-    helpers::{bpf_skb_load_bytes, bpf_xdp_get_buff_len},
+    helpers::{bpf_skb_pull_data, bpf_xdp_get_buff_len},
     programs::{TcContext, XdpContext},
 };
 use sensor_ebpf::{
@@ -19,6 +19,13 @@ pub(crate) trait Frame: Packet {
     fn ifindex(&self) -> u32;
     /// Packets and octets on the wire; `parsed` is the first of them where the frame is several.
     fn wire(&self, parsed: Option<&Parsed>) -> Tally;
+    /// The same frame with more of its octets readable, where some are not.
+    fn reveal(&self) -> Option<Self>
+    where
+        Self: Sized,
+    {
+        None
+    }
 }
 
 /// The directly readable octets of a frame.
@@ -160,6 +167,7 @@ impl Frame for MultiBufferFrame {
 }
 
 /// Which side of the stack a socket buffer is at.
+#[derive(Clone, Copy)]
 enum Side {
     Ingress,
     Egress,
@@ -198,21 +206,7 @@ impl SocketBuffer {
 impl Packet for SocketBuffer {
     #[inline(always)]
     fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
-        if let Some(octets) = self.octets.load(offset) {
-            return Some(octets);
-        }
-        // The header reaches into the paged part of the buffer.
-        let mut octets = [0; N];
-        // SAFETY: `octets` has room for N octets; the helper checks the packet's length.
-        let status = unsafe {
-            bpf_skb_load_bytes(
-                self.skb.cast(),
-                offset as u32,
-                octets.as_mut_ptr().cast(),
-                N as u32,
-            )
-        };
-        (status == 0).then_some(octets)
+        self.octets.load(offset)
     }
 
     #[inline(always)]
@@ -262,6 +256,26 @@ impl Frame for SocketBuffer {
             bytes += 4 * packets;
         }
         Tally { packets, bytes }
+    }
+
+    /// Headers can reach into the paged part of the buffer: the kernel moves them to the front.
+    ///
+    /// Only after a parse that ended early: it may copy, and most buffers have all their headers
+    /// in front.
+    #[inline(always)]
+    fn reveal(&self) -> Option<Self> {
+        /// More than any header chain of a real packet.
+        const HEADERS: u32 = 512;
+        // SAFETY: the context is valid while the program runs.
+        let len = unsafe { (*self.skb).len };
+        if self.octets.end - self.octets.start >= len.min(HEADERS) as usize {
+            return None;
+        }
+        // SAFETY: as above; the pointers of `self` are not used any more when this succeeded.
+        if unsafe { bpf_skb_pull_data(self.skb, len.min(HEADERS)) } != 0 {
+            return None;
+        }
+        Some(Self::new(self.skb, self.side))
     }
 }
 

@@ -31,8 +31,9 @@ fn compose<P: Packet>(frame: &P) -> Option<(&'static [u8; ANSWER_CAPACITY], usiz
 }
 
 /// Turns the frame into the answer and sends it back where it came from.
+#[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) fn from_xdp(context: *mut xdp_md) -> u32 {
+pub(crate) extern "C" fn answer_xdp(context: *mut xdp_md) -> u32 {
     let frame = LinearFrame::new(&XdpContext::new(context));
     let ifindex = frame.ifindex();
     let Some((answer, len)) = compose(&frame) else {
@@ -62,15 +63,16 @@ pub(crate) fn from_xdp(context: *mut xdp_md) -> u32 {
 }
 
 /// Turns the socket buffer into the answer and sends it out of the interface it came in by.
+#[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) fn from_tc(skb: *mut __sk_buff) -> i32 {
+pub(crate) extern "C" fn answer_tc(skb: *mut __sk_buff) -> u32 {
     let frame = SocketBuffer::ingress(&TcContext::new(skb));
     let ifindex = frame.ifindex();
     let Some((answer, len)) = compose(&frame) else {
-        return TC_ACT_SHOT;
+        return TC_ACT_SHOT as u32;
     };
     if len == 0 || len > ANSWER_CAPACITY {
-        return TC_ACT_SHOT;
+        return TC_ACT_SHOT as u32;
     }
     // SAFETY: the context is valid while the program runs; the answer's buffer has room for `len`
     // octets, as just compared.
@@ -80,9 +82,9 @@ pub(crate) fn from_tc(skb: *mut __sk_buff) -> i32 {
     };
     if !sent {
         maps::count_answer_failed(ifindex);
-        return TC_ACT_SHOT;
+        return TC_ACT_SHOT as u32;
     }
     maps::count_answered(ifindex, len as u64);
     // SAFETY: the helper notes where to send the buffer.
-    unsafe { bpf_redirect(ifindex, 0) as i32 }
+    unsafe { bpf_redirect(ifindex, 0) as u32 }
 }

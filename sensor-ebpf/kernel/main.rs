@@ -30,37 +30,37 @@ use crate::access::{LinearFrame, MultiBufferFrame, SocketBuffer};
 /// Uploads, where a frame lies in one buffer.
 #[xdp]
 fn upload(context: XdpContext) -> u32 {
-    match observe::observe(&LinearFrame::new(&context), Direction::Upload) {
+    match observe::observe(LinearFrame::new(&context), Direction::Upload) {
         Verdict::Pass => xdp_action::XDP_PASS,
         Verdict::Drop => xdp_action::XDP_DROP,
-        Verdict::Reject => answer::from_xdp(context.ctx),
+        Verdict::Reject => answer::answer_xdp(context.ctx),
     }
 }
 
 /// Uploads, where the link's MTU does not fit one buffer (kernel 5.18 and newer).
 #[xdp(frags)]
 fn upload_frags(context: XdpContext) -> u32 {
-    match observe::observe(&MultiBufferFrame::new(&context), Direction::Upload) {
+    match observe::observe(MultiBufferFrame::new(&context), Direction::Upload) {
         Verdict::Pass => xdp_action::XDP_PASS,
         Verdict::Drop => xdp_action::XDP_DROP,
-        Verdict::Reject => answer::from_xdp(context.ctx),
+        Verdict::Reject => answer::answer_xdp(context.ctx),
     }
 }
 
 /// Uploads, where XDP is not to be had, and where frames were merged before the program (GRO).
 #[classifier]
 fn upload_tc(context: TcContext) -> i32 {
-    match observe::observe(&SocketBuffer::ingress(&context), Direction::Upload) {
+    match observe::observe(SocketBuffer::ingress(&context), Direction::Upload) {
         Verdict::Pass => TC_ACT_UNSPEC,
         Verdict::Drop => TC_ACT_SHOT,
-        Verdict::Reject => answer::from_tc(context.skb.skb),
+        Verdict::Reject => answer::answer_tc(context.skb.skb) as i32,
     }
 }
 
 /// Downloads.
 #[classifier]
 fn download(context: TcContext) -> i32 {
-    match observe::observe(&SocketBuffer::egress(&context), Direction::Download) {
+    match observe::observe(SocketBuffer::egress(&context), Direction::Download) {
         Verdict::Pass => TC_ACT_UNSPEC,
         // The sender is not told: its next packet finds the flow refused from the device's side.
         Verdict::Drop | Verdict::Reject => TC_ACT_SHOT,

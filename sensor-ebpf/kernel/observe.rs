@@ -45,17 +45,26 @@ impl Seen {
 ///
 /// A steady packet of a known flow costs one search in the flow index and no other lookup.
 #[inline(always)]
-pub(crate) fn observe<F: Frame>(frame: &F, direction: Direction) -> Verdict {
-    let parsed = match parse(frame) {
-        Ok(parsed) => parsed,
-        Err(reason) => return skip(frame, direction, reason),
+pub(crate) fn observe<F: Frame>(mut frame: F, direction: Direction) -> Verdict {
+    let mut revealed = false;
+    let parsed = loop {
+        match parse(&frame) {
+            Ok(parsed) => break parsed,
+            Err(reason) => match frame.reveal() {
+                Some(more) if !revealed => {
+                    frame = more;
+                    revealed = true;
+                }
+                _ => return skip(&frame, direction, reason),
+            },
+        }
     };
     match direction {
         Direction::Upload if parsed.source_mac.is_group() => {
-            return skip(frame, direction, Skip::SourceIsGroup);
+            return skip(&frame, direction, Skip::SourceIsGroup);
         }
         Direction::Download if parsed.destination_mac.is_group() => {
-            return multicast(frame, &parsed);
+            return multicast(&frame, &parsed);
         }
         Direction::Upload | Direction::Download => {}
     }

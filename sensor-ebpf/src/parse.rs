@@ -378,8 +378,7 @@ pub fn parse<P: Packet + ?Sized>(packet: &P) -> Result<Parsed, Skip> {
         }
     }
     if parsed.network_offset != ethernet::LEN {
-        parsed.network_offset =
-            packet.forget(parsed.network_offset, parsed.destination_mac.word());
+        parsed.network_offset = packet.forget(parsed.network_offset, parsed.destination_mac.word());
     }
     match network {
         ethertype::IPV4 => ipv4(packet, parsed),
