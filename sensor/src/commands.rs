@@ -6,6 +6,10 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use tracing_subscriber::{
+    filter::Targets, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+};
+
 use crate::{
     aggregate::{self, Aggregate, Daemon},
     cli::{self, Cli, Command, LogLevel},
@@ -117,10 +121,17 @@ fn doctor(out: &mut impl std::io::Write, config: &Config) -> anyhow::Result<Exit
 }
 
 fn log_to_stderr(level: LogLevel) {
-    tracing_subscriber::fmt()
+    // aya tells every relocation at debug.
+    let levels = Targets::new()
+        .with_default(tracing::Level::from(level))
+        .with_target("aya", tracing::Level::WARN)
+        .with_target("aya_obj", tracing::Level::WARN);
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(stderr)
         .with_ansi(stderr().is_terminal())
-        .with_max_level(tracing::Level::from(level))
-        .with_target(false)
+        .with_target(false);
+    tracing_subscriber::registry()
+        .with(levels)
+        .with(lines)
         .init();
 }
