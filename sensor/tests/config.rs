@@ -3,6 +3,8 @@
 //! `config-problems.txt` holds the cases: a text, a line `----`, what is printed about it, a line
 //! `====`. `EXPECT=write cargo test -p sensor --test config` writes it anew, for review.
 
+#![allow(clippy::unwrap_used)] // A test fails by panicking.
+
 use std::{
     env,
     fmt::Write as _,
