@@ -441,6 +441,8 @@ fn print_table(out: &mut impl Write, table: &Table, empty: &str) -> io::Result<(
         return writeln!(out, "{empty}");
     }
     for line in table.lines() {
+        // Each cell has a space on both sides; the first column needs none.
+        let line = line.strip_prefix(' ').unwrap_or(&line);
         writeln!(out, "{}", line.trim_end())?;
     }
     Ok(())

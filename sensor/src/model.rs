@@ -231,7 +231,7 @@ pub struct PolicyState {
 pub struct Ticks {
     /// How many.
     pub count: u64,
-    /// CPU and waiting time of all of them.
+    /// CPU time of all of them.
     pub total: Duration,
     /// The last one.
     pub last: Duration,

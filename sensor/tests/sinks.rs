@@ -1,5 +1,7 @@
 //! One snapshot, and what each sink makes of it.
 
+#![allow(clippy::unwrap_used)] // A test fails by panicking.
+
 use std::{
     collections::BTreeMap,
     env, fs, io,
@@ -373,4 +375,28 @@ async fn an_address_that_cannot_be_had_has_a_sentence() {
         .unwrap_err()
         .to_string();
     assert!(error.contains("does not have the address"), "{error}");
+}
+
+#[test]
+fn alerts_and_readme_name_metrics_that_exist() {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
+    let metrics = metrics::render(&snapshot(), BUILD).unwrap();
+    for file in [
+        "deploy/prometheus/alerts.yml",
+        "README.md",
+        "deploy/sensor.toml",
+    ] {
+        let text = fs::read_to_string(root.join(file)).unwrap();
+        let names: Vec<&str> = text
+            .split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+            .filter(|word| word.starts_with("sensor_") && *word != "sensor_ebpf")
+            .collect();
+        assert!(!names.is_empty(), "{file} names no metric");
+        for name in names {
+            let exists = metrics
+                .lines()
+                .any(|line| !line.starts_with('#') && line.split(['{', ' ']).next() == Some(name));
+            assert!(exists, "{file} names {name}, which does not exist");
+        }
+    }
 }

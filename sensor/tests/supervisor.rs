@@ -1,5 +1,7 @@
 //! What a service manager hears over a real notification socket.
 
+#![allow(clippy::unwrap_used)] // A test fails by panicking.
+
 use std::{
     env, fs, io,
     os::unix::net::UnixDatagram,

@@ -708,7 +708,7 @@ impl Reader {
             Some(number) => number,
             None => {
                 let (least, most) = range.into_inner();
-                self.out_of_range(value, key, &grouped(least), &grouped(most), &example);
+                self.out_of_range(value, key, &least.to_string(), &most.to_string(), &example);
                 default
             }
         }
@@ -834,17 +834,4 @@ fn closest<'k>(written: &str, known: impl Iterator<Item = &'k str>) -> Option<&'
 fn quoted<'k>(words: impl Iterator<Item = &'k str>) -> String {
     let words: Vec<String> = words.map(|word| format!("`{word}`")).collect();
     words.join(", ")
-}
-
-/// A number with commas between the thousands.
-fn grouped(number: u32) -> String {
-    let digits = number.to_string();
-    let mut grouped = String::new();
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place) % 3 == 0 {
-            grouped.push(',');
-        }
-        grouped.push(digit);
-    }
-    grouped
 }

@@ -372,7 +372,7 @@ pub(super) fn duration_text(duration: Duration) -> String {
         ("m", 60_000),
         ("s", 1_000),
     ] {
-        if milliseconds >= length && milliseconds % length == 0 {
+        if milliseconds >= length && milliseconds.is_multiple_of(length) {
             return format!("{}{unit}", milliseconds / length);
         }
     }

@@ -68,7 +68,7 @@ mod declared {
     /// The one summary: what the ticks took.
     pub(super) const TICK_DURATION: (&str, &str) = (
         "sensor_tick_duration_seconds",
-        "Time that ticks took, waiting included.",
+        "CPU time that ticks took: reading, reaping and adding up the tables of the kernel.",
     );
 
     metrics! {
@@ -152,7 +152,7 @@ mod declared {
         RING_LOST: Counter "sensor_ring_lost_samples_total" []
             "Samples lost because the ring was full.";
         TICK_LAST: Gauge "sensor_tick_last_duration_seconds" []
-            "Time that the last tick took, waiting included.";
+            "CPU time that the last tick took.";
     }
 }
 
@@ -312,8 +312,8 @@ fn policies(snapshot: &Snapshot, families: &mut Vec<MetricFamily>) {
     families.extend(declared::POLICY_HIT_BYTES.family(hits(bytes)));
     families.extend(declared::POLICY_HITS_LOST.value(number(snapshot.device_table.hits_lost)));
     families.extend(declared::POLICY_GENERATION.value(f64::from(policy.generation)));
-    families.extend(declared::POLICIES.value(number(policy.policies as u64)));
-    families.extend(declared::PREFIXES.value(number(policy.prefixes as u64)));
+    families.extend(declared::POLICIES.value(number(policy.policies)));
+    families.extend(declared::PREFIXES.value(number(policy.prefixes)));
     families.extend(declared::POLICY_RELOADS.family([
         (["applied"], number(policy.reloads)),
         (["refused"], number(policy.reloads_refused)),
