@@ -1,0 +1,3 @@
+//! x
+/// x
+pub fn demo(_json: Option<&std::path::Path>) -> anyhow::Result<()> { Ok(()) }
