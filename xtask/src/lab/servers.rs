@@ -46,8 +46,7 @@ impl Servers {
 /// The name server of the internet.
 fn names(internet: &Host) -> Result<Process> {
     let configuration = format!(
-        "user=root\n\
-         port=53\n\
+        "port=53\n\
          listen-address={NAME_SERVER}\n\
          bind-interfaces\n\
          no-resolv\n\
@@ -63,8 +62,7 @@ fn names(internet: &Host) -> Result<Process> {
 /// Addresses and names for the household.
 fn household(gateway: &Host) -> Result<Process> {
     let configuration = format!(
-        "user=root\n\
-         interface=br-lan\n\
+        "interface=br-lan\n\
          except-interface=lo\n\
          bind-dynamic\n\
          no-resolv\n\
@@ -88,8 +86,10 @@ fn household(gateway: &Host) -> Result<Process> {
 fn dnsmasq(host: &Host, configuration: &str, address: IpAddr) -> Result<Process> {
     let file = host.folder.join("dnsmasq.conf");
     fs::write(&file, configuration)?;
+    // Debug mode, because it is the one that does not touch its credentials: a process that does
+    // loses the signal by which it ends with us.
     let arguments = [
-        "--keep-in-foreground".to_owned(),
+        "--no-daemon".to_owned(),
         "--log-facility=-".to_owned(),
         format!("--conf-file={}", file.display()),
     ];
