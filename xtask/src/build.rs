@@ -148,9 +148,14 @@ fn rustflags(linker: &Path) -> String {
 /// say where cargo's home and registries are stay.
 fn decides_compiler(name: &str) -> bool {
     let kept = ["CARGO_HOME", "CARGO_INCREMENTAL", "RUSTUP_HOME"].contains(&name)
-        || ["CARGO_HTTP_", "CARGO_NET_", "CARGO_REGISTR", "CARGO_SOURCE_"]
-            .iter()
-            .any(|prefix| name.starts_with(prefix));
+        || [
+            "CARGO_HTTP_",
+            "CARGO_NET_",
+            "CARGO_REGISTR",
+            "CARGO_SOURCE_",
+        ]
+        .iter()
+        .any(|prefix| name.starts_with(prefix));
     let decides = ["CARGO", "RUSTC", "RUSTDOC", "RUSTFLAGS", "RUSTUP_"]
         .iter()
         .any(|prefix| name.starts_with(prefix));
@@ -176,7 +181,13 @@ mod tests {
         ] {
             assert!(decides_compiler(gone), "{gone}");
         }
-        for kept in ["CARGO_HOME", "CARGO_HTTP_CAINFO", "CARGO_REGISTRIES_X_INDEX", "PATH", "HOME"] {
+        for kept in [
+            "CARGO_HOME",
+            "CARGO_HTTP_CAINFO",
+            "CARGO_REGISTRIES_X_INDEX",
+            "PATH",
+            "HOME",
+        ] {
             assert!(!decides_compiler(kept), "{kept}");
         }
     }

@@ -84,7 +84,11 @@ impl Chore {
         match self {
             Self::Setup => setup::ensure(&Need::ALL),
             Self::Build { debug, .. } => {
-                let profile = if debug { Profile::Debug } else { Profile::Release };
+                let profile = if debug {
+                    Profile::Debug
+                } else {
+                    Profile::Release
+                };
                 let binary = build::all(profile)?;
                 command::say(&format!("built {}", binary.display()));
                 Ok(())

@@ -234,7 +234,9 @@ fn install(packages: &[&str]) -> Result<()> {
         );
     }
     if !rustix::process::geteuid().is_root() {
-        bail!("these packages are missing, and installing them takes root: run `apt-get install {list}`");
+        bail!(
+            "these packages are missing, and installing them takes root: run `apt-get install {list}`"
+        );
     }
     let _quiet = NoServices::new()?;
     let apt = || {
@@ -301,7 +303,10 @@ mod tests {
 
     #[test]
     fn llvm_versions() {
-        assert_eq!(llvm_major("rustc 1.97.0-nightly\nLLVM version: 22.1.8\n"), Some(22));
+        assert_eq!(
+            llvm_major("rustc 1.97.0-nightly\nLLVM version: 22.1.8\n"),
+            Some(22)
+        );
         assert_eq!(llvm_major("rustc 1.97.0-nightly\n"), None);
     }
 }

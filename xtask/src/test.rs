@@ -1,3 +1,5 @@
 //! x
 /// x
-pub fn all() -> anyhow::Result<()> { Ok(()) }
+pub fn all() -> anyhow::Result<()> {
+    Ok(())
+}

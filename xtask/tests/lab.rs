@@ -23,7 +23,10 @@ fn household() -> Lab {
 #[test]
 fn a_phone_reaches_the_internet_by_both_families() {
     let lab = household();
-    let address = lab.phone.run("ip -4 -br addr show dev eth0").expect("addresses");
+    let address = lab
+        .phone
+        .run("ip -4 -br addr show dev eth0")
+        .expect("addresses");
     assert!(address.contains("192.168.77.11/24"), "{address}");
     let authority = lab.authority().display().to_string();
     for url in [
@@ -43,7 +46,11 @@ fn a_phone_reaches_the_internet_by_both_families() {
             .expect("echo replies");
         let echoed = lab.phone.enter(|| {
             let target = SocketAddr::new(address.parse().expect("an address"), lab::ECHO_PORT);
-            let any = if target.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+            let any = if target.is_ipv4() {
+                "0.0.0.0:0"
+            } else {
+                "[::]:0"
+            };
             let socket = UdpSocket::bind(any).expect("a socket");
             socket.connect(target).expect("a route");
             socket
@@ -64,7 +71,10 @@ fn two_labs_do_not_meet() {
     one.plug(Device::Laptop).expect("a laptop");
     let before = two.quiet_counters().expect("counters")[0].tx.bytes;
     one.laptop
-        .run(&format!("curl -fsS http://{}/large -o /dev/null", lab::WEB_NAME))
+        .run(&format!(
+            "curl -fsS http://{}/large -o /dev/null",
+            lab::WEB_NAME
+        ))
         .expect("a download");
     assert!(one.quiet_counters().expect("counters")[1].tx.bytes > 300_000);
     // A router's advertisement may come at any time; a download may not.
@@ -90,16 +100,26 @@ fn a_killed_lab_leaves_nothing() {
         .spawn()
         .expect("started");
     let folder = xtask::build::workspace().join(format!("target/lab/{}-0", holder.id()));
-    let ready = wait_until("ready", Duration::from_secs(30), || folder.join("ready").exists());
+    let ready = wait_until("ready", Duration::from_secs(30), || {
+        folder.join("ready").exists()
+    });
     let running = processes_of(&folder);
     holder.kill().expect("killed");
     holder.wait().expect("waited for");
     ready.expect("a lab in the other process");
-    assert!(running >= 4, "nginx, two dnsmasq and udhcpc, but {running} processes");
-    wait_until("gone", Duration::from_secs(5), || processes_of(&folder) == 0)
-        .expect("every process of the lab ended with it");
+    assert!(
+        running >= 4,
+        "nginx, two dnsmasq and udhcpc, but {running} processes"
+    );
+    wait_until("gone", Duration::from_secs(5), || {
+        processes_of(&folder) == 0
+    })
+    .expect("every process of the lab ended with it");
     let links = capture(Command::new("ip").args(["-br", "link"])).expect("ip");
-    assert!(!links.contains("lan0") && !links.contains("wan0"), "{links}");
+    assert!(
+        !links.contains("lan0") && !links.contains("wan0"),
+        "{links}"
+    );
     let mounts = std::fs::read_to_string("/proc/self/mounts").expect("mounts");
     assert!(!mounts.contains("target/lab"), "{mounts}");
 }

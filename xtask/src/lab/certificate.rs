@@ -3,9 +3,7 @@
 use std::{fs, path::Path};
 
 use anyhow::{Context, Result};
-use rcgen::{
-    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 
 /// Writes `authority.pem`, and `server.pem` with `server.key` for these names and addresses.
 pub(super) fn write(folder: &Path, names: &[&str]) -> Result<()> {

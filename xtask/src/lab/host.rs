@@ -49,8 +49,7 @@ pub struct Count {
 impl Host {
     pub(crate) fn new(name: &'static str, lab: &Path, mut mounts: Vec<Mount>) -> Result<Self> {
         let folder = lab.join(name);
-        fs::create_dir_all(&folder)
-            .with_context(|| format!("cannot make {}", folder.display()))?;
+        fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
         let resolver = folder.join("resolv.conf");
         fs::write(&resolver, "")?;
         mounts.push(Mount::File {
@@ -229,7 +228,11 @@ impl Process {
         let begun = Instant::now();
         while !ready() {
             if let Some(status) = self.child.try_wait()? {
-                bail!("{} ended ({status}) before {what}:\n{}", self.name, self.log());
+                bail!(
+                    "{} ended ({status}) before {what}:\n{}",
+                    self.name,
+                    self.log()
+                );
             }
             if begun.elapsed() > limit {
                 bail!("{}: not {what} after {limit:?}:\n{}", self.name, self.log());

@@ -13,6 +13,7 @@
 //! A device is not plugged in before [`Lab::plug`]: a sensor that is started before sees every
 //! packet that its ports ever count.
 
+mod books;
 mod certificate;
 mod host;
 mod namespace;
@@ -32,8 +33,10 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 pub use self::{
+    books::{ByDirection, PortBooks, Tally},
     host::{Count, Counters, Host, Process, wait_until},
-    sensor::Sensor,
+    sensor::{LISTEN, Sensor},
+    servers::{ask_prometheus, prometheus},
 };
 use self::{namespace::Mount, servers::Servers};
 use crate::build;
@@ -109,7 +112,11 @@ impl Lab {
         let phone = Host::new("phone", &folder, Vec::new())?;
         let laptop = Host::new("laptop", &folder, Vec::new())?;
         link(&gateway, &internet, options)?;
-        lan(&gateway, [(&phone, PHONE_MAC), (&laptop, LAPTOP_MAC)], options)?;
+        lan(
+            &gateway,
+            [(&phone, PHONE_MAC), (&laptop, LAPTOP_MAC)],
+            options,
+        )?;
         let servers = Servers::start(&gateway, &internet, &folder)?;
         let lab = Self {
             id: name_of(&folder),
@@ -174,21 +181,26 @@ impl Lab {
         &self.servers.authority
     }
 
+    /// What the gateway's two ports have counted.
+    ///
+    /// # Errors
+    /// Where a port is gone.
+    pub fn counters(&self) -> Result<[Counters; 2]> {
+        Ok([
+            self.gateway.counters(PORTS[0])?,
+            self.gateway.counters(PORTS[1])?,
+        ])
+    }
+
     /// What the gateway's two ports have counted, once nothing has moved for a while.
     ///
     /// # Errors
     /// Where packets still come after 20 seconds.
     pub fn quiet_counters(&self) -> Result<[Counters; 2]> {
-        let read = || -> Result<[Counters; 2]> {
-            Ok([
-                self.gateway.counters(PORTS[0])?,
-                self.gateway.counters(PORTS[1])?,
-            ])
-        };
-        let mut last = read()?;
+        let mut last = self.counters()?;
         for _ in 0..50 {
             std::thread::sleep(Duration::from_millis(400));
-            let now = read()?;
+            let now = self.counters()?;
             if now == last {
                 return Ok(now);
             }
@@ -300,7 +312,9 @@ fn new_folder() -> Result<PathBuf> {
             !process.is_some_and(is_alive)
         })
         .filter_map(|folder| {
-            let made = fs::metadata(&folder).and_then(|data| data.modified()).ok()?;
+            let made = fs::metadata(&folder)
+                .and_then(|data| data.modified())
+                .ok()?;
             Some((made, folder))
         })
         .collect();
@@ -367,7 +381,9 @@ fn lan(gateway: &Host, devices: [(&Host, &str); 2], options: Options) -> Result<
          \t}\n\
          }\n",
     )?;
-    gateway.run(&format!("nft -f {}", rules.display())).map(drop)
+    gateway
+        .run(&format!("nft -f {}", rules.display()))
+        .map(drop)
 }
 
 /// A pair of interfaces: `port` on the gateway, `eth0` on the other host. Both are down.
@@ -379,7 +395,9 @@ fn veth(gateway: &Host, port: &str, host: &Host, mac: &str, options: Options) ->
     for (host, interface) in [(gateway, port), (host, "eth0")] {
         // A queue that holds what the driver's ring of 256 frames does not, or a fast sender's
         // packets are lost behind the sensor.
-        host.run(&format!("tc qdisc add dev {interface} root pfifo limit 20000"))?;
+        host.run(&format!(
+            "tc qdisc add dev {interface} root pfifo limit 20000"
+        ))?;
         if !options.offloads {
             host.run(&format!(
                 "ethtool -K {interface} tso off gso off gro off tx off rx off rxvlan off txvlan off"

@@ -80,7 +80,9 @@ impl Lab {
 impl Sensor {
     /// A `sensor` command on the gateway with this sensor's configuration.
     pub fn command(&self, lab: &Lab, words: &[&str]) -> Command {
-        let mut command = lab.gateway.command(&self.binary.display().to_string(), words);
+        let mut command = lab
+            .gateway
+            .command(&self.binary.display().to_string(), words);
         command.arg("--config").arg(&self.configuration);
         command
     }
@@ -100,7 +102,8 @@ impl Sensor {
     /// # Errors
     /// Where it is not served.
     pub fn scrape(&self, lab: &Lab) -> Result<String> {
-        lab.gateway.run(&format!("curl -fsS --max-time 5 http://{LISTEN}/metrics"))
+        lab.gateway
+            .run(&format!("curl -fsS --max-time 5 http://{LISTEN}/metrics"))
     }
 
     /// Replaces the configuration's file as an editor does: the new one is renamed over it.

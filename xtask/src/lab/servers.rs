@@ -33,7 +33,14 @@ impl Servers {
     pub(super) fn start(gateway: &Host, internet: &Host, lab: &Path) -> Result<Self> {
         certificate::write(
             lab,
-            &[WEB_NAME, TRACKER_NAME, WEB[0], WEB[1], TRACKER[0], TRACKER[1]],
+            &[
+                WEB_NAME,
+                TRACKER_NAME,
+                WEB[0],
+                WEB[1],
+                TRACKER[0],
+                TRACKER[1],
+            ],
         )?;
         echo(internet)?;
         Ok(Self {
@@ -141,7 +148,11 @@ fn web(internet: &Host, lab: &Path) -> Result<Process> {
     )?;
     let arguments = ["-p", "-c", "-e"]
         .into_iter()
-        .zip([folder.to_string(), file.display().to_string(), "stderr".to_owned()])
+        .zip([
+            folder.to_string(),
+            file.display().to_string(),
+            "stderr".to_owned(),
+        ])
         .flat_map(|(flag, value)| [flag.to_owned(), value]);
     let mut process = internet.start("nginx", internet.command("nginx", arguments))?;
     let address = SocketAddr::new(WEB[0].parse()?, 443);
@@ -201,18 +212,17 @@ pub(super) fn ask_for_address(device: &Host) -> Result<Process> {
     ]
     .map(str::to_owned)
     .into_iter()
-    .chain([
-        format!("hostname:{}", device.name),
-        "-s".to_owned(),
-        script,
-    ]);
+    .chain([format!("hostname:{}", device.name), "-s".to_owned(), script]);
     let mut client = device.start("udhcpc", device.command("udhcpc", arguments))?;
     client.wait_until("at an IPv4 address", LIMIT, || bound.exists())?;
     Ok(client)
 }
 
 /// A Prometheus on the gateway, which scrapes the sensor every second.
-pub(crate) fn prometheus(gateway: &Host, target: SocketAddr) -> Result<Process> {
+///
+/// # Errors
+/// Where it does not come up within 30 seconds, with its log.
+pub fn prometheus(gateway: &Host, target: SocketAddr) -> Result<Process> {
     let file = gateway.folder.join("prometheus.yml");
     fs::write(
         &file,
@@ -226,7 +236,10 @@ pub(crate) fn prometheus(gateway: &Host, target: SocketAddr) -> Result<Process> 
     )?;
     let arguments = [
         format!("--config.file={}", file.display()),
-        format!("--storage.tsdb.path={}", gateway.folder.join("prometheus").display()),
+        format!(
+            "--storage.tsdb.path={}",
+            gateway.folder.join("prometheus").display()
+        ),
         format!("--web.listen-address={PROMETHEUS}"),
     ];
     let mut process = gateway.start("prometheus", gateway.command("prometheus", arguments))?;
@@ -245,18 +258,29 @@ pub(crate) const PROMETHEUS: &str = "127.0.0.1:9090";
 ///
 /// # Errors
 /// Where it has none after 20 seconds.
-pub(crate) fn ask_prometheus(gateway: &Host, query: &str) -> Result<f64> {
+pub fn ask_prometheus(gateway: &Host, query: &str) -> Result<f64> {
     let mut value = None;
     let mut last = String::new();
     let waited = wait_until("a result", Duration::from_secs(20), || {
         let url = format!("http://{PROMETHEUS}/api/v1/query");
-        let arguments = ["-fsS", "--get", "--data-urlencode", &format!("query={query}"), &url];
+        let arguments = [
+            "-fsS",
+            "--get",
+            "--data-urlencode",
+            &format!("query={query}"),
+            &url,
+        ];
         let Ok(text) = crate::command::capture(&mut gateway.command("curl", arguments)) else {
             return false;
         };
         value = serde_json::from_str::<serde_json::Value>(&text)
             .ok()
-            .and_then(|answer| answer["data"]["result"][0]["value"][1].as_str()?.parse().ok());
+            .and_then(|answer| {
+                answer["data"]["result"][0]["value"][1]
+                    .as_str()?
+                    .parse()
+                    .ok()
+            });
         last = text;
         value.is_some()
     });
