@@ -97,9 +97,9 @@ impl Kernel {
         load_program(clock.load(), "clock")?;
         let hz = clock::rate(clock)?;
 
-        let tables_made = initialise(&mut programs, directory, config, hz)?;
+        let tables_made = initialise(directory, config, hz)?;
         let books = Books::open(directory, Access::Write)?;
-        let free_slots = queue(&mut programs, "FREE_SLOTS")?;
+        let free_slots = pinned_queue(directory, "FREE_SLOTS")?;
         let mut kernel = Self {
             programs,
             books,
@@ -291,12 +291,7 @@ fn discard_unusable(directory: &Path) -> io::Result<()> {
 }
 
 /// Fills the queues and writes the settings of tables that were just made; says whether they were.
-fn initialise(
-    programs: &mut Ebpf,
-    directory: &Path,
-    config: &Config,
-    hz: u64,
-) -> Result<bool, Error> {
+fn initialise(directory: &Path, config: &Config, hz: u64) -> Result<bool, Error> {
     let map = |source| Error::Map {
         map: "SETTINGS",
         source,
@@ -317,10 +312,11 @@ fn initialise(
         return Ok(false);
     }
     let slots = config.flow_table.capacity;
-    fill(&mut queue(programs, "FREE_SLOTS")?, 0..slots, "FREE_SLOTS")?;
+    let mut free_slots = pinned_queue(directory, "FREE_SLOTS")?;
+    fill(&mut free_slots, 0..slots, "FREE_SLOTS")?;
     let devices = FIRST_DEVICE..FIRST_DEVICE + config.device_table.capacity;
     fill(
-        &mut queue(programs, "FREE_DEVICES")?,
+        &mut pinned_queue(directory, "FREE_DEVICES")?,
         devices,
         "FREE_DEVICES",
     )?;
@@ -362,11 +358,8 @@ fn fill(
     Ok(())
 }
 
-fn queue(programs: &mut Ebpf, map: &'static str) -> Result<Queue<MapData, u32>, Error> {
-    let taken: Map = programs
-        .take_map(map)
-        .expect("the embedded object has the map, and it is taken once");
-    Queue::try_from(taken).map_err(|source| Error::Map { map, source })
+fn pinned_queue(directory: &Path, map: &'static str) -> Result<Queue<MapData, u32>, Error> {
+    Queue::try_from(pinned(directory, map)?).map_err(|source| Error::Map { map, source })
 }
 
 /// A pinned map.
