@@ -1,1 +1,114 @@
-fn main() {}
+//! `cargo xtask`: see `cargo xtask --help`.
+
+use std::{
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use xtask::{
+    build::{self, Profile},
+    command, demo, play,
+    setup::{self, Need},
+    test,
+};
+
+/// Every chore of the project. What a command needs it installs and builds first.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Subcommand)]
+enum Chore {
+    /// Install whatever any command needs: Debian packages, the BPF compiler and its linker
+    Setup,
+    /// Build the kernel object and the daemon
+    Build {
+        /// Do not optimise the daemon: quicker to build
+        #[arg(long, conflicts_with = "release")]
+        debug: bool,
+        /// Optimise the daemon, which is the default
+        #[arg(long)]
+        release: bool,
+    },
+    /// Build, then run the sensor in the foreground on the interfaces of a configuration
+    Run {
+        /// The configuration; deploy/sensor.toml shows what can be in it
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// A home network of namespaces with a running sensor, and a shell in each of its hosts
+    Lab {
+        #[command(subcommand)]
+        action: Option<LabAction>,
+    },
+    /// The whole path from a phone's packets to a scrape, with the books compared
+    Demo {
+        /// Also write the result to this file
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+    },
+    /// Every check and every test
+    Test,
+}
+
+#[derive(Subcommand)]
+enum LabAction {
+    /// A shell in a host of a lab that runs in another terminal
+    Enter {
+        /// phone, laptop, gateway or internet
+        host: String,
+        /// Which lab, where several run
+        #[arg(long)]
+        lab: Option<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    match Arguments::parse().chore.run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+impl Chore {
+    fn run(self) -> Result<()> {
+        match self {
+            Self::Setup => setup::ensure(&Need::ALL),
+            Self::Build { debug, .. } => {
+                let profile = if debug {
+                    Profile::Debug
+                } else {
+                    Profile::Release
+                };
+                let binary = build::all(profile)?;
+                command::say(&format!("built {}", binary.display()));
+                Ok(())
+            }
+            Self::Run { config } => run(&config),
+            Self::Lab { action: None } => play::lab(),
+            Self::Lab {
+                action: Some(LabAction::Enter { host, lab }),
+            } => play::enter(lab.as_deref(), &host),
+            Self::Demo { json } => demo::demo(json.as_deref()),
+            Self::Test => test::all(),
+        }
+    }
+}
+
+fn run(config: &Path) -> Result<()> {
+    let config = std::path::absolute(config)?;
+    let binary = build::all(Profile::Release)?;
+    let mut sensor = command::clean(binary);
+    sensor.args(["run", "--config"]).arg(config);
+    command::say(&format!("$ {}", command::line(&sensor)));
+    Err(sensor.exec()).context("the sensor cannot be started")
+}

@@ -1,0 +1,289 @@
+//! What runs in the lab beside the sensor, each a foreground child of this process.
+
+use std::{
+    fs::{self, Permissions},
+    net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+
+use super::{
+    ECHO_PORT, GATEWAY, LAPTOP_MAC, NAME_SERVER, PHONE_MAC, TRACKER, TRACKER_NAME, WEB, WEB_NAME,
+    certificate,
+    host::{Host, Process, wait_until},
+};
+
+/// How long a server may take to come up.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// The octets of `/large` on the web server.
+const LARGE: usize = 300_000;
+
+#[derive(Debug)]
+pub(super) struct Servers {
+    pub(super) authority: PathBuf,
+    _processes: [Process; 3],
+}
+
+impl Servers {
+    pub(super) fn start(gateway: &Host, internet: &Host, lab: &Path) -> Result<Self> {
+        certificate::write(
+            lab,
+            &[
+                WEB_NAME,
+                TRACKER_NAME,
+                WEB[0],
+                WEB[1],
+                TRACKER[0],
+                TRACKER[1],
+            ],
+        )?;
+        echo(internet)?;
+        Ok(Self {
+            authority: lab.join("authority.pem"),
+            _processes: [names(internet)?, web(internet, lab)?, household(gateway)?],
+        })
+    }
+}
+
+/// The name server of the internet.
+fn names(internet: &Host) -> Result<Process> {
+    let configuration = format!(
+        "port=53\n\
+         listen-address={NAME_SERVER}\n\
+         bind-interfaces\n\
+         no-resolv\n\
+         no-hosts\n\
+         host-record={WEB_NAME},{},{}\n\
+         host-record={TRACKER_NAME},{},{}\n",
+        WEB[0], WEB[1], TRACKER[0], TRACKER[1]
+    );
+    let server: IpAddr = NAME_SERVER.parse()?;
+    dnsmasq(internet, &configuration, server)
+}
+
+/// Addresses and names for the household.
+fn household(gateway: &Host) -> Result<Process> {
+    let configuration = format!(
+        "interface=br-lan\n\
+         except-interface=lo\n\
+         bind-dynamic\n\
+         no-resolv\n\
+         no-hosts\n\
+         no-ping\n\
+         server={NAME_SERVER}\n\
+         dhcp-authoritative\n\
+         dhcp-leasefile={}\n\
+         dhcp-range=192.168.77.100,192.168.77.199,1h\n\
+         dhcp-host={PHONE_MAC},phone,192.168.77.11\n\
+         dhcp-host={LAPTOP_MAC},laptop,192.168.77.12\n\
+         enable-ra\n\
+         dhcp-range=2001:db8:1::,ra-stateless,64,1h\n\
+         log-dhcp\n",
+        gateway.folder.join("leases").display()
+    );
+    let server: IpAddr = GATEWAY[0].parse()?;
+    dnsmasq(gateway, &configuration, server)
+}
+
+fn dnsmasq(host: &Host, configuration: &str, address: IpAddr) -> Result<Process> {
+    let file = host.folder.join("dnsmasq.conf");
+    fs::write(&file, configuration)?;
+    // Debug mode, because it is the one that does not touch its credentials: a process that does
+    // loses the signal by which it ends with us.
+    let arguments = [
+        "--no-daemon".to_owned(),
+        "--log-facility=-".to_owned(),
+        format!("--conf-file={}", file.display()),
+    ];
+    let mut process = host.start("dnsmasq", host.command("dnsmasq", arguments))?;
+    let address = SocketAddr::new(address, 53);
+    process.wait_until("answering", LIMIT, || answers(host, address))?;
+    Ok(process)
+}
+
+/// The web server, at every address of the internet.
+fn web(internet: &Host, lab: &Path) -> Result<Process> {
+    let folder = internet.folder.display();
+    let root = internet.folder.join("www");
+    fs::create_dir_all(&root)?;
+    fs::write(root.join("index.html"), "the lab's web server\n")?;
+    fs::write(root.join("large"), vec![b'x'; LARGE])?;
+    let file = internet.folder.join("nginx.conf");
+    // One process: a worker would outlive a master that is killed.
+    fs::write(
+        &file,
+        format!(
+            "daemon off;\n\
+             master_process off;\n\
+             user root;\n\
+             pid {folder}/nginx.pid;\n\
+             error_log stderr;\n\
+             events {{ worker_connections 256; }}\n\
+             http {{\n\
+             \taccess_log {folder}/access.log;\n\
+             \tclient_body_temp_path {folder}/body;\n\
+             \tproxy_temp_path {folder}/proxy;\n\
+             \tfastcgi_temp_path {folder}/fastcgi;\n\
+             \tuwsgi_temp_path {folder}/uwsgi;\n\
+             \tscgi_temp_path {folder}/scgi;\n\
+             \tserver {{\n\
+             \t\tlisten 0.0.0.0:80;\n\
+             \t\tlisten [::]:80;\n\
+             \t\tlisten 0.0.0.0:443 ssl http2;\n\
+             \t\tlisten [::]:443 ssl http2;\n\
+             \t\tssl_certificate {lab}/server.pem;\n\
+             \t\tssl_certificate_key {lab}/server.key;\n\
+             \t\tclient_max_body_size 0;\n\
+             \t\troot {folder}/www;\n\
+             \t\tlocation = /upload {{ return 204; }}\n\
+             \t}}\n\
+             }}\n",
+            lab = lab.display(),
+        ),
+    )?;
+    let arguments = ["-p", "-c", "-e"]
+        .into_iter()
+        .zip([
+            folder.to_string(),
+            file.display().to_string(),
+            "stderr".to_owned(),
+        ])
+        .flat_map(|(flag, value)| [flag.to_owned(), value]);
+    let mut process = internet.start("nginx", internet.command("nginx", arguments))?;
+    let address = SocketAddr::new(WEB[0].parse()?, 443);
+    process.wait_until("answering", LIMIT, || answers(internet, address))?;
+    Ok(process)
+}
+
+fn answers(host: &Host, address: SocketAddr) -> bool {
+    let connect = || TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok();
+    host.enter(connect).unwrap_or(false)
+}
+
+/// Sends every datagram back. Its threads end with the process.
+fn echo(internet: &Host) -> Result<()> {
+    for address in WEB {
+        let address = SocketAddr::new(address.parse()?, ECHO_PORT);
+        let socket = internet
+            .enter(|| UdpSocket::bind(address))?
+            .with_context(|| format!("the UDP echo cannot listen on {address}"))?;
+        thread::spawn(move || {
+            let mut buffer = [0; 65_536];
+            // An error is an answer that could not be delivered: the next datagram may well be.
+            loop {
+                if let Ok((length, sender)) = socket.recv_from(&mut buffer) {
+                    let _ = socket.send_to(&buffer[..length], sender);
+                }
+            }
+        });
+    }
+    Ok(())
+}
+
+/// Runs a DHCP client on a device until the lab ends; returns once it has an address.
+pub(super) fn ask_for_address(device: &Host) -> Result<Process> {
+    let script = device.folder.join("udhcpc.script");
+    let bound = device.folder.join("lease");
+    fs::write(
+        &script,
+        format!(
+            "#!/bin/sh\n\
+             set -e\n\
+             case $1 in\n\
+             bound|renew)\n\
+             \tip -4 address replace $ip/$mask dev $interface\n\
+             \tip -4 route replace default via $router dev $interface\n\
+             \techo \"nameserver $dns\" > /etc/resolv.conf\n\
+             \techo \"$ip\" > {}\n\
+             \t;;\n\
+             esac\n",
+            bound.display()
+        ),
+    )?;
+    fs::set_permissions(&script, Permissions::from_mode(0o755))?;
+    let script = script.display().to_string();
+    let arguments = [
+        "-f", "-i", "eth0", "-t", "20", "-T", "1", "-A", "1", "-S", "-x",
+    ]
+    .map(str::to_owned)
+    .into_iter()
+    .chain([format!("hostname:{}", device.name), "-s".to_owned(), script]);
+    let mut client = device.start("udhcpc", device.command("udhcpc", arguments))?;
+    client.wait_until("at an IPv4 address", LIMIT, || bound.exists())?;
+    Ok(client)
+}
+
+/// A Prometheus on the gateway, which scrapes the sensor every second.
+///
+/// # Errors
+/// Where it does not come up within 30 seconds, with its log.
+pub fn prometheus(gateway: &Host, target: SocketAddr) -> Result<Process> {
+    let file = gateway.folder.join("prometheus.yml");
+    fs::write(
+        &file,
+        format!(
+            "global:\n  scrape_interval: 1s\n\
+             scrape_configs:\n\
+             \x20 - job_name: sensor\n\
+             \x20   static_configs:\n\
+             \x20     - targets: ['{target}']\n"
+        ),
+    )?;
+    let arguments = [
+        format!("--config.file={}", file.display()),
+        format!(
+            "--storage.tsdb.path={}",
+            gateway.folder.join("prometheus").display()
+        ),
+        format!("--web.listen-address={PROMETHEUS}"),
+    ];
+    let mut process = gateway.start("prometheus", gateway.command("prometheus", arguments))?;
+    process.wait_until("ready", Duration::from_secs(30), || {
+        gateway
+            .run(&format!("curl -fsS http://{PROMETHEUS}/-/ready"))
+            .is_ok()
+    })?;
+    Ok(process)
+}
+
+/// Where the gateway's Prometheus answers.
+pub(crate) const PROMETHEUS: &str = "127.0.0.1:9090";
+
+/// Waits until a Prometheus query has a result and gives its value.
+///
+/// # Errors
+/// Where it has none after 20 seconds.
+pub fn ask_prometheus(gateway: &Host, query: &str) -> Result<f64> {
+    let mut value = None;
+    let mut last = String::new();
+    let waited = wait_until("a result", Duration::from_secs(20), || {
+        let url = format!("http://{PROMETHEUS}/api/v1/query");
+        let arguments = [
+            "-fsS",
+            "--get",
+            "--data-urlencode",
+            &format!("query={query}"),
+            &url,
+        ];
+        let Ok(text) = crate::command::capture(&mut gateway.command("curl", arguments)) else {
+            return false;
+        };
+        value = serde_json::from_str::<serde_json::Value>(&text)
+            .ok()
+            .and_then(|answer| {
+                answer["data"]["result"][0]["value"][1]
+                    .as_str()?
+                    .parse()
+                    .ok()
+            });
+        last = text;
+        value.is_some()
+    });
+    waited.with_context(|| format!("Prometheus, asked for `{query}`, said {last}"))?;
+    value.context("Prometheus gave no value")
+}

@@ -1,0 +1,10 @@
+//! Every chore of the project behind one door, and the home lab, which integration tests use too.
+
+pub mod build;
+pub mod command;
+pub mod demo;
+pub mod lab;
+pub mod laws;
+pub mod play;
+pub mod setup;
+pub mod test;

@@ -1,0 +1,5 @@
+//! x
+/// x
+pub fn all() -> anyhow::Result<()> {
+    Ok(())
+}
