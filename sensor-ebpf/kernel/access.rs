@@ -181,6 +181,13 @@ pub(crate) struct SocketBuffer {
 }
 
 impl SocketBuffer {
+    /// The mark that somebody in the stack gave it.
+    #[inline(always)]
+    pub(crate) fn mark(&self) -> u32 {
+        // SAFETY: the context is valid while the program runs.
+        unsafe { (*self.skb).mark }
+    }
+
     #[inline(always)]
     pub(crate) fn ingress(context: &TcContext) -> Self {
         Self::new(context.skb.skb, Side::Ingress)

@@ -4,7 +4,10 @@
 
 use aya_ebpf::{
     bindings::{__sk_buff, TC_ACT_SHOT, xdp_action, xdp_md},
-    helpers::{bpf_redirect, bpf_skb_change_tail, bpf_skb_store_bytes, bpf_xdp_adjust_tail},
+    helpers::{
+        bpf_redirect, bpf_skb_change_tail, bpf_skb_store_bytes, bpf_xdp_adjust_head,
+        bpf_xdp_adjust_tail,
+    },
     programs::{TcContext, XdpContext},
 };
 use sensor_ebpf::{
@@ -17,6 +20,9 @@ use crate::{
     access::{Frame, LinearFrame, SocketBuffer},
     maps,
 };
+
+/// The mark of a socket buffer that is an answer of ours.
+pub(crate) const ANSWER_MARK: u32 = 0x5e4d_0a05;
 
 /// The answer's octets and how many of them count; `None` where no answer is due.
 #[inline(always)]
@@ -40,8 +46,16 @@ pub(crate) extern "C" fn answer_xdp(context: *mut xdp_md) -> u32 {
         return xdp_action::XDP_DROP;
     };
     let before = frame.wire(None).bytes as i32;
+    let growth = len as i32 - before;
     // SAFETY: the context is valid while the program runs.
-    if unsafe { bpf_xdp_adjust_tail(context, len as i32 - before) } != 0 {
+    let resized = unsafe {
+        match growth {
+            // Drivers leave 256 octets in front of a frame; behind it there may be none.
+            1.. => bpf_xdp_adjust_head(context, -growth),
+            _ => bpf_xdp_adjust_tail(context, growth),
+        }
+    };
+    if resized != 0 {
         maps::count_answer_failed(ifindex);
         return xdp_action::XDP_DROP;
     }
@@ -58,7 +72,7 @@ pub(crate) extern "C" fn answer_xdp(context: *mut xdp_md) -> u32 {
         }
         at += 2;
     }
-    maps::count_answered(ifindex, len as u64);
+    count_answered(ifindex, len as u64);
     xdp_action::XDP_TX
 }
 
@@ -84,7 +98,24 @@ pub(crate) extern "C" fn answer_tc(skb: *mut __sk_buff) -> u32 {
         maps::count_answer_failed(ifindex);
         return TC_ACT_SHOT as u32;
     }
-    maps::count_answered(ifindex, len as u64);
-    // SAFETY: the helper notes where to send the buffer.
-    unsafe { bpf_redirect(ifindex, 0) as u32 }
+    // SAFETY: the context is valid; the helper notes where to send the buffer.
+    unsafe {
+        // It passes our own egress program, which is to let it go.
+        (*skb).mark = ANSWER_MARK;
+        bpf_redirect(ifindex, 0) as u32
+    }
+}
+
+/// Books an answer that passes at egress on its way to the device.
+#[inline(always)]
+pub(crate) fn count<F: Frame>(frame: &F) {
+    count_answered(frame.ifindex(), frame.wire(None).bytes);
+}
+
+/// Books an answer to the interface.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn count_answered(ifindex: u32, bytes: u64) -> u32 {
+    maps::count_answered(ifindex, bytes);
+    0
 }

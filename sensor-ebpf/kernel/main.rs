@@ -60,7 +60,12 @@ fn upload_tc(context: TcContext) -> i32 {
 /// Downloads.
 #[classifier]
 fn download(context: TcContext) -> i32 {
-    match observe::observe(SocketBuffer::egress(&context), Direction::Download) {
+    let frame = SocketBuffer::egress(&context);
+    if frame.mark() == answer::ANSWER_MARK {
+        answer::count(&frame);
+        return TC_ACT_UNSPEC;
+    }
+    match observe::observe(frame, Direction::Download) {
         Verdict::Pass => TC_ACT_UNSPEC,
         // The sender is not told: its next packet finds the flow refused from the device's side.
         Verdict::Drop | Verdict::Reject => TC_ACT_SHOT,
