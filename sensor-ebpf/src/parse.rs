@@ -19,10 +19,12 @@ mod field {
 
     pub(super) mod ethernet {
         use super::Range;
-        /// The destination, and two octets of the source behind it.
-        pub(in super::super) const DESTINATION_AND_TWO: Range<usize> = 0..8;
-        /// Two octets of the destination, and the source behind them.
-        pub(in super::super) const TWO_AND_SOURCE: Range<usize> = 4..12;
+        // Each address in two pieces: a register has room for four or eight octets, and pieces that
+        // overlap would be copied to the stack first.
+        pub(in super::super) const DESTINATION_START: Range<usize> = 0..4;
+        pub(in super::super) const DESTINATION_END: Range<usize> = 4..6;
+        pub(in super::super) const SOURCE_START: Range<usize> = 6..8;
+        pub(in super::super) const SOURCE_END: Range<usize> = 8..12;
         pub(in super::super) const ETHERTYPE: Range<usize> = 12..14;
         pub(in super::super) const LEN: usize = 14;
     }
@@ -329,12 +331,15 @@ pub fn parse<P: Packet + ?Sized>(packet: &P) -> Result<Parsed, Skip> {
         return Err(Skip::EthernetTruncated);
     };
     let mut parsed = Parsed {
-        destination_mac: Mac::from_word(u64::from_le_bytes(take(
-            &header,
-            ethernet::DESTINATION_AND_TWO,
-        ))),
+        destination_mac: Mac::from_word(
+            u64::from(u32::from_le_bytes(take(
+                &header,
+                ethernet::DESTINATION_START,
+            ))) | u64::from(u16::from_le_bytes(take(&header, ethernet::DESTINATION_END))) << 32,
+        ),
         source_mac: Mac::from_word(
-            u64::from_le_bytes(take(&header, ethernet::TWO_AND_SOURCE)) >> 16,
+            u64::from(u16::from_le_bytes(take(&header, ethernet::SOURCE_START)))
+                | u64::from(u32::from_le_bytes(take(&header, ethernet::SOURCE_END))) << 16,
         ),
         ethertype: u16::from_be_bytes(take(&header, ethernet::ETHERTYPE)),
         family: Family::Other,
@@ -577,11 +582,9 @@ const fn take<const N: usize, const H: usize>(
     range: core::ops::Range<usize>,
 ) -> [u8; N] {
     assert!(range.end - range.start == N);
-    let mut octets = [0; N];
-    let mut index = 0;
-    while index < N {
-        octets[index] = header[range.start + index];
-        index += 1;
+    // As one piece: octets taken one by one stay apart to the end, each in a place of its own.
+    match header.split_at(range.start).1.first_chunk() {
+        Some(octets) => *octets,
+        None => panic!("the field lies outside of its header"),
     }
-    octets
 }
