@@ -214,30 +214,58 @@ impl Flow {
     }
 }
 
+/// The flow with this key, where it lies in the bucket in which its search starts.
+#[inline(always)]
+pub(crate) fn find_flow_near(hash: u64, key: &FlowKey, settings: &Settings) -> Option<Flow> {
+    match search_bucket(IndexEntry::bucket(hash, settings.bucket_mask), hash, key) {
+        Search::Found(flow) => Some(flow),
+        Search::Ended | Search::GoesOn => None,
+    }
+}
+
 /// The flow with this key.
 #[inline(always)]
 pub(crate) fn find_flow(hash: u64, key: &FlowKey, settings: &Settings) -> Option<Flow> {
     let mut bucket = IndexEntry::bucket(hash, settings.bucket_mask);
     for _ in 0..BUCKETS_PROBED {
-        let entries = FLOW_INDEX.get_ptr(bucket)?;
-        for place in 0..BUCKET_ENTRIES {
-            // SAFETY: `place` is within the bucket; entries are stored in one piece.
-            let entry =
-                IndexEntry(unsafe { ptr::read_volatile(&raw const (*entries).entries[place]) });
-            if entry == IndexEntry::EMPTY {
-                return None;
-            }
-            if entry.may_be(hash)
-                && let Some(record) = FLOWS.get_ptr_mut(entry.slot())
-                // SAFETY: the key of a slot in the index does not change before a grace period.
-                && unsafe { (*record).key.same(key) }
-            {
-                return Some(Flow(record));
-            }
+        match search_bucket(bucket, hash, key) {
+            Search::Found(flow) => return Some(flow),
+            Search::Ended => return None,
+            Search::GoesOn => bucket = (bucket + 1) & settings.bucket_mask,
         }
-        bucket = (bucket + 1) & settings.bucket_mask;
     }
     None
+}
+
+/// What one bucket says about a flow.
+enum Search {
+    Found(Flow),
+    /// The flow is not in the index.
+    Ended,
+    /// It may be in the next bucket.
+    GoesOn,
+}
+
+#[inline(always)]
+fn search_bucket(bucket: u32, hash: u64, key: &FlowKey) -> Search {
+    let Some(entries) = FLOW_INDEX.get_ptr(bucket) else {
+        return Search::Ended;
+    };
+    for place in 0..BUCKET_ENTRIES {
+        // SAFETY: `place` is within the bucket; entries are stored in one piece.
+        let entry = IndexEntry(unsafe { ptr::read_volatile(&raw const (*entries).entries[place]) });
+        if entry == IndexEntry::EMPTY {
+            return Search::Ended;
+        }
+        if entry.may_be(hash)
+            && let Some(record) = FLOWS.get_ptr_mut(entry.slot())
+            // SAFETY: the key of a slot in the index does not change before a grace period.
+            && unsafe { (*record).key.same(key) }
+        {
+            return Search::Found(Flow(record));
+        }
+    }
+    Search::GoesOn
 }
 
 /// Takes a slot for a flow and puts it into the index.

@@ -93,7 +93,7 @@ impl Programs {
             "INTERFACES",
             INTERFACE,
             InterfaceRecord {
-                ifindex: u64::from(IFINDEX),
+                ifindex: IFINDEX,
                 ..InterfaceRecord::default()
             },
         )?;
@@ -141,9 +141,6 @@ impl Programs {
 
     fn load_all(&mut self) -> Result<()> {
         for (name, program) in self.0.programs_mut() {
-            if matches!(name, "upload_frags" | "upload_tc" | "download") {
-                continue;
-            }
             match program {
                 Program::Xdp(program) => program.load(),
                 Program::SchedClassifier(program) => program.load(),
