@@ -4,7 +4,10 @@
 
 use aya_ebpf::{
     bindings::{__sk_buff, TC_ACT_SHOT, xdp_action, xdp_md},
-    helpers::{bpf_redirect, bpf_skb_change_tail, bpf_skb_store_bytes, bpf_xdp_adjust_tail},
+    helpers::{
+        bpf_redirect, bpf_skb_change_tail, bpf_skb_store_bytes, bpf_xdp_adjust_head,
+        bpf_xdp_adjust_tail,
+    },
     programs::{TcContext, XdpContext},
 };
 use sensor_ebpf::{
@@ -40,8 +43,17 @@ pub(crate) extern "C" fn answer_xdp(context: *mut xdp_md) -> u32 {
         return xdp_action::XDP_DROP;
     };
     let before = frame.wire(None).bytes as i32;
+    let longer = len as i32 - before;
+    // Drivers promise room before a frame; behind a short one there may be none.
     // SAFETY: the context is valid while the program runs.
-    if unsafe { bpf_xdp_adjust_tail(context, len as i32 - before) } != 0 {
+    let resized = unsafe {
+        if longer > 0 {
+            bpf_xdp_adjust_head(context, -longer)
+        } else {
+            bpf_xdp_adjust_tail(context, longer)
+        }
+    };
+    if resized != 0 {
         maps::count_answer_failed(ifindex);
         return xdp_action::XDP_DROP;
     }
