@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use comfy_table::{CellAlignment, Table, presets::UTF8_HORIZONTAL_ONLY};
+use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -267,7 +267,7 @@ fn judge(findings: &Findings, lab: &Lab) -> Result<()> {
 
 fn table<const N: usize>(headings: [&str; N], numbers: std::ops::RangeFrom<usize>) -> Table {
     let mut table = Table::new();
-    table.load_style(UTF8_HORIZONTAL_ONLY);
+    table.load_style(UTF8_FULL_CONDENSED);
     table.set_header(headings);
     for column in numbers.take_while(|&column| column < N) {
         if let Some(column) = table.column_mut(column) {
