@@ -136,6 +136,7 @@ impl Aggregate {
             interface.overflow.upload.packets + interface.overflow.download.packets
         };
         Snapshot {
+            unbooked_packets: tables.losses.interface_unknown,
             flow_table: FlowTable {
                 size: self.live_flows,
                 capacity: tables.flow_capacity.into(),

@@ -242,6 +242,7 @@ pub fn print_status(out: &mut impl Write, snapshot: &Snapshot, output: Output) -
     #[derive(Serialize)]
     struct Status<'a> {
         interfaces: &'a [crate::model::Interface],
+        unbooked_packets: u64,
         flow_table: crate::model::FlowTable,
         device_table: crate::model::DeviceTable,
         ring: crate::model::Ring,
@@ -255,6 +256,7 @@ pub fn print_status(out: &mut impl Write, snapshot: &Snapshot, output: Output) -
             out,
             &Status {
                 interfaces: &snapshot.interfaces,
+                unbooked_packets: snapshot.unbooked_packets,
                 flow_table: snapshot.flow_table,
                 device_table: snapshot.device_table,
                 ring: snapshot.ring,
@@ -321,6 +323,14 @@ pub fn print_status(out: &mut impl Write, snapshot: &Snapshot, output: Output) -
     for (what, text) in lines {
         writeln!(out, "{what:<14}{text}")?;
     }
+    if snapshot.unbooked_packets > 0 {
+        writeln!(
+            out,
+            "{:<14}{} packets are in no book: a fault of the sensor, please report it",
+            "books",
+            grouped(snapshot.unbooked_packets)
+        )?;
+    }
     if snapshot.ticks.count > 0 {
         writeln!(
             out,
@@ -341,35 +351,33 @@ fn print_interfaces(out: &mut impl Write, snapshot: &Snapshot) -> io::Result<()>
             "HOOK",
             "PACKETS",
             "BYTES",
+            "IN OVERFLOW",
             "SKIPPED",
-            "BOOKS",
         ],
-        3..=5,
+        3..=6,
     );
     for interface in &snapshot.interfaces {
-        for direction in ["upload", "download"] {
-            let upload = direction == "upload";
-            let of = |tallies: &ByDirection<Tally>| {
-                if upload {
-                    tallies.upload
-                } else {
-                    tallies.download
-                }
-            };
-            let skipped = interface
-                .skipped
-                .values()
-                .fold(Tally::default(), |sum, tallies| add(sum, of(tallies)));
-            let mut booked = add(add(of(&interface.flows), of(&interface.overflow)), skipped);
-            if !upload {
-                booked = add(add(booked, interface.multicast), interface.refused);
-            }
-            let seen = of(&interface.seen);
-            let hook = if upload {
-                interface.hooks.upload
-            } else {
-                interface.hooks.download
-            };
+        let skipped = interface
+            .skipped
+            .values()
+            .fold(ByDirection::default(), add_both);
+        let rows = [
+            (
+                "upload",
+                interface.hooks.upload,
+                interface.seen.upload,
+                interface.overflow.upload,
+                skipped.upload,
+            ),
+            (
+                "download",
+                interface.hooks.download,
+                interface.seen.download,
+                interface.overflow.download,
+                skipped.download,
+            ),
+        ];
+        for (direction, hook, seen, overflow, skipped) in rows {
             table.add_row([
                 interface.interface.clone(),
                 direction.to_owned(),
@@ -379,16 +387,8 @@ fn print_interfaces(out: &mut impl Write, snapshot: &Snapshot) -> io::Result<()>
                 },
                 grouped(seen.packets),
                 octets(seen.bytes),
+                grouped(overflow.packets),
                 grouped(skipped.packets),
-                if booked == seen {
-                    "balanced".to_owned()
-                } else {
-                    format!(
-                        "{} packets, {} bytes off",
-                        difference(seen.packets, booked.packets),
-                        difference(seen.bytes, booked.bytes)
-                    )
-                },
             ]);
         }
     }
@@ -459,14 +459,19 @@ fn total(traffic: &ByDirection<Tally>) -> Tally {
     add(traffic.upload, traffic.download)
 }
 
+fn add_both(a: ByDirection<Tally>, b: &ByDirection<Tally>) -> ByDirection<Tally> {
+    ByDirection {
+        upload: add(a.upload, b.upload),
+        download: add(a.download, b.download),
+    }
+}
+
 fn traffic_of(device: &Device) -> ByDirection<Tally> {
     device
         .families
         .values()
-        .fold(ByDirection::default(), |sum, books| ByDirection {
-            upload: add(sum.upload, books.traffic.upload),
-            download: add(sum.download, books.traffic.download),
-        })
+        .map(|books| &books.traffic)
+        .fold(ByDirection::default(), add_both)
 }
 
 /// Octets for people: exact below 1 KiB, then three digits and a binary unit.
@@ -512,14 +517,6 @@ fn counted(count: usize, one: &str, many: &str) -> String {
 
 fn counted_u64(count: u64, one: &str, many: &str) -> String {
     format!("{} {}", grouped(count), if count == 1 { one } else { many })
-}
-
-fn difference(seen: u64, booked: u64) -> String {
-    if seen >= booked {
-        format!("+{}", grouped(seen - booked))
-    } else {
-        format!("-{}", grouped(booked - seen))
-    }
 }
 
 /// How long ago a moment was, both in seconds since the Unix epoch.

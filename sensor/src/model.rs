@@ -14,6 +14,8 @@ pub struct Snapshot {
     pub interfaces: Vec<Interface>,
     /// Packets to which a policy applied.
     pub policy_hits: Vec<PolicyHits>,
+    /// Packets seen on an interface that has no record: the only ones that no book has.
+    pub unbooked_packets: u64,
     /// The flow table.
     pub flow_table: FlowTable,
     /// Device table: devices known, capacity, and packets of devices without a place.

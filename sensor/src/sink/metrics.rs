@@ -132,6 +132,8 @@ mod declared {
         PREFIXES: Gauge "sensor_policy_prefixes" []
             "Remote prefixes in force, both families.";
 
+        UNBOOKED_PACKETS: Counter "sensor_unbooked_packets_total" []
+            "Packets seen on an interface that has no record, the only ones that no book has: a fault of the sensor.";
         FLOW_TABLE_SIZE: Gauge "sensor_flow_table_size_flows" []
             "Flows in the flow table.";
         FLOW_TABLE_CAPACITY: Gauge "sensor_flow_table_capacity_flows" []
@@ -394,6 +396,7 @@ fn tables(snapshot: &Snapshot, families: &mut Vec<MetricFamily>) {
         (["index_full"], number(flows.refused.index_full)),
     ]));
     families.extend(declared::FLOW_TABLE_OVERFLOW.value(number(flows.overflow_packets)));
+    families.extend(declared::UNBOOKED_PACKETS.value(number(snapshot.unbooked_packets)));
     let devices = &snapshot.device_table;
     families.extend(declared::DEVICE_TABLE_SIZE.value(number(devices.size)));
     families.extend(declared::DEVICE_TABLE_CAPACITY.value(number(devices.capacity)));
