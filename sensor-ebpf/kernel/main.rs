@@ -16,6 +16,7 @@ mod access;
 mod answer;
 mod maps;
 mod observe;
+mod tell;
 
 use aya_ebpf::{
     bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},

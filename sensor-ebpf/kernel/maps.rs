@@ -32,6 +32,8 @@ use sensor_ebpf::{
     skip::Skip,
 };
 
+use crate::tell::{News, tell};
+
 /// What the programs are told.
 #[map]
 static SETTINGS: Array<Settings> = Array::with_max_entries(1, BPF_F_MMAPABLE);
@@ -294,22 +296,31 @@ pub(crate) fn open_flow(
     };
     if in_use >= settings.flow_slots {
         // SAFETY: as above.
-        add(unsafe { &raw mut (*losses).flow_table_full }, 1);
+        lose(
+            unsafe { &raw mut (*losses).flow_table_full },
+            Some(News::FlowTableFull),
+        );
         return None;
     }
     if of_device >= settings.flow_slots - in_use {
         // SAFETY: as above.
-        add(unsafe { &raw mut (*losses).flow_share_used }, 1);
+        lose(
+            unsafe { &raw mut (*losses).flow_share_used },
+            Some(News::FlowShareUsed),
+        );
         return None;
     }
     let Some(entry) = free_entry(hash, settings) else {
         // SAFETY: as above.
-        add(unsafe { &raw mut (*losses).flow_index_full }, 1);
+        lose(unsafe { &raw mut (*losses).flow_index_full }, None);
         return None;
     };
     let Ok(Some(number)) = FREE_SLOTS.pop() else {
         // SAFETY: as above.
-        add(unsafe { &raw mut (*losses).flow_table_full }, 1);
+        lose(
+            unsafe { &raw mut (*losses).flow_table_full },
+            Some(News::FlowTableFull),
+        );
         return None;
     };
     let record = FLOWS.get_ptr_mut(number)?;
@@ -392,7 +403,10 @@ pub(crate) fn device(mac: Mac, now: u64) -> u32 {
     // SAFETY: still known to nobody else.
     unsafe { (*record).mac = 0 };
     if FREE_DEVICES.push(number, 0).is_err() {
-        count_loss(|losses| &raw mut losses.device_table_full);
+        count_loss(
+            |losses| &raw mut losses.device_table_full,
+            Some(News::DeviceTableFull),
+        );
     }
     // SAFETY: as above.
     match unsafe { DEVICE_INDEX.get(mac) } {
@@ -403,17 +417,31 @@ pub(crate) fn device(mac: Mac, now: u64) -> u32 {
 
 #[inline(always)]
 fn further_devices() -> u32 {
-    count_loss(|losses| &raw mut losses.device_table_full);
+    count_loss(
+        |losses| &raw mut losses.device_table_full,
+        Some(News::DeviceTableFull),
+    );
     FURTHER_DEVICES
 }
 
-/// Counts one loss.
+/// Counts one loss, and tells of the first.
 #[inline(always)]
-fn count_loss(of: impl FnOnce(&mut Losses) -> *mut u64) {
+fn count_loss(of: impl FnOnce(&mut Losses) -> *mut u64, news: Option<News>) {
     if let Some(losses) = LOSSES.get_ptr_mut(0) {
         // SAFETY: the closure takes a field's address and reads nothing.
-        add(of(unsafe { &mut *losses }), 1);
+        lose(of(unsafe { &mut *losses }), news);
     }
+}
+
+#[inline(always)]
+fn lose(counter: *mut u64, news: Option<News>) {
+    if let Some(news) = news
+        // SAFETY: `counter` points into a map value; two CPUs that both read 0 tell it twice.
+        && unsafe { ptr::read_volatile(counter) } == 0
+    {
+        tell(news as u32);
+    }
+    add(counter, 1);
 }
 
 const _: () = assert!(FIRST_DEVICE == 2 && MULTICAST_DEVICE == 0 && FURTHER_DEVICES == 1);
@@ -432,7 +460,10 @@ fn interface_number(ifindex: u32) -> u32 {
 fn interface(ifindex: u32) -> Option<*mut InterfaceRecord> {
     let record = INTERFACES.get_ptr_mut(interface_number(ifindex));
     if record.is_none() {
-        count_loss(|losses| &raw mut losses.interface_unknown);
+        count_loss(
+            |losses| &raw mut losses.interface_unknown,
+            Some(News::InterfaceUnknown),
+        );
     }
     record
 }
@@ -541,7 +572,7 @@ pub(crate) fn count_hit(mac: Mac, decision: Decision, direction: Direction, wire
     }
     match HITS.get_ptr_mut(key) {
         Some(tally) => add_tally(tally, wire),
-        None => count_loss(|losses| &raw mut losses.hit_table_full),
+        None => count_loss(|losses| &raw mut losses.hit_table_full, None),
     }
 }
 
@@ -557,8 +588,8 @@ pub(crate) fn report_judged(key: &FlowKey, decision: Decision, direction: Direct
         reserved: 0,
     };
     match SAMPLES.output::<Judged>(judged, 0) {
-        Ok(()) => count_loss(|losses| &raw mut losses.samples),
-        Err(_) => count_loss(|losses| &raw mut losses.samples_lost),
+        Ok(()) => count_loss(|losses| &raw mut losses.samples, None),
+        Err(_) => count_loss(|losses| &raw mut losses.samples_lost, None),
     }
 }
 

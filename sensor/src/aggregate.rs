@@ -332,7 +332,11 @@ fn device((reading, flows): &(DeviceReading, OfFlows), clock: Clock) -> Option<D
                 upload: opened(Direction::Upload),
                 download: opened(Direction::Download),
             },
-            overflow: both(record.overflow[family]),
+            overflow: match reading.number {
+                // No flow is ever made for a group: the record is where it belongs.
+                MULTICAST_DEVICE => ByDirection::default(),
+                _ => both(record.overflow[family]),
+            },
         };
         if books != FamilyBooks::default() {
             families.insert(name, books);

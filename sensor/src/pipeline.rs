@@ -26,7 +26,7 @@ use crate::{
     health::Health,
     model::Snapshot,
     sink::http,
-    source::kernel::{self, Kernel, LinkChanges, Samples},
+    source::kernel::{self, Kernel, LinkChanges, Messages, Samples},
     supervisor::Supervisor,
 };
 
@@ -47,6 +47,7 @@ enum Command {
 /// What kept it from starting, or ended it.
 pub async fn run(file: &Path, config: Config) -> anyhow::Result<()> {
     // Before the kernel is touched: what else can fail.
+    kernel::interfaces_free(&config.interfaces)?;
     let listener = http::bind(config.daemon.listen).await?;
     let changes = FileChanges::watch(file)?;
     let links = LinkChanges::subscribe()?;
@@ -63,6 +64,7 @@ pub async fn run(file: &Path, config: Config) -> anyhow::Result<()> {
 
     let mut tasks = JoinSet::new();
     tasks.spawn(report_samples(started.samples, stopped.clone()));
+    tasks.spawn(log_messages(started.messages, stopped.clone()));
     let server = http::serve(listener, snapshots, health.clone(), ended(stopped.clone()));
     tasks.spawn(async { server.await.context("the HTTP server ended") });
     tasks.spawn(reload(
@@ -116,6 +118,7 @@ const STALE_AFTER: Duration = Duration::from_secs(10);
 struct Started {
     kernel: Kernel,
     samples: Samples,
+    messages: Messages,
     config: Config,
 }
 
@@ -140,6 +143,7 @@ impl Started {
         });
         let (mut kernel, config) = loaded.await.context("loading failed")??;
         let samples = kernel.samples()?;
+        let messages = kernel.messages()?;
         tracing::info!(
             "the kernel's tables at {} {}",
             pin_directory.display(),
@@ -152,6 +156,7 @@ impl Started {
         Ok(Self {
             kernel,
             samples,
+            messages,
             config,
         })
     }
@@ -224,11 +229,13 @@ impl Owner {
             };
             let tick_before = self.config.daemon.tick;
             let first = self.daemon.ticks.count == 0;
+            let reloaded = matches!(command, Some(Command::Reload(_) | Command::ReloadRefused));
             // The kernel's side waits for grace periods: not on the runtime's thread.
             self = spawn_blocking(move || self.execute(command))
                 .await
                 .context("a tick failed")??;
-            if first && self.daemon.ticks.count > 0 {
+            // After a reload too: only now is the new policy in force.
+            if reloaded || (first && self.daemon.ticks.count > 0) {
                 supervisor.ready(&self.status());
             }
             if self.config.daemon.tick != tick_before {
@@ -371,23 +378,32 @@ impl Owner {
 
     fn keep_what_needs_a_start(&self, new: &Config) {
         let old = &self.config;
+        const START: &str = "at the next start";
+        const UNLOAD: &str = "after `sensor unload`, which starts the counters at zero";
         let changed = [
-            ("daemon.listen", new.daemon.listen != old.daemon.listen),
+            (
+                "daemon.listen",
+                START,
+                new.daemon.listen != old.daemon.listen,
+            ),
             (
                 "daemon.pin_directory",
+                START,
                 new.daemon.pin_directory != old.daemon.pin_directory,
             ),
             (
                 "flow_table.capacity",
+                UNLOAD,
                 new.flow_table.capacity != old.flow_table.capacity,
             ),
             (
                 "device_table.capacity",
+                UNLOAD,
                 new.device_table.capacity != old.device_table.capacity,
             ),
         ];
-        for (key, _) in changed.into_iter().filter(|(_, changed)| *changed) {
-            tracing::warn!("{key} has changed: it takes effect at the next start");
+        for (key, when, _) in changed.into_iter().filter(|(.., changed)| *changed) {
+            tracing::warn!("{key} has changed: it takes effect {when}");
         }
     }
 }
@@ -432,6 +448,17 @@ async fn report_samples(mut samples: Samples, stopped: watch::Receiver<()>) -> a
                 action = action(Verdict::from_number(judged.verdict)),
                 "a policy matched a flow",
             );
+        }
+    }
+}
+
+/// Writes the kernel programs' own messages to the log.
+async fn log_messages(mut messages: Messages, stopped: watch::Receiver<()>) -> anyhow::Result<()> {
+    let mut stopped = std::pin::pin!(ended(stopped));
+    loop {
+        tokio::select! {
+            () = &mut stopped => return Ok(()),
+            logged = messages.log() => logged?,
         }
     }
 }
@@ -530,9 +557,7 @@ async fn reload(
                 Command::ReloadRefused
             }
         };
-        let told = commands.send(command).await;
-        supervisor.ready("running");
-        if told.is_err() {
+        if commands.send(command).await.is_err() {
             return Ok(());
         }
     }

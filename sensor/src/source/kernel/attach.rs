@@ -69,6 +69,18 @@ pub fn ifindex(interface: &str) -> Result<u32, Error> {
     }
 }
 
+/// Whether another sensor is on one of the interfaces; asked before anything is touched.
+///
+/// # Errors
+///
+/// Who it is.
+pub fn interfaces_free(interfaces: &[Interface]) -> Result<(), Error> {
+    for interface in interfaces {
+        InterfaceLock::take(&interface.name)?;
+    }
+    Ok(())
+}
+
 pub(super) fn attach(
     programs: &mut Ebpf,
     books: &Books,

@@ -24,7 +24,7 @@ use super::{
     lock::TablesLock,
     policy::{self, Installed},
     preflight, reap,
-    ring::Samples,
+    ring::{Messages, Samples},
     table::{Access, Raw},
 };
 use crate::{
@@ -199,13 +199,13 @@ impl Kernel {
         Samples::open(&self.pin_directory)
     }
 
-    /// Bridges the kernel programs' own messages into the log.
+    /// The programs' own messages; at most once.
     ///
     /// # Errors
     ///
-    /// When the object has no log.
-    pub fn logger(&mut self) -> Result<aya_log::EbpfLogger<&'static dyn log::Log>, aya_log::Error> {
-        aya_log::EbpfLogger::init(&mut self.programs)
+    /// When the kernel refuses the ring.
+    pub fn messages(&mut self) -> Result<Messages, Error> {
+        Messages::open(&mut self.programs)
     }
 
     /// Reaps idle flows and reads everything.

@@ -20,12 +20,12 @@ mod table;
 
 use std::{io, path::PathBuf};
 
-pub use attach::{Attached, ifindex, unload};
+pub use attach::{Attached, ifindex, interfaces_free, unload};
 pub use books::{Books, FlowLine};
 pub use links::LinkChanges;
 pub use load::Kernel;
 pub use policy::Installed;
-pub use ring::Samples;
+pub use ring::{Messages, Samples};
 
 /// What can go wrong between the daemon and the kernel. Each says what to do.
 #[derive(Debug, thiserror::Error)]

@@ -75,3 +75,43 @@ fn judged(octets: &[u8]) -> Option<Judged> {
     // SAFETY: as long as the type, which is `Wire`: every bit pattern is a value.
     Some(unsafe { octets.as_ptr().cast::<Judged>().read_unaligned() })
 }
+
+/// The kernel programs' own messages, on their way to the log.
+pub struct Messages {
+    logger: AsyncFd<aya_log::EbpfLogger<&'static dyn log::Log>>,
+}
+
+impl Messages {
+    pub(super) fn open(programs: &mut aya::Ebpf) -> Result<Self, Error> {
+        let refused = |source| Error::System {
+            what: "the kernel programs' messages cannot be read",
+            source,
+        };
+        let logger = aya_log::EbpfLogger::init(programs)
+            .map_err(|error| refused(std::io::Error::other(error)))?;
+        // SAFETY: the logger owns its ring's descriptor, gives the same one at every call, and
+        // closes it only when it is dropped, with the registration.
+        let logger = unsafe { AsyncFd::register_with_interest(logger, Interest::READABLE) }
+            .map_err(|error| refused(error.into()))?;
+        Ok(Self { logger })
+    }
+
+    /// Waits for messages and writes them to the log.
+    ///
+    /// # Errors
+    ///
+    /// When the ring cannot be waited on.
+    pub async fn log(&mut self) -> Result<(), Error> {
+        let mut ready = self
+            .logger
+            .readable_mut()
+            .await
+            .map_err(|source| Error::System {
+                what: "the kernel programs' messages cannot be waited on",
+                source,
+            })?;
+        ready.get_inner_mut().flush();
+        ready.clear_ready();
+        Ok(())
+    }
+}
