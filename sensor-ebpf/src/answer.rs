@@ -35,15 +35,18 @@ mod flag {
 
 /// Writes the answer to a refused frame into `out` and gives its length in octets.
 ///
-/// `None` where no answer is due: a RST (RFC 9293, section 3.10.7), a later fragment (RFC 1122,
-/// section 3.2.2), a protocol other than TCP and UDP.
+/// `None` where no answer is due: a RST (RFC 9293, section 3.10.7), a later fragment or a frame to
+/// a group address (RFC 1122, section 3.2.2), a protocol other than TCP and UDP.
 #[inline(always)]
 pub fn refuse<P: Packet + ?Sized>(
     packet: &P,
     parsed: &Parsed,
     out: &mut [u8; ANSWER_CAPACITY],
 ) -> Option<usize> {
-    if matches!(parsed.fragment, Fragment::Later(_)) || parsed.network_offset > MAX_LINK_HEADER {
+    if matches!(parsed.fragment, Fragment::Later(_))
+        || parsed.destination_mac.is_group()
+        || parsed.network_offset > MAX_LINK_HEADER
+    {
         return None;
     }
     let network_len = match parsed.family {

@@ -308,7 +308,7 @@ pub struct Parsed {
     pub fragment: Fragment,
     /// Octets before the network header.
     pub network_offset: usize,
-    /// Octets before the transport header.
+    /// Octets before the transport header; before the payload where `family` is `Other`.
     pub transport_offset: usize,
     /// Octets of the transport header and its payload by the IP header's own length; 0 where that
     /// field does not say (a super-packet above 64 KiB).
@@ -366,7 +366,10 @@ pub fn parse<P: Packet + ?Sized>(packet: &P) -> Result<Parsed, Skip> {
     match network {
         ethertype::IPV4 => ipv4(packet, parsed),
         ethertype::IPV6 => ipv6(packet, parsed),
-        _ => Ok(parsed),
+        _ => {
+            parsed.transport_offset = parsed.network_offset;
+            Ok(parsed)
+        }
     }
 }
 
