@@ -214,18 +214,21 @@ impl FlowKey {
     /// A seeded hash of the key.
     ///
     /// Multilinear over 64-bit words with secret odd multipliers (Lemire and Kaser, "Strongly
-    /// universal string hashing is fast", 2014) and a finalizer that brings the high bits down:
-    /// the products of the words do not wait for each other. The secret is drawn at load, so that
-    /// no device can choose keys that fall into one bucket.
+    /// universal string hashing is fast", 2014), of which the upper half is good, and a finalizer
+    /// that brings it down: the products of the words do not wait for each other. The secret is
+    /// drawn when the tables are made, so that no device can choose keys that fall into one bucket.
     #[inline(always)]
     pub const fn hash(&self, secret: &[u64; 6]) -> u64 {
-        let mut sum = self.device.wrapping_mul(secret[0])
-            ^ self.link.wrapping_mul(secret[1]).rotate_left(32)
-            ^ self.local_high.wrapping_mul(secret[2]).rotate_left(17);
+        let mut sum = self
+            .device
+            .wrapping_mul(secret[0])
+            .wrapping_add(self.link.wrapping_mul(secret[1]))
+            .wrapping_add(self.local_high.wrapping_mul(secret[2]));
         if matches!(self.family(), Family::V6) {
-            sum ^= self.local_low.wrapping_mul(secret[3]).rotate_left(32)
-                ^ self.remote_high.wrapping_mul(secret[4]).rotate_left(17)
-                ^ self.remote_low.wrapping_mul(secret[5]).rotate_left(49);
+            sum = sum
+                .wrapping_add(self.local_low.wrapping_mul(secret[3]))
+                .wrapping_add(self.remote_high.wrapping_mul(secret[4]))
+                .wrapping_add(self.remote_low.wrapping_mul(secret[5]));
         }
         sum ^= sum >> 32;
         sum = sum.wrapping_mul(0x9e37_79b9_7f4a_7c15);
