@@ -270,12 +270,17 @@ fn search_bucket(bucket: u32, hash: u64, key: &FlowKey) -> Search {
     Search::GoesOn
 }
 
+/// How long a device counts as new.
+const NEWCOMER_SECONDS: u64 = 60;
+
 /// Takes a slot for a flow and puts it into the index.
 ///
 /// `None` where the table is full, where the device has its share of it, or where the index has no
 /// room: each is counted. A device may hold as many flows as are free (dynamic thresholds,
 /// Choudhury and Hahne 1998, with alpha 1): one that floods the table leaves half of it, two leave
-/// a third, and a device with few flows finds room in any case.
+/// a third, and a device with few flows finds room in any case. Newcomers together get no more than
+/// half of it: a flood of made-up MAC addresses, with few flows each, leaves room to those that
+/// were there before.
 #[inline(always)]
 pub(crate) fn open_flow(
     key: &FlowKey,
@@ -302,7 +307,10 @@ pub(crate) fn open_flow(
         );
         return None;
     }
-    if of_device >= settings.flow_slots - in_use {
+    // SAFETY: as above.
+    let age = now.wrapping_sub(unsafe { ptr::read_volatile(&raw const (*owner).first_seen) });
+    let newcomer = age < NEWCOMER_SECONDS * settings.hz;
+    if of_device >= settings.flow_slots - in_use || newcomer && in_use >= settings.flow_slots / 2 {
         // SAFETY: as above.
         lose(
             unsafe { &raw mut (*losses).flow_share_used },

@@ -81,7 +81,9 @@ pub(crate) fn observe<F: Frame>(mut frame: F, direction: Direction) -> Verdict {
     };
     match parsed.fragment {
         Fragment::Whole => {}
-        Fragment::First(identification) => first_fragment(&seen, identification),
+        Fragment::First(identification) => {
+            remember_fragment(&seen, identification);
+        }
         Fragment::Later(identification) => {
             seen.key = seen.key.with_ports(later_fragment(&seen, identification));
         }
@@ -129,15 +131,16 @@ extern "C" fn book(seen: *const Seen) -> u32 {
     if judgement.generation != generation {
         judgement = judge(flow, seen, generation);
     }
-    account(flow, seen, judgement.decision) as u32
+    account(flow, seen, judgement) as u32
 }
 
 /// Books a frame to its flow and gives the flow's verdict.
 #[inline(always)]
-fn account(flow: Flow, seen: &Seen, decision: Decision) -> Verdict {
+fn account(flow: Flow, seen: &Seen, judgement: Judgement) -> Verdict {
+    let decision = judgement.decision;
     flow.touch(seen.direction(), seen.tcp_flags as u8, seen.now);
     if decision.policy != 0 {
-        hit(seen, decision);
+        count_hit(seen, judgement.pack());
     }
     if seen.direction != Direction::Upload as u32 && decision.verdict != Verdict::Pass {
         maps::count_refused(seen.key.ifindex(), seen.wire);
@@ -154,7 +157,7 @@ fn judge(flow: Flow, seen: &Seen, generation: u32) -> Judgement {
     let judgement = Judgement::unpack(decision(&seen.key, generation));
     flow.set_judgement(judgement);
     if before.decision != judgement.decision && judgement.decision.policy != 0 {
-        report(seen, judgement);
+        report_judged(seen, judgement.pack());
     }
     judgement
 }
@@ -200,11 +203,12 @@ extern "C" fn first_packet(seen: *const Seen, hash: u64) -> u32 {
         )
     {
         let judgement = judge(flow, seen, generation);
-        return account(flow, seen, judgement.decision) as u32;
+        return account(flow, seen, judgement) as u32;
     }
-    let decision = Judgement::unpack(decision(&seen.key, generation)).decision;
+    let judgement = decision(&seen.key, generation);
+    let decision = Judgement::unpack(judgement).decision;
     if decision.policy != 0 {
-        hit(seen, decision);
+        count_hit(seen, judgement);
     }
     if seen.direction != Direction::Upload as u32 && decision.verdict != Verdict::Pass {
         maps::count_refused(seen.key.ifindex(), seen.wire);
@@ -212,18 +216,6 @@ extern "C" fn first_packet(seen: *const Seen, hash: u64) -> u32 {
         maps::count_overflow(device, &seen.key, seen.direction(), seen.wire, seen.now);
     }
     decision.verdict as u32
-}
-
-#[inline(always)]
-fn hit(seen: &Seen, decision: Decision) {
-    count_hit(
-        seen,
-        Judgement {
-            generation: 0,
-            decision,
-        }
-        .pack(),
-    );
 }
 
 /// Counts a packet to which a policy applied.
@@ -238,11 +230,6 @@ extern "C" fn count_hit(seen: *const Seen, judgement: u64) -> u32 {
     0
 }
 
-#[inline(always)]
-fn report(seen: &Seen, judgement: Judgement) {
-    report_judged(seen, judgement.pack());
-}
-
 /// Tells user space that a policy matched a flow.
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -253,11 +240,6 @@ extern "C" fn report_judged(seen: *const Seen, judgement: u64) -> u32 {
         maps::report_judged(&seen.key, decision, seen.direction(), seen.now);
     }
     0
-}
-
-#[inline(always)]
-fn first_fragment(seen: &Seen, identification: u32) {
-    remember_fragment(seen, identification);
 }
 
 /// Remembers the ports of a packet's first fragment.

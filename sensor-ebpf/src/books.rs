@@ -100,7 +100,8 @@ pub struct InterfaceRecord {
 pub struct Losses {
     /// New flows refused because no slot was free. Kernel.
     pub flow_table_full: u64,
-    /// New flows refused because the device had its share of the table. Kernel.
+    /// New flows refused because the device, or all new devices together, had their share of the
+    /// table. Kernel.
     pub flow_share_used: u64,
     /// New flows refused because the index had no room near their hash. Kernel.
     pub flow_index_full: u64,
@@ -136,7 +137,7 @@ pub struct Settings {
     pub default_rules: [u64; 2],
     /// What the layout of the maps was when they were made; see [`LAYOUT`]. Not read in the kernel.
     pub layout: u64,
-    /// Jiffies in a second. Not read in the kernel.
+    /// Jiffies in a second.
     pub hz: u64,
     /// Milliseconds since the Unix epoch when jiffies were 0. Not read in the kernel.
     pub epoch_millis: u64,
