@@ -13,7 +13,7 @@ use aya::{
     programs::{Program, SchedClassifier, Xdp},
 };
 use sensor_ebpf::{
-    books::{FIRST_DEVICE, InterfaceRecord, Losses, Settings},
+    books::{DeviceRecord, FIRST_DEVICE, InterfaceRecord, Losses, Settings},
     flow::{FlowRecord, buckets_for, slot},
     wire::Wire,
 };
@@ -59,6 +59,39 @@ pub(crate) struct Outcome {
     pub(crate) output: Vec<u8>,
     /// What the kernel says one run took.
     pub(crate) duration: Duration,
+}
+
+/// `struct __sk_buff` of the kernel's user API: what a run may set of a socket buffer.
+#[derive(Clone, Copy)]
+pub(crate) struct SocketBufferContext([u8; 192]);
+
+impl Default for SocketBufferContext {
+    fn default() -> Self {
+        Self([0; 192])
+    }
+}
+
+impl SocketBufferContext {
+    /// A frame that stands for `segments` (0: not counted yet) of `segment` octets of payload,
+    /// `wire` octets in all.
+    pub(crate) fn merged(segment: u32, segments: u32, wire: u32) -> Self {
+        const WIRE_LEN: usize = 160;
+        const GSO_SEGS: usize = 164;
+        const GSO_SIZE: usize = 176;
+        let mut context = Self::default();
+        for (at, value) in [(WIRE_LEN, wire), (GSO_SEGS, segments), (GSO_SIZE, segment)] {
+            context.0[at..at + 4].copy_from_slice(&value.to_ne_bytes());
+        }
+        context
+    }
+
+    /// The same with nothing but the mark.
+    pub(crate) fn mark_alone(&self) -> Self {
+        const MARK: std::ops::Range<usize> = 8..12;
+        let mut context = Self::default();
+        context.0[MARK].copy_from_slice(&self.0[MARK]);
+        context
+    }
 }
 
 /// An object whose programs are loaded.
@@ -171,12 +204,61 @@ impl Programs {
 
     /// Runs an XDP program `repeat` times over one frame.
     pub(crate) fn run_xdp(&self, name: &str, frame: &[u8], repeat: u32) -> Result<Outcome> {
-        run(self.xdp(name)?, frame, repeat)
+        let mut output = vec![0; frame.len() + 512];
+        let result = self.xdp(name)?.test_run(TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut output),
+            repeat,
+            ..TestRunOptions::default()
+        })?;
+        output.truncate(result.data_size_out as usize);
+        Ok(Outcome {
+            verdict: result.return_value,
+            output,
+            duration: result.duration,
+        })
+    }
+
+    /// Runs an XDP program over one frame and gives the verdict; what it left lies in `output`.
+    pub(crate) fn run_xdp_into(&self, name: &str, frame: &[u8], output: &mut [u8]) -> Result<u32> {
+        let result = self.xdp(name)?.test_run(TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(output),
+            ..TestRunOptions::default()
+        })?;
+        Ok(result.return_value)
     }
 
     /// Runs a TC program over one frame.
     pub(crate) fn run_tc(&self, name: &str, frame: &[u8]) -> Result<Outcome> {
-        run(self.tc(name)?, frame, 1)
+        Ok(self
+            .run_tc_in(name, frame, SocketBufferContext::default())?
+            .0)
+    }
+
+    /// Runs a TC program over one frame in a context, and gives what both became.
+    pub(crate) fn run_tc_in(
+        &self,
+        name: &str,
+        frame: &[u8],
+        before: SocketBufferContext,
+    ) -> Result<(Outcome, SocketBufferContext)> {
+        let mut output = vec![0; frame.len() + 512];
+        let mut after = SocketBufferContext::default();
+        let result = self.tc(name)?.test_run(TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut output),
+            ctx_in: Some(&before.0),
+            ctx_out: Some(&mut after.0),
+            ..TestRunOptions::default()
+        })?;
+        output.truncate(result.data_size_out as usize);
+        let outcome = Outcome {
+            verdict: result.return_value,
+            output,
+            duration: result.duration,
+        };
+        Ok((outcome, after))
     }
 
     /// A map, to be written.
@@ -221,6 +303,16 @@ impl Programs {
         Ok(flows)
     }
 
+    /// What the programs are told.
+    pub(crate) fn settings(&self) -> Result<Settings> {
+        self.get("SETTINGS", 0)
+    }
+
+    /// The books of the device with this number.
+    pub(crate) fn device(&self, number: u32) -> Result<DeviceRecord> {
+        self.get("DEVICES", number)
+    }
+
     /// The interface's books.
     pub(crate) fn interface(&self) -> Result<InterfaceRecord> {
         self.get("INTERFACES", INTERFACE)
@@ -230,26 +322,6 @@ impl Programs {
     pub(crate) fn losses(&self) -> Result<Losses> {
         self.get("LOSSES", 0)
     }
-}
-
-/// Runs a program over a frame.
-fn run<P>(program: &P, frame: &[u8], repeat: u32) -> Result<Outcome>
-where
-    P: for<'a> aya::TestRun<Opts<'a> = TestRunOptions<'a>, Result = aya::TestRunResult>,
-{
-    let mut output = vec![0; frame.len() + 512];
-    let result = program.test_run(TestRunOptions {
-        data_in: Some(frame),
-        data_out: Some(&mut output),
-        repeat,
-        ..TestRunOptions::default()
-    })?;
-    output.truncate(result.data_size_out as usize);
-    Ok(Outcome {
-        verdict: result.return_value,
-        output,
-        duration: result.duration,
-    })
 }
 
 /// Moves the calling thread into a network namespace of its own, which goes with the thread.

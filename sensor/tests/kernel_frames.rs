@@ -1,0 +1,564 @@
+//! Ring 2: the frame table through the kernel programs, by `BPF_PROG_TEST_RUN`. Verdict, octets and
+//! books are what the library says on the host.
+
+#[path = "../../sensor-ebpf/tests/frames/mod.rs"]
+#[allow(dead_code, reason = "ring 1 uses the rest")]
+mod frames;
+#[allow(dead_code, reason = "the bench uses the rest")]
+mod programs;
+
+use std::collections::HashMap;
+
+use anyhow::{Context as _, Result, ensure};
+use frames::{
+    mutate::{Random, next_frame, seeds},
+    table,
+};
+use programs::{IFINDEX, Outcome, Programs, SocketBufferContext, Tables};
+use sensor_ebpf::{
+    answer::{ANSWER_CAPACITY, refuse},
+    books::{FIRST_DEVICE, Tally},
+    flow::{Direction, FlowKey, FlowRecord},
+    parse::{Address, Family, Fragment, Mac, Parsed, parse},
+    policy::{Chain, Decision, MAX_CHAINS, MAX_RULES, Rule, Rules, Verdict, decide},
+    skip::Skip,
+};
+
+const XDP_DROP: u32 = 1;
+const XDP_PASS: u32 = 2;
+const XDP_TX: u32 = 3;
+const TC_ACT_UNSPEC: u32 = u32::MAX;
+const TC_ACT_SHOT: u32 = 2;
+const TC_ACT_REDIRECT: u32 = 7;
+
+/// The shortest frame that `BPF_PROG_TEST_RUN` takes.
+const SHORTEST: usize = 14;
+
+/// The longest that fits one page beside what XDP keeps for itself.
+const LONGEST_XDP: usize = 3000;
+
+/// Where a frame is booked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Booked {
+    Flow(FlowKey),
+    Multicast,
+    Skipped(Skip),
+}
+
+/// What the library says about frames, with the memory of first fragments that a map is.
+#[derive(Default)]
+struct Oracle {
+    ports: HashMap<(FlowKey, u32, u8), u32>,
+}
+
+impl Oracle {
+    fn book(&mut self, frame: &[u8], direction: Direction) -> Booked {
+        let parsed = match parse(frame) {
+            Ok(parsed) => parsed,
+            Err(reason) => return Booked::Skipped(reason),
+        };
+        match direction {
+            Direction::Upload if parsed.source_mac.is_group() => {
+                return Booked::Skipped(Skip::SourceIsGroup);
+            }
+            Direction::Download if parsed.destination_mac.is_group() => return Booked::Multicast,
+            _ => {}
+        }
+        Booked::Flow(self.key(&parsed, direction))
+    }
+
+    fn key(&mut self, parsed: &Parsed, direction: Direction) -> FlowKey {
+        let key = FlowKey::new(parsed, direction, IFINDEX);
+        match parsed.fragment {
+            Fragment::Whole => key,
+            Fragment::First(identification) => {
+                let piece = (key.with_ports(0), identification, direction as u8);
+                self.ports.insert(piece, key.ports());
+                key
+            }
+            Fragment::Later(identification) => {
+                let piece = (key.with_ports(0), identification, direction as u8);
+                key.with_ports(self.ports.get(&piece).copied().unwrap_or(0))
+            }
+        }
+    }
+}
+
+/// The counts that one frame may change.
+fn counts(programs: &Programs, booked: Booked, direction: Direction) -> Result<Tally> {
+    let at = direction as usize;
+    Ok(match booked {
+        Booked::Skipped(reason) => programs.interface()?.skipped[at][reason as usize],
+        Booked::Multicast => programs.interface()?.multicast,
+        Booked::Flow(key) => programs
+            .flows()?
+            .iter()
+            .find(|flow| flow.key == key)
+            .map_or(Tally::default(), |flow| of_flow(flow, direction)),
+    })
+}
+
+fn of_flow(flow: &FlowRecord, direction: Direction) -> Tally {
+    match direction {
+        Direction::Upload => Tally {
+            packets: flow.upload_packets,
+            bytes: flow.upload_bytes,
+        },
+        Direction::Download => Tally {
+            packets: flow.download_packets,
+            bytes: flow.download_bytes,
+        },
+    }
+}
+
+/// Everything booked in one direction.
+fn booked(programs: &Programs, direction: Direction, devices: u32) -> Result<Tally> {
+    let at = direction as usize;
+    let interface = programs.interface()?;
+    let mut sum = Tally::default();
+    let mut add = |tally: Tally| {
+        sum.packets += tally.packets;
+        sum.bytes += tally.bytes;
+    };
+    for flow in programs.flows()? {
+        add(of_flow(&flow, direction));
+    }
+    add(interface.overflow[at]);
+    interface.skipped[at].into_iter().for_each(&mut add);
+    if direction == Direction::Download {
+        add(interface.multicast);
+        add(interface.refused);
+    }
+    // The same packets without a flow, by device.
+    let mut overflow = Tally::default();
+    for number in 1..FIRST_DEVICE + devices {
+        for family in programs.device(number)?.overflow {
+            overflow.packets += family[at].packets;
+            overflow.bytes += family[at].bytes;
+        }
+    }
+    ensure!(
+        overflow == interface.overflow[at],
+        "the devices' overflow is {overflow:?}, the interface's {:?}",
+        interface.overflow[at]
+    );
+    Ok(sum)
+}
+
+/// Whether the kernel takes the frame for a socket buffer: an IPv4 header must fit behind the
+/// Ethernet header, or an IPv6 header (`bpf_prog_test_run_skb`).
+fn fits_tc(frame: &[u8]) -> bool {
+    let rest = frame.len().saturating_sub(SHORTEST);
+    match frame.get(12..14) {
+        Some([0x08, 0x00]) => rest >= 20,
+        Some([0x86, 0xdd]) => rest >= 40,
+        Some(_) => rest > 0,
+        None => false,
+    }
+}
+
+const SMALL: Tables = Tables {
+    flows: 256,
+    devices: 64,
+};
+
+struct Way {
+    program: &'static str,
+    direction: Direction,
+    pass: u32,
+    run: fn(&Programs, &str, &[u8]) -> Result<Outcome>,
+    takes: fn(&[u8]) -> bool,
+}
+
+const WAYS: [Way; 4] = [
+    Way {
+        program: "upload",
+        direction: Direction::Upload,
+        pass: XDP_PASS,
+        run: |programs, name, frame| programs.run_xdp(name, frame, 1),
+        takes: |frame| (SHORTEST..=LONGEST_XDP).contains(&frame.len()),
+    },
+    Way {
+        program: "upload_frags",
+        direction: Direction::Upload,
+        pass: XDP_PASS,
+        run: |programs, name, frame| programs.run_xdp(name, frame, 1),
+        takes: |frame| frame.len() >= SHORTEST,
+    },
+    Way {
+        program: "upload_tc",
+        direction: Direction::Upload,
+        pass: TC_ACT_UNSPEC,
+        run: |programs, name, frame| programs.run_tc(name, frame),
+        takes: fits_tc,
+    },
+    Way {
+        program: "download",
+        direction: Direction::Download,
+        pass: TC_ACT_UNSPEC,
+        run: |programs, name, frame| programs.run_tc(name, frame),
+        takes: fits_tc,
+    },
+];
+
+#[test]
+fn every_frame_is_booked_where_the_library_says() -> Result<()> {
+    programs::enter_own_namespace()?;
+    for way in &WAYS {
+        let programs = Programs::load(SMALL)?;
+        let mut oracle = Oracle::default();
+        let mut all = Tally::default();
+        // Twice: the second time the flows are known, and the short way is taken.
+        for (name, frame, _) in table().into_iter().chain(table()) {
+            if !(way.takes)(&frame) {
+                continue;
+            }
+            let expect = oracle.book(&frame, way.direction);
+            let before = counts(&programs, expect, way.direction)?;
+            let outcome = (way.run)(&programs, way.program, &frame)
+                .with_context(|| format!("{name} through {}", way.program))?;
+            let after = counts(&programs, expect, way.direction)?;
+            let place = format!("{name} through {}: {expect:?}", way.program);
+            ensure!(
+                outcome.verdict == way.pass,
+                "{place}: verdict {}",
+                outcome.verdict
+            );
+            ensure!(outcome.output == frame, "{place}: the frame was changed");
+            ensure!(after.packets == before.packets + 1, "{place}: not booked");
+            ensure!(
+                after.bytes == before.bytes + frame.len() as u64,
+                "{place}: {} octets of {}",
+                after.bytes - before.bytes,
+                frame.len()
+            );
+            all.packets += 1;
+            all.bytes += frame.len() as u64;
+        }
+        let sum = booked(&programs, way.direction, SMALL.devices)?;
+        ensure!(sum == all, "{}: {sum:?} booked of {all:?}", way.program);
+        ensure!(all.packets > 100, "{}: hardly any frame fits", way.program);
+    }
+    Ok(())
+}
+
+#[test]
+fn every_prefix_of_every_frame_is_booked() -> Result<()> {
+    programs::enter_own_namespace()?;
+    for way in &WAYS[..2] {
+        let programs = Programs::load(SMALL)?;
+        let mut oracle = Oracle::default();
+        let mut skipped = [0u64; Skip::COUNT];
+        let mut all = Tally::default();
+        for (name, frame, _) in table() {
+            for len in SHORTEST..frame.len().min(200) {
+                let prefix = &frame[..len];
+                if let Booked::Skipped(reason) = oracle.book(prefix, way.direction) {
+                    skipped[reason as usize] += 1;
+                }
+                let outcome = (way.run)(&programs, way.program, prefix)?;
+                ensure!(outcome.verdict == way.pass, "{name} after {len} octets");
+                all.packets += 1;
+                all.bytes += len as u64;
+            }
+        }
+        let sum = booked(&programs, way.direction, SMALL.devices)?;
+        ensure!(sum == all, "{}: {sum:?} booked of {all:?}", way.program);
+        let counted = programs.interface()?.skipped[way.direction as usize];
+        for reason in Skip::ALL {
+            let number = reason as usize;
+            ensure!(
+                counted[number].packets == skipped[number],
+                "{} {}: {} on the host, {} in the kernel",
+                way.program,
+                reason.name(),
+                skipped[number],
+                counted[number].packets
+            );
+        }
+    }
+    Ok(())
+}
+
+/// A super-packet is booked as the packets that the wire carried.
+#[test]
+fn an_aggregated_frame_counts_as_its_segments() -> Result<()> {
+    use frames::build::{ACK, ethernet};
+
+    programs::enter_own_namespace()?;
+    const SEGMENT: u32 = 500;
+    const SEGMENTS: u32 = 5;
+    for (headers, frame) in [
+        (54, ethernet().ipv4().tcp(ACK)),
+        (66, ethernet().ipv4().tcp_at(ACK, 1, 1, 12)),
+        (74, ethernet().ipv6().tcp(ACK)),
+        (78, ethernet().vlan(7).ipv6().tcp(ACK)),
+        (42, ethernet().ipv4().udp()),
+    ] {
+        let frame = frame.payload((SEGMENT * SEGMENTS - 100) as usize).build();
+        let wire = frame.len() as u32 + (SEGMENTS - 1) * headers;
+        let expect = Tally {
+            packets: u64::from(SEGMENTS),
+            bytes: u64::from(wire),
+        };
+        for (program, direction) in [
+            ("upload_tc", Direction::Upload),
+            ("download", Direction::Download),
+        ] {
+            for segments in [SEGMENTS, 0] {
+                let programs = Programs::load(SMALL)?;
+                // Twice: the long way and the short one.
+                for _ in 0..2 {
+                    let context = SocketBufferContext::merged(SEGMENT, segments, wire);
+                    programs.run_tc_in(program, &frame, context)?;
+                }
+                let sum = booked(&programs, direction, SMALL.devices)?;
+                ensure!(
+                    sum == Tally {
+                        packets: 2 * expect.packets,
+                        bytes: 2 * expect.bytes
+                    },
+                    "{program}, headers of {headers}, {segments} segments: {sum:?}, not twice {expect:?}"
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A policy that applies to every device and every address.
+struct Everything(Chain, Rule);
+
+impl Everything {
+    fn new(verdict: Verdict) -> Self {
+        let mut chain = Chain {
+            set: 1,
+            len: 1,
+            ..Chain::default()
+        };
+        chain.rules[0] = 0;
+        let rule = Rule {
+            policy: 9,
+            verdict: verdict as u16,
+            ..Rule::default()
+        };
+        Self(chain, rule)
+    }
+
+    /// Puts it in force on the side of the generation.
+    fn enforce(&self, programs: &mut Programs, generation: u32) -> Result<()> {
+        let side = generation & 1;
+        programs.set("RULES", side * MAX_RULES as u32, self.1)?;
+        programs.set("CHAINS", side * MAX_CHAINS as u32, self.0)?;
+        let mut settings = programs.settings()?;
+        settings.default_rules[side as usize] = 1;
+        settings.generation = generation;
+        programs.set("SETTINGS", 0, settings)
+    }
+}
+
+impl Rules for Everything {
+    fn for_device(&self, _mac: Mac) -> u64 {
+        1
+    }
+
+    fn for_remote(&self, _family: Family, _remote: Address) -> Option<&Chain> {
+        Some(&self.0)
+    }
+
+    fn rule(&self, number: u8) -> Option<&Rule> {
+        (number == 0).then_some(&self.1)
+    }
+}
+
+#[test]
+fn a_refused_frame_comes_back_as_the_library_answers() -> Result<()> {
+    programs::enter_own_namespace()?;
+    for way in &WAYS {
+        let mut programs = Programs::load(SMALL)?;
+        let policy = Everything::new(Verdict::Reject);
+        policy.enforce(&mut programs, 3)?;
+        let mut oracle = Oracle::default();
+        let mut all = Tally::default();
+        let mut answered = Tally::default();
+        let mut refused = Tally::default();
+        for (name, frame, _) in table().into_iter().chain(table()) {
+            if !(way.takes)(&frame) {
+                continue;
+            }
+            let decision = match oracle.book(&frame, way.direction) {
+                Booked::Flow(key) => decide(&policy, &key),
+                Booked::Multicast | Booked::Skipped(_) => Decision::PASS,
+            };
+            let outcome = (way.run)(&programs, way.program, &frame)?;
+            let place = format!("{name} through {}", way.program);
+            all.packets += 1;
+            all.bytes += frame.len() as u64;
+            if decision.verdict == Verdict::Pass {
+                ensure!(
+                    outcome.verdict == way.pass,
+                    "{place}: verdict {}",
+                    outcome.verdict
+                );
+                ensure!(outcome.output == frame, "{place}: the frame was changed");
+                continue;
+            }
+            let mut buffer = [0; ANSWER_CAPACITY];
+            let answer = match (way.direction, parse(&frame[..])) {
+                (Direction::Upload, Ok(parsed)) => refuse(&frame[..], &parsed, &mut buffer),
+                _ => None,
+            };
+            if way.direction == Direction::Download {
+                refused.packets += 1;
+                refused.bytes += frame.len() as u64;
+            }
+            let xdp = way.pass == XDP_PASS;
+            match answer {
+                Some(len) => {
+                    let back = if xdp { XDP_TX } else { TC_ACT_REDIRECT };
+                    ensure!(
+                        outcome.verdict == back,
+                        "{place}: verdict {}",
+                        outcome.verdict
+                    );
+                    ensure!(
+                        outcome.output == buffer[..len],
+                        "{place}:\n{:02x?} in the kernel,\n{:02x?} on the host",
+                        outcome.output,
+                        &buffer[..len]
+                    );
+                    if xdp {
+                        answered.packets += 1;
+                        answered.bytes += len as u64;
+                    }
+                }
+                None => {
+                    let drop = if xdp { XDP_DROP } else { TC_ACT_SHOT };
+                    ensure!(
+                        outcome.verdict == drop,
+                        "{place}: verdict {}",
+                        outcome.verdict
+                    );
+                }
+            }
+        }
+        let interface = programs.interface()?;
+        ensure!(
+            interface.answered == answered,
+            "{}: {:?} answered of {answered:?}",
+            way.program,
+            interface.answered
+        );
+        ensure!(interface.answers_failed == 0, "{}", way.program);
+        ensure!(
+            interface.refused == refused,
+            "{}: {:?} refused of {refused:?}",
+            way.program,
+            interface.refused
+        );
+        ensure!((answered.packets > 0) == (way.pass == XDP_PASS));
+        ensure!((refused.packets > 0) == (way.direction == Direction::Download));
+        let sum = booked(&programs, way.direction, SMALL.devices)?;
+        ensure!(sum == all, "{}: {sum:?} booked of {all:?}", way.program);
+    }
+    Ok(())
+}
+
+/// An answer of TC passes the egress program on its way out: it is let go, and booked as ours.
+#[test]
+fn an_answer_of_tc_is_booked_on_its_way_out() -> Result<()> {
+    programs::enter_own_namespace()?;
+    let mut programs = Programs::load(SMALL)?;
+    Everything::new(Verdict::Reject).enforce(&mut programs, 3)?;
+    let mut answered = Tally::default();
+    for (name, frame, _) in table() {
+        if !fits_tc(&frame) {
+            continue;
+        }
+        let (outcome, context) =
+            programs.run_tc_in("upload_tc", &frame, SocketBufferContext::default())?;
+        if outcome.verdict != TC_ACT_REDIRECT {
+            continue;
+        }
+        let answer = outcome.output;
+        let (outcome, _) = programs.run_tc_in("download", &answer, context.mark_alone())?;
+        ensure!(
+            outcome.verdict == TC_ACT_UNSPEC,
+            "{name}: verdict {}",
+            outcome.verdict
+        );
+        ensure!(outcome.output == answer, "{name}: the answer was changed");
+        answered.packets += 1;
+        answered.bytes += answer.len() as u64;
+    }
+    ensure!(answered.packets > 0);
+    let interface = programs.interface()?;
+    ensure!(
+        interface.answered == answered,
+        "{:?} of {answered:?}",
+        interface.answered
+    );
+    let booked = booked(&programs, Direction::Download, SMALL.devices)?;
+    ensure!(
+        booked == Tally::default(),
+        "an answer was booked as a download: {booked:?}"
+    );
+    Ok(())
+}
+
+/// A million frames that nobody would send: all pass, and all are in the books, by reason.
+#[test]
+fn a_million_bad_frames_are_booked() -> Result<()> {
+    const FRAMES: usize = 1_000_000;
+
+    programs::enter_own_namespace()?;
+    let programs = Programs::load(Tables {
+        flows: 1_024,
+        devices: 64,
+    })?;
+    let seeds = seeds();
+    let mut random = Random::new(0x5eed_0003);
+    let mut frame = Vec::new();
+    let mut oracle = Oracle::default();
+    let mut skipped = [Tally::default(); Skip::COUNT];
+    let mut all = Tally::default();
+    let mut output = vec![0; 4096];
+    while all.packets < FRAMES as u64 {
+        next_frame(&mut random, &seeds, &mut frame);
+        if frame.len() < SHORTEST {
+            continue;
+        }
+        let program = match all.packets % 2 {
+            0 => "upload",
+            _ => "upload_frags",
+        };
+        let verdict = programs.run_xdp_into(program, &frame, &mut output)?;
+        ensure!(verdict == XDP_PASS, "{frame:02x?} gave {verdict}");
+        all.packets += 1;
+        all.bytes += frame.len() as u64;
+        if let Booked::Skipped(reason) = oracle.book(&frame, Direction::Upload) {
+            skipped[reason as usize].packets += 1;
+            skipped[reason as usize].bytes += frame.len() as u64;
+        }
+    }
+    let sum = booked(&programs, Direction::Upload, 64)?;
+    ensure!(sum == all, "{sum:?} booked of {all:?}");
+    let interface = programs.interface()?;
+    for reason in Skip::ALL {
+        let (kernel, host) = (
+            interface.skipped[Direction::Upload as usize][reason as usize],
+            skipped[reason as usize],
+        );
+        ensure!(
+            kernel == host,
+            "{}: {kernel:?} in the kernel, {host:?} on the host",
+            reason.name()
+        );
+    }
+    // The tables were too small for it: the overflow is part of what is proven.
+    let losses = programs.losses()?;
+    ensure!(interface.overflow[Direction::Upload as usize].packets > 0);
+    ensure!(losses.device_table_full > 0 && losses.flow_share_used > 0);
+    ensure!(losses.interface_unknown == 0);
+    Ok(())
+}
