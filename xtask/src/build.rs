@@ -96,15 +96,18 @@ pub fn host_cargo() -> Command {
     cargo
 }
 
-/// A cargo that does `chore` for the kernel's target with the object's features and profile.
+/// A cargo that does `chore`, `build` or `clippy`, for the kernel's target with the object's
+/// features and profile.
 ///
 /// The compiler's warning about unstable features is expected: `core` has no stable name for the
 /// target's atomic add.
 pub fn kernel_cargo(toolchain: &Toolchain, chore: &str) -> Command {
-    let mut cargo = match toolchain.compiler {
-        Compiler::Debian => Command::new("/usr/bin/cargo"),
-        Compiler::Nightly => Command::new("rustup"),
-    };
+    let mut cargo = Command::new(match (toolchain.compiler, chore) {
+        // Cargo would look for the subcommand where rustup has its own.
+        (Compiler::Debian, "clippy") => "/usr/bin/cargo-clippy",
+        (Compiler::Debian, _) => "/usr/bin/cargo",
+        (Compiler::Nightly, _) => "rustup",
+    });
     for (name, _) in env::vars_os() {
         if decides_compiler(&name.to_string_lossy()) {
             cargo.env_remove(name);
@@ -113,6 +116,7 @@ pub fn kernel_cargo(toolchain: &Toolchain, chore: &str) -> Command {
     match toolchain.compiler {
         Compiler::Debian => {
             cargo
+                .env("CARGO", "/usr/bin/cargo")
                 .env("RUSTC", "/usr/bin/rustc")
                 .env("RUSTC_BOOTSTRAP", "1")
                 .arg(chore);

@@ -443,7 +443,9 @@ mod tests {
     #[test]
     fn a_missing_packet_is_a_difference_in_either_direction() {
         let tally = |packets, bytes| Tally { packets, bytes };
-        let both = |upload, download| lab::ByDirection { upload, download };
+        fn both<T>(upload: T, download: T) -> lab::ByDirection<T> {
+            lab::ByDirection { upload, download }
+        }
         let port = PortBooks {
             interface: "lan0".to_owned(),
             hooks: both("xdp-native".to_owned(), "tcx".to_owned()),

@@ -1,1 +1,429 @@
-//! x
+//! The laws of the architecture that can be read off the code: who may name what.
+
+use std::{
+    fmt, fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::{build, command::capture};
+
+/// Something is named only in certain places, or never in others. Places are prefixes of paths
+/// from the workspace's folder.
+struct Law {
+    /// What is looked for.
+    what: Named,
+    /// Where it is looked for.
+    within: &'static [&'static str],
+    /// Where in there it may be.
+    except: &'static [&'static str],
+    /// What to tell whoever breaks it.
+    why: &'static str,
+}
+
+/// What a law is about.
+enum Named {
+    /// A path that starts with this crate.
+    Crate(&'static str),
+    /// This keyword or type, wherever it stands.
+    Word(&'static str),
+    /// A path into this crate that leads to another module than these.
+    CrateBut(&'static [&'static str]),
+}
+
+const LAWS: &[Law] = &[
+    Law {
+        what: Named::Crate("aya"),
+        within: &["sensor/src/"],
+        except: &["sensor/src/source/kernel/"],
+        why: "aya is named only under sensor/src/source/kernel/ (law 8)",
+    },
+    Law {
+        what: Named::Crate("aya_log"),
+        within: &["sensor/src/"],
+        except: &["sensor/src/source/kernel/"],
+        why: "aya is named only under sensor/src/source/kernel/ (law 8)",
+    },
+    Law {
+        what: Named::Crate("tokio"),
+        within: &[
+            "sensor/src/decode",
+            "sensor/src/aggregate",
+            "sensor/src/model",
+            "sensor/src/record",
+        ],
+        except: &[],
+        why: "what is computed knows nothing of tokio (law 8)",
+    },
+    Law {
+        what: Named::Crate("prometheus"),
+        within: &["sensor/src/"],
+        except: &["sensor/src/sink/metrics"],
+        why: "prometheus is named only in sink/metrics (law 8)",
+    },
+    Law {
+        what: Named::CrateBut(&["model", "sink", "health"]),
+        within: &["sensor/src/sink"],
+        except: &[],
+        why: "sinks see the model alone, and the daemon's health (law 8)",
+    },
+    Law {
+        what: Named::Word("Instant"),
+        within: &[
+            "sensor/src/decode",
+            "sensor/src/aggregate",
+            "sensor/src/model",
+            "sensor/src/record",
+        ],
+        except: &[],
+        why: "below the pipeline, time is an argument (law 8)",
+    },
+    Law {
+        what: Named::Word("SystemTime"),
+        within: &[
+            "sensor/src/decode",
+            "sensor/src/aggregate",
+            "sensor/src/model",
+            "sensor/src/record",
+        ],
+        except: &[],
+        why: "below the pipeline, time is an argument (law 8)",
+    },
+    Law {
+        what: Named::Word("unsafe"),
+        within: &["sensor/src/", "sensor-ebpf/src/", "xtask/src/"],
+        except: &[
+            "sensor/src/source/kernel/",
+            "sensor-ebpf/src/wire.rs",
+            "xtask/src/lab/namespace.rs",
+            "xtask/src/lab/pass.rs",
+        ],
+        why: "unsafe code stays where the kernel's memory is, and where namespaces are entered",
+    },
+    Law {
+        what: Named::Crate("aya_ebpf"),
+        within: &["sensor-ebpf/src/"],
+        except: &[],
+        why: "the contract of both sides uses no dependency",
+    },
+];
+
+/// Lines that `sensor/src/main.rs` may have.
+const MAIN_LINES: usize = 40;
+
+/// A law that is broken, and where.
+#[derive(Debug, PartialEq, Eq)]
+struct Breach {
+    file: PathBuf,
+    line: usize,
+    why: &'static str,
+}
+
+impl fmt::Display for Breach {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}: {}", self.file.display(), self.line, self.why)
+    }
+}
+
+/// Reads the workspace and holds it against the laws.
+///
+/// # Errors
+/// Where one is broken: every place, with the law.
+pub fn check() -> Result<()> {
+    let root = build::workspace();
+    let mut breaches = Vec::new();
+    for folder in ["sensor/src", "sensor-ebpf/src", "xtask/src"] {
+        for file in sources(&root.join(folder))? {
+            let text = fs::read_to_string(&file)?;
+            let name = file.strip_prefix(&root).unwrap_or(&file);
+            breaches.extend(breaches_in(name, &text));
+        }
+    }
+    if fs::read_to_string(root.join("sensor/src/main.rs"))?
+        .lines()
+        .count()
+        > MAIN_LINES
+    {
+        breaches.push(Breach {
+            file: "sensor/src/main.rs".into(),
+            line: MAIN_LINES + 1,
+            why: "main has at most 40 lines",
+        });
+    }
+    contract_stands_alone()?;
+    if breaches.is_empty() {
+        return Ok(());
+    }
+    let list: Vec<_> = breaches.iter().map(Breach::to_string).collect();
+    bail!("the architecture's laws are broken:\n{}", list.join("\n"))
+}
+
+/// Every dependency of the shared library is optional: only the kernel's binary brings any.
+fn contract_stands_alone() -> Result<()> {
+    let mut cargo: Command = build::host_cargo();
+    let text = capture(cargo.args(["metadata", "--no-deps", "--format-version", "1"]))?;
+    let metadata: Value = serde_json::from_str(&text)?;
+    let packages = metadata["packages"].as_array().into_iter().flatten();
+    let contract = packages
+        .into_iter()
+        .find(|package| package["name"] == "sensor-ebpf")
+        .context("the workspace has no package sensor-ebpf")?;
+    for dependency in contract["dependencies"].as_array().into_iter().flatten() {
+        let of_library = dependency["kind"].is_null() && dependency["optional"] == false;
+        if of_library {
+            bail!(
+                "the contract of both sides depends on {}: it may depend on nothing",
+                dependency["name"]
+            );
+        }
+    }
+    Ok(())
+}
+
+fn sources(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).with_context(|| format!("no {}", folder.display()))? {
+        let path = entry?.path();
+        if path.is_dir() {
+            found.extend(sources(&path)?);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn breaches_in(file: &Path, text: &str) -> Vec<Breach> {
+    let starts = |prefixes: &[&str]| {
+        let name = file.to_string_lossy();
+        prefixes.iter().any(|prefix| name.starts_with(prefix))
+    };
+    let words = words(text);
+    LAWS.iter()
+        .filter(|law| starts(law.within) && !starts(law.except))
+        .flat_map(|law| {
+            let here = |&at: &usize| law.what.is_at(&words, at);
+            let breach = |at: usize| Breach {
+                file: file.to_owned(),
+                line: words[at].line,
+                why: law.why,
+            };
+            (0..words.len())
+                .filter(here)
+                .map(breach)
+                .collect::<Vec<_>>()
+        })
+        .collect()
+}
+
+impl Named {
+    fn is_at(&self, words: &[Word<'_>], at: usize) -> bool {
+        let text = |at: usize| words.get(at).map_or("", |word| word.text);
+        let inside_path = at > 0 && text(at - 1) == "::";
+        match self {
+            Self::Crate(name) => {
+                let path = text(at + 1) == "::";
+                let import = at > 0 && ["use", "crate"].contains(&text(at - 1));
+                text(at) == *name && !inside_path && (path || import)
+            }
+            Self::Word(name) => text(at) == *name,
+            Self::CrateBut(modules) => {
+                let into = text(at) == "crate" && text(at + 1) == "::";
+                into && !group(&words[at + 2..]).all(|module| modules.contains(&module))
+            }
+        }
+    }
+}
+
+/// The first names of a path's rest: one, or those of `{a::b, c}`.
+fn group<'a>(words: &'a [Word<'a>]) -> impl Iterator<Item = &'a str> {
+    let mut depth = 0;
+    let mut first = true;
+    let mut ended = false;
+    words.iter().filter_map(move |word| {
+        match word.text {
+            _ if ended => return None,
+            "{" => {
+                depth += 1;
+                first = depth == 1;
+            }
+            "}" => depth -= 1,
+            "," => first = depth == 1,
+            "::" => {}
+            name if first => {
+                first = false;
+                ended = depth == 0;
+                return Some(name);
+            }
+            _ => {}
+        }
+        ended = ended || depth == 0;
+        None
+    })
+}
+
+/// A word of a source, `::`, `{`, `}` or a comma.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Word<'a> {
+    text: &'a str,
+    line: usize,
+}
+
+/// The words of a source and what joins them, without comments and literals.
+fn words(source: &str) -> Vec<Word<'_>> {
+    let mut words = Vec::new();
+    let mut rest = source;
+    let mut line = 1;
+    while let Some(first) = rest.chars().next() {
+        let length = if rest.starts_with("//") {
+            rest.find('\n').unwrap_or(rest.len())
+        } else if rest.starts_with("/*") {
+            rest.find("*/").map_or(rest.len(), |end| end + 2)
+        } else if rest.starts_with("r\"") || rest.starts_with("r#\"") {
+            raw_string(rest)
+        } else if first == '"' {
+            string(rest)
+        } else if first == '\'' {
+            character(rest)
+        } else if rest.starts_with("::") {
+            words.push(Word {
+                text: &rest[..2],
+                line,
+            });
+            2
+        } else if ['{', '}', ','].contains(&first) {
+            words.push(Word {
+                text: &rest[..1],
+                line,
+            });
+            1
+        } else if first.is_alphabetic() || first == '_' {
+            let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_');
+            let length = end.unwrap_or(rest.len());
+            words.push(Word {
+                text: &rest[..length],
+                line,
+            });
+            length
+        } else {
+            first.len_utf8()
+        };
+        line += rest[..length].matches('\n').count();
+        rest = &rest[length..];
+    }
+    words
+}
+
+fn string(text: &str) -> usize {
+    let mut escaped = false;
+    for (at, c) in text.char_indices().skip(1) {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            '"' => return at + 1,
+            _ => {}
+        }
+    }
+    text.len()
+}
+
+fn raw_string(text: &str) -> usize {
+    let end = if text.starts_with("r#") { "\"#" } else { "\"" };
+    let body = end.len() + 1;
+    text[body..]
+        .find(end)
+        .map_or(text.len(), |at| body + at + end.len())
+}
+
+/// A character literal, or only the quote where a lifetime follows it.
+fn character(text: &str) -> usize {
+    let mut inside = text.char_indices().skip(1);
+    match inside.next() {
+        Some((_, '\\')) => text[2..].find('\'').map_or(1, |at| {
+            // The escaped character may be the quote itself.
+            if at == 0 { 4 } else { at + 3 }
+        }),
+        Some(_) => match inside.next() {
+            Some((at, '\'')) => at + 1,
+            _ => 1,
+        },
+        None => 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn breaches() {
+        let check = |file: &str, text: &str, lines: &[usize]| {
+            let found: Vec<_> = breaches_in(Path::new(file), text)
+                .iter()
+                .map(|breach| breach.line)
+                .collect();
+            assert_eq!(found, lines, "{file}: {text}");
+        };
+        check(
+            "sensor/src/pipeline.rs",
+            "use std::fs;\nuse aya::Ebpf;\n",
+            &[2],
+        );
+        check("sensor/src/pipeline.rs", "fn f() { aya::load() }", &[1]);
+        check("sensor/src/pipeline.rs", "use aya as kernel;", &[1]);
+        check("sensor/src/source/kernel/load.rs", "use aya::Ebpf;", &[]);
+        check("sensor/src/pipeline.rs", "// aya::Ebpf\nlet aya = 1;", &[]);
+        check("sensor/src/pipeline.rs", "let a = \"use aya::x\";", &[]);
+        check(
+            "sensor/src/pipeline.rs",
+            "let a = r#\"\"use aya::x\"#;",
+            &[],
+        );
+        check(
+            "sensor/src/pipeline.rs",
+            "/* aya::x */ let c = '\"'; aya::y",
+            &[1],
+        );
+        check(
+            "sensor/src/pipeline.rs",
+            "fn f<'a>(x: &'a u8) { aya::y }",
+            &[1],
+        );
+        check("sensor/src/pipeline.rs", "let q = '\\''; \"aya::x\"", &[]);
+        check("sensor/src/aggregate.rs", "#[tokio::main]", &[1]);
+        check("sensor/src/aggregate/party.rs", "\nInstant::now()", &[2]);
+        check(
+            "sensor/src/pipeline.rs",
+            "#[tokio::main] fn f() { Instant::now() }",
+            &[],
+        );
+        check("sensor/src/sink/http.rs", "use prometheus::Registry;", &[1]);
+        check(
+            "sensor/src/sink/metrics.rs",
+            "use prometheus::Registry;",
+            &[],
+        );
+        check(
+            "sensor/src/sink/http.rs",
+            "use crate::model::Snapshot;",
+            &[],
+        );
+        check("sensor/src/sink/http.rs", "use crate::pipeline;", &[1]);
+        check(
+            "sensor/src/sink/http.rs",
+            "use crate::{health::Health, model::{A, B}};",
+            &[],
+        );
+        check(
+            "sensor/src/sink/http.rs",
+            "use crate::{model::{A, B}, pipeline};",
+            &[1],
+        );
+        check("sensor/src/config.rs", "unsafe { f() }", &[1]);
+        check("sensor-ebpf/src/lib.rs", "#![forbid(unsafe_code)]", &[]);
+    }
+}

@@ -62,13 +62,15 @@ impl Need {
 
 /// Debian's compiler with a prebuilt `core` for bpfel-unknown-none, and the LLVM of the linker.
 const DEBIAN_COMPILER: [&str; 3] = ["rustc-web", "cargo-web", "libstd-rust-web-dev-bpf"];
+/// Lints by the same compiler.
+const DEBIAN_CLIPPY: [&str; 1] = ["rust-web-clippy"];
 /// What building the linker takes.
 const LINKER_PACKAGES: [&str; 3] = ["llvm-22-dev", "g++", "zlib1g-dev"];
 const LINKER_VERSION: &str = "0.13.0";
 const LLVM_MAJOR: u32 = 22;
 
 /// How the kernel object is compiled.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Compiler {
     /// Debian's rustc, which has `core` for the target.
     Debian,
@@ -111,6 +113,18 @@ pub fn toolchain() -> Result<Toolchain> {
         linker: linker()?,
         compiler,
     })
+}
+
+/// As [`toolchain`], with lints.
+///
+/// # Errors
+/// As [`ensure`].
+pub fn toolchain_with_lints() -> Result<Toolchain> {
+    let toolchain = toolchain()?;
+    if toolchain.compiler == Compiler::Debian {
+        install(&DEBIAN_CLIPPY)?;
+    }
+    Ok(toolchain)
 }
 
 fn compiler() -> Result<Compiler> {
