@@ -2,7 +2,7 @@
 //! could lengthen.
 //!
 //! The order of the file is the order of the headers: Ethernet, tags, PPPoE, IPv4 or IPv6,
-//! extension headers, transport. Offsets of header fields stand in [`field`] and nowhere else.
+//! extension headers, transport. Offsets of header fields stand in `field` and nowhere else.
 
 use crate::{packet::Packet, skip::Skip};
 

@@ -46,7 +46,7 @@ pub struct Daemon {
 pub struct Aggregate {
     tables: Option<Tables>,
     policies: HashMap<u16, String>,
-    interfaces: BTreeMap<u32, (InterfaceReading, Both<books::Tally>)>,
+    interfaces: BTreeMap<u32, (Box<InterfaceReading>, Both<books::Tally>)>,
     devices: BTreeMap<u32, (DeviceReading, OfFlows)>,
     hits: BTreeMap<(Mac6, u16, u8), Both<books::Tally>>,
     live_flows: u64,
@@ -360,7 +360,7 @@ fn device((reading, flows): &(DeviceReading, OfFlows), clock: Clock) -> Option<D
 }
 
 /// An interface's books.
-fn interface((reading, live): &(InterfaceReading, Both<books::Tally>)) -> Interface {
+fn interface((reading, live): &(Box<InterfaceReading>, Both<books::Tally>)) -> Interface {
     let record = &reading.record;
     let end = record
         .name

@@ -14,8 +14,8 @@ pub enum Record {
     Tables(Tables),
     /// The name of a policy.
     Policy(PolicyName),
-    /// An interface's record.
-    Interface(InterfaceReading),
+    /// An interface's record; boxed, because there are few of them and many flows.
+    Interface(Box<InterfaceReading>),
     /// A device's record.
     Device(DeviceReading),
     /// A live flow's record.

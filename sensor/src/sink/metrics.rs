@@ -1,4 +1,4 @@
-//! The text that Prometheus scrapes. Every metric's name, labels and help stand in [`declared`].
+//! The text that Prometheus scrapes. Every metric's name, labels and help stand in `declared`.
 //!
 //! Values come from the kernel's books as they are: nothing is added up here, so that no counter
 //! steps back when the daemon starts anew.

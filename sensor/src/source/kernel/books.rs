@@ -138,7 +138,10 @@ impl Books {
             emit(Record::Policy(record::PolicyName { identity, name }));
         }
         for (number, record) in self.interface_records() {
-            emit(Record::Interface(InterfaceReading { number, record }));
+            emit(Record::Interface(Box::new(InterfaceReading {
+                number,
+                record,
+            })));
         }
         for number in 0..self.devices.len() {
             if number >= FIRST_DEVICE
