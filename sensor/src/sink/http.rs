@@ -9,6 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
+use bytes::Bytes;
 use thiserror::Error;
 use tokio::{net::TcpListener, sync::watch};
 
@@ -104,7 +105,11 @@ pub async fn serve(
 async fn scrape(State(sources): State<Sources>) -> Response {
     let snapshot = Arc::clone(&sources.snapshots.borrow());
     match metrics::render(&snapshot, metrics::BUILD) {
-        Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
+        Ok(text) => (
+            [(header::CONTENT_TYPE, metrics::CONTENT_TYPE)],
+            Bytes::from(text),
+        )
+            .into_response(),
         Err(error) => {
             tracing::error!(%error, "the metrics cannot be written");
             (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response()
