@@ -20,6 +20,7 @@ use sensor_ebpf::{
         Chain, DeviceRulesKey, MAX_CHAINS, MAX_PORT_RANGES, MAX_RULES, PREFIX_SIDE_BITS, PortRange,
         PrefixV4, PrefixV6, Rule, Verdict,
     },
+    wire::Wire,
 };
 
 use super::{Error, books::Books, grace_period, load::pinned, table::Raw};
@@ -261,24 +262,20 @@ impl Tables {
             self.devices.remove(&key)?;
         }
         let side = side.to_be_bytes();
-        let of_side: Vec<_> = self
-            .prefixes_v4
-            .keys()
-            .filter(|key| key.as_ref().is_ok_and(|key| key.data().0.side == side))
-            .collect::<Result<_, _>>()?;
-        for key in of_side {
-            self.prefixes_v4.remove(&key)?;
-        }
-        let of_side: Vec<_> = self
-            .prefixes_v6
-            .keys()
-            .filter(|key| key.as_ref().is_ok_and(|key| key.data().0.side == side))
-            .collect::<Result<_, _>>()?;
-        for key in of_side {
-            self.prefixes_v6.remove(&key)?;
-        }
-        Ok(())
+        clear_prefixes(&mut self.prefixes_v4, |prefix| prefix.side == side)?;
+        clear_prefixes(&mut self.prefixes_v6, |prefix| prefix.side == side)
     }
+}
+
+fn clear_prefixes<P: Wire>(
+    prefixes: &mut LpmTrie<MapData, Raw<P>, u32>,
+    of_side: impl Fn(&P) -> bool,
+) -> Result<(), MapError> {
+    let keys: Vec<_> = prefixes
+        .keys()
+        .filter(|key| key.as_ref().is_ok_and(|key| of_side(&key.data().0)))
+        .collect::<Result<_, _>>()?;
+    keys.iter().try_for_each(|key| prefixes.remove(key))
 }
 
 pub(super) fn install(
