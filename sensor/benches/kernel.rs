@@ -1,68 +1,277 @@
 //! How long the kernel programs take for a packet, by `BPF_PROG_TEST_RUN`.
+//!
+//! Every figure is the median over the rounds of a program's time less the floor's in the same
+//! round; the floor is a program that does nothing, reached the same way. All that is compared runs
+//! in one round, one after the other, so that what else the machine does hits all alike.
+//!
+//! `--json FILE` also writes the figures to a file.
 
 #[path = "../tests/programs/mod.rs"]
 #[allow(dead_code, reason = "ring 2 uses the other half")]
 mod programs;
+mod sandbox;
 
-use std::path::Path;
+use std::{fs, path::Path};
 
 use anyhow::{Context as _, Result, ensure};
-use programs::{Programs, Tables};
+use aya::maps::{LpmTrie, ProgramArray, lpm_trie};
+use programs::{Programs, Raw, Tables};
+use sandbox::{Sandbox, json_argument};
+use sensor_ebpf::policy::{
+    Chain, MAX_CHAINS, MAX_RULES, PREFIX_SIDE_BITS, PrefixV4, PrefixV6, Rule, Verdict,
+};
+use serde_json::json;
 
 const XDP_PASS: u32 = 2;
+const XDP_TX: u32 = 3;
+
+/// Packets of one sample.
 const REPEATS: u32 = 1_000_000;
+/// Samples of one figure.
 const ROUNDS: usize = 9;
 
+/// All filters of xdp-tools' `xdp-filter` in one program, which passes what nothing matches.
+const YARDSTICK: &str = "/usr/lib/x86_64-linux-gnu/bpf/xdpfilt_alw_all.o";
+const YARDSTICK_PROGRAM: &str = "xdpfilt_alw_all";
+
+const PREFIXES: u32 = 100_000;
+const FLOWS: [u64; 3] = [1, 10_000, 60_000];
+
+/// A figure in the making.
+struct Case<'a> {
+    name: String,
+    /// Whose program; `None` for the drivers' own floor.
+    programs: Option<&'a Programs>,
+    program: &'static str,
+    /// The driver that makes so many flows of the frame, where there is one.
+    driver: Option<(&'static str, u64)>,
+    frame: &'a [u8],
+    verdict: u32,
+    /// The place of the floor.
+    floor: Option<usize>,
+    /// Nanoseconds for a packet, floor included.
+    samples: Vec<f64>,
+}
+
 fn main() -> Result<()> {
-    programs::enter_own_namespace()?;
-    let pins = Bpffs::mount()?;
-    let drivers = Programs::load_drivers()?;
-    let sensor = Programs::load(Tables::default())?;
-    let filter = Programs::load_foreign(
-        Path::new("/usr/lib/x86_64-linux-gnu/bpf/xdpfilt_alw_all.o"),
-        &pins.0,
-    )?;
-    let ipv4 = tcp_ipv4();
-    let ipv6 = tcp_ipv6();
-    let cases: [(&str, &Programs, &str, &[u8]); 6] = [
-        ("noop ipv4", &drivers, "noop", &ipv4),
-        ("noop ipv6", &drivers, "noop", &ipv6),
-        ("sensor ipv4", &sensor, "upload", &ipv4),
-        ("sensor ipv6", &sensor, "upload", &ipv6),
-        ("xdp-filter ipv4", &filter, "xdpfilt_alw_all", &ipv4),
-        ("xdp-filter ipv6", &filter, "xdpfilt_alw_all", &ipv6),
-    ];
-    let mut samples = [(); 6].map(|()| Vec::new());
-    for _ in 0..ROUNDS {
-        for ((name, programs, program, frame), samples) in cases.iter().zip(&mut samples) {
-            let before = cpu_time();
-            let outcome = programs.run_xdp(program, frame, REPEATS)?;
-            let ns = (cpu_time() - before) / f64::from(REPEATS);
-            ensure!(
-                outcome.verdict == XDP_PASS,
-                "{name} gave {}",
-                outcome.verdict
+    let file = json_argument()?;
+    let sandbox = Sandbox::enter()?;
+    let mut drivers = Programs::load_drivers()?;
+    let yardstick = Programs::load_foreign(Path::new(YARDSTICK), sandbox.bpffs())
+        .context("xdp-filter is the yardstick; `cargo xtask setup` installs it")?;
+    let (ipv4, ipv6) = (tcp_ipv4(), tcp_ipv6());
+    let families: [(&str, &'static str, &[u8]); 2] =
+        [("ipv4", "visit_ipv4", &ipv4), ("ipv6", "visit_ipv6", &ipv6)];
+
+    let known = Programs::load(Tables::default())?;
+    let known_filtering = filtering(Tables::default())?;
+    let many = load_for(&families)?;
+    let small = Tables {
+        flows: 16,
+        devices: 1_024,
+    };
+    let (full, full_filtering) = (Programs::load(small)?, filtering(small)?);
+    let rejecting = rejecting()?;
+
+    let mut cases = Cases::default();
+    for (number, (family, driver, frame)) in families.into_iter().enumerate() {
+        let floor = cases.add(&format!("floor {family}"), None, "noop", None, frame, None);
+        for (name, programs, program) in [
+            ("known flow", &known, "upload"),
+            ("known flow, 100000 prefixes", &known_filtering, "upload"),
+            ("known flow, program for frags", &known, "upload_frags"),
+            ("xdp-filter", &yardstick, YARDSTICK_PROGRAM),
+        ] {
+            let name = format!("{name}, {family}");
+            cases.add(&name, Some(programs), program, None, frame, Some(floor));
+        }
+        for (flows, programs) in FLOWS.into_iter().zip(&many[number]) {
+            let by = Some((driver, flows));
+            let floor = cases.add(
+                &format!("floor {flows} {family}"),
+                None,
+                "noop",
+                by,
+                frame,
+                None,
             );
-            samples.push((ns, outcome.duration.as_nanos()));
+            for (name, programs, program) in [
+                ("sensor", programs, "upload"),
+                ("xdp-filter", &yardstick, YARDSTICK_PROGRAM),
+            ] {
+                let name = format!("{name}, {flows} flows, {family}");
+                cases.add(&name, Some(programs), program, by, frame, Some(floor));
+            }
+            if flows == FLOWS[2] {
+                for (name, programs) in [
+                    ("overflow", &full),
+                    ("overflow, 100000 prefixes", &full_filtering),
+                ] {
+                    let name = format!("{name}, {family}");
+                    cases.add(&name, Some(programs), "upload", by, frame, Some(floor));
+                }
+            }
         }
     }
-    for ((name, ..), samples) in cases.iter().zip(&mut samples) {
-        samples.sort_by(|a, b| a.0.total_cmp(&b.0));
-        println!(
-            "{name:16} median {:6.1} ns (kernel says {:3}), lowest {:6.1}, highest {:6.1}",
-            samples[ROUNDS / 2].0,
-            samples[ROUNDS / 2].1,
-            samples[0].0,
-            samples[ROUNDS - 1].0
+    // The answer overwrites the frame: a driver puts it back.
+    let by = Some(("replay", 1));
+    let floor = cases.add("floor replay ipv4", None, "noop", by, &ipv4, None);
+    let rejects = cases.add(
+        "reject tcp, ipv4",
+        Some(&rejecting),
+        "upload",
+        by,
+        &ipv4,
+        Some(floor),
+    );
+    cases.0[rejects].verdict = XDP_TX;
+
+    // The first round fills the tables and the caches.
+    for round in 0..=ROUNDS {
+        for case in &mut cases.0 {
+            let sample = case.sample(&mut drivers)?;
+            if round > 0 {
+                case.samples.push(sample);
+            }
+        }
+    }
+    for (programs, expect) in many.iter().flat_map(|three| three.iter().zip(FLOWS)) {
+        let flows = programs.losses()?.live_flows;
+        ensure!(flows == expect, "{flows} flows in the table, not {expect}");
+    }
+    for programs in [&full, &full_filtering] {
+        let overflow = programs.interface()?.overflow[0].packets;
+        ensure!(
+            overflow > u64::from(REPEATS) * ROUNDS as u64,
+            "{overflow} packets overflowed"
         );
     }
-    for flow in sensor.flows()? {
+
+    let figures: Vec<_> = cases.0.iter().map(|case| case.figure(&cases.0)).collect();
+    println!(
+        "{:44} {:>8} {:>8} {:>8}",
+        "ns a packet less the floor", "median", "lowest", "highest"
+    );
+    for figure in &figures {
         println!(
-            "{} packets {} bytes",
-            flow.upload_packets, flow.upload_bytes
+            "{:44} {:8.1} {:8.1} {:8.1}",
+            figure.name, figure.median, figure.lowest, figure.highest
         );
+    }
+    if let Some(file) = file {
+        let figures: serde_json::Map<_, _> = figures
+            .iter()
+            .map(|figure| {
+                let value = json!({
+                    "median_ns": figure.median,
+                    "lowest_ns": figure.lowest,
+                    "highest_ns": figure.highest,
+                    "with_floor_ns": figure.with_floor,
+                });
+                (figure.name.clone(), value)
+            })
+            .collect();
+        let whole = json!({ "repeats": REPEATS, "rounds": ROUNDS, "figures": figures });
+        fs::write(&file, serde_json::to_vec_pretty(&whole)?)
+            .with_context(|| file.display().to_string())?;
     }
     Ok(())
+}
+
+#[derive(Default)]
+struct Cases<'a>(Vec<Case<'a>>);
+
+impl<'a> Cases<'a> {
+    fn add(
+        &mut self,
+        name: &str,
+        programs: Option<&'a Programs>,
+        program: &'static str,
+        driver: Option<(&'static str, u64)>,
+        frame: &'a [u8],
+        floor: Option<usize>,
+    ) -> usize {
+        self.0.push(Case {
+            name: name.to_owned(),
+            programs,
+            program,
+            driver,
+            frame,
+            verdict: XDP_PASS,
+            floor,
+            samples: Vec::new(),
+        });
+        self.0.len() - 1
+    }
+}
+
+/// Nanoseconds for a packet; the floor's own are not less anything.
+struct Figure {
+    name: String,
+    median: f64,
+    lowest: f64,
+    highest: f64,
+    with_floor: f64,
+}
+
+impl Case<'_> {
+    /// Nanoseconds of CPU for a packet. The clock is the thread's own: the kernel's report of the
+    /// run is in whole nanoseconds and counts what preempts it.
+    fn sample(&self, drivers: &mut Programs) -> Result<f64> {
+        let target = match self.programs {
+            Some(programs) => programs.xdp(self.program)?.fd()?.try_clone()?,
+            None => drivers.xdp(self.program)?.fd()?.try_clone()?,
+        };
+        if let Some((_, flows)) = self.driver {
+            ProgramArray::try_from(drivers.map_mut("TARGET")?)?.set(0, &target, 0)?;
+            drivers.set_words("RANDOM", [0x9e37_79b9_7f4a_7c15, flows])?;
+            drivers.set_words("FRAME", words(self.frame))?;
+        }
+        let (programs, program) = match self.driver {
+            Some((driver, _)) => (&*drivers, driver),
+            None => (self.programs.unwrap_or(drivers), self.program),
+        };
+        let before = cpu_time();
+        let outcome = programs.run_xdp(program, self.frame, REPEATS)?;
+        let spent = cpu_time() - before;
+        let expect = if self.programs.is_some() {
+            self.verdict
+        } else {
+            XDP_PASS
+        };
+        ensure!(
+            outcome.verdict == expect,
+            "{}: verdict {}",
+            self.name,
+            outcome.verdict
+        );
+        Ok(spent / f64::from(REPEATS))
+    }
+
+    fn figure(&self, cases: &[Self]) -> Figure {
+        let mut less: Vec<_> = match self.floor {
+            Some(floor) => self
+                .samples
+                .iter()
+                .zip(&cases[floor].samples)
+                .map(|(sample, floor)| sample - floor)
+                .collect(),
+            None => self.samples.clone(),
+        };
+        Figure {
+            name: self.name.clone(),
+            median: median(&mut less),
+            lowest: less[0],
+            highest: less[less.len() - 1],
+            with_floor: median(&mut self.samples.clone()),
+        }
+    }
+}
+
+/// Sorts, and gives the one in the middle.
+fn median(samples: &mut [f64]) -> f64 {
+    samples.sort_by(f64::total_cmp);
+    samples[samples.len() / 2]
 }
 
 fn cpu_time() -> f64 {
@@ -70,66 +279,108 @@ fn cpu_time() -> f64 {
     time.tv_sec as f64 * 1e9 + time.tv_nsec as f64
 }
 
-struct Bpffs(std::path::PathBuf);
-impl Bpffs {
-    fn mount() -> Result<Self> {
-        let place = std::env::temp_dir().join(format!("sensor-bench-{}", std::process::id()));
-        std::fs::create_dir(&place)?;
-        // SAFETY: plain system calls; strings are C literals or live through the call.
-        unsafe {
-            ensure!(libc::unshare(libc::CLONE_NEWNS) == 0, "unshare");
-            ensure!(
-                libc::mount(
-                    std::ptr::null(),
-                    c"/".as_ptr(),
-                    std::ptr::null(),
-                    libc::MS_REC | libc::MS_PRIVATE,
-                    std::ptr::null()
-                ) == 0,
-                "private"
-            );
-            let c = std::ffi::CString::new(place.to_str().context("path")?)?;
-            ensure!(
-                libc::mount(
-                    c"bpf".as_ptr(),
-                    c.as_ptr(),
-                    c"bpf".as_ptr(),
-                    0,
-                    std::ptr::null()
-                ) == 0,
-                "mount"
-            );
-        }
-        Ok(Self(place))
-    }
-}
-impl Drop for Bpffs {
-    fn drop(&mut self) {
-        let c = std::ffi::CString::new(self.0.to_str().unwrap_or_default()).unwrap_or_default();
-        // SAFETY: string lives through the call.
-        unsafe { libc::umount2(c.as_ptr(), libc::MNT_DETACH) };
-        let _ = std::fs::remove_dir(&self.0);
-    }
+/// A table for each number of flows, by family.
+fn load_for<const N: usize>(
+    families: &[(&str, &'static str, &[u8]); N],
+) -> Result<Vec<Vec<Programs>>> {
+    families
+        .iter()
+        .map(|_| {
+            FLOWS
+                .iter()
+                .map(|_| Programs::load(Tables::default()))
+                .collect()
+        })
+        .collect()
 }
 
+/// A policy for every device with many prefixes of either family, none of which the frames match.
+fn filtering(tables: Tables) -> Result<Programs> {
+    let mut programs = Programs::load(tables)?;
+    let side = enforce(&mut programs, 1)?;
+    let mut prefixes: LpmTrie<_, Raw<PrefixV4>, u32> =
+        LpmTrie::try_from(programs.map_mut("PREFIXES_V4")?)?;
+    for number in 0..PREFIXES {
+        let [_, high, middle, low] = number.to_be_bytes();
+        let key = PrefixV4 {
+            side,
+            address: [100 + high, middle, low, 0],
+        };
+        prefixes.insert(&lpm_trie::Key::new(PREFIX_SIDE_BITS + 24, Raw(key)), 1, 0)?;
+    }
+    let mut prefixes: LpmTrie<_, Raw<PrefixV6>, u32> =
+        LpmTrie::try_from(programs.map_mut("PREFIXES_V6")?)?;
+    for number in 0..PREFIXES {
+        let [_, high, middle, low] = number.to_be_bytes();
+        let mut address = [0; 16];
+        address[..8].copy_from_slice(&[0x20, 1, 0xd, 0xb9, 0, high, middle, low]);
+        let key = PrefixV6 { side, address };
+        prefixes.insert(&lpm_trie::Key::new(PREFIX_SIDE_BITS + 64, Raw(key)), 1, 0)?;
+    }
+    Ok(programs)
+}
+
+/// A policy that refuses every address.
+fn rejecting() -> Result<Programs> {
+    let mut programs = Programs::load(Tables::default())?;
+    enforce(&mut programs, 0)?;
+    Ok(programs)
+}
+
+/// Puts one rule in force, which refuses what the chain of this number is about. Gives the side as
+/// it stands in a prefix.
+fn enforce(programs: &mut Programs, chain: u32) -> Result<[u8; 4]> {
+    let mut settings = programs.settings()?;
+    let side = settings.generation & 1;
+    let rule = Rule {
+        policy: 1,
+        verdict: Verdict::Reject as u16,
+        ..Rule::default()
+    };
+    let one = Chain {
+        set: 1,
+        len: 1,
+        ..Chain::default()
+    };
+    programs.set("RULES", side * MAX_RULES as u32, rule)?;
+    programs.set("CHAINS", side * MAX_CHAINS as u32 + chain, one)?;
+    settings.default_rules[side as usize] = 1;
+    programs.set("SETTINGS", 0, settings)?;
+    Ok(side.to_be_bytes())
+}
+
+/// The first 56 octets of a frame, filled up with zeros, in words.
+fn words(frame: &[u8]) -> [u64; 8] {
+    let mut octets = [0; 64];
+    let len = frame.len().min(octets.len());
+    octets[..len].copy_from_slice(&frame[..len]);
+    let mut words = [0; 8];
+    for (word, octets) in words.iter_mut().zip(octets.as_chunks().0) {
+        *word = u64::from_ne_bytes(*octets);
+    }
+    words
+}
+
+/// A TCP segment without payload from a device: 54 octets.
 fn tcp_ipv4() -> Vec<u8> {
-    let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0];
-    frame.extend([
-        0x45, 0, 0, 40, 0, 0, 0x40, 0, 64, 6, 0, 0, 192, 168, 1, 2, 203, 0, 113, 5,
-    ]);
-    frame.extend([
-        0x9c, 0x40, 1, 0xbb, 0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x10, 0xff, 0xff, 0, 0, 0, 0,
-    ]);
-    frame
+    let ethernet: [u8; 14] = [2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 0, 8, 0];
+    let ipv4: [u8; 20] = [
+        0x45, 0, 0, 40, 0, 0, 0x40, 0, 64, 6, 0, 0, 192, 168, 1, 2, 10, 0, 0, 0,
+    ];
+    [&ethernet[..], &ipv4, &TCP].concat()
 }
 
+/// The same over IPv6: 74 octets.
 fn tcp_ipv6() -> Vec<u8> {
-    let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x86, 0xdd];
-    frame.extend([0x60, 0, 0, 0, 0, 20, 6, 64]);
-    frame.extend([0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2]);
-    frame.extend([0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5]);
-    frame.extend([
-        0x9c, 0x40, 1, 0xbb, 0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x10, 0xff, 0xff, 0, 0, 0, 0,
-    ]);
-    frame
+    let ethernet: [u8; 14] = [2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 0, 0x86, 0xdd];
+    let ipv6: [u8; 40] = [
+        0x60, 0, 0, 0, 0, 20, 6, 64, 0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0x20, 1,
+        0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+    ];
+    [&ethernet[..], &ipv6, &TCP].concat()
 }
+
+/// From port 32,768 to port 443.
+const TCP: [u8; 20] = [
+    0x80, 0, 1, 0xbb, 0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x10, 0xff, 0xff, 0, 0, 0, 0,
+];

@@ -1,5 +1,6 @@
 //! Every chore of the project behind one door, and the home lab, which integration tests use too.
 
+pub mod bench;
 pub mod build;
 pub mod command;
 pub mod demo;

@@ -9,6 +9,7 @@ use std::{
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use xtask::{
+    bench,
     build::{self, Profile},
     command, demo, play,
     setup::{self, Need},
@@ -55,6 +56,12 @@ enum Chore {
     },
     /// Every check and every test
     Test,
+    /// What a packet costs, beside xdp-filter, and what the daemon takes with full tables
+    Bench {
+        /// Also write the figures to this file
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+    },
 }
 
 #[derive(Subcommand)]
@@ -100,6 +107,7 @@ impl Chore {
             } => play::enter(lab.as_deref(), &host),
             Self::Demo { json } => demo::demo(json.as_deref()),
             Self::Test => test::all(),
+            Self::Bench { json } => bench::bench(json.as_deref()),
         }
     }
 }

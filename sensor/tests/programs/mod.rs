@@ -278,6 +278,12 @@ impl Programs {
         Ok(self.array_mut(name)?.set(index, Raw(value), 0)?)
     }
 
+    /// Writes the words of an array's only element.
+    pub(crate) fn set_words<const N: usize>(&mut self, name: &str, words: [u64; N]) -> Result<()> {
+        let mut array: Array<_, [u64; N]> = Array::try_from(self.map_mut(name)?)?;
+        Ok(array.set(0, words, 0)?)
+    }
+
     /// Reads an element of an array.
     pub(crate) fn get<T: Wire>(&self, name: &str, index: u32) -> Result<T> {
         Ok(self.array::<T>(name)?.get(&index, 0)?.0)

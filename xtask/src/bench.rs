@@ -1,0 +1,182 @@
+//! `bench`: what a packet costs in the kernel and the daemon on the machine, beside xdp-filter and
+//! what was aimed at.
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+use anyhow::{Context, Result};
+use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    build,
+    command::{run, run_shown, say},
+    setup::{self, Need},
+};
+
+/// What is written with `--json`.
+#[derive(Serialize)]
+struct Report {
+    kernel: KernelFigures,
+    daemon: DaemonFigures,
+    goals: Vec<Goal>,
+}
+
+/// What the bench of the kernel programs writes.
+#[derive(Deserialize, Serialize)]
+struct KernelFigures {
+    repeats: u64,
+    rounds: u64,
+    figures: BTreeMap<String, Figure>,
+}
+
+/// Nanoseconds for a packet, less the floor where the figure is not a floor.
+#[derive(Deserialize, Serialize)]
+struct Figure {
+    median_ns: f64,
+    lowest_ns: f64,
+    highest_ns: f64,
+    with_floor_ns: f64,
+}
+
+/// What the bench of the daemon writes.
+#[derive(Deserialize, Serialize)]
+struct DaemonFigures {
+    devices: u64,
+    flows: u64,
+    resident_mib: f64,
+    most_resident_mib: f64,
+    tick_cpu_ms: f64,
+    scrape_ms: f64,
+    longest_scrape_ms: f64,
+    scrape_kib: f64,
+}
+
+/// Something aimed at, and how near it is.
+#[derive(Serialize)]
+struct Goal {
+    name: &'static str,
+    unit: &'static str,
+    measured: f64,
+    at_most: f64,
+    met: bool,
+}
+
+impl Goal {
+    fn new(name: &'static str, unit: &'static str, measured: f64, at_most: f64) -> Self {
+        Self {
+            name,
+            unit,
+            measured,
+            at_most,
+            met: measured <= at_most,
+        }
+    }
+}
+
+/// Measures, prints, and writes the figures to `json` where one is named.
+///
+/// A goal that is missed is no error: a figure depends on the machine and on what else runs there.
+///
+/// # Errors
+/// Where something cannot be installed, built, loaded (root is needed) or written.
+pub fn bench(json: Option<&Path>) -> Result<()> {
+    setup::ensure(&[Need::Kernel, Need::Bench, Need::Lab])?;
+    build::kernel()?;
+    drivers()?;
+    let kernel: KernelFigures = measure("kernel")?;
+    let daemon: DaemonFigures = measure("daemon")?;
+    let goals = goals(&kernel, &daemon)?;
+    say(&format!("\n{}", table(&goals)));
+    if let Some(file) = json {
+        let report = Report {
+            kernel,
+            daemon,
+            goals,
+        };
+        fs::write(file, serde_json::to_vec_pretty(&report)?)
+            .with_context(|| format!("cannot write {}", file.display()))?;
+        say(&format!("the figures are in {}", file.display()));
+    }
+    Ok(())
+}
+
+/// Builds the programs that measure programs.
+fn drivers() -> Result<()> {
+    let toolchain = setup::toolchain()?;
+    run(build::kernel_cargo(&toolchain, "build").args(["--bin", "sensor-bench"]))
+}
+
+/// Runs one of the sensor's benches and reads what it wrote.
+fn measure<T: for<'a> Deserialize<'a>>(bench: &str) -> Result<T> {
+    let file = build::target().join(format!("bench-{bench}.json"));
+    run_shown(
+        build::host_cargo()
+            .args(["bench", "--quiet", "--package", "sensor", "--bench", bench])
+            .args(["--", "--json"])
+            .arg(&file),
+    )?;
+    let text = fs::read(&file).with_context(|| format!("no figures in {}", file.display()))?;
+    serde_json::from_slice(&text)
+        .with_context(|| format!("{} is not what it should be", file.display()))
+}
+
+fn goals(kernel: &KernelFigures, daemon: &DaemonFigures) -> Result<Vec<Goal>> {
+    let ns = |name: &str| match kernel.figures.get(name) {
+        Some(figure) => Ok(figure.median_ns),
+        None => Err(anyhow::anyhow!("the bench has no figure \"{name}\"")),
+    };
+    Ok(vec![
+        Goal::new(
+            "known flow, IPv4, to xdp-filter",
+            "",
+            ns("known flow, ipv4")? / ns("xdp-filter, ipv4")?,
+            0.5,
+        ),
+        Goal::new(
+            "known flow, IPv6, to xdp-filter",
+            "",
+            ns("known flow, ipv6")? / ns("xdp-filter, ipv6")?,
+            0.75,
+        ),
+        Goal::new(
+            "60,000 flows to one, IPv4",
+            "",
+            ns("sensor, 60000 flows, ipv4")? / ns("sensor, 1 flows, ipv4")?,
+            1.6,
+        ),
+        Goal::new(
+            "60,000 flows to one, IPv6",
+            "",
+            ns("sensor, 60000 flows, ipv6")? / ns("sensor, 1 flows, ipv6")?,
+            1.6,
+        ),
+        Goal::new("daemon, resident memory", "MiB", daemon.resident_mib, 24.0),
+        Goal::new("daemon, CPU of a tick", "ms", daemon.tick_cpu_ms, 100.0),
+        Goal::new("daemon, scrape", "ms", daemon.scrape_ms, 20.0),
+    ])
+}
+
+fn table(goals: &[Goal]) -> Table {
+    let mut table = Table::new();
+    table
+        .load_style(UTF8_FULL_CONDENSED)
+        .set_header(["goal", "measured", "at most", ""]);
+    for goal in goals {
+        let number = |value: f64| match goal.unit {
+            "" => format!("{value:.2}"),
+            unit => format!("{value:.1} {unit}"),
+        };
+        table.add_row([
+            goal.name.to_owned(),
+            number(goal.measured),
+            number(goal.at_most),
+            if goal.met { "met" } else { "missed" }.to_owned(),
+        ]);
+    }
+    for column in [1, 2] {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table
+}
