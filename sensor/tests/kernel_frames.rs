@@ -7,20 +7,25 @@ mod frames;
 #[allow(dead_code, reason = "the bench uses the rest")]
 mod programs;
 
-use std::collections::HashMap;
+use std::{collections::HashMap, net::IpAddr};
 
 use anyhow::{Context as _, Result, ensure};
+use aya::maps::{self, LpmTrie, lpm_trie};
 use frames::{
     mutate::{Random, next_frame, seeds},
     table,
 };
-use programs::{IFINDEX, Outcome, Programs, SocketBufferContext, Tables};
+use ipnet::IpNet;
+use programs::{IFINDEX, Outcome, Programs, Raw, SocketBufferContext, Tables};
 use sensor_ebpf::{
     answer::{ANSWER_CAPACITY, refuse},
     books::{FIRST_DEVICE, Tally},
     flow::{Direction, FlowKey, FlowRecord},
     parse::{Address, Family, Fragment, Mac, Parsed, parse},
-    policy::{Chain, Decision, MAX_CHAINS, MAX_RULES, Rule, Rules, Verdict, decide},
+    policy::{
+        Chain, Decision, DeviceRulesKey, MAX_CHAINS, MAX_RULES, PREFIX_SIDE_BITS, PortRange,
+        PrefixV4, PrefixV6, Rule, Rules, Verdict, decide,
+    },
     skip::Skip,
 };
 
@@ -461,6 +466,246 @@ fn a_refused_frame_comes_back_as_the_library_answers() -> Result<()> {
         let sum = booked(&programs, way.direction, SMALL.devices)?;
         ensure!(sum == all, "{}: {sum:?} booked of {all:?}", way.program);
     }
+    Ok(())
+}
+
+/// Policies by prefix, device and port, with longer prefixes inside shorter ones.
+struct Household {
+    chains: Vec<(IpNet, Chain)>,
+    rules: Vec<Rule>,
+    devices: Vec<(Mac, u64)>,
+}
+
+impl Household {
+    fn new() -> Result<Self> {
+        let ports = |first, last, protocol| PortRange {
+            first,
+            last,
+            protocol,
+        };
+        let rule = |policy, verdict: Verdict, ranges: &[PortRange]| {
+            let mut rule = Rule {
+                policy,
+                verdict: verdict as u16,
+                port_ranges: ranges.len() as u32,
+                ..Rule::default()
+            };
+            rule.ports[..ranges.len()].copy_from_slice(ranges);
+            rule
+        };
+        let chain = |rules: &[u8]| {
+            let mut chain = Chain {
+                len: rules.len() as u64,
+                ..Chain::default()
+            };
+            for (place, number) in rules.iter().enumerate() {
+                chain.rules[place] = *number;
+                chain.set |= 1 << number;
+            }
+            chain
+        };
+        Ok(Self {
+            rules: vec![
+                rule(11, Verdict::Reject, &[]),
+                rule(12, Verdict::Drop, &[ports(443, 443, 17)]),
+                rule(
+                    13,
+                    Verdict::Pass,
+                    &[ports(1, 1024, 6), ports(8000, 8100, 0)],
+                ),
+                rule(14, Verdict::Reject, &[ports(0, 65_535, 0)]),
+            ],
+            chains: vec![
+                ("0.0.0.0/0".parse()?, chain(&[3])),
+                ("203.0.113.0/24".parse()?, chain(&[1, 2])),
+                ("203.0.113.128/25".parse()?, chain(&[0, 1, 2])),
+                ("203.0.113.5/32".parse()?, chain(&[2, 1, 3])),
+                ("2001:db8::/32".parse()?, chain(&[1, 3])),
+                ("2001:db8:0:5::/64".parse()?, chain(&[0])),
+            ],
+            devices: vec![
+                (Mac::new([2, 0, 0, 0, 0, 1]), 0b0001),
+                (Mac::new([2, 0, 0, 0, 0, 2]), 0b0110),
+                (Mac::new([2, 0, 0, 0, 0, 3]), 0b1111),
+                (Mac::new([2, 0, 0, 0, 0, 4]), 0b0000),
+            ],
+        })
+    }
+
+    /// Puts it in force on the side of the generation.
+    fn enforce(&self, programs: &mut Programs, generation: u32) -> Result<()> {
+        let side = generation & 1;
+        for (number, rule) in self.rules.iter().enumerate() {
+            programs.set("RULES", side * MAX_RULES as u32 + number as u32, *rule)?;
+        }
+        for (number, (prefix, chain)) in self.chains.iter().enumerate() {
+            // The first chain is that of every address.
+            let number = number as u32 + 1;
+            programs.set("CHAINS", side * MAX_CHAINS as u32 + number, *chain)?;
+            let bits = PREFIX_SIDE_BITS + u32::from(prefix.prefix_len());
+            let side = side.to_be_bytes();
+            match prefix.addr() {
+                IpAddr::V4(address) => {
+                    let address = address.octets();
+                    let key = lpm_trie::Key::new(bits, Raw(PrefixV4 { side, address }));
+                    LpmTrie::<_, Raw<PrefixV4>, u32>::try_from(programs.map_mut("PREFIXES_V4")?)?
+                        .insert(&key, number, 0)?;
+                }
+                IpAddr::V6(address) => {
+                    let address = address.octets();
+                    let key = lpm_trie::Key::new(bits, Raw(PrefixV6 { side, address }));
+                    LpmTrie::<_, Raw<PrefixV6>, u32>::try_from(programs.map_mut("PREFIXES_V6")?)?
+                        .insert(&key, number, 0)?;
+                }
+            }
+        }
+        let mut devices: maps::HashMap<_, Raw<DeviceRulesKey>, u64> =
+            maps::HashMap::try_from(programs.map_mut("DEVICE_RULES")?)?;
+        for (mac, rules) in &self.devices {
+            let key = DeviceRulesKey {
+                mac: mac.octets(),
+                side: side as u16,
+            };
+            devices.insert(Raw(key), rules, 0)?;
+        }
+        let mut settings = programs.settings()?;
+        settings.default_rules[side as usize] = 0b1010;
+        settings.generation = generation;
+        programs.set("SETTINGS", 0, settings)
+    }
+}
+
+impl Rules for Household {
+    fn for_device(&self, mac: Mac) -> u64 {
+        self.devices
+            .iter()
+            .find(|(known, _)| *known == mac)
+            .map_or(0b1010, |(_, rules)| *rules)
+    }
+
+    fn for_remote(&self, family: Family, remote: Address) -> Option<&Chain> {
+        let octets = remote.octets();
+        let address = match family {
+            Family::V4 => IpAddr::from([octets[0], octets[1], octets[2], octets[3]]),
+            _ => IpAddr::from(octets),
+        };
+        self.chains
+            .iter()
+            .filter(|(prefix, _)| prefix.contains(&address))
+            .max_by_key(|(prefix, _)| prefix.prefix_len())
+            .map(|(_, chain)| chain)
+    }
+
+    fn rule(&self, number: u8) -> Option<&Rule> {
+        self.rules.get(usize::from(number))
+    }
+}
+
+/// Devices, addresses and ports at and around every bound of [`Household`]; then the same flows
+/// again without a policy, and again with it: a new generation decides anew.
+#[test]
+fn the_kernel_decides_as_the_library_does() -> Result<()> {
+    use frames::build::{ACK, GATEWAY, ethernet_between};
+
+    programs::enter_own_namespace()?;
+    let tables = Tables {
+        flows: 16_384,
+        devices: 64,
+    };
+    let mut programs = Programs::load(tables)?;
+    let household = Household::new()?;
+    let mut frames = Vec::new();
+    for device in 1..=5 {
+        let link = || ethernet_between(GATEWAY, [2, 0, 0, 0, 0, device]);
+        for port in [
+            0, 1, 53, 67, 443, 444, 1024, 1025, 7999, 8000, 8100, 8101, 65_535,
+        ] {
+            for remote in [
+                [203, 0, 113, 4],
+                [203, 0, 113, 5],
+                [203, 0, 113, 127],
+                [203, 0, 113, 128],
+                [203, 0, 114, 0],
+                [224, 0, 0, 251],
+                [169, 254, 1, 1],
+            ] {
+                for frame in [link().ipv4().tcp(ACK), link().ipv4().udp()] {
+                    let port = u16::to_be_bytes(port);
+                    frames.push(frame.patch(30, &remote).patch(36, &port).build());
+                }
+            }
+            for remote in [
+                0x2001_0db8_0000_0005_u64,
+                0x2001_0db8_0000_0004,
+                0x2001_0db9_0000_0005,
+                0xfe80 << 48,
+            ] {
+                for frame in [link().ipv6().tcp(ACK), link().ipv6().udp()] {
+                    let port = u16::to_be_bytes(port);
+                    frames.push(
+                        frame
+                            .patch(38, &remote.to_be_bytes())
+                            .patch(56, &port)
+                            .build(),
+                    );
+                }
+            }
+        }
+        frames.push(
+            link()
+                .ipv4()
+                .other(1, 8)
+                .patch(30, &[203, 0, 113, 128])
+                .build(),
+        );
+        frames.push(link().other(0x0806, 28).build());
+    }
+    let mut verdicts = [0; 3];
+    for generation in [2, 3, 4, 5] {
+        let in_force = generation % 2 == 1;
+        if in_force {
+            household.enforce(&mut programs, generation)?;
+        } else {
+            let mut settings = programs.settings()?;
+            settings.generation = generation;
+            programs.set("SETTINGS", 0, settings)?;
+        }
+        let mut oracle = Oracle::default();
+        let before = programs.losses()?.samples;
+        let mut matched = 0;
+        for frame in &frames {
+            let Booked::Flow(key) = oracle.book(frame, Direction::Upload) else {
+                continue;
+            };
+            let decision = match in_force {
+                true => decide(&household, &key),
+                false => Decision::PASS,
+            };
+            // Twice: what was decided is kept.
+            for _ in 0..2 {
+                let outcome = programs.run_xdp("upload", frame, 1)?;
+                let expect = match decision.verdict {
+                    Verdict::Pass => XDP_PASS,
+                    Verdict::Reject if matches!(key.protocol(), 6 | 17) => XDP_TX,
+                    Verdict::Reject | Verdict::Drop => XDP_DROP,
+                };
+                ensure!(
+                    outcome.verdict == expect,
+                    "generation {generation}, {key:?}: verdict {}, {decision:?} on the host",
+                    outcome.verdict
+                );
+            }
+            verdicts[decision.verdict as usize] += 1;
+            matched += u64::from(decision.policy != 0);
+        }
+        // One sample for each flow that a policy matched, at its first packet.
+        let samples = programs.losses()?.samples - before;
+        ensure!(
+            samples == matched,
+            "{samples} samples, {matched} flows matched"
+        );
+    }
+    ensure!(verdicts.iter().all(|count| *count > 20), "{verdicts:?}");
     Ok(())
 }
 
