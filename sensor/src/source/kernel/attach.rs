@@ -23,7 +23,7 @@ use sensor_ebpf::{books::InterfaceRecord, flow::Direction};
 use super::{
     Error,
     books::{Books, text},
-    load::{PINNED, pinned, program},
+    load::{PINNED, load_program, pinned, program},
     lock::InterfaceLock,
 };
 use crate::{
@@ -233,12 +233,12 @@ impl Place<'_> {
             Hook::XdpGeneric => XdpMode::Skb,
             _ => XdpMode::Driver,
         };
-        let program: &mut Xdp = program(programs, "upload");
+        let program = loaded_xdp(programs, "upload")?;
         let link = match program.attach_to_if_index(self.index, mode) {
             // An MTU that needs several buffers: EINVAL, ERANGE or EOPNOTSUPP, as the driver likes.
             Err(error) if errno(&error) != Some(libc::EBUSY) => self
                 .xdp_frags(programs, mode)
-                .map_err(|_| self.refused(hook, &error))?,
+                .ok_or_else(|| self.refused(hook, &error))?,
             Err(error) => return Err(self.refused(hook, &error)),
             Ok(link) => program
                 .take_link(link)
@@ -248,10 +248,10 @@ impl Place<'_> {
         Ok(hook)
     }
 
-    fn xdp_frags(&self, programs: &mut Ebpf, mode: XdpMode) -> Result<XdpLink, ProgramError> {
-        let program: &mut Xdp = program(programs, "upload_frags");
-        let link = program.attach_to_if_index(self.index, mode)?;
-        program.take_link(link)
+    fn xdp_frags(&self, programs: &mut Ebpf, mode: XdpMode) -> Option<XdpLink> {
+        let program = loaded_xdp(programs, "upload_frags").ok()?;
+        let link = program.attach_to_if_index(self.index, mode).ok()?;
+        program.take_link(link).ok()
     }
 
     /// Puts the new program in the place of the old one without a gap.
@@ -260,7 +260,9 @@ impl Place<'_> {
             let Some(link) = pinned_link(pin).and_then(|link| XdpLink::try_from(link).ok()) else {
                 return false;
             };
-            let program: &mut Xdp = program(programs, name);
+            let Ok(program) = loaded_xdp(programs, name) else {
+                continue;
+            };
             if let Ok(link) = program.attach_to_link(link) {
                 // The pin holds the link; ours must not end it.
                 if let Ok(link) = program.take_link(link) {
@@ -283,7 +285,7 @@ impl Place<'_> {
             Direction::Download => TcAttachType::Egress,
         };
         let pin = self.pin(direction);
-        let program: &mut SchedClassifier = program(programs, name);
+        let program = loaded_tc(programs, name)?;
         if let Some(link) =
             pinned_link(&pin).and_then(|link| SchedClassifierLink::try_from(link).ok())
             && let Ok(link) = program.attach_to_link(link)
@@ -382,6 +384,27 @@ impl Place<'_> {
             reason: super::chain(error),
         }
     }
+}
+
+/// An XDP program, loaded when it is first wanted: the verifier takes its time for each.
+fn loaded_xdp<'a>(programs: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Xdp, Error> {
+    let program: &mut Xdp = program(programs, name);
+    if program.fd().is_err() {
+        load_program(program.load(), name)?;
+    }
+    Ok(program)
+}
+
+/// A TC program, loaded when it is first wanted.
+fn loaded_tc<'a>(
+    programs: &'a mut Ebpf,
+    name: &'static str,
+) -> Result<&'a mut SchedClassifier, Error> {
+    let program: &mut SchedClassifier = program(programs, name);
+    if program.fd().is_err() {
+        load_program(program.load(), name)?;
+    }
+    Ok(program)
 }
 
 fn link_pin(directory: &Path, interface: &str, direction: Direction) -> PathBuf {

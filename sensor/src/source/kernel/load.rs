@@ -8,7 +8,7 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, Map, MapData, Queue},
-    programs::{SchedClassifier, Xdp},
+    programs::Xdp,
 };
 use rustix::rand::{GetRandomFlags, getrandom};
 use sensor_ebpf::{
@@ -59,10 +59,6 @@ pub(super) const PINNED: [&str; 20] = [
     "POLICY_NAMES",
 ];
 
-/// The programs that are attached.
-const XDP: [&str; 2] = ["upload", "upload_frags"];
-const TC: [&str; 2] = ["upload_tc", "download"];
-
 /// The daemon's hold on the kernel: programs, tables, and the locks that keep others out.
 pub struct Kernel {
     programs: Ebpf,
@@ -111,20 +107,6 @@ impl Kernel {
             _lock: lock,
         };
         reap::recover(&kernel.books, &mut kernel.free_slots)?;
-        for name in XDP {
-            let program: &mut Xdp = program(&mut kernel.programs, name);
-            match program.load() {
-                // Several buffers need 5.18; where MTUs fit one, nobody misses it.
-                Err(error) if name == "upload_frags" => {
-                    tracing::debug!("program {name} was refused: {error}");
-                }
-                loaded => load_program(loaded, name)?,
-            }
-        }
-        for name in TC {
-            let program: &mut SchedClassifier = program(&mut kernel.programs, name);
-            load_program(program.load(), name)?;
-        }
         Ok(kernel)
     }
 
@@ -247,7 +229,7 @@ where
         .expect("the embedded object has the program")
 }
 
-fn load_program(
+pub(super) fn load_program(
     loaded: Result<(), aya::programs::ProgramError>,
     program: &'static str,
 ) -> Result<(), Error> {
