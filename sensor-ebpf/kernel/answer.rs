@@ -2,6 +2,8 @@
 //!
 //! Not inlined into the programs: a refused packet is rare, and may take its time.
 
+use core::arch::asm;
+
 use aya_ebpf::{
     bindings::{__sk_buff, TC_ACT_SHOT, xdp_action, xdp_md},
     helpers::{
@@ -11,7 +13,7 @@ use aya_ebpf::{
     programs::{TcContext, XdpContext},
 };
 use sensor_ebpf::{
-    answer::{ANSWER_CAPACITY, refuse},
+    answer::{ANSWER_CAPACITY, NETWORK_OFFSET_LIMIT, refuse},
     packet::Packet,
     parse::parse,
 };
@@ -31,9 +33,34 @@ fn compose<P: Packet>(frame: &P) -> Option<(&'static [u8; ANSWER_CAPACITY], usiz
     // SAFETY: the buffer is this CPU's, and no other program of this object runs on the CPU
     // before this one has ended.
     let buffer = unsafe { &mut *buffer };
-    let parsed = parse(frame).ok()?;
+    let mut parsed = parse(frame).ok()?;
+    parsed.network_offset = bounded(parsed.network_offset)?;
     let len = refuse(frame, &parsed, buffer)?;
     (len <= ANSWER_CAPACITY).then_some((&*buffer, len))
+}
+
+/// The same offset where it is below [`NETWORK_OFFSET_LIMIT`], by way of an instruction that the
+/// compiler does not look into.
+///
+/// Every place in the answer is this offset and a constant. What the compiler knows of it, it does
+/// not compare again, but it may keep a copy from before the comparison, of which the verifier of
+/// Linux 6.1 believes the worst. A masked register is bounded wherever it goes.
+#[inline(always)]
+fn bounded(offset: usize) -> Option<usize> {
+    if offset >= NETWORK_OFFSET_LIMIT {
+        return None;
+    }
+    let mut bounded = offset;
+    // SAFETY: register arithmetic only.
+    unsafe {
+        asm!(
+            "{bounded} &= {mask}",
+            bounded = inout(reg) bounded,
+            mask = const NETWORK_OFFSET_LIMIT - 1,
+            options(pure, nomem, nostack),
+        );
+    }
+    Some(bounded)
 }
 
 /// Turns the frame into the answer and sends it back where it came from.

@@ -13,6 +13,15 @@ pub const ANSWER_CAPACITY: usize = 256;
 /// The longest Ethernet, tag and PPPoE header that the parser passes.
 const MAX_LINK_HEADER: usize = 14 + 4 * crate::parse::MAX_VLAN_TAGS + 8;
 
+/// Above every offset of a network header. A power of two, so that the kernel side can keep the
+/// offset below it by a mask.
+///
+/// The limit of [`refuse`] is this one and not [`MAX_LINK_HEADER`]: a compiler that knew the offset
+/// to be no more than that would leave it out of the conditions of loops, and the verifier of Linux
+/// 6.1 needs a constant in each.
+pub const NETWORK_OFFSET_LIMIT: usize = 64;
+const _: () = assert!(MAX_LINK_HEADER < NETWORK_OFFSET_LIMIT);
+
 /// Octets of the refused packet that an ICMP answer quotes at most. RFC 792 asks for the IP header
 /// and 8 octets, RFC 4443 for as much as fits; the header chain and the ports are what a sender
 /// needs to find its socket.
@@ -45,7 +54,7 @@ pub fn refuse<P: Packet + ?Sized>(
 ) -> Option<usize> {
     if matches!(parsed.fragment, Fragment::Later(_))
         || parsed.destination_mac.is_group()
-        || parsed.network_offset > MAX_LINK_HEADER
+        || parsed.network_offset >= NETWORK_OFFSET_LIMIT
     {
         return None;
     }
