@@ -82,7 +82,7 @@ pub(crate) fn observe<F: Frame>(mut frame: F, direction: Direction) -> Verdict {
         tcp_flags: u32::from(parsed.tcp_flags),
         direction: direction as u32,
     };
-    match parsed.fragment {
+    match parsed.fragment() {
         Fragment::Whole => {}
         Fragment::First(identification) => {
             remember_fragment(&seen, identification);

@@ -4,7 +4,7 @@
 
 use crate::{
     packet::Packet,
-    parse::{Family, Fragment, Parsed, ethertype, protocol},
+    parse::{Family, Parsed, Piece, ethertype, protocol},
 };
 
 /// Room for the longest answer: Ethernet, four tags, PPPoE, IPv6, ICMPv6 and the quote.
@@ -52,7 +52,7 @@ pub fn refuse<P: Packet + ?Sized>(
     parsed: &Parsed,
     out: &mut [u8; ANSWER_CAPACITY],
 ) -> Option<usize> {
-    if matches!(parsed.fragment, Fragment::Later(_))
+    if parsed.piece == Piece::Later
         || parsed.destination_mac.is_group()
         || parsed.network_offset >= NETWORK_OFFSET_LIMIT
     {

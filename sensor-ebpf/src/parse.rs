@@ -283,6 +283,17 @@ pub enum Fragment {
     Later(u32),
 }
 
+/// Which piece of a packet a frame has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Piece {
+    /// All of it.
+    Whole,
+    /// The start, with the transport header.
+    First,
+    /// Another.
+    Later,
+}
+
 /// What the parser found in a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Parsed {
@@ -304,8 +315,12 @@ pub struct Parsed {
     pub ports: Ports,
     /// TCP flags (RFC 9293, section 3.1); 0 for other protocols.
     pub tcp_flags: u8,
-    /// Whether this is a piece of a larger packet.
-    pub fragment: Fragment,
+    /// Which piece of a packet this is; see [`fragment`](Self::fragment).
+    pub piece: Piece,
+    /// The identification of a piece; 0 where `piece` is `Whole`. Not in an enum with it: copying
+    /// one that has no identification reads stack that was never written, which the verifier
+    /// allows from Linux 6.3 on.
+    pub identification: u32,
     /// Octets before the network header.
     pub network_offset: usize,
     /// Octets before the transport header; before the payload where `family` is `Other`.
@@ -313,6 +328,18 @@ pub struct Parsed {
     /// Octets of the transport header and its payload by the IP header's own length; 0 where that
     /// field does not say (a super-packet above 64 KiB).
     pub transport_len: usize,
+}
+
+impl Parsed {
+    /// Whether this is a piece of a larger packet.
+    #[inline(always)]
+    pub const fn fragment(&self) -> Fragment {
+        match self.piece {
+            Piece::Whole => Fragment::Whole,
+            Piece::First => Fragment::First(self.identification),
+            Piece::Later => Fragment::Later(self.identification),
+        }
+    }
 }
 
 /// Reads a frame from its first Ethernet octet on.
@@ -444,7 +471,8 @@ fn ethernet(header: &[u8; field::ethernet::LEN]) -> Parsed {
         destination: Address::default(),
         ports: Ports::default(),
         tcp_flags: 0,
-        fragment: Fragment::Whole,
+        piece: Piece::Whole,
+        identification: 0,
         network_offset: ethernet::LEN,
         transport_offset: ethernet::LEN,
         transport_len: 0,
@@ -522,12 +550,13 @@ fn ipv4<P: Packet + ?Sized>(packet: &P, mut parsed: Parsed) -> Result<Parsed, Sk
 
     let fragment = u16::from_be_bytes(take(&header, ipv4::FLAGS_OFFSET));
     if fragment & (MORE_FRAGMENTS | OFFSET) != 0 {
-        let identification = u32::from(u16::from_be_bytes(take(&header, ipv4::IDENTIFICATION)));
+        parsed.identification =
+            u32::from(u16::from_be_bytes(take(&header, ipv4::IDENTIFICATION)));
         if fragment & OFFSET != 0 {
-            parsed.fragment = Fragment::Later(identification);
+            parsed.piece = Piece::Later;
             return Ok(parsed);
         }
-        parsed.fragment = Fragment::First(identification);
+        parsed.piece = Piece::First;
     }
     transport(packet, parsed)
 }
@@ -572,11 +601,13 @@ fn ipv6<P: Packet + ?Sized>(packet: &P, mut parsed: Parsed) -> Result<Parsed, Sk
             if offset_flags & OFFSET != 0 {
                 parsed.protocol = next;
                 parsed.transport_offset += octets;
-                parsed.fragment = Fragment::Later(identification);
+                parsed.piece = Piece::Later;
+                parsed.identification = identification;
                 return Ok(parsed);
             }
             if offset_flags & MORE_FRAGMENTS != 0 {
-                parsed.fragment = Fragment::First(identification);
+                parsed.piece = Piece::First;
+                parsed.identification = identification;
             }
         }
         parsed.protocol = next;
@@ -638,12 +669,12 @@ fn transport<P: Packet + ?Sized>(packet: &P, mut parsed: Parsed) -> Result<Parse
 /// 7112 forbids it for IPv6); it is booked without ports. A whole packet may not.
 #[inline(always)]
 fn headless(parsed: Parsed) -> Result<Parsed, Skip> {
-    match parsed.fragment {
-        Fragment::First(identification) => Ok(Parsed {
-            fragment: Fragment::Later(identification),
+    match parsed.piece {
+        Piece::First => Ok(Parsed {
+            piece: Piece::Later,
             ..parsed
         }),
-        Fragment::Whole | Fragment::Later(_) => Err(Skip::TransportTruncated),
+        Piece::Whole | Piece::Later => Err(Skip::TransportTruncated),
     }
 }
 

@@ -74,7 +74,7 @@ impl Oracle {
 
     fn key(&mut self, parsed: &Parsed, direction: Direction) -> FlowKey {
         let key = FlowKey::new(parsed, direction, IFINDEX);
-        match parsed.fragment {
+        match parsed.fragment() {
             Fragment::Whole => key,
             Fragment::First(identification) => {
                 let piece = (key.with_ports(0), identification, direction as u8);

@@ -56,7 +56,7 @@ impl Expect {
                 from: SocketAddr::new(address(parsed.source), parsed.ports.first()),
                 to: SocketAddr::new(address(parsed.destination), parsed.ports.second()),
                 tcp_flags: parsed.tcp_flags,
-                fragment: parsed.fragment,
+                fragment: parsed.fragment(),
             },
         }
     }
