@@ -279,7 +279,7 @@ const NEWCOMER_SECONDS: u64 = 60;
 /// room: each is counted. A device may hold as many flows as are free (dynamic thresholds,
 /// Choudhury and Hahne 1998, with alpha 1): one that floods the table leaves half of it, two leave
 /// a third, and a device with few flows finds room in any case. Newcomers together get no more than
-/// half of it: a flood of made-up MAC addresses, with few flows each, leaves room to those that
+/// three quarters of it: a flood of made-up MAC addresses, with few flows each, leaves room to those that
 /// were there before.
 #[inline(always)]
 pub(crate) fn open_flow(
@@ -310,7 +310,9 @@ pub(crate) fn open_flow(
     // SAFETY: as above.
     let age = now.wrapping_sub(unsafe { ptr::read_volatile(&raw const (*owner).first_seen) });
     let newcomer = age < NEWCOMER_SECONDS * settings.hz;
-    if of_device >= settings.flow_slots - in_use || newcomer && in_use >= settings.flow_slots / 2 {
+    if of_device >= settings.flow_slots - in_use
+        || newcomer && in_use >= settings.flow_slots - settings.flow_slots / 4
+    {
         // SAFETY: as above.
         lose(
             unsafe { &raw mut (*losses).flow_share_used },

@@ -20,6 +20,7 @@ mod namespace;
 mod pass;
 mod sensor;
 mod servers;
+mod wire;
 
 use std::{
     fs,
@@ -37,6 +38,7 @@ pub use self::{
     host::{Count, Counters, Host, Process, wait_until},
     sensor::{LISTEN, Sensor},
     servers::{ask_prometheus, prometheus},
+    wire::Wire,
 };
 use self::{namespace::Mount, servers::Servers};
 use crate::build;
@@ -159,6 +161,28 @@ impl Lab {
         .with_context(|| format!("on {}", host.name))?;
         self.clients.push(client);
         Ok(())
+    }
+
+    /// Takes a device's port out of the gateway: the interface is gone, at both ends.
+    ///
+    /// # Errors
+    /// Where it is gone already.
+    pub fn remove_port(&self, device: Device) -> Result<()> {
+        let (_, port) = self.device(device);
+        self.gateway.ip(&format!("link del {port}"))
+    }
+
+    /// Puts a port into the gateway in the place of one that was removed; nothing is plugged in.
+    ///
+    /// # Errors
+    /// Where it was not removed.
+    pub fn insert_port(&self, device: Device) -> Result<()> {
+        let (host, port) = self.device(device);
+        let mac = match device {
+            Device::Phone => PHONE_MAC,
+            Device::Laptop => LAPTOP_MAC,
+        };
+        port_of_bridge(&self.gateway, port, host, mac, self.options)
     }
 
     /// The host and the gateway's port of a device.
@@ -363,10 +387,7 @@ fn lan(gateway: &Host, devices: [(&Host, &str); 2], options: Options) -> Result<
     // Snooping would send group queries of its own, at times of its own.
     gateway.ip("link add br-lan address 02:00:00:00:00:01 type bridge mcast_snooping 0")?;
     for ((device, mac), port) in devices.into_iter().zip(PORTS) {
-        veth(gateway, port, device, mac, options)?;
-        // A port has no addresses: what leaves it is the bridge's.
-        gateway.set(&format!("ipv6/conf/{port}/disable_ipv6"), "1")?;
-        gateway.ip(&format!("link set {port} master br-lan"))?;
+        port_of_bridge(gateway, port, device, mac, options)?;
     }
     gateway.ip(&format!("addr add {}/24 dev br-lan", GATEWAY[0]))?;
     gateway.ip(&format!("addr add {}/64 dev br-lan nodad", GATEWAY[1]))?;
@@ -384,6 +405,19 @@ fn lan(gateway: &Host, devices: [(&Host, &str); 2], options: Options) -> Result<
     gateway
         .run(&format!("nft -f {}", rules.display()))
         .map(drop)
+}
+
+fn port_of_bridge(
+    gateway: &Host,
+    port: &str,
+    device: &Host,
+    mac: &str,
+    options: Options,
+) -> Result<()> {
+    veth(gateway, port, device, mac, options)?;
+    // A port has no addresses: what leaves it is the bridge's.
+    gateway.set(&format!("ipv6/conf/{port}/disable_ipv6"), "1")?;
+    gateway.ip(&format!("link set {port} master br-lan"))
 }
 
 /// A pair of interfaces: `port` on the gateway, `eth0` on the other host. Both are down.
