@@ -13,7 +13,7 @@ use frames::{
 };
 use sensor_ebpf::{
     answer::{ANSWER_CAPACITY, refuse},
-    parse::{Piece, parse},
+    parse::{Fragment, parse},
 };
 
 fn answer(frame: &[u8]) -> Option<Vec<u8>> {
@@ -260,7 +260,7 @@ fn what_is_not_answered() {
         let due = match expect {
             _ if to_group => false,
             Expect::Ip {
-                piece: Piece::Later,
+                fragment: Fragment::Later(_),
                 ..
             } => false,
             Expect::Ip {

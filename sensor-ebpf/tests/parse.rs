@@ -11,7 +11,7 @@ use frames::{
 };
 use proptest::{collection::vec, prelude::*};
 use sensor_ebpf::{
-    parse::{MAX_VLAN_TAGS, Parsed, Piece, parse, plain},
+    parse::{Fragment, MAX_VLAN_TAGS, Parsed, parse, plain},
     skip::Skip,
 };
 
@@ -64,7 +64,7 @@ fn every_prefix_of_every_frame_returns() {
             match parsed {
                 Expect::Skipped(_) => {}
                 Expect::Ip {
-                    piece: Piece::Later,
+                    fragment: Fragment::Later(_),
                     ..
                 } => {}
                 other => assert_eq!(other, expect, "{name} after {len} octets"),
@@ -83,7 +83,7 @@ fn what_follows_the_headers_changes_nothing() {
         if matches!(
             expect,
             Expect::Ip {
-                piece: Piece::Later,
+                fragment: Fragment::Later(_),
                 ..
             }
         ) {

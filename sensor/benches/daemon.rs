@@ -192,7 +192,14 @@ impl Drop for Daemon {
 fn fill() -> Result<()> {
     /// More at once than a veth's queue holds are lost.
     const BURST: u32 = 64;
+    /// Newcomers get half of the table alone.
+    const NEW: Duration = Duration::from_secs(61);
     let wire = PacketSocket::open(c"wire0")?;
+    for flow in 0..DEVICES {
+        wire.send(&frame(flow))?;
+    }
+    println!("waiting for {NEW:?}, until {DEVICES} devices are no newcomers");
+    thread::sleep(NEW);
     for _ in 0..20 {
         for flow in 0..FLOWS {
             wire.send(&frame(flow))?;
