@@ -550,8 +550,7 @@ fn ipv4<P: Packet + ?Sized>(packet: &P, mut parsed: Parsed) -> Result<Parsed, Sk
 
     let fragment = u16::from_be_bytes(take(&header, ipv4::FLAGS_OFFSET));
     if fragment & (MORE_FRAGMENTS | OFFSET) != 0 {
-        parsed.identification =
-            u32::from(u16::from_be_bytes(take(&header, ipv4::IDENTIFICATION)));
+        parsed.identification = u32::from(u16::from_be_bytes(take(&header, ipv4::IDENTIFICATION)));
         if fragment & OFFSET != 0 {
             parsed.piece = Piece::Later;
             return Ok(parsed);
