@@ -576,9 +576,9 @@ pub(crate) fn count_answer_failed(ifindex: u32) {
 #[inline(always)]
 pub(crate) fn count_hit(mac: Mac, decision: Decision, direction: Direction, wire: Tally) {
     let key = HitKey::new(mac, decision, direction);
-    if HITS.get_ptr_mut(key).is_none() {
-        // Whoever is first makes the record; the others find it.
-        let _ = HITS.insert(key, Tally::default(), u64::from(BPF_NOEXIST));
+    // Whoever is first makes the record, with its own packet in it; the others find it.
+    if HITS.get_ptr_mut(key).is_none() && HITS.insert(key, wire, u64::from(BPF_NOEXIST)).is_ok() {
+        return;
     }
     match HITS.get_ptr_mut(key) {
         Some(tally) => add_tally(tally, wire),
@@ -589,18 +589,21 @@ pub(crate) fn count_hit(mac: Mac, decision: Decision, direction: Direction, wire
 /// Tells user space that a policy matched a flow.
 #[inline(always)]
 pub(crate) fn report_judged(key: &FlowKey, decision: Decision, direction: Direction, now: u64) {
-    let judged = Judged {
+    // Written where user space reads it: a copy on the stack would be too much for Linux 6.1, which
+    // rounds each function's share of the 512 octets up to 32.
+    let Some(mut sample) = SAMPLES.reserve::<Judged>(0) else {
+        return count_loss(|losses| &raw mut losses.samples_lost, None);
+    };
+    sample.write(Judged {
         key: *key,
         at: now,
         policy: decision.policy,
         verdict: decision.verdict as u8,
         direction: direction as u8,
         reserved: 0,
-    };
-    match SAMPLES.output::<Judged>(judged, 0) {
-        Ok(()) => count_loss(|losses| &raw mut losses.samples, None),
-        Err(_) => count_loss(|losses| &raw mut losses.samples_lost, None),
-    }
+    });
+    sample.submit(0);
+    count_loss(|losses| &raw mut losses.samples, None);
 }
 
 /// Remembers the ports of a first fragment, as a flow's key stores them.
