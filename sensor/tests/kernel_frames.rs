@@ -751,6 +751,74 @@ fn an_answer_of_tc_is_booked_on_its_way_out() -> Result<()> {
     Ok(())
 }
 
+/// A flood of flows, by one device or by made-up ones, takes no more than its share: a device that
+/// was there before still opens flows, and every packet is booked.
+#[test]
+fn a_flood_leaves_room_to_the_others() -> Result<()> {
+    use frames::build::{ACK, GATEWAY, ethernet_between};
+
+    const TABLES: Tables = Tables {
+        flows: 256,
+        devices: 2_048,
+    };
+    const SLOTS: u64 = TABLES.flows as u64;
+    const AN_HOUR: u64 = 3_600;
+    const HZ: u64 = 1_000;
+
+    let tcp = |mac: [u8; 6], port: u16| {
+        let frame = ethernet_between(GATEWAY, mac).ipv4().tcp(ACK);
+        frame.patch(34, &port.to_be_bytes()).build()
+    };
+    let resident = [2, 0, 0, 0, 0, 1];
+    programs::enter_own_namespace()?;
+    for made_up in [false, true] {
+        let mut programs = Programs::load(TABLES)?;
+        let mut settings = programs.settings()?;
+        settings.hz = HZ;
+        programs.set("SETTINGS", 0, settings)?;
+        let mut all = Tally::default();
+        let mut send = |programs: &Programs, mac, port| -> Result<()> {
+            let frame = tcp(mac, port);
+            all.packets += 1;
+            all.bytes += frame.len() as u64;
+            let outcome = programs.run_xdp("upload", &frame, 1)?;
+            ensure!(outcome.verdict == XDP_PASS, "verdict {}", outcome.verdict);
+            Ok(())
+        };
+        send(&programs, resident, 1)?;
+        let mut record = programs.device(FIRST_DEVICE)?;
+        record.first_seen = record.first_seen.wrapping_sub(AN_HOUR * HZ);
+        programs.set("DEVICES", FIRST_DEVICE, record)?;
+
+        for number in 0..4 * TABLES.flows as u16 {
+            let [high, low] = number.to_be_bytes();
+            let mac = if made_up {
+                [6, 0, 0, 0, high, low]
+            } else {
+                [6, 0, 0, 0, 0, 0]
+            };
+            send(&programs, mac, number)?;
+        }
+        let flooded = programs.losses()?.live_flows;
+        ensure!(
+            flooded == SLOTS / 2,
+            "the flood holds {flooded} flows of {SLOTS}"
+        );
+        for port in 2..34 {
+            send(&programs, resident, port)?;
+        }
+        let opened = programs
+            .flows()?
+            .iter()
+            .filter(|flow| flow.key.mac() == Mac::new(resident))
+            .count();
+        ensure!(opened == 33, "the resident has {opened} flows, of 33");
+        let booked = booked(&programs, Direction::Upload, TABLES.devices)?;
+        ensure!(booked == all, "{booked:?} booked of {all:?}");
+    }
+    Ok(())
+}
+
 /// A million frames that nobody would send: all pass, and all are in the books, by reason.
 #[test]
 fn a_million_bad_frames_are_booked() -> Result<()> {
