@@ -159,10 +159,8 @@ impl Frame for MultiBufferFrame {
     #[inline(always)]
     fn wire(&self, _parsed: Option<&Parsed>) -> Tally {
         // SAFETY: the context is valid while the program runs.
-        Tally {
-            packets: 1,
-            bytes: unsafe { bpf_xdp_get_buff_len(self.0.context) },
-        }
+        let bytes = unsafe { bpf_xdp_get_buff_len(self.0.context) };
+        Tally { packets: 1, bytes }
     }
 }
 
