@@ -145,6 +145,10 @@ pub struct Settings {
     pub policies: u64,
     /// Prefixes in force, both families. Not read in the kernel.
     pub prefixes: u64,
+    /// Reloads that took effect. Not read in the kernel.
+    pub reloads: u64,
+    /// Reloads that were refused. Not read in the kernel.
+    pub reloads_refused: u64,
 }
 
 /// The layout of the maps. A daemon adopts tables of its own layout only: raise the first number
@@ -275,7 +279,7 @@ wire! {
     Settings {
         generation: u32, bucket_mask: u32, flow_slots: u64, hash_secret: [u64; 6],
         default_rules: [u64; 2], layout: u64, hz: u64, epoch_millis: u64,
-        policies: u64, prefixes: u64,
+        policies: u64, prefixes: u64, reloads: u64, reloads_refused: u64,
     }
     HitKey { mac: [u8; 6], policy: u16, verdict: u8, direction: u8 }
     FragmentKey { flow: crate::flow::FlowKey, identification: u32, direction: u32 }

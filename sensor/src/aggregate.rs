@@ -28,17 +28,6 @@ use crate::{
     record::{Clock, DeviceReading, InterfaceReading, Record, Tables},
 };
 
-/// What the daemon itself knows, and the kernel's tables do not.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Daemon {
-    /// Reloads that took effect.
-    pub reloads: u64,
-    /// Reloads that were refused.
-    pub reloads_refused: u64,
-    /// The ticks so far.
-    pub ticks: Ticks,
-}
-
 /// One reading of the tables, being put together.
 ///
 /// Its tables are as large as the kernel's, which are bounded by the configuration.
@@ -126,8 +115,8 @@ impl Aggregate {
         *sum = plus(*sum, tally);
     }
 
-    /// The reading as a snapshot.
-    pub fn snapshot(&self, daemon: Daemon) -> Snapshot {
+    /// The reading as a snapshot. The ticks are the daemon's own: no table knows them.
+    pub fn snapshot(&self, ticks: Ticks) -> Snapshot {
         let Some(tables) = self.tables else {
             return Snapshot::default();
         };
@@ -166,10 +155,10 @@ impl Aggregate {
                 generation: tables.generation,
                 policies: tables.policies,
                 prefixes: tables.prefixes,
-                reloads: daemon.reloads,
-                reloads_refused: daemon.reloads_refused,
+                reloads: tables.reloads,
+                reloads_refused: tables.reloads_refused,
             },
-            ticks: daemon.ticks,
+            ticks,
             devices: self
                 .devices
                 .values()

@@ -11,10 +11,10 @@ use tracing_subscriber::{
 };
 
 use crate::{
-    aggregate::{self, Aggregate, Daemon},
+    aggregate::{self, Aggregate},
     cli::{self, Cli, Command, LogLevel},
     config::{Checked, Config},
-    model::Snapshot,
+    model::{Snapshot, Ticks},
     pipeline,
     source::kernel::{self, Books, preflight},
 };
@@ -93,7 +93,7 @@ fn checked(cli: &Cli) -> anyhow::Result<Option<Config>> {
 fn snapshot(books: &Books) -> Result<Snapshot, kernel::Error> {
     let mut aggregate = Aggregate::default();
     books.read_all(|record| aggregate.apply(record))?;
-    Ok(aggregate.snapshot(Daemon::default()))
+    Ok(aggregate.snapshot(Ticks::default()))
 }
 
 fn doctor(out: &mut impl std::io::Write, config: &Config) -> anyhow::Result<ExitCode> {

@@ -222,9 +222,9 @@ pub struct PolicyState {
     pub policies: u64,
     /// Prefixes in force, both families.
     pub prefixes: u64,
-    /// Reloads that took effect since the daemon started.
+    /// Reloads that took effect since the tables were made.
     pub reloads: u64,
-    /// Reloads that were refused since the daemon started.
+    /// Reloads that were refused since the tables were made.
     pub reloads_refused: u64,
 }
 

@@ -5,6 +5,7 @@
 //! Everything ends when the stop channel's sender is dropped.
 
 use std::{
+    collections::HashMap,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
@@ -21,10 +22,10 @@ use tokio::{
 };
 
 use crate::{
-    aggregate::{Aggregate, Daemon, action, mac_text},
+    aggregate::{Aggregate, action, mac_text},
     config::{Checked, Config},
     health::Health,
-    model::Snapshot,
+    model::{Snapshot, Ticks},
     sink::http,
     source::kernel::{self, Kernel, LinkChanges, Messages, Samples},
     supervisor::Supervisor,
@@ -47,7 +48,7 @@ enum Command {
 /// What kept it from starting, or ended it.
 pub async fn run(file: &Path, config: Config) -> anyhow::Result<()> {
     // Before the kernel is touched: what else can fail.
-    kernel::interfaces_free(&config.interfaces)?;
+    kernel::available(&config)?;
     let listener = http::bind(config.daemon.listen).await?;
     let changes = FileChanges::watch(file)?;
     let links = LinkChanges::subscribe()?;
@@ -91,7 +92,8 @@ pub async fn run(file: &Path, config: Config) -> anyhow::Result<()> {
         kernel: started.kernel,
         config: started.config,
         aggregate: Aggregate::default(),
-        daemon: Daemon::default(),
+        ticks: Ticks::default(),
+        said: HashMap::new(),
         health,
         publish,
     };
@@ -165,6 +167,7 @@ impl Started {
 /// Policy first, then the interfaces.
 fn begin(kernel: &mut Kernel, config: &Config) -> anyhow::Result<()> {
     let installed = kernel.install(config)?;
+    kernel.tidy(config);
     let mut absent = Vec::new();
     for interface in &config.interfaces {
         match kernel.attach(interface) {
@@ -204,7 +207,9 @@ struct Owner {
     kernel: Kernel,
     config: Config,
     aggregate: Aggregate,
-    daemon: Daemon,
+    ticks: Ticks,
+    /// What was said last about an interface that cannot be had.
+    said: HashMap<String, String>,
     health: Health,
     publish: watch::Sender<Arc<Snapshot>>,
 }
@@ -228,14 +233,14 @@ impl Owner {
                 _ = ticks.tick() => None,
             };
             let tick_before = self.config.daemon.tick;
-            let first = self.daemon.ticks.count == 0;
+            let first = self.ticks.count == 0;
             let reloaded = matches!(command, Some(Command::Reload(_) | Command::ReloadRefused));
             // The kernel's side waits for grace periods: not on the runtime's thread.
             self = spawn_blocking(move || self.execute(command))
                 .await
                 .context("a tick failed")??;
             // After a reload too: only now is the new policy in force.
-            if reloaded || (first && self.daemon.ticks.count > 0) {
+            if reloaded || (first && self.ticks.count > 0) {
                 supervisor.ready(&self.status());
             }
             if self.config.daemon.tick != tick_before {
@@ -275,8 +280,12 @@ impl Owner {
                 self.look_at_links();
                 self.tick()?;
             }
-            Some(Command::Reload(config)) => self.reload(*config),
-            Some(Command::ReloadRefused) => self.daemon.reloads_refused += 1,
+            Some(Command::Reload(config)) => {
+                self.reload(*config);
+                // Who is told that the reload is over finds it in the metrics.
+                self.tick()?;
+            }
+            Some(Command::ReloadRefused) => self.kernel.count_reload(false),
             Some(Command::LinksChanged) => self.look_at_links(),
         }
         let everywhere = self.kernel.attached().len() == self.config.interfaces.len();
@@ -291,9 +300,9 @@ impl Owner {
             .read(self.config.flow_table.idle_after, |record| {
                 aggregate.apply(record)
             })?;
-        let mut snapshot = aggregate.snapshot(self.daemon);
+        let mut snapshot = aggregate.snapshot(self.ticks);
         let spent = cpu_time().saturating_sub(before);
-        let ticks = &mut self.daemon.ticks;
+        let ticks = &mut self.ticks;
         ticks.count += 1;
         ticks.total += spent;
         ticks.last = spent;
@@ -325,8 +334,18 @@ impl Owner {
             }
             if now.is_some() {
                 match self.kernel.attach(interface) {
-                    Ok(attached) => say_attached(attached),
-                    Err(error) => tracing::warn!("{error}"),
+                    Ok(attached) => {
+                        say_attached(attached);
+                        self.said.remove(&interface.name);
+                    }
+                    Err(error) => {
+                        // Said once, though it is tried at every tick.
+                        let error = error.to_string();
+                        if self.said.get(&interface.name) != Some(&error) {
+                            tracing::warn!("{error}");
+                            self.said.insert(interface.name.clone(), error);
+                        }
+                    }
                 }
             }
         }
@@ -338,11 +357,11 @@ impl Owner {
             Ok(installed) => installed,
             Err(error) => {
                 tracing::error!("the new configuration is refused, the old one stays: {error}");
-                self.daemon.reloads_refused += 1;
+                self.kernel.count_reload(false);
                 return;
             }
         };
-        self.daemon.reloads += 1;
+        self.kernel.count_reload(true);
         self.keep_what_needs_a_start(&config);
         for interface in &self.config.interfaces {
             if !config

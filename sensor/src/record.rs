@@ -43,6 +43,10 @@ pub struct Tables {
     pub policies: u64,
     /// Prefixes in force, both families.
     pub prefixes: u64,
+    /// Reloads that took effect since the tables were made.
+    pub reloads: u64,
+    /// Reloads that were refused since the tables were made.
+    pub reloads_refused: u64,
     /// How the kernel counts time.
     pub clock: Clock,
 }

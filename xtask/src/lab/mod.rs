@@ -17,7 +17,7 @@ mod books;
 mod certificate;
 mod host;
 mod namespace;
-mod pass;
+pub mod pass;
 mod sensor;
 mod servers;
 mod wire;
@@ -144,7 +144,7 @@ impl Lab {
     pub fn plug(&mut self, device: Device) -> Result<()> {
         let (host, port) = self.device(device);
         if !self.options.offloads {
-            let pass = host.enter(|| pass::attach("eth0"))??;
+            let pass = host.enter(|| pass::attach("eth0", pass::Mode::Native))??;
             self.passes.push(pass);
         }
         let (host, _) = self.device(device);

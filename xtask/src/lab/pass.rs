@@ -1,4 +1,5 @@
-//! An XDP program that passes everything, for the far end of a veth.
+//! An XDP program that passes everything: for the far end of a veth, and as somebody else's program
+//! on an interface of the sensor.
 //!
 //! A frame that a native XDP program sends back (`XDP_TX`) is delivered only where the other end
 //! has an XDP program too: without one the driver drops it, where GRO is on even without counting.
@@ -19,7 +20,16 @@ const BPF_PROG_LOAD: i32 = 5;
 const BPF_LINK_CREATE: i32 = 28;
 const BPF_PROG_TYPE_XDP: u32 = 6;
 const BPF_XDP: u32 = 37;
-const XDP_FLAGS_DRV_MODE: u32 = 4;
+
+/// Where the program sits (linux/if_link.h).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Mode {
+    /// In the stack (`XDP_FLAGS_SKB_MODE`).
+    Generic = 2,
+    /// In the driver (`XDP_FLAGS_DRV_MODE`).
+    Native = 4,
+}
 
 /// The part of `union bpf_attr` that loads a program.
 #[repr(C)]
@@ -39,9 +49,12 @@ struct LinkCreate {
     flags: u32,
 }
 
-/// Attaches the program in the driver of `interface`, an interface of the calling thread's network
-/// namespace. It is detached when the descriptor is closed.
-pub(crate) fn attach(interface: &str) -> Result<OwnedFd> {
+/// Attaches the program to `interface`, an interface of the calling thread's network namespace. It
+/// is detached when the descriptor is closed.
+///
+/// # Errors
+/// Where there is no such interface, or it takes no program there.
+pub fn attach(interface: &str, mode: Mode) -> Result<OwnedFd> {
     let name = CString::new(interface)?;
     // SAFETY: the name ends with a zero octet.
     let ifindex = unsafe { libc::if_nametoindex(name.as_ptr()) };
@@ -64,10 +77,10 @@ pub(crate) fn attach(interface: &str) -> Result<OwnedFd> {
             program: program.as_raw_fd() as u32,
             ifindex,
             attach_type: BPF_XDP,
-            flags: XDP_FLAGS_DRV_MODE,
+            flags: mode as u32,
         },
     )
-    .with_context(|| format!("no XDP in the driver of {interface}"))
+    .with_context(|| format!("{interface} takes no XDP program ({mode:?})"))
 }
 
 fn bpf<T>(command: i32, attributes: &T) -> io::Result<OwnedFd> {

@@ -1,8 +1,13 @@
 //! Programs on interfaces: the best hook there is, pinned, so that it outlives the daemon.
 
 use std::{
+    ffi::CString,
     fs, io,
     mem::offset_of,
+    os::{
+        fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd},
+        unix::ffi::OsStrExt as _,
+    },
     path::{Path, PathBuf},
     sync::atomic::Ordering,
 };
@@ -22,12 +27,13 @@ use sensor_ebpf::{books::InterfaceRecord, flow::Direction};
 
 use super::{
     Error,
-    books::{Books, text},
+    books::{Books, are_there, text},
     load::{PINNED, load_program, pinned, program},
-    lock::InterfaceLock,
+    lock::{InterfaceLock, TablesLock},
+    preflight,
 };
 use crate::{
-    config::{HookChoice, Interface},
+    config::{Config, HookChoice, Interface},
     model::Hook,
 };
 
@@ -61,7 +67,7 @@ pub fn ifindex(interface: &str) -> Result<u32, Error> {
     let missing = || Error::NoInterface {
         interface: interface.to_owned(),
     };
-    let name = std::ffi::CString::new(interface).map_err(|_| missing())?;
+    let name = CString::new(interface).map_err(|_| missing())?;
     // SAFETY: the name is a string that ends with a zero.
     match unsafe { libc::if_nametoindex(name.as_ptr()) } {
         0 => Err(missing()),
@@ -69,14 +75,17 @@ pub fn ifindex(interface: &str) -> Result<u32, Error> {
     }
 }
 
-/// Whether another sensor is on one of the interfaces; asked before anything is touched.
+/// Whether another sensor has the tables or one of the interfaces; asked before anything is touched.
 ///
 /// # Errors
 ///
 /// Who it is.
-pub fn interfaces_free(interfaces: &[Interface]) -> Result<(), Error> {
-    for interface in interfaces {
+pub fn available(config: &Config) -> Result<(), Error> {
+    for interface in &config.interfaces {
         InterfaceLock::take(&interface.name)?;
+    }
+    if config.daemon.pin_directory.is_dir() {
+        TablesLock::take(&config.daemon.pin_directory)?;
     }
     Ok(())
 }
@@ -143,6 +152,25 @@ pub(super) fn forget(books: &Books, directory: &Path, interface: &str) {
         .find(|(_, record)| text(&record.name) == interface)
     {
         set_hooks(books, number, Hook::None, Hook::None);
+    }
+}
+
+/// Takes our programs off the interfaces of an earlier start that are not in the configuration, and
+/// notes of those that are gone that they have none.
+pub(super) fn tidy(books: &Books, directory: &Path, config: &Config) {
+    for (_, record) in books.interface_records() {
+        let name = text(&record.name);
+        let wanted = config
+            .interfaces
+            .iter()
+            .any(|interface| interface.name == name);
+        if !wanted {
+            let [upload, download] = record.hooks.map(Hook::from_number);
+            remove_filters(&name, upload, download);
+        }
+        if !wanted || ifindex(&name).is_err() {
+            forget(books, directory, &name);
+        }
     }
 }
 
@@ -236,7 +264,7 @@ impl Place<'_> {
         let program = loaded_xdp(programs, "upload")?;
         let link = match program.attach_to_if_index(self.index, mode) {
             // An MTU that needs several buffers: EINVAL, ERANGE or EOPNOTSUPP, as the driver likes.
-            Err(error) if errno(&error) != Some(libc::EBUSY) => self
+            Err(error) if !matches!(errno(&error), Some(libc::EBUSY | libc::EEXIST)) => self
                 .xdp_frags(programs, mode)
                 .ok_or_else(|| self.refused(hook, &error))?,
             Err(error) => return Err(self.refused(hook, &error)),
@@ -295,7 +323,7 @@ impl Place<'_> {
             }
             return Ok(Hook::Tcx);
         }
-        let _ = fs::remove_file(&pin);
+        end_link(&pin);
         let tcx = TcAttachOptions::TcxOrder(aya::programs::LinkOrder::default());
         match program.attach_with_options(self.name, attach_type, tcx) {
             Ok(link) => {
@@ -346,7 +374,7 @@ impl Place<'_> {
     /// Removes the upload program of an earlier start from where it is not wanted any more.
     fn remove_upload(&self, before: Hook, wanted: Hook) {
         if before != wanted {
-            let _ = fs::remove_file(self.pin(Direction::Upload));
+            end_link(&self.pin(Direction::Upload));
         }
         if before == Hook::Clsact && wanted == Hook::None {
             remove_filter(self.name, TcAttachType::Ingress);
@@ -373,7 +401,8 @@ impl Place<'_> {
     }
 
     fn refused(&self, hook: Hook, error: &ProgramError) -> Error {
-        if errno(error) == Some(libc::EBUSY) {
+        // EEXIST where it was attached in another mode, or without a link.
+        if matches!(errno(error), Some(libc::EBUSY | libc::EEXIST)) {
             return Error::ForeignXdp {
                 interface: self.name.to_owned(),
             };
@@ -416,6 +445,57 @@ fn pinned_link(pin: &Path) -> Option<FdLink> {
     PinnedLink::from_pin(pin).ok().map(FdLink::from)
 }
 
+/// Takes the program of a pinned link off its interface, now, and removes the pin.
+///
+/// Without a pin the link would end as well, but some time later (`bpf_link_put` defers it), and
+/// the interface would still be taken when the next program comes. `BPF_LINK_DETACH` is in Linux
+/// since 5.9; aya does not have it.
+fn end_link(pin: &Path) {
+    const BPF_OBJ_GET: libc::c_int = 7;
+    const BPF_LINK_DETACH: libc::c_int = 34;
+    /// The part of `union bpf_attr` that opens a pin.
+    #[repr(C)]
+    struct ObjectGet {
+        path: u64,
+        fd: u32,
+        flags: u32,
+    }
+
+    let Ok(path) = CString::new(pin.as_os_str().as_bytes()) else {
+        return;
+    };
+    let get = ObjectGet {
+        path: path.as_ptr() as u64,
+        fd: 0,
+        flags: 0,
+    };
+    // SAFETY: the attribute lives as long as the call, and so does the path that it points to.
+    let fd = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_OBJ_GET,
+            &raw const get,
+            size_of_val(&get),
+        )
+    };
+    if fd >= 0 {
+        // SAFETY: the descriptor is new and nobody else's.
+        let link = unsafe { OwnedFd::from_raw_fd(fd as RawFd) };
+        let detach = link.as_raw_fd() as u32;
+        // SAFETY: the attribute is the descriptor alone, and lives as long as the call. A link
+        // whose interface is gone is refused, and has ended already.
+        unsafe {
+            libc::syscall(
+                libc::SYS_bpf,
+                BPF_LINK_DETACH,
+                &raw const detach,
+                size_of_val(&detach),
+            )
+        };
+    }
+    let _ = fs::remove_file(pin);
+}
+
 fn errno(error: &ProgramError) -> Option<i32> {
     match error {
         ProgramError::SyscallError(SyscallError { io_error, .. }) => io_error.raw_os_error(),
@@ -443,7 +523,7 @@ fn remove_filter(interface: &str, attach_type: TcAttachType) {
 
 fn remove_links(directory: &Path, interface: &str) {
     for direction in Direction::ALL {
-        let _ = fs::remove_file(link_pin(directory, interface, direction));
+        end_link(&link_pin(directory, interface, direction));
     }
 }
 
@@ -453,7 +533,9 @@ pub(super) fn remove_pins(directory: &Path) -> io::Result<()> {
         let entry = entry?;
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        if name.starts_with("link-") || PINNED.contains(&name.as_ref()) {
+        if name.starts_with("link-") {
+            end_link(&entry.path());
+        } else if PINNED.contains(&name.as_ref()) {
             fs::remove_file(entry.path())?;
         }
     }
@@ -466,12 +548,9 @@ pub(super) fn remove_pins(directory: &Path) -> io::Result<()> {
 ///
 /// When no sensor has its tables there, when one is running, or when a pin cannot be removed.
 pub fn unload(directory: &Path) -> Result<(), Error> {
-    if !directory.join("SETTINGS").exists() {
-        return Err(Error::NotRunning {
-            path: directory.to_owned(),
-        });
-    }
-    let _lock = super::lock::TablesLock::take(directory)?;
+    are_there(directory)?;
+    preflight::privilege()?;
+    let _lock = TablesLock::take(directory).map_err(Error::or_privilege)?;
     if let Ok(books) = Books::open(directory, super::table::Access::Read) {
         for (_, record) in books.interface_records() {
             let name = text(&record.name);

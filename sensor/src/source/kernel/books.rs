@@ -49,12 +49,8 @@ impl Books {
     ///
     /// When nothing is pinned there, or by another version.
     pub fn look(directory: &Path) -> Result<Self, Error> {
-        if !directory.join("SETTINGS").exists() {
-            return Err(Error::NotRunning {
-                path: directory.to_owned(),
-            });
-        }
-        Self::open(directory, Access::Read)
+        are_there(directory)?;
+        Self::open(directory, Access::Read).map_err(Error::or_privilege)
     }
 
     pub(super) fn open(directory: &Path, access: Access) -> Result<Self, Error> {
@@ -101,6 +97,17 @@ impl Books {
             .store(clock.epoch_millis, Ordering::Relaxed);
     }
 
+    /// Counts a reload. With the tables, because the count is not to step back with the daemon.
+    pub(super) fn count_reload(&self, applied: bool) {
+        let counter = match applied {
+            true => offset_of!(Settings, reloads),
+            false => offset_of!(Settings, reloads_refused),
+        };
+        self.settings
+            .word(0, counter)
+            .fetch_add(1, Ordering::Relaxed);
+    }
+
     /// How jiffies relate to time, as the daemon last wrote it.
     pub fn clock(&self) -> Clock {
         let settings = self.settings();
@@ -132,6 +139,8 @@ impl Books {
             generation: settings.generation,
             policies: settings.policies,
             prefixes: settings.prefixes,
+            reloads: settings.reloads,
+            reloads_refused: settings.reloads_refused,
             clock,
         }));
         for (identity, name) in self.policy_names()? {
@@ -227,6 +236,21 @@ impl Books {
             record,
         };
         Ok(self.live_flows().map(line).collect())
+    }
+}
+
+/// Whether a sensor has its tables there.
+pub(super) fn are_there(directory: &Path) -> Result<(), Error> {
+    match directory.join("SETTINGS").try_exists() {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Error::NotRunning {
+            path: directory.to_owned(),
+        }),
+        Err(source) => Err(Error::PinDirectory {
+            path: directory.to_owned(),
+            source,
+        }
+        .or_privilege()),
     }
 }
 

@@ -140,6 +140,17 @@ impl Kernel {
         attach::forget(&self.books, &self.pin_directory, interface);
     }
 
+    /// Makes what an earlier start left fit the configuration: programs on interfaces that are not
+    /// in it any more come off.
+    pub fn tidy(&mut self, config: &Config) {
+        attach::tidy(&self.books, &self.pin_directory, config);
+    }
+
+    /// Counts a reload, applied or refused.
+    pub fn count_reload(&mut self, applied: bool) {
+        self.books.count_reload(applied);
+    }
+
     /// Takes the programs off an interface that is not to be watched any more.
     pub fn detach(&mut self, interface: &str) {
         if let Some(attached) = self

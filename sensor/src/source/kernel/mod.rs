@@ -20,7 +20,7 @@ mod table;
 
 use std::{io, path::PathBuf};
 
-pub use attach::{Attached, ifindex, interfaces_free, unload};
+pub use attach::{Attached, available, ifindex, unload};
 pub use books::{Books, FlowLine};
 pub use links::LinkChanges;
 pub use load::Kernel;
@@ -177,6 +177,24 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+}
+
+impl Error {
+    /// The same error, or that of too little privilege where that is behind it.
+    fn or_privilege(self) -> Self {
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&self);
+        while let Some(error) = cause {
+            if let Some(error) = error.downcast_ref::<io::Error>()
+                && error.kind() == io::ErrorKind::PermissionDenied
+            {
+                return Self::Privilege {
+                    missing: error.to_string(),
+                };
+            }
+            cause = error.source();
+        }
+        self
+    }
 }
 
 /// An error with all that caused it, in one line.

@@ -75,7 +75,7 @@ fn kernel() -> Result<String, Error> {
     Ok(format!("Linux {release}"))
 }
 
-fn privilege() -> Result<(), Error> {
+pub(super) fn privilege() -> Result<(), Error> {
     let system = |source: rustix::io::Errno| Error::System {
         what: "the process's capabilities cannot be read",
         source: source.into(),

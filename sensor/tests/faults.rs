@@ -1,0 +1,647 @@
+//! What goes wrong around a sensor, each with the real daemon in a lab of its own. Runs as root.
+
+#[path = "faults/daemon.rs"]
+mod daemon;
+#[path = "faults/wire.rs"]
+mod wire;
+
+use std::{
+    env, fs, io,
+    net::{SocketAddr, UdpSocket},
+    os::unix::net::UnixDatagram,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Signal, geteuid};
+use xtask::{
+    lab::{self, Device, Host, Lab, Options, pass},
+    setup::{self, Need},
+};
+
+use daemon::{Daemon, LIMIT, Metrics, SENSOR, Settings, run, run_by};
+
+/// A lab without devices; `None` where there can be none and nobody insists.
+fn lab() -> Option<Lab> {
+    if !geteuid().is_root() && env::var_os("CI").is_none() {
+        eprintln!("not run: namespaces and programs in the kernel take root");
+        return None;
+    }
+    setup::ensure(&[Need::Lab]).expect("the lab's programs");
+    Some(Lab::start(Options::default()).expect("a lab"))
+}
+
+/// That a pin directory has nothing in it, as only the gateway can see.
+#[track_caller]
+fn nothing_pinned(lab: &Lab, pins: &Path) {
+    let left = lab.gateway.run(&format!("find {}", pins.display()));
+    // Not even the directory: `find` fails.
+    assert!(left.is_err(), "{left:?}");
+}
+
+/// That nothing of a sensor is on an interface of the gateway.
+#[track_caller]
+fn nothing_attached(lab: &Lab, interface: &str) {
+    assert_eq!(wire::xdp(&lab.gateway, interface), None, "{interface}");
+    assert_eq!(wire::tc(&lab.gateway, interface), 0, "{interface}");
+}
+
+#[test]
+fn a_second_sensor_is_refused_and_the_first_goes_on() {
+    let Some(lab) = lab() else { return };
+    wire::lay(&lab.gateway, "one");
+    wire::lay(&lab.gateway, "two");
+    let settings = Settings::new(&lab, &["one"]);
+    let mut first = Daemon::start(&lab, &settings);
+    let process = first.process.id();
+    wire::upload(&lab.gateway, "one", 10);
+
+    let on_it = format!("another sensor (process {process}) is already on interface one");
+    run(&lab, &settings, &["run"]).refused(&on_it);
+    let elsewhere = Settings {
+        pins: settings.pins.with_file_name("second"),
+        port: 9618,
+        ..settings.clone()
+    };
+    run(&lab, &elsewhere, &["run"]).refused(&on_it);
+    nothing_pinned(&lab, &elsewhere.pins);
+
+    let tables = format!(
+        "another sensor (process {process}) uses the tables at {}",
+        settings.pins.display()
+    );
+    let other_interface = Settings::new(&lab, &["two"]);
+    run(&lab, &other_interface, &["run"]).refused(&tables);
+    let other_port = Settings {
+        port: 9618,
+        ..other_interface
+    };
+    run(&lab, &other_port, &["run"]).refused(&tables);
+    nothing_attached(&lab, "two");
+
+    wire::upload(&lab.gateway, "one", 10);
+    first.counts("one", 20);
+    let log = first.end();
+    assert!(!log.contains("WARN") && !log.contains("ERROR"), "{log}");
+}
+
+#[test]
+fn an_interface_that_is_missing_is_named_and_nothing_stays() {
+    let Some(lab) = lab() else { return };
+    let settings = Settings::new(&lab, &["late"]);
+    run(&lab, &settings, &["run"]).refused("interface late does not exist: `ip link` lists");
+    nothing_pinned(&lab, &settings.pins);
+    let doctor = run(&lab, &settings, &["doctor"]);
+    doctor.refused("missing interface: interface late does not exist");
+
+    wire::lay(&lab.gateway, "here");
+    let mut daemon = Daemon::spawn(&lab, &Settings::new(&lab, &["here", "late"]));
+    let log = daemon.log();
+    assert_eq!(
+        log.matches("interface late does not exist").count(),
+        1,
+        "{log}"
+    );
+    daemon.wait_until("healthy but not ready", |daemon| {
+        daemon.get("healthz").is_some() && daemon.get("readyz").is_none()
+    });
+    wire::upload(&lab.gateway, "here", 3);
+    daemon.counts("here", 3);
+    wire::lay(&lab.gateway, "late");
+    daemon.wait_until("ready", |daemon| daemon.get("readyz").is_some());
+    wire::upload(&lab.gateway, "late", 7);
+    let metrics = daemon.counts("late", 7);
+    assert_eq!(metrics.hook("late", "upload"), "xdp-native");
+    assert_eq!(device_packets(&metrics), 10.0);
+}
+
+/// The uploads of the one device there is.
+fn device_packets(metrics: &Metrics) -> f64 {
+    let labels = [
+        ("device", wire::DEVICE_MAC),
+        ("family", "ipv4"),
+        ("direction", "upload"),
+    ];
+    let packets = metrics.value("sensor_device_packets_total", &labels);
+    let bytes = metrics.value("sensor_device_bytes_total", &labels);
+    assert_eq!(bytes, packets * wire::FRAME as f64);
+    packets
+}
+
+#[test]
+fn an_interface_that_goes_and_comes_back_loses_no_count() {
+    let Some(lab) = lab() else { return };
+    wire::lay(&lab.gateway, "one");
+    wire::lay(&lab.gateway, "two");
+    let settings = Settings::new(&lab, &["one", "two"]);
+    let mut daemon = Daemon::start(&lab, &settings);
+    wire::upload(&lab.gateway, "one", 5);
+    let before = daemon.counts("one", 5);
+    assert_eq!(before.hook("one", "upload"), "xdp-native");
+
+    wire::cut(&lab.gateway, "one");
+    daemon.wait_until("without the interface", |daemon| {
+        daemon.scrape().is_some_and(|metrics| {
+            metrics.hook("one", "upload") == "none" && metrics.hook("one", "download") == "none"
+        }) && daemon.get("readyz").is_none()
+    });
+    daemon.scrape().continue_from(&before);
+    wire::upload(&lab.gateway, "two", 2);
+    daemon.counts("two", 2);
+
+    wire::lay(&lab.gateway, "one");
+    daemon.wait_until("ready", |daemon| daemon.get("readyz").is_some());
+    wire::upload(&lab.gateway, "one", 7);
+    let after = daemon.counts("one", 12);
+    after.continue_from(&before);
+    assert_eq!(after.hook("one", "upload"), "xdp-native");
+    assert_eq!(device_packets(&after), 14.0);
+
+    // While nobody watches, too.
+    daemon.end();
+    wire::cut(&lab.gateway, "one");
+    let mut daemon = Daemon::spawn(&lab, &settings);
+    daemon.wait_until("without the interface", |daemon| {
+        daemon.scrape().is_some_and(|metrics| {
+            metrics.hook("one", "upload") == "none" && metrics.hook("two", "upload") == "xdp-native"
+        })
+    });
+    daemon.end();
+    wire::lay(&lab.gateway, "one");
+    let mut daemon = Daemon::start(&lab, &settings);
+    wire::upload(&lab.gateway, "one", 1);
+    let last = daemon.counts("one", 13);
+    last.continue_from(&after);
+    assert_eq!(last.hook("one", "upload"), "xdp-native");
+}
+
+#[test]
+fn an_xdp_program_of_somebody_else_is_left_alone() {
+    let Some(lab) = lab() else { return };
+    wire::lay(&lab.gateway, "one");
+    let settings = Settings::new(&lab, &["one"]);
+    let native = settings.clone().hook("xdp-native");
+    let taken = "interface one already has an XDP program that is not ours: detach it";
+
+    for mode in [pass::Mode::Generic, pass::Mode::Native] {
+        let foreign = lab.gateway.enter(|| pass::attach("one", mode));
+        let foreign = foreign.expect("entered").expect("a foreign program");
+        let there = wire::xdp(&lab.gateway, "one");
+        assert!(there.is_some());
+        run(&lab, &native, &["run"]).refused(taken);
+        nothing_pinned(&lab, &settings.pins);
+        assert_eq!(wire::xdp(&lab.gateway, "one"), there, "{mode:?}");
+        assert_eq!(wire::tc(&lab.gateway, "one"), 0, "{mode:?}");
+
+        let mut daemon = Daemon::start(&lab, &settings);
+        let log = daemon.log();
+        assert!(
+            log.contains(
+                "interface one: uploads are read at TC, not at XDP: interface one already has"
+            ),
+            "{log}"
+        );
+        wire::upload(&lab.gateway, "one", 10);
+        let metrics = daemon.counts("one", 10);
+        assert!(["tcx", "clsact"].contains(&metrics.hook("one", "upload")));
+        assert_eq!(device_packets(&metrics), 10.0);
+        daemon.end();
+        run(&lab, &settings, &["unload"]).fine();
+        assert_eq!(wire::xdp(&lab.gateway, "one"), there, "{mode:?}");
+        assert_eq!(wire::tc(&lab.gateway, "one"), 0, "{mode:?}");
+        drop(foreign);
+    }
+}
+
+#[test]
+fn an_interface_that_comes_back_taken_is_told_once_and_had_when_free() {
+    let Some(lab) = lab() else { return };
+    wire::lay(&lab.gateway, "one");
+    wire::lay(&lab.gateway, "two");
+    let settings = Settings::new(&lab, &["one", "two"]).hook("xdp-native");
+    let mut daemon = Daemon::start(&lab, &settings);
+    wire::cut(&lab.gateway, "one");
+    daemon.wait_until("without the interface", |daemon| {
+        daemon.get("readyz").is_none()
+    });
+    lab.gateway
+        .ip("link add one-away type veth peer name one-far")
+        .expect("a veth");
+    let foreign = lab
+        .gateway
+        .enter(|| pass::attach("one-away", pass::Mode::Native));
+    let foreign = foreign.expect("entered").expect("a foreign program");
+    lab.gateway
+        .ip("link set one-away name one")
+        .expect("renamed");
+    // Ten ticks, each of which finds it taken.
+    std::thread::sleep(Duration::from_secs(1));
+    let log = daemon.log();
+    assert_eq!(
+        log.matches("already has an XDP program that is not ours")
+            .count(),
+        1,
+        "{log}"
+    );
+    drop(foreign);
+    daemon.wait_until("ready", |daemon| daemon.get("readyz").is_some());
+}
+
+#[test]
+fn too_little_privilege_is_said() {
+    let Some(lab) = lab() else { return };
+    wire::lay(&lab.gateway, "one");
+    let settings = Settings::new(&lab, &["one"]);
+    // Where anybody may read it and run it.
+    let folder = env::temp_dir().join(format!("gateway-sensor-faults-{}", std::process::id()));
+    fs::create_dir_all(&folder).expect("a folder");
+    let program = folder.join("sensor");
+    fs::copy(SENSOR, &program).expect("a copy");
+    let file = folder.join("sensor.toml");
+    fs::write(&file, settings.text()).expect("a configuration");
+    let as_nobody = |word: &str| {
+        let program = program.display().to_string();
+        let file = file.display().to_string();
+        let mut command = lab.gateway.command(
+            "setpriv",
+            ["--reuid=65534", "--regid=65534", "--clear-groups"],
+        );
+        command.args([&program, "--config", &file, word]);
+        let output = command.output().expect("setpriv");
+        daemon::Ended {
+            code: output.status.code(),
+            said: String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned(),
+        }
+    };
+    let sentence = "too little privilege for BPF (without CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON): \
+                    run as root, or give the process";
+    as_nobody("run").refused(sentence);
+    as_nobody("check").fine();
+    as_nobody("doctor").refused(sentence);
+    // As root in name only.
+    let stripped = lab.gateway.command(
+        "setpriv",
+        ["--bounding-set=-all", "--inh-caps=-all", SENSOR, "run"],
+    );
+    run_by(&lab, &settings, stripped).refused(sentence);
+    nothing_pinned(&lab, &settings.pins);
+    nothing_attached(&lab, "one");
+
+    // What is there may not be looked at: that is not the same as nothing being there.
+    let _daemon = Daemon::start(&lab, &settings);
+    for word in ["devices", "flows", "status", "unload"] {
+        let ended = as_nobody(word);
+        ended.refused("too little privilege");
+        assert!(
+            !ended.said.contains("no sensor has its tables"),
+            "{}",
+            ended.said
+        );
+    }
+    fs::remove_dir_all(&folder).expect("removed");
+}
+
+#[test]
+fn without_a_bpf_file_system_the_mount_is_named() {
+    let Some(lab) = lab() else { return };
+    wire::lay(&lab.gateway, "one");
+    let folder = lab.gateway.folder.join("plain");
+    fs::create_dir(&folder).expect("a folder");
+    let settings = Settings {
+        pins: folder.join("sensor"),
+        ..Settings::new(&lab, &["one"])
+    };
+    let sentence = format!(
+        "{} is not on a BPF file system: mount one (`mount -t bpf bpf {}`)",
+        settings.pins.display(),
+        folder.display()
+    );
+    run(&lab, &settings, &["run"]).refused(&sentence);
+    run(&lab, &settings, &["doctor"]).refused(&sentence);
+    assert!(!settings.pins.exists());
+    nothing_attached(&lab, "one");
+    // And the command that the sentence names is the remedy.
+    lab.gateway
+        .command(
+            "sh",
+            [
+                "-c",
+                &format!(
+                    "mount -t bpf bpf {0} && {SENSOR} doctor --config {1}",
+                    folder.display(),
+                    settings.write(&lab, "doctor").display()
+                ),
+            ],
+        )
+        .status()
+        .expect("sh")
+        .success()
+        .then_some(())
+        .expect("doctor is content");
+}
+
+/// What the household may not reach.
+fn no_tracker() -> String {
+    format!(
+        "[[policy]]\nname = \"tracker\"\nremotes = [\"{}\", \"{}\"]\naction = \"reject\"\n",
+        lab::TRACKER_PREFIXES[0],
+        lab::TRACKER_PREFIXES[1]
+    )
+}
+
+/// Whether the tracker is refused: at once, not by a timeout.
+fn tracker_refused(device: &Host) -> bool {
+    let begun = Instant::now();
+    let asked = device.run(&format!(
+        "curl -fsS --max-time 4 http://{}/",
+        lab::TRACKER[0]
+    ));
+    match asked {
+        Ok(_) => false,
+        Err(error) => {
+            assert!(begun.elapsed() < Duration::from_secs(2), "{error:#}");
+            true
+        }
+    }
+}
+
+/// Datagrams to the echo server and back; each comes back.
+fn echo(device: &Host, count: usize) {
+    device
+        .enter(|| {
+            let socket = UdpSocket::bind("0.0.0.0:0")?;
+            socket.set_read_timeout(Some(Duration::from_secs(2)))?;
+            let address: std::net::IpAddr = lab::WEB[0].parse().expect("an address");
+            socket.connect(SocketAddr::new(address, lab::ECHO_PORT))?;
+            for _ in 0..count {
+                socket.send(&[b'e'; 100])?;
+                socket.recv(&mut [0; 200])?;
+            }
+            Ok::<(), io::Error>(())
+        })
+        .expect("entered")
+        .expect("echoes");
+}
+
+#[test]
+fn what_is_told_to_stay_filters_and_counts_without_the_daemon() {
+    let Some(mut lab) = lab() else { return };
+    let configuration = lab.configuration(&no_tracker());
+    let sensor = lab
+        .sensor(Path::new(SENSOR), &configuration)
+        .expect("a sensor");
+    lab.plug(Device::Phone).expect("a phone");
+    assert!(tracker_refused(&lab.phone));
+    echo(&lab.phone, 20);
+    lab.balanced_books(&sensor).expect("exact books");
+    // A counter of the daemon's own.
+    sensor.process.signal(Signal::HUP).expect("running");
+    let reloaded = |lab: &Lab, sensor: &lab::Sensor| {
+        let metrics = Metrics::new(sensor.scrape(lab).expect("metrics"));
+        metrics.value("sensor_policy_reloads_total", &[("outcome", "applied")]) >= 1.0
+    };
+    lab::wait_until("reloaded", LIMIT, || reloaded(&lab, &sensor)).expect("a reload");
+    let before = Metrics::new(sensor.scrape(&lab).expect("metrics"));
+    let hits = |metrics: &Metrics| {
+        metrics.value(
+            "sensor_policy_hits_total",
+            &[("policy", "tracker"), ("direction", "upload")],
+        )
+    };
+
+    let file = sensor.configuration().to_owned();
+    let status = sensor.process.stop().expect("an end");
+    assert_eq!(status.code(), Some(0));
+    // Nobody is there: the filter refuses, what passes is counted, and can be read.
+    assert!(tracker_refused(&lab.phone));
+    echo(&lab.phone, 30);
+    let command = |words: &[&str]| {
+        let mut command = lab.gateway.command(SENSOR, words);
+        command.arg("--config").arg(&file);
+        xtask::command::capture(&mut command).expect("exit status 0")
+    };
+    for word in ["devices", "flows", "status", "doctor", "check"] {
+        assert!(!command(&[word]).is_empty(), "{word}");
+    }
+    let flows: serde_json::Value =
+        serde_json::from_str(&command(&["flows", "--json"])).expect("JSON");
+    let echoes = flows.as_array().expect("flows").iter().any(|flow| {
+        flow["device"] == lab::PHONE_MAC
+            && flow["traffic"]["upload"]["packets"] == 30
+            && flow["traffic"]["download"]["packets"] == 30
+    });
+    assert!(echoes, "{flows:#}");
+
+    let sensor = lab
+        .sensor(Path::new(SENSOR), &configuration)
+        .expect("a sensor");
+    assert!(
+        sensor
+            .process
+            .log()
+            .contains("were adopted with all their counts"),
+        "{}",
+        sensor.process.log()
+    );
+    let after = Metrics::new(sensor.scrape(&lab).expect("metrics"));
+    after.continue_from(&before);
+    assert!(hits(&after) > hits(&before), "{before:?} {after:?}");
+    assert!(tracker_refused(&lab.phone));
+    echo(&lab.phone, 10);
+    lab.balanced_books(&sensor).expect("exact books");
+}
+
+#[test]
+fn what_is_told_to_go_is_gone() {
+    let Some(lab) = lab() else { return };
+    wire::lay(&lab.gateway, "one");
+    for hook in ["auto", "tc", "xdp-generic"] {
+        let settings = Settings {
+            keep_running: false,
+            ..Settings::new(&lab, &["one"]).hook(hook)
+        };
+        let mut daemon = Daemon::start(&lab, &settings);
+        wire::upload(&lab.gateway, "one", 4);
+        daemon.counts("one", 4);
+        assert!(wire::tc(&lab.gateway, "one") > 0);
+        daemon.end();
+        nothing_attached(&lab, "one");
+        nothing_pinned(&lab, &settings.pins);
+    }
+}
+
+#[test]
+fn a_bad_configuration_is_refused_and_the_old_policy_stays() {
+    let Some(mut lab) = lab() else { return };
+    let settings = Settings {
+        more: no_tracker(),
+        ..Settings::new(&lab, &lab::PORTS)
+    };
+    // The phone is plugged in behind a sensor that is there already.
+    let file = settings.write(&lab, "reload");
+    let sensor = lab
+        .sensor(Path::new(SENSOR), &settings.text())
+        .expect("a sensor");
+    lab.plug(Device::Phone).expect("a phone");
+    assert!(tracker_refused(&lab.phone));
+
+    let outcome = |outcome: &str| {
+        let metrics = Metrics::new(sensor.scrape(&lab).expect("metrics"));
+        metrics.value("sensor_policy_reloads_total", &[("outcome", outcome)])
+    };
+    let wait = |what: &str, ready: &dyn Fn() -> bool| {
+        lab::wait_until(what, LIMIT, ready)
+            .unwrap_or_else(|error| panic!("{error:#}\n{}", sensor.process.log()));
+    };
+    // As editors do, renamed over it: not TOML, an action that there is not, and nothing at all.
+    let bad = [
+        settings.text() + "]",
+        settings.text().replace("\"reject\"", "\"refuse\""),
+        String::new(),
+    ];
+    for (text, earlier) in bad.iter().zip(0..) {
+        sensor.rewrite(text).expect("written");
+        wait("refused", &|| outcome("refused") > f64::from(earlier));
+        assert!(tracker_refused(&lab.phone));
+    }
+    // By the signal, with nothing written.
+    let refused = outcome("refused");
+    sensor.process.signal(Signal::HUP).expect("running");
+    wait("refused", &|| outcome("refused") > refused);
+    assert!(tracker_refused(&lab.phone));
+    let log = sensor.process.log();
+    assert!(
+        log.contains("the new configuration is refused, the old one stays"),
+        "{log}"
+    );
+    assert!(log.contains("refuse"), "{log}");
+    assert_eq!(outcome("applied"), 0.0);
+
+    // Written in place, and good.
+    let process = sensor.process.id();
+    let observe = settings.text().replace("\"reject\"", "\"observe\"");
+    fs::write(sensor.configuration(), &observe).expect("written");
+    wait("applied", &|| outcome("applied") > 0.0);
+    assert!(!tracker_refused(&lab.phone));
+    // Away and back again, as a careless copy does.
+    fs::remove_file(sensor.configuration()).expect("removed");
+    let refused = outcome("refused");
+    wait("refused", &|| {
+        outcome("refused") > refused || outcome("refused") > 4.0
+    });
+    fs::rename(&file, sensor.configuration()).expect("renamed");
+    wait("rejecting", &|| tracker_refused(&lab.phone));
+    assert_eq!(sensor.process.id(), process);
+    lab.balanced_books(&sensor).expect("exact books");
+}
+
+#[test]
+fn unload_waits_for_the_daemon_and_removes_everything() {
+    let Some(lab) = lab() else { return };
+    wire::lay(&lab.gateway, "one");
+    let settings = Settings::new(&lab, &["one"]);
+    let nobody = format!("no sensor has its tables at {}", settings.pins.display());
+    for word in ["unload", "devices", "flows", "status"] {
+        run(&lab, &settings, &[word]).refused(&nobody);
+    }
+    let mut daemon = Daemon::start(&lab, &settings);
+    wire::upload(&lab.gateway, "one", 2);
+    daemon.counts("one", 2);
+    let id = daemon.process.id();
+    run(&lab, &settings, &["unload"]).refused(&format!("another sensor (process {id}) uses"));
+    wire::upload(&lab.gateway, "one", 2);
+    daemon.counts("one", 4);
+    daemon.end();
+    assert!(wire::xdp(&lab.gateway, "one").is_some());
+    let said = run(&lab, &settings, &["unload"]).fine();
+    nothing_attached(&lab, "one");
+    nothing_pinned(&lab, &settings.pins);
+    assert!(said.contains("is left in the kernel"), "{said}");
+    run(&lab, &settings, &["unload"]).refused(&nobody);
+}
+
+#[test]
+fn a_start_without_an_interface_of_before_takes_the_programs_off_it() {
+    let Some(lab) = lab() else { return };
+    wire::lay(&lab.gateway, "one");
+    wire::lay(&lab.gateway, "two");
+    Daemon::start(&lab, &Settings::new(&lab, &["one", "two"])).end();
+    assert!(wire::xdp(&lab.gateway, "two").is_some());
+    let daemon = Daemon::start(&lab, &Settings::new(&lab, &["one"]));
+    nothing_attached(&lab, "two");
+    assert_eq!(daemon.scrape().hook("two", "upload"), "none");
+    assert_eq!(daemon.scrape().hook("one", "upload"), "xdp-native");
+}
+
+#[test]
+fn a_hook_that_changes_counts_nothing_twice() {
+    let Some(lab) = lab() else { return };
+    wire::lay(&lab.gateway, "one");
+    let settings = Settings::new(&lab, &["one"]);
+    let mut daemon = Daemon::start(&lab, &settings);
+    let mut sent = 0;
+    for (hook, expected) in [
+        ("tc", ["tcx", "clsact"]),
+        ("xdp-native", ["xdp-native", ""]),
+        ("xdp-generic", ["xdp-generic", ""]),
+        ("auto", ["xdp-native", ""]),
+    ] {
+        fs::write(&daemon.file, settings.clone().hook(hook).text()).expect("written");
+        daemon.wait_until(hook, |daemon| {
+            daemon
+                .scrape()
+                .is_some_and(|metrics| expected.contains(&metrics.hook("one", "upload")))
+        });
+        wire::upload(&lab.gateway, "one", 5);
+        sent += 5;
+        daemon.counts("one", sent);
+        assert_eq!(wire::xdp(&lab.gateway, "one").is_some(), hook != "tc");
+    }
+    // And over a restart.
+    daemon.end();
+    let mut daemon = Daemon::start(&lab, &settings.clone().hook("tc"));
+    wire::upload(&lab.gateway, "one", 5);
+    daemon.counts("one", sent + 5);
+    assert_eq!(wire::xdp(&lab.gateway, "one"), None);
+}
+
+#[test]
+fn the_service_manager_hears_of_start_reload_and_end() {
+    let Some(lab) = lab() else { return };
+    wire::lay(&lab.gateway, "one");
+    // A path of a socket has 107 octets at most.
+    let path = env::temp_dir().join(format!("gateway-sensor-notify-{}", std::process::id()));
+    let socket = UnixDatagram::bind(&path).expect("a socket");
+    socket.set_read_timeout(Some(LIMIT)).expect("a limit");
+    let hear = |what: &str| {
+        let mut buffer = [0; 512];
+        loop {
+            let length = socket
+                .recv(&mut buffer)
+                .unwrap_or_else(|error| panic!("{what} is not heard: {error}"));
+            let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
+            if text != "WATCHDOG=1\n" {
+                assert!(text.starts_with(what), "{what}: {text}");
+                return text;
+            }
+        }
+    };
+    let settings = Settings::new(&lab, &["one"]);
+    let mut command = lab.gateway.command(SENSOR, ["run"]);
+    command.env("NOTIFY_SOCKET", &path);
+    let daemon = Daemon::spawn_by(&lab, &settings, command);
+    assert_eq!(hear("READY=1\n"), "READY=1\nSTATUS=accounting on one\n");
+    assert!(wire::xdp(&lab.gateway, "one").is_some());
+
+    daemon.process.signal(Signal::HUP).expect("running");
+    hear("RELOADING=1\nMONOTONIC_USEC=");
+    hear("READY=1\n");
+    assert_eq!(daemon.scrape().value("sensor_policy_generation", &[]), 3.0);
+    // A configuration that is refused is no reload that never ends.
+    fs::write(&daemon.file, "[[").expect("written");
+    hear("RELOADING=1\n");
+    hear("READY=1\n");
+    daemon.end();
+    hear("STOPPING=1\n");
+    fs::remove_file(&path).expect("removed");
+}

@@ -1,0 +1,188 @@
+//! A cable whose both ends are on the gateway, what is sent over it, and what the kernel has
+//! attached to it.
+//!
+//! Nothing speaks on such a cable by itself: what a test sends is all there is, so that it can say
+//! how many packets the sensor must have counted.
+
+use std::{
+    ffi::CString,
+    io,
+    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+};
+
+use xtask::lab::Host;
+
+/// The device that sends.
+pub(crate) const DEVICE: [u8; 6] = [0x02, 0, 0, 0, 0, 0x31];
+/// As the sensor writes it.
+pub(crate) const DEVICE_MAC: &str = "02:00:00:00:00:31";
+/// The octets of a frame of [`upload`].
+pub(crate) const FRAME: u64 = 100;
+
+/// Lays a cable: what is sent at [`far`] of `name` arrives at `name`.
+pub(crate) fn lay(host: &Host, name: &str) {
+    let far = far(name);
+    host.ip(&format!("link add {name} type veth peer name {far}"))
+        .expect("a veth");
+    for end in [name, &far] {
+        host.set(&format!("ipv6/conf/{end}/disable_ipv6"), "1")
+            .expect("no IPv6");
+        host.ip(&format!("link set {end} arp off up")).expect("up");
+    }
+}
+
+/// Takes a cable away.
+pub(crate) fn cut(host: &Host, name: &str) {
+    host.ip(&format!("link del {name}")).expect("deleted");
+}
+
+/// The other end of a cable.
+pub(crate) fn far(name: &str) -> String {
+    format!("{name}-far")
+}
+
+/// Sends datagrams of [`DEVICE`] to a documentation address, as uploads at `name`.
+pub(crate) fn upload(host: &Host, name: &str, count: usize) {
+    let frame = datagram();
+    host.enter(|| send(&far(name), &frame, count))
+        .expect("entered")
+        .expect("sent");
+}
+
+/// A UDP datagram of 100 octets over IPv4, Ethernet header included.
+fn datagram() -> Vec<u8> {
+    let mut frame = Vec::new();
+    frame.extend([0x02, 0, 0, 0, 0, 0x01]);
+    frame.extend(DEVICE);
+    frame.extend([0x08, 0x00]);
+    let mut header = [
+        0x45, 0, 0, 86, 0, 0, 0, 0, 64, 17, 0, 0, 192, 168, 77, 31, 198, 51, 100, 10,
+    ];
+    let sum: u32 = header
+        .as_chunks::<2>()
+        .0
+        .iter()
+        .map(|pair| u32::from(u16::from_be_bytes(*pair)))
+        .sum();
+    let checksum = !((sum & 0xffff) + (sum >> 16)) as u16;
+    header[10..12].copy_from_slice(&checksum.to_be_bytes());
+    frame.extend(header);
+    // From port 4000 to port 4000, without a checksum.
+    frame.extend([0x0f, 0xa0, 0x0f, 0xa0, 0, 66, 0, 0]);
+    frame.resize(FRAME as usize, b'u');
+    frame
+}
+
+fn send(interface: &str, frame: &[u8], count: usize) -> io::Result<()> {
+    let index = index(interface)?;
+    // SAFETY: no pointer is passed.
+    let socket = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
+    if socket < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor is new and nobody else's.
+    let socket = unsafe { OwnedFd::from_raw_fd(socket) };
+    // SAFETY: every field may be zero.
+    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    address.sll_family = libc::AF_PACKET as u16;
+    address.sll_ifindex = index as i32;
+    for _ in 0..count {
+        // SAFETY: both pointers are valid for the lengths that go with them.
+        let sent = unsafe {
+            libc::sendto(
+                socket.as_raw_fd(),
+                frame.as_ptr().cast(),
+                frame.len(),
+                0,
+                std::ptr::from_ref(&address).cast(),
+                size_of_val(&address) as u32,
+            )
+        };
+        if sent < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+fn index(interface: &str) -> io::Result<u32> {
+    let name = CString::new(interface)?;
+    // SAFETY: the name ends with a zero octet.
+    match unsafe { libc::if_nametoindex(name.as_ptr()) } {
+        0 => Err(io::Error::last_os_error()),
+        index => Ok(index),
+    }
+}
+
+/// The XDP program of an interface, in the words of `ip`.
+pub(crate) fn xdp(host: &Host, name: &str) -> Option<serde_json::Value> {
+    let text = host
+        .run(&format!("ip -j -d link show dev {name}"))
+        .expect("the link");
+    let links: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    links[0].get("xdp").cloned()
+}
+
+/// How many programs TC has at an interface, both directions, by links (tcx) and by filters.
+pub(crate) fn tc(host: &Host, name: &str) -> usize {
+    let filters: usize = ["ingress", "egress"]
+        .into_iter()
+        .map(|direction| {
+            let text = host.run(&format!("tc filter show dev {name} {direction}"));
+            text.expect("`tc`").lines().count()
+        })
+        .sum();
+    let links: u32 = host
+        .enter(|| {
+            let index = index(name).expect("the interface");
+            [BPF_TCX_INGRESS, BPF_TCX_EGRESS]
+                .map(|hook| attached(index, hook))
+                .iter()
+                .sum()
+        })
+        .expect("entered");
+    filters + links as usize
+}
+
+const BPF_PROG_QUERY: i32 = 16;
+const BPF_TCX_INGRESS: u32 = 46;
+const BPF_TCX_EGRESS: u32 = 47;
+
+/// The part of `union bpf_attr` that asks for programs.
+#[repr(C)]
+#[derive(Default)]
+struct Query {
+    ifindex: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    program_ids: u64,
+    count: u32,
+    _padding: u32,
+    more: [u64; 4],
+}
+
+/// How many programs there are; none on a kernel that does not know the hook.
+fn attached(ifindex: u32, attach_type: u32) -> u32 {
+    let mut query = Query {
+        ifindex,
+        attach_type,
+        ..Query::default()
+    };
+    // SAFETY: the kernel reads and writes the attributes within the length that goes with them;
+    // no pointer in them is set.
+    let status = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_PROG_QUERY,
+            std::ptr::from_mut(&mut query),
+            size_of::<Query>(),
+        )
+    };
+    match (status, io::Error::last_os_error().raw_os_error()) {
+        (0, _) => query.count,
+        // Older than 6.6.
+        (_, Some(libc::EINVAL)) => 0,
+        (_, error) => panic!("the kernel does not say what is attached: {error:?}"),
+    }
+}
