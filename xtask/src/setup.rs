@@ -193,7 +193,7 @@ fn parse_release(text: &str) -> Option<u32> {
 }
 
 /// Where this project keeps what it builds for itself.
-fn cache() -> Result<PathBuf> {
+pub(crate) fn cache() -> Result<PathBuf> {
     let folder = match env::var_os("XDG_CACHE_HOME").filter(|path| Path::new(path).is_absolute()) {
         Some(folder) => PathBuf::from(folder),
         None => env::home_dir()
