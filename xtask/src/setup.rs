@@ -55,7 +55,13 @@ impl Need {
             ],
             Self::Prometheus => &["prometheus"],
             Self::Bench => &["xdp-tools"],
-            Self::Emulator => &["qemu-system-x86", "cpio", "xz-utils"],
+            Self::Emulator => &[
+                "qemu-system-x86",
+                "cpio",
+                "xz-utils",
+                "iproute2",
+                "binutils",
+            ],
         }
     }
 }
