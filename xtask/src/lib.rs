@@ -7,5 +7,6 @@ pub mod demo;
 pub mod lab;
 pub mod laws;
 pub mod play;
+pub mod qemu;
 pub mod setup;
 pub mod test;

@@ -55,7 +55,13 @@ impl Need {
             ],
             Self::Prometheus => &["prometheus"],
             Self::Bench => &["xdp-tools"],
-            Self::Emulator => &["qemu-system-x86", "cpio", "xz-utils"],
+            Self::Emulator => &[
+                "qemu-system-x86",
+                "cpio",
+                "xz-utils",
+                "iproute2",
+                "binutils",
+            ],
         }
     }
 }
@@ -193,7 +199,7 @@ fn parse_release(text: &str) -> Option<u32> {
 }
 
 /// Where this project keeps what it builds for itself.
-fn cache() -> Result<PathBuf> {
+pub(crate) fn cache() -> Result<PathBuf> {
     let folder = match env::var_os("XDG_CACHE_HOME").filter(|path| Path::new(path).is_absolute()) {
         Some(folder) => PathBuf::from(folder),
         None => env::home_dir()

@@ -5,7 +5,7 @@ use anyhow::{Context, Result};
 use crate::{
     build,
     command::{run, run_shown, say},
-    laws,
+    laws, qemu,
     setup::{self, Need},
 };
 
@@ -39,6 +39,8 @@ pub fn all() -> Result<()> {
         ]))?;
     part("tests: pure, in the kernel, in the lab");
     run_shown(build::host_cargo().args(["test", "--workspace"]))?;
+    part("other kernels");
+    qemu::run()?;
     say("every check and every test passed");
     Ok(())
 }

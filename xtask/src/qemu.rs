@@ -1,0 +1,382 @@
+//! Other kernels: those of Debian are booted in a virtual machine, in which the whole sensor works.
+//!
+//! The verifier of an older kernel is the one that refuses. What is booted is Debian's kernel and
+//! nothing of Debian's else: the first process is the guest, an example of the `sensor` package,
+//! with the libraries it is linked to, `ip`, and the modules that the kernel needs for it.
+//!
+//! A kernel is downloaded once and kept in the project's cache folder; delete its folder there to
+//! get a newer one.
+
+use std::{
+    collections::BTreeSet,
+    env, fs,
+    io::Write,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{
+    build,
+    command::{self, capture, say},
+    setup::{self, Need},
+};
+
+/// A kernel by its version and by the release of Debian that has it.
+struct Kernel {
+    version: &'static str,
+    suite: &'static str,
+}
+
+const KERNELS: [Kernel; 2] = [
+    Kernel {
+        version: "6.1",
+        suite: "bookworm",
+    },
+    Kernel {
+        version: "6.12",
+        suite: "bookworm-backports",
+    },
+];
+
+/// The package that depends on a release's current kernel.
+const METAPACKAGE: &str = "linux-image-amd64";
+/// What the guest needs and these kernels have as modules. None depends on another.
+const MODULES: [&str; 3] = ["veth", "sch_ingress", "cls_bpf"];
+/// How long a guest may take: the verifier's work takes many times longer under emulation, and the
+/// machine may be busy with other tests.
+const LIMIT_SECONDS: u32 = 300;
+const PASSED: &str = "GUEST PASSED";
+const FAILED: &str = "GUEST FAILED";
+
+/// Boots each kernel and lets the sensor work in it.
+///
+/// # Errors
+/// Where a kernel cannot be had or booted, and where the sensor fails in it: with its reason, or
+/// with the end of the console where it gave none.
+pub fn run() -> Result<()> {
+    if env::consts::ARCH != "x86_64" {
+        bail!(
+            "the kernels that are booted are x86-64's, and this machine is {}",
+            env::consts::ARCH
+        );
+    }
+    setup::ensure(&[Need::Emulator])?;
+    build::kernel()?;
+    command::run(build::host_cargo().args(["build", "--package", "sensor", "--example", "guest"]))?;
+    let root = guest_root()?;
+    for kernel in KERNELS {
+        let folder = kernel.fetch()?;
+        let console = kernel.boot(&folder, &root)?;
+        let verdict = console
+            .lines()
+            .find(|line| line.contains(PASSED) || line.contains(FAILED));
+        match verdict {
+            Some(line) if line.contains(PASSED) => say(line.trim()),
+            Some(line) => bail!("on Linux {}: {}", kernel.version, line.trim()),
+            None => {
+                let lines: Vec<_> = console.lines().collect();
+                let end = lines[lines.len().saturating_sub(40)..].join("\n");
+                bail!(
+                    "on Linux {} the guest came to no verdict within {LIMIT_SECONDS} s; its \
+                     console ended with:\n{end}",
+                    kernel.version
+                )
+            }
+        }
+    }
+    Ok(())
+}
+
+impl Kernel {
+    /// The folder that has the kernel as `vmlinuz` and its modules below `modules`.
+    fn fetch(&self) -> Result<PathBuf> {
+        let kernels = setup::cache()?.join("kernels");
+        let folder = kernels.join(self.version);
+        if folder.is_dir() {
+            return Ok(folder);
+        }
+        // Renamed when it is whole: what is cut off is begun anew.
+        let partial = kernels.join(format!("{}.partial", self.version));
+        let _ = fs::remove_dir_all(&partial);
+        fs::create_dir_all(partial.join("lists/partial"))?;
+        fs::create_dir_all(partial.join("cache/archives/partial"))?;
+        let view = View::new(&partial, self.suite)?;
+        command::run(view.apt("apt-get").args(["update", "-q"]))?;
+        let depends = capture(
+            view.apt("apt-cache")
+                .args(["depends", "--no-recommends", "--no-suggests"])
+                .arg(format!("{METAPACKAGE}/{}", self.suite)),
+        )?;
+        let package = image(&depends).with_context(|| {
+            format!(
+                "{METAPACKAGE} of {} depends on no kernel:\n{depends}",
+                self.suite
+            )
+        })?;
+        if !package.starts_with(&format!("linux-image-{}.", self.version)) {
+            bail!(
+                "the kernel of {} is {package}, no longer {}: put its version or another release \
+                 into {}",
+                self.suite,
+                self.version,
+                file!()
+            );
+        }
+        command::run(
+            view.apt("apt-get")
+                .args(["download", "-q", package])
+                .current_dir(&partial),
+        )?;
+        let archive = find(&partial, |name| name.ends_with(".deb"))?;
+        let unpacked = partial.join("unpacked");
+        command::run(
+            Command::new("dpkg-deb")
+                .arg("--extract")
+                .arg(&archive)
+                .arg(&unpacked),
+        )?;
+
+        fs::rename(
+            find(&unpacked.join("boot"), |name| name.starts_with("vmlinuz-"))?,
+            partial.join("vmlinuz"),
+        )?;
+        fs::create_dir(partial.join("modules"))?;
+        for module in MODULES {
+            let plain = format!("{module}.ko");
+            let packed = format!("{module}.ko.xz");
+            let found = find(&unpacked, |name| name == plain || name == packed)
+                .with_context(|| format!("{package} has no module {module}"))?;
+            let name = found.file_name().context("a file has a name")?;
+            let target = partial.join("modules").join(name);
+            fs::rename(&found, &target)?;
+            if name.to_string_lossy().ends_with(".xz") {
+                command::run(Command::new("xz").arg("--decompress").arg(&target))?;
+            }
+        }
+        fs::remove_dir_all(&unpacked)?;
+        fs::remove_file(&archive)?;
+        view.remove()?;
+        fs::rename(&partial, &folder)?;
+        Ok(folder)
+    }
+
+    /// Boots it with the guest as its first process, and gives what it wrote to its console.
+    fn boot(&self, folder: &Path, root: &Path) -> Result<String> {
+        let modules = root.join("modules");
+        let _ = fs::remove_dir_all(&modules);
+        fs::create_dir(&modules)?;
+        for entry in fs::read_dir(folder.join("modules"))? {
+            let entry = entry?;
+            fs::copy(entry.path(), modules.join(entry.file_name()))?;
+        }
+        let archive = root.with_file_name(format!("guest-{}.cpio", self.version));
+        pack(root, &archive)?;
+        // KVM is not used where there is one: nested in another machine it may hang.
+        let mut emulator = Command::new("timeout");
+        emulator
+            .arg(LIMIT_SECONDS.to_string())
+            .args(["qemu-system-x86_64", "-M", "q35", "-accel", "tcg"])
+            .args(["-cpu", "max", "-smp", "2", "-m", "512"])
+            .args(["-nographic", "-no-reboot", "-nic", "none"])
+            .arg("-kernel")
+            .arg(folder.join("vmlinuz"))
+            .arg("-initrd")
+            .arg(&archive)
+            .args(["-append", "console=ttyS0 panic=-1 quiet"]);
+        say(&format!("$ {}", command::line(&emulator)));
+        // Its status says nothing: it is 0 whatever the guest did.
+        let output = emulator
+            .stdin(Stdio::null())
+            .output()
+            .context("qemu-system-x86_64 cannot be started")?;
+        let console = String::from_utf8_lossy(&output.stdout).into_owned();
+        fs::write(
+            root.with_file_name(format!("console-{}.log", self.version)),
+            &console,
+        )?;
+        Ok(console + &String::from_utf8_lossy(&output.stderr))
+    }
+}
+
+/// A private view of Debian's archive: other releases than this machine's, and nothing of it is
+/// seen by this machine's own package manager.
+struct View {
+    folder: PathBuf,
+}
+
+impl View {
+    fn new(folder: &Path, suite: &str) -> Result<Self> {
+        // The mirror that this machine gets Debian from.
+        let targets = capture(Command::new("apt-get").args([
+            "indextargets",
+            "--format",
+            "$(ORIGIN)|$(LABEL)|$(REPO_URI)",
+            "Created-By: Packages",
+        ]))?;
+        let mirror = targets
+            .lines()
+            .find_map(|line| line.strip_prefix("Debian|Debian|"))
+            .context(
+                "this machine's package manager knows no mirror of Debian: `apt-get update` lets it \
+                 learn those in /etc/apt/sources.list.d",
+            )?;
+        fs::write(
+            folder.join("mirror.sources"),
+            format!(
+                "Types: deb\nURIs: {mirror}\nSuites: {suite}\nComponents: main\n\
+                 Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg\n"
+            ),
+        )?;
+        Ok(Self {
+            folder: folder.to_owned(),
+        })
+    }
+
+    fn apt(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        let option = |name: &str, path: PathBuf| format!("{name}={}", path.display());
+        for option in [
+            option("Dir::Etc::SourceList", self.folder.join("mirror.sources")),
+            option("Dir::Etc::SourceParts", "/dev/null".into()),
+            option("Dir::State::Lists", self.folder.join("lists")),
+            option("Dir::Cache", self.folder.join("cache")),
+            // The folder is the caller's own, and apt's user cannot write there.
+            "APT::Sandbox::User=root".to_owned(),
+        ] {
+            command.args(["-o", &option]);
+        }
+        command
+    }
+
+    fn remove(self) -> Result<()> {
+        fs::remove_file(self.folder.join("mirror.sources"))?;
+        fs::remove_dir_all(self.folder.join("lists"))?;
+        fs::remove_dir_all(self.folder.join("cache"))?;
+        Ok(())
+    }
+}
+
+/// The kernel's package among what `apt-cache depends` says.
+fn image(depends: &str) -> Option<&str> {
+    depends
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("Depends: "))
+        .find(|package| package.starts_with("linux-image-"))
+}
+
+/// The first file below a folder whose name is wanted.
+fn find(folder: &Path, wanted: impl Fn(&str) -> bool) -> Result<PathBuf> {
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in
+            fs::read_dir(&folder).with_context(|| format!("{} cannot be read", folder.display()))?
+        {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                folders.push(entry.path());
+            } else if wanted(&entry.file_name().to_string_lossy()) {
+                return Ok(entry.path());
+            }
+        }
+    }
+    bail!("{} has no such file", folder.display())
+}
+
+/// The guest's root folder, modules aside: the guest as `init`, `ip`, and the libraries of both.
+fn guest_root() -> Result<PathBuf> {
+    let root = build::target().join("guest/root");
+    let _ = fs::remove_dir_all(&root);
+    for folder in ["bin", "proc", "sys", "run/netns", "dev", "etc"] {
+        fs::create_dir_all(root.join(folder))?;
+    }
+    let ip = capture(Command::new("sh").args(["-c", "PATH=$PATH:/usr/sbin:/sbin command -v ip"]))?;
+    let guest = build::target().join("debug/examples/guest");
+    let init = root.join("init");
+    command::run(
+        Command::new("strip")
+            .arg("-o")
+            .arg(&init)
+            .arg("--strip-debug")
+            .arg(&guest),
+    )?;
+    fs::copy(ip.trim(), root.join("bin/ip"))?;
+    let mut libraries = BTreeSet::new();
+    for program in [&guest, Path::new(ip.trim())] {
+        let linked = capture(Command::new("ldd").arg(program))?;
+        libraries.extend(paths(&linked).map(str::to_owned));
+    }
+    for library in libraries {
+        let target = root.join(library.trim_start_matches('/'));
+        fs::create_dir_all(target.parent().unwrap_or(&root))?;
+        fs::copy(&library, &target).with_context(|| format!("{library} cannot be copied"))?;
+    }
+    Ok(root)
+}
+
+/// The files that `ldd` names.
+fn paths(linked: &str) -> impl Iterator<Item = &str> {
+    linked
+        .lines()
+        .filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')))
+}
+
+/// Makes the archive that a kernel unpacks as its first file system.
+fn pack(root: &Path, archive: &Path) -> Result<()> {
+    let mut command = Command::new("cpio");
+    command
+        .args(["--create", "--format=newc", "--quiet", "--owner=0:0"])
+        .current_dir(root)
+        .stdin(Stdio::piped())
+        .stdout(fs::File::create(archive)?);
+    let mut child = command.spawn().context("cpio cannot be started")?;
+    let mut names = String::new();
+    let mut folders = vec![root.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder)? {
+            let entry = entry?;
+            let path = entry.path();
+            names += &format!("{}\n", path.strip_prefix(root)?.display());
+            if entry.file_type()?.is_dir() {
+                folders.push(path);
+            }
+        }
+    }
+    child
+        .stdin
+        .take()
+        .context("cpio reads names")?
+        .write_all(names.as_bytes())?;
+    let status = child.wait()?;
+    if !status.success() {
+        bail!("cpio could not make {}: {status}", archive.display());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernel_of_a_release() {
+        let depends = "linux-image-amd64\n  Depends: linux-image-6.1.0-50-amd64\n";
+        assert_eq!(image(depends), Some("linux-image-6.1.0-50-amd64"));
+        assert_eq!(image("linux-image-amd64\n"), None);
+    }
+
+    #[test]
+    fn libraries() {
+        let linked = "\tlinux-vdso.so.1 (0x00007f)\n\
+                      \tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007f)\n\
+                      \t/lib64/ld-linux-x86-64.so.2 (0x00007f)\n";
+        assert_eq!(
+            paths(linked).collect::<Vec<_>>(),
+            [
+                "/lib/x86_64-linux-gnu/libc.so.6",
+                "/lib64/ld-linux-x86-64.so.2"
+            ]
+        );
+    }
+}
