@@ -21,7 +21,7 @@ use rustix::{
     thread::{LinkNameSpaceType, move_into_link_name_space},
 };
 use sensor::{
-    aggregate::{Aggregate, Daemon},
+    aggregate::Aggregate,
     config::Config,
     model::{Hook, Interface, Snapshot, Tally},
     source::kernel::Kernel,
@@ -91,7 +91,9 @@ fn exercise() -> Result<String> {
     let begun = Instant::now();
     let mut kernel = Kernel::load(&config("reject")?)?;
     kernel.install(&config("reject")?)?;
-    let _pass = enter(&PORTS[0], || pass::attach(PORTS[0].device))?;
+    let _pass = enter(&PORTS[0], || {
+        pass::attach(PORTS[0].device, pass::Mode::Native)
+    })?;
     for interface in &config("reject")?.interfaces {
         kernel.attach(interface)?;
     }
@@ -512,7 +514,7 @@ fn balanced(kernel: &mut Kernel, idle_after: Duration) -> Result<Snapshot> {
         let before = all()?;
         let mut aggregate = Aggregate::default();
         kernel.read(idle_after, |record| aggregate.apply(record))?;
-        let snapshot = aggregate.snapshot(Daemon::default());
+        let snapshot = aggregate.snapshot(sensor::model::Ticks::default());
         let moved = before != all()?;
         let differences = PORTS
             .iter()

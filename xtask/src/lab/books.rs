@@ -3,8 +3,8 @@
 //! What a veth counts, found out on 6.1 and 6.18: on its plain path a packet has its Ethernet
 //! header. Where the receiving end has an XDP program, packets go through its ring, and both ends
 //! count what is left behind the Ethernet header; but a frame that a program sent back (`XDP_TX`)
-//! counts whole. A packet that TC refuses at egress is not counted at all. An answer that TC
-//! redirects passes the egress hook like any other packet; one that XDP sends back does not.
+//! counts whole. A packet that TC refuses at egress is not counted at all. The sensor books its
+//! answers apart from the downloads, at either hook.
 
 use std::time::{Duration, Instant};
 
@@ -73,11 +73,9 @@ pub struct PortBooks {
 impl PortBooks {
     fn new(account: Account, counters: Counters, passes: bool) -> Self {
         let native = account.hooks.upload == "xdp-native";
-        let own = if native {
-            account.answered
-        } else {
-            Tally::default()
-        };
+        let own = account.answered;
+        // XDP sends an answer back whole; at TC it leaves like any other packet.
+        let whole = if native { own.packets } else { 0 };
         let seen = account.seen.download;
         let without_header = |count: Count, whole: u64| Tally {
             packets: count.packets,
@@ -99,7 +97,7 @@ impl PortBooks {
                     plain(counters.rx)
                 },
                 download: if passes {
-                    without_header(counters.tx, own.packets)
+                    without_header(counters.tx, whole)
                 } else {
                     plain(counters.tx)
                 },
