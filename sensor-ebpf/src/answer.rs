@@ -16,7 +16,7 @@ const MAX_LINK_HEADER: usize = 14 + 4 * crate::parse::MAX_VLAN_TAGS + 8;
 /// Above every offset of a network header. A power of two, so that the kernel side can keep the
 /// offset below it by a mask.
 ///
-/// The limit of [`refuse`] is this one and not [`MAX_LINK_HEADER`]: a compiler that knew the offset
+/// The limit of [`refuse`] is this one and not `MAX_LINK_HEADER`: a compiler that knew the offset
 /// to be no more than that would leave it out of the conditions of loops, and the verifier of Linux
 /// 6.1 needs a constant in each.
 pub const NETWORK_OFFSET_LIMIT: usize = 64;

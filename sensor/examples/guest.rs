@@ -26,9 +26,7 @@ use sensor::{
     model::{Hook, Interface, Snapshot, Tally},
     source::kernel::Kernel,
 };
-
-#[path = "../../xtask/src/lab/pass.rs"]
-mod pass;
+use xtask::lab::pass;
 
 const PINS: &str = "/sys/fs/bpf/sensor";
 /// A destination that the policy is about, and that answers where it is reached.
