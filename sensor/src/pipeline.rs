@@ -374,13 +374,21 @@ impl Owner {
             }
         }
         for interface in &config.interfaces {
-            let changed = self
+            let before = self
                 .config
                 .interfaces
                 .iter()
-                .any(|other| other.name == interface.name && other.hook != interface.hook);
-            if changed {
-                self.kernel.release(&interface.name);
+                .find(|other| other.name == interface.name);
+            match before {
+                Some(before) if before.hook != interface.hook => {
+                    self.kernel.release(&interface.name);
+                }
+                Some(_) => {}
+                None => {
+                    if let Err(error) = kernel::ifindex(&interface.name) {
+                        tracing::warn!("{error}");
+                    }
+                }
             }
         }
         let daemon = self.config.daemon.clone();

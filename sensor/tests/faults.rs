@@ -10,6 +10,8 @@ use std::{
     net::{SocketAddr, UdpSocket},
     os::unix::net::UnixDatagram,
     path::Path,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -206,6 +208,29 @@ fn an_xdp_program_of_somebody_else_is_left_alone() {
         assert!(["tcx", "clsact"].contains(&metrics.hook("one", "upload")));
         assert_eq!(device_packets(&metrics), 10.0);
         daemon.end();
+        // A start beside it leaves no moment without accounting and filter.
+        let sent = AtomicU64::new(10);
+        let stop = AtomicBool::new(false);
+        let mut daemon = thread::scope(|scope| {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    wire::upload(&lab.gateway, "one", 200);
+                    sent.fetch_add(200, Ordering::Relaxed);
+                }
+            });
+            let daemon = Daemon::start(&lab, &settings);
+            stop.store(true, Ordering::Relaxed);
+            daemon
+        });
+        let sent = sent.into_inner();
+        daemon.counts("one", sent);
+        // Nor does a reload that asks for what is not to be had.
+        fs::write(&daemon.file, native.text()).expect("written");
+        daemon.wait_until("not ready", |daemon| daemon.get("readyz").is_none());
+        assert!(daemon.log().contains(taken), "{}", daemon.log());
+        wire::upload(&lab.gateway, "one", 5);
+        daemon.counts("one", sent + 5);
+        daemon.end();
         run(&lab, &settings, &["unload"]).fine();
         assert_eq!(wire::xdp(&lab.gateway, "one"), there, "{mode:?}");
         assert_eq!(wire::tc(&lab.gateway, "one"), 0, "{mode:?}");
@@ -235,7 +260,7 @@ fn an_interface_that_comes_back_taken_is_told_once_and_had_when_free() {
         .ip("link set one-away name one")
         .expect("renamed");
     // Ten ticks, each of which finds it taken.
-    std::thread::sleep(Duration::from_secs(1));
+    thread::sleep(Duration::from_secs(1));
     let log = daemon.log();
     assert_eq!(
         log.matches("already has an XDP program that is not ours")
@@ -567,10 +592,19 @@ fn a_start_without_an_interface_of_before_takes_the_programs_off_it() {
     wire::lay(&lab.gateway, "two");
     Daemon::start(&lab, &Settings::new(&lab, &["one", "two"])).end();
     assert!(wire::xdp(&lab.gateway, "two").is_some());
-    let daemon = Daemon::start(&lab, &Settings::new(&lab, &["one"]));
+    let mut daemon = Daemon::start(&lab, &Settings::new(&lab, &["one"]));
     nothing_attached(&lab, "two");
     assert_eq!(daemon.scrape().hook("two", "upload"), "none");
     assert_eq!(daemon.scrape().hook("one", "upload"), "xdp-native");
+
+    // A reload that names one that is not there says so, as a start does.
+    let more = Settings::new(&lab, &["one", "late"]);
+    fs::write(&daemon.file, more.text()).expect("written");
+    daemon.wait_until("missing an interface", |daemon| {
+        daemon.get("readyz").is_none()
+    });
+    let log = daemon.log();
+    assert!(log.contains("interface late does not exist"), "{log}");
 }
 
 #[test]

@@ -234,6 +234,8 @@ impl Place<'_> {
             HookChoice::XdpNative => self.xdp(programs, Hook::XdpNative, before),
             HookChoice::XdpGeneric => self.xdp(programs, Hook::XdpGeneric, before),
             HookChoice::Tc => {
+                // Before the old one goes: the verifier takes its time.
+                loaded_tc(programs, "upload_tc")?;
                 self.remove_upload(before, Hook::Tcx);
                 self.tc(programs, "upload_tc", Direction::Upload)
             }
@@ -256,12 +258,18 @@ impl Place<'_> {
         if before == hook && self.replace_xdp(programs, &pin) {
             return Ok(hook);
         }
-        self.remove_upload(before, Hook::None);
         let mode = match hook {
             Hook::XdpGeneric => XdpMode::Skb,
             _ => XdpMode::Driver,
         };
+        // Before the old one goes: the verifier takes its time.
         let program = loaded_xdp(programs, "upload")?;
+        // Two modes of XDP exclude each other. What is at TC stays until XDP is there: where XDP is
+        // not to be had, nothing was without accounting and filter.
+        let at_tc = matches!(before, Hook::Tcx | Hook::Clsact);
+        if !at_tc {
+            self.remove_upload(before, Hook::None);
+        }
         let link = match program.attach_to_if_index(self.index, mode) {
             // An MTU that needs several buffers: EINVAL, ERANGE or EOPNOTSUPP, as the driver likes.
             Err(error) if !matches!(errno(&error), Some(libc::EBUSY | libc::EEXIST)) => self
@@ -272,6 +280,9 @@ impl Place<'_> {
                 .take_link(link)
                 .map_err(|error| self.refused(hook, &error))?,
         };
+        if at_tc {
+            self.remove_upload(before, Hook::None);
+        }
         self.keep(link.try_into().ok(), &pin)?;
         Ok(hook)
     }
