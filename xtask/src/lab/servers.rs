@@ -189,6 +189,10 @@ fn echo(internet: &Host) -> Result<()> {
 pub(super) fn ask_for_address(device: &Host) -> Result<Process> {
     let script = device.folder.join("udhcpc.script");
     let bound = device.folder.join("lease");
+    if bound.exists() {
+        // Of an earlier plug.
+        fs::remove_file(&bound)?;
+    }
     fs::write(
         &script,
         format!(
