@@ -4,6 +4,7 @@ pub mod aggregate;
 pub mod cli;
 pub mod commands;
 pub mod config;
+pub mod decode;
 pub mod health;
 pub mod model;
 pub mod pipeline;

@@ -1,0 +1,1 @@
+//! DHCP for IPv4 (RFC 2131, RFC 2132).

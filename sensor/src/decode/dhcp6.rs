@@ -1,0 +1,1 @@
+//! DHCP for IPv6 (RFC 8415).

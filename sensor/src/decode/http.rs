@@ -1,0 +1,1 @@
+//! HTTP/1 requests (RFC 9112).

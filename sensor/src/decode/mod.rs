@@ -1,0 +1,65 @@
+//! From octets to facts: pure, total, and without a thought of who asks.
+//!
+//! Nothing here knows of flows, devices, clocks or the kernel. Every function takes octets that
+//! anybody may have made and gives a fact, the wish for more octets, or the reason why there is
+//! none; none of them panics, loops without a bound, or allocates more than its input is long.
+
+pub mod dhcp4;
+pub mod dhcp6;
+pub mod dns;
+pub mod http;
+pub mod name;
+pub mod quic;
+pub mod stream;
+pub mod tls;
+pub mod tunnel;
+
+/// Why octets gave no fact. The [name](Self::name) is the metric label `reason`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Failure {
+    /// It ends before it is whole, and no more can come (a datagram, a budget that is spent).
+    Truncated,
+    /// It contradicts its own format.
+    Malformed,
+    /// It is larger or deeper than this decoder follows; the bound is a constant of the decoder.
+    Limit,
+    /// A version or variant that this decoder does not know.
+    Unsupported,
+    /// It does not decrypt: not what it looks like, damaged, or under keys of another connection.
+    Undecryptable,
+    /// Two pieces claim the same place with different octets: what the receiver took is not known.
+    Conflict,
+}
+
+impl Failure {
+    /// All, at the place of their number.
+    pub const ALL: [Self; 6] = [
+        Self::Truncated,
+        Self::Malformed,
+        Self::Limit,
+        Self::Unsupported,
+        Self::Undecryptable,
+        Self::Conflict,
+    ];
+
+    /// The metric label.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Truncated => "truncated",
+            Self::Malformed => "malformed",
+            Self::Limit => "limit",
+            Self::Unsupported => "unsupported",
+            Self::Undecryptable => "undecryptable",
+            Self::Conflict => "conflict",
+        }
+    }
+}
+
+/// What is known after some octets of something that may come in pieces.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Progress<T> {
+    /// All there was to learn.
+    Complete(T),
+    /// Right so far, and not yet enough.
+    Incomplete,
+}

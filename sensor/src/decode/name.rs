@@ -1,0 +1,1 @@
+//! Host names: what may be taken for one.

@@ -1,0 +1,1 @@
+//! The start of a TCP stream, put together from its segments.

@@ -1,0 +1,1 @@
+//! Tunnels by their first octets: WireGuard, OpenVPN, IKE.
