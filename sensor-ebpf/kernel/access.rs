@@ -4,14 +4,17 @@ use core::arch::asm;
 
 use aya_ebpf::{
     bindings::{__sk_buff, xdp_md},
-    helpers::{bpf_skb_pull_data, bpf_xdp_get_buff_len},
+    helpers::{bpf_skb_load_bytes, bpf_skb_pull_data, bpf_xdp_get_buff_len, bpf_xdp_load_bytes},
     programs::{TcContext, XdpContext},
 };
 use sensor_ebpf::{
     books::Tally,
     packet::{OFFSET_LIMIT, Packet},
     parse::{Parsed, protocol},
+    sample::MAX_PAYLOAD,
 };
+
+use crate::sample;
 
 /// A frame at a hook: its octets, where it is, and what the wire carried for it.
 pub(crate) trait Frame: Packet {
@@ -26,6 +29,8 @@ pub(crate) trait Frame: Packet {
     {
         None
     }
+    /// Copies the payload that starts at `offset` to user space, where somebody reads it.
+    fn sample(&self, offset: u32);
 }
 
 /// The directly readable octets of a frame.
@@ -125,6 +130,48 @@ impl Frame for LinearFrame {
             bytes: (self.octets.end - self.octets.start) as u64,
         }
     }
+
+    #[inline(always)]
+    fn sample(&self, offset: u32) {
+        sample::sample_linear(self.context, offset);
+    }
+}
+
+impl LinearFrame {
+    /// Copies up to `len` octets, at most [`MAX_PAYLOAD`], and gives how many there were.
+    ///
+    /// By hand: the helper that does it is not in Linux 5.15.
+    #[inline(always)]
+    pub(crate) fn copy(&self, offset: usize, len: usize, to: &mut [u8; MAX_PAYLOAD]) -> usize {
+        const STEP: usize = 8;
+        let mut copied = 0;
+        for step in 0..MAX_PAYLOAD / STEP {
+            if copied + STEP > len {
+                break;
+            }
+            let Some(octets) = self.load::<STEP>(offset + copied) else {
+                break;
+            };
+            to[step * STEP..step * STEP + STEP].copy_from_slice(&octets);
+            copied += STEP;
+        }
+        if copied == len {
+            return len;
+        }
+        // The octets that are left are the last of eight that end with the payload: headers lie
+        // before it, and what was copied already is copied again as it is.
+        let last = forget((offset + len).wrapping_sub(STEP), len as u64);
+        let Some(octets) = self.load::<STEP>(last) else {
+            return copied;
+        };
+        if len < STEP {
+            let word = u64::from_le_bytes(octets) >> (8 * (STEP - len));
+            to[..STEP].copy_from_slice(&word.to_le_bytes());
+        } else if let Some(place) = to.get_mut(len - STEP..len) {
+            place.copy_from_slice(&octets);
+        }
+        len
+    }
 }
 
 /// A frame at XDP that may lie in several buffers. The headers lie in the first: drivers put at
@@ -162,6 +209,35 @@ impl Frame for MultiBufferFrame {
         let bytes = unsafe { bpf_xdp_get_buff_len(self.0.context) };
         Tally { packets: 1, bytes }
     }
+
+    #[inline(always)]
+    fn sample(&self, offset: u32) {
+        sample::sample_frags(self.0.context, offset);
+    }
+}
+
+/// Copies `len` octets, 1 to [`MAX_PAYLOAD`], out of all buffers of a frame.
+#[inline(always)]
+pub(crate) fn copy_frags(
+    context: *mut xdp_md,
+    offset: u32,
+    len: u32,
+    to: &mut [u8; MAX_PAYLOAD],
+) -> bool {
+    // SAFETY: the context is valid while the program runs; `to` has room for `len` octets.
+    unsafe { bpf_xdp_load_bytes(context, offset, to.as_mut_ptr().cast(), len) == 0 }
+}
+
+/// Copies `len` octets, 1 to [`MAX_PAYLOAD`], out of a socket buffer, pages included.
+#[inline(always)]
+pub(crate) fn copy_skb(
+    skb: *mut __sk_buff,
+    offset: u32,
+    len: u32,
+    to: &mut [u8; MAX_PAYLOAD],
+) -> bool {
+    // SAFETY: the context is valid while the program runs; `to` has room for `len` octets.
+    unsafe { bpf_skb_load_bytes(skb.cast(), offset, to.as_mut_ptr().cast(), len) == 0 }
 }
 
 /// Which side of the stack a socket buffer is at.
@@ -281,6 +357,11 @@ impl Frame for SocketBuffer {
             return None;
         }
         Some(Self::new(self.skb, self.side))
+    }
+
+    #[inline(always)]
+    fn sample(&self, offset: u32) {
+        sample::sample_skb(self.skb, offset);
     }
 }
 

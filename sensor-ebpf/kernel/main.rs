@@ -16,6 +16,7 @@ mod access;
 mod answer;
 mod maps;
 mod observe;
+mod sample;
 mod tell;
 
 use aya_ebpf::{

@@ -3,12 +3,13 @@
 //! A verb counts its own failures: no caller needs to know how a table can be full.
 
 use core::{
+    arch::asm,
     intrinsics::{AtomicOrdering, atomic_xadd},
-    ptr,
+    ptr, slice,
 };
 
 use aya_ebpf::{
-    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_NOEXIST},
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_NOEXIST, BPF_RB_AVAIL_DATA},
     macros::map,
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, Queue, RingBuf, lpm_trie},
 };
@@ -23,12 +24,12 @@ use sensor_ebpf::{
         BUCKET_ENTRIES, BUCKETS_PROBED, Bucket, Direction, FlowKey, FlowRecord, IndexEntry,
         Judgement, slot,
     },
-    parse::{Address, Family, Mac},
+    parse::{Address, Family, Mac, tcp_flag},
     policy::{
         Chain, Decision, DeviceRulesKey, MAX_CHAINS, MAX_RULES, PREFIX_SIDE_BITS, PrefixV4,
         PrefixV6, Rule, Rules,
     },
-    sample::Judged,
+    sample::{Head, Judged, Kind, MAX_PAYLOAD, Watch},
     skip::Skip,
 };
 
@@ -107,7 +108,21 @@ static LOSSES: Array<Losses> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 /// Samples on their way to user space.
 #[map]
-static SAMPLES: RingBuf = RingBuf::with_byte_size(256 * 1024, 0);
+static SAMPLES: RingBuf = RingBuf::with_byte_size(SAMPLES_SIZE, 0);
+
+/// Octets of the ring: about 700 full payloads. A multiple of every page size there is.
+const SAMPLES_SIZE: u32 = 1 << 20;
+
+/// Where a sample is put together: too large for the stack.
+#[map]
+static SAMPLE: PerCpuArray<Sample> = PerCpuArray::with_max_entries(1, 0);
+
+/// A sample as it goes into the ring; of the payload, as much as was captured.
+#[repr(C)]
+pub(crate) struct Sample {
+    pub(crate) head: Head,
+    pub(crate) payload: [u8; MAX_PAYLOAD],
+}
 
 /// What user space is doing about a flow that it reaps.
 #[map]
@@ -160,21 +175,55 @@ pub(crate) fn generation(settings: &Settings) -> u32 {
     unsafe { ptr::read_volatile(&settings.generation) }
 }
 
-/// A record of the flow table that is in use.
+/// A record of the flow table that is in use, and its number.
 #[derive(Clone, Copy)]
-pub(crate) struct Flow(*mut FlowRecord);
+pub(crate) struct Flow(*mut FlowRecord, u32);
 
 impl Flow {
     #[inline(always)]
     pub(crate) fn judgement(self) -> Judgement {
-        // SAFETY: a record lives as long as the program; the word is read in one piece.
-        Judgement::unpack(unsafe { ptr::read_volatile(&raw const (*self.0).judgement) })
+        Judgement::unpack(self.judgement_word())
     }
 
+    /// The judgement as it is stored.
+    #[inline(always)]
+    pub(crate) fn judgement_word(self) -> u64 {
+        // SAFETY: a record lives as long as the program; the word is read in one piece.
+        unsafe { ptr::read_volatile(&raw const (*self.0).judgement) }
+    }
+
+    /// Stores a judgement. Of two CPUs that store at once, one is not heard: a flow is judged
+    /// again, or one more of its payloads is copied.
     #[inline(always)]
     pub(crate) fn set_judgement(self, judgement: Judgement) {
         // SAFETY: as above, written in one piece.
         unsafe { ptr::write_volatile(&raw mut (*self.0).judgement, judgement.pack()) };
+    }
+
+    /// Notes where the octets of a TCP direction begin to be counted.
+    #[inline(always)]
+    pub(crate) fn set_initial_sequence(self, direction: Direction, sequence: u32) {
+        // SAFETY: a record lives as long as the program; written in one piece.
+        unsafe {
+            let both = &raw mut (*self.0).initial_sequence;
+            ptr::write_volatile(of_direction(both, direction), sequence);
+        }
+    }
+
+    /// What [`Head`] says about the flow: its slot, the initial sequence number of a direction and
+    /// whether that was seen.
+    #[inline(always)]
+    pub(crate) fn describe(self, direction: Direction, head: &mut Head) {
+        // SAFETY: as above, read in one piece each.
+        unsafe {
+            let both = &raw mut (*self.0).initial_sequence;
+            head.initial_sequence = ptr::read_volatile(of_direction(both, direction));
+            let flags = of_direction(&raw mut (*self.0).tcp_flags, direction);
+            if ptr::read_volatile(flags) & tcp_flag::SYN != 0 {
+                head.flags = Head::SYN_SEEN;
+            }
+        }
+        head.slot = self.1;
     }
 
     /// Notes when the flow was seen, and with which TCP flags.
@@ -264,7 +313,7 @@ fn search_bucket(bucket: u32, hash: u64, key: &FlowKey) -> Search {
             // SAFETY: the key of a slot in the index does not change before a grace period.
             && unsafe { (*record).key.same(key) }
         {
-            return Search::Found(Flow(record));
+            return Search::Found(Flow(record, entry.slot()));
         }
     }
     Search::GoesOn
@@ -353,7 +402,7 @@ pub(crate) fn open_flow(
         add(&raw mut (*losses).live_flows, 1);
         add(&raw mut (*owner).live_flows, 1);
     }
-    Some(Flow(record))
+    Some(Flow(record, number))
 }
 
 /// A place in the index that nothing uses.
@@ -592,7 +641,7 @@ pub(crate) fn report_judged(key: &FlowKey, decision: Decision, direction: Direct
     // Written where user space reads it: a copy on the stack would be too much for Linux 6.1, which
     // rounds each function's share of the 512 octets up to 32.
     let Some(mut sample) = SAMPLES.reserve::<Judged>(0) else {
-        return count_loss(|losses| &raw mut losses.samples_lost, None);
+        return count_sample(|losses| &raw mut losses.samples_lost, Kind::Judged, None);
     };
     sample.write(Judged {
         key: *key,
@@ -603,7 +652,81 @@ pub(crate) fn report_judged(key: &FlowKey, decision: Decision, direction: Direct
         reserved: 0,
     });
     sample.submit(0);
-    count_loss(|losses| &raw mut losses.samples, None);
+    count_sample(|losses| &raw mut losses.samples, Kind::Judged, None);
+}
+
+/// This CPU's buffer for a sample.
+#[inline(always)]
+pub(crate) fn sample_buffer() -> Option<&'static mut Sample> {
+    // SAFETY: the buffer is this CPU's, and no other program of this object runs on the CPU before
+    // this one has ended.
+    unsafe { SAMPLE.get_ptr_mut(0)?.as_mut() }
+}
+
+/// Puts a sample with `len` octets of payload into the ring, where its kind may have the room.
+#[inline(always)]
+pub(crate) fn submit(sample: &Sample, len: u32, kind: Kind) {
+    let waiting = SAMPLES.query(u64::from(BPF_RB_AVAIL_DATA));
+    if waiting > u64::from(SAMPLES_SIZE / 4) * kind.quarters() - size_of::<Sample>() as u64 {
+        return count_sample(
+            |losses| &raw mut losses.samples_shed,
+            kind,
+            Some(News::SamplesShed),
+        );
+    }
+    // SAFETY: `len` octets of the payload were written, as `bounded` asserts; the head always is.
+    let octets = unsafe {
+        slice::from_raw_parts(
+            ptr::from_ref(sample).cast::<u8>(),
+            size_of::<Head>() + bounded(len) as usize,
+        )
+    };
+    if SAMPLES.output::<[u8]>(octets, 0).is_ok() {
+        count_sample(|losses| &raw mut losses.samples, kind, None);
+    } else {
+        count_sample(
+            |losses| &raw mut losses.samples_lost,
+            kind,
+            Some(News::SamplesLost),
+        );
+    }
+}
+
+/// The same length, at most [`MAX_PAYLOAD`], by way of an instruction that the compiler does not
+/// look into: it would leave the comparison out, and the verifier needs it.
+#[inline(always)]
+fn bounded(len: u32) -> u32 {
+    let mut bounded = len;
+    // SAFETY: register arithmetic only.
+    unsafe {
+        asm!(
+            "{bounded} &= {mask}",
+            bounded = inout(reg) bounded,
+            mask = const 2 * MAX_PAYLOAD - 1,
+            options(pure, nomem, nostack),
+        );
+    }
+    if bounded > MAX_PAYLOAD as u32 {
+        return MAX_PAYLOAD as u32;
+    }
+    bounded
+}
+
+/// Counts one sample by its kind, and tells of the first.
+#[inline(always)]
+fn count_sample(
+    of: impl FnOnce(&mut Losses) -> *mut [u64; Kind::COUNT],
+    kind: Kind,
+    news: Option<News>,
+) {
+    count_loss(
+        |losses| {
+            let kinds = of(losses).cast::<u64>();
+            // SAFETY: a kind's number is below their count.
+            unsafe { kinds.add(kind as usize) }
+        },
+        news,
+    );
 }
 
 /// Remembers the ports of a first fragment, as a flow's key stores them.

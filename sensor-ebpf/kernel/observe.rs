@@ -6,10 +6,11 @@
 
 use aya_ebpf::helpers::bpf_jiffies64;
 use sensor_ebpf::{
-    books::{FURTHER_DEVICES, FragmentKey, Tally},
+    books::{FURTHER_DEVICES, FragmentKey, Settings, Tally},
     flow::{Direction, FlowKey, Judgement},
-    parse::{Fragment, Parsed, parse, plain},
+    parse::{Fragment, Parsed, parse, plain, tcp_flag},
     policy::{Decision, Verdict, decide},
+    sample::{Head, NO_SLOT, Watch, is_service},
     skip::Skip,
 };
 
@@ -27,9 +28,15 @@ struct Seen {
     key: FlowKey,
     wire: Tally,
     now: u64,
-    tcp_flags: u32,
-    direction: u32,
+    sequence: u32,
+    /// Octets of payload.
+    payload: u16,
+    tcp_flags: u8,
+    direction: u8,
 }
+
+/// In what [`book`] gives, above the verdict: the payload is wanted, and its sample was begun.
+const SAMPLE_WANTED: u32 = 1 << 8;
 
 impl Seen {
     #[inline(always)]
@@ -79,8 +86,10 @@ pub(crate) fn observe<F: Frame>(mut frame: F, direction: Direction) -> Verdict {
         wire: frame.wire(Some(&parsed)),
         // SAFETY: the helper reads a clock.
         now: unsafe { bpf_jiffies64() },
-        tcp_flags: u32::from(parsed.tcp_flags),
-        direction: direction as u32,
+        sequence: parsed.sequence,
+        payload: parsed.payload_len().unwrap_or(0) as u16,
+        tcp_flags: parsed.tcp_flags,
+        direction: direction as u8,
     };
     match parsed.fragment() {
         Fragment::Whole => {}
@@ -91,11 +100,15 @@ pub(crate) fn observe<F: Frame>(mut frame: F, direction: Direction) -> Verdict {
             seen.key = seen.key.with_ports(later_fragment(&seen, identification));
         }
     }
-    Verdict::from_number(book(&seen) as u8)
+    let booked = book(&seen);
+    if booked & SAMPLE_WANTED != 0 {
+        frame.sample(parsed.payload_offset() as u32);
+    }
+    Verdict::from_number(booked as u8)
 }
 
-/// The short way of most packets: a plain frame of a flow that is known and passes. `None` books
-/// nothing, and the long way does it.
+/// The short way of most packets: a plain frame of a flow that is known, passes, and has told what
+/// it is. `None` books nothing, and the long way does it.
 ///
 /// Frames from and to group addresses have no flow, so they are not found here.
 #[inline(always)]
@@ -103,12 +116,12 @@ fn steady<F: Frame>(frame: &F, direction: Direction) -> Option<Verdict> {
     let parsed = plain(frame)?;
     let settings = maps::settings()?;
     let key = FlowKey::new(&parsed, direction, frame.ifindex());
+    if parsed.tcp_flags & tcp_flag::SYN != 0 {
+        return None;
+    }
     let flow = maps::find_flow_near(key.hash(&settings.hash_secret), &key, settings)?;
-    let passes = Judgement {
-        generation: maps::generation(settings),
-        decision: Decision::PASS,
-    };
-    if flow.judgement() != passes {
+    let judgement = flow.judgement_word() & Judgement::steady_mask(direction);
+    if judgement != Judgement::steady(maps::generation(settings)) {
         return None;
     }
     // SAFETY: the helper reads a clock.
@@ -117,7 +130,8 @@ fn steady<F: Frame>(frame: &F, direction: Direction) -> Option<Verdict> {
     Some(Verdict::Pass)
 }
 
-/// Books a frame to its flow. Gives the number of its verdict.
+/// Books a frame to its flow. Gives the number of its verdict and, where its payload is wanted,
+/// [`SAMPLE_WANTED`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn book(seen: *const Seen) -> u32 {
@@ -132,32 +146,71 @@ extern "C" fn book(seen: *const Seen) -> u32 {
     let generation = maps::generation(settings);
     let mut judgement = flow.judgement();
     if judgement.generation != generation {
-        judgement = judge(flow, seen, generation);
+        judgement = judge(flow, seen, generation, judgement.watch);
     }
-    account(flow, seen, judgement) as u32
+    account(flow, seen, judgement, settings)
 }
 
-/// Books a frame to its flow and gives the flow's verdict.
+/// Books a frame to its flow and gives the flow's verdict, and whether the payload is wanted.
 #[inline(always)]
-fn account(flow: Flow, seen: &Seen, judgement: Judgement) -> Verdict {
+fn account(flow: Flow, seen: &Seen, mut judgement: Judgement, settings: &Settings) -> u32 {
     let decision = judgement.decision;
-    flow.touch(seen.direction(), seen.tcp_flags as u8, seen.now);
+    let direction = seen.direction();
+    flow.touch(direction, seen.tcp_flags, seen.now);
     if decision.policy != 0 {
         count_hit(seen, judgement.pack());
     }
-    if seen.direction != Direction::Upload as u32 && decision.verdict != Verdict::Pass {
+    if direction == Direction::Download && decision.verdict != Verdict::Pass {
         maps::count_refused(seen.key.ifindex(), seen.wire);
     } else {
-        flow.count(seen.direction(), seen.wire);
+        flow.count(direction, seen.wire);
     }
-    decision.verdict
+    if seen.tcp_flags & tcp_flag::SYN != 0 {
+        flow.set_initial_sequence(direction, seen.sequence);
+        if seen.tcp_flags & tcp_flag::ACK == 0 {
+            // A connection begins, perhaps with the ports of one that ended.
+            judgement.watch = Watch::of_new_flow(&seen.key, settings.watched_payloads);
+            flow.set_judgement(judgement);
+        }
+    }
+    if seen.payload == 0 || !judgement.watch.wants(direction) {
+        return decision.verdict as u32;
+    }
+    judgement.watch = judgement.watch.after(&seen.key, direction);
+    flow.set_judgement(judgement);
+    if let Some(sample) = maps::sample_buffer() {
+        sample.head = head(seen);
+        flow.describe(direction, &mut sample.head);
+    }
+    decision.verdict as u32 | SAMPLE_WANTED
+}
+
+/// What goes before the copy of a frame's payload, as far as the frame tells it.
+#[inline(always)]
+fn head(seen: &Seen) -> Head {
+    Head {
+        key: seen.key,
+        at: seen.now,
+        slot: NO_SLOT,
+        sequence: seen.sequence,
+        initial_sequence: 0,
+        payload: u32::from(seen.payload),
+        captured: 0,
+        kind: 0,
+        direction: seen.direction,
+        flags: 0,
+        reserved: 0,
+    }
 }
 
 /// Decides about a flow that was not judged under the generation in force.
 #[inline(always)]
-fn judge(flow: Flow, seen: &Seen, generation: u32) -> Judgement {
+fn judge(flow: Flow, seen: &Seen, generation: u32, watch: Watch) -> Judgement {
     let before = flow.judgement();
-    let judgement = Judgement::unpack(decision(&seen.key, generation));
+    let judgement = Judgement {
+        watch,
+        ..Judgement::unpack(decision(&seen.key, generation))
+    };
     flow.set_judgement(judgement);
     if before.decision != judgement.decision && judgement.decision.policy != 0 {
         report_judged(seen, judgement.pack());
@@ -174,6 +227,7 @@ extern "C" fn decision(key: *const FlowKey, generation: u32) -> u64 {
         return Judgement {
             generation,
             decision: Decision::PASS,
+            watch: Watch::NONE,
         }
         .pack();
     };
@@ -181,6 +235,7 @@ extern "C" fn decision(key: *const FlowKey, generation: u32) -> u64 {
     Judgement {
         generation,
         decision,
+        watch: Watch::NONE,
     }
     .pack()
 }
@@ -205,20 +260,28 @@ extern "C" fn first_packet(seen: *const Seen, hash: u64) -> u32 {
             settings,
         )
     {
-        let judgement = judge(flow, seen, generation);
-        return account(flow, seen, judgement) as u32;
+        let watch = Watch::of_new_flow(&seen.key, settings.watched_payloads);
+        let judgement = judge(flow, seen, generation, watch);
+        return account(flow, seen, judgement, settings);
     }
     let judgement = decision(&seen.key, generation);
     let decision = Judgement::unpack(judgement).decision;
     if decision.policy != 0 {
         count_hit(seen, judgement);
     }
-    if seen.direction != Direction::Upload as u32 && decision.verdict != Verdict::Pass {
+    if seen.direction() == Direction::Download && decision.verdict != Verdict::Pass {
         maps::count_refused(seen.key.ifindex(), seen.wire);
     } else {
         maps::count_overflow(device, &seen.key, seen.direction(), seen.wire, seen.now);
     }
-    decision.verdict as u32
+    // Who has no place for flows still has an identity, and asks for names.
+    if seen.payload == 0 || settings.watched_payloads == 0 || !is_service(&seen.key) {
+        return decision.verdict as u32;
+    }
+    if let Some(sample) = maps::sample_buffer() {
+        sample.head = head(seen);
+    }
+    decision.verdict as u32 | SAMPLE_WANTED
 }
 
 /// Counts a packet to which a policy applied.
@@ -272,7 +335,7 @@ fn fragment(seen: &Seen, identification: u32) -> FragmentKey {
     FragmentKey {
         flow: seen.key.with_ports(0),
         identification,
-        direction: seen.direction,
+        direction: u32::from(seen.direction),
     }
 }
 

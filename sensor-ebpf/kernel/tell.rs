@@ -14,6 +14,10 @@ pub(crate) enum News {
     DeviceTableFull = 3,
     /// A frame came on an interface without a record.
     InterfaceUnknown = 4,
+    /// The ring was too full for a sample of its kind.
+    SamplesShed = 5,
+    /// The ring had no room for a sample.
+    SamplesLost = 6,
 }
 
 /// Writes one message. Checked apart from its callers, and out of their way.
@@ -24,6 +28,8 @@ pub(crate) extern "C" fn tell(news: u32) -> u32 {
     const FLOW_SHARE_USED: u32 = News::FlowShareUsed as u32;
     const DEVICE_TABLE_FULL: u32 = News::DeviceTableFull as u32;
     const INTERFACE_UNKNOWN: u32 = News::InterfaceUnknown as u32;
+    const SAMPLES_SHED: u32 = News::SamplesShed as u32;
+    const SAMPLES_LOST: u32 = News::SamplesLost as u32;
 
     match news {
         FLOW_TABLE_FULL => warn!(
@@ -42,6 +48,11 @@ pub(crate) extern "C" fn tell(news: u32) -> u32 {
             (),
             "a frame came on an interface that has no record: it is in no book"
         ),
+        SAMPLES_SHED => warn!(
+            (),
+            "the sample ring fills up: HTTP is left out first, then TLS and QUIC; flows stay unnamed"
+        ),
+        SAMPLES_LOST => warn!((), "the sample ring is full: names and devices go unseen"),
         _ => {}
     }
     0

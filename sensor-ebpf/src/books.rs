@@ -8,6 +8,7 @@ use crate::{
     flow::Direction,
     parse::{Family, Mac},
     policy::Decision,
+    sample::Kind,
     skip::Skip,
     wire,
 };
@@ -112,10 +113,12 @@ pub struct Losses {
     pub interface_unknown: u64,
     /// Policy hits for which the hit table had no place. Kernel.
     pub hit_table_full: u64,
-    /// Samples put into the ring. Kernel.
-    pub samples: u64,
-    /// Samples lost because the ring was full. Kernel.
-    pub samples_lost: u64,
+    /// Samples put into the ring, by [`Kind`]. Kernel.
+    pub samples: [u64; Kind::COUNT],
+    /// Samples left out because the ring was too full for their kind. Kernel.
+    pub samples_shed: [u64; Kind::COUNT],
+    /// Samples lost because the ring had no room. Kernel.
+    pub samples_lost: [u64; Kind::COUNT],
     /// Slots in use, for the shares of the table. Kernel adds, user space subtracts.
     pub live_flows: u64,
 }
@@ -131,6 +134,9 @@ pub struct Settings {
     pub bucket_mask: u32,
     /// Slots of the flow table.
     pub flow_slots: u64,
+    /// Payloads of a new flow that are wanted in each direction, at most
+    /// [`Watch::MAX`](crate::sample::Watch::MAX).
+    pub watched_payloads: u64,
     /// Multipliers of [`FlowKey::hash`](crate::flow::FlowKey::hash), odd, drawn at load.
     pub hash_secret: [u64; 6],
     /// For each side: the rules that apply to devices that no rule names.
@@ -154,7 +160,7 @@ pub struct Settings {
 /// The layout of the maps. A daemon adopts tables of its own layout only: raise the first number
 /// with every change of meaning that the sizes do not show.
 pub const LAYOUT: u64 = {
-    const VERSION: u64 = 1;
+    const VERSION: u64 = 2;
     let sizes = [
         size_of::<Settings>(),
         size_of::<crate::flow::FlowRecord>(),
@@ -167,6 +173,7 @@ pub const LAYOUT: u64 = {
         size_of::<crate::policy::Chain>(),
         size_of::<crate::policy::Rule>(),
         size_of::<crate::sample::Judged>(),
+        size_of::<crate::sample::Head>(),
     ];
     let mut sum = VERSION;
     let mut index = 0;
@@ -273,11 +280,11 @@ wire! {
     }
     Losses {
         flow_table_full: u64, flow_share_used: u64, flow_index_full: u64, device_table_full: u64,
-        interface_unknown: u64, hit_table_full: u64, samples: u64, samples_lost: u64,
-        live_flows: u64,
+        interface_unknown: u64, hit_table_full: u64, samples: [u64; Kind::COUNT],
+        samples_shed: [u64; Kind::COUNT], samples_lost: [u64; Kind::COUNT], live_flows: u64,
     }
     Settings {
-        generation: u32, bucket_mask: u32, flow_slots: u64, hash_secret: [u64; 6],
+        generation: u32, bucket_mask: u32, flow_slots: u64, watched_payloads: u64, hash_secret: [u64; 6],
         default_rules: [u64; 2], layout: u64, hz: u64, epoch_millis: u64,
         policies: u64, prefixes: u64, reloads: u64, reloads_refused: u64,
     }

@@ -20,6 +20,7 @@
 use crate::{
     parse::{Address, Family, Mac, Parsed},
     policy::{Decision, Verdict},
+    sample::Watch,
     wire,
 };
 
@@ -296,8 +297,9 @@ pub struct FlowRecord {
     pub opened_by: u8,
     /// A state of [`slot`].
     pub state: u8,
-    /// Keeps the record at two cache lines; 0.
-    pub reserved: u64,
+    /// The TCP sequence number of the last SYN, by [`Direction`]; of no meaning where `tcp_flags`
+    /// has none. What a name lies in starts at the number behind it.
+    pub initial_sequence: [u32; 2],
 }
 
 wire! {
@@ -305,28 +307,54 @@ wire! {
         key: FlowKey, judgement: u64, last_seen: u64,
         upload_packets: u64, upload_bytes: u64, download_packets: u64, download_bytes: u64,
         first_seen: u64, index_position: u32, device: u32, interface: u32,
-        tcp_flags: [u8; 2], opened_by: u8, state: u8, reserved: u64,
+        tcp_flags: [u8; 2], opened_by: u8, state: u8, initial_sequence: [u32; 2],
     }
 }
 
 const _: () = assert!(size_of::<FlowRecord>() == 128);
 
-/// A decision and the policy generation under which it was made.
+/// A decision, the policy generation under which it was made, and what is still wanted of the flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Judgement {
     /// The policy generation; 0 is never in force, so a new record counts as not judged.
     pub generation: u32,
     /// What was decided.
     pub decision: Decision,
+    /// Which of the flow's next payloads are copied to user space.
+    pub watch: Watch,
 }
 
 impl Judgement {
+    /// A flow that passes, of which nothing more is wanted, by the policy of a generation.
+    #[inline(always)]
+    pub const fn steady(generation: u32) -> u64 {
+        Self {
+            generation,
+            decision: Decision::PASS,
+            watch: Watch::NONE,
+        }
+        .pack()
+    }
+
+    /// The bits of the stored word that a packet in `direction` has to find as
+    /// [`steady`](Self::steady) says: what is wanted of the other direction does not concern it.
+    #[inline(always)]
+    pub const fn steady_mask(direction: Direction) -> u64 {
+        !((Watch::all_of(match direction {
+            Direction::Upload => Direction::Download,
+            Direction::Download => Direction::Upload,
+        })
+        .bits() as u64)
+            << 56)
+    }
+
     /// The word that is stored.
     #[inline(always)]
     pub const fn pack(self) -> u64 {
         self.generation as u64
             | (self.decision.policy as u64) << 32
             | (self.decision.verdict as u64) << 48
+            | (self.watch.bits() as u64) << 56
     }
 
     /// Reads the stored word.
@@ -338,6 +366,7 @@ impl Judgement {
                 policy: (word >> 32) as u16,
                 verdict: Verdict::from_number((word >> 48) as u8),
             },
+            watch: Watch::from_bits((word >> 56) as u8),
         }
     }
 }

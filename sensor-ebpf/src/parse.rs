@@ -79,6 +79,8 @@ mod field {
     pub(super) mod tcp {
         use super::Range;
         pub(in super::super) const PORTS: Range<usize> = 0..4;
+        pub(in super::super) const SEQUENCE: Range<usize> = 4..8;
+        pub(in super::super) const DATA_OFFSET: usize = 12;
         pub(in super::super) const FLAGS: usize = 13;
         pub(in super::super) const MIN_LEN: usize = 20;
     }
@@ -315,6 +317,8 @@ pub struct Parsed {
     pub ports: Ports,
     /// TCP flags (RFC 9293, section 3.1); 0 for other protocols.
     pub tcp_flags: u8,
+    /// TCP sequence number of the first octet of payload, or of the SYN; 0 for other protocols.
+    pub sequence: u32,
     /// Which piece of a packet this is; see [`fragment`](Self::fragment).
     pub piece: Piece,
     /// The identification of a piece; 0 where `piece` is `Whole`. Not in an enum with it: copying
@@ -328,6 +332,20 @@ pub struct Parsed {
     /// Octets of the transport header and its payload by the IP header's own length; 0 where that
     /// field does not say (a super-packet above 64 KiB).
     pub transport_len: usize,
+    /// Octets of the TCP or UDP header, 20 to 60 and 8; 0 without one.
+    pub transport_header_len: usize,
+}
+
+/// TCP flags by their bits (RFC 9293, section 3.1).
+pub mod tcp_flag {
+    /// No more data from the sender.
+    pub const FIN: u8 = 0x01;
+    /// Sequence numbers begin here.
+    pub const SYN: u8 = 0x02;
+    /// The connection is over.
+    pub const RST: u8 = 0x04;
+    /// The acknowledgement number counts.
+    pub const ACK: u8 = 0x10;
 }
 
 impl Parsed {
@@ -339,6 +357,22 @@ impl Parsed {
             Piece::First => Fragment::First(self.identification),
             Piece::Later => Fragment::Later(self.identification),
         }
+    }
+
+    /// Octets before the payload of TCP or UDP.
+    #[inline(always)]
+    pub const fn payload_offset(&self) -> usize {
+        self.transport_offset + self.transport_header_len
+    }
+
+    /// Octets of payload that TCP or UDP carries, by the IP header's own length; `None` without
+    /// one of the two, behind a fragment's start, or where the length is not said.
+    #[inline(always)]
+    pub const fn payload_len(&self) -> Option<usize> {
+        if self.transport_header_len == 0 {
+            return None;
+        }
+        self.transport_len.checked_sub(self.transport_header_len)
     }
 }
 
@@ -471,11 +505,13 @@ fn ethernet(header: &[u8; field::ethernet::LEN]) -> Parsed {
         destination: Address::default(),
         ports: Ports::default(),
         tcp_flags: 0,
+        sequence: 0,
         piece: Piece::Whole,
         identification: 0,
         network_offset: ethernet::LEN,
         transport_offset: ethernet::LEN,
         transport_len: 0,
+        transport_header_len: 0,
     }
 }
 
@@ -650,12 +686,20 @@ fn transport<P: Packet + ?Sized>(packet: &P, mut parsed: Parsed) -> Result<Parse
             Some(header) => {
                 parsed.ports = Ports::new(take(&header, tcp::PORTS));
                 [parsed.tcp_flags] = take(&header, tcp::FLAGS..tcp::FLAGS + 1);
+                parsed.sequence = u32::from_be_bytes(take(&header, tcp::SEQUENCE));
+                let [data_offset] = take(&header, tcp::DATA_OFFSET..tcp::DATA_OFFSET + 1);
+                let header_len = usize::from(data_offset >> 4) * 4;
+                // Shorter than the header itself: no receiver takes it, and it has no payload.
+                if header_len >= tcp::MIN_LEN {
+                    parsed.transport_header_len = header_len;
+                }
             }
             None => return headless(parsed),
         },
         protocol::UDP => match packet.load::<{ udp::LEN }>(parsed.transport_offset) {
             Some(header) => {
                 parsed.ports = Ports::new(take(&header, udp::PORTS));
+                parsed.transport_header_len = udp::LEN;
             }
             None => return headless(parsed),
         },

@@ -1,6 +1,14 @@
-//! What the kernel puts into the ring.
+//! What the kernel puts into the ring, and how it chooses.
+//!
+//! A payload is copied when it can carry a name or an identity, and only then: the first ones of a
+//! flow ([`Watch`]), and of those what [`classify`] takes for something that somebody reads. Both
+//! are here, so that `replay` chooses on the host what the kernel would have chosen.
 
-use crate::{flow::FlowKey, wire};
+use crate::{
+    flow::{Direction, FlowKey},
+    parse::protocol,
+    wire,
+};
 
 /// A policy matched a flow: sent once for each flow and generation, `observe` included.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -20,6 +28,464 @@ pub struct Judged {
     pub reserved: u32,
 }
 
+/// The head of a payload's copy; `captured` octets of it follow in the ring.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Head {
+    /// The flow.
+    pub key: FlowKey,
+    /// Jiffies since boot.
+    pub at: u64,
+    /// The slot of the flow's record; [`NO_SLOT`] where it has none.
+    pub slot: u32,
+    /// TCP: the sequence number of the payload's first octet.
+    pub sequence: u32,
+    /// TCP: the sequence number of the SYN before it; see [`Head::SYN_SEEN`].
+    pub initial_sequence: u32,
+    /// Octets of payload in the packet.
+    pub payload: u32,
+    /// Octets of payload that follow, at most [`MAX_PAYLOAD`].
+    pub captured: u32,
+    /// A [`Kind`]'s number.
+    pub kind: u8,
+    /// By number of [`Direction`].
+    pub direction: u8,
+    /// [`Head::SYN_SEEN`].
+    pub flags: u8,
+    /// Keeps the size a multiple of eight; 0.
+    pub reserved: u8,
+}
+
 wire! {
     Judged { key: FlowKey, at: u64, policy: u16, verdict: u8, direction: u8, reserved: u32 }
+    Head {
+        key: FlowKey, at: u64, slot: u32, sequence: u32, initial_sequence: u32,
+        payload: u32, captured: u32, kind: u8, direction: u8, flags: u8, reserved: u8,
+    }
+}
+
+// User space tells the two apart by their sizes.
+const _: () = assert!(size_of::<Judged>() < size_of::<Head>());
+
+impl Head {
+    /// In `flags`: the SYN of this direction was seen, `initial_sequence` counts.
+    pub const SYN_SEEN: u8 = 1;
+}
+
+/// In [`Head::slot`]: the flow has no record.
+pub const NO_SLOT: u32 = u32::MAX;
+
+/// The most octets of a payload that are copied: a full Ethernet frame's, or the two segments of a
+/// post-quantum ClientHello that were merged into one (about 1,800 octets).
+pub const MAX_PAYLOAD: usize = 2048;
+
+/// What a payload is taken for, by its first octets and its ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Kind {
+    /// A policy matched; no payload.
+    Judged = 0,
+    /// DNS, UDP or TCP.
+    Dns = 1,
+    /// Multicast DNS.
+    Mdns = 2,
+    /// DHCP for IPv4.
+    Dhcp4 = 3,
+    /// DHCP for IPv6.
+    Dhcp6 = 4,
+    /// The start of a TLS stream.
+    Tls = 5,
+    /// A QUIC packet with a long header, or gQUIC with a version.
+    Quic = 6,
+    /// The start of an HTTP/1 request.
+    Http = 7,
+    /// The start of a tunnel: WireGuard, OpenVPN, IKE.
+    Tunnel = 8,
+    /// Any other early payload of a TCP stream: the rest of a hello, an answer, or something
+    /// nobody here reads.
+    Stream = 9,
+}
+
+impl Kind {
+    /// How many kinds there are.
+    pub const COUNT: usize = Self::ALL.len();
+
+    /// All, at the place of their number.
+    pub const ALL: [Self; 10] = [
+        Self::Judged,
+        Self::Dns,
+        Self::Mdns,
+        Self::Dhcp4,
+        Self::Dhcp6,
+        Self::Tls,
+        Self::Quic,
+        Self::Http,
+        Self::Tunnel,
+        Self::Stream,
+    ];
+
+    /// The metric label.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Judged => "judged",
+            Self::Dns => "dns",
+            Self::Mdns => "mdns",
+            Self::Dhcp4 => "dhcp4",
+            Self::Dhcp6 => "dhcp6",
+            Self::Tls => "tls",
+            Self::Quic => "quic",
+            Self::Http => "http",
+            Self::Tunnel => "tunnel",
+            Self::Stream => "stream",
+        }
+    }
+
+    /// The kind with this number.
+    pub const fn from_number(number: u8) -> Option<Self> {
+        if (number as usize) < Self::COUNT {
+            Some(Self::ALL[number as usize])
+        } else {
+            None
+        }
+    }
+
+    /// How full the ring may be, in quarters, for a payload of this kind to be put into it: under
+    /// pressure HTTP goes first, TLS and QUIC next, DNS and DHCP when there is no room at all.
+    #[inline(always)]
+    pub const fn quarters(self) -> u64 {
+        match self {
+            Self::Http => 2,
+            Self::Tls | Self::Quic | Self::Tunnel | Self::Stream => 3,
+            Self::Judged | Self::Dns | Self::Mdns | Self::Dhcp4 | Self::Dhcp6 => 4,
+        }
+    }
+}
+
+/// How many of a flow's next payloads are still wanted, 0 to 15 in each direction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Watch(u8);
+
+impl Watch {
+    /// The most payloads of one direction.
+    pub const MAX: u8 = 15;
+
+    /// Nothing more.
+    pub const NONE: Self = Self(0);
+
+    /// The same number in both directions; more than [`MAX`](Self::MAX) counts as that.
+    #[inline(always)]
+    pub const fn both(payloads: u8) -> Self {
+        let payloads = if payloads > Self::MAX {
+            Self::MAX
+        } else {
+            payloads
+        };
+        Self(payloads | payloads << 4)
+    }
+
+    /// All that one direction can have, nothing of the other.
+    #[inline(always)]
+    pub const fn all_of(direction: Direction) -> Self {
+        match direction {
+            Direction::Upload => Self(0x0f),
+            Direction::Download => Self(0xf0),
+        }
+    }
+
+    /// What a flow starts with.
+    ///
+    /// Payloads of a TCP stream count whatever they carry. Datagrams get twice as many: a QUIC
+    /// client that is asked for a token says its hello again.
+    #[inline(always)]
+    pub const fn of_new_flow(key: &FlowKey, payloads: u64) -> Self {
+        let payloads = if payloads > Self::MAX as u64 {
+            Self::MAX
+        } else {
+            payloads as u8
+        };
+        if payloads == 0 {
+            return Self::NONE;
+        }
+        if Service::of(key).is_some() {
+            return Self::both(Self::MAX);
+        }
+        match key.protocol() {
+            protocol::TCP => Self::both(payloads),
+            protocol::UDP => Self::both(payloads * 2),
+            _ => Self::NONE,
+        }
+    }
+
+    /// Whether the next payload in this direction is wanted.
+    #[inline(always)]
+    pub const fn wants(self, direction: Direction) -> bool {
+        self.0 & Self::all_of(direction).0 != 0
+    }
+
+    /// What is wanted after one payload in this direction. Of services over datagrams every
+    /// payload is wanted as long as the flow lives.
+    #[inline(always)]
+    pub const fn after(self, key: &FlowKey, direction: Direction) -> Self {
+        if key.protocol() == protocol::UDP && Service::of(key).is_some() {
+            return self;
+        }
+        match direction {
+            Direction::Upload => Self(self.0 - 0x01),
+            Direction::Download => Self(self.0 - 0x10),
+        }
+    }
+
+    /// The octet that is stored.
+    #[inline(always)]
+    pub const fn bits(self) -> u8 {
+        self.0
+    }
+
+    /// Reads the stored octet.
+    #[inline(always)]
+    pub const fn from_bits(bits: u8) -> Self {
+        Self(bits)
+    }
+}
+
+/// A service that is known by its port, because its messages cannot be told by their octets.
+struct Service;
+
+impl Service {
+    #[inline(always)]
+    const fn of(key: &FlowKey) -> Option<Kind> {
+        const DNS: u16 = 53;
+        const MDNS: u16 = 5353;
+        const DHCP4_SERVER: u16 = 67;
+        const DHCP4_CLIENT: u16 = 68;
+        const DHCP6_CLIENT: u16 = 546;
+        const DHCP6_SERVER: u16 = 547;
+
+        let (local, remote) = (key.local_port(), key.remote_port());
+        if local == DNS || remote == DNS {
+            return match key.protocol() {
+                protocol::TCP | protocol::UDP => Some(Kind::Dns),
+                _ => None,
+            };
+        }
+        if key.protocol() != protocol::UDP {
+            return None;
+        }
+        if local == MDNS || remote == MDNS {
+            return Some(Kind::Mdns);
+        }
+        if local == DHCP4_CLIENT
+            || local == DHCP4_SERVER
+            || remote == DHCP4_CLIENT
+            || remote == DHCP4_SERVER
+        {
+            return Some(Kind::Dhcp4);
+        }
+        if local == DHCP6_CLIENT
+            || local == DHCP6_SERVER
+            || remote == DHCP6_CLIENT
+            || remote == DHCP6_SERVER
+        {
+            return Some(Kind::Dhcp6);
+        }
+        None
+    }
+}
+
+/// Whether a flow's payloads are read for as long as it lives, with or without a record of it.
+#[inline(always)]
+pub const fn is_service(key: &FlowKey) -> bool {
+    Service::of(key).is_some()
+}
+
+/// How many of a payload's first octets [`classify`] looks at.
+pub const LOOKED_AT: usize = 24;
+
+/// What a payload of `len` octets is taken for, by its first octets (the rest zero where it is
+/// shorter). `None`: nobody reads it.
+///
+/// Generous: what is no TLS, QUIC or tunnel after all is found out in user space, and counted.
+#[inline(always)]
+pub const fn classify(key: &FlowKey, first: &[u8; LOOKED_AT], len: usize) -> Option<Kind> {
+    if let Some(kind) = Service::of(key) {
+        return Some(kind);
+    }
+    match key.protocol() {
+        protocol::TCP => Some(stream(first)),
+        protocol::UDP => datagram(first, len),
+        _ => None,
+    }
+}
+
+#[inline(always)]
+const fn stream(first: &[u8; LOOKED_AT]) -> Kind {
+    const HANDSHAKE: u8 = 0x16;
+    const MAJOR_VERSION: u8 = 3;
+
+    if first[0] == HANDSHAKE && first[1] == MAJOR_VERSION {
+        return Kind::Tls;
+    }
+    // OpenVPN's hard reset by a client, behind the length that TCP needs.
+    if first[0] == 0 && is_openvpn_reset(first[2]) {
+        return Kind::Tunnel;
+    }
+    if is_method(first) {
+        return Kind::Http;
+    }
+    Kind::Stream
+}
+
+/// A method is a token (RFC 9110, section 9.1), and a space follows it; those in use are three to
+/// eleven letters.
+#[inline(always)]
+const fn is_method(first: &[u8; LOOKED_AT]) -> bool {
+    let mut letters = 0;
+    while letters < 12 {
+        if !first[letters].is_ascii_alphabetic() {
+            return letters >= 3 && first[letters] == b' ';
+        }
+        letters += 1;
+    }
+    false
+}
+
+#[inline(always)]
+const fn is_openvpn_reset(octet: u8) -> bool {
+    // P_CONTROL_HARD_RESET_CLIENT_V1, _V2, _V3 and the server's, key 0.
+    matches!(octet, 0x08 | 0x10 | 0x38 | 0x40 | 0x50)
+}
+
+#[inline(always)]
+const fn datagram(first: &[u8; LOOKED_AT], len: usize) -> Option<Kind> {
+    if is_quic(first) {
+        return Some(Kind::Quic);
+    }
+    // WireGuard, section 5.4: type 1 of 148 octets, type 2 of 92, three octets reserved.
+    let reserved = first[1] | first[2] | first[3];
+    if reserved == 0 && ((first[0] == 1 && len == 148) || (first[0] == 2 && len == 92)) {
+        return Some(Kind::Tunnel);
+    }
+    if is_openvpn_reset(first[0]) && len >= 14 {
+        return Some(Kind::Tunnel);
+    }
+    // RFC 7296, section 3.1: version 1 or 2 behind the two SPIs, an exchange type of its own;
+    // behind four zero octets where NAT was found (RFC 3948, section 2.2).
+    if is_ike(first[17], first[18]) && len >= 28 {
+        return Some(Kind::Tunnel);
+    }
+    if first[0] | reserved == 0 && is_ike(first[21], first[22]) && len >= 32 {
+        return Some(Kind::Tunnel);
+    }
+    None
+}
+
+#[inline(always)]
+const fn is_ike(version: u8, exchange: u8) -> bool {
+    (version == 0x20 && exchange >= 34 && exchange <= 37)
+        || (version == 0x10 && (exchange == 2 || exchange == 4))
+}
+
+/// RFC 8999, section 5.1: a long header and a version; or gQUIC's public header with a version.
+#[inline(always)]
+const fn is_quic(first: &[u8; LOOKED_AT]) -> bool {
+    const LONG: u8 = 0x80;
+    const V1: u32 = 1;
+    const V2: u32 = 0x6b33_43cf;
+    const NEGOTIATION: u32 = 0;
+
+    if first[0] & LONG != 0 {
+        let version = u32::from_be_bytes([first[1], first[2], first[3], first[4]]);
+        return version == V1
+            || version == V2
+            || version == NEGOTIATION
+            // Drafts, Facebook's, and Google's numbers in letters.
+            || version >> 8 == 0x00ff_0000
+            || version >> 4 == 0x0fac_eb00
+            || ((first[1] == b'Q' || first[1] == b'T') && first[2] == b'0');
+    }
+    // The version flag; behind a connection identifier of eight octets or of none.
+    first[0] & 1 != 0
+        && ((first[9] == b'Q' && first[10] == b'0') || (first[1] == b'Q' && first[2] == b'0'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::parse::{Mac, Parsed, parse};
+
+    /// A frame of Ethernet, IPv4 and the ports, enough to make a key of.
+    fn key(protocol: u8, local: u16, remote: u16) -> FlowKey {
+        let mut frame = [0; 54];
+        frame[12..14].copy_from_slice(&[8, 0]);
+        frame[14] = 0x45;
+        frame[16..18].copy_from_slice(&40_u16.to_be_bytes());
+        frame[23] = protocol;
+        frame[34..36].copy_from_slice(&local.to_be_bytes());
+        frame[36..38].copy_from_slice(&remote.to_be_bytes());
+        let parsed: Parsed = parse(&frame[..]).expect("a whole frame");
+        assert_eq!(parsed.source_mac, Mac::default());
+        FlowKey::new(&parsed, Direction::Upload, 1)
+    }
+
+    #[test]
+    fn payloads_are_told_by_ports_and_octets() {
+        let check = |protocol, ports: (u16, u16), octets: &[u8], len, expected| {
+            let mut first = [0; LOOKED_AT];
+            first[..octets.len()].copy_from_slice(octets);
+            let key = key(protocol, ports.0, ports.1);
+            assert_eq!(classify(&key, &first, len), expected, "{octets:02x?}");
+        };
+        use protocol::{TCP, UDP};
+        check(UDP, (40_000, 53), b"", 30, Some(Kind::Dns));
+        check(TCP, (40_000, 53), b"", 30, Some(Kind::Dns));
+        check(UDP, (5353, 5353), b"", 30, Some(Kind::Mdns));
+        check(UDP, (68, 67), b"", 300, Some(Kind::Dhcp4));
+        check(UDP, (546, 547), b"", 100, Some(Kind::Dhcp6));
+        check(TCP, (68, 67), b"x", 1, Some(Kind::Stream));
+        check(TCP, (1, 8443), b"\x16\x03\x01", 517, Some(Kind::Tls));
+        check(TCP, (1, 443), b"GET /", 80, Some(Kind::Http));
+        check(TCP, (1, 443), b"SSH-2.0", 20, Some(Kind::Stream));
+        check(UDP, (1, 4433), b"\xc3\0\0\0\x01", 1200, Some(Kind::Quic));
+        check(
+            UDP,
+            (1, 443),
+            b"\xd3\x6b\x33\x43\xcf",
+            1200,
+            Some(Kind::Quic),
+        );
+        check(UDP, (1, 443), b"\xc3\xff\0\0\x1d", 1200, Some(Kind::Quic));
+        check(UDP, (1, 443), b"\x0d12345678Q039", 1350, Some(Kind::Quic));
+        check(UDP, (1, 443), b"\x43\0\0\0\x01", 40, None);
+        check(UDP, (1, 51_820), b"\x01\0\0\0", 148, Some(Kind::Tunnel));
+        check(UDP, (1, 51_820), b"\x01\0\0\0", 149, None);
+        check(UDP, (1, 1194), b"\x38", 42, Some(Kind::Tunnel));
+        check(UDP, (1, 123), b"\x23", 48, None);
+    }
+
+    #[test]
+    fn a_watch_runs_out_in_each_direction_by_itself() {
+        let key = key(protocol::TCP, 40_000, 443);
+        let mut watch = Watch::of_new_flow(&key, 2);
+        for _ in 0..2 {
+            assert!(watch.wants(Direction::Upload));
+            watch = watch.after(&key, Direction::Upload);
+        }
+        assert!(!watch.wants(Direction::Upload));
+        assert!(watch.wants(Direction::Download));
+    }
+
+    #[test]
+    fn a_service_is_watched_as_long_as_it_lives() {
+        let key = key(protocol::UDP, 40_000, 53);
+        let watch = Watch::of_new_flow(&key, 1);
+        assert_eq!(watch.after(&key, Direction::Download), watch);
+    }
+
+    #[test]
+    fn nothing_is_watched_where_nothing_is_wanted() {
+        for port in [53, 443] {
+            let key = key(protocol::TCP, 40_000, port);
+            assert_eq!(Watch::of_new_flow(&key, 0), Watch::NONE);
+        }
+    }
 }

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::{
     config::{Config, Level, Problems},
-    model::{ByDirection, Device, Flow, Hook, Snapshot, Tally},
+    model::{ByDirection, Device, Flow, Hook, Ring, SampleCounts, Snapshot, Tally},
 };
 
 /// The command line.
@@ -245,7 +245,7 @@ pub fn print_status(out: &mut impl Write, snapshot: &Snapshot, output: Output) -
         unbooked_packets: u64,
         flow_table: crate::model::FlowTable,
         device_table: crate::model::DeviceTable,
-        ring: crate::model::Ring,
+        ring: &'a crate::model::Ring,
         policy: &'a crate::model::PolicyState,
         policy_hits: &'a [crate::model::PolicyHits],
         ticks: crate::model::Ticks,
@@ -259,7 +259,7 @@ pub fn print_status(out: &mut impl Write, snapshot: &Snapshot, output: Output) -
                 unbooked_packets: snapshot.unbooked_packets,
                 flow_table: snapshot.flow_table,
                 device_table: snapshot.device_table,
-                ring: snapshot.ring,
+                ring: &snapshot.ring,
                 policy: &snapshot.policy,
                 policy_hits: &snapshot.policy_hits,
                 ticks: snapshot.ticks,
@@ -314,9 +314,10 @@ pub fn print_status(out: &mut impl Write, snapshot: &Snapshot, output: Output) -
         (
             "ring",
             format!(
-                "{} samples, {} lost",
-                grouped(snapshot.ring.samples),
-                grouped(snapshot.ring.lost)
+                "{} samples, {} left out, {} lost",
+                grouped(sum_of(&snapshot.ring, |counts| counts.taken)),
+                grouped(sum_of(&snapshot.ring, |counts| counts.shed)),
+                grouped(sum_of(&snapshot.ring, |counts| counts.lost)),
             ),
         ),
     ];
@@ -341,6 +342,10 @@ pub fn print_status(out: &mut impl Write, snapshot: &Snapshot, output: Output) -
         )?;
     }
     Ok(())
+}
+
+fn sum_of(ring: &Ring, count: fn(&SampleCounts) -> u64) -> u64 {
+    ring.samples.iter().map(count).sum()
 }
 
 fn print_interfaces(out: &mut impl Write, snapshot: &Snapshot) -> io::Result<()> {

@@ -205,11 +205,22 @@ pub struct DeviceTable {
 }
 
 /// The sample ring.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct Ring {
-    /// Samples the kernel put into it.
-    pub samples: u64,
-    /// Samples lost because it was full.
+    /// By what samples were taken for.
+    pub samples: Vec<SampleCounts>,
+}
+
+/// Samples of one kind.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct SampleCounts {
+    /// What they were taken for.
+    pub kind: &'static str,
+    /// Put into the ring.
+    pub taken: u64,
+    /// Left out because the ring was too full for their kind.
+    pub shed: u64,
+    /// Lost because the ring had no room.
     pub lost: u64,
 }
 

@@ -26,6 +26,7 @@ use crate::{
     config::{Checked, Config},
     health::Health,
     model::{Snapshot, Ticks},
+    record::Record,
     sink::http,
     source::kernel::{self, Kernel, LinkChanges, Messages, Samples},
     supervisor::Supervisor,
@@ -466,7 +467,10 @@ async fn report_samples(mut samples: Samples, stopped: watch::Receiver<()>) -> a
             () = &mut stopped => return Ok(()),
             batch = samples.next() => batch?,
         };
-        for judged in batch {
+        for record in batch {
+            let Record::Judged(judged) = record else {
+                continue;
+            };
             tracing::debug!(
                 device = mac_text(judged.key.mac()),
                 remote = ?judged.key.remote(),

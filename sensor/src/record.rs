@@ -1,9 +1,10 @@
 //! All that can ever arrive from a source.
 
+use bytes::Bytes;
 use sensor_ebpf::{
     books::{DeviceRecord, HitKey, InterfaceRecord, Losses, Tally},
     flow::FlowRecord,
-    sample::Judged,
+    sample::{Head, Judged},
 };
 
 /// One thing that a source says. A reading is the whole of the tables: `Tables` first, the others
@@ -18,12 +19,25 @@ pub enum Record {
     Interface(Box<InterfaceReading>),
     /// A device's record.
     Device(DeviceReading),
-    /// A live flow's record.
-    Flow(FlowRecord),
+    /// A live flow's record and the number of its slot.
+    Flow(u32, FlowRecord),
+    /// The last counts of a flow whose slot is free from now on.
+    Reaped(u32, FlowRecord),
     /// How often a policy applied.
     Hits(HitKey, Tally),
     /// A policy matched a flow.
     Judged(Judged),
+    /// An early payload of a flow; boxed, because there are few of them and many flows.
+    Sample(Box<Sample>),
+}
+
+/// A payload that may carry a name or an identity.
+#[derive(Clone, Debug)]
+pub struct Sample {
+    /// Whose it is, and what it was taken for.
+    pub head: Head,
+    /// Its octets, as many as were captured.
+    pub octets: Bytes,
 }
 
 /// The tables themselves.

@@ -26,6 +26,7 @@ use sensor_ebpf::{
         Chain, Decision, DeviceRulesKey, MAX_CHAINS, MAX_RULES, PREFIX_SIDE_BITS, PortRange,
         PrefixV4, PrefixV6, Rule, Rules, Verdict, decide,
     },
+    sample::Kind,
     skip::Skip,
 };
 
@@ -671,7 +672,7 @@ fn the_kernel_decides_as_the_library_does() -> Result<()> {
             programs.set("SETTINGS", 0, settings)?;
         }
         let mut oracle = Oracle::default();
-        let before = programs.losses()?.samples;
+        let before = programs.losses()?.samples[Kind::Judged as usize];
         let mut matched = 0;
         for frame in &frames {
             let Booked::Flow(key) = oracle.book(frame, Direction::Upload) else {
@@ -699,7 +700,7 @@ fn the_kernel_decides_as_the_library_does() -> Result<()> {
             matched += u64::from(decision.policy != 0);
         }
         // One sample for each flow that a policy matched, at its first packet.
-        let samples = programs.losses()?.samples - before;
+        let samples = programs.losses()?.samples[Kind::Judged as usize] - before;
         ensure!(
             samples == matched,
             "{samples} samples, {matched} flows matched"

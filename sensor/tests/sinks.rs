@@ -18,7 +18,7 @@ use sensor::{
     health::Health,
     model::{
         ByDirection, Device, DeviceTable, FamilyBooks, Flow, FlowTable, FlowsRefused, Hook,
-        Interface, PolicyHits, PolicyState, Ring, Snapshot, Tally, Ticks,
+        Interface, PolicyHits, PolicyState, Ring, SampleCounts, Snapshot, Tally, Ticks,
     },
     sink::{http, metrics},
 };
@@ -102,8 +102,20 @@ fn snapshot() -> Snapshot {
             hits_lost: 0,
         },
         ring: Ring {
-            samples: 12,
-            lost: 1,
+            samples: vec![
+                SampleCounts {
+                    kind: "dns",
+                    taken: 10,
+                    shed: 0,
+                    lost: 1,
+                },
+                SampleCounts {
+                    kind: "http",
+                    taken: 2,
+                    shed: 5,
+                    lost: 0,
+                },
+            ],
         },
         policy: PolicyState {
             generation: 3,

@@ -10,7 +10,7 @@ use prometheus::{
     proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType, Summary},
 };
 
-use crate::model::{ByDirection, Snapshot, Tally};
+use crate::model::{ByDirection, SampleCounts, Snapshot, Tally};
 
 /// The media type of [`render`]'s text.
 pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
@@ -149,10 +149,12 @@ mod declared {
         DEVICE_TABLE_OVERFLOW: Counter "sensor_device_table_overflow_packets_total" []
             "Packets of devices without a place, booked to the device other.";
 
-        RING_SAMPLES: Counter "sensor_ring_samples_total" []
-            "Samples that the kernel put into the ring.";
-        RING_LOST: Counter "sensor_ring_lost_samples_total" []
-            "Samples lost because the ring was full.";
+        RING_SAMPLES: Counter "sensor_ring_samples_total" ["kind"]
+            "Samples that the kernel put into the ring, by what they were taken for.";
+        RING_SHED: Counter "sensor_ring_shed_samples_total" ["kind"]
+            "Samples left out because the ring was too full for their kind: HTTP first, TLS and QUIC next.";
+        RING_LOST: Counter "sensor_ring_lost_samples_total" ["kind"]
+            "Samples lost because the ring had no room.";
         TICK_LAST: Gauge "sensor_tick_last_duration_seconds" []
             "CPU time that the last tick took.";
     }
@@ -401,8 +403,13 @@ fn tables(snapshot: &Snapshot, families: &mut Vec<MetricFamily>) {
     families.extend(declared::DEVICE_TABLE_SIZE.value(number(devices.size)));
     families.extend(declared::DEVICE_TABLE_CAPACITY.value(number(devices.capacity)));
     families.extend(declared::DEVICE_TABLE_OVERFLOW.value(number(devices.overflow_packets)));
-    families.extend(declared::RING_SAMPLES.value(number(snapshot.ring.samples)));
-    families.extend(declared::RING_LOST.value(number(snapshot.ring.lost)));
+    let kinds = |of: fn(&SampleCounts) -> u64| {
+        let samples = snapshot.ring.samples.iter();
+        samples.map(move |counts| ([counts.kind], number(of(counts))))
+    };
+    families.extend(declared::RING_SAMPLES.family(kinds(|counts| counts.taken)));
+    families.extend(declared::RING_SHED.family(kinds(|counts| counts.shed)));
+    families.extend(declared::RING_LOST.family(kinds(|counts| counts.lost)));
 }
 
 fn ticks(snapshot: &Snapshot, families: &mut Vec<MetricFamily>) {

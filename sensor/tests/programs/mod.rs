@@ -137,6 +137,7 @@ impl Programs {
                 generation: 1,
                 bucket_mask: buckets - 1,
                 flow_slots: u64::from(tables.flows),
+                watched_payloads: 4,
                 // Odd, and the same at every run: a failure can be had again.
                 hash_secret: [
                     0x9e37_79b9_7f4a_7c15,

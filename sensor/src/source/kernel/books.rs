@@ -8,7 +8,8 @@ use sensor_ebpf::{
         DeviceRecord, FIRST_DEVICE, HitKey, InterfaceRecord, Journal, Losses, PolicyName, Settings,
         Tally,
     },
-    flow::{Bucket, FlowRecord, slot},
+    flow::{Bucket, FlowKey, FlowRecord, Judgement, slot},
+    sample::Watch,
 };
 
 use super::{
@@ -34,6 +35,8 @@ pub struct Books {
 /// A live flow, and the names that its numbers stand for.
 #[derive(Debug)]
 pub struct FlowLine {
+    /// The number of its slot.
+    pub slot: u32,
     /// The record.
     pub record: FlowRecord,
     /// The name of its interface.
@@ -95,6 +98,13 @@ impl Books {
         self.settings
             .word(0, offset_of!(Settings, epoch_millis))
             .store(clock.epoch_millis, Ordering::Relaxed);
+    }
+
+    /// Says how many payloads of a new flow are wanted in each direction.
+    pub(super) fn set_watched_payloads(&self, payloads: u8) {
+        self.settings
+            .word(0, offset_of!(Settings, watched_payloads))
+            .store(payloads.into(), Ordering::Relaxed);
     }
 
     /// Counts a reload. With the tables, because the count is not to step back with the daemon.
@@ -165,8 +175,8 @@ impl Books {
             let record = self.devices.read(number);
             emit(Record::Device(DeviceReading { number, record }));
         }
-        for record in self.live_flows() {
-            emit(Record::Flow(record));
+        for (slot, record) in self.live_flows() {
+            emit(Record::Flow(slot, record));
         }
         for hit in self.hits.iter() {
             let (Raw(key), Raw(tally)) = hit.map_err(|source| Error::Map {
@@ -178,10 +188,30 @@ impl Books {
         Ok(())
     }
 
-    fn live_flows(&self) -> impl Iterator<Item = FlowRecord> {
+    fn live_flows(&self) -> impl Iterator<Item = (u32, FlowRecord)> {
         (0..self.flows.len())
             .filter(|slot| self.flows.state(*slot).load(Ordering::Relaxed) != slot::FREE)
-            .map(|slot| self.flows.read(slot))
+            .map(|slot| (slot, self.flows.read(slot)))
+    }
+
+    /// Ends the watch over a flow, of which everything is known: its next packets are steady.
+    ///
+    /// A program that spends the watch at the same moment may put it back: one more payload is
+    /// copied then, and the end is told again.
+    pub(super) fn end_watch(&self, slot: u32, key: &FlowKey) {
+        if slot >= self.flows.len() || self.flows.read(slot).key != *key {
+            return;
+        }
+        let judgement = self.flows.word(slot, offset_of!(FlowRecord, judgement));
+        let _ = judgement.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |word| {
+            Some(
+                Judgement {
+                    watch: Watch::NONE,
+                    ..Judgement::unpack(word)
+                }
+                .pack(),
+            )
+        });
     }
 
     pub(super) fn interface_records(&self) -> impl Iterator<Item = (u32, InterfaceRecord)> {
@@ -221,17 +251,14 @@ impl Books {
             .map(|(number, record)| (number, text(&record.name)))
             .collect();
         let policies: HashMap<_, _> = self.policy_names()?.into_iter().collect();
-        let line = |record: FlowRecord| FlowLine {
+        let line = |(slot, record): (u32, FlowRecord)| FlowLine {
+            slot,
             interface: interfaces
                 .get(&record.interface)
                 .cloned()
                 .unwrap_or_default(),
             policy: policies
-                .get(
-                    &sensor_ebpf::flow::Judgement::unpack(record.judgement)
-                        .decision
-                        .policy,
-                )
+                .get(&Judgement::unpack(record.judgement).decision.policy)
                 .cloned(),
             record,
         };

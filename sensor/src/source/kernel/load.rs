@@ -13,13 +13,13 @@ use aya::{
 use rustix::rand::{GetRandomFlags, getrandom};
 use sensor_ebpf::{
     books::{FIRST_DEVICE, LAYOUT, Settings},
-    flow::buckets_for,
+    flow::{FlowKey, buckets_for},
 };
 
 use super::{
     Error,
     attach::{self, Attached},
-    books::Books,
+    books::{Books, FlowLine},
     clock,
     lock::TablesLock,
     policy::{self, Installed},
@@ -201,7 +201,33 @@ impl Kernel {
         Messages::open(&mut self.programs)
     }
 
-    /// Reaps idle flows and reads everything.
+    /// Ends the watch over flows of which everything is known.
+    pub fn end_watch(&self, flows: impl IntoIterator<Item = (u32, FlowKey)>) {
+        for (slot, key) in flows {
+            self.books.end_watch(slot, &key);
+        }
+    }
+
+    /// Says how many payloads of a new flow are wanted in each direction, until its name is known.
+    pub fn set_watched_payloads(&self, payloads: u8) {
+        self.books.set_watched_payloads(payloads);
+    }
+
+    /// The live flows, for those who list them.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses a map.
+    pub fn flow_lines(&self) -> Result<Vec<FlowLine>, Error> {
+        self.books.flow_lines()
+    }
+
+    /// How jiffies relate to the time of day.
+    pub fn clock(&self) -> Clock {
+        self.books.clock()
+    }
+
+    /// Reaps idle flows, tells their last counts, and reads everything.
     ///
     /// # Errors
     ///
@@ -209,11 +235,12 @@ impl Kernel {
     pub fn read(
         &mut self,
         idle_after: std::time::Duration,
-        emit: impl FnMut(Record),
+        mut emit: impl FnMut(Record),
     ) -> Result<(), Error> {
         let (now, clock) = self.now()?;
         let idle = idle_after.as_millis() as u64 * self.hz / 1000;
-        reap::reap(&self.books, &mut self.free_slots, now.saturating_sub(idle))?;
+        let deadline = now.saturating_sub(idle);
+        reap::reap(&self.books, &mut self.free_slots, deadline, &mut emit)?;
         self.books.read(clock, emit)
     }
 

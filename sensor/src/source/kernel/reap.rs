@@ -18,11 +18,17 @@ use sensor_ebpf::{
 };
 
 use super::{Error, books::Books, grace_period};
+use crate::record::Record;
 
 type FreeSlots = Queue<MapData, u32>;
 
-/// Reaps all flows that were last seen before `deadline` (jiffies).
-pub(super) fn reap(books: &Books, free: &mut FreeSlots, deadline: u64) -> Result<(), Error> {
+/// Reaps all flows that were last seen before `deadline` (jiffies), and tells their last counts.
+pub(super) fn reap(
+    books: &Books,
+    free: &mut FreeSlots,
+    deadline: u64,
+    mut emit: impl FnMut(Record),
+) -> Result<(), Error> {
     let mut leaving = Vec::new();
     for number in 0..books.flows.len() {
         let state = books.flows.state(number);
@@ -43,7 +49,7 @@ pub(super) fn reap(books: &Books, free: &mut FreeSlots, deadline: u64) -> Result
     }
     grace_period();
     for number in leaving {
-        retire(books, number);
+        emit(Record::Reaped(number, retire(books, number)));
         give_back(books, free, number)?;
     }
     Ok(())
@@ -113,8 +119,9 @@ fn clean(books: &Books, position: u32) {
     }
 }
 
-/// Books a slot's counts to its device and its interface. Nobody may add to it any more.
-fn retire(books: &Books, number: u32) {
+/// Books a slot's counts to its device and its interface, and gives the record as it was. Nobody
+/// may add to it any more.
+fn retire(books: &Books, number: u32) -> FlowRecord {
     let record = books.flows.read(number);
     let device = books.devices.read(record.device);
     let family = family_index(record.key.family());
@@ -167,6 +174,7 @@ fn retire(books: &Books, number: u32) {
             .devices
             .word(record.device, offset_of!(DeviceRecord, live_flows)),
     );
+    record
 }
 
 /// Writes what the journal holds; any number of times.

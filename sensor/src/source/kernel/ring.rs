@@ -3,10 +3,15 @@
 use std::path::Path;
 
 use aya::maps::{MapData, RingBuf};
-use sensor_ebpf::sample::Judged;
+use bytes::Bytes;
+use sensor_ebpf::{
+    sample::{Head, Judged},
+    wire::Wire,
+};
 use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{Error, load::pinned};
+use crate::record::{Record, Sample};
 
 /// How many samples are taken before others get their turn.
 const BATCH: usize = 256;
@@ -39,7 +44,7 @@ impl Samples {
     /// # Errors
     ///
     /// When the ring cannot be waited on.
-    pub async fn next(&mut self) -> Result<Vec<Judged>, Error> {
+    pub async fn next(&mut self) -> Result<Vec<Record>, Error> {
         loop {
             let mut ready = self
                 .ring
@@ -55,7 +60,7 @@ impl Samples {
                 let Some(sample) = ring.next() else {
                     break;
                 };
-                batch.extend(judged(&sample));
+                batch.extend(record(&sample));
             }
             if batch.len() < BATCH {
                 ready.clear_ready();
@@ -67,13 +72,24 @@ impl Samples {
     }
 }
 
-/// A sample by its octets; `None` where it has another size than ours.
-fn judged(octets: &[u8]) -> Option<Judged> {
-    if octets.len() != size_of::<Judged>() {
-        return None;
+/// What an entry of the ring says; `None` where it is of neither size.
+pub(super) fn record(entry: &[u8]) -> Option<Record> {
+    if entry.len() == size_of::<Judged>() {
+        return Some(Record::Judged(read(entry)?));
     }
+    let head: Head = read(entry)?;
+    let octets = entry.get(size_of::<Head>()..size_of::<Head>() + head.captured as usize)?;
+    Some(Record::Sample(Box::new(Sample {
+        head,
+        octets: Bytes::copy_from_slice(octets),
+    })))
+}
+
+/// The value at the start of some octets.
+fn read<T: Wire>(octets: &[u8]) -> Option<T> {
+    let octets = octets.get(..size_of::<T>())?;
     // SAFETY: as long as the type, which is `Wire`: every bit pattern is a value.
-    Some(unsafe { octets.as_ptr().cast::<Judged>().read_unaligned() })
+    Some(unsafe { octets.as_ptr().cast::<T>().read_unaligned() })
 }
 
 /// The kernel programs' own messages, on their way to the log.

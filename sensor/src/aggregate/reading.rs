@@ -1,4 +1,4 @@
-//! From records to a snapshot. Knows no clock, no channel and no kernel.
+//! The books: one reading of the kernel's tables.
 //!
 //! The counters themselves live in the kernel's tables; what is kept here is one reading of them,
 //! summed by device and by interface. A device's total is its live flows, its reaped flows and its
@@ -17,13 +17,14 @@ use sensor_ebpf::{
     flow::{Direction, FlowRecord, Judgement},
     parse::{Address, Family, Mac, protocol},
     policy::Verdict,
+    sample::Kind,
     skip::Skip,
 };
 
 use crate::{
     model::{
         ByDirection, Device, DeviceTable, FamilyBooks, Flow, FlowTable, FlowsRefused, Hook,
-        Interface, PolicyHits, PolicyState, Ring, Snapshot, Tally, Ticks,
+        Interface, PolicyHits, PolicyState, Ring, SampleCounts, Snapshot, Tally, Ticks,
     },
     record::{Clock, DeviceReading, InterfaceReading, Record, Tables},
 };
@@ -32,7 +33,7 @@ use crate::{
 ///
 /// Its tables are as large as the kernel's, which are bounded by the configuration.
 #[derive(Debug, Default)]
-pub struct Aggregate {
+pub(super) struct Reading {
     tables: Option<Tables>,
     policies: HashMap<u16, String>,
     interfaces: BTreeMap<u32, (Box<InterfaceReading>, Both<books::Tally>)>,
@@ -51,9 +52,9 @@ struct OfFlows {
     last_seen: u64,
 }
 
-impl Aggregate {
+impl Reading {
     /// Takes one record.
-    pub fn apply(&mut self, record: Record) {
+    pub(super) fn apply(&mut self, record: Record) {
         match record {
             Record::Tables(tables) => {
                 *self = Self {
@@ -72,10 +73,12 @@ impl Aggregate {
                 self.devices
                     .insert(reading.number, (reading, OfFlows::default()));
             }
-            Record::Flow(flow) => self.flow(&flow),
+            Record::Flow(_, flow) => self.flow(&flow),
             Record::Hits(key, tally) => self.hits(key, tally),
-            // Told to the log by the pipeline; the counts are in the hits.
-            Record::Judged(_) => {}
+            // Its counts are in the records of its device and its interface by now.
+            Record::Reaped(..) => {}
+            // What a policy matched is told to the log by the pipeline; the counts are in the hits.
+            Record::Judged(_) | Record::Sample(_) => {}
         }
     }
 
@@ -116,7 +119,7 @@ impl Aggregate {
     }
 
     /// The reading as a snapshot. The ticks are the daemon's own: no table knows them.
-    pub fn snapshot(&self, ticks: Ticks) -> Snapshot {
+    pub(super) fn snapshot(&self, ticks: Ticks) -> Snapshot {
         let Some(tables) = self.tables else {
             return Snapshot::default();
         };
@@ -148,8 +151,16 @@ impl Aggregate {
                 hits_lost: tables.losses.hit_table_full,
             },
             ring: Ring {
-                samples: tables.losses.samples,
-                lost: tables.losses.samples_lost,
+                samples: Kind::ALL
+                    .iter()
+                    .enumerate()
+                    .map(|(number, kind)| SampleCounts {
+                        kind: kind.name(),
+                        taken: tables.losses.samples[number],
+                        shed: tables.losses.samples_shed[number],
+                        lost: tables.losses.samples_lost[number],
+                    })
+                    .collect(),
             },
             policy: PolicyState {
                 generation: tables.generation,
