@@ -26,7 +26,7 @@ use domain::{
     },
 };
 
-use super::Failure;
+use super::{Failure, text::readable};
 
 /// The most questions a message may have. Multicast DNS asks for some dozens at once.
 pub const MAX_QUESTIONS: usize = 128;
@@ -45,6 +45,9 @@ pub const MAX_TEXT: usize = 1 << 16;
 
 /// The most services that are read of one message, and the most TXT items of each.
 pub const MAX_SERVICES: usize = 32;
+
+/// The most octets of a text for people. A character of Latin-1 has two in UTF-8.
+const MAX_STRING: usize = 512;
 
 /// The most octets of data without a text form that are shown in an answer.
 const MAX_SHOWN: usize = 32;
@@ -122,9 +125,8 @@ pub struct Update {
 /// A service instance (RFC 6763).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Service {
-    /// The name that its owner gave it, as text for people, for example `Anna’s phone`; control
-    /// characters and octets that are no UTF-8 are replaced by U+FFFD. Empty where only the kind
-    /// is told (RFC 6763, section 9).
+    /// The name that its owner gave it, as text for people, for example `Anna’s phone`. Empty where
+    /// only the kind is told (RFC 6763, section 9).
     pub instance: String,
     /// The service type, for example `_airplay._tcp`.
     pub kind: String,
@@ -579,7 +581,8 @@ impl<'m> Reader<'m> {
         if instance.is_none() && wanted == Kind::Instance {
             return None;
         }
-        let instance = instance.map_or_else(String::new, |label| readable(label.as_slice()));
+        let instance =
+            instance.map_or_else(String::new, |label| readable(label.as_slice(), MAX_STRING));
         let services = &mut self.message.services;
         let known = services
             .iter()
@@ -818,21 +821,10 @@ fn item(octets: &[u8]) -> (String, String) {
         Some(place) => (&octets[..place], &octets[place + 1..]),
         None => (octets, &[][..]),
     };
-    (readable(key).to_ascii_lowercase(), readable(value))
-}
-
-/// Octets that should be UTF-8, as text without control characters.
-fn readable(octets: &[u8]) -> String {
-    String::from_utf8_lossy(octets)
-        .chars()
-        .map(|character| {
-            if character.is_control() {
-                char::REPLACEMENT_CHARACTER
-            } else {
-                character
-            }
-        })
-        .collect()
+    (
+        readable(key, MAX_STRING).to_ascii_lowercase(),
+        readable(value, MAX_STRING),
+    )
 }
 
 /// Writes octets as they are if they are host-name characters or among `also`, `\DDD` otherwise.
