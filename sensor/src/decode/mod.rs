@@ -11,6 +11,7 @@ pub mod http;
 pub mod name;
 pub mod quic;
 pub mod stream;
+mod text;
 pub mod tls;
 pub mod tunnel;
 
