@@ -146,6 +146,15 @@ impl Readers {
         }
     }
 
+    /// Whether nothing came yet.
+    pub fn are_fresh(&self) -> bool {
+        self.quic.is_none()
+            && self
+                .sides
+                .iter()
+                .all(|side| matches!(side.state, State::Fresh))
+    }
+
     /// Whether something was begun and not ended: what decoder waits for it.
     pub fn unfinished(&self) -> Option<&'static str> {
         let reading = |side: &Side| match &side.state {
