@@ -196,8 +196,8 @@ fn a_browser_over_tls_and_quic() -> Result<()> {
     let url = format!("https://{}/", VIDEO.name);
     let page = lab.browse(&lab.phone, &url)?;
     ensure!(page.contains(&VIDEO.page(true)), "{page}");
-    // A segment is left 1,208 octets then, 12 of its 1,220 being timestamps: the hello's
-    // post-quantum share does not fit into one.
+    // A segment has 1,228 octets at most then: the hello's post-quantum share does not fit into
+    // one, with what stands before it.
     lab.phone.ip("link set dev eth0 mtu 1280")?;
     let url = format!("https://{}/", NEWS.name);
     let page = lab.browse(&lab.phone, &url)?;

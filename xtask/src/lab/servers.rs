@@ -162,6 +162,7 @@ fn web(internet: &Host, lab: &Path, options: Options) -> Result<Process> {
              \tfastcgi_temp_path {folder}/fastcgi;\n\
              \tuwsgi_temp_path {folder}/uwsgi;\n\
              \tscgi_temp_path {folder}/scgi;\n\
+             \tssl_protocols TLSv1.2 TLSv1.3;\n\
              \tssl_certificate {lab}/server.pem;\n\
              \tssl_certificate_key {lab}/server.key;\n\
              \tserver {{\n\

@@ -179,7 +179,7 @@ pub(super) fn records() -> String {
             format!("host-record={},{v4},{v6}\n", site.name)
         })
         .collect();
-    format!("{hosts}cname={ALIAS_NAME},{WEB_NAME}\nlocal=/lab.example/\nlocal=/miui.com/\n")
+    format!("{hosts}cname={ALIAS_NAME},{WEB_NAME}\nlocal=/#/\n")
 }
 
 /// What nginx is to know of the sites, inside its `http` block.
