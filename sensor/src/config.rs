@@ -15,7 +15,7 @@ use std::{
 
 use ipnet::IpNet;
 
-use crate::aggregate::party::lists::Category;
+use crate::{aggregate::party::lists::Category, model::Kind};
 
 pub use problem::{Level, Problem, Problems};
 
@@ -271,24 +271,7 @@ pub struct DeviceOverride {
     /// What the household calls it, 1 to 63 octets.
     pub name: Option<String>,
     /// What it is.
-    pub kind: Option<DeviceKind>,
+    pub kind: Option<Kind>,
     /// Who made it, 1 to 63 octets.
     pub vendor: Option<String>,
-}
-
-/// What a device is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum DeviceKind {
-    /// A telephone.
-    Phone,
-    /// A tablet.
-    Tablet,
-    /// A computer, portable or not.
-    Computer,
-    /// A television, or what feeds one.
-    Tv,
-    /// A thing with one purpose: a lamp, a camera, a vacuum cleaner.
-    Iot,
-    /// What others reach the network by.
-    Router,
 }

@@ -22,7 +22,11 @@ use tokio::{
 };
 
 use crate::{
-    aggregate::{Aggregate, action, flow, mac_text},
+    aggregate::{
+        Aggregate, action, flow,
+        knowledge::{Knowledge, overrides},
+        mac_text,
+    },
     asked::{self, Question},
     cli,
     config::{Checked, Config},
@@ -77,7 +81,15 @@ pub async fn run(file: &Path, config: Config) -> anyhow::Result<()> {
         commands.clone(),
         stopped.clone(),
     ));
-    tasks.spawn(asked::answer(socket, commands.clone(), stopped.clone()));
+    tasks.spawn({
+        let (commands, stopped) = (commands.clone(), ended(stopped.clone()));
+        async move {
+            tokio::select! {
+                () = stopped => Ok(()),
+                ended = asked::answer(socket, commands, Command::Ask) => ended,
+            }
+        }
+    });
     tasks.spawn(log_messages(started.messages, stopped.clone()));
     let server = http::serve(listener, snapshots, health.clone(), ended(stopped.clone()));
     tasks.spawn(async { server.await.context("the HTTP server ended") });
@@ -102,7 +114,7 @@ pub async fn run(file: &Path, config: Config) -> anyhow::Result<()> {
         }
     });
     let aggregate = Aggregate::new(
-        Arc::new(knowledge(&started.config)),
+        Arc::new(Knowledge::load(&started.config)),
         overrides(&started.config),
     );
     let owner = Owner {
@@ -184,6 +196,7 @@ impl Started {
 /// Policy first, then the interfaces.
 fn begin(kernel: &mut Kernel, config: &Config) -> anyhow::Result<()> {
     let installed = kernel.install(config)?;
+    kernel.set_watched_payloads(config.names.segments);
     kernel.tidy(config);
     let mut absent = Vec::new();
     for interface in &config.interfaces {
@@ -456,6 +469,9 @@ impl Owner {
                 }
             }
         }
+        self.kernel.set_watched_payloads(config.names.segments);
+        self.aggregate
+            .learn(Arc::new(Knowledge::load(&config)), overrides(&config));
         let daemon = self.config.daemon.clone();
         self.config = config;
         self.config.daemon.pin_directory = daemon.pin_directory;

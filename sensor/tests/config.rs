@@ -17,7 +17,7 @@ use proptest::prelude::*;
 use sensor::{
     aggregate::party::lists::Category,
     config::{
-        Action, Config, Daemon, DeviceKind, DeviceOverride, DeviceTable, FlowTable, HookChoice,
+        Action, Config, Daemon, DeviceOverride, DeviceTable, FlowTable, HookChoice,
         Interface, Level, List, Names, Parties, Policy, Ports, Transport,
     },
 };
@@ -202,13 +202,13 @@ fn every_key_is_read() {
             DeviceOverride {
                 mac: [0xa4, 0x50, 0x46, 0x1f, 0x00, 0x2c],
                 name: Some("Anna's phone".to_owned()),
-                kind: Some(DeviceKind::Phone),
+                kind: Some(Kind::Phone),
                 vendor: Some("Xiaomi".to_owned()),
             },
             DeviceOverride {
                 mac: [0xa4, 0x50, 0x46, 0x1f, 0x00, 0x2d],
                 name: None,
-                kind: Some(DeviceKind::Iot),
+                kind: Some(Kind::Iot),
                 vendor: None,
             },
         ],

@@ -6,6 +6,7 @@ use std::{collections::HashMap, net::IpAddr, sync::Arc};
 use sensor_ebpf::parse::{Mac, protocol};
 
 use super::{
+    identity::Override,
     party::{
         domain,
         hidden::{Hidden, Resolvers},
@@ -14,6 +15,7 @@ use super::{
     },
     traffic::PartyInfo,
 };
+use crate::config::Config;
 
 /// Parties of a device that have series of their own, where nothing else is said.
 pub const TOP_PARTIES: usize = 20;
@@ -37,6 +39,45 @@ impl Default for Knowledge {
             resolvers: Resolvers::builtin(),
             networks: Networks::default(),
             top: TOP_PARTIES,
+        }
+    }
+}
+
+impl Knowledge {
+    /// What a configuration names. A file that cannot be read is told to the log; what it would
+    /// have said is not known.
+    pub fn load(config: &Config) -> Self {
+        let mut lists = Lists::default();
+        for list in &config.lists {
+            let file = &list.file;
+            match lists.add_file(file, list.category, list.owner.as_deref()) {
+                Ok(report) if report.bad > 0 => tracing::warn!(
+                    "{}: {} lines are not used; `sensor check` shows the first of them",
+                    file.display(),
+                    report.bad
+                ),
+                Ok(_) => {}
+                Err(error) => tracing::warn!("{}: {error}", file.display()),
+            }
+        }
+        // After the owner's own: of entries for the same name, the first counts.
+        if config.parties.builtin_lists {
+            lists.add_builtin();
+        }
+        lists.shrink();
+        let mut networks = Networks::default();
+        for file in &config.parties.networks {
+            if let Err(error) = networks.add_file(file) {
+                tracing::warn!("{}: {error}", file.display());
+            }
+        }
+        let mut resolvers = Resolvers::builtin();
+        resolvers.add(&lists);
+        Self {
+            lists,
+            resolvers,
+            networks,
+            top: config.parties.top as usize,
         }
     }
 }
@@ -156,4 +197,20 @@ pub fn is_local(address: IpAddr) -> bool {
 }
 
 /// What the configuration says of devices, by MAC address.
-pub type Overrides = HashMap<Mac, super::identity::Override>;
+pub type Overrides = HashMap<Mac, Override>;
+
+/// What a configuration says of devices.
+pub fn overrides(config: &Config) -> Overrides {
+    config
+        .devices
+        .iter()
+        .map(|device| {
+            let says = Override {
+                name: device.name.clone(),
+                kind: device.kind,
+                vendor: device.vendor.clone(),
+            };
+            (Mac::new(device.mac), says)
+        })
+        .collect()
+}

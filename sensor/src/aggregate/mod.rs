@@ -621,7 +621,7 @@ impl Aggregate {
             Fact::Dhcp6 {
                 fqdn: message.fqdn,
                 enterprise,
-                vendor_class: vendor_class.unwrap_or_default(),
+                vendor_class: vendor_class.map(|texts| texts.join(" ")),
             },
         );
     }

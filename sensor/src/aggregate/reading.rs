@@ -4,8 +4,6 @@
 //! summed by device and by interface. A device's total is its live flows, its reaped flows and its
 //! overflow; an interface's is that plus what no device owns.
 
-pub mod party;
-
 use std::{
     collections::{BTreeMap, HashMap},
     net::SocketAddr,

@@ -17,12 +17,12 @@ use toml::{
 };
 
 use super::{
-    Action, Config, Daemon, DeviceKind, DeviceOverride, DeviceTable, FlowTable, HookChoice,
+    Action, Config, Daemon, DeviceOverride, DeviceTable, FlowTable, HookChoice,
     Interface, List, Names, Parties, Policy, Ports,
     problem::{Level, Problem},
     value::{self, Complaint},
 };
-use crate::aggregate::party::lists::Category;
+use crate::{aggregate::party::lists::Category, model::Kind};
 
 type Value<'i> = Spanned<DeValue<'i>>;
 
@@ -97,13 +97,13 @@ const CATEGORIES_ELSEWHERE: [(&str, &str); 13] = [
     ("whitelist", "never-block"),
 ];
 
-const KINDS: [(&str, DeviceKind); 6] = [
-    ("phone", DeviceKind::Phone),
-    ("tablet", DeviceKind::Tablet),
-    ("computer", DeviceKind::Computer),
-    ("tv", DeviceKind::Tv),
-    ("iot", DeviceKind::Iot),
-    ("router", DeviceKind::Router),
+const KINDS: [(&str, Kind); 6] = [
+    ("phone", Kind::Phone),
+    ("tablet", Kind::Tablet),
+    ("computer", Kind::Computer),
+    ("tv", Kind::Tv),
+    ("iot", Kind::Iot),
+    ("router", Kind::Router),
 ];
 
 /// Other words for a kind of device.
