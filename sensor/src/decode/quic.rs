@@ -256,8 +256,13 @@ impl Attempt {
             version,
             connection: ConnectionId::new(connection),
             keys: Keys::new(version, connection),
-            // Offsets count from zero, as if a SYN had the number before it.
-            crypto: Stream::new(Some(u32::MAX)),
+            crypto: match version {
+                // A stream of several hellos, each of them whole: any of them may be the first that
+                // is seen.
+                Version::Q(_) => Stream::new(None),
+                // Offsets count from zero, as if a SYN had the number before it.
+                _ => Stream::new(Some(u32::MAX)),
+            },
         }
     }
 

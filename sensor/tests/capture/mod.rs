@@ -10,27 +10,27 @@ use pcap_parser::{Block, Linktype, PcapBlockOwned, PcapError, create_reader};
 use sensor_ebpf::parse::{self, Address, Family, Piece, protocol};
 
 /// The captures that other systems test themselves with.
-pub const CORPUS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/corpus");
+pub(crate) const CORPUS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/corpus");
 
 /// A TCP segment or a UDP datagram.
-pub struct Packet {
-    pub source: SocketAddr,
-    pub destination: SocketAddr,
+pub(crate) struct Packet {
+    pub(crate) source: SocketAddr,
+    pub(crate) destination: SocketAddr,
     /// `None` for UDP.
-    pub tcp: Option<Tcp>,
-    pub payload: Vec<u8>,
+    pub(crate) tcp: Option<Tcp>,
+    pub(crate) payload: Vec<u8>,
 }
 
 #[derive(Clone, Copy)]
-pub struct Tcp {
+pub(crate) struct Tcp {
     /// The number of the first octet of data.
-    pub sequence: u32,
+    pub(crate) sequence: u32,
     /// The number of the SYN, where this is one.
-    pub initial: Option<u32>,
+    pub(crate) initial: Option<u32>,
 }
 
 /// All capture files under a folder, in the order of their names.
-pub fn files(folder: &Path) -> io::Result<Vec<PathBuf>> {
+pub(crate) fn files(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
@@ -48,7 +48,7 @@ pub fn files(folder: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 /// The packets of a capture that the sensor's own parser can read.
-pub fn packets(file: &Path) -> io::Result<Vec<Packet>> {
+pub(crate) fn packets(file: &Path) -> io::Result<Vec<Packet>> {
     let octets = fs::read(file)?;
     let mut packets = Vec::new();
     let mut links = Vec::new();
