@@ -12,6 +12,15 @@ pub const MAX_STREAM: usize = 16 * 1024;
 /// Pieces behind a hole that are held at most; a further one is dropped as if it had been lost.
 pub const MAX_ISLANDS: usize = 32;
 
+/// The most octets that fill a segment without data up to the shortest Ethernet frame.
+const MAX_PADDING: usize = 6;
+
+/// Whether a segment may be nothing but the padding of an Ethernet frame: some middleboxes count it
+/// as data of an acknowledgement. Where other octets are said for the same place, those count.
+pub fn is_padding(octets: &[u8]) -> bool {
+    octets.len() <= MAX_PADDING && octets.iter().all(|octet| *octet == 0)
+}
+
 /// One direction of a TCP stream, from its first octet.
 #[derive(Clone, Debug, Default)]
 pub struct Stream {
@@ -25,6 +34,8 @@ pub struct Stream {
     contiguous: usize,
     /// Pieces behind it, in order, with a hole before each.
     islands: Vec<Range<usize>>,
+    /// The last piece that may be padding.
+    padding: Range<usize>,
     conflict: bool,
 }
 
@@ -91,16 +102,25 @@ impl Stream {
         if octets.is_empty() {
             return;
         }
+        let is_padding = is_padding(octets);
         // The next one in order, with nothing behind it: the common case, one copy.
         if start == self.contiguous && self.islands.is_empty() {
+            if is_padding {
+                self.padding = piece.clone();
+            }
             self.octets.extend_from_slice(octets);
             self.contiguous = piece.end;
             return;
         }
         if self.disagrees(&piece, octets) {
             // What came first is kept, as if this one had been lost.
-            self.conflict = true;
+            self.conflict |= !is_padding;
             return;
+        }
+        if is_padding {
+            self.padding = piece.clone();
+        } else if piece.start < self.padding.end && self.padding.start < piece.end {
+            self.padding = 0..0;
         }
         if start > self.contiguous && !self.add_island(piece.clone()) {
             return;
@@ -127,13 +147,16 @@ impl Stream {
         std::iter::once(0..self.contiguous).chain(self.islands.iter().cloned())
     }
 
-    /// Whether something else is held where these octets belong.
+    /// Whether something else is held where these octets belong, and it was more than padding.
     fn disagrees(&self, piece: &Range<usize>, octets: &[u8]) -> bool {
         self.held().any(|held| {
             let both = held.start.max(piece.start)..held.end.min(piece.end);
             both.start < both.end
                 && self.octets[both.clone()]
                     != octets[both.start - piece.start..both.end - piece.start]
+                && both.into_iter().any(|at| {
+                    self.octets[at] != octets[at - piece.start] && !self.padding.contains(&at)
+                })
         })
     }
 
@@ -177,6 +200,7 @@ impl Stream {
             None => self.octets.clear(),
         }
         self.islands = islands;
+        self.padding = self.padding.start.saturating_add(by)..self.padding.end.saturating_add(by);
     }
 }
 
@@ -239,6 +263,25 @@ mod tests {
     fn a_conflict_keeps_what_came_first() {
         let stream = stream(Some(99), &[(100, b"abc"), (102, b"xyz")]);
         assert_eq!(stream.contiguous(), b"abc");
+    }
+
+    #[test]
+    fn padding_gives_way() {
+        let hello = (100, &b"abcdef"[..]);
+        for segments in [
+            &[(100, &b"\0\0"[..]), (100, b"\0\0"), hello][..],
+            &[hello, (102, b"\0\0")],
+            &[hello, (106, b"\0\0"), (106, b"gh")],
+        ] {
+            let stream = stream(Some(99), segments);
+            assert!(!stream.conflict(), "{segments:?}");
+            assert!(stream.contiguous().starts_with(b"abcdef"), "{segments:?}");
+        }
+        // It stays where nothing else is said.
+        assert_eq!(stream(None, &[(1, b"\0"), (2, b"a")]).contiguous(), b"\0a");
+        // What is said twice in earnest is not padding.
+        assert!(stream(None, &[(1, b"\0\0\0\0\0\0\0"), (1, b"abcdefg")]).conflict());
+        assert!(stream(None, &[(1, b"\0\0"), (1, b"ab"), (1, b"cd")]).conflict());
     }
 
     #[test]

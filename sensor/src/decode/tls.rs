@@ -3,7 +3,7 @@
 //! What no server would take gives no name: the rules of the RFCs are kept where OpenSSL, Go and
 //! rustls keep them, because a hello that all of them refuse opens no connection.
 
-use super::{Failure, Progress, name, stream::MAX_STREAM};
+use super::{Failure, Progress, name, reader::Reader, stream::MAX_STREAM};
 
 /// The longest hello that is followed, in octets, with its handshake header.
 pub const MAX_HELLO: usize = MAX_STREAM;
@@ -237,15 +237,15 @@ fn read_hello(body: &[u8]) -> Option<ClientHello> {
         version: real_version(legacy_version),
         ..ClientHello::default()
     };
-    if body.0.is_empty() {
+    if body.is_empty() {
         return Some(hello);
     }
     let mut extensions = body.vector16()?;
-    if !body.0.is_empty() {
+    if !body.is_empty() {
         return None;
     }
     let mut seen = Seen::default();
-    while !extensions.0.is_empty() {
+    while !extensions.is_empty() {
         let kind = extensions.u16()?;
         let data = extensions.vector16()?;
         // RFC 8446, section 4.2: none may come twice.
@@ -268,11 +268,11 @@ fn read_hello(body: &[u8]) -> Option<ClientHello> {
 /// host name is passed over, as a server does that has other names; the hello stays.
 fn read_server_name(mut data: Reader<'_>) -> Option<Option<String>> {
     let mut list = data.vector16()?;
-    if list.0.is_empty() || !data.0.is_empty() {
+    if list.is_empty() || !data.is_empty() {
         return None;
     }
     let mut host = None;
-    while !list.0.is_empty() {
+    while !list.is_empty() {
         let kind = list.u8()?;
         let name = list.vector16()?;
         if kind == HOST_NAME && host.replace(name.0).is_some() {
@@ -285,11 +285,11 @@ fn read_server_name(mut data: Reader<'_>) -> Option<Option<String>> {
 /// RFC 7301, section 3.1: a list that is not empty, of identifiers that are not.
 fn read_alpn(mut data: Reader<'_>) -> Option<Vec<String>> {
     let mut list = data.vector16()?;
-    if list.0.is_empty() || !data.0.is_empty() {
+    if list.is_empty() || !data.is_empty() {
         return None;
     }
     let mut protocols = Vec::new();
-    while !list.0.is_empty() {
+    while !list.is_empty() {
         let protocol = list.vector8()?.0;
         if protocol.is_empty() {
             return None;
@@ -309,11 +309,11 @@ fn read_alpn(mut data: Reader<'_>) -> Option<Vec<String>> {
 /// RFC 8446, section 4.2.1.
 fn read_versions(mut data: Reader<'_>) -> Option<Option<u16>> {
     let mut list = data.vector8()?;
-    if list.0.is_empty() || !data.0.is_empty() {
+    if list.is_empty() || !data.is_empty() {
         return None;
     }
     let mut highest = None;
-    while !list.0.is_empty() {
+    while !list.is_empty() {
         highest = highest.max(real_version(list.u16()?));
     }
     Some(highest)
@@ -359,42 +359,6 @@ impl Seen {
                 true
             }
         }
-    }
-}
-
-/// What is left to read.
-#[derive(Clone, Copy)]
-struct Reader<'a>(&'a [u8]);
-
-impl<'a> Reader<'a> {
-    fn take(&mut self, len: usize) -> Option<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(len)?;
-        self.0 = rest;
-        Some(taken)
-    }
-
-    fn u8(&mut self) -> Option<u8> {
-        let (&octet, rest) = self.0.split_first()?;
-        self.0 = rest;
-        Some(octet)
-    }
-
-    fn u16(&mut self) -> Option<u16> {
-        let (&octets, rest) = self.0.split_first_chunk()?;
-        self.0 = rest;
-        Some(u16::from_be_bytes(octets))
-    }
-
-    /// Octets behind their number, which takes one octet (RFC 8446, section 3.4).
-    fn vector8(&mut self) -> Option<Self> {
-        let len = self.u8()?;
-        self.take(len.into()).map(Self)
-    }
-
-    /// Octets behind their number, which takes two octets.
-    fn vector16(&mut self) -> Option<Self> {
-        let len = self.u16()?;
-        self.take(len.into()).map(Self)
     }
 }
 
