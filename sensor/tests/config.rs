@@ -17,9 +17,10 @@ use proptest::prelude::*;
 use sensor::{
     aggregate::party::lists::Category,
     config::{
-        Action, Config, Daemon, DeviceOverride, DeviceTable, FlowTable, HookChoice,
-        Interface, Level, List, Names, Parties, Policy, Ports, Transport,
+        Action, Config, Daemon, DeviceOverride, DeviceTable, FlowTable, HookChoice, Interface,
+        Level, List, Names, Parties, Policy, Ports, Transport,
     },
+    model::Kind,
 };
 
 const FILE: &str = "sensor.toml";

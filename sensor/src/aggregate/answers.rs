@@ -147,7 +147,13 @@ mod tests {
             answers.learn(PHONE, "a.example", address(last), 60, 0.0);
         }
         for last in 0..MAX_DEVICES as u8 + 4 {
-            answers.learn(Mac::new([2, 0, 0, 0, 1, last]), "b.example", address(99), 60, 0.0);
+            answers.learn(
+                Mac::new([2, 0, 0, 0, 1, last]),
+                "b.example",
+                address(99),
+                60,
+                0.0,
+            );
         }
         assert_eq!(answers.addresses.len(), MAX_ADDRESSES);
         assert_eq!(answers.order.len(), MAX_ADDRESSES);

@@ -128,9 +128,7 @@ impl Knowledge {
 
         let tunnel = flow.is_tunnel
             || matches!(flow.protocol, ESP | AH | GRE | IPV4_INSIDE | IPV6_INSIDE)
-            || self
-                .resolvers
-                .is_relay(flow.name, flow.protocol, flow.port);
+            || self.resolvers.is_relay(flow.name, flow.protocol, flow.port);
         if tunnel {
             return Some(Hidden::Vpn);
         }

@@ -250,7 +250,9 @@ impl Aggregate {
             Some((name, source)) => (Some(Arc::clone(name)), Some(*source)),
             None => self.name_by_dns(key, remote).unzip(),
         };
-        let hidden = self.knowledge.hidden(&shown(key, told, name.as_deref(), remote));
+        let hidden = self
+            .knowledge
+            .hidden(&shown(key, told, name.as_deref(), remote));
         let party = party_name(&self.knowledge, name.as_deref(), remote);
         let info = self.knowledge.about(&party, name.as_deref(), remote);
         FlowFacts {
@@ -467,7 +469,11 @@ impl Aggregate {
             let Some(state) = self.flows.get_mut(slot as usize) else {
                 continue;
             };
-            if let Some(decoder) = state.readers.take().and_then(|readers| readers.unfinished()) {
+            if let Some(decoder) = state
+                .readers
+                .take()
+                .and_then(|readers| readers.unfinished())
+            {
                 self.fail(decoder, Failure::Truncated);
             }
         }
@@ -497,8 +503,13 @@ impl Aggregate {
         let key = &head.key;
         if message.response && head.direction == Direction::Download as u8 {
             for record in &message.addresses {
-                self.answers
-                    .learn(key.mac(), &record.name, record.address, record.ttl, self.now);
+                self.answers.learn(
+                    key.mac(),
+                    &record.name,
+                    record.address,
+                    record.ttl,
+                    self.now,
+                );
             }
         }
         if !message.response && head.direction == Direction::Upload as u8 {
@@ -519,7 +530,11 @@ impl Aggregate {
         let remote = reading::end(key, key.remote(), key.remote_port());
         // The device may be a server itself.
         let asks = (head.direction == Direction::Upload as u8) != message.response;
-        let (client, server) = if asks { (local, remote) } else { (remote, local) };
+        let (client, server) = if asks {
+            (local, remote)
+        } else {
+            (remote, local)
+        };
         for question in message.questions {
             let kind = dns::kind_name(question.kind);
             let known = kept.iter_mut().rev().find(|known| {

@@ -282,7 +282,11 @@ impl Side {
             State::Fresh => {
                 let mut stream = Stream::new(self.initial);
                 let whole = stream.is_start(head.sequence);
-                let start = if whole { Start::of(octets) } else { Start::Incomplete };
+                let start = if whole {
+                    Start::of(octets)
+                } else {
+                    Start::Incomplete
+                };
                 if matches!(start, Start::Incomplete) {
                     stream.segment(head.sequence, octets);
                     self.state = State::Reading(stream);

@@ -23,8 +23,8 @@ use sensor_ebpf::{
 
 use crate::{
     model::{
-        ByDirection, Device, DeviceTable, FamilyBooks, Flow, FlowFacts, FlowTable, FlowsRefused, Hook,
-        Interface, PolicyHits, PolicyState, Ring, SampleCounts, Snapshot, Tally, Ticks,
+        ByDirection, Device, DeviceTable, FamilyBooks, Flow, FlowFacts, FlowTable, FlowsRefused,
+        Hook, Interface, PolicyHits, PolicyState, Ring, SampleCounts, Snapshot, Tally, Ticks,
     },
     record::{Clock, DeviceReading, InterfaceReading, Record, Tables},
 };

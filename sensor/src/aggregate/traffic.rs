@@ -288,7 +288,11 @@ mod tests {
             assert!(traffic.other().bytes[0] >= other);
             other = traffic.other().bytes[0];
         }
-        let with_series: u64 = traffic.parties.values().map(|with| with.shown.bytes[0]).sum();
+        let with_series: u64 = traffic
+            .parties
+            .values()
+            .map(|with| with.shown.bytes[0])
+            .sum();
         assert_eq!(with_series + other, booked);
     }
 
@@ -316,13 +320,7 @@ mod tests {
                 name: name.as_str().into(),
                 ..PartyInfo::default()
             });
-            traffic.book(
-                Counted {
-                    party: id,
-                    ..of(0)
-                },
-                amount(1),
-            );
+            traffic.book(Counted { party: id, ..of(0) }, amount(1));
         }
         assert_eq!(parties.len(), MAX_PARTIES);
         assert_eq!(parties.refused(), 7);

@@ -17,8 +17,8 @@ use toml::{
 };
 
 use super::{
-    Action, Config, Daemon, DeviceOverride, DeviceTable, FlowTable, HookChoice,
-    Interface, List, Names, Parties, Policy, Ports,
+    Action, Config, Daemon, DeviceOverride, DeviceTable, FlowTable, HookChoice, Interface, List,
+    Names, Parties, Policy, Ports,
     problem::{Level, Problem},
     value::{self, Complaint},
 };
