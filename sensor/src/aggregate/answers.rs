@@ -1,7 +1,7 @@
 //! Which names led to which addresses, by the DNS answers that devices got.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     net::IpAddr,
     sync::Arc,
 };
@@ -13,6 +13,9 @@ pub const MAX_ADDRESSES: usize = 16_384;
 
 /// Devices that are remembered for one address at most; the one that was told first leaves.
 pub const MAX_DEVICES: usize = 16;
+
+/// Names with a key for encrypted hellos that are remembered at most; the first one leaves.
+pub const MAX_KEYS: usize = 4_096;
 
 /// How long an answer names flows at least, in seconds: programs go on with an address when its
 /// time to live is over, and resolvers on the way shorten it.
@@ -33,6 +36,9 @@ pub struct Answers {
     addresses: HashMap<IpAddr, Vec<Told>>,
     /// In the order in which they were learned.
     order: VecDeque<IpAddr>,
+    /// Names whose servers take encrypted hellos (RFC 9848), and the order in which they came.
+    keys: HashSet<Arc<str>>,
+    order_of_keys: VecDeque<Arc<str>>,
     evicted: u64,
 }
 
@@ -98,7 +104,28 @@ impl Answers {
         })
     }
 
-    /// Addresses that left to make room.
+    /// Takes an answer that has a key for encrypted hellos to the servers of a name.
+    pub fn learn_key(&mut self, name: &str) {
+        if self.keys.contains(name) {
+            return;
+        }
+        if self.keys.len() >= MAX_KEYS
+            && let Some(first) = self.order_of_keys.pop_front()
+        {
+            self.keys.remove(&first);
+            self.evicted += 1;
+        }
+        let name: Arc<str> = name.into();
+        self.keys.insert(Arc::clone(&name));
+        self.order_of_keys.push_back(name);
+    }
+
+    /// Whether the servers of a name take encrypted hellos.
+    pub fn has_key(&self, name: &str) -> bool {
+        self.keys.contains(name)
+    }
+
+    /// Addresses and keys that left to make room.
     pub fn evicted(&self) -> u64 {
         self.evicted
     }
@@ -138,6 +165,18 @@ mod tests {
         assert!(answers.find(PHONE, address(1), AT_LEAST).is_some());
         assert!(answers.find(PHONE, address(1), AT_LEAST + 1.0).is_none());
         assert!(answers.find(PHONE, address(2), AT_LEAST + 1.0).is_some());
+    }
+
+    #[test]
+    fn keys_are_bounded() {
+        let mut answers = Answers::default();
+        for number in 0..=MAX_KEYS {
+            answers.learn_key(&number.to_string());
+            answers.learn_key(&number.to_string());
+        }
+        assert!(!answers.has_key("0"));
+        assert!(answers.has_key("1"));
+        assert_eq!(answers.order_of_keys.len(), MAX_KEYS);
     }
 
     #[test]

@@ -31,6 +31,7 @@ use self::{
     identity::{Fact, Identity},
     knowledge::{Knowledge, Overrides, Shown, is_local},
     naming::{News, Readers, Source, Told},
+    party::hidden::Hidden,
     reading::Reading,
     traffic::{Amount, Counted, Parties, PartyId, Traffic},
 };
@@ -46,6 +47,9 @@ const PATIENCE: f64 = 2.0;
 
 /// How long something that was begun is waited for, in seconds.
 const UNFINISHED_FOR: f64 = 15.0;
+
+/// Names that hellos with another name inside have outside.
+const ECH_PROVIDERS: [&str; 1] = ["cloudflare-ech.com"];
 
 /// Devices whose identity is kept at most; further ones have books and no name.
 const MAX_DEVICES: usize = 65_536;
@@ -90,6 +94,8 @@ struct FlowState {
 #[derive(Debug, Default)]
 struct DeviceState {
     identity: Identity,
+    /// What was concluded, until something is noted that may change it.
+    conclusion: Option<model::Conclusion>,
     traffic: Traffic,
 }
 
@@ -107,6 +113,12 @@ impl Aggregate {
     pub fn learn(&mut self, knowledge: Arc<Knowledge>, overrides: Overrides) {
         self.knowledge = knowledge;
         self.overrides = overrides;
+        for device in self.devices.values_mut() {
+            device.conclusion = None;
+        }
+        for flow in &mut self.flows {
+            flow.party = None;
+        }
     }
 
     /// Keeps every DNS question from now on, for [`questions`](Self::questions). Without bound:
@@ -155,9 +167,12 @@ impl Aggregate {
             let state = self.devices.entry(mac).or_default();
             state.traffic.choose(top);
             describe(device, state, &self.parties);
-            device.identity = state
-                .identity
-                .conclude(mac.octets(), self.overrides.get(&mac));
+            let conclusion = state.conclusion.take().unwrap_or_else(|| {
+                state
+                    .identity
+                    .conclude(mac.octets(), self.overrides.get(&mac))
+            });
+            device.identity = state.conclusion.insert(conclusion).clone();
             named.push((mac, device.first_seen, device.last_seen));
         }
         let identities: Vec<_> = named
@@ -250,9 +265,10 @@ impl Aggregate {
             Some((name, source)) => (Some(Arc::clone(name)), Some(*source)),
             None => self.name_by_dns(key, remote).unzip(),
         };
+        let is_ech = self.is_ech(key, told, remote);
         let hidden = self
             .knowledge
-            .hidden(&shown(key, told, name.as_deref(), remote));
+            .hidden(&shown(key, told, name.as_deref(), remote, is_ech));
         let party = party_name(&self.knowledge, name.as_deref(), remote);
         let info = self.knowledge.about(&party, name.as_deref(), remote);
         FlowFacts {
@@ -287,6 +303,26 @@ impl Aggregate {
         Some((answered.name, source))
     }
 
+    /// Whether a flow's hello is encrypted indeed. Browsers put the extension into every hello, so
+    /// that those with another name inside do not stand out (GREASE, RFC 9849, section 6.2): it
+    /// counts where the name outside is that of a provider, or where the device learned a key for
+    /// another name at this address.
+    fn is_ech(&self, key: &FlowKey, told: &Told, remote: IpAddr) -> bool {
+        if !told.details.as_ref().is_some_and(|details| details.ech) {
+            return false;
+        }
+        let Some((outside, _)) = &told.name else {
+            return true;
+        };
+        if ECH_PROVIDERS.contains(&&**outside) {
+            return true;
+        }
+        let inside = self.answers.find(key.mac(), remote, self.now);
+        inside.is_some_and(|inside| {
+            !inside.by_another && inside.name != *outside && self.answers.has_key(&inside.name)
+        })
+    }
+
     /// The state of the flow in a slot, made new where another was there.
     fn state(&mut self, slot: u32, key: &FlowKey) -> &mut FlowState {
         let slot = slot as usize;
@@ -314,8 +350,10 @@ impl Aggregate {
 
     fn note(&mut self, mac: Mac, fact: Fact) {
         let now = self.now;
-        if let Some(device) = self.device(mac) {
-            device.identity.note(fact, now);
+        if let Some(device) = self.device(mac)
+            && device.identity.note(fact, now)
+        {
+            device.conclusion = None;
         }
     }
 
@@ -327,8 +365,9 @@ impl Aggregate {
         if state.opened && state.booked == counted {
             return;
         }
+        let opens = !state.opened;
         let Some(remote) = ip_of(key, key.remote()) else {
-            return self.account(slot, record, counted, None, PartyId::LOCAL);
+            return self.account(slot, record, counted, PartyId::LOCAL, None);
         };
         if state.told.name.is_none() {
             let age = self.now - self.clock.unix_seconds(record.first_seen);
@@ -352,7 +391,29 @@ impl Aggregate {
                 party
             }
         };
-        self.account(slot, record, counted, Some((remote, name)), party);
+        let told = &self.flows[slot as usize].told;
+        let is_ech = self.is_ech(key, told, remote);
+        let hidden = self
+            .knowledge
+            .hidden(&shown(key, told, name.as_deref(), remote, is_ech));
+        self.account(slot, record, counted, party, hidden);
+        if opens {
+            self.note_flow(record, name.as_deref());
+        }
+    }
+
+    /// What a new flow says of the device itself.
+    fn note_flow(&mut self, record: &FlowRecord, name: Option<&str>) {
+        let key = &record.key;
+        // Only what it sends shows that an address is its own.
+        if record.upload_packets > 0
+            && let Some(local) = ip_of(key, key.local())
+        {
+            self.note(key.mac(), Fact::Address(local));
+        }
+        if let Some(name) = name {
+            self.note(key.mac(), Fact::Name(name.to_owned()));
+        }
     }
 
     fn party(&mut self, name: Option<&str>, remote: IpAddr) -> PartyId {
@@ -365,17 +426,16 @@ impl Aggregate {
             .number(&party, || knowledge.about(&party, name, remote))
     }
 
+    /// Books what a flow has counted since the last time to a party.
     fn account(
         &mut self,
         slot: u32,
         record: &FlowRecord,
         counted: [u64; 2],
-        named: Option<(IpAddr, Option<Arc<str>>)>,
         party: PartyId,
+        hidden: Option<Hidden>,
     ) {
-        let key = &record.key;
-        let knowledge = Arc::clone(&self.knowledge);
-        let state = self.state(slot, key);
+        let state = self.state(slot, &record.key);
         let mut amount = Amount::default();
         for (direction, counted) in counted.into_iter().enumerate() {
             amount.bytes[direction] = counted.saturating_sub(state.booked[direction]);
@@ -383,36 +443,15 @@ impl Aggregate {
         if !state.opened {
             state.opened = true;
             amount.flows[usize::from(record.opened_by & 1)] = 1;
-        } else if amount == Amount::default() {
-            return;
         }
         state.booked = counted;
-        let first = amount.flows != [0; 2];
-        let hidden = named.as_ref().and_then(|(remote, name)| {
-            knowledge.hidden(&shown(key, &state.told, name.as_deref(), *remote))
-        });
         let of = Counted {
             party,
             hidden,
             category: self.parties.info(party).category,
         };
-        let now = self.now;
-        let local = ip_of(key, key.local());
-        let Some(device) = self.device(key.mac()) else {
-            return;
-        };
-        device.traffic.book(of, amount);
-        // Only what it sends shows that an address is its own.
-        if first
-            && record.upload_packets > 0
-            && let Some(local) = local
-        {
-            device.identity.note(Fact::Address(local), now);
-        }
-        if let Some((_, Some(name))) = named
-            && first
-        {
-            device.identity.note(Fact::Name(name.to_string()), now);
+        if let Some(device) = self.device(record.key.mac()) {
+            device.traffic.book(of, amount);
         }
     }
 
@@ -502,6 +541,11 @@ impl Aggregate {
     fn dns(&mut self, head: &Head, message: dns::Message) {
         let key = &head.key;
         if message.response && head.direction == Direction::Download as u8 {
+            if message.ech {
+                for question in &message.questions {
+                    self.answers.learn_key(&question.name);
+                }
+            }
             for record in &message.addresses {
                 self.answers.learn(
                     key.mac(),
@@ -668,14 +712,20 @@ fn ip_of(key: &FlowKey, address: Address) -> Option<IpAddr> {
     }
 }
 
-fn shown<'a>(key: &FlowKey, told: &Told, name: Option<&'a str>, remote: IpAddr) -> Shown<'a> {
+fn shown<'a>(
+    key: &FlowKey,
+    told: &Told,
+    name: Option<&'a str>,
+    remote: IpAddr,
+    is_ech: bool,
+) -> Shown<'a> {
     Shown {
         name,
         remote,
         protocol: key.protocol(),
         port: key.remote_port(),
         is_tunnel: told.tunnel.is_some(),
-        is_ech: told.details.as_ref().is_some_and(|details| details.ech),
+        is_ech,
         is_readable: is_service(key),
         spoke: told.spoke,
     }
