@@ -267,3 +267,90 @@ pub struct Flow {
     /// Seconds since the Unix epoch.
     pub last_seen: f64,
 }
+
+/// What a device is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// A telephone.
+    Phone,
+    /// A tablet or an electronic book.
+    Tablet,
+    /// A computer that somebody works at, or a server.
+    Computer,
+    /// A television set, or what makes a screen one.
+    Tv,
+    /// Any other thing: loudspeaker, printer, lamp, camera, watch, game console.
+    Iot,
+    /// What others reach the network through: router, access point, repeater.
+    Router,
+    /// Nothing that was seen tells.
+    #[default]
+    Unknown,
+}
+
+impl Kind {
+    /// All.
+    pub const ALL: [Self; 7] = [
+        Self::Phone,
+        Self::Tablet,
+        Self::Computer,
+        Self::Tv,
+        Self::Iot,
+        Self::Router,
+        Self::Unknown,
+    ];
+
+    /// The word for it in the configuration, in metrics and in JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Phone => "phone",
+            Self::Tablet => "tablet",
+            Self::Computer => "computer",
+            Self::Tv => "tv",
+            Self::Iot => "iot",
+            Self::Router => "router",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// Who a device is, as far as it can be told, and from what.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Conclusion {
+    /// Its name for people, at most 64 characters.
+    pub name: Option<String>,
+    /// What it is.
+    pub kind: Kind,
+    /// Whose name is on it; where that is not known, who made its network hardware.
+    pub vendor: Option<String>,
+    /// Its model, as it calls itself.
+    pub model: Option<String>,
+    /// Its operating system, with a version where one is known.
+    pub system: Option<String>,
+    /// Its MAC address is one that it made up.
+    pub random_mac: bool,
+    /// How sure `kind` is, 0 to 1; 0 where it is unknown.
+    pub kind_confidence: f32,
+    /// How sure `vendor` is, 0 to 1; 0 where there is none.
+    pub vendor_confidence: f32,
+    /// The lesser of the two, of those that are known; 0 where neither is.
+    pub confidence: f32,
+    /// What all this was concluded from, the most trusted source first.
+    pub evidence: Vec<EvidenceLine>,
+}
+
+/// One thing that was seen of a device, and one thing that it suggests.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct EvidenceLine {
+    /// Where it was seen, for example `dhcp-host-name`.
+    pub source: &'static str,
+    /// What was seen, for example `Annas-iPhone`; at most 128 octets.
+    pub value: String,
+    /// What it is about: `name`, `kind`, `vendor`, `model` or `system`.
+    pub about: &'static str,
+    /// What it suggests, for example `phone`.
+    pub suggests: String,
+    /// How much it counts, 0 to 1.
+    pub weight: f32,
+}

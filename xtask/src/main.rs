@@ -11,7 +11,7 @@ use clap::{Parser, Subcommand};
 use xtask::{
     bench,
     build::{self, Profile},
-    command, demo, play,
+    command, demo, oui, play,
     setup::{self, Need},
     test,
 };
@@ -62,6 +62,12 @@ enum Chore {
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
     },
+    /// Make the table of hardware vendors anew from the listings of the IEEE
+    Oui {
+        /// A folder with the listings MA-L, MA-M, MA-S and IAB as .csv files, whatever their names
+        #[arg(long, value_name = "FOLDER")]
+        from: PathBuf,
+    },
 }
 
 #[derive(Subcommand)]
@@ -108,6 +114,7 @@ impl Chore {
             Self::Demo { json } => demo::demo(json.as_deref()),
             Self::Test => test::all(),
             Self::Bench { json } => bench::bench(json.as_deref()),
+            Self::Oui { from } => oui::make(&from),
         }
     }
 }

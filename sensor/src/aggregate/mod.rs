@@ -4,6 +4,8 @@
 //! summed by device and by interface. A device's total is its live flows, its reaped flows and its
 //! overflow; an interface's is that plus what no device owns.
 
+pub mod identity;
+
 use std::{
     collections::{BTreeMap, HashMap},
     net::{IpAddr, SocketAddr},
