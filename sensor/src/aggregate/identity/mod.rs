@@ -30,6 +30,7 @@ pub use clue::Source;
 pub use same::probably_same;
 
 use clue::{Clue, Hint, MAX_TEXT, clean};
+use host_name::MAX_NAME;
 
 use crate::model::{Conclusion, EvidenceLine, Kind};
 
@@ -313,7 +314,7 @@ impl Identity {
             self.evidence.insert(front.unwrap_or(at), evidence);
             return has_words && front != Some(at);
         }
-        let clue = clue();
+        let clue = clue().bounded(MAX_NAME);
         if clue.is_empty() {
             return false;
         }
@@ -484,7 +485,10 @@ fn lines(word: &Override, evidence: &[Seen<'_>]) -> Vec<EvidenceLine> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{Ipv4Addr, Ipv6Addr};
+    use std::{
+        net::{Ipv4Addr, Ipv6Addr},
+        slice::from_ref,
+    };
 
     use proptest::prelude::*;
 
@@ -916,7 +920,7 @@ mod tests {
         let anna = || dhcp("Annas-iPhone", "", IPHONE);
         let check =
             |first: (Mac, Fact, f64, f64), second: (Mac, Fact, f64, f64), expected: bool| {
-                let (a, b) = (known(&[first.1.clone()]), known(&[second.1.clone()]));
+                let (a, b) = (known(from_ref(&first.1)), known(from_ref(&second.1)));
                 let devices = [
                     (first.0, &a, first.2, first.3),
                     (second.0, &b, second.2, second.3),
@@ -1063,7 +1067,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(64) })]
 
         #[test]
         fn a_flood_of_facts_is_bounded(facts in proptest::collection::vec(any_fact(), 0..100), mac: Mac) {
@@ -1072,7 +1076,7 @@ mod tests {
             for (number, fact) in facts.into_iter().enumerate() {
                 identity.note(fact, 0.0);
                 identity.note(asks(&format!("{number}.lgtvsdp.com")), 0.0);
-                identity.note(dhcp(&format!("iPhone{number}{text}"), &format!("MSFT {text}"), &[0; 255]), 0.0);
+                identity.note(dhcp(&format!("iPhone{number}{text}"), &format!("HUAWEI:android:{number}{text}"), &[0; 255]), 0.0);
                 identity.note(Fact::UserAgent(format!("Android {number}; Redmi {number} {text}")), 0.0);
             }
             prop_assert!(octets_of(&identity) < 30 << 10, "{}", octets_of(&identity));
@@ -1080,9 +1084,10 @@ mod tests {
             for sure in [conclusion.confidence, conclusion.kind_confidence, conclusion.vendor_confidence] {
                 prop_assert!((0.0..=1.0).contains(&sure));
             }
-            prop_assert!(conclusion.name.is_none_or(|name| {
+            let fits = conclusion.name.is_none_or(|name| {
                 name.chars().count() <= 64 && !name.chars().any(char::is_control)
-            }));
+            });
+            prop_assert!(fits);
             prop_assert!(conclusion.evidence.iter().all(|line| line.value.len() <= MAX_TEXT));
         }
     }
