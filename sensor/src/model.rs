@@ -87,9 +87,11 @@ pub struct Device {
 /// What a device exchanged with one party since the daemon started.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct PartyTraffic {
-    /// The registrable domain, the whole name where a list has a category for it, the address
-    /// where there is no name, `local`, or `other`.
+    /// The registrable domain, the address where there is no name, `local`, or `other`.
     pub party: String,
+    /// `telemetry`, `advertising`, `dns-bypass` or `never-block`: one domain is several parties
+    /// where lists tell its names apart.
+    pub category: Option<&'static str>,
     /// Octets since the party has a series of its own; of `other`, all that is in no such series.
     pub bytes: ByDirection<u64>,
     /// Flows by the direction of their first packet, counted as `bytes` is.

@@ -269,10 +269,9 @@ impl Aggregate {
         let hidden = self
             .knowledge
             .hidden(&shown(key, told, name.as_deref(), remote, is_ech));
-        let party = party_name(&self.knowledge, name.as_deref(), remote);
-        let info = self.knowledge.about(&party, name.as_deref(), remote);
+        let info = self.knowledge.about(name.as_deref(), remote);
         FlowFacts {
-            party: Some(party),
+            party: Some(info.name.to_string()),
             owner: info.owner.as_deref().map(str::to_owned),
             category: info.category.map(|category| category.name()),
             country: info.network.country,
@@ -420,10 +419,9 @@ impl Aggregate {
         if name.is_none() && is_local(remote) {
             return PartyId::LOCAL;
         }
-        let knowledge = &self.knowledge;
-        let party = party_name(knowledge, name, remote);
+        let info = self.knowledge.about(name, remote);
         self.parties
-            .number(&party, || knowledge.about(&party, name, remote))
+            .number(&Arc::clone(&info.name), info.category, || info)
     }
 
     /// Books what a flow has counted since the last time to a party.
@@ -731,15 +729,6 @@ fn shown<'a>(
     }
 }
 
-/// The party that a flow is with.
-fn party_name(knowledge: &Knowledge, name: Option<&str>, remote: IpAddr) -> String {
-    match name {
-        Some(name) => knowledge.party_of(name).to_owned(),
-        None if is_local(remote) => "local".to_owned(),
-        None => remote.to_string(),
-    }
-}
-
 /// Adds what a device exchanged with whom.
 fn describe(device: &mut model::Device, state: &DeviceState, parties: &Parties) {
     let bytes = |amount: Amount| ByDirection {
@@ -750,8 +739,9 @@ fn describe(device: &mut model::Device, state: &DeviceState, parties: &Parties) 
         upload: amount.flows[0],
         download: amount.flows[1],
     };
-    let with = |party: String, shown: Amount, all: Amount| PartyTraffic {
-        party,
+    let with = |party, shown: Amount, all: Amount| PartyTraffic {
+        party: parties.info(party).name.to_string(),
+        category: parties.info(party).category.map(|category| category.name()),
         bytes: bytes(shown),
         flows: flows(shown),
         bytes_in_all: bytes(all),
@@ -760,13 +750,13 @@ fn describe(device: &mut model::Device, state: &DeviceState, parties: &Parties) 
     device.parties = state
         .traffic
         .shown()
-        .map(|(party, shown, all)| with(parties.info(party).name.to_string(), shown, all))
+        .map(|(party, shown, all)| with(party, shown, all))
         .collect();
     device
         .parties
-        .sort_by(|one, other| one.party.cmp(&other.party));
+        .sort_by(|one, other| (&one.party, one.category).cmp(&(&other.party, other.category)));
     let other = state.traffic.other();
-    device.parties.push(with("other".to_owned(), other, other));
+    device.parties.push(with(PartyId::OTHER, other, other));
     device.hidden = state
         .traffic
         .hidden()
