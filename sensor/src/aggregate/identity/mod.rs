@@ -12,7 +12,8 @@
 //! support; the answer with the most support wins, of two alike that of the more trusted source.
 //! The confidence is the winner's support, less the share of its strongest rival:
 //! `s · s / (s + r)`. So it is `s` where nothing contradicts, and half of it where the rival is
-//! as strong. The owner's word in the configuration is not voted on: it has confidence 1.
+//! as strong. It is never above 0.99: that is left to the owner's word in the configuration, which
+//! is not voted on and has confidence 1.
 
 mod clue;
 mod dhcp;
@@ -42,6 +43,8 @@ const LOCALLY_ADMINISTERED: u8 = 2;
 
 /// The most addresses that are kept of one device.
 pub const MAX_ADDRESSES: usize = 64;
+/// The highest confidence of what was concluded.
+const MOST_SURE: f32 = 0.99;
 /// The most octets that are kept of a list of parameters or of an identifier.
 const MAX_OCTETS: usize = 128;
 /// The most items of a TXT record that are read.
@@ -387,7 +390,10 @@ fn vote<T: Copy + PartialEq>(votes: impl Iterator<Item = (Source, T, f32)>) -> O
     ranking.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
     let (winner, _, answer) = *ranking.first()?;
     let rival = ranking.get(1).map_or(0.0, |(support, ..)| *support);
-    Some((answer, winner * winner / (winner + rival)))
+    let sure = winner * winner / (winner + rival);
+    // More digits would say more than is known.
+    let sure = (sure * 1000.0).round() / 1000.0;
+    Some((answer, sure.min(MOST_SURE)))
 }
 
 /// The name that most likely is of this device alone; of those alike, the most trusted.
@@ -783,6 +789,7 @@ mod tests {
             &[(DhcpHostName, 'a', 0.5), (MdnsHost, 'b', 0.5)],
             Some(('a', 0.25)),
         );
+        check(&[(Name, 'a', 0.99), (Oui, 'a', 0.99)], Some(('a', 0.99)));
         check(
             &[
                 (DhcpHostName, 'a', 0.5),
