@@ -137,6 +137,24 @@ fn split(hello: &[u8], sizes: &[usize]) -> Vec<u8> {
     octets
 }
 
+/// Whatever bit of a hello is wrong: the name that rustls reads is the one that is found.
+#[test]
+fn rustls_agrees_on_damaged_hellos() {
+    let (hello, _) = HELLOS[0];
+    let mut taken = 0;
+    for bit in 0..hello.len() * 8 {
+        let mut hello = hello.to_vec();
+        hello[bit / 8] ^= 1 << (bit % 8);
+        let octets = records(&hello, hello.len());
+        if let Some(theirs) = name_by_rustls(&octets) {
+            let ours = name(None, &octets, std::slice::from_ref(&(0..octets.len())));
+            assert_eq!(ours, Some(theirs), "bit {} of octet {}", bit % 8, bit / 8);
+            taken += 1;
+        }
+    }
+    assert!(taken > 1000);
+}
+
 proptest! {
     #[test]
     fn three_pieces_that_overlap_in_any_order(
@@ -190,22 +208,5 @@ proptest! {
         prop_assert_eq!(ours.as_deref(), Some(expected));
         let theirs = name_by_rustls(&octets);
         prop_assert_eq!(theirs.as_deref(), Some(expected));
-    }
-
-    /// A hello that is damaged gives the name that rustls reads, or none.
-    #[test]
-    fn rustls_takes_no_other_name_from_damaged_octets(
-        which in 0..HELLOS.len(),
-        at: prop::sample::Index,
-        bit in 0_u32..8,
-    ) {
-        let (hello, _) = HELLOS[which];
-        let mut octets = records(hello, hello.len());
-        let at = at.index(octets.len());
-        octets[at] ^= 1 << bit;
-        let ours = name(None, &octets, std::slice::from_ref(&(0..octets.len())));
-        if let Some(theirs) = name_by_rustls(&octets) {
-            prop_assert_eq!(ours, Some(theirs));
-        }
     }
 }
