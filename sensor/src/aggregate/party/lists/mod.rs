@@ -5,8 +5,9 @@
 //! which is the category `never-block`. A line `# owner: …` or `# category: …` holds for the lines
 //! that follow it, where whoever adds the list does not say otherwise.
 //!
-//! All names lie in one text and are found by a hash of their labels from the right, so a lookup
-//! takes one step for each label. The hash is keyed at random: no list can be made to be slow.
+//! All names lie in one block of memory, each behind what is said of it, and are found by a hash of
+//! their labels from the right: a lookup takes one step for each label. The hash is keyed at random:
+//! no list can be made to be slow.
 
 mod line;
 
@@ -29,6 +30,9 @@ pub const MOST_NAMES: usize = 4_000_000;
 
 /// The most addresses that all lists together may have.
 pub const MOST_ADDRESSES: usize = 65_536;
+
+/// The most labels that a name of [`LONGEST_NAME`] octets can have.
+const MOST_LABELS: usize = LONGEST_NAME.div_ceil(2);
 
 /// The most bad lines that a report shows.
 pub const MOST_SHOWN: usize = 5;
@@ -133,9 +137,7 @@ pub struct BadLine {
 /// All lists, ready to be asked.
 #[derive(Debug, Default)]
 pub struct Lists {
-    /// The names, one behind the other, in lower case.
-    text: String,
-    entries: Vec<Stored>,
+    records: Records,
     index: Index,
     hashing: RandomState,
     /// The most labels that a name has.
@@ -144,14 +146,6 @@ pub struct Lists {
     lists: Vec<Box<str>>,
     owners: Vec<Box<str>>,
     owner_numbers: HashMap<Box<str>, u16>,
-}
-
-/// A name and what is said of it.
-#[derive(Clone, Copy, Debug)]
-struct Stored {
-    start: u32,
-    said: Said,
-    length: u8,
 }
 
 /// What one list, or several together, say of a name or an address.
@@ -236,8 +230,7 @@ impl Lists {
 
     /// Gives back the memory that was reserved for further names.
     pub fn shrink(&mut self) {
-        self.text.shrink_to_fit();
-        self.entries.shrink_to_fit();
+        self.records.octets.shrink_to_fit();
         self.addresses.shrink_to_fit();
     }
 
@@ -249,21 +242,22 @@ impl Lists {
     pub fn find(&self, name: &str) -> Option<Listed<'_>> {
         let mut lower = [0; LONGEST_NAME];
         let name = lower_case(name, &mut lower)?;
-        let mut best: Option<Said> = None;
-        let mut labels = Suffixes::of(name, &self.hashing);
-        for _ in 0..self.deepest {
-            let Some((suffix, hash)) = labels.next() else {
-                break;
-            };
-            if let Some(place) = self.place(suffix, hash) {
-                let longer = self.entries[place].said;
-                best = Some(match best {
-                    Some(shorter) => longer.over(shorter),
-                    None => longer,
-                });
-            }
+        // All hashes, then all places: so the processor waits for memory once, not at each label.
+        let mut suffixes = [Suffix::default(); MOST_LABELS];
+        let mut count = 0;
+        let all = Suffixes::of(name, &self.hashing).take(self.deepest);
+        for (place, suffix) in suffixes.iter_mut().zip(all) {
+            *place = suffix;
+            count += 1;
         }
-        best.map(|said| self.listed(said))
+        let longest_first = suffixes[..count].iter().rev();
+        let said = longest_first
+            .filter_map(|suffix| {
+                let place = self.place(&name[usize::from(suffix.start)..], suffix.hash)?;
+                Some(self.records.said(place))
+            })
+            .reduce(Said::over)?;
+        Some(self.listed(said))
     }
 
     /// What is known of an address.
@@ -274,9 +268,9 @@ impl Lists {
 
     /// Every name, in the order in which it was first read.
     pub fn names(&self) -> impl Iterator<Item = Entry<'_, &str>> {
-        self.entries.iter().map(|stored| Entry {
-            what: self.name(stored),
-            listed: self.listed(stored.said),
+        self.records.iter().map(|(name, said)| Entry {
+            what: name,
+            listed: self.listed(said),
         })
     }
 
@@ -290,51 +284,35 @@ impl Lists {
 
     /// How many different names there are.
     pub fn len(&self) -> usize {
-        self.entries.len()
+        self.index.used
     }
 
     /// Whether there is no name and no address.
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty() && self.addresses.is_empty()
+        self.len() == 0 && self.addresses.is_empty()
     }
 
-    /// The octets that names, entries and index take.
+    /// The octets that the names and their index take.
     pub fn memory(&self) -> usize {
-        self.text.capacity()
-            + self.entries.capacity() * size_of::<Stored>()
-            + self.index.slots.len() * size_of::<Slot>()
+        self.records.octets.capacity() + self.index.slots.len() * size_of::<Slot>()
     }
 
     fn add_name(&mut self, name: &str, said: Said) -> Result<(), Reason> {
         let mut lower = [0; LONGEST_NAME];
         let name = lower_case(name, &mut lower).ok_or(Reason::NotAName)?;
-        let Some((depth, hash)) = Suffixes::of(name, &self.hashing)
-            .enumerate()
-            .last()
-            .map(|(shorter, (_, hash))| (shorter + 1, hash))
-        else {
-            return Err(Reason::NotAName);
-        };
+        let whole = Suffixes::of(name, &self.hashing).zip(1..).last();
+        let (Suffix { hash, .. }, depth) = whole.ok_or(Reason::NotAName)?;
         if let Some(place) = self.place(name, hash) {
-            let first = &mut self.entries[place].said;
-            *first = first.beside(said);
+            let said = self.records.said(place).beside(said);
+            self.records.say(place, said);
             return Ok(());
         }
-        let (Ok(start), Ok(length)) = (u32::try_from(self.text.len()), u8::try_from(name.len()))
-        else {
-            return Err(Reason::Full);
-        };
-        if self.entries.len() == MOST_NAMES {
+        if self.len() == MOST_NAMES {
             return Err(Reason::Full);
         }
-        self.index.add(hash, self.entries.len());
-        self.text.push_str(name);
+        let place = self.records.add(name, said).ok_or(Reason::Full)?;
+        self.index.add(hash, place);
         self.deepest = self.deepest.max(depth);
-        self.entries.push(Stored {
-            start,
-            said,
-            length,
-        });
         Ok(())
     }
 
@@ -360,16 +338,9 @@ impl Lists {
         OwnerNumber::new(number)
     }
 
-    fn place(&self, name: &str, hash: u64) -> Option<usize> {
+    fn place(&self, name: &str, hash: u32) -> Option<u32> {
         self.index
-            .find(hash, |place| self.name(&self.entries[place]) == name)
-    }
-
-    fn name(&self, stored: &Stored) -> &str {
-        let start = stored.start as usize;
-        self.text
-            .get(start..start + usize::from(stored.length))
-            .unwrap_or_default()
+            .find(hash, |place| self.records.is_name(place, name))
     }
 
     fn listed(&self, said: Said) -> Listed<'_> {
@@ -422,10 +393,18 @@ fn lower_case<'b>(name: &str, buffer: &'b mut [u8; LONGEST_NAME]) -> Option<&'b 
     str::from_utf8(lower).ok().filter(|name| !name.is_empty())
 }
 
-/// The suffixes of a name that end at a label, the shortest first, and their hashes.
+/// A part of a name: from the start of a label to the end.
+#[derive(Clone, Copy, Debug, Default)]
+struct Suffix {
+    start: u8,
+    /// The lower half of the hash of its labels.
+    hash: u32,
+}
+
+/// The suffixes of a name of at most [`LONGEST_NAME`] octets, the shortest first.
 struct Suffixes<'n, H> {
     name: &'n str,
-    /// Where the last suffix began; `None` after the whole name.
+    /// Where the last suffix began, without its dot; `None` after the whole name.
     rest: Option<usize>,
     hasher: H,
 }
@@ -440,17 +419,102 @@ impl<'n, H: Hasher> Suffixes<'n, H> {
     }
 }
 
-impl<'n, H: Hasher> Iterator for Suffixes<'n, H> {
-    type Item = (&'n str, u64);
+impl<H: Hasher> Iterator for Suffixes<'_, H> {
+    type Item = Suffix;
 
-    fn next(&mut self) -> Option<Self::Item> {
+    fn next(&mut self) -> Option<Suffix> {
         let before = self.name.get(..self.rest?)?;
         let dot = before.rfind('.');
         let start = dot.map_or(0, |dot| dot + 1);
         self.hasher.write(&before.as_bytes()[start..]);
         self.hasher.write_u8(b'.');
         self.rest = dot;
-        Some((&self.name[start..], self.hasher.finish()))
+        Some(Suffix {
+            start: u8::try_from(start).ok()?,
+            hash: self.hasher.finish() as u32,
+        })
+    }
+}
+
+/// Names, each behind what is said of it.
+#[derive(Debug, Default)]
+struct Records {
+    octets: Vec<u8>,
+}
+
+impl Records {
+    /// Octets before the name: line, list, owner, category, and the length of the name.
+    const HEAD: usize = 10;
+
+    /// Adds a name of at most [`LONGEST_NAME`] octets; its place, unless there is no room.
+    fn add(&mut self, name: &str, said: Said) -> Option<u32> {
+        let place = u32::try_from(self.octets.len()).ok()?;
+        let length = u8::try_from(name.len()).ok()?;
+        self.octets.extend(said.stored());
+        self.octets.push(length);
+        self.octets.extend(name.as_bytes());
+        Some(place)
+    }
+
+    fn said(&self, place: u32) -> Said {
+        Said::of_stored(self.head(place))
+    }
+
+    fn say(&mut self, place: u32, said: Said) {
+        let place = place as usize;
+        self.octets[place..place + Self::HEAD - 1].copy_from_slice(&said.stored());
+    }
+
+    fn is_name(&self, place: u32, name: &str) -> bool {
+        self.name(place) == name.as_bytes()
+    }
+
+    fn head(&self, place: u32) -> [u8; Self::HEAD] {
+        let head = self.octets[place as usize..].first_chunk();
+        head.copied().unwrap_or_default()
+    }
+
+    fn name(&self, place: u32) -> &[u8] {
+        let [.., length] = self.head(place);
+        let start = place as usize + Self::HEAD;
+        &self.octets[start..start + usize::from(length)]
+    }
+
+    /// All, in the order in which they were added.
+    fn iter(&self) -> impl Iterator<Item = (&str, Said)> {
+        let mut place = 0;
+        std::iter::from_fn(move || {
+            if place as usize == self.octets.len() {
+                return None;
+            }
+            let name = self.name(place);
+            let said = self.said(place);
+            place += (Self::HEAD + name.len()) as u32;
+            // Only texts are added.
+            Some((str::from_utf8(name).unwrap_or_default(), said))
+        })
+    }
+}
+
+impl Said {
+    const STORED: usize = Records::HEAD - 1;
+
+    fn stored(self) -> [u8; Self::STORED] {
+        let [a, b, c, d] = self.line.to_le_bytes();
+        let [e, f] = self.list.to_le_bytes();
+        let [g, h] = self.owner.map_or(0, OwnerNumber::get).to_le_bytes();
+        let category = self.category.map_or(0, |category| category as u8 + 1);
+        [a, b, c, d, e, f, g, h, category]
+    }
+
+    fn of_stored([a, b, c, d, e, f, g, h, category, _]: [u8; Records::HEAD]) -> Self {
+        let category = usize::from(category).checked_sub(1);
+        Self {
+            line: u32::from_le_bytes([a, b, c, d]),
+            list: u16::from_le_bytes([e, f]),
+            owner: OwnerNumber::new(u16::from_le_bytes([g, h])),
+            category: category.and_then(|number| Category::ALL.get(number).copied()),
+        }
     }
 }
 
@@ -462,58 +526,63 @@ struct Index {
     used: usize,
 }
 
-/// The lower half of a hash, and a place from 1; 0 where the slot is free.
-#[derive(Clone, Copy, Debug, Default)]
+/// The hash of a name, and its place.
+#[derive(Clone, Copy, Debug)]
 struct Slot {
     hash: u32,
     place: u32,
 }
 
+impl Slot {
+    /// No place is so large: a record follows each.
+    const FREE: Self = Self {
+        hash: 0,
+        place: u32::MAX,
+    };
+
+    const fn is_free(self) -> bool {
+        self.place == Self::FREE.place
+    }
+}
+
 impl Index {
     const LEAST_SLOTS: usize = 64;
 
-    fn find(&self, hash: u64, mut is_it: impl FnMut(usize) -> bool) -> Option<usize> {
-        let hash = half(hash);
+    fn find(&self, hash: u32, mut is_it: impl FnMut(u32) -> bool) -> Option<u32> {
         let mask = self.slots.len().checked_sub(1)?;
         let mut at = hash as usize & mask;
         loop {
             let slot = self.slots[at];
-            let place = (slot.place as usize).checked_sub(1)?;
-            if slot.hash == hash && is_it(place) {
-                return Some(place);
+            if slot.is_free() {
+                return None;
+            }
+            if slot.hash == hash && is_it(slot.place) {
+                return Some(slot.place);
             }
             at = (at + 1) & mask;
         }
     }
 
-    /// Notes a place, at most [`MOST_NAMES`] of them.
-    fn add(&mut self, hash: u64, place: usize) {
+    fn add(&mut self, hash: u32, place: u32) {
         if (self.used + 1) * 4 > self.slots.len() * 3 {
             let larger = (self.slots.len() * 2).max(Self::LEAST_SLOTS);
-            let old = std::mem::replace(&mut self.slots, vec![Slot::default(); larger]);
-            for slot in old.into_iter().filter(|slot| slot.place != 0) {
+            let old = std::mem::replace(&mut self.slots, vec![Slot::FREE; larger]);
+            for slot in old.into_iter().filter(|slot| !slot.is_free()) {
                 self.put(slot);
             }
         }
-        self.put(Slot {
-            hash: half(hash),
-            place: place as u32 + 1,
-        });
+        self.put(Slot { hash, place });
         self.used += 1;
     }
 
     fn put(&mut self, slot: Slot) {
         let mask = self.slots.len() - 1;
         let mut at = slot.hash as usize & mask;
-        while self.slots[at].place != 0 {
+        while !self.slots[at].is_free() {
             at = (at + 1) & mask;
         }
         self.slots[at] = slot;
     }
-}
-
-const fn half(hash: u64) -> u32 {
-    hash as u32
 }
 
 /// Reads a file as [`Lists::add_file`] does, and keeps nothing of it.
