@@ -1,0 +1,121 @@
+//! Capture files, from the octets to what is printed.
+
+use std::{
+    fs::File,
+    io::{self, BufWriter, Read, Write, stdout},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::{
+    aggregate::{self, Aggregate},
+    cli::{
+        ReplayArgs,
+        replay::{FlowLine, print_capture, print_device_line, print_flow_line, print_summary},
+    },
+    model::{Flow, Ticks},
+    record::{Clock, Record},
+    source::replay::{self, Options, Place, Summary},
+};
+
+/// Payloads of a new flow that are wanted in each direction, as where none is configured.
+const PAYLOADS: u8 = 4;
+
+/// Replays every file, and says of which not all could be read.
+pub(super) fn replay(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
+    let options = Options {
+        lan: args.lan.clone(),
+        payloads: PAYLOADS,
+    };
+    let bar = progress(&args.files);
+    let mut out = BufWriter::new(stdout().lock());
+    let mut incomplete = 0;
+    for path in &args.files {
+        let name = path.display().to_string();
+        let problem = match File::open(path) {
+            Ok(file) => {
+                let household = Household::read(bar.wrap_read(file), &options);
+                household.print(&mut out, &name, args)?;
+                household.summary.damage.map(|damage| damage.to_string())
+            }
+            Err(error) => Some(format!("the file cannot be opened: {error}")),
+        };
+        if let Some(problem) = problem {
+            incomplete += 1;
+            bar.suspend(|| eprintln!("sensor: {name}: {problem}"));
+        }
+    }
+    out.flush()?;
+    bar.finish_and_clear();
+    if incomplete > 0 {
+        eprintln!(
+            "sensor: {incomplete} of {} files could not be read to the end",
+            args.files.len()
+        );
+        return Ok(ExitCode::FAILURE);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A bar over all files, on standard error where that is a terminal.
+fn progress(files: &[PathBuf]) -> ProgressBar {
+    let size = |path: &Path| path.metadata().map_or(0, |metadata| metadata.len());
+    let total = files.iter().map(|path| size(path)).sum();
+    let style = ProgressStyle::with_template("{bar:40} {bytes} of {total_bytes}, {eta} left");
+    let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
+    match style {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}
+
+/// One capture, and what is known at its end.
+struct Household {
+    summary: Summary,
+    aggregate: Aggregate,
+    flows: Vec<(Flow, Option<&'static str>)>,
+}
+
+impl Household {
+    fn read(input: impl Read + Send, options: &Options) -> Self {
+        let mut aggregate = Aggregate::default();
+        let mut clock = Clock::default();
+        let mut flows = Vec::new();
+        let summary = replay::replay(input, options, |record| {
+            match &record {
+                Record::Tables(tables) => clock = tables.clock,
+                Record::Flow(_, flow) => {
+                    let place = Place::from_ifindex(flow.key.ifindex());
+                    let inside = place
+                        .filter(|place| *place != Place::Capture)
+                        .map(Place::name);
+                    let flow = aggregate::flow(flow, String::new(), None, clock);
+                    flows.push((flow, inside));
+                }
+                _ => {}
+            }
+            aggregate.apply(record);
+        });
+        Self {
+            summary,
+            aggregate,
+            flows,
+        }
+    }
+
+    fn print(&self, out: &mut impl Write, name: &str, args: &ReplayArgs) -> io::Result<()> {
+        if !args.flows.output.json {
+            print_capture(out, name, &self.flows, args.flows.limit)?;
+            return print_summary(out, &self.summary);
+        }
+        for (flow, inside) in &self.flows {
+            print_flow_line(out, &FlowLine::new(name, flow, *inside))?;
+        }
+        for device in &self.aggregate.snapshot(Ticks::default()).devices {
+            print_device_line(out, device)?;
+        }
+        Ok(())
+    }
+}
