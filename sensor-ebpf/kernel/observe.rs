@@ -192,7 +192,10 @@ fn head(seen: &Seen) -> Head {
         key: seen.key,
         at: seen.now,
         slot: NO_SLOT,
-        sequence: seen.sequence,
+        // A SYN has a number of its own, before that of the data it may carry (RFC 7413).
+        sequence: seen
+            .sequence
+            .wrapping_add(u32::from(seen.tcp_flags & tcp_flag::SYN != 0)),
         initial_sequence: 0,
         payload: u32::from(seen.payload),
         captured: 0,

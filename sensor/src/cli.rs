@@ -11,7 +11,7 @@ use std::{
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use comfy_table::{CellAlignment, ContentArrangement, Table};
 use ipnet::IpNet;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     config::{Config, Level, Problems},
@@ -65,7 +65,7 @@ pub enum Command {
 }
 
 /// How a listing is printed.
-#[derive(Clone, Copy, Debug, Args)]
+#[derive(Clone, Copy, Debug, Args, Serialize, Deserialize)]
 pub struct Output {
     /// Print JSON, with exact numbers.
     #[arg(long)]
@@ -73,7 +73,7 @@ pub struct Output {
 }
 
 /// Which flows are printed.
-#[derive(Clone, Copy, Debug, Args)]
+#[derive(Clone, Copy, Debug, Args, Serialize, Deserialize)]
 pub struct FlowsArgs {
     /// How they are printed.
     #[command(flatten)]

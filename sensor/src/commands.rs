@@ -14,9 +14,10 @@ use tracing_subscriber::{
 
 use crate::{
     aggregate::{self, Aggregate},
+    asked::{self, Question},
     cli::{self, Cli, Command, LogLevel},
     config::{Checked, Config},
-    model::{Snapshot, Ticks},
+    model::{FlowFacts, Snapshot, Ticks},
     pipeline,
     source::kernel::{self, Books, preflight},
 };
@@ -49,20 +50,31 @@ pub fn execute(cli: &Cli) -> anyhow::Result<ExitCode> {
             runtime.block_on(pipeline::run(&cli.config, config))?;
         }
         Command::Check => cli::print_valid(&mut out, &config)?,
-        Command::Devices(output) => {
-            let snapshot = snapshot(&Books::look(pin_directory)?)?;
-            cli::print_devices(&mut out, &snapshot, *output, now)?;
-        }
-        Command::Flows(args) => {
-            let books = Books::look(pin_directory)?;
-            let clock = books.clock();
-            let flows: Vec<_> = books
-                .flow_lines()?
-                .into_iter()
-                .map(|line| aggregate::flow(&line.record, line.interface, line.policy, clock))
-                .collect();
-            cli::print_flows(&mut out, &flows, *args, now)?;
-        }
+        Command::Devices(output) => match asked::ask(pin_directory, &Question::Devices(*output))? {
+            Some(answer) => write!(out, "{answer}")?,
+            None => {
+                let snapshot = snapshot(&Books::look(pin_directory)?)?;
+                say_names_are_missing();
+                cli::print_devices(&mut out, &snapshot, *output, now)?;
+            }
+        },
+        Command::Flows(args) => match asked::ask(pin_directory, &Question::Flows(*args))? {
+            Some(answer) => write!(out, "{answer}")?,
+            None => {
+                let books = Books::look(pin_directory)?;
+                let clock = books.clock();
+                let flows: Vec<_> = books
+                    .flow_lines()?
+                    .into_iter()
+                    .map(|line| {
+                        let facts = FlowFacts::default();
+                        aggregate::flow(&line.record, line.interface, line.policy, facts, clock)
+                    })
+                    .collect();
+                say_names_are_missing();
+                cli::print_flows(&mut out, &flows, *args, now)?;
+            }
+        },
         Command::Status(output) => {
             let snapshot = snapshot(&Books::look(pin_directory)?)?;
             cli::print_status(&mut out, &snapshot, *output)?;
@@ -98,9 +110,17 @@ fn checked(cli: &Cli) -> anyhow::Result<Option<Config>> {
     }
 }
 
+/// The kernel's tables outlive the daemon; what it learned does not.
+fn say_names_are_missing() {
+    tracing::warn!(
+        "no daemon runs: the kernel goes on counting, names are known when one runs (`sensor run`, \
+         `systemctl start gateway-sensor`)"
+    );
+}
+
 fn snapshot(books: &Books) -> Result<Snapshot, kernel::Error> {
     let mut aggregate = Aggregate::default();
-    books.read_all(|record| aggregate.apply(record))?;
+    books.read_all(|record| aggregate.apply(record, 0.0))?;
     Ok(aggregate.snapshot(Ticks::default()))
 }
 

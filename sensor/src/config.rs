@@ -1,6 +1,7 @@
 //! What is meant: the configuration after every check. Nothing behind this module sees an
 //! unchecked value.
 
+mod files;
 mod problem;
 mod read;
 mod value;
@@ -13,6 +14,8 @@ use std::{
 };
 
 use ipnet::IpNet;
+
+use crate::{aggregate::party::lists::Category, model::Kind};
 
 pub use problem::{Level, Problem, Problems};
 
@@ -38,32 +41,48 @@ pub struct Config {
     pub daemon: Daemon,
     /// Policies in the order of the file, at most 64, no name twice.
     pub policies: Vec<Policy>,
+    /// How names are learned.
+    pub names: Names,
+    /// Who is on the other side.
+    pub parties: Parties,
+    /// Lists of the user's own, in the order of the file, at most 256, no file twice.
+    pub lists: Vec<List>,
+    /// What the user knows better of devices, in the order of the file, no device twice.
+    pub devices: Vec<DeviceOverride>,
 }
 
 impl Config {
-    /// Reads and checks a file. Errors: every problem it has; that it cannot be read, or is not
-    /// UTF-8, is one.
+    /// Reads and checks a file, and the lists and databases that it names. Errors: every problem it
+    /// has; that it cannot be read, or is not UTF-8, is one. What is wrong with a list or a database
+    /// is a warning: all works without it.
     pub fn load(file: &Path) -> Result<Checked, Problems> {
         let octets = fs::read(file).map_err(|error| unreadable(file, &error))?;
         match str::from_utf8(&octets) {
-            Ok(text) => Self::parse(text, file),
+            Ok(text) => {
+                let mut read = read::read(text);
+                read.problems.extend(files::problems(&read));
+                checked(read, text, file)
+            }
             Err(error) => Err(not_utf8(file, &octets, error.valid_up_to())),
         }
     }
 
-    /// Checks the text of a file; `file` is its name in messages. Errors: every problem it has,
-    /// warnings among them.
+    /// Checks the text of a file alone, without the files that it names; `file` is its name in
+    /// messages. Errors: every problem it has, warnings among them.
     pub fn parse(text: &str, file: &Path) -> Result<Checked, Problems> {
-        let (config, problems) = read::read(text);
-        let problems = Problems::new(file, text, problems);
-        if problems.count(Level::Error) > 0 {
-            return Err(problems);
-        }
-        Ok(Checked {
-            config,
-            warnings: problems,
-        })
+        checked(read::read(text), text, file)
     }
+}
+
+fn checked(read: read::Read, text: &str, file: &Path) -> Result<Checked, Problems> {
+    let problems = Problems::new(file, text, read.problems);
+    if problems.count(Level::Error) > 0 {
+        return Err(problems);
+    }
+    Ok(Checked {
+        config: read.config,
+        warnings: problems,
+    })
 }
 
 fn unreadable(file: &Path, error: &std::io::Error) -> Problems {
@@ -212,4 +231,47 @@ pub enum Action {
     Reject,
     /// It goes no further, in silence.
     Drop,
+}
+
+/// How names are learned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Names {
+    /// Segments with payload of a TCP flow that are read each way until its name is known, 1 to 15;
+    /// 4 by default.
+    pub segments: u8,
+}
+
+/// Who is on the other side.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parties {
+    /// Parties of a device that have series of their own, 1 to 1,000; 20 by default.
+    pub top: u32,
+    /// Whether the lists that the program carries are used; true by default.
+    pub builtin_lists: bool,
+    /// Databases of networks (`.mmdb`) in the order in which they are asked, absolute, none twice.
+    pub networks: Vec<PathBuf>,
+}
+
+/// A list of the user's own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct List {
+    /// Where it is, absolute.
+    pub file: PathBuf,
+    /// The category of all that is on it; left out: as it says itself.
+    pub category: Option<Category>,
+    /// The owner of all that is on it, 1 to 63 octets; left out: as it says itself.
+    pub owner: Option<String>,
+}
+
+/// What the user knows better of a device. What is left out is found out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceOverride {
+    /// Its MAC address.
+    pub mac: [u8; 6],
+    /// What the household calls it, 1 to 63 octets.
+    pub name: Option<String>,
+    /// What it is.
+    pub kind: Option<Kind>,
+    /// Who made it, 1 to 63 octets.
+    pub vendor: Option<String>,
 }

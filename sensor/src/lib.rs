@@ -1,6 +1,7 @@
 //! The daemon, from the kernel's tables to a scrape.
 
 pub mod aggregate;
+pub mod asked;
 pub mod cli;
 pub mod commands;
 pub mod config;

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use sensor_ebpf::parse::Mac;
 use serde::Serialize;
 
 /// Everything that was known at one moment. Counters never step back while the kernel's tables
@@ -24,6 +25,12 @@ pub struct Snapshot {
     pub ring: Ring,
     /// The policy in force.
     pub policy: PolicyState,
+    /// The parties that some device has a series for.
+    pub parties: Vec<Party>,
+    /// What could not be decoded.
+    pub decode_failures: Vec<DecodeFailures>,
+    /// The tables of names.
+    pub names: NameTables,
     /// The ticks so far.
     pub ticks: Ticks,
 }
@@ -52,14 +59,88 @@ pub struct Device {
     /// Its MAC address in lower case with colons; `multicast` for frames to groups, `other` for
     /// all devices the table had no place for.
     pub device: String,
+    /// The same address as a number; `None` for the shared records.
+    #[serde(skip)]
+    pub mac: Option<Mac>,
+    /// Who it is.
+    #[serde(flatten)]
+    pub identity: Conclusion,
+    /// The device, by its MAC address, that probably had this random address put on: the same host
+    /// name and the same way to ask for an address, and not seen at the same time.
+    pub probably_same_as: Option<String>,
     /// Books by family: `ipv4`, `ipv6`, `other`.
     pub families: BTreeMap<&'static str, FamilyBooks>,
+    /// Whom it exchanged most with since the daemon started, by name, and `other` last.
+    pub parties: Vec<PartyTraffic>,
+    /// Octets of flows whose name is hidden, by reason, since the daemon started.
+    pub hidden: BTreeMap<&'static str, ByDirection<u64>>,
+    /// Octets of flows that lists have a category for, since the daemon started.
+    pub categories: BTreeMap<&'static str, ByDirection<u64>>,
     /// Flows that are in the table now.
     pub live_flows: u64,
     /// Seconds since the Unix epoch of the first packet.
     pub first_seen: f64,
     /// Seconds since the Unix epoch of the last packet.
     pub last_seen: f64,
+}
+
+/// What a device exchanged with one party since the daemon started.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct PartyTraffic {
+    /// The registrable domain, the whole name where a list has a category for it, the address
+    /// where there is no name, `local`, or `other`.
+    pub party: String,
+    /// Octets since the party has a series of its own; of `other`, all that is in no such series.
+    pub bytes: ByDirection<u64>,
+    /// Flows by the direction of their first packet, counted as `bytes` is.
+    pub flows: ByDirection<u64>,
+    /// All octets.
+    pub bytes_in_all: ByDirection<u64>,
+    /// All flows.
+    pub flows_in_all: ByDirection<u64>,
+}
+
+/// What is known of a party.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Party {
+    /// As in [`PartyTraffic`].
+    pub party: String,
+    /// Who it belongs to.
+    pub owner: Option<String>,
+    /// `telemetry`, `advertising`, `dns-bypass` or `never-block`.
+    pub category: Option<&'static str>,
+    /// The country of its first address, two capital letters (ISO 3166-1).
+    pub country: Option<String>,
+    /// The number of the autonomous system of its first address.
+    pub asn: Option<u32>,
+    /// Who runs that.
+    pub organisation: Option<String>,
+}
+
+/// Payloads that could not be decoded.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct DecodeFailures {
+    /// By which decoder.
+    pub decoder: &'static str,
+    /// Why.
+    pub reason: &'static str,
+    /// How many.
+    pub count: u64,
+}
+
+/// The tables of names, and what they had no room for.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct NameTables {
+    /// Names in the lists.
+    pub list_names: u64,
+    /// Addresses that DNS answers gave a name and that left to make room.
+    pub addresses_evicted: u64,
+    /// Parties.
+    pub parties: u64,
+    /// Flows booked to `other` because their party had no room.
+    pub parties_refused: u64,
+    /// Facts about devices for which there was no room.
+    pub devices_refused: u64,
 }
 
 /// What one family of one device amounts to.
@@ -269,6 +350,9 @@ pub struct Flow {
     pub opened_by: &'static str,
     /// All TCP flags seen, as RFC 9293's bits.
     pub tcp_flags: ByDirection<u8>,
+    /// What it told, and whom it is with.
+    #[serde(flatten)]
+    pub facts: FlowFacts,
     /// `pass`, `reject` or `drop`.
     pub verdict: &'static str,
     /// The policy that matched.
@@ -277,4 +361,140 @@ pub struct Flow {
     pub first_seen: f64,
     /// Seconds since the Unix epoch.
     pub last_seen: f64,
+}
+
+/// What a flow told, and whom it is with.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct FlowFacts {
+    /// The name of the other side, in lower case.
+    pub name: Option<String>,
+    /// Where the name is from: `tls`, `quic`, `http` or `dns`.
+    pub name_source: Option<&'static str>,
+    /// The name is from a DNS answer that another device got.
+    pub name_by_another: bool,
+    /// The application protocols that its hello offers.
+    pub alpn: Option<Vec<String>>,
+    /// Its hello is encrypted (ECH); the name is the one it is wrapped in.
+    pub ech: bool,
+    /// The version of QUIC, for example `1`, `draft-29`, `Q046`.
+    pub quic_version: Option<String>,
+    /// As in [`PartyTraffic`]; `None` where the flow is not IP.
+    pub party: Option<String>,
+    /// Who the party belongs to.
+    pub owner: Option<String>,
+    /// `telemetry`, `advertising`, `dns-bypass` or `never-block`.
+    pub category: Option<&'static str>,
+    /// The country of the address, two capital letters (ISO 3166-1).
+    pub country: Option<String>,
+    /// The number of the autonomous system.
+    pub asn: Option<u32>,
+    /// Why the name is not known, or not all there is to know: `ech`, `encrypted-dns`, `vpn`,
+    /// `plain-address`, `not-yet-seen`.
+    pub hidden: Option<&'static str>,
+}
+
+/// A DNS question and its answer.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct DnsQuestion {
+    /// Who asked: address and port.
+    pub client: String,
+    /// Who was asked: address and port.
+    pub server: String,
+    /// The name, in lower case.
+    pub name: String,
+    /// The type, for example `AAAA`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The data of the answers, as text.
+    pub answers: Vec<String>,
+    /// The identifier that ties an answer to its question.
+    #[serde(skip)]
+    pub id: u16,
+}
+
+/// What a device is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// A telephone.
+    Phone,
+    /// A tablet or an electronic book.
+    Tablet,
+    /// A computer that somebody works at, or a server.
+    Computer,
+    /// A television set, or what makes a screen one.
+    Tv,
+    /// Any other thing: loudspeaker, printer, lamp, camera, watch, game console.
+    Iot,
+    /// What others reach the network through: router, access point, repeater.
+    Router,
+    /// Nothing that was seen tells.
+    #[default]
+    Unknown,
+}
+
+impl Kind {
+    /// All.
+    pub const ALL: [Self; 7] = [
+        Self::Phone,
+        Self::Tablet,
+        Self::Computer,
+        Self::Tv,
+        Self::Iot,
+        Self::Router,
+        Self::Unknown,
+    ];
+
+    /// The word for it in the configuration, in metrics and in JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Phone => "phone",
+            Self::Tablet => "tablet",
+            Self::Computer => "computer",
+            Self::Tv => "tv",
+            Self::Iot => "iot",
+            Self::Router => "router",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// Who a device is, as far as it can be told, and from what.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Conclusion {
+    /// Its name for people, at most 64 characters.
+    pub name: Option<String>,
+    /// What it is.
+    pub kind: Kind,
+    /// Whose name is on it; where that is not known, who made its network hardware.
+    pub vendor: Option<String>,
+    /// Its model, as it calls itself.
+    pub model: Option<String>,
+    /// Its operating system, with a version where one is known.
+    pub system: Option<String>,
+    /// Its MAC address is one that it made up.
+    pub random_mac: bool,
+    /// How sure `kind` is, 0 to 1; 0 where it is unknown.
+    pub kind_confidence: f32,
+    /// How sure `vendor` is, 0 to 1; 0 where there is none.
+    pub vendor_confidence: f32,
+    /// The lesser of the two, of those that are known; 0 where neither is.
+    pub confidence: f32,
+    /// What all this was concluded from, the most trusted source first.
+    pub evidence: Vec<EvidenceLine>,
+}
+
+/// One thing that was seen of a device, and one thing that it suggests.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct EvidenceLine {
+    /// Where it was seen, for example `dhcp-host-name`.
+    pub source: &'static str,
+    /// What was seen, for example `Annas-iPhone`; at most 128 octets.
+    pub value: String,
+    /// What it is about: `name`, `kind`, `vendor`, `model` or `system`.
+    pub about: &'static str,
+    /// What it suggests, for example `phone`.
+    pub suggests: String,
+    /// How much it counts, 0 to 1.
+    pub weight: f32,
 }

@@ -8,21 +8,27 @@ use std::{
     collections::HashMap,
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::Context as _;
 use rustix::time::{ClockId, clock_gettime};
-use sensor_ebpf::policy::Verdict;
+use sensor_ebpf::{policy::Verdict, sample::Judged};
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     task::{JoinSet, spawn_blocking},
     time::{MissedTickBehavior, interval},
 };
 
 use crate::{
-    aggregate::{Aggregate, action, mac_text},
+    aggregate::{
+        Aggregate, action, flow,
+        knowledge::{Knowledge, overrides},
+        mac_text,
+    },
+    asked::{self, Question},
+    cli,
     config::{Checked, Config},
     health::Health,
     model::{Snapshot, Ticks},
@@ -40,6 +46,10 @@ enum Command {
     ReloadRefused,
     /// Some interface changed.
     LinksChanged,
+    /// What the kernel put into the ring.
+    Samples(Vec<Record>),
+    /// Somebody asks, and is told here.
+    Ask(Question, oneshot::Sender<String>),
 }
 
 /// Runs the daemon until it is told to end.
@@ -51,6 +61,7 @@ pub async fn run(file: &Path, config: Config) -> anyhow::Result<()> {
     // Before the kernel is touched: what else can fail.
     kernel::available(&config)?;
     let listener = http::bind(config.daemon.listen).await?;
+    let socket = asked::bind(&config.daemon.pin_directory)?;
     let changes = FileChanges::watch(file)?;
     let links = LinkChanges::subscribe()?;
     let supervisor = Arc::new(Supervisor::from_environment());
@@ -65,7 +76,20 @@ pub async fn run(file: &Path, config: Config) -> anyhow::Result<()> {
     let (stop, stopped) = watch::channel(());
 
     let mut tasks = JoinSet::new();
-    tasks.spawn(report_samples(started.samples, stopped.clone()));
+    tasks.spawn(drain_samples(
+        started.samples,
+        commands.clone(),
+        stopped.clone(),
+    ));
+    tasks.spawn({
+        let (commands, stopped) = (commands.clone(), ended(stopped.clone()));
+        async move {
+            tokio::select! {
+                () = stopped => Ok(()),
+                ended = asked::answer(socket, commands, Command::Ask) => ended,
+            }
+        }
+    });
     tasks.spawn(log_messages(started.messages, stopped.clone()));
     let server = http::serve(listener, snapshots, health.clone(), ended(stopped.clone()));
     tasks.spawn(async { server.await.context("the HTTP server ended") });
@@ -89,10 +113,14 @@ pub async fn run(file: &Path, config: Config) -> anyhow::Result<()> {
             Ok(())
         }
     });
+    let aggregate = Aggregate::new(
+        Arc::new(Knowledge::load(&started.config)),
+        overrides(&started.config),
+    );
     let owner = Owner {
         kernel: started.kernel,
         config: started.config,
-        aggregate: Aggregate::default(),
+        aggregate,
         ticks: Ticks::default(),
         said: HashMap::new(),
         health,
@@ -168,6 +196,7 @@ impl Started {
 /// Policy first, then the interfaces.
 fn begin(kernel: &mut Kernel, config: &Config) -> anyhow::Result<()> {
     let installed = kernel.install(config)?;
+    kernel.set_watched_payloads(config.names.segments);
     kernel.tidy(config);
     let mut absent = Vec::new();
     for interface in &config.interfaces {
@@ -288,6 +317,15 @@ impl Owner {
             }
             Some(Command::ReloadRefused) => self.kernel.count_reload(false),
             Some(Command::LinksChanged) => self.look_at_links(),
+            Some(Command::Samples(batch)) => {
+                self.take(batch);
+                return Ok(self);
+            }
+            Some(Command::Ask(question, answer)) => {
+                // Who has gone away is not told.
+                let _ = answer.send(self.answer(&question)?);
+                return Ok(self);
+            }
         }
         let everywhere = self.kernel.attached().len() == self.config.interfaces.len();
         self.health.set_attached(everywhere);
@@ -297,9 +335,10 @@ impl Owner {
     fn tick(&mut self) -> anyhow::Result<()> {
         let before = cpu_time();
         let aggregate = &mut self.aggregate;
+        let now = unix_time();
         self.kernel
             .read(self.config.flow_table.idle_after, |record| {
-                aggregate.apply(record)
+                aggregate.apply(record, now)
             })?;
         let mut snapshot = aggregate.snapshot(self.ticks);
         let spent = cpu_time().saturating_sub(before);
@@ -311,6 +350,44 @@ impl Owner {
         self.publish.send_replace(Arc::new(snapshot));
         self.health.ticked(Instant::now());
         Ok(())
+    }
+
+    /// Takes samples, and tells the kernel of which flows no more are wanted.
+    fn take(&mut self, batch: Vec<Record>) {
+        let now = unix_time();
+        for record in batch {
+            if let Record::Judged(judged) = &record {
+                report_judged(judged);
+            }
+            self.aggregate.apply(record, now);
+        }
+        self.kernel.end_watch(self.aggregate.settled());
+    }
+
+    /// What the command line shows of a daemon that runs.
+    fn answer(&mut self, question: &Question) -> anyhow::Result<String> {
+        let mut text = Vec::new();
+        let now = unix_time();
+        match question {
+            Question::Devices(output) => {
+                let snapshot = Arc::clone(&self.publish.borrow());
+                cli::print_devices(&mut text, &snapshot, *output, now)?;
+            }
+            Question::Flows(args) => {
+                let clock = self.kernel.clock();
+                let flows: Vec<_> = self
+                    .kernel
+                    .flow_lines()?
+                    .into_iter()
+                    .map(|line| {
+                        let facts = self.aggregate.facts(line.slot, &line.record);
+                        flow(&line.record, line.interface, line.policy, facts, clock)
+                    })
+                    .collect();
+                cli::print_flows(&mut text, &flows, *args, now)?;
+            }
+        }
+        Ok(String::from_utf8_lossy(&text).into_owned())
     }
 
     /// Attaches interfaces that came, forgets those that went.
@@ -392,6 +469,9 @@ impl Owner {
                 }
             }
         }
+        self.kernel.set_watched_payloads(config.names.segments);
+        self.aggregate
+            .learn(Arc::new(Knowledge::load(&config)), overrides(&config));
         let daemon = self.config.daemon.clone();
         self.config = config;
         self.config.daemon.pin_directory = daemon.pin_directory;
@@ -436,6 +516,13 @@ impl Owner {
     }
 }
 
+/// Seconds since the Unix epoch.
+fn unix_time() -> f64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0.0, |now| now.as_secs_f64())
+}
+
 /// CPU time of this thread.
 fn cpu_time() -> Duration {
     Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default()
@@ -459,28 +546,35 @@ async fn asked_to_end() {
     }
 }
 
-/// Tells the log, at debug, which flows a policy matched. Names and addresses go no higher.
-async fn report_samples(mut samples: Samples, stopped: watch::Receiver<()>) -> anyhow::Result<()> {
+/// Takes samples out of the ring, in batches. Where the owner is busy they wait in the ring, which
+/// the kernel sees and sheds.
+async fn drain_samples(
+    mut samples: Samples,
+    commands: mpsc::Sender<Command>,
+    stopped: watch::Receiver<()>,
+) -> anyhow::Result<()> {
     let mut stopped = std::pin::pin!(ended(stopped));
     loop {
         let batch = tokio::select! {
             () = &mut stopped => return Ok(()),
             batch = samples.next() => batch?,
         };
-        for record in batch {
-            let Record::Judged(judged) = record else {
-                continue;
-            };
-            tracing::debug!(
-                device = mac_text(judged.key.mac()),
-                remote = ?judged.key.remote(),
-                port = judged.key.remote_port(),
-                policy = judged.policy,
-                action = action(Verdict::from_number(judged.verdict)),
-                "a policy matched a flow",
-            );
+        if commands.send(Command::Samples(batch)).await.is_err() {
+            return Ok(());
         }
     }
+}
+
+/// Tells the log, at debug, which flow a policy matched. Names and addresses go no higher.
+fn report_judged(judged: &Judged) {
+    tracing::debug!(
+        device = mac_text(judged.key.mac()),
+        remote = ?judged.key.remote(),
+        port = judged.key.remote_port(),
+        policy = judged.policy,
+        action = action(Verdict::from_number(judged.verdict)),
+        "a policy matched a flow",
+    );
 }
 
 /// Writes the kernel programs' own messages to the log.

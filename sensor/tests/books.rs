@@ -379,7 +379,10 @@ fn a_link_that_goes_down_and_up() -> Result<()> {
 
 #[test]
 fn super_packets_are_booked_as_what_a_wire_would_carry() -> Result<()> {
-    let mut lab = Lab::start(Options { offloads: true })?;
+    let mut lab = Lab::start(Options {
+        offloads: true,
+        ..Options::default()
+    })?;
     let sensor = lab.sensor(binary(), &lab.configuration(""))?;
     lab.plug(Device::Phone)?;
     let body = lab.phone.folder.join("large");

@@ -14,9 +14,13 @@ use std::{
 };
 
 use proptest::prelude::*;
-use sensor::config::{
-    Action, Config, Daemon, DeviceTable, FlowTable, HookChoice, Interface, Level, Policy, Ports,
-    Transport,
+use sensor::{
+    aggregate::party::lists::Category,
+    config::{
+        Action, Config, Daemon, DeviceOverride, DeviceTable, FlowTable, HookChoice, Interface,
+        Level, List, Names, Parties, Policy, Ports, Transport,
+    },
+    model::Kind,
 };
 
 const FILE: &str = "sensor.toml";
@@ -69,6 +73,14 @@ fn the_least_configuration_has_the_documented_defaults() {
             keep_running: true,
         },
         policies: Vec::new(),
+        names: Names { segments: 4 },
+        parties: Parties {
+            top: 20,
+            builtin_lists: true,
+            networks: Vec::new(),
+        },
+        lists: Vec::new(),
+        devices: Vec::new(),
     };
     assert_eq!(checked.config, expected);
 }
@@ -93,6 +105,26 @@ fn every_key_is_read() {
         [[policy]]
         name = "seen"
         ports = [22]
+        [names]
+        segments = 15
+        [parties]
+        top = 1_000
+        builtin_lists = false
+        networks = ["/usr/share/GeoIP/country.mmdb", "/usr/share/GeoIP/asn.mmdb"]
+        [[list]]
+        file = "/etc/gateway-sensor/lists/mine.txt"
+        category = "never-block"
+        owner = "Müller & Co."
+        [[list]]
+        file = "/etc/gateway-sensor/lists/other.txt"
+        [[device]]
+        mac = "A4:50:46:1F:00:2c"
+        name = "Anna's phone"
+        kind = "phone"
+        vendor = "Xiaomi"
+        [[device]]
+        mac = "a4:50:46:1f:00:2d"
+        kind = "iot"
     "#;
     let ports = |first, last, transport| Ports {
         first,
@@ -146,6 +178,41 @@ fn every_key_is_read() {
                 action: Action::Observe,
             },
         ],
+        names: Names { segments: 15 },
+        parties: Parties {
+            top: 1_000,
+            builtin_lists: false,
+            networks: vec![
+                "/usr/share/GeoIP/country.mmdb".into(),
+                "/usr/share/GeoIP/asn.mmdb".into(),
+            ],
+        },
+        lists: vec![
+            List {
+                file: "/etc/gateway-sensor/lists/mine.txt".into(),
+                category: Some(Category::NeverBlock),
+                owner: Some("Müller & Co.".to_owned()),
+            },
+            List {
+                file: "/etc/gateway-sensor/lists/other.txt".into(),
+                category: None,
+                owner: None,
+            },
+        ],
+        devices: vec![
+            DeviceOverride {
+                mac: [0xa4, 0x50, 0x46, 0x1f, 0x00, 0x2c],
+                name: Some("Anna's phone".to_owned()),
+                kind: Some(Kind::Phone),
+                vendor: Some("Xiaomi".to_owned()),
+            },
+            DeviceOverride {
+                mac: [0xa4, 0x50, 0x46, 0x1f, 0x00, 0x2d],
+                name: None,
+                kind: Some(Kind::Iot),
+                vendor: None,
+            },
+        ],
     };
     let checked = Config::parse(text, Path::new(FILE)).unwrap();
     assert_eq!(checked.config, expected);
@@ -188,6 +255,115 @@ fn a_file_that_cannot_be_read_has_a_sentence() {
         "{missing_printed}"
     );
     assert!(missing_printed.contains("none.toml"), "{missing_printed}");
+}
+
+/// What is printed about the files of a configuration, in a folder that holds `files`; `FOLDER` in
+/// the configuration is that folder, as it is in what is printed.
+fn printed_with_files(name: &str, files: &[(&str, &[u8])], text: &str) -> String {
+    let folder = env::temp_dir().join(format!("sensor-config-{name}-{}", std::process::id()));
+    fs::create_dir_all(&folder).unwrap();
+    for (file, octets) in files {
+        fs::write(folder.join(file), octets).unwrap();
+    }
+    let folder_text = folder.to_str().unwrap();
+    let file = folder.join(FILE);
+    fs::write(&file, text.replace("FOLDER", folder_text)).unwrap();
+    let printed = match Config::load(&file) {
+        Ok(checked) => checked.warnings.to_string(),
+        Err(problems) => problems.to_string(),
+    };
+    fs::remove_dir_all(&folder).unwrap();
+    printed.replace(folder_text, "FOLDER")
+}
+
+#[test]
+fn each_file_that_is_named_is_looked_at() {
+    let text = r#"
+[[interface]]
+name = "lan0"
+[parties]
+networks = ["FOLDER/none.mmdb", "FOLDER/text.mmdb", "FOLDER"]
+[[list]]
+file = "FOLDER/good.txt"
+[[list]]
+file = "FOLDER/none.txt"
+owner = "Nobody"
+[[list]]
+file = "/dev/zero"
+owner = "Nobody"
+[[list]]
+file = "FOLDER/bad.txt"
+category = "advertising"
+[[list]]
+file = "FOLDER/idle.txt"
+[[list]]
+file = "FOLDER/empty.txt"
+"#;
+    let bad =
+        "a.example\nword\n||b.example^$popup\nb*.example\nb c\nb/c\n\u{1b}[0m\nc.example\nd/\n";
+    let files: [(&str, &[u8]); 5] = [
+        ("text.mmdb", b"192.0.2.0/24,SG\n"),
+        ("good.txt", b"# owner: Example\nexample.com\n"),
+        ("bad.txt", bad.as_bytes()),
+        ("idle.txt", b"a.example\nword\n"),
+        ("empty.txt", b"# category: telemetry\n"),
+    ];
+    let printed = printed_with_files("files", &files, text);
+    assert!(!printed.contains("error"), "{printed}");
+    assert!(!printed.contains("good.txt"), "{printed}");
+    for part in [
+        "warning: the database `FOLDER/none.mmdb` does not exist",
+        "warning: `FOLDER/text.mmdb` is no database of networks",
+        "warning: the database `FOLDER` is not a file",
+        "warning: the list `FOLDER/none.txt` does not exist\n --> FOLDER/sensor.toml:9:8",
+        "warning: the list `/dev/zero` is not a file",
+        "warning: `FOLDER/bad.txt` has 7 lines that are not used",
+        "line 2: `word` is one word",
+        "correct or remove them; the other 2 names are used",
+        "line 3: `||b.example^$popup` has options that a name alone does not decide",
+        "and 2 more",
+        "warning: `FOLDER/idle.txt` has 1 line that is not used",
+        "warning: `FOLDER/idle.txt` says nothing of 1 of its names",
+        "warning: `FOLDER/empty.txt` names nothing",
+    ] {
+        assert!(printed.contains(part), "no {part:?} in\n{printed}");
+    }
+    assert_eq!(printed.matches("warning: ").count(), 9, "{printed}");
+}
+
+#[test]
+fn files_are_looked_at_where_the_configuration_has_an_error() {
+    let text = "[[list]]\nfile = \"FOLDER/none.txt\"\ncategory = \"ads\"\n";
+    let printed = printed_with_files("error", &[], text);
+    assert!(
+        printed.contains("error: no interface is configured"),
+        "{printed}"
+    );
+    assert!(
+        printed.contains("the list `FOLDER/none.txt` does not exist"),
+        "{printed}"
+    );
+    let printed = printed_with_files("syntax", &[], &format!("{text}["));
+    assert!(printed.contains("this is not TOML"), "{printed}");
+    assert!(!printed.contains("none.txt` does not exist"), "{printed}");
+}
+
+#[test]
+fn a_two_hundred_and_fifty_seventh_list_is_refused_where_it_stands() {
+    let lists = |count: u32| {
+        let mut text = String::from("[[interface]]\nname = \"lan0\"\n");
+        for number in 1..=count {
+            let _ = writeln!(text, "[[list]]\nfile = \"/{number}\"");
+        }
+        text
+    };
+    assert_eq!(printed(&lists(256)), "");
+    let refused = printed(&lists(257));
+    assert!(
+        refused.starts_with("error: 257 lists are configured; at most 256 can be used"),
+        "{refused}"
+    );
+    assert!(refused.contains("sensor.toml:515:1"), "{refused}");
 }
 
 fn long_list(item: impl Fn(u32) -> String) -> String {
@@ -257,6 +433,10 @@ fn near_text() -> impl Strategy<Value = String> {
         Just("[[policy]]".to_owned()),
         Just("[flow_table]".to_owned()),
         Just("[daemon]".to_owned()),
+        Just("[names]".to_owned()),
+        Just("[parties]".to_owned()),
+        Just("[[list]]".to_owned()),
+        Just("[[device]]".to_owned()),
         ("[a-z_]{1,12}", "\\PC{0,20}").prop_map(|(key, value)| format!("{key} = {value}")),
         (
             prop_oneof![
@@ -271,6 +451,15 @@ fn near_text() -> impl Strategy<Value = String> {
                 Just("capacity"),
                 Just("idle_after"),
                 Just("pin_directory"),
+                Just("segments"),
+                Just("top"),
+                Just("networks"),
+                Just("file"),
+                Just("category"),
+                Just("owner"),
+                Just("mac"),
+                Just("kind"),
+                Just("vendor"),
             ],
             prop_oneof![
                 "[0-9a-f:./-]{0,20}".prop_map(|text| format!("\"{text}\"")),

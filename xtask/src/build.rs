@@ -89,6 +89,20 @@ pub fn daemon(profile: Profile) -> Result<PathBuf> {
     Ok(binary(profile))
 }
 
+/// The HTTP/3 server and client of the lab, where [`http3`] leaves them.
+pub fn http3_binary() -> PathBuf {
+    target().join("debug/examples/http3")
+}
+
+/// Builds the HTTP/3 server and client of the lab and gives their path.
+///
+/// # Errors
+/// Where it does not compile: with the compiler's words.
+pub fn http3() -> Result<PathBuf> {
+    run(host_cargo().args(["build", "--package", "xtask", "--example", "http3"]))?;
+    Ok(http3_binary())
+}
+
 /// The cargo that builds for this machine: the one xtask itself was built with.
 pub fn host_cargo() -> Command {
     let mut cargo = command::clean(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));

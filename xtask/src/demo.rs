@@ -1,6 +1,7 @@
 //! The demonstration: a phone, its packets, and what the gateway knows of them.
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::Write,
     net::{SocketAddr, UdpSocket},
@@ -17,13 +18,13 @@ use serde_json::Value;
 use crate::{
     build::{self, Profile},
     command::say,
-    lab::{self, Device, Host, Lab, Options, PortBooks, Tally},
-    play::policies,
+    lab::{self, Device, Host, Lab, PortBooks, REDMI_MAC, Tally},
+    play::{HOUSEHOLD, policies},
     setup::{self, Need},
 };
 
 /// How many flows the table shows.
-const FLOWS_SHOWN: usize = 24;
+const FLOWS_SHOWN: usize = 40;
 /// A refusal that takes longer would be no answer but a timeout.
 const AT_ONCE: Duration = Duration::from_secs(1);
 
@@ -32,6 +33,8 @@ const AT_ONCE: Duration = Duration::from_secs(1);
 struct Findings {
     devices: Value,
     flows: Value,
+    /// How many requests each server has written down.
+    asked: BTreeMap<String, usize>,
     blocked: Vec<Blocked>,
     prometheus: Answer,
     books: Vec<PortBooks>,
@@ -60,16 +63,19 @@ struct Answer {
 /// Where something cannot be built or started, where the phone does not get through or gets
 /// through where it should not, and where the books do not balance.
 pub fn demo(json: Option<&Path>) -> Result<()> {
-    setup::ensure(&[Need::Kernel, Need::Lab, Need::Prometheus])?;
+    setup::ensure(&[Need::Kernel, Need::Lab, Need::Browser, Need::Prometheus])?;
     let binary = build::all(Profile::Release)?;
     step("the lab comes up: phone, laptop, gateway, internet");
-    let mut lab = Lab::start(Options::default())?;
+    let mut lab = Lab::start(HOUSEHOLD)?;
     let sensor = lab.sensor(&binary, &lab.configuration(&policies()))?;
     step("a Prometheus scrapes the sensor");
     let _prometheus = lab::prometheus(&lab.gateway, lab::LISTEN)?;
     step("the phone and the laptop are plugged in and ask for addresses");
     lab.plug(Device::Phone)?;
     lab.plug(Device::Laptop)?;
+    step("the phone, a Redmi: its captive check, three sites, a report of each to its maker");
+    lab.use_redmi()?;
+    let asked = asked(&lab)?;
     use_the_internet(&lab, &lab.phone)?;
     use_the_internet(&lab, &lab.laptop)?;
     let blocked = try_the_tracker(&lab)?;
@@ -79,6 +85,7 @@ pub fn demo(json: Option<&Path>) -> Result<()> {
     let findings = Findings {
         devices: sensor.json(&lab, "devices")?,
         flows: sensor.json(&lab, "flows")?,
+        asked,
         blocked,
         prometheus: ask_prometheus(&lab)?,
         difference: difference(&books),
@@ -94,6 +101,14 @@ pub fn demo(json: Option<&Path>) -> Result<()> {
 
 fn step(what: &str) {
     say(&format!("· {what}"));
+}
+
+fn asked(lab: &Lab) -> Result<BTreeMap<String, usize>> {
+    let mut asked = BTreeMap::new();
+    for request in lab.requests()? {
+        *asked.entry(request.host).or_default() += 1;
+    }
+    Ok(asked)
 }
 
 /// Names, pages, uploads, downloads, echoes: by both families.
@@ -230,10 +245,7 @@ pub fn check_metrics(text: &str) -> Result<()> {
 }
 
 fn ask_prometheus(lab: &Lab) -> Result<Answer> {
-    let query = format!(
-        "sum(sensor_device_bytes_total{{device=\"{}\"}})",
-        lab::PHONE_MAC
-    );
+    let query = format!("sum(sensor_device_bytes_total{{device=\"{}\"}})", REDMI_MAC);
     let value = lab::ask_prometheus(&lab.gateway, &query)?;
     Ok(Answer { query, value })
 }
@@ -290,6 +302,12 @@ fn show(findings: &Findings) {
     say(&devices_table(&findings.devices).to_string());
     say("\nFlows, largest first");
     say(&flows_table(&findings.flows).to_string());
+    say("\nThe servers' own logs");
+    let mut asked = table(["site", "requests"], 1..);
+    for (site, requests) in &findings.asked {
+        asked.add_row([site.clone(), requests.to_string()]);
+    }
+    say(&asked.to_string());
     say("\nBlocked");
     let mut blocked = table(
         [
@@ -364,6 +382,9 @@ fn devices_table(devices: &Value) -> Table {
     let mut shown = table(
         [
             "device",
+            "name",
+            "kind",
+            "vendor",
             "family",
             "upload packets",
             "bytes",
@@ -371,7 +392,7 @@ fn devices_table(devices: &Value) -> Table {
             "bytes",
             "flows",
         ],
-        2..,
+        5..,
     );
     for device in devices.as_array().into_iter().flatten() {
         for (family, books) in device["families"].as_object().into_iter().flatten() {
@@ -380,6 +401,9 @@ fn devices_table(devices: &Value) -> Table {
                 + books["flows"]["download"].as_u64().unwrap_or(0);
             shown.add_row([
                 text(&device["device"]),
+                text(&device["name"]),
+                text(&device["kind"]),
+                text(&device["vendor"]),
                 family.clone(),
                 text(&traffic["upload"]["packets"]),
                 text(&traffic["upload"]["bytes"]),
@@ -399,6 +423,9 @@ fn flows_table(flows: &Value) -> Table {
             "protocol",
             "local",
             "remote",
+            "name",
+            "owner",
+            "category",
             "verdict",
             "policy",
             "upload packets",
@@ -406,7 +433,7 @@ fn flows_table(flows: &Value) -> Table {
             "download packets",
             "bytes",
         ],
-        6..,
+        9..,
     );
     let bytes = |flow: &Value| {
         let of = |direction: &str| flow["traffic"][direction]["bytes"].as_u64().unwrap_or(0);
@@ -422,6 +449,9 @@ fn flows_table(flows: &Value) -> Table {
             text(&flow["protocol"]),
             text(&flow["local"]),
             text(&flow["remote"]),
+            text(&flow["name"]),
+            text(&flow["owner"]),
+            text(&flow["category"]),
             text(&flow["verdict"]),
             text(&flow["policy"]),
             text(&traffic["upload"]["packets"]),

@@ -11,7 +11,7 @@ use clap::{Parser, Subcommand};
 use xtask::{
     bench,
     build::{self, Profile},
-    command, demo, play,
+    command, demo, play, qemu,
     setup::{self, Need},
     test,
 };
@@ -56,6 +56,8 @@ enum Chore {
     },
     /// Every check and every test
     Test,
+    /// Debian's other kernels in virtual machines, with the sensor in them; a part of `test`
+    Kernels,
     /// What a packet costs, beside xdp-filter, and what the daemon takes with full tables
     Bench {
         /// Also write the figures to this file
@@ -107,6 +109,10 @@ impl Chore {
             } => play::enter(lab.as_deref(), &host),
             Self::Demo { json } => demo::demo(json.as_deref()),
             Self::Test => test::all(),
+            Self::Kernels => {
+                setup::ensure(&[Need::Kernel, Need::Emulator])?;
+                qemu::run()
+            }
             Self::Bench { json } => bench::bench(json.as_deref()),
         }
     }

@@ -11,8 +11,15 @@ use anyhow::Result;
 use crate::{
     build::{self, Profile},
     command::say,
-    lab::{self, Device, Host, Lab, Options, PHONE_MAC, TRACKER_PREFIXES},
+    lab::{self, Device, Host, Lab, Options, Phone, REDMI_MAC, TRACKER_PREFIXES},
     setup::{self, Need},
+};
+
+/// The household of the demo and of the lab: its phone is a Redmi, its internet has sites.
+pub const HOUSEHOLD: Options = Options {
+    offloads: false,
+    sites: true,
+    phone: Phone::Redmi,
 };
 
 /// The policies of the demo and of the lab: the phone is kept from the tracker, and what anyone
@@ -22,7 +29,7 @@ pub fn policies() -> String {
     format!(
         "[[policy]]\n\
          name = \"no-tracker\"\n\
-         devices = [\"{PHONE_MAC}\"]\n\
+         devices = [\"{REDMI_MAC}\"]\n\
          remotes = [\"{v4}\", \"{v6}\"]\n\
          action = \"reject\"\n\n\
          [[policy]]\n\
@@ -39,7 +46,7 @@ pub fn policies() -> String {
 pub fn lab() -> Result<()> {
     setup::ensure(&[Need::Kernel, Need::Lab])?;
     let binary = build::all(Profile::Release)?;
-    let mut lab = Lab::start(Options::default())?;
+    let mut lab = Lab::start(HOUSEHOLD)?;
     let sensor = lab.sensor(&binary, &lab.configuration(&policies()))?;
     lab.plug(Device::Phone)?;
     lab.plug(Device::Laptop)?;
@@ -51,6 +58,7 @@ pub fn lab() -> Result<()> {
          lab {}; files and logs: {}\n\
          On the phone:    curl http://{}/    curl --cacert {} https://{}/\n\
          \x20                curl http://{}/    (refused on the phone, not on the laptop)\n\
+         Sites:           {}\n\
          On the gateway:  {} flows --config {}\n\
          From another terminal: cargo xtask lab enter phone",
         lab.id,
@@ -59,6 +67,7 @@ pub fn lab() -> Result<()> {
         lab.authority().display(),
         lab::WEB_NAME,
         lab::TRACKER_NAME,
+        lab::SITES.map(|site| site.name).join(" "),
         binary.display(),
         sensor.configuration().display(),
     ));

@@ -21,6 +21,8 @@ pub enum Need {
     Kernel,
     /// The home lab.
     Lab,
+    /// A browser for the lab's phone.
+    Browser,
     /// Scraping the sensor and checking what it serves.
     Prometheus,
     /// The yardstick of `bench`.
@@ -31,9 +33,10 @@ pub enum Need {
 
 impl Need {
     /// All there are.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Kernel,
         Self::Lab,
+        Self::Browser,
         Self::Prometheus,
         Self::Bench,
         Self::Emulator,
@@ -53,6 +56,7 @@ impl Need {
                 "iputils-ping",
                 "ethtool",
             ],
+            Self::Browser => &["chromium"],
             Self::Prometheus => &["prometheus"],
             Self::Bench => &["xdp-tools"],
             Self::Emulator => &[
@@ -74,6 +78,9 @@ const DEBIAN_CLIPPY: [&str; 1] = ["rust-web-clippy"];
 const LINKER_PACKAGES: [&str; 3] = ["llvm-22-dev", "g++", "zlib1g-dev"];
 const LINKER_VERSION: &str = "0.13.0";
 const LLVM_MAJOR: u32 = 22;
+
+/// Seconds to wait for another package manager to finish.
+const LOCK_LIMIT: u32 = 600;
 
 /// How the kernel object is compiled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -261,7 +268,9 @@ fn install(packages: &[&str]) -> Result<()> {
     let _quiet = NoServices::new()?;
     let apt = || {
         let mut command = Command::new("apt-get");
-        command.env("DEBIAN_FRONTEND", "noninteractive");
+        command
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .arg(format!("-oDPkg::Lock::Timeout={LOCK_LIMIT}"));
         command
     };
     run(apt().args(["update", "-q"]))?;

@@ -9,7 +9,7 @@ use std::{
 
 use xtask::{
     command::capture,
-    lab::{self, Device, Lab, Options, wait_until},
+    lab::{self, Device, Lab, Options, Phone, wait_until},
     setup::{self, Need},
 };
 
@@ -63,6 +63,65 @@ fn a_phone_reaches_the_internet_by_both_families() {
         });
         assert_eq!(echoed.expect("entered"), b"hello");
     }
+}
+
+/// The group of the post-quantum key exchange X25519MLKEM768, as OpenSSL 3.0 names what it does not
+/// know.
+const POST_QUANTUM: &str = "0x11ec";
+
+#[test]
+fn the_redmi_reaches_the_sites_by_every_protocol() {
+    setup::ensure(&[Need::Lab, Need::Browser]).expect("the lab's programs");
+    let mut lab = Lab::start(Options {
+        sites: true,
+        phone: Phone::Redmi,
+        ..Options::default()
+    })
+    .expect("a lab");
+    lab.plug(Device::Phone).expect("a phone with addresses");
+    lab.use_redmi().expect("a phone that is used");
+    for (family, address) in ["-4", "-6"].into_iter().zip(lab::VIDEO.addresses) {
+        let url = format!("https://{}/{family}", lab::VIDEO.name);
+        let page = lab.http3(&lab.phone, family, &url).expect("a page");
+        assert!(page.contains(&lab::VIDEO.page(true)), "{address}: {page}");
+    }
+    let url = format!("https://{}/browsed", lab::VIDEO.name);
+    let page = lab.browse(&lab.phone, &url).expect("a document");
+    assert!(page.contains(&lab::VIDEO.page(true)), "{page}");
+
+    let requests = lab.requests().expect("requests");
+    let asked: Vec<_> = requests
+        .iter()
+        .map(|request| (request.host.as_str(), request.path.as_str()))
+        .filter(|&(_, path)| path != "/favicon.ico")
+        .collect();
+    let report = [
+        (lab::ANALYTICS.name, "/track"),
+        (lab::TRACKING.name, "/track"),
+    ];
+    let mut expected = vec![(lab::CAPTIVE.name, "/generate_204"), (lab::NEWS.name, "/")];
+    expected.extend(report);
+    expected.push((lab::SHOP.name, "/"));
+    expected.extend(report);
+    expected.extend(report);
+    // The other server's.
+    expected.extend(["/", "/-4", "/-6", "/browsed"].map(|path| (lab::VIDEO.name, path)));
+    assert_eq!(asked, expected);
+    let browsed = requests
+        .iter()
+        .find(|request| request.host == lab::NEWS.name)
+        .expect("a request");
+    assert!(browsed.groups.contains(POST_QUANTUM), "{browsed:?}");
+    assert!(browsed.agent.contains("Chrome"), "{browsed:?}");
+    let leases = std::fs::read_to_string(lab.gateway.folder.join("leases")).expect("leases");
+    assert!(
+        leases.contains(&format!(
+            "{} 192.168.77.11 {}",
+            lab::REDMI_MAC,
+            lab::REDMI_HOST_NAME
+        )),
+        "{leases}"
+    );
 }
 
 #[test]

@@ -1,30 +1,780 @@
 //! From records to a snapshot. Knows no clock, no channel and no kernel.
+//!
+//! A reading of the tables gives the [books](reading); samples in between give names to flows
+//! ([naming]), to addresses ([answers]) and to devices ([identity]). What flows amount to is booked
+//! to [parties](party) when a reading comes ([traffic]).
 
+pub mod answers;
+pub mod identity;
+pub mod knowledge;
+pub mod naming;
+pub mod party;
 mod reading;
+pub mod traffic;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use sensor_ebpf::{
+    flow::{Direction, FlowKey, FlowRecord},
+    parse::{Address, Family, Mac},
+    sample::{Head, Kind, NO_SLOT, is_service},
+};
 
 pub use reading::{action, flow, mac_text};
 
-use reading::Reading;
-
+use self::{
+    answers::Answers,
+    identity::{Fact, Identity},
+    knowledge::{Knowledge, Overrides, Shown, is_local},
+    naming::{News, Readers, Source, Told},
+    party::hidden::Hidden,
+    reading::Reading,
+    traffic::{Amount, Counted, Parties, PartyId, Traffic},
+};
 use crate::{
-    model::{Snapshot, Ticks},
-    record::Record,
+    decode::{Failure, dhcp4, dhcp6, dns},
+    model::{self, ByDirection, DnsQuestion, FlowFacts, PartyTraffic, Snapshot, Ticks},
+    record::{Clock, Record, Sample},
 };
 
-/// What is known, put together from records.
+/// How long a flow may be without a name before it is booked as one that has none, in seconds: a
+/// name comes with the first packets.
+const PATIENCE: f64 = 2.0;
+
+/// How long something that was begun is waited for, in seconds.
+const UNFINISHED_FOR: f64 = 15.0;
+
+/// Names that hellos with another name inside have outside.
+const ECH_PROVIDERS: [&str; 1] = ["cloudflare-ech.com"];
+
+/// Devices whose identity is kept at most; further ones have books and no name.
+const MAX_DEVICES: usize = 65_536;
+
+/// Everything that is known, put together from records.
 #[derive(Debug, Default)]
 pub struct Aggregate {
     reading: Reading,
+    knowledge: Arc<Knowledge>,
+    overrides: Overrides,
+    /// By the number of the slot.
+    flows: Vec<FlowState>,
+    devices: HashMap<Mac, DeviceState>,
+    answers: Answers,
+    parties: Parties,
+    failures: BTreeMap<(&'static str, Failure), u64>,
+    settled: Vec<(u32, FlowKey)>,
+    /// Flows whose readers wait for more.
+    reading_flows: Vec<(u32, f64)>,
+    questions: Option<Vec<DnsQuestion>>,
+    devices_refused: u64,
+    clock: Clock,
+    now: f64,
+}
+
+/// What is known of the flow in a slot.
+#[derive(Debug, Default)]
+struct FlowState {
+    /// Tells whether it is still the same flow; 0 where there is none.
+    hash: u64,
+    told: Told,
+    readers: Option<Box<Readers>>,
+    /// Whom it is with, by the name that it has.
+    party: Option<PartyId>,
+    /// What is booked of it.
+    booked: [u64; 2],
+    /// Its opening is booked.
+    opened: bool,
+}
+
+/// What is known of a device beside its books.
+#[derive(Debug, Default)]
+struct DeviceState {
+    identity: Identity,
+    /// What was concluded, until something is noted that may change it.
+    conclusion: Option<model::Conclusion>,
+    traffic: Traffic,
 }
 
 impl Aggregate {
-    /// Takes one record.
-    pub fn apply(&mut self, record: Record) {
+    /// An aggregate that knows this beforehand.
+    pub fn new(knowledge: Arc<Knowledge>, overrides: Overrides) -> Self {
+        Self {
+            knowledge,
+            overrides,
+            ..Self::default()
+        }
+    }
+
+    /// Puts other knowledge in the place of what was known beforehand; what was booked stays.
+    pub fn learn(&mut self, knowledge: Arc<Knowledge>, overrides: Overrides) {
+        self.knowledge = knowledge;
+        self.overrides = overrides;
+        for device in self.devices.values_mut() {
+            device.conclusion = None;
+        }
+        for flow in &mut self.flows {
+            flow.party = None;
+        }
+    }
+
+    /// Keeps every DNS question from now on, for [`questions`](Self::questions). Without bound:
+    /// for captures, which have one.
+    pub fn keep_questions(&mut self) {
+        self.questions = Some(Vec::new());
+    }
+
+    /// The questions that were kept, in order.
+    pub fn questions(&self) -> &[DnsQuestion] {
+        self.questions.as_deref().unwrap_or_default()
+    }
+
+    /// Takes one record. `now` is in seconds since the Unix epoch.
+    pub fn apply(&mut self, record: Record, now: f64) {
+        self.now = now;
+        match &record {
+            Record::Tables(tables) => self.clock = tables.clock,
+            Record::Sample(sample) => self.sample(sample),
+            Record::Flow(slot, flow) => self.book(*slot, flow, false),
+            Record::Reaped(slot, flow) => {
+                self.book(*slot, flow, true);
+                if let Some(state) = self.flows.get_mut(*slot as usize) {
+                    *state = FlowState::default();
+                }
+            }
+            _ => {}
+        }
         self.reading.apply(record);
     }
 
-    /// Everything as a snapshot. The ticks are the daemon's own: no table knows them.
-    pub fn snapshot(&self, ticks: Ticks) -> Snapshot {
-        self.reading.snapshot(ticks)
+    /// Flows of which nothing more is to be learned, since the last call: the kernel need not copy
+    /// their payloads.
+    pub fn settled(&mut self) -> impl Iterator<Item = (u32, FlowKey)> {
+        self.settled.drain(..)
     }
+
+    /// Everything as a snapshot. The ticks are the daemon's own: no table knows them.
+    pub fn snapshot(&mut self, ticks: Ticks) -> Snapshot {
+        self.forget_unfinished(self.now - UNFINISHED_FOR);
+        let mut snapshot = self.reading.snapshot(ticks);
+        let top = self.knowledge.top;
+        let mut named = vec![];
+        for device in &mut snapshot.devices {
+            let Some(mac) = device.mac else { continue };
+            let state = self.devices.entry(mac).or_default();
+            state.traffic.choose(top);
+            describe(device, state, &self.parties);
+            let conclusion = state.conclusion.take().unwrap_or_else(|| {
+                state
+                    .identity
+                    .conclude(mac.octets(), self.overrides.get(&mac))
+            });
+            device.identity = state.conclusion.insert(conclusion).clone();
+            named.push((mac, device.first_seen, device.last_seen));
+        }
+        let identities: Vec<_> = named
+            .iter()
+            .filter_map(|(mac, first, last)| {
+                let state = self.devices.get(mac)?;
+                Some((mac.octets(), &state.identity, *first, *last))
+            })
+            .collect();
+        for (device, known) in identity::probably_same(&identities) {
+            let device = mac_text(Mac::new(device));
+            if let Some(found) = snapshot
+                .devices
+                .iter_mut()
+                .find(|found| found.device == device)
+            {
+                found.probably_same_as = Some(mac_text(Mac::new(known)));
+            }
+        }
+        snapshot.parties = self.parties_of(&snapshot);
+        snapshot.decode_failures = self
+            .failures
+            .iter()
+            .map(|((decoder, failure), count)| model::DecodeFailures {
+                decoder,
+                reason: failure.name(),
+                count: *count,
+            })
+            .collect();
+        snapshot.names = model::NameTables {
+            list_names: self.knowledge.lists.len() as u64,
+            addresses_evicted: self.answers.evicted(),
+            parties: self.parties.len() as u64,
+            parties_refused: self.parties.refused(),
+            devices_refused: self.devices_refused,
+        };
+        snapshot
+    }
+
+    /// The parties that some device has a series for.
+    fn parties_of(&self, snapshot: &Snapshot) -> Vec<model::Party> {
+        let mut shown: Vec<_> = snapshot
+            .devices
+            .iter()
+            .filter_map(|device| self.devices.get(&device.mac?))
+            .flat_map(|state| state.traffic.shown().map(|(party, ..)| party))
+            .collect();
+        shown.sort_unstable();
+        shown.dedup();
+        let party = |id| {
+            let info = self.parties.info(id);
+            model::Party {
+                party: info.name.to_string(),
+                owner: info.owner.as_deref().map(str::to_owned),
+                category: info.category.map(|category| category.name()),
+                country: info.network.country.clone(),
+                asn: info.network.asn,
+                organisation: info.network.organisation.clone(),
+            }
+        };
+        shown.into_iter().map(party).collect()
+    }
+
+    /// What a flow in a slot told, and whom it is with.
+    pub fn facts(&self, slot: u32, record: &FlowRecord) -> FlowFacts {
+        static NOTHING: FlowState = FlowState {
+            hash: 0,
+            told: Told {
+                name: None,
+                details: None,
+                spoke: false,
+                tunnel: None,
+            },
+            readers: None,
+            party: None,
+            booked: [0; 2],
+            opened: false,
+        };
+        let key = &record.key;
+        let Some(remote) = ip_of(key, key.remote()) else {
+            return FlowFacts::default();
+        };
+        let state = self
+            .flows
+            .get(slot as usize)
+            .filter(|state| state.hash == hash_of(key))
+            .unwrap_or(&NOTHING);
+        let told = &state.told;
+        let (name, source) = match &told.name {
+            Some((name, source)) => (Some(Arc::clone(name)), Some(*source)),
+            None => self.name_by_dns(key, remote).unzip(),
+        };
+        let is_ech = self.is_ech(key, told, remote);
+        let hidden = self
+            .knowledge
+            .hidden(&shown(key, told, name.as_deref(), remote, is_ech));
+        let party = party_name(&self.knowledge, name.as_deref(), remote);
+        let info = self.knowledge.about(&party, name.as_deref(), remote);
+        FlowFacts {
+            party: Some(party),
+            owner: info.owner.as_deref().map(str::to_owned),
+            category: info.category.map(|category| category.name()),
+            country: info.network.country,
+            asn: info.network.asn,
+            name: name.map(|name| name.to_string()),
+            name_source: source.map(Source::name),
+            name_by_another: source == Some(Source::DnsOfAnother),
+            alpn: told
+                .details
+                .as_ref()
+                .map(|details| details.alpn.clone())
+                .filter(|alpn| !alpn.is_empty()),
+            ech: told.details.as_ref().is_some_and(|details| details.ech),
+            quic_version: told
+                .details
+                .as_ref()
+                .and_then(|details| details.quic_version.clone()),
+            hidden: hidden.map(|hidden| hidden.name()),
+        }
+    }
+
+    fn name_by_dns(&self, key: &FlowKey, remote: IpAddr) -> Option<(Arc<str>, Source)> {
+        let answered = self.answers.find(key.mac(), remote, self.now)?;
+        let source = match answered.by_another {
+            true => Source::DnsOfAnother,
+            false => Source::Dns,
+        };
+        Some((answered.name, source))
+    }
+
+    /// Whether a flow's hello is encrypted indeed. Browsers put the extension into every hello, so
+    /// that those with another name inside do not stand out (GREASE, RFC 9849, section 6.2): it
+    /// counts where the name outside is that of a provider, or where the device learned a key for
+    /// another name at this address.
+    fn is_ech(&self, key: &FlowKey, told: &Told, remote: IpAddr) -> bool {
+        if !told.details.as_ref().is_some_and(|details| details.ech) {
+            return false;
+        }
+        let Some((outside, _)) = &told.name else {
+            return true;
+        };
+        if ECH_PROVIDERS.contains(&&**outside) {
+            return true;
+        }
+        let inside = self.answers.find(key.mac(), remote, self.now);
+        inside.is_some_and(|inside| {
+            !inside.by_another && inside.name != *outside && self.answers.has_key(&inside.name)
+        })
+    }
+
+    /// The state of the flow in a slot, made new where another was there.
+    fn state(&mut self, slot: u32, key: &FlowKey) -> &mut FlowState {
+        let slot = slot as usize;
+        if slot >= self.flows.len() {
+            self.flows.resize_with(slot + 1, FlowState::default);
+        }
+        let state = &mut self.flows[slot];
+        let hash = hash_of(key);
+        if state.hash != hash {
+            *state = FlowState {
+                hash,
+                ..FlowState::default()
+            };
+        }
+        state
+    }
+
+    fn device(&mut self, mac: Mac) -> Option<&mut DeviceState> {
+        if self.devices.len() >= MAX_DEVICES && !self.devices.contains_key(&mac) {
+            self.devices_refused += 1;
+            return None;
+        }
+        Some(self.devices.entry(mac).or_default())
+    }
+
+    fn note(&mut self, mac: Mac, fact: Fact) {
+        let now = self.now;
+        if let Some(device) = self.device(mac)
+            && device.identity.note(fact, now)
+        {
+            device.conclusion = None;
+        }
+    }
+
+    /// Books what a flow has counted since the last time.
+    fn book(&mut self, slot: u32, record: &FlowRecord, last: bool) {
+        let key = &record.key;
+        let counted = [record.upload_bytes, record.download_bytes];
+        let state = self.state(slot, key);
+        if state.opened && state.booked == counted {
+            return;
+        }
+        let opens = !state.opened;
+        let Some(remote) = ip_of(key, key.remote()) else {
+            return self.account(slot, record, counted, PartyId::LOCAL, None);
+        };
+        if state.told.name.is_none() {
+            let age = self.now - self.clock.unix_seconds(record.first_seen);
+            // Its name may be in the ring.
+            if !last && age < PATIENCE {
+                return;
+            }
+            if let Some(name) = self.name_by_dns(key, remote) {
+                let state = self.state(slot, key);
+                state.told.name = Some(name);
+                state.party = None;
+            }
+        }
+        let state = self.state(slot, key);
+        let name = state.told.name.as_ref().map(|(name, _)| Arc::clone(name));
+        let party = match state.party {
+            Some(party) => party,
+            None => {
+                let party = self.party(name.as_deref(), remote);
+                self.state(slot, key).party = Some(party);
+                party
+            }
+        };
+        let told = &self.flows[slot as usize].told;
+        let is_ech = self.is_ech(key, told, remote);
+        let hidden = self
+            .knowledge
+            .hidden(&shown(key, told, name.as_deref(), remote, is_ech));
+        self.account(slot, record, counted, party, hidden);
+        if opens {
+            self.note_flow(record, name.as_deref());
+        }
+    }
+
+    /// What a new flow says of the device itself.
+    fn note_flow(&mut self, record: &FlowRecord, name: Option<&str>) {
+        let key = &record.key;
+        // Only what it sends shows that an address is its own.
+        if record.upload_packets > 0
+            && let Some(local) = ip_of(key, key.local())
+        {
+            self.note(key.mac(), Fact::Address(local));
+        }
+        if let Some(name) = name {
+            self.note(key.mac(), Fact::Name(name.to_owned()));
+        }
+    }
+
+    fn party(&mut self, name: Option<&str>, remote: IpAddr) -> PartyId {
+        if name.is_none() && is_local(remote) {
+            return PartyId::LOCAL;
+        }
+        let knowledge = &self.knowledge;
+        let party = party_name(knowledge, name, remote);
+        self.parties
+            .number(&party, || knowledge.about(&party, name, remote))
+    }
+
+    /// Books what a flow has counted since the last time to a party.
+    fn account(
+        &mut self,
+        slot: u32,
+        record: &FlowRecord,
+        counted: [u64; 2],
+        party: PartyId,
+        hidden: Option<Hidden>,
+    ) {
+        let state = self.state(slot, &record.key);
+        let mut amount = Amount::default();
+        for (direction, counted) in counted.into_iter().enumerate() {
+            amount.bytes[direction] = counted.saturating_sub(state.booked[direction]);
+        }
+        if !state.opened {
+            state.opened = true;
+            amount.flows[usize::from(record.opened_by & 1)] = 1;
+        }
+        state.booked = counted;
+        let of = Counted {
+            party,
+            hidden,
+            category: self.parties.info(party).category,
+        };
+        if let Some(device) = self.device(record.key.mac()) {
+            device.traffic.book(of, amount);
+        }
+    }
+
+    /// Takes one payload.
+    fn sample(&mut self, sample: &Sample) {
+        let head = &sample.head;
+        let Some(kind) = Kind::from_number(head.kind) else {
+            return;
+        };
+        match kind {
+            Kind::Mdns => self.mdns(head, &sample.octets),
+            Kind::Dhcp4 => self.dhcp4(head, &sample.octets),
+            Kind::Dhcp6 => self.dhcp6(head, &sample.octets),
+            _ => {
+                let news = self.read(kind, sample);
+                self.take(head, news);
+            }
+        }
+    }
+
+    /// Lets the readers of a flow have a payload.
+    fn read(&mut self, kind: Kind, sample: &Sample) -> News {
+        let head = &sample.head;
+        if head.slot == NO_SLOT {
+            let mut told = Told::default();
+            return Readers::default().sample(kind, head, &sample.octets, &mut told);
+        }
+        let now = self.now;
+        let state = self.state(head.slot, &head.key);
+        let mut readers = state.readers.take().unwrap_or_default();
+        let begun = readers.are_fresh();
+        let news = readers.sample(kind, head, &sample.octets, &mut state.told);
+        // What is booked from now on is by what it told.
+        state.party = None;
+        if news.settled {
+            self.settled.push((head.slot, head.key));
+        } else {
+            state.readers = Some(readers);
+            if begun && kind != Kind::Dns {
+                self.reading_flows.push((head.slot, now));
+            }
+        }
+        news
+    }
+
+    /// Readers that wait in vain are let go, and counted.
+    fn forget_unfinished(&mut self, before: f64) {
+        let waiting = std::mem::take(&mut self.reading_flows);
+        for (slot, since) in waiting {
+            if since > before {
+                self.reading_flows.push((slot, since));
+                continue;
+            }
+            let Some(state) = self.flows.get_mut(slot as usize) else {
+                continue;
+            };
+            if let Some(decoder) = state
+                .readers
+                .take()
+                .and_then(|readers| readers.unfinished())
+            {
+                self.fail(decoder, Failure::Truncated);
+            }
+        }
+    }
+
+    fn fail(&mut self, decoder: &'static str, failure: Failure) {
+        *self.failures.entry((decoder, failure)).or_default() += 1;
+    }
+
+    fn take(&mut self, head: &Head, news: News) {
+        if let Some((decoder, failure)) = news.failure {
+            self.fail(decoder, failure);
+        }
+        let uploaded = head.direction == Direction::Upload as u8;
+        if let Some(request) = news.request
+            && uploaded
+            && let Some(user_agent) = request.user_agent
+        {
+            self.note(head.key.mac(), Fact::UserAgent(user_agent));
+        }
+        for message in news.messages {
+            self.dns(head, message);
+        }
+    }
+
+    fn dns(&mut self, head: &Head, message: dns::Message) {
+        let key = &head.key;
+        if message.response && head.direction == Direction::Download as u8 {
+            if message.ech {
+                for question in &message.questions {
+                    self.answers.learn_key(&question.name);
+                }
+            }
+            for record in &message.addresses {
+                self.answers.learn(
+                    key.mac(),
+                    &record.name,
+                    record.address,
+                    record.ttl,
+                    self.now,
+                );
+            }
+        }
+        if !message.response && head.direction == Direction::Upload as u8 {
+            for question in &message.questions {
+                self.note(key.mac(), Fact::Name(question.name.clone()));
+            }
+        }
+        self.keep(head, message);
+    }
+
+    /// Keeps a message's questions, where somebody wants them.
+    fn keep(&mut self, head: &Head, message: dns::Message) {
+        let Some(kept) = &mut self.questions else {
+            return;
+        };
+        let key = &head.key;
+        let local = reading::end(key, key.local(), key.local_port());
+        let remote = reading::end(key, key.remote(), key.remote_port());
+        // The device may be a server itself.
+        let asks = (head.direction == Direction::Upload as u8) != message.response;
+        let (client, server) = if asks {
+            (local, remote)
+        } else {
+            (remote, local)
+        };
+        for question in message.questions {
+            let kind = dns::kind_name(question.kind);
+            let known = kept.iter_mut().rev().find(|known| {
+                known.id == message.id
+                    && known.name == question.name
+                    && known.kind == kind
+                    && known.client == client
+                    && known.server == server
+            });
+            match known {
+                Some(known) if message.response => known.answers.clone_from(&message.answers),
+                Some(_) => {}
+                None => kept.push(DnsQuestion {
+                    client: client.clone(),
+                    server: server.clone(),
+                    name: question.name,
+                    kind,
+                    answers: match message.response {
+                        true => message.answers.clone(),
+                        false => Vec::new(),
+                    },
+                    id: message.id,
+                }),
+            }
+        }
+    }
+
+    fn mdns(&mut self, head: &Head, octets: &[u8]) {
+        let message = match dns::message(octets) {
+            Ok(message) => message,
+            Err(failure) => return self.fail("mdns", failure),
+        };
+        // What reaches the device is about others.
+        if head.direction != Direction::Upload as u8 || !message.response {
+            return;
+        }
+        let mac = head.key.mac();
+        for record in message.addresses {
+            self.note(mac, Fact::MdnsHost(record.name));
+        }
+        for service in message.services {
+            self.note(
+                mac,
+                Fact::MdnsService {
+                    kind: service.kind,
+                    instance: service.instance,
+                    text: service.text,
+                },
+            );
+        }
+    }
+
+    fn dhcp4(&mut self, head: &Head, octets: &[u8]) {
+        let message = match dhcp4::message(octets) {
+            Ok(message) => message,
+            Err(failure) => return self.fail("dhcp4", failure),
+        };
+        let uploaded = head.direction == Direction::Upload as u8;
+        if message.reply {
+            if uploaded {
+                self.note(head.key.mac(), Fact::Router);
+            }
+            return;
+        }
+        if uploaded {
+            // A repeater asks for others.
+            self.note(
+                Mac::new(message.client),
+                Fact::Dhcp4 {
+                    host_name: message.host_name,
+                    fqdn: message.fqdn,
+                    vendor_class: message.vendor_class,
+                    parameters: message.parameters,
+                    client_id: message.client_id,
+                },
+            );
+        }
+    }
+
+    fn dhcp6(&mut self, head: &Head, octets: &[u8]) {
+        let message = match dhcp6::message(octets) {
+            Ok(message) => message,
+            Err(failure) => return self.fail("dhcp6", failure),
+        };
+        const ADVERTISE: u8 = 2;
+        const REPLY: u8 = 7;
+        const RECONFIGURE: u8 = 10;
+        if head.direction != Direction::Upload as u8 {
+            return;
+        }
+        let mac = head.key.mac();
+        if matches!(message.kind, ADVERTISE | REPLY | RECONFIGURE) {
+            self.note(mac, Fact::Router);
+            return;
+        }
+        let (enterprise, vendor_class) = message.vendor_class.unzip();
+        self.note(
+            mac,
+            Fact::Dhcp6 {
+                fqdn: message.fqdn,
+                enterprise,
+                vendor_class: vendor_class.map(|texts| texts.join(" ")),
+            },
+        );
+    }
+}
+
+/// Tells flows apart in a slot; never 0.
+fn hash_of(key: &FlowKey) -> u64 {
+    const MULTIPLIERS: [u64; 6] = [
+        0x9e37_79b9_7f4a_7c15,
+        0xbf58_476d_1ce4_e5b9,
+        0x94d0_49bb_1331_11eb,
+        0xd6e8_feb8_6659_fd93,
+        0xa076_1d64_78bd_642f,
+        0xe703_7ed1_a0b4_28db,
+    ];
+    key.hash(&MULTIPLIERS) | 1
+}
+
+/// An end of a flow; `None` where it is not IP.
+fn ip_of(key: &FlowKey, address: Address) -> Option<IpAddr> {
+    let octets = address.octets();
+    match key.family() {
+        Family::V4 => {
+            let [a, b, c, d, ..] = octets;
+            Some(IpAddr::from([a, b, c, d]))
+        }
+        Family::V6 => Some(IpAddr::from(octets)),
+        Family::Other => None,
+    }
+}
+
+fn shown<'a>(
+    key: &FlowKey,
+    told: &Told,
+    name: Option<&'a str>,
+    remote: IpAddr,
+    is_ech: bool,
+) -> Shown<'a> {
+    Shown {
+        name,
+        remote,
+        protocol: key.protocol(),
+        port: key.remote_port(),
+        is_tunnel: told.tunnel.is_some(),
+        is_ech,
+        is_readable: is_service(key),
+        spoke: told.spoke,
+    }
+}
+
+/// The party that a flow is with.
+fn party_name(knowledge: &Knowledge, name: Option<&str>, remote: IpAddr) -> String {
+    match name {
+        Some(name) => knowledge.party_of(name).to_owned(),
+        None if is_local(remote) => "local".to_owned(),
+        None => remote.to_string(),
+    }
+}
+
+/// Adds what a device exchanged with whom.
+fn describe(device: &mut model::Device, state: &DeviceState, parties: &Parties) {
+    let bytes = |amount: Amount| ByDirection {
+        upload: amount.bytes[0],
+        download: amount.bytes[1],
+    };
+    let flows = |amount: Amount| ByDirection {
+        upload: amount.flows[0],
+        download: amount.flows[1],
+    };
+    let with = |party: String, shown: Amount, all: Amount| PartyTraffic {
+        party,
+        bytes: bytes(shown),
+        flows: flows(shown),
+        bytes_in_all: bytes(all),
+        flows_in_all: flows(all),
+    };
+    device.parties = state
+        .traffic
+        .shown()
+        .map(|(party, shown, all)| with(parties.info(party).name.to_string(), shown, all))
+        .collect();
+    device
+        .parties
+        .sort_by(|one, other| one.party.cmp(&other.party));
+    let other = state.traffic.other();
+    device.parties.push(with("other".to_owned(), other, other));
+    device.hidden = state
+        .traffic
+        .hidden()
+        .map(|(hidden, amount)| (hidden.name(), bytes(amount)))
+        .collect();
+    device.categories = state
+        .traffic
+        .categories()
+        .map(|(category, amount)| (category.name(), bytes(amount)))
+        .collect();
 }

@@ -6,7 +6,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
 };
 
 use sensor_ebpf::{
@@ -14,7 +14,7 @@ use sensor_ebpf::{
         self, ByDirection as Both, FAMILIES, FAMILY_NAMES, FURTHER_DEVICES, HitKey,
         MULTICAST_DEVICE, family_index,
     },
-    flow::{Direction, FlowRecord, Judgement},
+    flow::{Direction, FlowKey, FlowRecord, Judgement},
     parse::{Address, Family, Mac, protocol},
     policy::Verdict,
     sample::Kind,
@@ -23,8 +23,8 @@ use sensor_ebpf::{
 
 use crate::{
     model::{
-        ByDirection, Device, DeviceTable, FamilyBooks, Flow, FlowTable, FlowsRefused, Hook,
-        Interface, PolicyHits, PolicyState, Ring, SampleCounts, Snapshot, Tally, Ticks,
+        ByDirection, Device, DeviceTable, FamilyBooks, Flow, FlowFacts, FlowTable, FlowsRefused,
+        Hook, Interface, PolicyHits, PolicyState, Ring, SampleCounts, Snapshot, Tally, Ticks,
     },
     record::{Clock, DeviceReading, InterfaceReading, Record, Tables},
 };
@@ -177,6 +177,7 @@ impl Reading {
                 .collect(),
             policy_hits: self.policy_hits(),
             interfaces,
+            ..Snapshot::default()
         }
     }
 
@@ -237,25 +238,25 @@ const fn both([upload, download]: Both<books::Tally>) -> ByDirection<Tally> {
     }
 }
 
-/// A flow for those who list them. `interface` and `policy` are the names of its numbers.
-pub fn flow(record: &FlowRecord, interface: String, policy: Option<String>, clock: Clock) -> Flow {
-    let key = &record.key;
-    let address = |address: Address| {
-        let octets = address.octets();
-        match key.family() {
-            Family::V4 => {
-                let [a, b, c, d, ..] = octets;
-                Some(IpAddr::from([a, b, c, d]))
-            }
-            Family::V6 => Some(IpAddr::from(octets)),
-            Family::Other => None,
-        }
-    };
-    let end = |of: Address, port: u16| match (address(of), has_ports(key.protocol())) {
+/// An end of a flow: address and port, the address alone where there are no ports, nothing where
+/// it is not IP.
+pub(super) fn end(key: &FlowKey, address: Address, port: u16) -> String {
+    match (super::ip_of(key, address), has_ports(key.protocol())) {
         (None, _) => String::new(),
         (Some(address), true) => SocketAddr::new(address, port).to_string(),
         (Some(address), false) => address.to_string(),
-    };
+    }
+}
+
+/// A flow for those who list them. `interface` and `policy` are the names of its numbers.
+pub fn flow(
+    record: &FlowRecord,
+    interface: String,
+    policy: Option<String>,
+    facts: FlowFacts,
+    clock: Clock,
+) -> Flow {
+    let key = &record.key;
     let verdict = Judgement::unpack(record.judgement).decision.verdict;
     Flow {
         device: mac_text(key.mac()),
@@ -264,8 +265,9 @@ pub fn flow(record: &FlowRecord, interface: String, policy: Option<String>, cloc
             Family::Other => format!("{:#06x}", key.remote_port()),
             Family::V4 | Family::V6 => protocol_text(key.protocol()),
         },
-        local: end(key.local(), key.local_port()),
-        remote: end(key.remote(), key.remote_port()),
+        local: end(key, key.local(), key.local_port()),
+        remote: end(key, key.remote(), key.remote_port()),
+        facts,
         traffic: ByDirection {
             upload: Tally {
                 packets: record.upload_packets,
@@ -352,10 +354,12 @@ fn device((reading, flows): &(DeviceReading, OfFlows), clock: Clock) -> Option<D
     }
     Some(Device {
         device: name,
+        mac: is_device(reading.number).then(|| Mac::from_word(record.mac)),
         families,
         live_flows: flows.opened.as_flattened().iter().sum(),
         first_seen: clock.unix_seconds(record.first_seen),
         last_seen: clock.unix_seconds(record.last_seen.max(flows.last_seen)),
+        ..Device::default()
     })
 }
 

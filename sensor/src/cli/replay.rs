@@ -6,93 +6,101 @@ use serde::Serialize;
 
 use super::{counted_u64, grouped, octets, print_table, table, total};
 use crate::{
-    model::{Device, Flow},
+    model::{Device, DnsQuestion, Flow},
     source::replay::Summary,
 };
 
-/// A flow of a capture, and what is known about it: one line of JSON.
-#[derive(Debug, Serialize)]
-pub struct FlowLine<'a> {
-    /// The file, as it was typed.
-    pub capture: &'a str,
-    /// The device's MAC address.
-    pub device: &'a str,
-    /// The transport by name; an ethertype where the frames are not IP.
-    pub protocol: &'a str,
-    /// The device's address and port.
-    pub local: &'a str,
-    /// The other side's address and port.
-    pub remote: &'a str,
-    /// Packets that left the device.
-    pub packets_up: u64,
-    /// Packets that reached the device.
-    pub packets_down: u64,
-    /// Octets that left the device.
-    pub bytes_up: u64,
-    /// Octets that reached the device.
-    pub bytes_down: u64,
-    /// The name of the other side.
-    pub name: Option<&'a str>,
-    /// Where the name was read: `tls`, `quic`, `http` or `dns`.
-    pub name_source: Option<&'a str>,
-    /// The protocols that the device offered.
-    pub alpn: Option<&'a [String]>,
-    /// Whether the name is an outer one, and the true one encrypted.
-    pub ech: Option<bool>,
-    /// The version of QUIC.
-    pub quic_version: Option<&'a str>,
-    /// The registrable domain of the name.
-    pub party: Option<&'a str>,
-    /// Who the party belongs to.
-    pub owner: Option<&'a str>,
-    /// What the party is for.
-    pub category: Option<&'a str>,
-    /// The country of the address.
-    pub country: Option<&'a str>,
-    /// The network of the address.
-    pub asn: Option<u32>,
-    /// How the name is hidden.
-    pub hidden: Option<&'a str>,
-    /// The tunnel that the flow is inside of; its packets are in those of another flow.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub inside: Option<&'a str>,
+/// A flow of a capture.
+#[derive(Debug)]
+pub struct CapturedFlow {
+    /// The flow, and what it told.
+    pub flow: Flow,
+    /// The tunnel that it is inside of; its packets are in those of another flow.
+    pub inside: Option<&'static str>,
 }
 
-impl<'a> FlowLine<'a> {
-    /// What the books say about a flow.
-    pub fn new(capture: &'a str, flow: &'a Flow, inside: Option<&'a str>) -> Self {
-        Self {
-            capture,
-            device: &flow.device,
-            protocol: &flow.protocol,
-            local: &flow.local,
-            remote: &flow.remote,
-            packets_up: flow.traffic.upload.packets,
-            packets_down: flow.traffic.download.packets,
-            bytes_up: flow.traffic.upload.bytes,
-            bytes_down: flow.traffic.download.bytes,
-            name: None,
-            name_source: None,
-            alpn: None,
-            ech: None,
-            quic_version: None,
-            party: None,
-            owner: None,
-            category: None,
-            country: None,
-            asn: None,
-            hidden: None,
-            inside,
-        }
-    }
+/// A flow as a line of JSON: the order of the keys is that of the documentation.
+#[derive(Debug, Serialize)]
+struct FlowLine<'a> {
+    capture: &'a str,
+    device: &'a str,
+    protocol: &'a str,
+    local: &'a str,
+    remote: &'a str,
+    packets_up: u64,
+    packets_down: u64,
+    bytes_up: u64,
+    bytes_down: u64,
+    name: Option<&'a str>,
+    name_source: Option<&'a str>,
+    alpn: Option<&'a [String]>,
+    ech: bool,
+    quic_version: Option<&'a str>,
+    party: Option<&'a str>,
+    owner: Option<&'a str>,
+    category: Option<&'a str>,
+    country: Option<&'a str>,
+    asn: Option<u32>,
+    hidden: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    inside: Option<&'a str>,
 }
 
 /// Prints a flow as a line of JSON.
-pub fn print_flow_line(out: &mut impl Write, line: &FlowLine<'_>) -> io::Result<()> {
-    print_line(out, line)
+///
+/// # Errors
+///
+/// When the output takes no more.
+pub fn print_flow_line(
+    out: &mut impl Write,
+    capture: &str,
+    CapturedFlow { flow, inside }: &CapturedFlow,
+) -> io::Result<()> {
+    let facts = &flow.facts;
+    let line = FlowLine {
+        capture,
+        device: &flow.device,
+        protocol: &flow.protocol,
+        local: &flow.local,
+        remote: &flow.remote,
+        packets_up: flow.traffic.upload.packets,
+        packets_down: flow.traffic.download.packets,
+        bytes_up: flow.traffic.upload.bytes,
+        bytes_down: flow.traffic.download.bytes,
+        name: facts.name.as_deref(),
+        name_source: facts.name_source,
+        alpn: facts.alpn.as_deref(),
+        ech: facts.ech,
+        quic_version: facts.quic_version.as_deref(),
+        party: facts.party.as_deref(),
+        owner: facts.owner.as_deref(),
+        category: facts.category,
+        country: facts.country.as_deref(),
+        asn: facts.asn,
+        hidden: facts.hidden,
+        inside: *inside,
+    };
+    print_line(out, &line)
+}
+
+/// Prints a DNS question and its answers as a line of JSON.
+///
+/// # Errors
+///
+/// When the output takes no more.
+pub fn print_question_line(out: &mut impl Write, dns: &DnsQuestion) -> io::Result<()> {
+    #[derive(Serialize)]
+    struct Line<'a> {
+        dns: &'a DnsQuestion,
+    }
+    print_line(out, &Line { dns })
 }
 
 /// Prints a device as a line of JSON.
+///
+/// # Errors
+///
+/// When the output takes no more.
 pub fn print_device_line(out: &mut impl Write, device: &Device) -> io::Result<()> {
     #[derive(Serialize)]
     struct Line<'a> {
@@ -107,49 +115,64 @@ fn print_line(out: &mut impl Write, line: &impl Serialize) -> io::Result<()> {
 }
 
 /// Prints the flows of a capture, the largest first; `limit` at most, 0 for all.
+///
+/// # Errors
+///
+/// When the output takes no more.
 pub fn print_capture(
     out: &mut impl Write,
     capture: &str,
-    flows: &[(Flow, Option<&str>)],
+    flows: &[CapturedFlow],
     limit: usize,
 ) -> io::Result<()> {
-    let mut sorted: Vec<&(Flow, Option<&str>)> = flows.iter().collect();
-    sorted.sort_by_key(|(flow, _)| std::cmp::Reverse(total(&flow.traffic).bytes));
+    let mut sorted: Vec<&CapturedFlow> = flows.iter().collect();
+    sorted.sort_by_key(|captured| std::cmp::Reverse(total(&captured.flow.traffic).bytes));
     let shown = match limit {
         0 => sorted.len(),
         limit => limit.min(sorted.len()),
     };
     let mut table = table(
         [
-            "DEVICE", "PROTOCOL", "LOCAL", "REMOTE", "UPLOAD", "DOWNLOAD", "PACKETS", "INSIDE",
+            "DEVICE", "PROTOCOL", "LOCAL", "REMOTE", "UPLOAD", "DOWNLOAD", "PACKETS", "NAME", "BY",
+            "OWNER", "INSIDE",
         ],
         4..=6,
     );
-    for (flow, inside) in sorted.iter().take(shown) {
+    for CapturedFlow { flow, inside } in sorted.into_iter().take(shown) {
+        let facts = &flow.facts;
+        // What has no name is called by why it has none.
+        let name = facts.name.as_deref().or(facts.hidden).unwrap_or("-");
         table.add_row([
-            flow.device.clone(),
-            flow.protocol.clone(),
-            flow.local.clone(),
-            flow.remote.clone(),
-            octets(flow.traffic.upload.bytes),
-            octets(flow.traffic.download.bytes),
-            grouped(total(&flow.traffic).packets),
-            inside.unwrap_or("-").to_owned(),
+            &flow.device,
+            &flow.protocol,
+            &flow.local,
+            &flow.remote,
+            &octets(flow.traffic.upload.bytes),
+            &octets(flow.traffic.download.bytes),
+            &grouped(total(&flow.traffic).packets),
+            name,
+            facts.name_source.unwrap_or("-"),
+            facts.owner.as_deref().unwrap_or("-"),
+            inside.unwrap_or("-"),
         ]);
     }
     writeln!(out, "{capture}")?;
     print_table(out, &table, "no flow is in it")?;
-    if shown < sorted.len() {
+    if shown < flows.len() {
         writeln!(
             out,
             "and {} more; `--limit 0` shows all",
-            grouped((sorted.len() - shown) as u64)
+            grouped((flows.len() - shown) as u64)
         )?;
     }
     Ok(())
 }
 
 /// Prints what was in a capture, and what became of its packets.
+///
+/// # Errors
+///
+/// When the output takes no more.
 pub fn print_summary(out: &mut impl Write, summary: &Summary) -> io::Result<()> {
     let sum = |packets: u64, bytes: u64| {
         format!(

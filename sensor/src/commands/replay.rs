@@ -5,17 +5,24 @@ use std::{
     io::{self, BufWriter, Read, Write, stdout},
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::Arc,
 };
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::{
-    aggregate::{self, Aggregate},
+    aggregate::{
+        self, Aggregate,
+        knowledge::{Knowledge, Overrides},
+    },
     cli::{
         ReplayArgs,
-        replay::{FlowLine, print_capture, print_device_line, print_flow_line, print_summary},
+        replay::{
+            CapturedFlow, print_capture, print_device_line, print_flow_line, print_question_line,
+            print_summary,
+        },
     },
-    model::{Flow, Ticks},
+    model::Ticks,
     record::{Clock, Record},
     source::replay::{self, Options, Place, Summary},
 };
@@ -29,6 +36,7 @@ pub(super) fn replay(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
         lan: args.lan.clone(),
         payloads: PAYLOADS,
     };
+    let knowledge = Arc::new(Knowledge::default());
     let bar = progress(&args.files);
     let mut out = BufWriter::new(stdout().lock());
     let mut incomplete = 0;
@@ -36,7 +44,7 @@ pub(super) fn replay(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
         let name = path.display().to_string();
         let problem = match File::open(path) {
             Ok(file) => {
-                let household = Household::read(bar.wrap_read(file), &options);
+                let mut household = Household::read(bar.wrap_read(file), &options, &knowledge);
                 household.print(&mut out, &name, args)?;
                 household.summary.damage.map(|damage| damage.to_string())
             }
@@ -75,29 +83,39 @@ fn progress(files: &[PathBuf]) -> ProgressBar {
 struct Household {
     summary: Summary,
     aggregate: Aggregate,
-    flows: Vec<(Flow, Option<&'static str>)>,
+    flows: Vec<CapturedFlow>,
 }
 
 impl Household {
-    fn read(input: impl Read + Send, options: &Options) -> Self {
-        let mut aggregate = Aggregate::default();
+    fn read(input: impl Read + Send, options: &Options, knowledge: &Arc<Knowledge>) -> Self {
+        let mut aggregate = Aggregate::new(Arc::clone(knowledge), Overrides::default());
+        aggregate.keep_questions();
         let mut clock = Clock::default();
-        let mut flows = Vec::new();
-        let summary = replay::replay(input, options, |record| {
+        let mut records = Vec::new();
+        let summary = replay::replay(input, options, |record, now| {
             match &record {
-                Record::Tables(tables) => clock = tables.clock,
-                Record::Flow(_, flow) => {
-                    let place = Place::from_ifindex(flow.key.ifindex());
-                    let inside = place
-                        .filter(|place| *place != Place::Capture)
-                        .map(Place::name);
-                    let flow = aggregate::flow(flow, String::new(), None, clock);
-                    flows.push((flow, inside));
+                // A reading begins: what was told of flows before was no more than a beginning.
+                Record::Tables(tables) => {
+                    clock = tables.clock;
+                    records.clear();
                 }
+                Record::Flow(slot, flow) => records.push((*slot, *flow)),
                 _ => {}
             }
-            aggregate.apply(record);
+            aggregate.apply(record, now);
         });
+        let flows = records
+            .iter()
+            .map(|(slot, record)| {
+                let place = Place::from_ifindex(record.key.ifindex());
+                let inside = place.filter(|place| *place != Place::Capture);
+                let facts = aggregate.facts(*slot, record);
+                CapturedFlow {
+                    flow: aggregate::flow(record, String::new(), None, facts, clock),
+                    inside: inside.map(Place::name),
+                }
+            })
+            .collect();
         Self {
             summary,
             aggregate,
@@ -105,13 +123,16 @@ impl Household {
         }
     }
 
-    fn print(&self, out: &mut impl Write, name: &str, args: &ReplayArgs) -> io::Result<()> {
+    fn print(&mut self, out: &mut impl Write, name: &str, args: &ReplayArgs) -> io::Result<()> {
         if !args.flows.output.json {
             print_capture(out, name, &self.flows, args.flows.limit)?;
             return print_summary(out, &self.summary);
         }
-        for (flow, inside) in &self.flows {
-            print_flow_line(out, &FlowLine::new(name, flow, *inside))?;
+        for flow in &self.flows {
+            print_flow_line(out, name, flow)?;
+        }
+        for question in self.aggregate.questions() {
+            print_question_line(out, question)?;
         }
         for device in &self.aggregate.snapshot(Ticks::default()).devices {
             print_device_line(out, device)?;

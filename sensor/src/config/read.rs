@@ -17,10 +17,12 @@ use toml::{
 };
 
 use super::{
-    Action, Config, Daemon, DeviceTable, FlowTable, HookChoice, Interface, Policy, Ports,
+    Action, Config, Daemon, DeviceOverride, DeviceTable, FlowTable, HookChoice, Interface, List,
+    Names, Parties, Policy, Ports,
     problem::{Level, Problem},
     value::{self, Complaint},
 };
+use crate::{aggregate::party::lists::Category, model::Kind};
 
 type Value<'i> = Spanned<DeValue<'i>>;
 
@@ -28,6 +30,12 @@ const FLOW_CAPACITY: RangeInclusive<u32> = 64..=1_048_574;
 const DEVICE_CAPACITY: RangeInclusive<u32> = 1..=65_536;
 const IDLE_AFTER: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(24);
 const TICK: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_mins(1);
+
+const SEGMENTS: RangeInclusive<u32> = 1..=15;
+const TOP: RangeInclusive<u32> = 1..=1_000;
+
+/// The most `[[list]]`.
+const MOST_LISTS: usize = 256;
 
 const HOOKS: [(&str, HookChoice); 4] = [
     ("auto", HookChoice::Auto),
@@ -65,14 +73,84 @@ const ACTIONS_ELSEWHERE: [(&str, &str); 8] = [
     ("discard", "drop"),
 ];
 
+const CATEGORIES: [(&str, Category); 4] = [
+    (Category::Telemetry.name(), Category::Telemetry),
+    (Category::Advertising.name(), Category::Advertising),
+    (Category::DnsBypass.name(), Category::DnsBypass),
+    (Category::NeverBlock.name(), Category::NeverBlock),
+];
+
+/// Words that other lists use for a category.
+const CATEGORIES_ELSEWHERE: [(&str, &str); 13] = [
+    ("analytics", "telemetry"),
+    ("privacy", "telemetry"),
+    ("tracker", "telemetry"),
+    ("trackers", "telemetry"),
+    ("tracking", "telemetry"),
+    ("ad", "advertising"),
+    ("ads", "advertising"),
+    ("adware", "advertising"),
+    ("dns", "dns-bypass"),
+    ("doh", "dns-bypass"),
+    ("allow", "never-block"),
+    ("allowlist", "never-block"),
+    ("whitelist", "never-block"),
+];
+
+const KINDS: [(&str, Kind); 6] = [
+    ("phone", Kind::Phone),
+    ("tablet", Kind::Tablet),
+    ("computer", Kind::Computer),
+    ("tv", Kind::Tv),
+    ("iot", Kind::Iot),
+    ("router", Kind::Router),
+];
+
+/// Other words for a kind of device.
+const KINDS_ELSEWHERE: [(&str, &str); 17] = [
+    ("iphone", "phone"),
+    ("mobile", "phone"),
+    ("smartphone", "phone"),
+    ("telephone", "phone"),
+    ("ipad", "tablet"),
+    ("desktop", "computer"),
+    ("laptop", "computer"),
+    ("notebook", "computer"),
+    ("pc", "computer"),
+    ("server", "computer"),
+    ("smart-tv", "tv"),
+    ("television", "tv"),
+    ("camera", "iot"),
+    ("printer", "iot"),
+    ("access-point", "router"),
+    ("ap", "router"),
+    ("gateway", "router"),
+];
+
 const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9617);
 
 const INTERFACE_EXAMPLE: &str =
     "name each interface of the LAN side, for example\n\n[[interface]]\nname = \"br-lan\"";
 
-/// The configuration that a text stands for, as far as it can be read, and every problem found.
-/// It may be used where no problem is an error.
-pub(super) fn read(text: &str) -> (Config, Vec<Problem>) {
+/// What a text stands for.
+pub(super) struct Read {
+    /// The configuration, as far as it can be read. It may be used where no problem is an error.
+    pub(super) config: Config,
+    /// Every problem found.
+    pub(super) problems: Vec<Problem>,
+    /// Where the files of `config.lists` and of `config.parties.networks` are named.
+    pub(super) places: Places,
+}
+
+/// Where files are named, in the order of the configuration.
+#[derive(Default)]
+pub(super) struct Places {
+    pub(super) lists: Vec<Range<usize>>,
+    pub(super) networks: Vec<Range<usize>>,
+}
+
+/// Reads a text to its end, whatever is wrong with it.
+pub(super) fn read(text: &str) -> Read {
     let (document, syntax_errors) = DeTable::parse_recoverable(text);
     let mut reader = Reader::default();
     let config = reader.config(document.get_ref());
@@ -82,8 +160,13 @@ pub(super) fn read(text: &str) -> (Config, Vec<Problem>) {
             .iter()
             .map(|error| syntax_problem(text, error))
             .collect();
+        reader.places = Places::default();
     }
-    (config, reader.problems)
+    Read {
+        config,
+        problems: reader.problems,
+        places: reader.places,
+    }
 }
 
 fn syntax_problem(text: &str, error: &toml::de::Error) -> Problem {
@@ -98,7 +181,8 @@ fn syntax_problem(text: &str, error: &toml::de::Error) -> Problem {
             format!("write `\"{}\"`", value::excerpt(written))
         }
         ("duplicate key", _) => {
-            "keep one of the two; only `[[interface]]` and `[[policy]]` may stand more than once"
+            "keep one of the two; only `[[interface]]`, `[[policy]]`, `[[list]]` and `[[device]]` \
+             may stand more than once"
                 .to_owned()
         }
         (_, Some(expected)) if expected.starts_with('`') => format!("add {expected} here"),
@@ -130,6 +214,7 @@ impl<'a, 'i> Section<'a, 'i> {
 #[derive(Default)]
 struct Reader {
     problems: Vec<Problem>,
+    places: Places,
 }
 
 impl Reader {
@@ -147,6 +232,10 @@ impl Reader {
                 "device_table",
                 "daemon",
                 "policy",
+                "names",
+                "parties",
+                "list",
+                "device",
             ],
         );
         Config {
@@ -155,6 +244,10 @@ impl Reader {
             device_table: self.device_table(&root),
             daemon: self.daemon(&root),
             policies: self.policies(&root),
+            names: self.names(&root),
+            parties: self.parties(&root),
+            lists: self.lists(&root),
+            devices: self.device_overrides(&root),
         }
     }
 
@@ -260,14 +353,8 @@ impl Reader {
         const DEFAULT: &str = "/sys/fs/bpf/gateway-sensor";
         let example = format!("pin_directory = \"{DEFAULT}\"");
         let directory = self.optional_text(section, "pin_directory", &example, |text| {
-            let path = PathBuf::from(text);
-            if path.is_absolute() && !text.contains('\0') {
-                return Ok(path);
-            }
-            Err(Complaint {
-                message: format!("`{}` is not an absolute path", value::excerpt(text)),
-                label: "does not begin with `/`".to_owned(),
-                help: format!("write a folder on a bpffs, for example `{example}`"),
+            value::absolute_path(text, || {
+                format!("write a folder on a bpffs, for example `{example}`")
             })
         });
         directory.map_or_else(|| PathBuf::from(DEFAULT), |(path, _)| path)
@@ -415,6 +502,154 @@ impl Reader {
         ports.into_iter().map(|(ports, _)| ports).collect()
     }
 
+    fn names(&mut self, root: &Section<'_, '_>) -> Names {
+        let section = self.section(root, "names", "[names]");
+        let section = section.as_ref();
+        self.know_keys_of(section, &["segments"]);
+        let segments = self.number(section, "segments", SEGMENTS, 4);
+        Names {
+            segments: u8::try_from(segments).unwrap_or(u8::MAX),
+        }
+    }
+
+    fn parties(&mut self, root: &Section<'_, '_>) -> Parties {
+        let section = self.section(root, "parties", "[parties]");
+        let section = section.as_ref();
+        self.know_keys_of(section, &["top", "builtin_lists", "networks"]);
+        Parties {
+            top: self.number(section, "top", TOP, 20),
+            builtin_lists: self.boolean(section, "builtin_lists", true),
+            networks: section.map_or_else(Vec::new, |section| self.networks(section)),
+        }
+    }
+
+    fn networks(&mut self, section: &Section<'_, '_>) -> Vec<PathBuf> {
+        const EXAMPLE: &str = "networks = [\"/usr/share/GeoIP/GeoLite2-Country.mmdb\"]";
+        let files = self.items(section, "networks", EXAMPLE, |reader, item, unique| {
+            let file = reader.text(item, "networks", EXAMPLE, |text| {
+                value::absolute_path(text, || format!("write for example `{EXAMPLE}`"))
+            })?;
+            if let Some(first) = unique.add(file.clone(), &item.span()) {
+                reader.twice("this file", item.span(), first);
+                return None;
+            }
+            Some((file, item.span()))
+        });
+        let (files, places) = files.unwrap_or_default().into_iter().unzip();
+        self.places.networks = places;
+        files
+    }
+
+    fn lists(&mut self, root: &Section<'_, '_>) -> Vec<List> {
+        let mut lists = Vec::new();
+        let mut files = Unique::default();
+        let sections = self.sections(root, "list", "[[list]]").unwrap_or_default();
+        if let Some(first_too_many) = sections.get(MOST_LISTS) {
+            self.problems.push(Problem {
+                level: Level::Error,
+                message: format!(
+                    "{} lists are configured; at most {MOST_LISTS} can be used",
+                    sections.len()
+                ),
+                span: Some(first_too_many.span.clone()),
+                label: format!("list {}", MOST_LISTS + 1),
+                related: None,
+                help: "put the names of lists with the same category and owner into one file"
+                    .to_owned(),
+            });
+        }
+        for section in &sections {
+            const EXAMPLE: &str = "file = \"/etc/gateway-sensor/lists/mine.txt\"";
+            self.know_keys(section, &["file", "category", "owner"]);
+            let category = self.choice(section, "category", &CATEGORIES, &CATEGORIES_ELSEWHERE);
+            let owner = self.label(section, "owner", "owner = \"Xiaomi\"");
+            let Some((file, span)) = self.required_text(section, "file", EXAMPLE, |text| {
+                value::absolute_path(text, || format!("write for example `{EXAMPLE}`"))
+            }) else {
+                continue;
+            };
+            if let Some(first) = files.add(file.clone(), &span) {
+                self.problems.push(Problem {
+                    level: Level::Error,
+                    message: "two lists are the same file".to_owned(),
+                    span: Some(span),
+                    label: "again".to_owned(),
+                    related: Some((first, "first here")),
+                    help: "remove one of the two; lines `# category: …` and `# owner: …` in the \
+                           file divide it"
+                        .to_owned(),
+                });
+                continue;
+            }
+            self.places.lists.push(span);
+            lists.push(List {
+                file,
+                category,
+                owner,
+            });
+        }
+        lists
+    }
+
+    fn device_overrides(&mut self, root: &Section<'_, '_>) -> Vec<DeviceOverride> {
+        let mut devices = Vec::new();
+        let mut macs = Unique::default();
+        let sections = self
+            .sections(root, "device", "[[device]]")
+            .unwrap_or_default();
+        for section in &sections {
+            self.know_keys(section, &["mac", "name", "kind", "vendor"]);
+            let name = self.label(section, "name", "name = \"Anna's phone\"");
+            let kind = self.choice(section, "kind", &KINDS, &KINDS_ELSEWHERE);
+            let vendor = self.label(section, "vendor", "vendor = \"Xiaomi\"");
+            let Some((mac, span)) =
+                self.required_text(section, "mac", "mac = \"a4:50:46:1f:00:2c\"", value::device)
+            else {
+                continue;
+            };
+            if let Some(first) = macs.add(mac, &span) {
+                self.problems.push(Problem {
+                    level: Level::Error,
+                    message: format!("device `{}` is described twice", value::mac_text(mac)),
+                    span: Some(span),
+                    label: "again".to_owned(),
+                    related: Some((first, "first here")),
+                    help: "put what is known of it into one `[[device]]`".to_owned(),
+                });
+                continue;
+            }
+            let says_nothing = ["name", "kind", "vendor"]
+                .iter()
+                .all(|key| section.get(key).is_none());
+            if says_nothing {
+                self.problems.push(Problem {
+                    level: Level::Warning,
+                    message: format!("nothing is said of device `{}`", value::mac_text(mac)),
+                    span: Some(span),
+                    label: "has no `name`, no `kind` and no `vendor`".to_owned(),
+                    related: None,
+                    help: "say what it is, for example `name = \"Anna's phone\"`, or remove it"
+                        .to_owned(),
+                });
+            }
+            devices.push(DeviceOverride {
+                mac,
+                name,
+                kind,
+                vendor,
+            });
+        }
+        devices
+    }
+
+    /// A text that people read.
+    fn label(&mut self, section: &Section<'_, '_>, key: &str, example: &str) -> Option<String> {
+        let label = self.optional_text(Some(section), key, example, |text| {
+            value::label(text, key, example)
+        });
+        label.map(|(text, _)| text)
+    }
+
     fn twice(&mut self, what: &str, span: Range<usize>, first: Range<usize>) {
         self.problems.push(Problem {
             level: Level::Warning,
@@ -426,26 +661,24 @@ impl Reader {
         });
     }
 
-    /// The items of a list that could be read. A list that is written and empty is refused: it
-    /// reads as "none" and would mean "all".
+    /// The items of a policy's list that could be read. A list that is written and empty is
+    /// refused: it reads as "none" and would mean "all".
     fn list<'i, K, T>(
         &mut self,
         section: &Section<'_, 'i>,
         key: &str,
         example: &str,
-        mut item: impl FnMut(&mut Self, &Value<'i>, &mut Unique<K>) -> Option<T>,
+        item: impl FnMut(&mut Self, &Value<'i>, &mut Unique<K>) -> Option<T>,
     ) -> Vec<T>
     where
         Unique<K>: Default,
     {
-        let Some(value) = section.get(key) else {
-            return Vec::new();
-        };
-        let Some(items) = value.get_ref().as_array() else {
-            self.wrong_type(value, key, "a list", example);
-            return Vec::new();
-        };
-        if items.is_empty() {
+        if let Some(value) = section.get(key)
+            && value
+                .get_ref()
+                .as_array()
+                .is_some_and(|items| items.is_empty())
+        {
             self.problems.push(Problem {
                 level: Level::Error,
                 message: format!("`{key}` is an empty list"),
@@ -457,11 +690,30 @@ impl Reader {
                 ),
             });
         }
+        self.items(section, key, example, item).unwrap_or_default()
+    }
+
+    /// The items of a list that could be read; `None` where there is no list.
+    fn items<'i, K, T>(
+        &mut self,
+        section: &Section<'_, 'i>,
+        key: &str,
+        example: &str,
+        mut item: impl FnMut(&mut Self, &Value<'i>, &mut Unique<K>) -> Option<T>,
+    ) -> Option<Vec<T>>
+    where
+        Unique<K>: Default,
+    {
+        let value = section.get(key)?;
+        let Some(items) = value.get_ref().as_array() else {
+            self.wrong_type(value, key, "a list", example);
+            return None;
+        };
         let mut unique = Unique::default();
-        items
+        let read = items
             .iter()
-            .filter_map(|value| item(self, value, &mut unique))
-            .collect()
+            .filter_map(|value| item(self, value, &mut unique));
+        Some(read.collect())
     }
 
     /// Reports keys that mean nothing.

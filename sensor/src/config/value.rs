@@ -4,6 +4,7 @@
 
 use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -407,6 +408,43 @@ pub(super) fn listen(text: &str, default: SocketAddr) -> Result<SocketAddr, Comp
         format!("`{}` is not an address to listen on", excerpt(text)),
         label,
         help,
+    ))
+}
+
+/// The longest name that the user gives to a device, a vendor or an owner, in octets.
+pub(super) const LABEL_OCTETS: usize = 63;
+
+/// A text that people read, and a label value in metrics.
+pub(super) fn label(text: &str, key: &str, example: &str) -> Result<String, Complaint> {
+    let label = if text.trim().is_empty() {
+        "a name has at least one character".to_owned()
+    } else if text.len() > LABEL_OCTETS {
+        format!("{} octets; it has at most {LABEL_OCTETS}", text.len())
+    } else if let Some(found) = text.chars().find(|c| c.is_control()) {
+        format!("has {}", character(found))
+    } else {
+        return Ok(text.to_owned());
+    };
+    Err(complaint(
+        format!("`{}` cannot be a value of `{key}`", excerpt(text)),
+        label,
+        format!("write a name in one line, for example `{example}`"),
+    ))
+}
+
+/// A path from the root.
+pub(super) fn absolute_path(
+    text: &str,
+    help: impl FnOnce() -> String,
+) -> Result<PathBuf, Complaint> {
+    let path = PathBuf::from(text);
+    if path.is_absolute() && !text.contains('\0') {
+        return Ok(path);
+    }
+    Err(complaint(
+        format!("`{}` is not an absolute path", excerpt(text)),
+        "does not begin with `/`",
+        help(),
     ))
 }
 

@@ -1,1 +1,227 @@
 //! DHCP for IPv6 (RFC 8415).
+
+use std::net::Ipv6Addr;
+
+use super::{
+    Failure,
+    dhcp4::{labels, text},
+};
+
+/// The most relays a message may have passed (RFC 8415, section 7.6: `HOP_COUNT_LIMIT`).
+pub const MAX_RELAYS: usize = 8;
+
+/// The most octets of an identifier (RFC 8415, section 11.1: 128 and the type).
+pub const MAX_DUID: usize = 130;
+
+/// The most addresses, texts of vendor classes and vendor options that are read of a message.
+pub const MAX_ITEMS: usize = 32;
+
+/// The types of messages that relays wrap others in (RFC 8415, section 7.3).
+const RELAYED: [u8; 2] = [12, 13];
+/// The largest type that is known: the replies of failover and queries (RFC 5460, RFC 8156) stand
+/// between, and are read like all others.
+const MAX_KIND: u8 = 36;
+
+/// The length of a header: type and transaction; of a relay's: type, hops, two addresses.
+const HEADER: usize = 4;
+const RELAY_HEADER: usize = 34;
+
+/// The numbers of options (RFC 8415, section 21; 39 is of RFC 4704, 79 of RFC 6939).
+mod option {
+    pub(super) const CLIENT_ID: u16 = 1;
+    pub(super) const IA_NA: u16 = 3;
+    pub(super) const IA_TA: u16 = 4;
+    pub(super) const ADDRESS: u16 = 5;
+    pub(super) const REQUESTED: u16 = 6;
+    pub(super) const RELAYED: u16 = 9;
+    pub(super) const VENDOR_CLASS: u16 = 16;
+    pub(super) const VENDOR_OPTIONS: u16 = 17;
+    pub(super) const FQDN: u16 = 39;
+    pub(super) const LINK_LAYER: u16 = 79;
+}
+
+/// A message, taken out of those that relays wrapped it in. Texts are what people may read, as in
+/// [`Dhcp4`](super::dhcp4::Dhcp4).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Dhcp6 {
+    /// What it is: 1 solicit, 2 advertise, 3 request, 4 confirm, 5 renew, 6 rebind, 7 reply, 8
+    /// release, 9 decline, 10 reconfigure, 11 information-request.
+    pub kind: u8,
+    /// The number that ties a reply to its request, 24 bits.
+    pub transaction: u32,
+    /// How many relays it has passed.
+    pub relays: usize,
+    /// The client's identifier (option 1), as it is; empty if there is none.
+    pub client_duid: Vec<u8>,
+    /// The client's MAC address, where its identifier holds one (DUID-LLT and DUID-LL on Ethernet)
+    /// or a relay tells it (option 79). An identifier may stay when the address changes.
+    pub client: Option<[u8; 6]>,
+    /// The addresses in IA_NA and IA_TA: those a client asks for, or a server gives. At most
+    /// [`MAX_ITEMS`].
+    pub addresses: Vec<Ipv6Addr>,
+    /// The client's name (option 39), without a dot at its end.
+    pub fqdn: Option<String>,
+    /// What kind of client it is (option 16): the enterprise, an IANA number, and its texts, at most
+    /// [`MAX_ITEMS`].
+    pub vendor_class: Option<(u32, Vec<String>)>,
+    /// What the vendor says to its own (option 17): enterprise, number of the option and its value,
+    /// as it is. At most [`MAX_ITEMS`].
+    pub vendor_options: Vec<(u32, u16, Vec<u8>)>,
+    /// The options that the client asks for (option 6), in its order.
+    pub requested: Vec<u16>,
+    /// All options of the message itself, in order.
+    pub options: Vec<u16>,
+}
+
+/// Reads the payload of a UDP datagram.
+///
+/// # Errors
+///
+/// [`Failure::Truncated`] where an option is not whole, [`Failure::Limit`] for more than
+/// [`MAX_RELAYS`] wrappings, [`Failure::Unsupported`] for a type that is not known,
+/// [`Failure::Malformed`] where a relay wraps nothing.
+pub fn message(payload: &[u8]) -> Result<Dhcp6, Failure> {
+    let mut payload = payload;
+    let mut relays = 0;
+    let mut client = None;
+    loop {
+        let kind = *payload.first().ok_or(Failure::Truncated)?;
+        if kind == 0 || kind > MAX_KIND {
+            return Err(Failure::Unsupported);
+        }
+        if !RELAYED.contains(&kind) {
+            break;
+        }
+        if relays == MAX_RELAYS {
+            return Err(Failure::Limit);
+        }
+        relays += 1;
+        let mut wrapped = None;
+        for option in options(payload.get(RELAY_HEADER..).ok_or(Failure::Truncated)?) {
+            match option? {
+                (option::RELAYED, value) => wrapped = Some(value),
+                (option::LINK_LAYER, value) => client = ethernet(value),
+                _ => {}
+            }
+        }
+        payload = wrapped.ok_or(Failure::Malformed)?;
+    }
+
+    let (header, rest) = payload
+        .split_first_chunk::<HEADER>()
+        .ok_or(Failure::Truncated)?;
+    let mut message = Dhcp6 {
+        kind: header[0],
+        transaction: u32::from_be_bytes(*header) & 0x00ff_ffff,
+        relays,
+        client,
+        ..Dhcp6::default()
+    };
+    for option in options(rest) {
+        let (number, value) = option?;
+        message.options.push(number);
+        message.option(number, value);
+    }
+    Ok(message)
+}
+
+impl Dhcp6 {
+    /// Takes what an option of the message says. One that contradicts its own format says nothing.
+    fn option(&mut self, number: u16, value: &[u8]) {
+        match number {
+            option::CLIENT_ID => {
+                self.client_duid = value.get(..MAX_DUID).unwrap_or(value).to_vec();
+                self.client = self.client.or_else(|| duid_address(value));
+            }
+            // Identifier and two times, or the identifier alone, before the options within.
+            option::IA_NA => self.addresses_in(value.get(12..)),
+            option::IA_TA => self.addresses_in(value.get(4..)),
+            option::REQUESTED => {
+                let numbers = value.as_chunks().0.iter();
+                self.requested = numbers.map(|octets| u16::from_be_bytes(*octets)).collect();
+            }
+            option::VENDOR_CLASS => {
+                if let Some((enterprise, rest)) = value.split_first_chunk() {
+                    let texts = texts(rest).take(MAX_ITEMS).collect();
+                    self.vendor_class = Some((u32::from_be_bytes(*enterprise), texts));
+                }
+            }
+            option::VENDOR_OPTIONS => {
+                if let Some((enterprise, rest)) = value.split_first_chunk() {
+                    let enterprise = u32::from_be_bytes(*enterprise);
+                    let room = MAX_ITEMS - self.vendor_options.len();
+                    self.vendor_options.extend(
+                        options(rest)
+                            .map_while(Result::ok)
+                            .take(room)
+                            .map(|(number, value)| (enterprise, number, value.to_vec())),
+                    );
+                }
+            }
+            // RFC 4704, section 4: an octet of flags, and the name in the encoding of DNS.
+            option::FQDN => self.fqdn = value.get(1..).and_then(labels),
+            _ => {}
+        }
+    }
+
+    fn addresses_in(&mut self, value: Option<&[u8]>) {
+        let room = MAX_ITEMS - self.addresses.len();
+        let addresses = options(value.unwrap_or_default())
+            .map_while(Result::ok)
+            .filter(|(number, _)| *number == option::ADDRESS)
+            .filter_map(|(_, value)| value.first_chunk::<16>())
+            .map(|octets| Ipv6Addr::from(*octets));
+        self.addresses.extend(addresses.take(room));
+    }
+}
+
+/// Options one behind the other: number, length, value (RFC 8415, section 21.1). Ends with a
+/// failure where one is not whole.
+fn options(mut octets: &[u8]) -> impl Iterator<Item = Result<(u16, &[u8]), Failure>> {
+    std::iter::from_fn(move || {
+        if octets.is_empty() {
+            return None;
+        }
+        let option =
+            octets
+                .split_first_chunk()
+                .zip(octets.get(2..4))
+                .and_then(|((number, _), length)| {
+                    let length = usize::from(u16::from_be_bytes(length.try_into().ok()?));
+                    let (value, rest) = octets[4..].split_at_checked(length)?;
+                    Some((u16::from_be_bytes(*number), value, rest))
+                });
+        octets = option.map_or(&[], |(_, _, rest)| rest);
+        Some(
+            option.map_or(Err(Failure::Truncated), |(number, value, _)| {
+                Ok((number, value))
+            }),
+        )
+    })
+}
+
+/// Texts that each have their length in two octets before them (RFC 8415, section 21.16).
+fn texts(mut octets: &[u8]) -> impl Iterator<Item = String> {
+    std::iter::from_fn(move || {
+        let (length, rest) = octets.split_first_chunk()?;
+        let length = usize::from(u16::from_be_bytes(*length));
+        let (value, rest) = rest.split_at_checked(length)?;
+        octets = rest;
+        Some(text(value).unwrap_or_default())
+    })
+}
+
+/// The MAC address in an identifier that was made of one (RFC 8415, sections 11.2 and 11.4).
+fn duid_address(duid: &[u8]) -> Option<[u8; 6]> {
+    match duid {
+        // DUID-LLT has the time between.
+        [0, 1, link @ ..] if link.len() == 12 => ethernet(&[&link[..2], &link[6..]].concat()),
+        [0, 3, link @ ..] => ethernet(link),
+        _ => None,
+    }
+}
+
+/// A link type, 1 for Ethernet, and the address behind it.
+fn ethernet(link: &[u8]) -> Option<[u8; 6]> {
+    link.strip_prefix(&[0, 1])?.try_into().ok()
+}

@@ -1,1 +1,849 @@
 //! DNS messages (RFC 1035) and multicast DNS (RFC 6762).
+//!
+//! [`message`] reads a datagram, [`framed`] cuts a TCP stream into messages. Sections and names are
+//! walked by the crate `domain`, which follows a compression pointer only backwards and gives up on
+//! a name of more than 255 octets, so a message of loops or bombs costs no more than its records.
+//! The text of names and data is made here, in one pass: it has to be lower case and free of
+//! anything that is no host-name character, and a household asks often.
+
+use std::{
+    fmt::Write as _,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+use domain::{
+    base::{
+        Message as Wire, ParseRecordData, ParsedName, ParsedRecord, RecordSection, Rtype,
+        iana::{Class, Opcode, SvcParamKey},
+        name::{Label, ToLabelIter, ToName},
+        rdata::RecordData,
+        wire::ParseError,
+    },
+    dep::octseq::Parser,
+    rdata::{
+        A, Aaaa, Cname, Dname, Mx, Ns, Ptr, Soa, Srv, Txt,
+        svcb::{Https, Svcb, SvcbRdata},
+    },
+};
+
+use super::{Failure, text::readable};
+
+/// The most questions a message may have. Multicast DNS asks for some dozens at once.
+pub const MAX_QUESTIONS: usize = 128;
+
+/// The most records of a message that are read; further ones are left, and [`Message::partial`]
+/// says so.
+pub const MAX_RECORDS: usize = 512;
+
+/// The most steps from one name to another (CNAME, HTTPS, SRV, …) that a message may tell of and
+/// are followed.
+pub const MAX_ALIASES: usize = 32;
+
+/// The most text that is made of one message, in octets. Compression lets few octets stand for
+/// many names.
+pub const MAX_TEXT: usize = 1 << 16;
+
+/// The most services that are read of one message, and the most TXT items of each.
+pub const MAX_SERVICES: usize = 32;
+
+/// The most octets of a text for people. A character of Latin-1 has two in UTF-8.
+const MAX_STRING: usize = 512;
+
+/// The most octets of data without a text form that are shown in an answer.
+const MAX_SHOWN: usize = 32;
+
+/// What a message says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Message {
+    /// The identifier that ties an answer to its question; 0 in multicast DNS.
+    pub id: u16,
+    /// An answer, not a question.
+    pub response: bool,
+    /// What is asked for: 0 a query, 4 a notification, 5 a dynamic update (RFC 2136).
+    pub opcode: u8,
+    /// The result, 0 to 15, without the upper bits that EDNS may add.
+    pub rcode: u8,
+    /// The sender had more to say than fitted: the client asks again over TCP.
+    pub truncated: bool,
+    /// What is asked, in order; in a dynamic update the zone.
+    pub questions: Vec<Question>,
+    /// The addresses a response gives, in order. Empty in a query.
+    pub addresses: Vec<AddressRecord>,
+    /// The data of each record in the answer section of a response, as text for people: an
+    /// address, a name, otherwise the fields in the order of a zone file. Names are escaped as in
+    /// [`Question::name`], texts likewise but for spaces.
+    pub answers: Vec<String>,
+    /// An HTTPS or SVCB record for a name that was asked carries the parameter `ech` (RFC 9848):
+    /// the host name of the connection that follows may be hidden.
+    pub ech: bool,
+    /// The records that a dynamic update sets or removes. A device that names itself does it so.
+    pub updates: Vec<Update>,
+    /// The services a response tells of under `.local` (RFC 6763), at most [`MAX_SERVICES`].
+    pub services: Vec<Service>,
+    /// Why not all records were read, or some of them gave nothing: the message ends early
+    /// ([`Failure::Truncated`]), a record contradicts its format ([`Failure::Malformed`]), or a
+    /// bound was reached ([`Failure::Limit`]). What was read before and after is right.
+    pub partial: Option<Failure>,
+}
+
+/// A question.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// The name in presentation form: lower case, without a dot at its end, `.` for the root.
+    /// Letters, digits, hyphens and underscores stand for themselves; every other octet, dots
+    /// within labels among them, is written `\DDD` (RFC 1035, section 5.1).
+    pub name: String,
+    /// The type (`QTYPE`); [`kind_name`] has its name.
+    pub kind: u16,
+}
+
+/// An address and the name that leads to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AddressRecord {
+    /// The name that was asked: CNAME records, and the targets of HTTPS records, are followed back
+    /// to it. Where services lie between (PTR, SRV, SVCB), it is the name of the host that serves.
+    /// In a response without a question (multicast DNS), it is the name the record stands under.
+    pub name: String,
+    /// The address: an A or AAAA record, or a hint in an HTTPS or SVCB record (RFC 9460, section
+    /// 7.3).
+    pub address: IpAddr,
+    /// How long it may be used, in seconds (RFC 2181, section 8: 0 if the upper bit is set).
+    pub ttl: u32,
+}
+
+/// A record that a dynamic update sets or removes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Update {
+    /// The name, as in [`Question::name`].
+    pub name: String,
+    /// The type of the record.
+    pub kind: u16,
+    /// The address it is set to; none if it is removed or no address.
+    pub address: Option<IpAddr>,
+}
+
+/// A service instance (RFC 6763).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Service {
+    /// The name that its owner gave it, as text for people, for example `Anna’s phone`. Empty where
+    /// only the kind is told (RFC 6763, section 9).
+    pub instance: String,
+    /// The service type, for example `_airplay._tcp`.
+    pub kind: String,
+    /// The host that serves it (SRV), as in [`Question::name`].
+    pub host: Option<String>,
+    /// The items of its TXT record in order: the key in lower case, and the value, empty if there
+    /// is none; as text for people like the instance. At most [`MAX_SERVICES`].
+    pub text: Vec<(String, String)>,
+}
+
+/// The mnemonic of a record type, for example `HTTPS`; `TYPE65280` for one that has none (RFC 3597,
+/// section 5).
+pub fn kind_name(kind: u16) -> String {
+    Rtype::from_int(kind).to_string()
+}
+
+/// Reads a message from a datagram, or one that [`framed`] has cut out of a stream.
+///
+/// Of a query, only the questions are read: what else it carries are its own guesses.
+///
+/// # Errors
+///
+/// [`Failure::Truncated`] where the header or the questions are not whole, [`Failure::Malformed`]
+/// where a question contradicts the format or a compression pointer does not point backwards,
+/// [`Failure::Limit`] for more than [`MAX_QUESTIONS`], [`Failure::Unsupported`] for opcodes other
+/// than query, notify and update.
+pub fn message(octets: &[u8]) -> Result<Message, Failure> {
+    let wire = Wire::from_slice(octets).map_err(|_| Failure::Truncated)?;
+    let header = wire.header();
+    if !matches!(
+        header.opcode(),
+        Opcode::QUERY | Opcode::NOTIFY | Opcode::UPDATE
+    ) {
+        return Err(Failure::Unsupported);
+    }
+    let counts = wire.header_counts();
+    if usize::from(counts.qdcount()) > MAX_QUESTIONS {
+        return Err(Failure::Limit);
+    }
+    let records =
+        u32::from(counts.ancount()) + u32::from(counts.nscount()) + u32::from(counts.arcount());
+    if !header.qr() && counts.qdcount() == 0 && records == 0 {
+        // It asks nothing and says nothing: more likely no DNS at all.
+        return Err(Failure::Malformed);
+    }
+
+    let mut reader = Reader {
+        message: Message {
+            id: header.id(),
+            response: header.qr(),
+            opcode: header.opcode().to_int(),
+            rcode: header.rcode().to_int(),
+            truncated: header.tc(),
+            ..Message::default()
+        },
+        text_left: MAX_TEXT,
+        asked: Vec::new(),
+        aliases: Vec::new(),
+        pending: Vec::new(),
+    };
+    let mut section = wire.question();
+    while let Some(question) = section.next() {
+        let question = question.map_err(failure)?;
+        if !is_class(question.qclass()) {
+            return Err(Failure::Malformed);
+        }
+        reader.question(*question.qname(), question.qtype())?;
+    }
+    if reader.message.response || header.opcode() == Opcode::UPDATE {
+        let answers = section.answer().map_err(failure)?;
+        reader.records(answers)?;
+        reader.resolve();
+    }
+    Ok(reader.message)
+}
+
+/// Cuts the start of a TCP stream into the messages it carries (RFC 1035, section 4.2.2: each with
+/// its length in two octets before it).
+pub fn framed(stream: &[u8]) -> Framed<'_> {
+    Framed { rest: stream }
+}
+
+/// The whole messages at the start of a stream: see [`framed`].
+///
+/// An item is [`Failure::Malformed`], and the last, where a length is too small for a header: the
+/// stream is no DNS.
+#[derive(Clone, Debug)]
+pub struct Framed<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Framed<'a> {
+    /// What is left behind the last whole message: the start of a frame, with its length.
+    pub fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
+}
+
+impl<'a> Iterator for Framed<'a> {
+    type Item = Result<&'a [u8], Failure>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (length, behind) = self.rest.split_first_chunk()?;
+        let length = usize::from(u16::from_be_bytes(*length));
+        if length < HEADER {
+            self.rest = &[];
+            return Some(Err(Failure::Malformed));
+        }
+        let (message, rest) = behind.split_at_checked(length)?;
+        self.rest = rest;
+        Some(Ok(message))
+    }
+}
+
+/// The length of a message's header, in octets.
+const HEADER: usize = 12;
+
+type Name<'m> = ParsedName<&'m [u8]>;
+type Record<'m> = ParsedRecord<'m, [u8]>;
+
+/// What a record tells of another name.
+struct Alias<'m> {
+    owner: Name<'m>,
+    target: Name<'m>,
+    /// The target is shown by its own name, not by the name that was asked.
+    own_name: bool,
+}
+
+/// What a record says of its owner, until it is known who asked for that.
+struct Pending<'m> {
+    owner: Name<'m>,
+    fact: Fact,
+}
+
+enum Fact {
+    Address(IpAddr, u32),
+    Ech,
+}
+
+/// A name that a question leads to, and the one it is shown by.
+struct Asked<'m> {
+    name: Name<'m>,
+    shown: Name<'m>,
+}
+
+struct Reader<'m> {
+    message: Message,
+    text_left: usize,
+    asked: Vec<Asked<'m>>,
+    aliases: Vec<Alias<'m>>,
+    pending: Vec<Pending<'m>>,
+}
+
+impl<'m> Reader<'m> {
+    fn question(&mut self, name: Name<'m>, kind: Rtype) -> Result<(), Failure> {
+        let question = Question {
+            name: self.name(&name)?,
+            kind: kind.to_int(),
+        };
+        self.message.questions.push(question);
+        if self.asked.len() < MAX_ALIASES {
+            self.asked.push(Asked { name, shown: name });
+        }
+        Ok(())
+    }
+
+    /// Reads the records from the answer section on.
+    fn records(&mut self, answers: RecordSection<'m, [u8]>) -> Result<(), Failure> {
+        let update = self.message.opcode == Opcode::UPDATE.to_int();
+        let mut left = MAX_RECORDS;
+        let mut next = Some((Section::Answer, answers));
+        while let Some((kind, mut section)) = next {
+            while let Some(record) = section.next() {
+                let record = match record {
+                    Ok(record) => record,
+                    Err(ParseError::ShortInput) => {
+                        self.note(Failure::Truncated);
+                        return Ok(());
+                    }
+                    Err(error) => return Err(failure(error)),
+                };
+                if left == 0 {
+                    self.note(Failure::Limit);
+                    return Ok(());
+                }
+                left -= 1;
+                let read = if update {
+                    self.update(&record, kind)
+                } else {
+                    self.record(&record, kind)
+                };
+                match read {
+                    Ok(()) => {}
+                    Err(Failure::Limit) => {
+                        self.note(Failure::Limit);
+                        return Ok(());
+                    }
+                    Err(failure) => self.note(failure),
+                }
+            }
+            next = match (kind.next(), section.next_section()) {
+                (Some(kind), Ok(Some(section))) => Some((kind, section)),
+                _ => None,
+            };
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, failure: Failure) {
+        self.message.partial.get_or_insert(failure);
+    }
+
+    /// RFC 2136: the answer section holds what must be true before, the authority section what
+    /// changes.
+    fn update(&mut self, record: &Record<'m>, section: Section) -> Result<(), Failure> {
+        if section != Section::Authority {
+            return Ok(());
+        }
+        let set = record.class() == Class::IN;
+        let address = match record.rtype() {
+            Rtype::A if set => Some(data::<A>(record)?.addr().into()),
+            Rtype::AAAA if set => Some(data::<Aaaa>(record)?.addr().into()),
+            _ => None,
+        };
+        let update = Update {
+            name: self.name(&record.owner())?,
+            kind: record.rtype().to_int(),
+            address,
+        };
+        self.message.updates.push(update);
+        Ok(())
+    }
+
+    fn record(&mut self, record: &Record<'m>, section: Section) -> Result<(), Failure> {
+        let owner = record.owner();
+        let internet = class(record.class()) == Class::IN;
+        // Only the answer section is shown as text; the rest is read where it may give a fact.
+        let shown = section == Section::Answer;
+        let answer = match record.rtype() {
+            Rtype::A if internet => {
+                let address = data::<A>(record)?.addr();
+                self.address(record, address.into());
+                shown.then(|| address.to_string())
+            }
+            Rtype::AAAA if internet => {
+                let address = data::<Aaaa>(record)?.addr();
+                self.address(record, address.into());
+                shown.then(|| address.to_string())
+            }
+            Rtype::CNAME => {
+                let target = data::<Cname<Name<'m>>>(record)?.into_cname();
+                self.alias(owner, target, false);
+                shown.then(|| self.name(&target)).transpose()?
+            }
+            Rtype::HTTPS if internet => {
+                let binding = data::<Https<&'m [u8], Name<'m>>>(record)?;
+                if !binding.target().is_root() {
+                    self.alias(owner, *binding.target(), false);
+                }
+                self.hints(record, owner, &binding);
+                shown.then(|| self.binding(&binding)).transpose()?
+            }
+            Rtype::SVCB if internet => {
+                let binding = data::<Svcb<&'m [u8], Name<'m>>>(record)?;
+                let mut host = owner;
+                if !binding.target().is_root() {
+                    host = *binding.target();
+                    self.alias(owner, host, true);
+                }
+                self.hints(record, host, &binding);
+                shown.then(|| self.binding(&binding)).transpose()?
+            }
+            Rtype::SRV if internet => {
+                let srv = data::<Srv<Name<'m>>>(record)?;
+                self.alias(owner, *srv.target(), true);
+                let host = self.name(srv.target())?;
+                let answer = shown
+                    .then(|| format!("{} {} {} {host}", srv.priority(), srv.weight(), srv.port()));
+                if let Some(service) = self.service(&owner, Kind::Instance) {
+                    service.host = Some(host);
+                }
+                answer
+            }
+            Rtype::PTR => {
+                let target = data::<Ptr<Name<'m>>>(record)?.into_ptrdname();
+                self.alias(owner, target, true);
+                self.service(&target, Kind::Any);
+                shown.then(|| self.name(&target)).transpose()?
+            }
+            Rtype::TXT => {
+                let txt = data::<Txt<&'m [u8]>>(record)?;
+                if let Some(service) = self.service(&owner, Kind::Instance) {
+                    let known = service.text.len();
+                    let items = txt.iter().filter(|item| !item.is_empty());
+                    service
+                        .text
+                        .extend(items.take(MAX_SERVICES - known).map(item));
+                }
+                shown.then(|| self.texts(&txt)).transpose()?
+            }
+            _ if shown => Some(self.other(record)?),
+            _ => None,
+        };
+        if let Some(answer) = answer {
+            self.spend(answer.len())?;
+            self.message.answers.push(answer);
+        }
+        Ok(())
+    }
+
+    /// The text of an answer that gives no fact.
+    fn other(&mut self, record: &Record<'m>) -> Result<String, Failure> {
+        Ok(match record.rtype() {
+            Rtype::NS => self.name(data::<Ns<Name<'m>>>(record)?.nsdname())?,
+            Rtype::DNAME => self.name(data::<Dname<Name<'m>>>(record)?.dname())?,
+            Rtype::MX => {
+                let mx = data::<Mx<Name<'m>>>(record)?;
+                format!("{} {}", mx.preference(), self.name(mx.exchange())?)
+            }
+            Rtype::SOA => {
+                let soa = data::<Soa<Name<'m>>>(record)?;
+                format!(
+                    "{} {} {} {} {} {} {}",
+                    self.name(soa.mname())?,
+                    self.name(soa.rname())?,
+                    soa.serial(),
+                    soa.refresh().as_secs(),
+                    soa.retry().as_secs(),
+                    soa.expire().as_secs(),
+                    soa.minimum().as_secs(),
+                )
+            }
+            // RFC 3597, section 5.
+            _ => {
+                let Opaque { octets, .. } = data(record)?;
+                let mut text = format!("\\# {} ", octets.len());
+                for octet in octets.iter().take(MAX_SHOWN) {
+                    // Writing to a string does not fail.
+                    let _ = write!(text, "{octet:02x}");
+                }
+                if octets.len() > MAX_SHOWN {
+                    text.push('…');
+                }
+                text
+            }
+        })
+    }
+
+    fn address(&mut self, record: &Record<'m>, address: IpAddr) {
+        self.pending.push(Pending {
+            owner: record.owner(),
+            fact: Fact::Address(address, ttl(record)),
+        });
+    }
+
+    fn alias(&mut self, owner: Name<'m>, target: Name<'m>, own_name: bool) {
+        if self.asked.is_empty() {
+            return;
+        }
+        if self.aliases.len() == MAX_ALIASES {
+            self.note(Failure::Limit);
+            return;
+        }
+        self.aliases.push(Alias {
+            owner,
+            target,
+            own_name,
+        });
+    }
+
+    fn hints<V>(
+        &mut self,
+        record: &Record<'m>,
+        owner: Name<'m>,
+        binding: &SvcbRdata<V, &'m [u8], Name<'m>>,
+    ) {
+        for parameter in binding.params().iter_raw() {
+            let value: &[u8] = parameter.value();
+            match parameter.key() {
+                SvcParamKey::ECH => self.pending.push(Pending {
+                    owner: record.owner(),
+                    fact: Fact::Ech,
+                }),
+                SvcParamKey::IPV4HINT | SvcParamKey::IPV6HINT => {
+                    let addresses = hinted(parameter.key(), value);
+                    self.pending.extend(addresses.map(|address| Pending {
+                        owner,
+                        fact: Fact::Address(address, ttl(record)),
+                    }));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// An HTTPS or SVCB record as text: priority, target, parameters.
+    fn binding<V>(
+        &mut self,
+        binding: &SvcbRdata<V, &'m [u8], Name<'m>>,
+    ) -> Result<String, Failure> {
+        let mut text = format!("{} {}", binding.priority(), self.name(binding.target())?);
+        for parameter in binding.params().iter_raw() {
+            let value: &[u8] = parameter.value();
+            // Writing to a string does not fail.
+            let _ = write!(text, " {}", parameter.key());
+            match parameter.key() {
+                SvcParamKey::IPV4HINT | SvcParamKey::IPV6HINT => {
+                    let mut separator = '=';
+                    for address in hinted(parameter.key(), value) {
+                        let _ = write!(text, "{separator}{address}");
+                        separator = ',';
+                    }
+                }
+                SvcParamKey::ALPN => {
+                    let mut separator = '=';
+                    for protocol in character_strings(value) {
+                        text.push(separator);
+                        escape(protocol, b"/", &mut text);
+                        separator = ',';
+                    }
+                }
+                SvcParamKey::PORT => {
+                    if let Ok(port) = value.try_into() {
+                        let _ = write!(text, "={}", u16::from_be_bytes(port));
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(text)
+    }
+
+    fn texts(&mut self, txt: &Txt<&'m [u8]>) -> Result<String, Failure> {
+        let mut text = String::new();
+        for string in txt.iter() {
+            if !text.is_empty() {
+                text.push(' ');
+            }
+            text.push('"');
+            escape(string, b" .,:;=/+@", &mut text);
+            text.push('"');
+            if text.len() > self.text_left {
+                return Err(Failure::Limit);
+            }
+        }
+        Ok(text)
+    }
+
+    /// The service that a name under `.local` stands for.
+    fn service(&mut self, name: &Name<'m>, wanted: Kind) -> Option<&mut Service> {
+        let (instance, kind) = service_name(name)?;
+        if instance.is_none() && wanted == Kind::Instance {
+            return None;
+        }
+        let instance =
+            instance.map_or_else(String::new, |label| readable(label.as_slice(), MAX_STRING));
+        let services = &mut self.message.services;
+        let known = services
+            .iter()
+            .position(|service| service.kind == kind && service.instance == instance);
+        let place = match known {
+            Some(place) => place,
+            None if services.len() < MAX_SERVICES => {
+                services.push(Service {
+                    instance,
+                    kind,
+                    ..Service::default()
+                });
+                services.len() - 1
+            }
+            None => {
+                self.note(Failure::Limit);
+                return None;
+            }
+        };
+        self.message.services.get_mut(place)
+    }
+
+    /// Gives each pending fact the name that was asked for it.
+    fn resolve(&mut self) {
+        let unasked = self.asked.is_empty();
+        let mut grew = !unasked;
+        // A pass is enough for a chain in order; each further one finds at least one more name.
+        while grew {
+            grew = false;
+            for alias in &self.aliases {
+                if find(&self.asked, &alias.target).is_none()
+                    && let Some(asked) = find(&self.asked, &alias.owner)
+                {
+                    let shown = if alias.own_name {
+                        alias.target
+                    } else {
+                        asked.shown
+                    };
+                    self.asked.push(Asked {
+                        name: alias.target,
+                        shown,
+                    });
+                    grew = true;
+                }
+            }
+        }
+        for Pending { owner, fact } in std::mem::take(&mut self.pending) {
+            let shown = match find(&self.asked, &owner) {
+                Some(asked) => asked.shown,
+                None if unasked => owner,
+                // Nobody asked for it, and the client does not take it.
+                None => continue,
+            };
+            match fact {
+                Fact::Ech => self.message.ech = true,
+                Fact::Address(address, ttl) => match self.name(&shown) {
+                    Ok(name) => self
+                        .message
+                        .addresses
+                        .push(AddressRecord { name, address, ttl }),
+                    Err(failure) => {
+                        self.note(failure);
+                        return;
+                    }
+                },
+            }
+        }
+    }
+
+    /// The text of a name, as in [`Question::name`].
+    fn name(&mut self, name: &Name<'_>) -> Result<String, Failure> {
+        let mut text = String::with_capacity(usize::from(name.compose_len()));
+        for label in name.iter().filter(|label| !label.is_root()) {
+            if !text.is_empty() {
+                text.push('.');
+            }
+            escape(label.as_slice(), b"", &mut text);
+        }
+        if text.is_empty() {
+            text.push('.');
+        }
+        text.make_ascii_lowercase();
+        self.spend(text.len())?;
+        Ok(text)
+    }
+
+    fn spend(&mut self, octets: usize) -> Result<(), Failure> {
+        self.text_left = self.text_left.checked_sub(octets).ok_or(Failure::Limit)?;
+        Ok(())
+    }
+}
+
+/// Which names are taken for a service.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Those of instances.
+    Instance,
+    /// Those of service types too.
+    Any,
+}
+
+/// The sections with records, in the order of the message.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Section {
+    Answer,
+    Authority,
+    Additional,
+}
+
+impl Section {
+    fn next(self) -> Option<Self> {
+        match self {
+            Self::Answer => Some(Self::Authority),
+            Self::Authority => Some(Self::Additional),
+            Self::Additional => None,
+        }
+    }
+}
+
+fn failure(error: ParseError) -> Failure {
+    match error {
+        ParseError::ShortInput => Failure::Truncated,
+        ParseError::Form(_) => Failure::Malformed,
+    }
+}
+
+/// The class without the bit that multicast DNS adds: "answer to me alone" in a question, "forget
+/// what you knew" in a record (RFC 6762, sections 5.4 and 10.2).
+fn class(class: Class) -> Class {
+    Class::from_int(class.to_int() & 0x7fff)
+}
+
+fn is_class(asked: Class) -> bool {
+    matches!(
+        class(asked),
+        Class::IN | Class::CH | Class::HS | Class::NONE | Class::ANY
+    )
+}
+
+fn ttl(record: &Record<'_>) -> u32 {
+    let ttl = record.ttl().as_secs();
+    if ttl > i32::MAX.unsigned_abs() {
+        0
+    } else {
+        ttl
+    }
+}
+
+fn data<'m, D: ParseRecordData<'m, [u8]>>(record: &Record<'m>) -> Result<D, Failure> {
+    match record.to_record::<D>() {
+        Ok(Some(record)) => Ok(record.into_data()),
+        // The record is whole, its data is not: that is no matter of what may still come.
+        Ok(None) | Err(_) => Err(Failure::Malformed),
+    }
+}
+
+/// The data of a record of any type, as it is.
+struct Opaque<'m> {
+    kind: Rtype,
+    octets: &'m [u8],
+}
+
+impl RecordData for Opaque<'_> {
+    fn rtype(&self) -> Rtype {
+        self.kind
+    }
+}
+
+impl<'m> ParseRecordData<'m, [u8]> for Opaque<'m> {
+    fn parse_rdata(kind: Rtype, parser: &mut Parser<'m, [u8]>) -> Result<Option<Self>, ParseError> {
+        let octets = parser.parse_octets(parser.remaining())?;
+        Ok(Some(Self { kind, octets }))
+    }
+}
+
+fn find<'a, 'm>(asked: &'a [Asked<'m>], name: &Name<'m>) -> Option<&'a Asked<'m>> {
+    asked
+        .iter()
+        .find(|asked| asked.name.compose_len() == name.compose_len() && asked.name.name_eq(name))
+}
+
+/// The addresses in a hint; none if its length is no multiple of theirs.
+fn hinted(key: SvcParamKey, value: &[u8]) -> impl Iterator<Item = IpAddr> {
+    let (four, six) = if key == SvcParamKey::IPV4HINT {
+        (value, &[][..])
+    } else {
+        (&[][..], value)
+    };
+    let four = four.as_chunks::<4>().0.iter();
+    let six = six.as_chunks::<16>().0.iter();
+    four.map(|octets| Ipv4Addr::from(*octets).into())
+        .chain(six.map(|octets| Ipv6Addr::from(*octets).into()))
+}
+
+/// Strings that each have their length in an octet before them.
+fn character_strings(mut octets: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let (length, behind) = octets.split_first()?;
+        let (string, rest) = behind.split_at_checked(usize::from(*length))?;
+        octets = rest;
+        Some(string)
+    })
+}
+
+/// The instance and the type that a name under `.local` consists of: `Instance._type._tcp.local`.
+fn service_name<'n>(name: &'n Name<'_>) -> Option<(Option<&'n Label>, String)> {
+    let mut labels = name.iter();
+    let first = labels.next()?;
+    let second = labels.next()?;
+    let (instance, kind, protocol) = if is_protocol(second) {
+        (None, first, second)
+    } else {
+        (Some(first), second, labels.next()?)
+    };
+    let local = labels.next()?.as_slice().eq_ignore_ascii_case(b"local");
+    if !local || !labels.next()?.is_root() || !is_protocol(protocol) {
+        return None;
+    }
+    let kind = kind.as_slice().strip_prefix(b"_")?;
+    let mut text = "_".to_owned();
+    escape(kind, b"", &mut text);
+    text.push('.');
+    escape(protocol.as_slice(), b"", &mut text);
+    text.make_ascii_lowercase();
+    Some((instance, text))
+}
+
+fn is_protocol(label: &Label) -> bool {
+    let label = label.as_slice();
+    label.eq_ignore_ascii_case(b"_tcp") || label.eq_ignore_ascii_case(b"_udp")
+}
+
+/// An item of a TXT record: `key=value`, `key` (RFC 6763, section 6.4).
+fn item(octets: &[u8]) -> (String, String) {
+    let (key, value) = match octets.iter().position(|octet| *octet == b'=') {
+        Some(place) => (&octets[..place], &octets[place + 1..]),
+        None => (octets, &[][..]),
+    };
+    (
+        readable(key, MAX_STRING).to_ascii_lowercase(),
+        readable(value, MAX_STRING),
+    )
+}
+
+/// Writes octets as they are if they are host-name characters or among `also`, `\DDD` otherwise.
+fn escape(octets: &[u8], also: &[u8], text: &mut String) {
+    let plain = |octet: &u8| {
+        octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'_') || also.contains(octet)
+    };
+    if octets.iter().all(plain)
+        && let Ok(whole) = str::from_utf8(octets)
+    {
+        text.push_str(whole);
+        return;
+    }
+    for octet in octets {
+        if plain(octet) {
+            text.push(char::from(*octet));
+        } else {
+            // Writing to a string does not fail.
+            let _ = write!(text, "\\{octet:03}");
+        }
+    }
+}

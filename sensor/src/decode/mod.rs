@@ -10,7 +10,9 @@ pub mod dns;
 pub mod http;
 pub mod name;
 pub mod quic;
+mod reader;
 pub mod stream;
+mod text;
 pub mod tls;
 pub mod tunnel;
 

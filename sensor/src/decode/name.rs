@@ -1,1 +1,143 @@
 //! Host names: what may be taken for one.
+//!
+//! Everything that is shown as the name of a party goes through here, so that octets of a
+//! connection can never become markup, a control sequence or a label that looks like another one.
+
+use std::net::Ipv6Addr;
+
+/// The longest host name, in octets, without the dot at its end (RFC 1035, section 2.3.4: 255
+/// octets on the wire).
+pub const MAX_NAME: usize = 253;
+
+/// The longest label, in octets (RFC 1035, section 2.3.4).
+pub const MAX_LABEL: usize = 63;
+
+/// The host name that the octets say, in lower case and without a dot at its end.
+///
+/// A name has 1 to [`MAX_NAME`] octets, in labels of 1 to [`MAX_LABEL`] letters, digits, hyphens
+/// and underscores. Real names do begin and end labels with hyphens and use underscores, so the
+/// stricter rule of RFC 952 is not asked for. An IPv4 or IPv6 address as text, the latter also in
+/// brackets, is taken too, although RFC 6066 forbids it: it is what was said. The address comes
+/// out in its shortest form (RFC 5952) and without brackets.
+///
+/// `None` for everything else: control characters, spaces, anything beyond ASCII (an international
+/// name is its `xn--` form on the wire), empty labels.
+pub fn host(octets: &[u8]) -> Option<String> {
+    if octets.contains(&b':') {
+        return ipv6(octets);
+    }
+    let name = octets.strip_suffix(b".").unwrap_or(octets);
+    if name.is_empty() || name.len() > MAX_NAME {
+        return None;
+    }
+    let mut label = 0;
+    for octet in name {
+        match octet {
+            b'.' if label > 0 => label = 0,
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' if label < MAX_LABEL => {
+                label += 1;
+            }
+            _ => return None,
+        }
+    }
+    if label == 0 {
+        return None;
+    }
+    let mut name = String::from_utf8(name.to_vec()).ok()?;
+    name.make_ascii_lowercase();
+    Some(name)
+}
+
+fn ipv6(octets: &[u8]) -> Option<String> {
+    let bare = octets
+        .strip_prefix(b"[")
+        .and_then(|rest| rest.strip_suffix(b"]"))
+        .unwrap_or(octets);
+    let address: Ipv6Addr = std::str::from_utf8(bare).ok()?.parse().ok()?;
+    Some(address.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn said(octets: impl AsRef<[u8]>) -> Option<String> {
+        host(octets.as_ref())
+    }
+
+    #[test]
+    fn names_come_out_in_lower_case_without_the_last_dot() {
+        for (octets, name) in [
+            ("example.com", "example.com"),
+            ("WWW.Example.COM.", "www.example.com"),
+            ("localhost", "localhost"),
+            ("a", "a"),
+            ("_dns.resolver.arpa", "_dns.resolver.arpa"),
+            (
+                "r3---sn-4g5e6nl7.googlevideo.com",
+                "r3---sn-4g5e6nl7.googlevideo.com",
+            ),
+            ("-x-.example", "-x-.example"),
+            ("xn--mnchen-3ya.de", "xn--mnchen-3ya.de"),
+            ("127.0.0.1", "127.0.0.1"),
+            ("2001:DB8:0::1", "2001:db8::1"),
+            ("[::1]", "::1"),
+        ] {
+            assert_eq!(said(octets).as_deref(), Some(name), "{octets}");
+        }
+    }
+
+    #[test]
+    fn garbage_is_no_name() {
+        for octets in [
+            &b""[..],
+            b".",
+            b"..",
+            b".example.com",
+            b"a..b",
+            b"a.b..",
+            b"a b",
+            b"a\0b",
+            b"a\nb.com",
+            b"\x1b[31mred",
+            b"m\xc3\xbcnchen.de",
+            b"\xff\xfe",
+            b"http://example.com",
+            b"example.com:443",
+            b"user@example.com",
+            b"*.example.com",
+            b"<script>",
+            b"[::1",
+            b"[::1]:443",
+            b"::g",
+            b"fe80::1%eth0",
+        ] {
+            assert_eq!(said(octets), None, "{octets:?}");
+        }
+    }
+
+    #[test]
+    fn the_lengths_are_bounded() {
+        let label = "a".repeat(MAX_LABEL);
+        assert!(said(&label).is_some());
+        assert_eq!(said(format!("{label}a")), None);
+        let longest = format!("{label}.{label}.{label}.{}", &label[..61]);
+        assert_eq!(longest.len(), MAX_NAME);
+        assert_eq!(said(&longest).as_deref(), Some(longest.as_str()));
+        assert_eq!(said(format!("{longest}.")), Some(longest.clone()));
+        assert_eq!(said(format!("{longest}a")), None);
+    }
+
+    proptest! {
+        #[test]
+        fn a_name_is_its_own_name(octets in prop::collection::vec(any::<u8>(), 0..300)) {
+            if let Some(name) = host(&octets) {
+                prop_assert!(name.len() <= MAX_NAME);
+                prop_assert!(name.bytes().all(|octet| octet.is_ascii_graphic()));
+                prop_assert_eq!(host(name.as_bytes()), Some(name));
+            }
+        }
+    }
+}

@@ -3,10 +3,16 @@
 use std::{fs, path::Path};
 
 use anyhow::{Context, Result};
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use base64::prelude::{BASE64_STANDARD, Engine};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    PublicKeyData,
+};
 
-/// Writes `authority.pem`, and `server.pem` with `server.key` for these names and addresses.
-pub(super) fn write(folder: &Path, names: &[&str]) -> Result<()> {
+/// Writes `authority.pem`, and `server.pem` with `server.key` for these names and addresses. Gives
+/// what a browser knows the server's key by: the SHA-256 of its public half (RFC 7469, section
+/// 2.4), in Base64.
+pub(super) fn write(folder: &Path, names: &[&str]) -> Result<String> {
     let mut authority = CertificateParams::default();
     authority
         .distinguished_name
@@ -28,5 +34,6 @@ pub(super) fn write(folder: &Path, names: &[&str]) -> Result<()> {
         let path = folder.join(file);
         fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
     }
-    Ok(())
+    let digest = ring::digest::digest(&ring::digest::SHA256, &key.subject_public_key_info());
+    Ok(BASE64_STANDARD.encode(digest))
 }

@@ -8,7 +8,8 @@
 //!
 //! The gateway bridges its two LAN ports, serves addresses and names (dnsmasq), translates IPv4
 //! (nftables) and routes IPv6. `internet` has web servers with certificates of a CA of the lab, a
-//! name server and a UDP echo, at addresses that documentation reserves (RFC 5737, RFC 3849).
+//! name server and a UDP echo, at addresses that documentation reserves (RFC 5737, RFC 3849). On
+//! request it has named sites as well ([`SITES`]), and the phone is a Redmi.
 //!
 //! A device is not plugged in before [`Lab::plug`]: a sensor that is started before sees every
 //! packet that its ports ever count.
@@ -18,8 +19,10 @@ mod certificate;
 mod host;
 mod namespace;
 pub mod pass;
+mod redmi;
 mod sensor;
 mod servers;
+mod sites;
 mod wire;
 
 use std::{
@@ -36,8 +39,10 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     books::{ByDirection, PortBooks, Tally},
     host::{Count, Counters, Host, Process, wait_until},
+    redmi::{By, REDMI_HOST_NAME, REDMI_MAC, REDMI_VENDOR_CLASS, VISITS},
     sensor::{LISTEN, Sensor},
     servers::{ask_prometheus, prometheus},
+    sites::{ALIAS_NAME, ANALYTICS, CAPTIVE, NEWS, Request, SHOP, SITES, Site, TRACKING, VIDEO},
     wire::Wire,
 };
 use self::{namespace::Mount, servers::Servers};
@@ -45,7 +50,7 @@ use crate::build;
 
 /// The gateway's ports, to the phone and to the laptop.
 pub const PORTS: [&str; 2] = ["lan0", "lan1"];
-/// The MAC address of the phone.
+/// The MAC address of the phone, unless it is a Redmi.
 pub const PHONE_MAC: &str = "02:00:00:00:00:11";
 /// The MAC address of the laptop.
 pub const LAPTOP_MAC: &str = "02:00:00:00:00:12";
@@ -75,6 +80,29 @@ pub struct Options {
     /// Whether interfaces may hand over super-packets (TSO, GSO, GRO) and packets without a
     /// checksum. Without, an interface counts what a wire would carry.
     pub offloads: bool,
+    /// Whether the internet has the named sites.
+    pub sites: bool,
+    /// Which phone the household has.
+    pub phone: Phone,
+}
+
+/// A make of phone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Phone {
+    /// A host called `phone`, with an address of no maker.
+    #[default]
+    Plain,
+    /// A Redmi Note 8; see [`Lab::use_redmi`].
+    Redmi,
+}
+
+impl Phone {
+    const fn mac(self) -> &'static str {
+        match self {
+            Self::Plain => PHONE_MAC,
+            Self::Redmi => REDMI_MAC,
+        }
+    }
 }
 
 /// A running lab. Everything in it ends with it.
@@ -116,10 +144,10 @@ impl Lab {
         link(&gateway, &internet, options)?;
         lan(
             &gateway,
-            [(&phone, PHONE_MAC), (&laptop, LAPTOP_MAC)],
+            [(&phone, options.phone.mac()), (&laptop, LAPTOP_MAC)],
             options,
         )?;
-        let servers = Servers::start(&gateway, &internet, &folder)?;
+        let servers = Servers::start(&gateway, &internet, &folder, options)?;
         let lab = Self {
             id: name_of(&folder),
             folder,
@@ -150,7 +178,10 @@ impl Lab {
         let (host, _) = self.device(device);
         host.ip("link set eth0 up")?;
         self.gateway.ip(&format!("link set {port} up"))?;
-        let client = servers::ask_for_address(host)?;
+        let client = match (device, self.options.phone) {
+            (Device::Phone, Phone::Redmi) => servers::ask_as_redmi(host)?,
+            _ => servers::ask_for_address(host)?,
+        };
         wait_until("at its IPv6 address", Duration::from_secs(10), || {
             host.run("ip -6 route show default")
                 .is_ok_and(|routes| !routes.is_empty())
@@ -178,11 +209,15 @@ impl Lab {
     /// Where it was not removed.
     pub fn insert_port(&self, device: Device) -> Result<()> {
         let (host, port) = self.device(device);
-        let mac = match device {
-            Device::Phone => PHONE_MAC,
+        port_of_bridge(&self.gateway, port, host, self.mac(device), self.options)
+    }
+
+    /// The MAC address of a device.
+    pub const fn mac(&self, device: Device) -> &'static str {
+        match device {
+            Device::Phone => self.options.phone.mac(),
             Device::Laptop => LAPTOP_MAC,
-        };
-        port_of_bridge(&self.gateway, port, host, mac, self.options)
+        }
     }
 
     /// The host and the gateway's port of a device.
@@ -376,6 +411,11 @@ fn link(gateway: &Host, internet: &Host, options: Options) -> Result<()> {
     internet.ip("link set eth0 up")?;
     for address in [WEB, TRACKER].into_iter().flatten().chain([NAME_SERVER]) {
         internet.ip(&format!("addr add {address} dev lo"))?;
+    }
+    if options.sites {
+        for address in SITES.iter().flat_map(|site| site.addresses) {
+            internet.ip(&format!("addr add {address} dev lo"))?;
+        }
     }
     internet.ip("-6 route add 2001:db8:1::/64 via 2001:db8:2::2")?;
     gateway.ip("route add default via 192.0.2.1")?;

@@ -12,9 +12,10 @@ use std::{
 use anyhow::{Context, Result};
 
 use super::{
-    ECHO_PORT, GATEWAY, LAPTOP_MAC, NAME_SERVER, PHONE_MAC, TRACKER, TRACKER_NAME, WEB, WEB_NAME,
-    certificate,
+    ECHO_PORT, GATEWAY, LAPTOP_MAC, NAME_SERVER, Options, PHONE_MAC, Phone, REDMI_HOST_NAME,
+    REDMI_MAC, REDMI_VENDOR_CLASS, SITES, TRACKER, TRACKER_NAME, WEB, WEB_NAME, certificate,
     host::{Host, Process, wait_until},
+    redmi, sites,
 };
 
 /// How long a server may take to come up.
@@ -26,33 +27,50 @@ const LARGE: usize = 300_000;
 #[derive(Debug)]
 pub(super) struct Servers {
     pub(super) authority: PathBuf,
-    _processes: [Process; 3],
+    /// What a browser knows the servers' key by.
+    pub(super) key: String,
+    _processes: Vec<Process>,
 }
 
 impl Servers {
-    pub(super) fn start(gateway: &Host, internet: &Host, lab: &Path) -> Result<Self> {
-        certificate::write(
-            lab,
-            &[
-                WEB_NAME,
-                TRACKER_NAME,
-                WEB[0],
-                WEB[1],
-                TRACKER[0],
-                TRACKER[1],
-            ],
-        )?;
+    pub(super) fn start(
+        gateway: &Host,
+        internet: &Host,
+        lab: &Path,
+        options: Options,
+    ) -> Result<Self> {
+        let mut names = vec![
+            WEB_NAME,
+            TRACKER_NAME,
+            WEB[0],
+            WEB[1],
+            TRACKER[0],
+            TRACKER[1],
+        ];
+        if options.sites {
+            names.extend(SITES.map(|site| site.name));
+        }
+        let key = certificate::write(lab, &names)?;
         echo(internet)?;
+        let mut processes = vec![
+            name_server(internet, options)?,
+            web(internet, lab, options)?,
+            household(gateway, options)?,
+        ];
+        if options.sites {
+            processes.push(sites::http3(internet, lab)?);
+        }
         Ok(Self {
             authority: lab.join("authority.pem"),
-            _processes: [names(internet)?, web(internet, lab)?, household(gateway)?],
+            key,
+            _processes: processes,
         })
     }
 }
 
 /// The name server of the internet.
-fn names(internet: &Host) -> Result<Process> {
-    let configuration = format!(
+fn name_server(internet: &Host, options: Options) -> Result<Process> {
+    let mut configuration = format!(
         "port=53\n\
          listen-address={NAME_SERVER}\n\
          bind-interfaces\n\
@@ -62,12 +80,20 @@ fn names(internet: &Host) -> Result<Process> {
          host-record={TRACKER_NAME},{},{}\n",
         WEB[0], WEB[1], TRACKER[0], TRACKER[1]
     );
+    if options.sites {
+        configuration += &sites::records();
+    }
     let server: IpAddr = NAME_SERVER.parse()?;
     dnsmasq(internet, &configuration, server)
 }
 
 /// Addresses and names for the household.
-fn household(gateway: &Host) -> Result<Process> {
+fn household(gateway: &Host, options: Options) -> Result<Process> {
+    let phone = match options.phone {
+        Phone::Plain => format!("{PHONE_MAC},phone"),
+        // Its name is the one it gives itself.
+        Phone::Redmi => REDMI_MAC.to_owned(),
+    };
     let configuration = format!(
         "interface=br-lan\n\
          except-interface=lo\n\
@@ -79,7 +105,7 @@ fn household(gateway: &Host) -> Result<Process> {
          dhcp-authoritative\n\
          dhcp-leasefile={}\n\
          dhcp-range=192.168.77.100,192.168.77.199,1h\n\
-         dhcp-host={PHONE_MAC},phone,192.168.77.11\n\
+         dhcp-host={phone},192.168.77.11\n\
          dhcp-host={LAPTOP_MAC},laptop,192.168.77.12\n\
          enable-ra\n\
          dhcp-range=2001:db8:1::,ra-stateless,64,1h\n\
@@ -107,13 +133,18 @@ fn dnsmasq(host: &Host, configuration: &str, address: IpAddr) -> Result<Process>
 }
 
 /// The web server, at every address of the internet.
-fn web(internet: &Host, lab: &Path) -> Result<Process> {
+fn web(internet: &Host, lab: &Path, options: Options) -> Result<Process> {
     let folder = internet.folder.display();
     let root = internet.folder.join("www");
     fs::create_dir_all(&root)?;
     fs::write(root.join("index.html"), "the lab's web server\n")?;
     fs::write(root.join("large"), vec![b'x'; LARGE])?;
     let file = internet.folder.join("nginx.conf");
+    let sites = if options.sites {
+        sites::nginx(internet)
+    } else {
+        String::new()
+    };
     // One process: a worker would outlive a master that is killed.
     fs::write(
         &file,
@@ -131,17 +162,19 @@ fn web(internet: &Host, lab: &Path) -> Result<Process> {
              \tfastcgi_temp_path {folder}/fastcgi;\n\
              \tuwsgi_temp_path {folder}/uwsgi;\n\
              \tscgi_temp_path {folder}/scgi;\n\
+             \tssl_protocols TLSv1.2 TLSv1.3;\n\
+             \tssl_certificate {lab}/server.pem;\n\
+             \tssl_certificate_key {lab}/server.key;\n\
              \tserver {{\n\
              \t\tlisten 0.0.0.0:80;\n\
              \t\tlisten [::]:80;\n\
              \t\tlisten 0.0.0.0:443 ssl http2;\n\
              \t\tlisten [::]:443 ssl http2;\n\
-             \t\tssl_certificate {lab}/server.pem;\n\
-             \t\tssl_certificate_key {lab}/server.key;\n\
              \t\tclient_max_body_size 0;\n\
              \t\troot {folder}/www;\n\
              \t\tlocation = /upload {{ return 204; }}\n\
              \t}}\n\
+             {sites}\
              }}\n",
             lab = lab.display(),
         ),
@@ -187,6 +220,31 @@ fn echo(internet: &Host) -> Result<()> {
 
 /// Runs a DHCP client on a device until the lab ends; returns once it has an address.
 pub(super) fn ask_for_address(device: &Host) -> Result<Process> {
+    ask(device, &["-x", &format!("hostname:{}", device.name)])
+}
+
+/// As [`ask_for_address`], in the words of the Redmi.
+pub(super) fn ask_as_redmi(device: &Host) -> Result<Process> {
+    let parameters: String = redmi::PARAMETERS
+        .iter()
+        .map(|option| format!("{option:02x}"))
+        .collect();
+    ask(
+        device,
+        &[
+            "-x",
+            &format!("hostname:{REDMI_HOST_NAME}"),
+            "-V",
+            REDMI_VENDOR_CLASS,
+            // The client's own list would have the options in the order of their numbers.
+            "-o",
+            "-x",
+            &format!("0x37:{parameters}"),
+        ],
+    )
+}
+
+fn ask(device: &Host, words: &[&str]) -> Result<Process> {
     let script = device.folder.join("udhcpc.script");
     let bound = device.folder.join("lease");
     if bound.exists() {
@@ -210,14 +268,12 @@ pub(super) fn ask_for_address(device: &Host) -> Result<Process> {
         ),
     )?;
     fs::set_permissions(&script, Permissions::from_mode(0o755))?;
-    let script = script.display().to_string();
-    let arguments = [
-        "-f", "-i", "eth0", "-t", "20", "-T", "1", "-A", "1", "-S", "-x",
-    ]
-    .map(str::to_owned)
-    .into_iter()
-    .chain([format!("hostname:{}", device.name), "-s".to_owned(), script]);
-    let mut client = device.start("udhcpc", device.command("udhcpc", arguments))?;
+    let mut command = device.command("udhcpc", ["-f", "-i", "eth0", "-S", "-s"]);
+    command
+        .arg(script)
+        .args(["-t", "20", "-T", "1", "-A", "1"])
+        .args(words);
+    let mut client = device.start("udhcpc", command)?;
     client.wait_until("at an IPv4 address", LIMIT, || bound.exists())?;
     Ok(client)
 }

@@ -84,6 +84,11 @@ impl Host {
         }
     }
 
+    /// The flow that was opened as the `number`th.
+    pub(super) fn flow(&self, number: u32) -> Option<&FlowRecord> {
+        self.reading.flows.get(number as usize)
+    }
+
     /// The tables at the end.
     pub(super) fn into_reading(self) -> Reading {
         self.reading
@@ -238,7 +243,11 @@ fn head(packet: &Packet<'_, '_>) -> Head {
         key: packet.key,
         at: packet.seen.at,
         slot: NO_SLOT,
-        sequence: packet.parsed.sequence,
+        // A SYN has a number of its own, before that of the data it may carry (RFC 7413).
+        sequence: packet
+            .parsed
+            .sequence
+            .wrapping_add(u32::from(packet.parsed.tcp_flags & tcp_flag::SYN != 0)),
         payload: packet.payload as u32,
         direction: packet.seen.direction as u8,
         ..Head::default()

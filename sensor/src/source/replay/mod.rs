@@ -16,7 +16,7 @@ use std::{collections::BTreeMap, io::Read, ops::ControlFlow};
 
 use ipnet::IpNet;
 use sensor_ebpf::{
-    books::Tally,
+    books::{Losses, Tally},
     flow::Direction,
     parse::{Parsed, Piece, parse},
     skip::Skip,
@@ -31,6 +31,7 @@ use crate::record::Record;
 use capture::Captured;
 use frame::{Frame, Framed};
 use host::Host;
+use reading::Reading;
 use sides::Sides;
 
 /// How captures are replayed.
@@ -69,24 +70,41 @@ struct Seen<'a> {
     at: u64,
 }
 
+/// How long after a flow's first packet it is told by itself, before the end, in microseconds: an
+/// address is called by the name that was asked for when it was used.
+const TOLD_AFTER: u64 = 3_000_000;
+
 /// Reads a capture to its end or its damage: payloads are told as they come, the tables at the end.
-pub fn replay(input: impl Read + Send, options: &Options, mut emit: impl FnMut(Record)) -> Summary {
+/// Each record comes with its time in seconds since the Unix epoch.
+pub fn replay(
+    input: impl Read + Send,
+    options: &Options,
+    mut emit: impl FnMut(Record, f64),
+) -> Summary {
     let mut replay = Replay {
         sides: Sides::new(&options.lan),
         inner_sides: Sides::new(&options.lan),
         host: Host::new(options.payloads),
         summary: Summary::default(),
+        told: 0,
+        now: 0,
     };
+    emit(Reading::begin(Losses::default()), 0.0);
     let result = capture::read(input, |captured| {
-        replay.packet(&captured, &mut emit);
+        replay.packet(&captured, &mut |record, at| emit(record, seconds(at)));
         ControlFlow::Continue(())
     });
+    let end = seconds(replay.now.saturating_add(TOLD_AFTER));
     let reading = replay.host.into_reading();
     let mut summary = replay.summary;
     summary.booked = reading.booked();
     summary.damage = result.err();
-    reading.emit(&mut emit);
+    reading.emit(|record| emit(record, end));
     summary
+}
+
+fn seconds(micros: u64) -> f64 {
+    micros as f64 / 1e6
 }
 
 /// One capture under way.
@@ -95,15 +113,21 @@ struct Replay {
     inner_sides: Sides,
     host: Host,
     summary: Summary,
+    /// Flows that were told by themselves.
+    told: u32,
+    /// When the last packet came, in microseconds since the Unix epoch.
+    now: u64,
 }
 
 impl Replay {
-    fn packet(&mut self, captured: &Captured<'_>, emit: &mut impl FnMut(Record)) {
+    fn packet(&mut self, captured: &Captured<'_>, emit: &mut impl FnMut(Record, u64)) {
         let wire = Tally {
             packets: 1,
             bytes: captured.original_len.into(),
         };
         reading::add(&mut self.summary.captured, wire);
+        self.now = captured.at;
+        self.tell(emit);
         let seen = frame::framed(captured)
             .and_then(|framed| seen(framed, Place::Capture, captured.at, &mut self.sides));
         let seen = match seen {
@@ -114,12 +138,23 @@ impl Replay {
             }
         };
         self.summary.framing += seen.frame.len() as i64 - i64::from(captured.original_len);
-        self.host.observe(&seen, emit);
+        let mut emit = |record| emit(record, captured.at);
+        self.host.observe(&seen, &mut emit);
         if let Ok(parsed) = &seen.parsed
             && let Some((place, framed)) = tunnel::inner(&seen.frame, parsed)
             && let Ok(inner) = self::seen(framed, place, captured.at, &mut self.inner_sides)
         {
-            self.host.observe(&inner, emit);
+            self.host.observe(&inner, &mut emit);
+        }
+    }
+
+    /// Tells the flows that are old enough.
+    fn tell(&mut self, emit: &mut impl FnMut(Record, u64)) {
+        while let Some(flow) = self.host.flow(self.told)
+            && flow.first_seen.saturating_add(TOLD_AFTER) <= self.now
+        {
+            emit(Record::Flow(self.told, *flow), self.now);
+            self.told += 1;
         }
     }
 }

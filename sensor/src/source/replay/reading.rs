@@ -105,10 +105,10 @@ impl Reading {
         booked
     }
 
-    /// Tells everything, as a reading of the kernel's tables does.
-    pub(super) fn emit(self, emit: &mut impl FnMut(Record)) {
-        emit(Record::Tables(Tables {
-            losses: self.losses,
+    /// Tells that a reading begins: the state of the tables themselves.
+    pub(super) fn begin(losses: Losses) -> Record {
+        Record::Tables(Tables {
+            losses,
             flow_capacity: FLOWS,
             device_capacity: DEVICES,
             reaped: 0,
@@ -118,7 +118,12 @@ impl Reading {
             reloads: 0,
             reloads_refused: 0,
             clock: CLOCK,
-        }));
+        })
+    }
+
+    /// Tells everything, as a reading of the kernel's tables does.
+    pub(super) fn emit(self, mut emit: impl FnMut(Record)) {
+        emit(Self::begin(self.losses));
         for (number, record) in self.interfaces.into_iter().enumerate() {
             if let Some(record) = record {
                 emit(Record::Interface(Box::new(InterfaceReading {

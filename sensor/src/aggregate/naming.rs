@@ -1,0 +1,381 @@
+//! What a flow tells of itself: from its early payloads to a name.
+
+use std::sync::Arc;
+
+use sensor_ebpf::{
+    flow::Direction,
+    sample::{Head, Kind},
+};
+
+use crate::decode::{
+    Failure, Progress, dns,
+    http::{self, Request},
+    quic::Initials,
+    stream::Stream,
+    tls::{self, ClientHello},
+    tunnel::{self, Tunnel},
+};
+
+/// Where a flow's name is from, the best first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The SNI of a TLS ClientHello.
+    Tls,
+    /// The SNI of a QUIC Initial.
+    Quic,
+    /// The host of an HTTP request.
+    Http,
+    /// A DNS answer that the device got.
+    Dns,
+    /// A DNS answer that another device got.
+    DnsOfAnother,
+}
+
+impl Source {
+    /// Its name in listings.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tls => "tls",
+            Self::Quic => "quic",
+            Self::Http => "http",
+            Self::Dns | Self::DnsOfAnother => "dns",
+        }
+    }
+}
+
+/// What a flow has told.
+#[derive(Clone, Debug, Default)]
+pub struct Told {
+    /// The name and where it is from.
+    pub name: Option<(Arc<str>, Source)>,
+    /// Rarer facts.
+    pub details: Option<Box<Details>>,
+    /// Some payload was seen.
+    pub spoke: bool,
+    /// It is a tunnel.
+    pub tunnel: Option<Tunnel>,
+}
+
+/// What a hello says beside the name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Details {
+    /// The application protocols it offers.
+    pub alpn: Vec<String>,
+    /// It is encrypted; the name is the one it is wrapped in.
+    pub ech: bool,
+    /// The version of QUIC.
+    pub quic_version: Option<String>,
+}
+
+/// What one payload brought, for whom it concerns.
+#[derive(Debug, Default)]
+pub struct News {
+    /// DNS messages.
+    pub messages: Vec<dns::Message>,
+    /// An HTTP request.
+    pub request: Option<Request>,
+    /// Nothing more is to be learned from the flow.
+    pub settled: bool,
+    /// What could not be decoded, and by which decoder.
+    pub failure: Option<(&'static str, Failure)>,
+}
+
+/// The readers of a flow, while there is something to read.
+#[derive(Debug, Default)]
+pub struct Readers {
+    sides: [Side; 2],
+    quic: Option<Quic>,
+}
+
+#[derive(Debug)]
+struct Quic {
+    client: Direction,
+    initials: Initials,
+}
+
+/// One direction of a TCP stream.
+#[derive(Debug, Default)]
+struct Side {
+    /// The sequence number of its SYN. Another one begins another connection.
+    initial: Option<u32>,
+    state: State,
+}
+
+#[derive(Debug, Default)]
+enum State {
+    /// Nothing came yet.
+    #[default]
+    Fresh,
+    /// The start of something, still to be read.
+    Reading(Stream),
+    /// DNS messages, read up to this octet.
+    Messages(Stream, usize),
+    /// Something that is not read; TLS may follow it (STARTTLS, CONNECT).
+    Other,
+    /// All was read.
+    Done,
+}
+
+impl Readers {
+    /// Takes one payload of the flow.
+    pub fn sample(&mut self, kind: Kind, head: &Head, octets: &[u8], told: &mut Told) -> News {
+        let direction = match head.direction {
+            0 => Direction::Upload,
+            _ => Direction::Download,
+        };
+        told.spoke = true;
+        match kind {
+            Kind::Dns => self.sides[direction as usize].messages(head, octets),
+            Kind::Quic => self.quic(direction, octets, told),
+            Kind::Tls | Kind::Http | Kind::Stream | Kind::Tunnel
+                if head.key.protocol() == sensor_ebpf::parse::protocol::TCP =>
+            {
+                if kind == Kind::Tunnel && recognise(octets, told) {
+                    return News {
+                        settled: true,
+                        ..News::default()
+                    };
+                }
+                self.sides[direction as usize].stream(kind, head, octets, told)
+            }
+            Kind::Tunnel => News {
+                settled: recognise(octets, told),
+                ..News::default()
+            },
+            _ => News::default(),
+        }
+    }
+
+    /// Whether nothing came yet.
+    pub fn are_fresh(&self) -> bool {
+        self.quic.is_none()
+            && self
+                .sides
+                .iter()
+                .all(|side| matches!(side.state, State::Fresh))
+    }
+
+    /// Whether something was begun and not ended: what decoder waits for it.
+    pub fn unfinished(&self) -> Option<&'static str> {
+        let reading = |side: &Side| match &side.state {
+            State::Reading(stream) if tls::looks_like(stream.contiguous()) => Some("tls"),
+            State::Reading(stream) if http::looks_like(stream.contiguous()) => Some("http"),
+            _ => None,
+        };
+        self.sides
+            .iter()
+            .find_map(reading)
+            .or_else(|| self.quic.as_ref().map(|_| "quic"))
+    }
+
+    fn quic(&mut self, direction: Direction, octets: &[u8], told: &mut Told) -> News {
+        let quic = self.quic.get_or_insert_with(|| Quic {
+            client: direction,
+            initials: Initials::new(),
+        });
+        match quic.initials.datagram(direction == quic.client, octets) {
+            Ok(Progress::Complete(hello)) => {
+                let version = hello.version.label();
+                learn(told, hello.hello, Source::Quic, Some(version));
+                self.quic = None;
+                News {
+                    settled: true,
+                    ..News::default()
+                }
+            }
+            Ok(Progress::Incomplete) => News::default(),
+            Err(failure) => News {
+                failure: Some(("quic", failure)),
+                ..News::default()
+            },
+        }
+    }
+}
+
+fn recognise(octets: &[u8], told: &mut Told) -> bool {
+    told.tunnel = tunnel::recognise(octets);
+    told.tunnel.is_some()
+}
+
+/// Takes what a hello says.
+fn learn(told: &mut Told, hello: ClientHello, source: Source, quic_version: Option<String>) {
+    if hello.ech || !hello.alpn.is_empty() || quic_version.is_some() {
+        told.details = Some(Box::new(Details {
+            alpn: hello.alpn,
+            ech: hello.ech,
+            quic_version,
+        }));
+    }
+    if let Some(name) = hello.server_name {
+        told.name = Some((name.into(), source));
+    }
+}
+
+/// What the start of a stream is.
+enum Start {
+    Hello(ClientHello),
+    Request(Request),
+    /// Not yet enough.
+    Incomplete,
+    /// Nothing that is read here.
+    Unknown,
+    Failed(&'static str, Failure),
+}
+
+/// The fewest octets by which a stream can be told.
+const TELLING: usize = 6;
+
+impl Start {
+    fn of(stream: &[u8]) -> Self {
+        const SERVER_HELLO: u8 = 2;
+
+        if tls::looks_like(stream) {
+            return match tls::client_hello(stream) {
+                Ok(Progress::Complete(hello)) => Self::Hello(hello),
+                Ok(Progress::Incomplete) => Self::Incomplete,
+                Err(_) if stream.get(5) == Some(&SERVER_HELLO) => Self::Unknown,
+                Err(failure) => Self::Failed("tls", failure),
+            };
+        }
+        if http::looks_like(stream) {
+            return match http::request(stream) {
+                Ok(Progress::Complete(request)) => Self::Request(request),
+                Ok(Progress::Incomplete) => Self::Incomplete,
+                Err(failure) => Self::Failed("http", failure),
+            };
+        }
+        if stream.len() < TELLING {
+            return Self::Incomplete;
+        }
+        Self::Unknown
+    }
+}
+
+impl Side {
+    /// Begins anew where another connection took the ports.
+    fn meet(&mut self, head: &Head) {
+        let initial = (head.flags & Head::SYN_SEEN != 0).then_some(head.initial_sequence);
+        if initial != self.initial {
+            *self = Self {
+                initial,
+                state: State::Fresh,
+            };
+        }
+    }
+
+    fn stream(&mut self, kind: Kind, head: &Head, octets: &[u8], told: &mut Told) -> News {
+        self.meet(head);
+        let start = match &mut self.state {
+            State::Done | State::Messages(..) => return News::default(),
+            // A connection that turns to TLS begins it with a segment.
+            State::Other if kind != Kind::Tls => return News::default(),
+            State::Other => {
+                let mut stream = Stream::new(Some(head.sequence.wrapping_sub(1)));
+                let start = Start::of(octets);
+                if matches!(start, Start::Incomplete) {
+                    stream.segment(head.sequence, octets);
+                    self.state = State::Reading(stream);
+                    return News::default();
+                }
+                start
+            }
+            State::Fresh => {
+                let mut stream = Stream::new(self.initial);
+                let whole = stream.is_start(head.sequence);
+                let start = if whole {
+                    Start::of(octets)
+                } else {
+                    Start::Incomplete
+                };
+                if matches!(start, Start::Incomplete) {
+                    stream.segment(head.sequence, octets);
+                    self.state = State::Reading(stream);
+                    return News::default();
+                }
+                start
+            }
+            State::Reading(stream) => {
+                stream.segment(head.sequence, octets);
+                if stream.conflict() {
+                    let decoder = match http::looks_like(stream.contiguous()) {
+                        true => "http",
+                        false => "tls",
+                    };
+                    Start::Failed(decoder, Failure::Conflict)
+                } else {
+                    Start::of(stream.contiguous())
+                }
+            }
+        };
+        self.conclude(start, told)
+    }
+
+    fn conclude(&mut self, start: Start, told: &mut Told) -> News {
+        let mut news = News::default();
+        match start {
+            Start::Incomplete => {}
+            Start::Unknown => self.state = State::Other,
+            Start::Failed(decoder, failure) => {
+                self.state = State::Done;
+                news.failure = Some((decoder, failure));
+            }
+            Start::Hello(hello) => {
+                self.state = State::Done;
+                learn(told, hello, Source::Tls, None);
+                news.settled = true;
+            }
+            Start::Request(request) => {
+                // Behind a proxy's name comes the one that is meant.
+                let connects = request.method == "CONNECT";
+                self.state = if connects { State::Other } else { State::Done };
+                let better = told
+                    .name
+                    .as_ref()
+                    .is_some_and(|(_, source)| *source == Source::Tls);
+                if let Some(name) = request.name()
+                    && !better
+                {
+                    told.name = Some((name.into(), Source::Http));
+                    news.settled = !connects;
+                }
+                news.request = Some(request);
+            }
+        }
+        news
+    }
+
+    /// DNS: a datagram is a message, a stream is several, each behind its length.
+    fn messages(&mut self, head: &Head, octets: &[u8]) -> News {
+        let mut news = News::default();
+        let mut take = |message: &[u8]| match dns::message(message) {
+            Ok(message) => news.messages.push(message),
+            Err(failure) => news.failure = Some(("dns", failure)),
+        };
+        if head.key.protocol() == sensor_ebpf::parse::protocol::UDP {
+            take(octets);
+            return news;
+        }
+        self.meet(head);
+        if matches!(self.state, State::Fresh) {
+            self.state = State::Messages(Stream::new(self.initial), 0);
+        }
+        let State::Messages(stream, read) = &mut self.state else {
+            return news;
+        };
+        stream.segment(head.sequence, octets);
+        let mut framed = dns::framed(stream.contiguous().get(*read..).unwrap_or_default());
+        let mut failed = false;
+        for message in framed.by_ref() {
+            match message {
+                Ok(message) => take(message),
+                Err(_) => failed = true,
+            }
+        }
+        *read = stream.contiguous().len() - framed.rest().len();
+        if failed {
+            news.failure = Some(("dns", Failure::Malformed));
+            self.state = State::Done;
+        }
+        news
+    }
+}

@@ -1,0 +1,422 @@
+//! Country and network of an address, from the `.mmdb` files that the configuration names.
+//!
+//! Read whole into memory and never mapped: a file that is rewritten in place would change below a
+//! map, or end the process. Works without any file, and with any part of them.
+
+use std::{fs, io, net::IpAddr, path::Path};
+
+use maxminddb::{MaxMindDbError, PathElement, Reader};
+use serde::Deserialize;
+
+/// The longest name of an organisation in octets; more is cut off.
+pub const LONGEST_ORGANISATION: usize = 100;
+
+/// Where the country stands: GeoLite2 and DB-IP, what registered the address where its place is
+/// not known, ip-location-db.
+const COUNTRY: [&[PathElement<'_>]; 3] = [
+    &[PathElement::Key("country"), PathElement::Key("iso_code")],
+    &[
+        PathElement::Key("registered_country"),
+        PathElement::Key("iso_code"),
+    ],
+    &[PathElement::Key("country_code")],
+];
+
+/// GeoLite2-ASN, DB-IP and ip-location-db.
+const NUMBER: &[PathElement<'_>] = &[PathElement::Key("autonomous_system_number")];
+const ORGANISATION: &[PathElement<'_>] = &[PathElement::Key("autonomous_system_organization")];
+
+/// Where an address is, and whose network it is in.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Network {
+    /// The country, by its two capital letters (ISO 3166-1).
+    pub country: Option<String>,
+    /// The number of the autonomous system.
+    pub asn: Option<u32>,
+    /// Who runs it, at most [`LONGEST_ORGANISATION`] octets, no control characters.
+    pub organisation: Option<String>,
+}
+
+/// Why a file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It cannot be read.
+    #[error("{0}")]
+    Unreadable(#[source] io::Error),
+    /// It is not a database of networks, or not a whole one.
+    #[error("it is not a whole database of networks (.mmdb): {0}")]
+    Damaged(#[source] MaxMindDbError),
+}
+
+/// The databases, in the order in which they are asked.
+#[derive(Default)]
+pub struct Networks {
+    readers: Vec<Reader<Vec<u8>>>,
+}
+
+impl Networks {
+    /// Adds a file behind those that are there.
+    ///
+    /// # Errors
+    /// It cannot be used; the others still can.
+    pub fn add_file(&mut self, file: &Path) -> Result<(), Error> {
+        self.readers.push(open(file)?);
+        Ok(())
+    }
+
+    /// How many databases there are.
+    pub fn len(&self) -> usize {
+        self.readers.len()
+    }
+
+    /// Whether there is no database.
+    pub fn is_empty(&self) -> bool {
+        self.readers.is_empty()
+    }
+
+    /// What is known of an address: each fact from the first database that has it.
+    pub fn find(&self, address: IpAddr) -> Network {
+        let address = address.to_canonical();
+        let mut network = Network::default();
+        for reader in &self.readers {
+            if network.country.is_none() {
+                network.country = COUNTRY
+                    .into_iter()
+                    .find_map(|path| value::<&str>(reader, address, path).and_then(country));
+            }
+            if network.asn.is_none() {
+                network.asn = value::<u32>(reader, address, NUMBER).filter(|number| *number != 0);
+            }
+            if network.organisation.is_none() {
+                network.organisation =
+                    value::<&str>(reader, address, ORGANISATION).and_then(organisation);
+            }
+        }
+        network
+    }
+}
+
+/// Whether a file can be used.
+///
+/// # Errors
+/// Why it cannot.
+pub fn inspect(file: &Path) -> Result<(), Error> {
+    open(file).map(|_| ())
+}
+
+fn open(file: &Path) -> Result<Reader<Vec<u8>>, Error> {
+    // A device or a pipe may never end.
+    if !fs::metadata(file).map_err(Error::Unreadable)?.is_file() {
+        let error = io::Error::new(io::ErrorKind::InvalidInput, "it is not an ordinary file");
+        return Err(Error::Unreadable(error));
+    }
+    Reader::open_readfile(file).map_err(|error| match error {
+        MaxMindDbError::Io(error) => Error::Unreadable(error),
+        error => Error::Damaged(error),
+    })
+}
+
+/// What a database has for an address at a path; damaged data and data of another type are none.
+fn value<'r, T: Deserialize<'r>>(
+    reader: &'r Reader<Vec<u8>>,
+    address: IpAddr,
+    path: &[PathElement<'_>],
+) -> Option<T> {
+    reader.lookup(address).ok()?.decode_path(path).ok()?
+}
+
+fn country(code: &str) -> Option<String> {
+    let is_code = code.len() == 2 && code.bytes().all(|octet| octet.is_ascii_alphabetic());
+    is_code.then(|| code.to_ascii_uppercase())
+}
+
+fn organisation(name: &str) -> Option<String> {
+    let cut = &name[..name.floor_char_boundary(LONGEST_ORGANISATION)];
+    let clean: String = cut.chars().filter(|c| !c.is_control()).collect();
+    let clean = clean.trim();
+    (!clean.is_empty()).then(|| clean.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, path::PathBuf};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A value as a database stores it (MaxMind DB file format 2.0, "Output Data Section").
+    enum Data {
+        Text(String),
+        Short(u16),
+        Number(u32),
+        Long(u64),
+        Map(Vec<(&'static str, Data)>),
+        NoList,
+    }
+
+    impl Data {
+        fn text(text: &str) -> Self {
+            Self::Text(text.to_owned())
+        }
+
+        /// The control octets: the type, and a length below 285.
+        fn control(out: &mut Vec<u8>, kind: u8, length: usize) {
+            match length {
+                0..29 => out.push(kind << 5 | length as u8),
+                _ => out.extend([kind << 5 | 29, (length - 29) as u8]),
+            }
+        }
+
+        fn write(&self, out: &mut Vec<u8>) {
+            match self {
+                Self::Text(text) => {
+                    Self::control(out, 2, text.len());
+                    out.extend(text.as_bytes());
+                }
+                Self::Short(number) => {
+                    Self::control(out, 5, 2);
+                    out.extend(number.to_be_bytes());
+                }
+                Self::NoList => out.extend([0, 4]),
+                // A type above 7 stands in an octet of its own, less 7, as that of an empty list above.
+                Self::Long(number) => {
+                    out.extend([8, 2]);
+                    out.extend(number.to_be_bytes());
+                }
+                Self::Number(number) => {
+                    Self::control(out, 6, 4);
+                    out.extend(number.to_be_bytes());
+                }
+                Self::Map(pairs) => {
+                    Self::control(out, 7, pairs.len());
+                    for (key, value) in pairs {
+                        Self::text(key).write(out);
+                        value.write(out);
+                    }
+                }
+            }
+        }
+    }
+
+    /// A database with an entry for each prefix: its bits in the IPv6 tree (IPv4 lies below 96
+    /// zeroes) and what is there.
+    fn database(entries: &[(&str, u8, Data)]) -> Vec<u8> {
+        #[derive(Clone, Copy)]
+        enum To {
+            Nothing,
+            Node(u32),
+            Data(u32),
+        }
+        let mut nodes = vec![[To::Nothing; 2]];
+        let mut data = Vec::new();
+        for (address, length, value) in entries {
+            let bits = match address.parse().expect("an address") {
+                IpAddr::V4(address) => u128::from(address.to_bits()),
+                IpAddr::V6(address) => address.to_bits(),
+            };
+            let mut node = 0;
+            for depth in 0..*length {
+                let side = (bits >> (127 - depth) & 1) as usize;
+                if depth == *length - 1 {
+                    nodes[node][side] = To::Data(data.len() as u32);
+                    break;
+                }
+                node = match nodes[node][side] {
+                    To::Node(next) => next as usize,
+                    _ => {
+                        nodes.push([To::Nothing; 2]);
+                        nodes[node][side] = To::Node(nodes.len() as u32 - 1);
+                        nodes.len() - 1
+                    }
+                };
+            }
+            value.write(&mut data);
+        }
+        let count = nodes.len() as u32;
+        let mut file = Vec::new();
+        for to in nodes.into_iter().flatten() {
+            let record = match to {
+                To::Nothing => count,
+                To::Node(node) => node,
+                To::Data(offset) => count + 16 + offset,
+            };
+            file.extend(&record.to_be_bytes()[1..]);
+        }
+        file.extend([0; 16]);
+        file.extend(data);
+        file.extend(b"\xab\xcd\xefMaxMind.com");
+        Data::Map(vec![
+            ("binary_format_major_version", Data::Short(2)),
+            ("binary_format_minor_version", Data::Short(0)),
+            ("build_epoch", Data::Long(1_700_000_000)),
+            ("database_type", Data::text("Test")),
+            ("description", Data::Map(Vec::new())),
+            ("ip_version", Data::Short(6)),
+            ("languages", Data::NoList),
+            ("node_count", Data::Number(count)),
+            ("record_size", Data::Short(24)),
+        ])
+        .write(&mut file);
+        file
+    }
+
+    fn code(code: &str) -> Data {
+        Data::Map(vec![("iso_code", Data::text(code))])
+    }
+
+    /// As GeoLite2-Country and DB-IP are laid out, with a place that is not known.
+    fn countries() -> Vec<u8> {
+        database(&[
+            ("192.0.2.0", 120, Data::Map(vec![("country", code("SG"))])),
+            (
+                "198.51.100.0",
+                120,
+                Data::Map(vec![("registered_country", code("us"))]),
+            ),
+            (
+                "203.0.113.0",
+                120,
+                Data::Map(vec![("country", Data::text("Utopia"))]),
+            ),
+            ("2001:db8::", 32, Data::Map(vec![("country", code("DE"))])),
+        ])
+    }
+
+    /// As those of ip-location-db are, both in one.
+    fn systems() -> Vec<u8> {
+        let system = |country, number, name: &str| {
+            Data::Map(vec![
+                ("country_code", Data::text(country)),
+                ("autonomous_system_number", Data::Number(number)),
+                ("autonomous_system_organization", Data::text(name)),
+            ])
+        };
+        database(&[
+            ("192.0.2.0", 121, system("JP", 64_496, "Example\nNet ")),
+            ("203.0.113.0", 120, system("NOWHERE", 0, "\u{7}")),
+            (
+                "2001:db8::",
+                48,
+                system("FR", 4_200_000_000, &"é".repeat(60)),
+            ),
+        ])
+    }
+
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new(name: &str) -> Self {
+            let name = format!("sensor-networks-{name}-{}", std::process::id());
+            let folder = Self(std::env::temp_dir().join(name));
+            fs::create_dir_all(&folder.0).expect("a folder for temporary files");
+            folder
+        }
+
+        fn file(&self, name: &str, octets: &[u8]) -> PathBuf {
+            let file = self.0.join(name);
+            fs::write(&file, octets).expect("a temporary file");
+            file
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            // Where it stays, an empty folder of temporary files stays.
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn each_fact_is_from_the_first_that_has_it() {
+        let folder = Folder::new("facts");
+        let mut networks = Networks::default();
+        for (name, octets) in [("a.mmdb", countries()), ("b.mmdb", systems())] {
+            networks
+                .add_file(&folder.file(name, &octets))
+                .expect("a whole database");
+        }
+        assert_eq!(networks.len(), 2);
+        let check = |address: &str, country: Option<&str>, asn, organisation: Option<&str>| {
+            let found = networks.find(address.parse().expect("an address"));
+            let expected = Network {
+                country: country.map(str::to_owned),
+                asn,
+                organisation: organisation.map(str::to_owned),
+            };
+            assert_eq!(found, expected, "{address}");
+        };
+        check("192.0.2.1", Some("SG"), Some(64_496), Some("ExampleNet"));
+        check(
+            "::ffff:192.0.2.1",
+            Some("SG"),
+            Some(64_496),
+            Some("ExampleNet"),
+        );
+        check("192.0.2.200", Some("SG"), None, None);
+        check("198.51.100.1", Some("US"), None, None);
+        check("203.0.113.1", None, None, None);
+        let cut = "é".repeat(LONGEST_ORGANISATION / 2);
+        check("2001:db8::1", Some("DE"), Some(4_200_000_000), Some(&cut));
+        check("2001:db8:1::1", Some("DE"), None, None);
+        check("10.0.0.1", None, None, None);
+        check("::", None, None, None);
+    }
+
+    #[test]
+    fn without_files_nothing_is_known() {
+        let networks = Networks::default();
+        assert!(networks.is_empty());
+        let address = "192.0.2.1".parse().expect("an address");
+        assert_eq!(networks.find(address), Network::default());
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_used_has_a_sentence() {
+        let folder = Folder::new("damaged");
+        let whole = systems();
+        let cut = &whole[..whole.len() / 2];
+        let cases: BTreeMap<&str, PathBuf> = [
+            ("No such file", folder.0.join("none.mmdb")),
+            ("not an ordinary file", folder.0.clone()),
+            ("not an ordinary file ", "/dev/zero".into()),
+            ("not a whole database", folder.file("empty.mmdb", b"")),
+            (
+                "not a whole database ",
+                folder.file("text.mmdb", b"192.0.2.0/24,SG\n"),
+            ),
+            ("not a whole database  ", folder.file("cut.mmdb", cut)),
+        ]
+        .into();
+        let mut networks = Networks::default();
+        for (part, file) in &cases {
+            let error = networks.add_file(file).expect_err(part).to_string();
+            assert!(error.contains(part.trim_end()), "{error}");
+            assert_eq!(inspect(file).expect_err(part).to_string(), error);
+        }
+        assert!(networks.is_empty());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn a_damaged_file_is_refused_or_read(
+            damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..20),
+            address in prop_oneof![
+                Just("192.0.2.1"), Just("203.0.113.1"), Just("2001:db8::1"), Just("10.0.0.1"),
+            ],
+        ) {
+            let mut octets = systems();
+            for (place, octet) in damage {
+                let place = place.index(octets.len());
+                octets[place] = octet;
+            }
+            if let Ok(reader) = Reader::from_source(octets) {
+                let networks = Networks { readers: vec![reader] };
+                let network = networks.find(address.parse().expect("an address"));
+                prop_assert!(network.country.is_none_or(|country| country.len() == 2));
+            }
+        }
+    }
+}

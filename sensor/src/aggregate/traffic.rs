@@ -1,0 +1,334 @@
+//! How much a device exchanges with whom: the flows' counts, booked to parties.
+//!
+//! Every series that leaves this module only grows while it is shown, and what a device exchanges
+//! is always the sum of its parties and of `other`. A party has a series of its own once it is
+//! among the device's largest; what it exchanged before stays in `other`, so that nothing is
+//! counted twice and nothing steps back. One that is overtaken loses its series and is counted in
+//! `other` from then on; it comes back with the counts it left with.
+
+use std::{collections::HashMap, sync::Arc};
+
+use super::party::{hidden::Hidden, lists::Category, networks::Network};
+
+/// Parties that are known at most, of all devices together; further ones are `other`.
+pub const MAX_PARTIES: usize = 16_384;
+
+/// Parties that are counted for one device at most; further ones are `other`.
+pub const MAX_PARTIES_OF_DEVICE: usize = 4_096;
+
+/// Octets in both directions, and flows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Amount {
+    /// Octets by number of [`Direction`](sensor_ebpf::flow::Direction).
+    pub bytes: [u64; 2],
+    /// Flows by the direction of their first packet.
+    pub flows: [u64; 2],
+}
+
+impl Amount {
+    fn add(&mut self, other: Self) {
+        for direction in 0..2 {
+            self.bytes[direction] += other.bytes[direction];
+            self.flows[direction] += other.flows[direction];
+        }
+    }
+
+    fn total(self) -> u64 {
+        self.bytes[0] + self.bytes[1]
+    }
+}
+
+/// A party by its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PartyId(u32);
+
+impl PartyId {
+    /// All that have no number of their own.
+    pub const OTHER: Self = Self(0);
+    /// Whoever is in the house or on the link itself.
+    pub const LOCAL: Self = Self(1);
+}
+
+/// What is known of a party.
+#[derive(Clone, Debug, Default)]
+pub struct PartyInfo {
+    /// The registrable domain of its name, the whole name where a list has a category for it, or
+    /// its address.
+    pub name: Arc<str>,
+    /// Who it belongs to.
+    pub owner: Option<Arc<str>>,
+    /// What the lists call it.
+    pub category: Option<Category>,
+    /// Where its first address is.
+    pub network: Network,
+}
+
+/// Every party that was seen.
+#[derive(Debug)]
+pub struct Parties {
+    numbers: HashMap<Arc<str>, PartyId>,
+    infos: Vec<PartyInfo>,
+    refused: u64,
+}
+
+impl Default for Parties {
+    fn default() -> Self {
+        let named = |name: &str| PartyInfo {
+            name: name.into(),
+            ..PartyInfo::default()
+        };
+        Self {
+            numbers: HashMap::new(),
+            infos: vec![named("other"), named("local")],
+            refused: 0,
+        }
+    }
+}
+
+impl Parties {
+    /// The number of a party, given to it now where it has none; [`PartyId::OTHER`] where there is
+    /// no room.
+    pub fn number(&mut self, name: &str, about: impl FnOnce() -> PartyInfo) -> PartyId {
+        if let Some(id) = self.numbers.get(name) {
+            return *id;
+        }
+        if self.infos.len() >= MAX_PARTIES {
+            self.refused += 1;
+            return PartyId::OTHER;
+        }
+        let id = PartyId(self.infos.len() as u32);
+        let info = about();
+        self.numbers.insert(Arc::clone(&info.name), id);
+        self.infos.push(info);
+        id
+    }
+
+    /// What is known of a party.
+    pub fn info(&self, id: PartyId) -> &PartyInfo {
+        &self.infos[id.0 as usize]
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.infos.len()
+    }
+
+    /// Flows whose party had no room.
+    pub fn refused(&self) -> u64 {
+        self.refused
+    }
+}
+
+/// What one device exchanges with one party.
+#[derive(Clone, Copy, Debug, Default)]
+struct WithParty {
+    all: Amount,
+    /// The part that was booked while the party had a series of its own.
+    shown: Amount,
+    is_shown: bool,
+}
+
+/// What one device exchanges.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    parties: HashMap<PartyId, WithParty>,
+    other: Amount,
+    hidden: [Amount; Hidden::ALL.len()],
+    categories: [Amount; Category::ALL.len()],
+}
+
+/// Of whom a count is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counted {
+    /// The other side.
+    pub party: PartyId,
+    /// Why its name is not known.
+    pub hidden: Option<Hidden>,
+    /// What the lists call it.
+    pub category: Option<Category>,
+}
+
+impl Traffic {
+    /// Books a flow's new counts.
+    pub fn book(&mut self, of: Counted, amount: Amount) {
+        if let Some(hidden) = of.hidden {
+            self.hidden[hidden as usize].add(amount);
+        }
+        if let Some(category) = of.category {
+            self.categories[category as usize].add(amount);
+        }
+        let room = self.parties.len() < MAX_PARTIES_OF_DEVICE;
+        if of.party == PartyId::OTHER || (!room && !self.parties.contains_key(&of.party)) {
+            self.other.add(amount);
+            return;
+        }
+        let with = self.parties.entry(of.party).or_default();
+        with.all.add(amount);
+        match with.is_shown {
+            true => with.shown.add(amount),
+            false => self.other.add(amount),
+        }
+    }
+
+    /// Gives series to the `top` largest parties.
+    ///
+    /// One that has a series keeps it until another is twice as large: of parties that are about
+    /// equal, none comes and goes.
+    pub fn choose(&mut self, top: usize) {
+        let mut shown: Vec<_> = self.with_series(true);
+        let mut waiting: Vec<_> = self.with_series(false);
+        shown.sort_unstable();
+        waiting.sort_unstable();
+        while shown.len() > top {
+            let (_, smallest) = shown.remove(0);
+            self.show(smallest, false);
+        }
+        let mut smallest = shown.into_iter();
+        let mut free = top - smallest.len();
+        while let Some((octets, party)) = waiting.pop() {
+            if free > 0 {
+                free -= 1;
+            } else {
+                match smallest.next() {
+                    Some((least, leaves)) if octets > 2 * least => self.show(leaves, false),
+                    _ => break,
+                }
+            }
+            self.show(party, true);
+        }
+    }
+
+    fn with_series(&self, is_shown: bool) -> Vec<(u64, PartyId)> {
+        self.parties
+            .iter()
+            .filter(|(_, with)| with.is_shown == is_shown)
+            .map(|(party, with)| (with.all.total(), *party))
+            .collect()
+    }
+
+    fn show(&mut self, party: PartyId, is_shown: bool) {
+        if let Some(with) = self.parties.get_mut(&party) {
+            with.is_shown = is_shown;
+        }
+    }
+
+    /// The parties that have series: what is shown for each, and in all.
+    pub fn shown(&self) -> impl Iterator<Item = (PartyId, Amount, Amount)> {
+        self.parties
+            .iter()
+            .filter(|(_, with)| with.is_shown)
+            .map(|(party, with)| (*party, with.shown, with.all))
+    }
+
+    /// What is booked to none of them.
+    pub fn other(&self) -> Amount {
+        self.other
+    }
+
+    /// What has no name, by reason.
+    pub fn hidden(&self) -> impl Iterator<Item = (Hidden, Amount)> {
+        Hidden::ALL.into_iter().zip(self.hidden)
+    }
+
+    /// What lists have a category for.
+    pub fn categories(&self) -> impl Iterator<Item = (Category, Amount)> {
+        Category::ALL.into_iter().zip(self.categories)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn amount(octets: u64) -> Amount {
+        Amount {
+            bytes: [octets, 0],
+            flows: [1, 0],
+        }
+    }
+
+    fn of(party: u32) -> Counted {
+        Counted {
+            party: PartyId(party),
+            hidden: None,
+            category: None,
+        }
+    }
+
+    fn shown(traffic: &Traffic) -> Vec<(u32, u64)> {
+        let mut shown: Vec<_> = traffic
+            .shown()
+            .map(|(party, shown, _)| (party.0, shown.bytes[0]))
+            .collect();
+        shown.sort_unstable();
+        shown
+    }
+
+    #[test]
+    fn what_is_shown_and_other_are_all_there_is_and_only_grow() {
+        let mut traffic = Traffic::default();
+        let mut booked = 0;
+        let mut before: HashMap<u32, u64> = HashMap::new();
+        let mut other = 0;
+        // A pattern without a period: parties overtake each other again and again.
+        let mut state = 1_u64;
+        for _ in 0..10_000 {
+            state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+            let party = 2 + (state >> 60) as u32;
+            let octets = (state >> 40) & 0xfff << (party % 5);
+            traffic.book(of(party), amount(octets));
+            booked += octets;
+            traffic.choose(3);
+            let now = shown(&traffic);
+            assert!(now.len() <= 3);
+            for (party, octets) in &now {
+                assert!(*octets >= before.get(party).copied().unwrap_or(0));
+                before.insert(*party, *octets);
+            }
+            assert!(traffic.other().bytes[0] >= other);
+            other = traffic.other().bytes[0];
+        }
+        let with_series: u64 = traffic
+            .parties
+            .values()
+            .map(|with| with.shown.bytes[0])
+            .sum();
+        assert_eq!(with_series + other, booked);
+    }
+
+    #[test]
+    fn one_that_is_hardly_larger_does_not_take_a_series() {
+        let mut traffic = Traffic::default();
+        traffic.book(of(2), amount(100));
+        traffic.choose(1);
+        traffic.book(of(3), amount(150));
+        traffic.choose(1);
+        assert_eq!(shown(&traffic), [(2, 0)]);
+        traffic.book(of(3), amount(100));
+        traffic.choose(1);
+        traffic.book(of(3), amount(7));
+        assert_eq!(shown(&traffic), [(3, 7)]);
+    }
+
+    #[test]
+    fn parties_are_bounded() {
+        let mut parties = Parties::default();
+        let mut traffic = Traffic::default();
+        for number in 0..MAX_PARTIES as u32 + 5 {
+            let name = number.to_string();
+            let id = parties.number(&name, || PartyInfo {
+                name: name.as_str().into(),
+                ..PartyInfo::default()
+            });
+            traffic.book(Counted { party: id, ..of(0) }, amount(1));
+        }
+        assert_eq!(parties.len(), MAX_PARTIES);
+        assert_eq!(parties.refused(), 7);
+        assert_eq!(traffic.parties.len(), MAX_PARTIES_OF_DEVICE);
+        assert_eq!(
+            traffic.other().bytes[0],
+            MAX_PARTIES as u64 + 5,
+            "nothing has a series yet"
+        );
+    }
+}

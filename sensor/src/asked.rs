@@ -1,0 +1,155 @@
+//! Questions of the command line to a daemon that runs, and its answers.
+//!
+//! Names and parties are in the daemon's memory, not in the kernel's tables. The daemon listens on
+//! a Unix socket without a file (`unix(7)`, abstract), named after its pin directory: nothing is
+//! left behind, and two sensors of one machine do not meet. Both ends look at who is at the other:
+//! root, or the user of the daemon.
+
+use std::{
+    io::{self, Read as _, Write as _},
+    os::{
+        fd::AsFd,
+        linux::net::SocketAddrExt as _,
+        unix::net::{SocketAddr, UnixListener as StdListener, UnixStream as StdStream},
+    },
+    path::Path,
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use rustix::{net::sockopt::socket_peercred, process::geteuid};
+use serde::{Deserialize, Serialize};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{UnixListener, UnixStream},
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
+
+use crate::cli::{FlowsArgs, Output};
+
+/// What can be asked. The answer is the text to print.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub enum Question {
+    /// The devices, who they are and whom they talk to.
+    Devices(Output),
+    /// The open flows and their names.
+    Flows(FlowsArgs),
+}
+
+/// The longest question, in octets.
+const MAX_QUESTION: u64 = 4096;
+
+/// How long either side waits for the other.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Where the daemon with this pin directory listens.
+fn address(pin_directory: &Path) -> io::Result<SocketAddr> {
+    let mut name = b"gateway-sensor:".to_vec();
+    name.extend(pin_directory.as_os_str().as_encoded_bytes());
+    SocketAddr::from_abstract_name(name)
+}
+
+/// Whether a socket's other end may ask, or may be believed.
+fn is_trusted(socket: impl AsFd) -> bool {
+    socket_peercred(socket).is_ok_and(|peer| peer.uid.is_root() || peer.uid == geteuid())
+}
+
+/// Listens for questions.
+///
+/// # Errors
+///
+/// When another process listens for the same pin directory, or the path is too long.
+pub fn bind(pin_directory: &Path) -> anyhow::Result<UnixListener> {
+    let what = || {
+        format!(
+            "cannot listen for `sensor devices` and `sensor flows` about {}: another process \
+             does (`ss -xlp` names it), or the path has more than 90 octets; choose another \
+             daemon.pin_directory",
+            pin_directory.display()
+        )
+    };
+    let listener = address(pin_directory)
+        .and_then(|address| StdListener::bind_addr(&address))
+        .with_context(what)?;
+    listener.set_nonblocking(true)?;
+    Ok(UnixListener::from_std(listener)?)
+}
+
+/// Takes one question after the other and hands it on, until nobody takes it any more.
+///
+/// # Errors
+///
+/// When no connection can be accepted.
+pub async fn answer<T: Send + 'static>(
+    listener: UnixListener,
+    commands: mpsc::Sender<T>,
+    command: fn(Question, oneshot::Sender<String>) -> T,
+) -> anyhow::Result<()> {
+    loop {
+        let (stream, _) = listener
+            .accept()
+            .await
+            .context("questions of the command line cannot be accepted")?;
+        if !is_trusted(&stream) {
+            tracing::warn!("a user who is not root asked, and was not answered");
+            continue;
+        }
+        let commands = commands.clone();
+        // Each by itself: one that says nothing does not hold up the others.
+        tokio::spawn(async move {
+            if let Err(error) = timeout(PATIENCE, converse(stream, commands, command)).await {
+                tracing::debug!("a question took too long: {error}");
+            }
+        });
+    }
+}
+
+async fn converse<T>(
+    mut stream: UnixStream,
+    commands: mpsc::Sender<T>,
+    command: fn(Question, oneshot::Sender<String>) -> T,
+) -> anyhow::Result<()> {
+    let mut question = Vec::new();
+    (&mut stream)
+        .take(MAX_QUESTION)
+        .read_to_end(&mut question)
+        .await?;
+    let question = serde_json::from_slice(&question)?;
+    let (tell, told) = oneshot::channel();
+    if commands.send(command(question, tell)).await.is_ok() {
+        stream.write_all(told.await?.as_bytes()).await?;
+    }
+    Ok(())
+}
+
+/// Asks the daemon with this pin directory; `None` where none runs, or none that is trusted.
+///
+/// # Errors
+///
+/// When it does not answer.
+pub fn ask(pin_directory: &Path, question: &Question) -> anyhow::Result<Option<String>> {
+    let connected = address(pin_directory).and_then(|address| StdStream::connect_addr(&address));
+    let Ok(mut stream) = connected else {
+        return Ok(None);
+    };
+    if !is_trusted(&stream) {
+        return Ok(None);
+    }
+    let what = || {
+        format!(
+            "the daemon at {} does not answer; `systemctl status gateway-sensor` and its log may \
+             say why",
+            pin_directory.display()
+        )
+    };
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut answer = String::new();
+    stream
+        .write_all(&serde_json::to_vec(question)?)
+        .and_then(|()| stream.shutdown(std::net::Shutdown::Write))
+        .and_then(|()| stream.read_to_string(&mut answer))
+        .with_context(what)?;
+    anyhow::ensure!(!answer.is_empty(), what());
+    Ok(Some(answer))
+}
