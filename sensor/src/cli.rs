@@ -1,5 +1,7 @@
 //! What is typed, and what is printed.
 
+pub mod replay;
+
 use std::{
     io::{self, Write},
     path::PathBuf,
@@ -8,6 +10,7 @@ use std::{
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use comfy_table::{CellAlignment, ContentArrangement, Table};
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -56,6 +59,9 @@ pub enum Command {
     Unload,
     /// Check what the sensor needs of this machine, and say what is missing.
     Doctor,
+    /// Show the flows of capture files (pcap, pcapng), as if their packets passed by now; needs no
+    /// configuration.
+    Replay(ReplayArgs),
 }
 
 /// How a listing is printed.
@@ -75,6 +81,32 @@ pub struct FlowsArgs {
     /// How many at most; 0 for all. JSON has all.
     #[arg(long, value_name = "COUNT", default_value_t = 40)]
     pub limit: usize,
+}
+
+/// Which captures are replayed, and how.
+#[derive(Clone, Debug, Args)]
+pub struct ReplayArgs {
+    /// The capture files; each is a household of its own.
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// Addresses of the household; without them, the local side is the one that began.
+    #[arg(long, value_name = "CIDR")]
+    pub lan: Vec<IpNet>,
+    /// What reads the frames.
+    #[arg(long, value_name = "ENGINE", default_value = "host")]
+    pub engine: EngineName,
+    /// Which flows are printed, and how.
+    #[command(flatten)]
+    pub flows: FlowsArgs,
+}
+
+/// What reads the frames of a capture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum EngineName {
+    /// The code that the kernel programs are made of, in this process.
+    Host,
+    /// The kernel programs themselves, run over each frame and attached to nothing; needs root.
+    Kernel,
 }
 
 /// How much is logged.

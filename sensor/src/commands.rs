@@ -1,5 +1,7 @@
 //! What each command does.
 
+mod replay;
+
 use std::{
     io::{IsTerminal as _, Write as _, stderr, stdout},
     process::ExitCode,
@@ -27,6 +29,10 @@ use crate::{
 /// What went wrong, as one line.
 pub fn execute(cli: &Cli) -> anyhow::Result<ExitCode> {
     log_to_stderr(cli.log);
+    // The only one that needs no configuration.
+    if let Command::Replay(args) = &cli.command {
+        return replay::replay(args);
+    }
     let Some(config) = checked(cli)? else {
         return Ok(ExitCode::FAILURE);
     };
@@ -82,6 +88,8 @@ pub fn execute(cli: &Cli) -> anyhow::Result<ExitCode> {
             )?;
         }
         Command::Doctor => return doctor(&mut out, &config),
+        // Done above.
+        Command::Replay(_) => {}
     }
     Ok(ExitCode::SUCCESS)
 }

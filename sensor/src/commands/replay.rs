@@ -1,0 +1,142 @@
+//! Capture files, from the octets to what is printed.
+
+use std::{
+    fs::File,
+    io::{self, BufWriter, Read, Write, stdout},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::{
+    aggregate::{
+        self, Aggregate,
+        knowledge::{Knowledge, Overrides},
+    },
+    cli::{
+        ReplayArgs,
+        replay::{
+            CapturedFlow, print_capture, print_device_line, print_flow_line, print_question_line,
+            print_summary,
+        },
+    },
+    model::Ticks,
+    record::{Clock, Record},
+    source::replay::{self, Options, Place, Summary},
+};
+
+/// Payloads of a new flow that are wanted in each direction, as where none is configured.
+const PAYLOADS: u8 = 4;
+
+/// Replays every file, and says of which not all could be read.
+pub(super) fn replay(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
+    let options = Options {
+        lan: args.lan.clone(),
+        payloads: PAYLOADS,
+    };
+    let knowledge = Arc::new(Knowledge::default());
+    let bar = progress(&args.files);
+    let mut out = BufWriter::new(stdout().lock());
+    let mut incomplete = 0;
+    for path in &args.files {
+        let name = path.display().to_string();
+        let problem = match File::open(path) {
+            Ok(file) => {
+                let mut household = Household::read(bar.wrap_read(file), &options, &knowledge);
+                household.print(&mut out, &name, args)?;
+                household.summary.damage.map(|damage| damage.to_string())
+            }
+            Err(error) => Some(format!("the file cannot be opened: {error}")),
+        };
+        if let Some(problem) = problem {
+            incomplete += 1;
+            bar.suspend(|| eprintln!("sensor: {name}: {problem}"));
+        }
+    }
+    out.flush()?;
+    bar.finish_and_clear();
+    if incomplete > 0 {
+        eprintln!(
+            "sensor: {incomplete} of {} files could not be read to the end",
+            args.files.len()
+        );
+        return Ok(ExitCode::FAILURE);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A bar over all files, on standard error where that is a terminal.
+fn progress(files: &[PathBuf]) -> ProgressBar {
+    let size = |path: &Path| path.metadata().map_or(0, |metadata| metadata.len());
+    let total = files.iter().map(|path| size(path)).sum();
+    let style = ProgressStyle::with_template("{bar:40} {bytes} of {total_bytes}, {eta} left");
+    let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
+    match style {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}
+
+/// One capture, and what is known at its end.
+struct Household {
+    summary: Summary,
+    aggregate: Aggregate,
+    flows: Vec<CapturedFlow>,
+}
+
+impl Household {
+    fn read(input: impl Read + Send, options: &Options, knowledge: &Arc<Knowledge>) -> Self {
+        let mut aggregate = Aggregate::new(Arc::clone(knowledge), Overrides::default());
+        aggregate.keep_questions();
+        let mut clock = Clock::default();
+        let mut records = Vec::new();
+        let summary = replay::replay(input, options, |record, now| {
+            match &record {
+                // A reading begins: what was told of flows before was no more than a beginning.
+                Record::Tables(tables) => {
+                    clock = tables.clock;
+                    records.clear();
+                }
+                Record::Flow(slot, flow) => records.push((*slot, *flow)),
+                _ => {}
+            }
+            aggregate.apply(record, now);
+        });
+        let flows = records
+            .iter()
+            .map(|(slot, record)| {
+                let place = Place::from_ifindex(record.key.ifindex());
+                let inside = place.filter(|place| *place != Place::Capture);
+                let facts = aggregate.facts(*slot, record);
+                CapturedFlow {
+                    flow: aggregate::flow(record, String::new(), None, facts, clock),
+                    inside: inside.map(Place::name),
+                }
+            })
+            .collect();
+        Self {
+            summary,
+            aggregate,
+            flows,
+        }
+    }
+
+    fn print(&mut self, out: &mut impl Write, name: &str, args: &ReplayArgs) -> io::Result<()> {
+        if !args.flows.output.json {
+            print_capture(out, name, &self.flows, args.flows.limit)?;
+            return print_summary(out, &self.summary);
+        }
+        for flow in &self.flows {
+            print_flow_line(out, name, flow)?;
+        }
+        for question in self.aggregate.questions() {
+            print_question_line(out, question)?;
+        }
+        for device in &self.aggregate.snapshot(Ticks::default()).devices {
+            print_device_line(out, device)?;
+        }
+        Ok(())
+    }
+}

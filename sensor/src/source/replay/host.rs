@@ -1,0 +1,327 @@
+//! The books on the host: what `sensor-ebpf/kernel/observe.rs` does with a frame, without a kernel.
+//!
+//! No policy is in force, nothing is reaped, and no ring can be full.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use sensor_ebpf::{
+    books::{
+        DeviceRecord, FIRST_DEVICE, FURTHER_DEVICES, FragmentKey, MULTICAST_DEVICE, Tally,
+        family_index,
+    },
+    flow::{Direction, FlowKey, FlowRecord, Judgement, slot},
+    packet::Packet as _,
+    parse::{Family, Fragment, Parsed, tcp_flag},
+    policy::Decision,
+    sample::{Head, LOOKED_AT, MAX_PAYLOAD, NO_SLOT, Watch, classify, is_service},
+    skip::Skip,
+};
+
+use super::{
+    Seen,
+    hashing::Multilinear,
+    reading::{DEVICES, FLOWS, GENERATION, Reading, add},
+};
+use crate::record::{Record, Sample};
+
+/// The tables of one capture.
+#[derive(Debug)]
+pub(super) struct Host {
+    payloads: u64,
+    reading: Reading,
+    slots: HashMap<FlowKey, u32, Multilinear>,
+    devices: HashMap<u64, u32, Multilinear>,
+    fragments: Fragments,
+}
+
+/// A packet that is to be booked to a flow: `Seen` of the kernel's `observe`.
+struct Packet<'a, 'b> {
+    seen: &'a Seen<'b>,
+    parsed: Parsed,
+    key: FlowKey,
+    payload: usize,
+}
+
+impl Host {
+    /// Empty tables; of a new flow `payloads` payloads in each direction are wanted.
+    pub(super) fn new(payloads: u8) -> Self {
+        Self {
+            payloads: payloads.into(),
+            reading: Reading::default(),
+            slots: HashMap::default(),
+            devices: HashMap::default(),
+            fragments: Fragments::default(),
+        }
+    }
+
+    /// Books a frame, and tells its payload where it is wanted.
+    pub(super) fn observe(&mut self, seen: &Seen<'_>, emit: &mut impl FnMut(Record)) {
+        let parsed = match seen.parsed {
+            Ok(parsed) => parsed,
+            Err(reason) => return self.skip(seen, reason),
+        };
+        match seen.direction {
+            Direction::Upload if parsed.source_mac.is_group() => {
+                return self.skip(seen, Skip::SourceIsGroup);
+            }
+            Direction::Download if parsed.destination_mac.is_group() => {
+                return self.multicast(seen, parsed.family);
+            }
+            Direction::Upload | Direction::Download => {}
+        }
+        let packet = Packet {
+            seen,
+            parsed,
+            key: self.fragments.key(seen, &parsed),
+            payload: parsed.payload_len().unwrap_or(0),
+        };
+        if let Some(head) = self.book(&packet)
+            && let Some(sample) = sample(&packet, head)
+        {
+            self.reading.losses.samples[sample.head.kind as usize] += 1;
+            emit(Record::Sample(Box::new(sample)));
+        }
+    }
+
+    /// The flow that was opened as the `number`th.
+    pub(super) fn flow(&self, number: u32) -> Option<&FlowRecord> {
+        self.reading.flows.get(number as usize)
+    }
+
+    /// The tables at the end.
+    pub(super) fn into_reading(self) -> Reading {
+        self.reading
+    }
+
+    fn skip(&mut self, seen: &Seen<'_>, reason: Skip) {
+        let interface = self.reading.interface(seen.place);
+        let skipped = &mut interface.skipped[seen.direction as usize];
+        add(&mut skipped[reason as usize], seen.wire());
+    }
+
+    fn multicast(&mut self, seen: &Seen<'_>, family: Family) {
+        add(
+            &mut self.reading.interface(seen.place).multicast,
+            seen.wire(),
+        );
+        self.for_device(MULTICAST_DEVICE, family, Direction::Download, seen);
+    }
+
+    fn for_device(&mut self, number: u32, family: Family, direction: Direction, seen: &Seen<'_>) {
+        let device = &mut self.reading.devices[number as usize];
+        device.last_seen = seen.at;
+        let overflow = &mut device.overflow[family_index(family)];
+        add(&mut overflow[direction as usize], seen.wire());
+    }
+
+    /// Books a packet to its flow; gives the head of its sample where its payload is wanted.
+    fn book(&mut self, packet: &Packet<'_, '_>) -> Option<Head> {
+        let slot = match self.slots.get(&packet.key) {
+            Some(slot) => *slot,
+            None => match self.open(packet) {
+                Some(slot) => slot,
+                None => return self.overflow(packet),
+            },
+        };
+        self.account(packet, slot)
+    }
+
+    fn account(&mut self, packet: &Packet<'_, '_>, slot: u32) -> Option<Head> {
+        let flow = &mut self.reading.flows[slot as usize];
+        let (direction, flags) = (packet.seen.direction, packet.parsed.tcp_flags);
+        let at = direction as usize;
+        flow.last_seen = packet.seen.at;
+        flow.tcp_flags[at] |= flags;
+        let wire = packet.seen.wire();
+        let (packets, bytes) = match direction {
+            Direction::Upload => (&mut flow.upload_packets, &mut flow.upload_bytes),
+            Direction::Download => (&mut flow.download_packets, &mut flow.download_bytes),
+        };
+        *packets += wire.packets;
+        *bytes += wire.bytes;
+        let mut judgement = Judgement::unpack(flow.judgement);
+        if flags & tcp_flag::SYN != 0 {
+            flow.initial_sequence[at] = packet.parsed.sequence;
+            if flags & tcp_flag::ACK == 0 {
+                // A connection begins, perhaps with the ports of one that ended.
+                judgement.watch = Watch::of_new_flow(&packet.key, self.payloads);
+                flow.judgement = judgement.pack();
+            }
+        }
+        if packet.payload == 0 || !judgement.watch.wants(direction) {
+            return None;
+        }
+        judgement.watch = judgement.watch.after(&packet.key, direction);
+        flow.judgement = judgement.pack();
+        Some(Head {
+            slot,
+            initial_sequence: flow.initial_sequence[at],
+            flags: match flow.tcp_flags[at] & tcp_flag::SYN {
+                0 => 0,
+                _ => Head::SYN_SEEN,
+            },
+            ..head(packet)
+        })
+    }
+
+    /// Opens a flow; `None` where there is no room for it.
+    fn open(&mut self, packet: &Packet<'_, '_>) -> Option<u32> {
+        let device = self.device(packet)?;
+        let in_use = self.reading.losses.live_flows;
+        let free = u64::from(FLOWS).saturating_sub(in_use);
+        let owner = &mut self.reading.devices[device as usize];
+        if free == 0 {
+            self.reading.losses.flow_table_full += 1;
+            return None;
+        }
+        if owner.live_flows >= free {
+            self.reading.losses.flow_share_used += 1;
+            return None;
+        }
+        let number = self.reading.flows.len() as u32;
+        self.reading.flows.push(FlowRecord {
+            key: packet.key,
+            judgement: Judgement {
+                generation: GENERATION,
+                decision: Decision::PASS,
+                watch: Watch::of_new_flow(&packet.key, self.payloads),
+            }
+            .pack(),
+            first_seen: packet.seen.at,
+            device,
+            interface: packet.seen.place as u32,
+            opened_by: packet.seen.direction as u8,
+            state: slot::LIVE,
+            ..FlowRecord::default()
+        });
+        owner.live_flows += 1;
+        self.reading.losses.live_flows += 1;
+        self.reading.interface(packet.seen.place);
+        self.slots.insert(packet.key, number);
+        Some(number)
+    }
+
+    /// The number of the packet's device; `None` where it shares the record of further ones.
+    fn device(&mut self, packet: &Packet<'_, '_>) -> Option<u32> {
+        let mac = packet.key.mac().word();
+        if let Some(number) = self.devices.get(&mac) {
+            return Some(*number);
+        }
+        let number = self.reading.devices.len() as u32;
+        if number >= FIRST_DEVICE + DEVICES {
+            self.reading.losses.device_table_full += 1;
+            return None;
+        }
+        self.reading.devices.push(DeviceRecord {
+            mac,
+            first_seen: packet.seen.at,
+            last_seen: packet.seen.at,
+            ..DeviceRecord::default()
+        });
+        self.devices.insert(mac, number);
+        Some(number)
+    }
+
+    /// Books a packet without a flow to its device and its interface.
+    fn overflow(&mut self, packet: &Packet<'_, '_>) -> Option<Head> {
+        let seen = packet.seen;
+        let mac = packet.key.mac().word();
+        let device = self.devices.get(&mac).copied().unwrap_or(FURTHER_DEVICES);
+        self.for_device(device, packet.key.family(), seen.direction, seen);
+        let overflow = &mut self.reading.interface(seen.place).overflow;
+        add(&mut overflow[seen.direction as usize], seen.wire());
+        // Who has no place for flows still has an identity, and asks for names.
+        let wanted = packet.payload != 0 && self.payloads != 0 && is_service(&packet.key);
+        wanted.then(|| head(packet))
+    }
+}
+
+/// What goes before the copy of a packet's payload, as far as the packet tells it.
+fn head(packet: &Packet<'_, '_>) -> Head {
+    Head {
+        key: packet.key,
+        at: packet.seen.at,
+        slot: NO_SLOT,
+        // A SYN has a number of its own, before that of the data it may carry (RFC 7413).
+        sequence: packet
+            .parsed
+            .sequence
+            .wrapping_add(u32::from(packet.parsed.tcp_flags & tcp_flag::SYN != 0)),
+        payload: packet.payload as u32,
+        direction: packet.seen.direction as u8,
+        ..Head::default()
+    }
+}
+
+/// The copy of a payload, where there is one and somebody reads it.
+fn sample(packet: &Packet<'_, '_>, head: Head) -> Option<Sample> {
+    let payload = packet.seen.frame.from(packet.parsed.payload_offset());
+    let len = payload.len().min(packet.payload).min(MAX_PAYLOAD);
+    let payload = payload.get(..len).filter(|payload| !payload.is_empty())?;
+    let first = match payload.load::<LOOKED_AT>(0) {
+        Some(first) => first,
+        None => {
+            let mut first = [0; LOOKED_AT];
+            first[..payload.len()].copy_from_slice(payload);
+            first
+        }
+    };
+    let kind = classify(&packet.key, &first, packet.payload)?;
+    Some(Sample {
+        head: Head {
+            kind: kind as u8,
+            captured: payload.len() as u32,
+            ..head
+        },
+        octets: Bytes::copy_from_slice(payload),
+    })
+}
+
+/// The ports of first fragments, for the fragments that follow.
+#[derive(Debug, Default)]
+pub(super) struct Fragments {
+    recent: HashMap<FragmentKey, u32, Multilinear>,
+    before: HashMap<FragmentKey, u32, Multilinear>,
+}
+
+impl Fragments {
+    /// Half of what the kernel's map has room for: of both maps the older one is forgotten.
+    const GENERATION: usize = 2_048;
+
+    /// The key of a frame's flow.
+    #[inline]
+    pub(super) fn key(&mut self, seen: &Seen<'_>, parsed: &Parsed) -> FlowKey {
+        let key = FlowKey::new(parsed, seen.direction, seen.place.ifindex());
+        let piece = |identification| FragmentKey {
+            flow: key.with_ports(0),
+            identification,
+            direction: seen.direction as u32,
+        };
+        match parsed.fragment() {
+            Fragment::Whole => key,
+            Fragment::First(identification) => {
+                if self.recent.len() >= Self::GENERATION {
+                    self.before = std::mem::take(&mut self.recent);
+                }
+                self.recent.insert(piece(identification), key.ports());
+                key
+            }
+            Fragment::Later(identification) => {
+                let piece = piece(identification);
+                let ports = self.recent.get(&piece).or_else(|| self.before.get(&piece));
+                key.with_ports(ports.copied().unwrap_or(0))
+            }
+        }
+    }
+}
+
+impl Seen<'_> {
+    /// What the wire carried for it.
+    pub(super) fn wire(&self) -> Tally {
+        Tally {
+            packets: 1,
+            bytes: self.frame.len() as u64,
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! Capture files: the same records as the kernel gives.
+//!
+//! `capture` reads the file · `frame` makes an Ethernet frame of every packet · `sides` says which
+//! end is the device · `tunnel` finds the packet inside of a packet · `host` books it · `reading` tells the
+//! tables at the end.
+
+mod capture;
+mod frame;
+mod hashing;
+mod host;
+mod reading;
+mod sides;
+mod tunnel;
+
+use std::{collections::BTreeMap, io::Read, ops::ControlFlow};
+
+use ipnet::IpNet;
+use sensor_ebpf::{
+    books::{Losses, Tally},
+    flow::Direction,
+    parse::{Parsed, Piece, parse},
+    skip::Skip,
+};
+
+pub use capture::Damage;
+pub use frame::Unreadable;
+pub use reading::Booked;
+pub use tunnel::Place;
+
+use crate::record::Record;
+use capture::Captured;
+use frame::{Frame, Framed};
+use host::Host;
+use reading::Reading;
+use sides::Sides;
+
+/// How captures are replayed.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Addresses that are local, whoever began.
+    pub lan: Vec<IpNet>,
+    /// Payloads of a new flow that are wanted in each direction, 0 to 15.
+    pub payloads: u8,
+}
+
+/// What was in a capture, and what became of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Packets, and the octets they had on their links.
+    pub captured: Tally,
+    /// Octets that the frames of the books have more than the packets on their links, because the
+    /// headers of a link were replaced by Ethernet's.
+    pub framing: i64,
+    /// Packets of which no frame could be made.
+    pub unreadable: BTreeMap<Unreadable, Tally>,
+    /// What the books say about the frames.
+    pub booked: Booked,
+    /// Why the file was not read to its end.
+    pub damage: Option<Damage>,
+}
+
+/// A frame on its way into the books.
+struct Seen<'a> {
+    frame: Frame<'a>,
+    /// With the addresses that [`Sides`] gave it.
+    parsed: Result<Parsed, Skip>,
+    direction: Direction,
+    place: Place,
+    /// Microseconds since the Unix epoch.
+    at: u64,
+}
+
+/// How long after a flow's first packet it is told by itself, before the end, in microseconds: an
+/// address is called by the name that was asked for when it was used.
+const TOLD_AFTER: u64 = 3_000_000;
+
+/// Reads a capture to its end or its damage: payloads are told as they come, the tables at the end.
+/// Each record comes with its time in seconds since the Unix epoch.
+pub fn replay(
+    input: impl Read + Send,
+    options: &Options,
+    mut emit: impl FnMut(Record, f64),
+) -> Summary {
+    let mut replay = Replay {
+        sides: Sides::new(&options.lan),
+        inner_sides: Sides::new(&options.lan),
+        host: Host::new(options.payloads),
+        summary: Summary::default(),
+        told: 0,
+        now: 0,
+    };
+    emit(Reading::begin(Losses::default()), 0.0);
+    let result = capture::read(input, |captured| {
+        replay.packet(&captured, &mut |record, at| emit(record, seconds(at)));
+        ControlFlow::Continue(())
+    });
+    let end = seconds(replay.now.saturating_add(TOLD_AFTER));
+    let reading = replay.host.into_reading();
+    let mut summary = replay.summary;
+    summary.booked = reading.booked();
+    summary.damage = result.err();
+    reading.emit(|record| emit(record, end));
+    summary
+}
+
+fn seconds(micros: u64) -> f64 {
+    micros as f64 / 1e6
+}
+
+/// One capture under way.
+struct Replay {
+    sides: Sides,
+    inner_sides: Sides,
+    host: Host,
+    summary: Summary,
+    /// Flows that were told by themselves.
+    told: u32,
+    /// When the last packet came, in microseconds since the Unix epoch.
+    now: u64,
+}
+
+impl Replay {
+    fn packet(&mut self, captured: &Captured<'_>, emit: &mut impl FnMut(Record, u64)) {
+        let wire = Tally {
+            packets: 1,
+            bytes: captured.original_len.into(),
+        };
+        reading::add(&mut self.summary.captured, wire);
+        self.now = captured.at;
+        self.tell(emit);
+        let seen = frame::framed(captured)
+            .and_then(|framed| seen(framed, Place::Capture, captured.at, &mut self.sides));
+        let seen = match seen {
+            Ok(seen) => seen,
+            Err(reason) => {
+                reading::add(self.summary.unreadable.entry(reason).or_default(), wire);
+                return;
+            }
+        };
+        self.summary.framing += seen.frame.len() as i64 - i64::from(captured.original_len);
+        let mut emit = |record| emit(record, captured.at);
+        self.host.observe(&seen, &mut emit);
+        if let Ok(parsed) = &seen.parsed
+            && let Some((place, framed)) = tunnel::inner(&seen.frame, parsed)
+            && let Ok(inner) = self::seen(framed, place, captured.at, &mut self.inner_sides)
+        {
+            self.host.observe(&inner, &mut emit);
+        }
+    }
+
+    /// Tells the flows that are old enough.
+    fn tell(&mut self, emit: &mut impl FnMut(Record, u64)) {
+        while let Some(flow) = self.host.flow(self.told)
+            && flow.first_seen.saturating_add(TOLD_AFTER) <= self.now
+        {
+            emit(Record::Flow(self.told, *flow), self.now);
+            self.told += 1;
+        }
+    }
+}
+
+/// Reads a frame and says which way it goes.
+fn seen<'a>(
+    mut framed: Framed<'a>,
+    place: Place,
+    at: u64,
+    sides: &mut Sides,
+) -> Result<Seen<'a>, Unreadable> {
+    let mut parsed = parse(&framed.frame);
+    let direction = match &mut parsed {
+        Ok(parsed) if is_cut_short(&framed.frame, parsed) => return Err(Unreadable::CutShort),
+        Err(_) if framed.frame.is_cut() => return Err(Unreadable::CutShort),
+        Ok(parsed) => sides.settle(&mut framed, parsed),
+        Err(_) => Direction::Upload,
+    };
+    Ok(Seen {
+        frame: framed.frame,
+        parsed,
+        direction,
+        place,
+        at,
+    })
+}
+
+/// Whether the headers that say whose a frame is were not captured, though the parser found none
+/// missing: it books the start of a packet that has no room for its ports without them.
+fn is_cut_short(frame: &Frame<'_>, parsed: &Parsed) -> bool {
+    const TCP_HEADER: usize = 20;
+    frame.is_cut()
+        && parsed.piece == Piece::Later
+        && frame.captured() < parsed.transport_offset + TCP_HEADER
+}
