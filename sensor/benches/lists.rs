@@ -12,8 +12,9 @@ use sensor::aggregate::party::{
 
 const NAMES: u64 = 1_000_000;
 
-/// How many different names are asked for in turn: more than a cache holds.
-const ASKED: u64 = 1 << 16;
+/// How many different names are asked for in turn: as a house does, and more than a cache holds.
+const FEW: usize = 1 << 10;
+const MANY: usize = 1 << 16;
 
 const LABELS: [&str; 8] = [
     "telemetry",
@@ -83,22 +84,27 @@ fn lists(criterion: &mut Criterion) {
     load.finish();
 
     let spread = |number: u64| number.wrapping_mul(0x9e37_79b9) % NAMES;
-    let listed: Vec<_> = (0..ASKED).map(|number| name(spread(number))).collect();
+    let many = 0..MANY as u64;
+    let listed: Vec<_> = many.clone().map(|number| name(spread(number))).collect();
     let below: Vec<_> = listed.iter().map(|name| format!("a.b.{name}")).collect();
-    let unlisted: Vec<_> = (0..ASKED).map(|n| name(NAMES + spread(n))).collect();
+    let unlisted: Vec<_> = many.map(|number| name(NAMES + spread(number))).collect();
     for (what, names, is_listed) in [
         ("find a listed name", &listed, true),
         ("find a name two labels below", &below, true),
         ("find nothing", &unlisted, false),
     ] {
-        let mut names = names.iter().cycle();
-        criterion.bench_function(what, |bencher| {
-            bencher.iter(|| {
-                let name = names.next().map_or("", String::as_str);
-                let found = black_box(&lists).find(black_box(name));
-                assert_eq!(found.is_some(), is_listed);
+        let mut find = criterion.benchmark_group(what);
+        for (how, count) in [("few names in turn", FEW), ("many names in turn", MANY)] {
+            let mut names = names[..count].iter().cycle();
+            find.bench_function(how, |bencher| {
+                bencher.iter(|| {
+                    let name = names.next().map_or("", String::as_str);
+                    let found = black_box(&lists).find(black_box(name));
+                    assert_eq!(found.is_some(), is_listed);
+                });
             });
-        });
+        }
+        find.finish();
     }
 
     let mut names = below.iter().cycle();
