@@ -183,10 +183,14 @@ fn datagrams(frames: &[Vec<u8>]) -> Vec<(Ends, &[u8])> {
         .collect()
 }
 
+/// One direction of a TCP connection: its ends, the number of its first octet, and the segments by
+/// their distance from that.
+type Connection<'a> = (Ends, u32, BTreeMap<u32, &'a [u8]>);
+
 /// The start of each direction of each TCP connection, up to the first hole.
 fn streams(frames: &[Vec<u8>]) -> Vec<(Ends, Vec<u8>)> {
     const SYN: u8 = 2;
-    let mut connections: Vec<(Ends, u32, BTreeMap<u32, &[u8]>)> = Vec::new();
+    let mut connections: Vec<Connection<'_>> = Vec::new();
     for packet in frames.iter().filter_map(|frame| packet(frame)) {
         if packet.protocol != protocol::TCP || packet.transport.len() < 20 {
             continue;

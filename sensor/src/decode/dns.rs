@@ -49,6 +49,9 @@ pub const MAX_SERVICES: usize = 32;
 /// The most octets of a text for people. A character of Latin-1 has two in UTF-8.
 const MAX_STRING: usize = 512;
 
+/// The most answers for which room is made before they are there.
+const USUAL: usize = 16;
+
 /// The most octets of data without a text form that are shown in an answer.
 const MAX_SHOWN: usize = 32;
 
@@ -187,8 +190,14 @@ pub fn message(octets: &[u8]) -> Result<Message, Failure> {
         aliases: Vec::new(),
         pending: Vec::new(),
     };
+    if header.qr() {
+        // As many as a usual answer has, and no more on the word of the sender.
+        let expected = usize::from(counts.ancount()).min(USUAL);
+        reader.message.answers.reserve_exact(expected);
+        reader.pending.reserve_exact(expected);
+    }
     let mut section = wire.question();
-    while let Some(question) = section.next() {
+    for question in section.by_ref() {
         let question = question.map_err(failure)?;
         if !is_class(question.qclass()) {
             return Err(Failure::Malformed);
@@ -299,7 +308,7 @@ impl<'m> Reader<'m> {
         let mut left = MAX_RECORDS;
         let mut next = Some((Section::Answer, answers));
         while let Some((kind, mut section)) = next {
-            while let Some(record) = section.next() {
+            for record in section.by_ref() {
                 let record = match record {
                     Ok(record) => record,
                     Err(ParseError::ShortInput) => {
@@ -629,26 +638,39 @@ impl<'m> Reader<'m> {
                 }
             }
         }
-        for Pending { owner, fact } in std::mem::take(&mut self.pending) {
+        // The name of the address before: mostly it is the same again.
+        let mut last: Option<Name<'m>> = None;
+        let pending = std::mem::take(&mut self.pending);
+        self.message.addresses.reserve_exact(pending.len());
+        for Pending { owner, fact } in pending {
             let shown = match find(&self.asked, &owner) {
                 Some(asked) => asked.shown,
                 None if unasked => owner,
                 // Nobody asked for it, and the client does not take it.
                 None => continue,
             };
-            match fact {
-                Fact::Ech => self.message.ech = true,
-                Fact::Address(address, ttl) => match self.name(&shown) {
-                    Ok(name) => self
-                        .message
-                        .addresses
-                        .push(AddressRecord { name, address, ttl }),
-                    Err(failure) => {
-                        self.note(failure);
-                        return;
-                    }
-                },
-            }
+            let Fact::Address(address, ttl) = fact else {
+                self.message.ech = true;
+                continue;
+            };
+            let before = last.filter(|last| is_same(last, &shown));
+            let name = match (before, self.message.addresses.last()) {
+                (Some(_), Some(record)) => {
+                    let name = record.name.clone();
+                    self.spend(name.len()).map(|()| name)
+                }
+                _ => self.name(&shown),
+            };
+            let name = match name {
+                Ok(name) => name,
+                Err(failure) => {
+                    self.note(failure);
+                    return;
+                }
+            };
+            last = Some(shown);
+            let record = AddressRecord { name, address, ttl };
+            self.message.addresses.push(record);
         }
     }
 
@@ -759,9 +781,17 @@ impl<'m> ParseRecordData<'m, [u8]> for Opaque<'m> {
 }
 
 fn find<'a, 'm>(asked: &'a [Asked<'m>], name: &Name<'m>) -> Option<&'a Asked<'m>> {
-    asked
-        .iter()
-        .find(|asked| asked.name.compose_len() == name.compose_len() && asked.name.name_eq(name))
+    asked.iter().find(|asked| is_same(&asked.name, name))
+}
+
+/// Whether two names of one message are the same, which is told at once where they stand at the
+/// same place.
+fn is_same(one: &Name<'_>, other: &Name<'_>) -> bool {
+    one.compose_len() == other.compose_len()
+        && (matches!(
+            (one.as_flat_slice(), other.as_flat_slice()),
+            (Some(one), Some(other)) if std::ptr::eq(one, other)
+        ) || one.name_eq(other))
 }
 
 /// The addresses in a hint; none if its length is no multiple of theirs.
