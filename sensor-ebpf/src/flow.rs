@@ -212,6 +212,14 @@ impl FlowKey {
         }
     }
 
+    /// The same flow as if it were seen on another interface.
+    pub const fn on_interface(self, ifindex: u32) -> Self {
+        Self {
+            link: self.link >> 32 << 32 | ifindex as u64,
+            ..self
+        }
+    }
+
     /// A seeded hash of the key.
     ///
     /// Multilinear over 64-bit words with secret odd multipliers (Lemire and Kaser, "Strongly

@@ -16,7 +16,7 @@ use crate::{
         knowledge::{Knowledge, Overrides},
     },
     cli::{
-        ReplayArgs,
+        EngineName, ReplayArgs,
         replay::{
             CapturedFlow, print_capture, print_device_line, print_flow_line, print_question_line,
             print_summary,
@@ -24,7 +24,7 @@ use crate::{
     },
     model::Ticks,
     record::{Clock, Record},
-    source::replay::{self, Options, Place, Summary},
+    source::replay::{self, Engine, Options, Place, Summary},
 };
 
 /// Payloads of a new flow that are wanted in each direction, as where none is configured.
@@ -36,6 +36,10 @@ pub(super) fn replay(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
         lan: args.lan.clone(),
         payloads: PAYLOADS,
     };
+    let mut engine = match args.engine {
+        EngineName::Host => Engine::Host,
+        EngineName::Kernel => Engine::kernel(&options)?,
+    };
     let knowledge = Arc::new(Knowledge::default());
     let bar = progress(&args.files);
     let mut out = BufWriter::new(stdout().lock());
@@ -44,7 +48,8 @@ pub(super) fn replay(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
         let name = path.display().to_string();
         let problem = match File::open(path) {
             Ok(file) => {
-                let mut household = Household::read(bar.wrap_read(file), &options, &knowledge);
+                let file = bar.wrap_read(file);
+                let mut household = Household::read(file, &options, &mut engine, &knowledge)?;
                 household.print(&mut out, &name, args)?;
                 household.summary.damage.map(|damage| damage.to_string())
             }
@@ -87,12 +92,17 @@ struct Household {
 }
 
 impl Household {
-    fn read(input: impl Read + Send, options: &Options, knowledge: &Arc<Knowledge>) -> Self {
+    fn read(
+        input: impl Read + Send,
+        options: &Options,
+        engine: &mut Engine,
+        knowledge: &Arc<Knowledge>,
+    ) -> anyhow::Result<Self> {
         let mut aggregate = Aggregate::new(Arc::clone(knowledge), Overrides::default());
         aggregate.keep_questions();
         let mut clock = Clock::default();
         let mut records = Vec::new();
-        let summary = replay::replay(input, options, |record, now| {
+        let summary = replay::replay(input, options, engine, |record, now| {
             match &record {
                 // A reading begins: what was told of flows before was no more than a beginning.
                 Record::Tables(tables) => {
@@ -103,7 +113,7 @@ impl Household {
                 _ => {}
             }
             aggregate.apply(record, now);
-        });
+        })?;
         let flows = records
             .iter()
             .map(|(slot, record)| {
@@ -116,11 +126,11 @@ impl Household {
                 }
             })
             .collect();
-        Self {
+        Ok(Self {
             summary,
             aggregate,
             flows,
-        }
+        })
     }
 
     fn print(&mut self, out: &mut impl Write, name: &str, args: &ReplayArgs) -> io::Result<()> {

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, mem::offset_of, path::Path, sync::atomic::Ordering};
 
-use aya::maps::{Array, HashMap as KernelHashMap, MapData};
+use aya::maps::{Array, HashMap as KernelHashMap, Map, MapData};
 use sensor_ebpf::{
     books::{
         DeviceRecord, FIRST_DEVICE, HitKey, InterfaceRecord, Journal, Losses, PolicyName, Settings,
@@ -14,7 +14,7 @@ use sensor_ebpf::{
 
 use super::{
     Error,
-    load::{pinned, pinned_data},
+    load::pinned,
     table::{Access, Raw, Table},
 };
 use crate::record::{self, Clock, DeviceReading, InterfaceReading, Record, Tables};
@@ -57,33 +57,40 @@ impl Books {
     }
 
     pub(super) fn open(directory: &Path, access: Access) -> Result<Self, Error> {
+        Self::over(|map| pinned(directory, map), access)
+    }
+
+    /// The tables, wherever their maps come from.
+    pub(super) fn over(
+        mut map: impl FnMut(&'static str) -> Result<Map, Error>,
+        access: Access,
+    ) -> Result<Self, Error> {
         fn table<T: sensor_ebpf::wire::Wire>(
-            directory: &Path,
-            map: &'static str,
+            map: Map,
+            name: &'static str,
             access: Access,
         ) -> Result<Table<T>, Error> {
-            Table::map(&pinned_data(directory, map)?, map, access)
+            match map {
+                Map::Array(data) => Table::map(&data, name, access),
+                _ => Err(Error::ForeignLayout),
+            }
         }
         Ok(Self {
-            settings: table(directory, "SETTINGS", access)?,
-            flows: table(directory, "FLOWS", access)?,
-            index: table(directory, "FLOW_INDEX", access)?,
-            devices: table(directory, "DEVICES", access)?,
-            interfaces: table(directory, "INTERFACES", access)?,
-            losses: table(directory, "LOSSES", access)?,
-            journal: table(directory, "JOURNAL", access)?,
-            hits: KernelHashMap::try_from(pinned(directory, "HITS")?).map_err(|source| {
-                Error::Map {
-                    map: "HITS",
-                    source,
-                }
+            settings: table(map("SETTINGS")?, "SETTINGS", access)?,
+            flows: table(map("FLOWS")?, "FLOWS", access)?,
+            index: table(map("FLOW_INDEX")?, "FLOW_INDEX", access)?,
+            devices: table(map("DEVICES")?, "DEVICES", access)?,
+            interfaces: table(map("INTERFACES")?, "INTERFACES", access)?,
+            losses: table(map("LOSSES")?, "LOSSES", access)?,
+            journal: table(map("JOURNAL")?, "JOURNAL", access)?,
+            hits: KernelHashMap::try_from(map("HITS")?).map_err(|source| Error::Map {
+                map: "HITS",
+                source,
             })?,
-            policy_names: Array::try_from(pinned(directory, "POLICY_NAMES")?).map_err(
-                |source| Error::Map {
-                    map: "POLICY_NAMES",
-                    source,
-                },
-            )?,
+            policy_names: Array::try_from(map("POLICY_NAMES")?).map_err(|source| Error::Map {
+                map: "POLICY_NAMES",
+                source,
+            })?,
         })
     }
 

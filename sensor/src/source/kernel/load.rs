@@ -275,12 +275,19 @@ pub(super) fn load_program(
 }
 
 fn load_object(directory: &Path, config: &Config) -> Result<Ebpf, Error> {
-    let slots = config.flow_table.capacity;
-    let devices = config.device_table.capacity;
     let mut loader = EbpfLoader::new();
     for name in PINNED {
         loader.map_pin_path(name, directory.join(name));
     }
+    load(
+        loader,
+        config.flow_table.capacity,
+        config.device_table.capacity,
+    )
+}
+
+/// Loads the object with room for so many flows and devices.
+pub(super) fn load(mut loader: EbpfLoader<'_>, slots: u32, devices: u32) -> Result<Ebpf, Error> {
     loader
         .map_max_entries("FLOWS", slots)
         .map_max_entries("FREE_SLOTS", slots)
@@ -340,6 +347,14 @@ fn initialise(directory: &Path, config: &Config, hz: u64) -> Result<bool, Error>
         "FREE_DEVICES",
     )?;
 
+    let made = new_settings(slots, hz)?;
+    // Last: settings with the layout's number say that the tables are whole.
+    settings.set(0, Raw(made), 0).map_err(map)?;
+    Ok(true)
+}
+
+/// The settings of tables that were just made, with room for so many flows.
+pub(super) fn new_settings(slots: u32, hz: u64) -> Result<Settings, Error> {
     let mut secret = [0; 6 * 8];
     getrandom(&mut secret, GetRandomFlags::empty()).map_err(|errno| Error::System {
         what: "no random numbers from the system",
@@ -350,7 +365,7 @@ fn initialise(directory: &Path, config: &Config, hz: u64) -> Result<bool, Error>
         // Odd: multiplication by it loses nothing.
         *word = u64::from_ne_bytes(*octets) | 1;
     }
-    let made = Settings {
+    Ok(Settings {
         generation: 1,
         bucket_mask: buckets_for(slots) - 1,
         flow_slots: u64::from(slots),
@@ -358,15 +373,12 @@ fn initialise(directory: &Path, config: &Config, hz: u64) -> Result<bool, Error>
         layout: LAYOUT,
         hz,
         ..Settings::default()
-    };
-    // Last: settings with the layout's number say that the tables are whole.
-    settings.set(0, Raw(made), 0).map_err(map)?;
-    Ok(true)
+    })
 }
 
-fn fill(
+pub(super) fn fill(
     queue: &mut Queue<MapData, u32>,
-    numbers: std::ops::Range<u32>,
+    numbers: impl IntoIterator<Item = u32>,
     map: &'static str,
 ) -> Result<(), Error> {
     for number in numbers {
@@ -381,12 +393,9 @@ fn queue(directory: &Path, map: &'static str) -> Result<Queue<MapData, u32>, Err
     Queue::try_from(pinned(directory, map)?).map_err(|source| Error::Map { map, source })
 }
 
-/// A pinned map.
-pub(super) fn pinned_data(directory: &Path, map: &'static str) -> Result<MapData, Error> {
-    MapData::from_pin(directory.join(map)).map_err(|source| Error::Map { map, source })
-}
-
 /// A pinned map, of the type the kernel says it is.
 pub(super) fn pinned(directory: &Path, map: &'static str) -> Result<Map, Error> {
-    Map::from_map_data(pinned_data(directory, map)?).map_err(|source| Error::Map { map, source })
+    MapData::from_pin(directory.join(map))
+        .and_then(Map::from_map_data)
+        .map_err(|source| Error::Map { map, source })
 }

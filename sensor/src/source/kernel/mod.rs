@@ -4,7 +4,7 @@
 //! `links` tells when they come and go · `books` reads
 //! the tables · `reap` takes the last counts of idle flows · `policy` is the one place that writes
 //! policy down · `ring` drains samples · `clock` tells jiffies from time · `lock` keeps a second
-//! instance out · `preflight` turns what the system lacks into a sentence.
+//! instance out · `run` runs the programs over frames of a capture · `preflight` turns what the system lacks into a sentence.
 
 mod attach;
 mod books;
@@ -16,6 +16,7 @@ mod policy;
 pub mod preflight;
 mod reap;
 mod ring;
+mod run;
 mod table;
 
 use std::{io, path::PathBuf};
@@ -26,6 +27,7 @@ pub use links::LinkChanges;
 pub use load::Kernel;
 pub use policy::Installed;
 pub use ring::{Messages, Samples};
+pub use run::{Runner, enter_own_namespace};
 
 /// What can go wrong between the daemon and the kernel. Each says what to do.
 #[derive(Debug, thiserror::Error)]

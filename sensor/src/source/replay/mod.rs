@@ -1,13 +1,14 @@
 //! Capture files: the same records as the kernel gives.
 //!
 //! `capture` reads the file · `frame` makes an Ethernet frame of every packet · `sides` says which
-//! end is the device · `tunnel` finds the packet inside of a packet · `host` books it · `reading` tells the
-//! tables at the end.
+//! end is the device · `tunnel` finds the packet inside of a packet · `host` or `programs` book it ·
+//! `reading` tells the tables at the end.
 
 mod capture;
 mod frame;
 mod hashing;
 mod host;
+mod programs;
 mod reading;
 mod sides;
 mod tunnel;
@@ -17,20 +18,22 @@ use std::{collections::BTreeMap, io::Read, ops::ControlFlow};
 use ipnet::IpNet;
 use sensor_ebpf::{
     books::{Losses, Tally},
-    flow::Direction,
+    flow::{Direction, FlowRecord},
     parse::{Parsed, Piece, parse},
     skip::Skip,
 };
 
 pub use capture::Damage;
 pub use frame::Unreadable;
+pub use programs::Programs;
 pub use reading::Booked;
 pub use tunnel::Place;
 
-use crate::record::Record;
+use crate::{record::Record, source::kernel};
 use capture::Captured;
 use frame::{Frame, Framed};
 use host::Host;
+use programs::Run;
 use reading::Reading;
 use sides::Sides;
 
@@ -74,33 +77,118 @@ struct Seen<'a> {
 /// address is called by the name that was asked for when it was used.
 const TOLD_AFTER: u64 = 3_000_000;
 
+/// What books the frames.
+pub enum Engine {
+    /// The code that the kernel programs are made of, in this process.
+    Host,
+    /// The kernel programs themselves.
+    Kernel(Box<Programs>),
+}
+
+impl Engine {
+    /// The kernel's, for captures replayed with these options. The calling thread stays in a
+    /// network namespace of its own.
+    ///
+    /// # Errors
+    ///
+    /// When the privilege is missing, or what the kernel said.
+    pub fn kernel(options: &Options) -> Result<Self, kernel::Error> {
+        Ok(Self::Kernel(Box::new(Programs::load(options.payloads)?)))
+    }
+
+    fn begin(&mut self, options: &Options) -> Result<Books<'_>, kernel::Error> {
+        Ok(match self {
+            Self::Host => Books::Host(Box::new(Host::new(options.payloads))),
+            Self::Kernel(programs) => Books::Kernel(Box::new(programs.begin()?)),
+        })
+    }
+}
+
 /// Reads a capture to its end or its damage: payloads are told as they come, the tables at the end.
 /// Each record comes with its time in seconds since the Unix epoch.
+///
+/// # Errors
+///
+/// When the kernel refuses a frame or a map; never with [`Engine::Host`].
 pub fn replay(
     input: impl Read + Send,
     options: &Options,
+    engine: &mut Engine,
     mut emit: impl FnMut(Record, f64),
-) -> Summary {
+) -> Result<Summary, kernel::Error> {
     let mut replay = Replay {
         sides: Sides::new(&options.lan),
         inner_sides: Sides::new(&options.lan),
-        host: Host::new(options.payloads),
+        books: engine.begin(options)?,
         summary: Summary::default(),
         told: 0,
         now: 0,
     };
+    let mut refused = None;
     emit(Reading::begin(Losses::default()), 0.0);
     let result = capture::read(input, |captured| {
-        replay.packet(&captured, &mut |record, at| emit(record, seconds(at)));
-        ControlFlow::Continue(())
+        let told = replay.packet(&captured, &mut |record, at| emit(record, seconds(at)));
+        match told {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => {
+                refused = Some(error);
+                ControlFlow::Break(())
+            }
+        }
     });
+    if let Some(error) = refused {
+        return Err(error);
+    }
     let end = seconds(replay.now.saturating_add(TOLD_AFTER));
-    let reading = replay.host.into_reading();
+    let reading = replay.books.into_reading()?;
     let mut summary = replay.summary;
     summary.booked = reading.booked();
     summary.damage = result.err();
     reading.emit(|record| emit(record, end));
-    summary
+    Ok(summary)
+}
+
+/// The books of one capture.
+enum Books<'a> {
+    Host(Box<Host>),
+    Kernel(Box<Run<'a>>),
+}
+
+impl Books<'_> {
+    fn observe(
+        &mut self,
+        seen: &Seen<'_>,
+        emit: &mut impl FnMut(Record),
+    ) -> Result<(), kernel::Error> {
+        match self {
+            Self::Host(host) => {
+                host.observe(seen, emit);
+                Ok(())
+            }
+            Self::Kernel(run) => run.observe(seen, emit),
+        }
+    }
+
+    /// The flow that was opened as the `number`th, if its first packet came until a moment.
+    fn opened_until(&self, number: u32, until: u64) -> Option<FlowRecord> {
+        match self {
+            Self::Host(host) => host
+                .flow(number)
+                .filter(|flow| flow.first_seen <= until)
+                .copied(),
+            Self::Kernel(run) => {
+                run.first_seen(number).filter(|first| *first <= until)?;
+                run.flow(number)
+            }
+        }
+    }
+
+    fn into_reading(self) -> Result<Reading, kernel::Error> {
+        match self {
+            Self::Host(host) => Ok(host.into_reading()),
+            Self::Kernel(run) => run.into_reading(),
+        }
+    }
 }
 
 fn seconds(micros: u64) -> f64 {
@@ -108,10 +196,10 @@ fn seconds(micros: u64) -> f64 {
 }
 
 /// One capture under way.
-struct Replay {
+struct Replay<'a> {
     sides: Sides,
     inner_sides: Sides,
-    host: Host,
+    books: Books<'a>,
     summary: Summary,
     /// Flows that were told by themselves.
     told: u32,
@@ -119,8 +207,12 @@ struct Replay {
     now: u64,
 }
 
-impl Replay {
-    fn packet(&mut self, captured: &Captured<'_>, emit: &mut impl FnMut(Record, u64)) {
+impl Replay<'_> {
+    fn packet(
+        &mut self,
+        captured: &Captured<'_>,
+        emit: &mut impl FnMut(Record, u64),
+    ) -> Result<(), kernel::Error> {
         let wire = Tally {
             packets: 1,
             bytes: captured.original_len.into(),
@@ -134,26 +226,26 @@ impl Replay {
             Ok(seen) => seen,
             Err(reason) => {
                 reading::add(self.summary.unreadable.entry(reason).or_default(), wire);
-                return;
+                return Ok(());
             }
         };
         self.summary.framing += seen.frame.len() as i64 - i64::from(captured.original_len);
         let mut emit = |record| emit(record, captured.at);
-        self.host.observe(&seen, &mut emit);
+        self.books.observe(&seen, &mut emit)?;
         if let Ok(parsed) = &seen.parsed
             && let Some((place, framed)) = tunnel::inner(&seen.frame, parsed)
             && let Ok(inner) = self::seen(framed, place, captured.at, &mut self.inner_sides)
         {
-            self.host.observe(&inner, &mut emit);
+            self.books.observe(&inner, &mut emit)?;
         }
+        Ok(())
     }
 
     /// Tells the flows that are old enough.
     fn tell(&mut self, emit: &mut impl FnMut(Record, u64)) {
-        while let Some(flow) = self.host.flow(self.told)
-            && flow.first_seen.saturating_add(TOLD_AFTER) <= self.now
-        {
-            emit(Record::Flow(self.told, *flow), self.now);
+        let until = self.now.saturating_sub(TOLD_AFTER);
+        while let Some(flow) = self.books.opened_until(self.told, until) {
+            emit(Record::Flow(self.told, flow), self.now);
             self.told += 1;
         }
     }

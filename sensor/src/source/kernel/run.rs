@@ -1,0 +1,280 @@
+//! The programs run over frames that are handed to them, and attached to nothing.
+
+use std::io;
+
+use aya::{
+    Ebpf, EbpfLoader, TestRun as _, TestRunOptions,
+    maps::{HashMap, Map, MapData, Queue, RingBuf},
+    programs::{ProgramError, SchedClassifier, Xdp},
+};
+use sensor_ebpf::{
+    books::{DeviceRecord, FIRST_DEVICE, FragmentKey, InterfaceRecord, Losses},
+    flow::{Direction, FlowRecord, IndexEntry},
+};
+
+use super::{
+    Error,
+    books::Books,
+    load::{fill, load, load_program, new_settings, program},
+    ring,
+    table::{Access, Raw},
+};
+use crate::record::Record;
+
+/// The interface that a run names: the loopback of the namespace.
+const IFINDEX: u32 = 1;
+
+/// The interface's record.
+const INTERFACE: u32 = 0;
+
+/// The longest frame that fits a page of 4 KiB beside what the kernel keeps for itself, at either
+/// hook.
+const ONE_PAGE: usize = 3_000;
+
+/// Programs over tables of their own, which nothing else sees.
+pub struct Runner {
+    programs: Ebpf,
+    books: Books,
+    free_slots: Queue<MapData, u32>,
+    free_devices: Queue<MapData, u32>,
+    device_index: HashMap<MapData, u64, u32>,
+    fragments: HashMap<MapData, Raw<FragmentKey>, u32>,
+    ring: RingBuf<MapData>,
+    frame: Vec<u8>,
+}
+
+/// Moves the calling thread into a network namespace of its own, which goes with the thread: what
+/// is run there is far from the interfaces of the machine.
+///
+/// # Errors
+///
+/// When the privilege is missing.
+pub fn enter_own_namespace() -> Result<(), Error> {
+    // SAFETY: the call takes no pointer; the thread loses sight of the machine's interfaces.
+    match unsafe { libc::unshare(libc::CLONE_NEWNET) } {
+        0 => Ok(()),
+        _ => Err(Error::System {
+            what: "a network namespace cannot be made",
+            source: io::Error::last_os_error(),
+        }
+        .or_privilege()),
+    }
+}
+
+impl Runner {
+    /// Loads the programs, with room for so many flows and devices; of a new flow `payloads`
+    /// payloads in each direction are wanted. No device counts as new.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel said.
+    pub fn load(flows: u32, devices: u32, payloads: u8) -> Result<Self, Error> {
+        let mut programs = load(EbpfLoader::new(), flows, devices).map_err(Error::or_privilege)?;
+        for name in ["upload", "upload_frags"] {
+            let xdp: &mut Xdp = program(&mut programs, name);
+            load_program(xdp.load(), name)?;
+        }
+        let tc: &mut SchedClassifier = program(&mut programs, "download");
+        load_program(tc.load(), "download")?;
+        let mut runner = Self {
+            free_slots: typed(&mut programs, "FREE_SLOTS")?,
+            free_devices: typed(&mut programs, "FREE_DEVICES")?,
+            device_index: typed(&mut programs, "DEVICE_INDEX")?,
+            fragments: typed(&mut programs, "FRAGMENTS")?,
+            ring: typed(&mut programs, "SAMPLES")?,
+            books: Books::over(|map| take(&mut programs, map), Access::Write)?,
+            programs,
+            frame: Vec::new(),
+        };
+        fill(&mut runner.free_slots, 0..flows, "FREE_SLOTS")?;
+        let numbers = FIRST_DEVICE..FIRST_DEVICE + devices;
+        fill(&mut runner.free_devices, numbers, "FREE_DEVICES")?;
+        let mut index: HashMap<_, u32, u32> = typed(&mut runner.programs, "INTERFACE_INDEX")?;
+        index
+            .insert(IFINDEX, INTERFACE, 0)
+            .map_err(refused("INTERFACE_INDEX"))?;
+        runner.forget_interface();
+        let mut settings = new_settings(flows, 0)?;
+        settings.watched_payloads = payloads.into();
+        runner.books.settings.write(0, &settings);
+        Ok(runner)
+    }
+
+    /// Runs a frame: its header, what was captured behind it, and how long it was on the wire.
+    /// What was not captured is filled up with zeros.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not take it.
+    pub fn run(
+        &mut self,
+        direction: Direction,
+        header: &[u8],
+        body: &[u8],
+        len: usize,
+    ) -> Result<(), Error> {
+        self.frame.clear();
+        self.frame.extend_from_slice(header);
+        self.frame.extend_from_slice(body);
+        match direction {
+            Direction::Upload => {
+                self.frame.resize(len, 0);
+                match len {
+                    ..=ONE_PAGE => self.upload("upload"),
+                    _ => self.upload("upload_frags"),
+                }
+            }
+            Direction::Download => {
+                self.frame.resize(len.min(ONE_PAGE), 0);
+                let context = (len > ONE_PAGE).then(|| context_of_one(len));
+                self.download(context.as_ref().map(<[u8; CONTEXT]>::as_slice))
+            }
+        }
+    }
+
+    fn upload(&mut self, name: &'static str) -> Result<(), Error> {
+        let program: &mut Xdp = program(&mut self.programs, name);
+        let options = TestRunOptions {
+            data_in: Some(&self.frame),
+            ..TestRunOptions::new()
+        };
+        done(program.test_run(options), name)
+    }
+
+    fn download(&mut self, context: Option<&[u8]>) -> Result<(), Error> {
+        let program: &mut SchedClassifier = program(&mut self.programs, "download");
+        let options = TestRunOptions {
+            data_in: Some(&self.frame),
+            ctx_in: context,
+            ..TestRunOptions::new()
+        };
+        done(program.test_run(options), "download")
+    }
+
+    /// What the last runs put into the ring.
+    pub fn samples(&mut self, mut emit: impl FnMut(Record)) {
+        while let Some(entry) = self.ring.next() {
+            if let Some(record) = ring::record(&entry) {
+                emit(record);
+            }
+        }
+    }
+
+    /// The flow in a slot.
+    pub fn flow(&self, slot: u32) -> FlowRecord {
+        self.books.flows.read(slot)
+    }
+
+    /// The device with a number.
+    pub fn device(&self, number: u32) -> DeviceRecord {
+        self.books.devices.read(number)
+    }
+
+    /// The devices: their MAC addresses as words, and their numbers.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses the map.
+    pub fn devices(&self) -> Result<Vec<(u64, u32)>, Error> {
+        let devices = self.device_index.iter().collect::<Result<_, _>>();
+        devices.map_err(refused("DEVICE_INDEX"))
+    }
+
+    /// The interface.
+    pub fn interface(&self) -> InterfaceRecord {
+        self.books.interfaces.read(INTERFACE)
+    }
+
+    /// What befell the tables and the ring.
+    pub fn losses(&self) -> Losses {
+        self.books.losses.read(0)
+    }
+
+    /// Makes the tables as they were at first, when these slots were taken.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses a map.
+    pub fn clear(&mut self, slots: &[u32]) -> Result<(), Error> {
+        use std::sync::atomic::Ordering::Relaxed;
+
+        for slot in slots {
+            let position = self.books.flows.read(*slot).index_position;
+            if let Some(entry) = self.books.index.entry(position) {
+                entry.store(IndexEntry::EMPTY.0, Relaxed);
+            }
+            self.books.flows.write(*slot, &FlowRecord::default());
+        }
+        fill(&mut self.free_slots, slots.iter().copied(), "FREE_SLOTS")?;
+        let devices = self.devices()?;
+        for (mac, number) in devices {
+            self.device_index
+                .remove(&mac)
+                .map_err(refused("DEVICE_INDEX"))?;
+            self.books.devices.write(number, &DeviceRecord::default());
+            fill(&mut self.free_devices, [number], "FREE_DEVICES")?;
+        }
+        for shared in 0..FIRST_DEVICE {
+            self.books.devices.write(shared, &DeviceRecord::default());
+        }
+        let fragments: Vec<_> = self
+            .fragments
+            .keys()
+            .collect::<Result<_, _>>()
+            .map_err(refused("FRAGMENTS"))?;
+        for fragment in fragments {
+            self.fragments
+                .remove(&fragment)
+                .map_err(refused("FRAGMENTS"))?;
+        }
+        self.books.losses.write(0, &Losses::default());
+        self.forget_interface();
+        Ok(())
+    }
+
+    fn forget_interface(&self) {
+        let record = InterfaceRecord {
+            ifindex: IFINDEX,
+            ..InterfaceRecord::default()
+        };
+        self.books.interfaces.write(INTERFACE, &record);
+    }
+}
+
+/// Octets of `struct __sk_buff` of the kernel's user API.
+const CONTEXT: usize = 192;
+
+/// The context of a socket buffer that stands for one frame of `len` octets on the wire.
+fn context_of_one(len: usize) -> [u8; CONTEXT] {
+    const WIRE_LEN: usize = 160;
+    const GSO_SEGS: usize = 164;
+    const GSO_SIZE: usize = 176;
+    let mut context = [0; CONTEXT];
+    // The size of a segment only says that the length on the wire counts.
+    for (at, value) in [(WIRE_LEN, len as u32), (GSO_SEGS, 1), (GSO_SIZE, 1)] {
+        context[at..at + 4].copy_from_slice(&value.to_ne_bytes());
+    }
+    context
+}
+
+fn done<T>(result: Result<T, ProgramError>, program: &'static str) -> Result<(), Error> {
+    match result {
+        Ok(_) => Ok(()),
+        Err(source) => Err(Error::Program { program, source }),
+    }
+}
+
+fn refused(map: &'static str) -> impl Fn(aya::maps::MapError) -> Error {
+    move |source| Error::Map { map, source }
+}
+
+fn take(programs: &mut Ebpf, map: &'static str) -> Result<Map, Error> {
+    programs.take_map(map).ok_or(Error::ForeignLayout)
+}
+
+fn typed<T>(programs: &mut Ebpf, map: &'static str) -> Result<T, Error>
+where
+    T: TryFrom<Map, Error = aya::maps::MapError>,
+{
+    T::try_from(take(programs, map)?).map_err(refused(map))
+}

@@ -1,0 +1,278 @@
+//! The books of the kernel: every frame through the real programs, and the real tables read.
+//!
+//! The kernel does not know when a packet was captured, nor that what it is handed was inside of
+//! another packet: both are put right here. What is inside of a tunnel runs over tables of its own.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    iter,
+};
+
+use sensor_ebpf::{
+    books::{DeviceRecord, FURTHER_DEVICES, MULTICAST_DEVICE},
+    flow::{Direction, FlowKey, FlowRecord},
+    sample::{Kind, NO_SLOT},
+};
+
+use super::{
+    Seen,
+    hashing::Multilinear,
+    host::Fragments,
+    reading::{DEVICES, FLOWS, Reading, add, add_both},
+    tunnel::Place,
+};
+use crate::{
+    record::Record,
+    source::kernel::{self, Runner, enter_own_namespace},
+};
+
+/// The programs, kept from one capture to the next.
+#[derive(Default)]
+pub struct Programs {
+    payloads: u8,
+    places: [Option<Tables>; Place::ALL.len()],
+}
+
+/// The programs of one place, and their tables.
+struct Tables {
+    runner: Runner,
+    /// Slots in the order in which the kernel will take them.
+    free: VecDeque<u32>,
+    /// Which of the capture's flows is in a slot.
+    flows: HashMap<u32, u32, Multilinear>,
+}
+
+/// A flow that the kernel opened.
+struct Opened {
+    place: Place,
+    slot: u32,
+    first_seen: u64,
+    last_seen: u64,
+}
+
+/// The books of one capture.
+pub(super) struct Run<'a> {
+    programs: &'a mut Programs,
+    /// In the order in which they were opened.
+    opened: Vec<Opened>,
+    numbers: HashMap<FlowKey, u32, Multilinear>,
+    fragments: Fragments,
+    last_multicast: u64,
+    /// Samples told, by kind.
+    samples: [u64; Kind::COUNT],
+    /// Places where anything was seen.
+    used: [bool; Place::ALL.len()],
+}
+
+impl Programs {
+    /// Loads the programs in a network namespace of their own, in which the calling thread stays; of a
+    /// new flow `payloads` payloads in each direction are wanted.
+    ///
+    /// # Errors
+    ///
+    /// When the privilege is missing, or what the kernel said.
+    pub fn load(payloads: u8) -> Result<Self, kernel::Error> {
+        enter_own_namespace()?;
+        let mut programs = Self {
+            payloads,
+            ..Self::default()
+        };
+        programs.place(Place::Capture)?;
+        Ok(programs)
+    }
+
+    fn place(&mut self, place: Place) -> Result<&mut Tables, kernel::Error> {
+        let tables = &mut self.places[place as usize];
+        match tables {
+            Some(tables) => Ok(tables),
+            None => Ok(tables.insert(Tables {
+                runner: Runner::load(FLOWS, DEVICES, self.payloads)?,
+                free: (0..FLOWS).collect(),
+                flows: HashMap::default(),
+            })),
+        }
+    }
+
+    /// The books of a capture: empty, whatever was before.
+    pub(super) fn begin(&mut self) -> Result<Run<'_>, kernel::Error> {
+        for tables in self.places.iter_mut().flatten() {
+            let slots: Vec<_> = tables.flows.drain().map(|(slot, _)| slot).collect();
+            tables.runner.clear(&slots)?;
+            tables.free.extend(slots);
+        }
+        Ok(Run {
+            programs: self,
+            opened: Vec::new(),
+            numbers: HashMap::default(),
+            fragments: Fragments::default(),
+            last_multicast: 0,
+            samples: [0; Kind::COUNT],
+            used: [false; Place::ALL.len()],
+        })
+    }
+}
+
+impl Run<'_> {
+    /// Runs a frame, and tells its payload where the kernel copied it.
+    pub(super) fn observe(
+        &mut self,
+        seen: &Seen<'_>,
+        emit: &mut impl FnMut(Record),
+    ) -> Result<(), kernel::Error> {
+        let tables = self.programs.place(seen.place)?;
+        self.used[seen.place as usize] = true;
+        let live = tables.flows.len() as u64;
+        let frame = &seen.frame;
+        tables
+            .runner
+            .run(seen.direction, frame.header(), frame.body(), frame.len())?;
+        if tables.runner.losses().live_flows > live
+            && let Some(slot) = tables.free.pop_front()
+        {
+            let number = self.opened.len() as u32;
+            let key = tables.runner.flow(slot).key;
+            tables.flows.insert(slot, number);
+            self.numbers
+                .insert(key.on_interface(seen.place.ifindex()), number);
+            self.opened.push(Opened {
+                place: seen.place,
+                slot,
+                first_seen: seen.at,
+                last_seen: seen.at,
+            });
+        }
+        if let Ok(parsed) = &seen.parsed {
+            if seen.direction == Direction::Download && parsed.destination_mac.is_group() {
+                self.last_multicast = seen.at;
+            }
+            let key = self.fragments.key(seen, parsed);
+            if let Some(number) = self.numbers.get(&key) {
+                self.opened[*number as usize].last_seen = seen.at;
+            }
+        }
+        let payload_offset = seen.parsed.map_or(0, |parsed| parsed.payload_offset());
+        let captured = frame.captured().saturating_sub(payload_offset);
+        tables.runner.samples(|record| {
+            let Record::Sample(mut sample) = record else {
+                return;
+            };
+            // What was not captured was zeros.
+            sample.octets.truncate(captured);
+            sample.head.captured = sample.octets.len() as u32;
+            sample.head.key = sample.head.key.on_interface(seen.place.ifindex());
+            sample.head.at = seen.at;
+            sample.head.slot = tables
+                .flows
+                .get(&sample.head.slot)
+                .copied()
+                .unwrap_or(NO_SLOT);
+            if !sample.octets.is_empty() {
+                self.samples[usize::from(sample.head.kind)] += 1;
+                emit(Record::Sample(sample));
+            }
+        });
+        Ok(())
+    }
+
+    /// The flow that was opened as the `number`th.
+    pub(super) fn flow(&self, number: u32) -> Option<FlowRecord> {
+        let opened = self.opened.get(number as usize)?;
+        let tables = self.programs.places[opened.place as usize].as_ref()?;
+        let flow = tables.runner.flow(opened.slot);
+        Some(FlowRecord {
+            first_seen: opened.first_seen,
+            last_seen: opened.last_seen,
+            interface: opened.place as u32,
+            index_position: 0,
+            key: flow.key.on_interface(opened.place.ifindex()),
+            ..flow
+        })
+    }
+
+    /// When the first packet of the flow came that was opened as the `number`th.
+    pub(super) fn first_seen(&self, number: u32) -> Option<u64> {
+        Some(self.opened.get(number as usize)?.first_seen)
+    }
+
+    /// The tables at the end.
+    pub(super) fn into_reading(self) -> Result<Reading, kernel::Error> {
+        let mut reading = Reading::default();
+        let mut devices = HashMap::default();
+        for number in 0..self.opened.len() as u32 {
+            let Some(mut flow) = self.flow(number) else {
+                continue;
+            };
+            flow.device = device(&mut reading, &mut devices, flow.key.mac().word());
+            let owner = &mut reading.devices[flow.device as usize];
+            if owner.live_flows == 0 {
+                owner.first_seen = flow.first_seen;
+                owner.last_seen = flow.first_seen;
+            }
+            owner.live_flows += 1;
+            reading.flows.push(flow);
+        }
+        for place in Place::ALL {
+            if let Some(tables) = &self.programs.places[place as usize]
+                && self.used[place as usize]
+            {
+                add_place(&mut reading, &mut devices, place, &tables.runner)?;
+            }
+        }
+        reading.losses.samples = self.samples;
+        reading.losses.live_flows = reading.flows.len() as u64;
+        reading.devices[MULTICAST_DEVICE as usize].last_seen = self.last_multicast;
+        Ok(reading)
+    }
+}
+
+/// Adds what the tables of a place say beside the flows.
+fn add_place(
+    reading: &mut Reading,
+    devices: &mut HashMap<u64, u32, Multilinear>,
+    place: Place,
+    runner: &Runner,
+) -> Result<(), kernel::Error> {
+    let interface = runner.interface();
+    let record = reading.interface(place);
+    add_both(&mut record.overflow, interface.overflow);
+    add(&mut record.multicast, interface.multicast);
+    for (sums, skipped) in iter::zip(&mut record.skipped, interface.skipped) {
+        for (sum, skipped) in iter::zip(sums, skipped) {
+            add(sum, skipped);
+        }
+    }
+    let losses = runner.losses();
+    let sums = &mut reading.losses;
+    sums.flow_table_full += losses.flow_table_full;
+    sums.flow_share_used += losses.flow_share_used;
+    sums.flow_index_full += losses.flow_index_full;
+    sums.device_table_full += losses.device_table_full;
+    for (kind, lost) in iter::zip(&mut sums.samples_lost, losses.samples_lost) {
+        *kind += lost;
+    }
+    let of_place = runner.devices()?;
+    let shared = [MULTICAST_DEVICE, FURTHER_DEVICES].map(|number| (number, number));
+    let own = of_place
+        .into_iter()
+        .map(|(mac, number)| (number, device(reading, devices, mac)))
+        .collect::<Vec<_>>();
+    for (number, sum) in shared.into_iter().chain(own) {
+        let overflow = runner.device(number).overflow;
+        let sums = &mut reading.devices[sum as usize].overflow;
+        for (sums, overflow) in iter::zip(sums, overflow) {
+            add_both(sums, overflow);
+        }
+    }
+    Ok(())
+}
+
+/// The number of a device among those of all places.
+fn device(reading: &mut Reading, devices: &mut HashMap<u64, u32, Multilinear>, mac: u64) -> u32 {
+    *devices.entry(mac).or_insert_with(|| {
+        reading.devices.push(DeviceRecord {
+            mac,
+            ..DeviceRecord::default()
+        });
+        reading.devices.len() as u32 - 1
+    })
+}
