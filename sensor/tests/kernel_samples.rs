@@ -328,7 +328,11 @@ fn of_a_packet_in_pieces_the_first_is_copied() -> Result<()> {
         (5_000, 53),
     )
     .build();
-    let later = ethernet().ipv4_piece(7, 9, false).payload(64).of(17).build();
+    let later = ethernet()
+        .ipv4_piece(7, 9, false)
+        .payload(64)
+        .of(17)
+        .build();
     programs.run_xdp("upload", &first, 1)?;
     programs.run_xdp("upload", &later, 1)?;
     let entries = drain(&mut programs)?;

@@ -11,7 +11,7 @@ use clap::{Parser, Subcommand};
 use xtask::{
     bench,
     build::{self, Profile},
-    command, demo, oui, play,
+    command, demo, oui, play, qemu,
     setup::{self, Need},
     test,
 };
