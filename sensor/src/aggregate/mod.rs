@@ -577,7 +577,12 @@ impl Aggregate {
         } else {
             (remote, local)
         };
-        for question in message.questions {
+        // A device that registers a name asks for it to be set (RFC 2136).
+        let updates = message.updates.into_iter().map(|update| dns::Question {
+            name: update.name,
+            kind: update.kind,
+        });
+        for question in message.questions.into_iter().chain(updates) {
             let kind = dns::kind_name(question.kind);
             let known = kept.iter_mut().rev().find(|known| {
                 known.id == message.id
