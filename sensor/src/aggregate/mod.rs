@@ -55,7 +55,7 @@ const ECH_PROVIDERS: [&str; 1] = ["cloudflare-ech.com"];
 const MAX_DEVICES: usize = 65_536;
 
 /// Everything that is known, put together from records.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Aggregate {
     reading: Reading,
     knowledge: Arc<Knowledge>,
@@ -99,13 +99,31 @@ struct DeviceState {
     traffic: Traffic,
 }
 
+impl Default for Aggregate {
+    fn default() -> Self {
+        Self::new(Arc::default(), Overrides::default())
+    }
+}
+
 impl Aggregate {
     /// An aggregate that knows this beforehand.
     pub fn new(knowledge: Arc<Knowledge>, overrides: Overrides) -> Self {
+        // Not by way of the default, which would read the lists that are built in.
         Self {
+            reading: Reading::default(),
             knowledge,
             overrides,
-            ..Self::default()
+            flows: Vec::new(),
+            devices: HashMap::new(),
+            answers: Answers::default(),
+            parties: Parties::default(),
+            failures: BTreeMap::new(),
+            settled: Vec::new(),
+            reading_flows: Vec::new(),
+            questions: None,
+            devices_refused: 0,
+            clock: Clock::default(),
+            now: 0.0,
         }
     }
 

@@ -62,7 +62,7 @@ pub enum Damage {
 }
 
 /// Octets that are asked of the file at once.
-const BUFFER: usize = 256 * 1024;
+const BUFFER: usize = 64 * 1024;
 
 /// The longest block that is read: no packet is longer than 256 KiB, but comments and keys may be.
 const MAX_BLOCK: usize = 16 * 1024 * 1024;

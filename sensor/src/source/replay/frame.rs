@@ -184,7 +184,7 @@ pub(super) fn ethernet(octets: &[u8], len: usize) -> Result<Framed<'_>, Unreadab
         len,
     };
     Ok(Framed {
-        frame: without_labels(&frame).unwrap_or(frame),
+        frame: bare(&frame).unwrap_or(frame),
         source: mac(header, 6, 6),
         destination: mac(header, 6, 0),
     })
@@ -266,13 +266,14 @@ fn nflog(octets: &[u8]) -> Option<usize> {
     }
 }
 
-/// The frame without its tags and MPLS labels (RFC 3032), where it has labels and IP behind them.
-fn without_labels<'a>(frame: &Frame<'a>) -> Option<Frame<'a>> {
+/// The frame with IP right behind its header, where there are MPLS labels (RFC 3032) or an 802.2
+/// header (RFC 1042) in between; tags go with them.
+fn bare<'a>(frame: &Frame<'a>) -> Option<Frame<'a>> {
     const MPLS: [u16; 2] = [0x8847, 0x8848];
+    /// What is less is a length.
+    const FIRST_ETHERTYPE: u16 = 0x0600;
+    const SNAP: [u8; 6] = [0xaa, 0xaa, 0x03, 0, 0, 0];
     const TAG: usize = 4;
-    const LABEL: usize = 4;
-    const BOTTOM: u8 = 1;
-    const MAX_LABELS: usize = 8;
 
     let mut ethertype = frame.ethertype();
     let mut behind = 0;
@@ -280,26 +281,44 @@ fn without_labels<'a>(frame: &Frame<'a>) -> Option<Frame<'a>> {
         ethertype = u16::from_be_bytes(frame.body.load(behind + 2)?);
         behind += TAG;
     }
-    if !MPLS.contains(&ethertype) {
+    if MPLS.contains(&ethertype) {
+        behind = labels(frame, behind)?;
+    } else if ethertype < FIRST_ETHERTYPE && frame.body.load(behind) == Some(SNAP) {
+        ethertype = u16::from_be_bytes(frame.body.load(behind + SNAP.len())?);
+        if ethertype != ethertype::IPV4 && ethertype != ethertype::IPV6 {
+            return None;
+        }
+        behind += SNAP.len() + 2;
+    } else {
         return None;
     }
-    for _ in 0..MAX_LABELS {
-        let label: [u8; LABEL] = frame.body.load(behind)?;
-        behind += LABEL;
-        if label[2] & BOTTOM != 0 {
-            let ip = match frame.body.get(behind)? >> 4 {
-                4 => ethertype::IPV4,
-                6 => ethertype::IPV6,
-                _ => return None,
-            };
-            let mut bare = Frame {
-                body: frame.body.get(behind..)?,
-                len: frame.len - behind,
-                ..*frame
-            };
-            bare.header[12..].copy_from_slice(&ip.to_be_bytes());
-            return Some(bare);
-        }
-    }
-    None
+    let ip = match frame.body.get(behind)? >> 4 {
+        4 => ethertype::IPV4,
+        6 => ethertype::IPV6,
+        _ => return None,
+    };
+    let mut bare = Frame {
+        body: frame.body.get(behind..)?,
+        len: frame.len - behind,
+        ..*frame
+    };
+    bare.header[12..].copy_from_slice(&ip.to_be_bytes());
+    Some(bare)
+}
+
+/// Octets of the body before what the MPLS labels at an offset carry.
+fn labels(frame: &Frame<'_>, offset: usize) -> Option<usize> {
+    const LABEL: usize = 4;
+    const BOTTOM: u8 = 1;
+    const MAX_LABELS: usize = 8;
+
+    (0..MAX_LABELS)
+        .map(|number| offset + number * LABEL)
+        .find(|at| {
+            frame
+                .body
+                .load::<LABEL>(*at)
+                .is_some_and(|label| label[2] & BOTTOM != 0)
+        })
+        .map(|last| last + LABEL)
 }
