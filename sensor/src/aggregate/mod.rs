@@ -230,13 +230,14 @@ impl Aggregate {
         snapshot
     }
 
-    /// The parties that some device has a series for.
+    /// The parties that some device has a series for, and `other`.
     fn parties_of(&self, snapshot: &Snapshot) -> Vec<model::Party> {
         let mut shown: Vec<_> = snapshot
             .devices
             .iter()
             .filter_map(|device| self.devices.get(&device.mac?))
             .flat_map(|state| state.traffic.shown().map(|(party, ..)| party))
+            .chain([PartyId::OTHER])
             .collect();
         shown.sort_unstable();
         shown.dedup();
@@ -244,8 +245,8 @@ impl Aggregate {
             let info = self.parties.info(id);
             model::Party {
                 party: info.name.to_string(),
-                owner: info.owner.as_deref().map(str::to_owned),
                 category: info.category.map(|category| category.name()),
+                owner: info.owner.as_deref().map(str::to_owned),
                 country: info.network.country.clone(),
                 asn: info.network.asn,
                 organisation: info.network.organisation.clone(),
@@ -752,6 +753,13 @@ fn shown<'a>(
     }
 }
 
+/// A device's addresses, the most recent ones first.
+fn addresses(identity: &Identity) -> Vec<IpAddr> {
+    let mut addresses: Vec<_> = identity.addresses().collect();
+    addresses.sort_by(|(_, one), (_, other)| other.total_cmp(one));
+    addresses.into_iter().map(|(address, _)| address).collect()
+}
+
 /// Adds what a device exchanged with whom.
 fn describe(device: &mut model::Device, state: &DeviceState, parties: &Parties) {
     let bytes = |amount: Amount| ByDirection {
@@ -770,6 +778,7 @@ fn describe(device: &mut model::Device, state: &DeviceState, parties: &Parties) 
         bytes_in_all: bytes(all),
         flows_in_all: flows(all),
     };
+    device.addresses = addresses(&state.identity);
     device.parties = state
         .traffic
         .shown()
@@ -778,8 +787,11 @@ fn describe(device: &mut model::Device, state: &DeviceState, parties: &Parties) 
     device
         .parties
         .sort_by(|one, other| (&one.party, one.category).cmp(&(&other.party, other.category)));
-    let other = state.traffic.other();
-    device.parties.push(with(PartyId::OTHER, other, other));
+    device.parties.push(with(
+        PartyId::OTHER,
+        state.traffic.other(),
+        state.traffic.other_in_all(),
+    ));
     device.hidden = state
         .traffic
         .hidden()

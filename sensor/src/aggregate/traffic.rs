@@ -78,9 +78,16 @@ impl Default for Parties {
             name: name.into(),
             ..PartyInfo::default()
         };
+        let infos = vec![named("other"), named("local")];
+        // So that what calls itself `other` is no second party of this name.
+        let numbers = [PartyId::OTHER, PartyId::LOCAL].map(|id| {
+            let mut numbers = [None; 1 + Category::ALL.len()];
+            numbers[0] = Some(id);
+            (Arc::clone(&infos[id.0 as usize].name), numbers)
+        });
         Self {
-            numbers: HashMap::new(),
-            infos: vec![named("other"), named("local")],
+            numbers: HashMap::from(numbers),
+            infos,
             refused: 0,
         }
     }
@@ -232,6 +239,18 @@ impl Traffic {
         self.other
     }
 
+    /// What is exchanged with none of them.
+    pub fn other_in_all(&self) -> Amount {
+        let mut other = self.other;
+        for (_, shown, all) in self.shown() {
+            for direction in 0..2 {
+                other.bytes[direction] -= all.bytes[direction] - shown.bytes[direction];
+                other.flows[direction] -= all.flows[direction] - shown.flows[direction];
+            }
+        }
+        other
+    }
+
     /// What has no name, by reason.
     pub fn hidden(&self) -> impl Iterator<Item = (Hidden, Amount)> {
         Hidden::ALL.into_iter().zip(self.hidden)
@@ -301,6 +320,28 @@ mod tests {
             .map(|with| with.shown.bytes[0])
             .sum();
         assert_eq!(with_series + other, booked);
+    }
+
+    #[test]
+    fn what_was_exchanged_before_a_series_began_is_the_partys_in_all() {
+        let mut traffic = Traffic::default();
+        traffic.book(of(2), amount(100));
+        traffic.book(of(3), amount(30));
+        traffic.choose(1);
+        traffic.book(of(2), amount(7));
+        assert_eq!(traffic.other().bytes, [130, 0]);
+        assert_eq!(traffic.other_in_all(), amount(30));
+        let (_, shown, all) = traffic.shown().next().expect("one is shown");
+        assert_eq!((shown.bytes[0], all.bytes[0]), (7, 107));
+    }
+
+    #[test]
+    fn what_calls_itself_other_is_no_second_other() {
+        let mut parties = Parties::default();
+        for (name, id) in [("other", PartyId::OTHER), ("local", PartyId::LOCAL)] {
+            let number = parties.number(name, None, || unreachable!("{name} is known"));
+            assert_eq!(number, id);
+        }
     }
 
     #[test]
