@@ -145,11 +145,15 @@ pub fn ask(pin_directory: &Path, question: &Question) -> anyhow::Result<Option<S
     };
     stream.set_read_timeout(Some(PATIENCE))?;
     let mut answer = String::new();
-    stream
+    let asked = stream
         .write_all(&serde_json::to_vec(question)?)
         .and_then(|()| stream.shutdown(std::net::Shutdown::Write))
-        .and_then(|()| stream.read_to_string(&mut answer))
-        .with_context(what)?;
+        .and_then(|()| stream.read_to_string(&mut answer));
+    // Who is not trusted is hung up on; the kernel's tables will say what it lacks.
+    if !geteuid().is_root() && answer.is_empty() {
+        return Ok(None);
+    }
+    asked.with_context(what)?;
     anyhow::ensure!(!answer.is_empty(), what());
     Ok(Some(answer))
 }

@@ -66,6 +66,7 @@ pub async fn run(file: &Path, config: Config) -> anyhow::Result<()> {
     let links = LinkChanges::subscribe()?;
     let supervisor = Arc::new(Supervisor::from_environment());
 
+    let begun = unix_time();
     let started = Started::start(config).await?;
     let health = Health::new(
         STALE_AFTER.max(started.config.daemon.tick * 5),
@@ -113,9 +114,15 @@ pub async fn run(file: &Path, config: Config) -> anyhow::Result<()> {
             Ok(())
         }
     });
+    // What other daemons saw of tables that are adopted is not counted again.
+    let since = match started.kernel.tables_made() {
+        true => 0.0,
+        false => begun,
+    };
     let aggregate = Aggregate::new(
         Arc::new(Knowledge::load(&started.config)),
         overrides(&started.config),
+        since,
     );
     let owner = Owner {
         kernel: started.kernel,

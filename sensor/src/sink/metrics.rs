@@ -116,7 +116,7 @@ mod declared {
         POLICY_HIT_BYTES: Counter "sensor_policy_hit_bytes_total" ["device", "policy", "action", "direction"]
             "Octets to which a policy applied.";
         POLICY_RELOADS: Counter "sensor_policy_reloads_total" ["outcome"]
-            "Reloads of the configuration since the daemon started; a refused one changed nothing.";
+            "Reloads of the configuration since the tables were made; a refused one changed nothing.";
 
         HOOK_INFO: Gauge "sensor_hook_info" ["interface", "direction", "hook"]
             "Always 1; where the program of this interface and direction sits, none while the interface is gone.";
