@@ -278,7 +278,9 @@ impl Metrics {
         self.0.lines().any(|line| {
             line.strip_prefix("# HELP ")
                 .and_then(|help| help.strip_prefix(name))
-                .is_some_and(|help| help.starts_with(' ') && help.contains("since the daemon started"))
+                .is_some_and(|help| {
+                    help.starts_with(' ') && help.contains("since the daemon started")
+                })
         })
     }
 
