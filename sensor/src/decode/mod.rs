@@ -10,6 +10,7 @@ pub mod dns;
 pub mod http;
 pub mod name;
 pub mod quic;
+mod reader;
 pub mod stream;
 mod text;
 pub mod tls;
