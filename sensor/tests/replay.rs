@@ -1,6 +1,7 @@
 //! Captures through both engines, against each other and against what Wireshark's `capinfos` counts.
 //! The kernel's takes root.
 
+#[allow(dead_code, reason = "other tests use the rest")]
 mod capture;
 #[path = "../../sensor-ebpf/tests/frames/mod.rs"]
 #[allow(dead_code, reason = "rings 1 and 2 use the rest")]
