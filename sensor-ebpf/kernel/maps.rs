@@ -666,8 +666,10 @@ pub(crate) fn sample_buffer() -> Option<&'static mut Sample> {
 /// Puts a sample with `len` octets of payload into the ring, where its kind may have the room.
 #[inline(always)]
 pub(crate) fn submit(sample: &Sample, len: u32, kind: Kind) {
-    let waiting = SAMPLES.query(u64::from(BPF_RB_AVAIL_DATA));
-    if waiting > u64::from(SAMPLES_SIZE / 4) * kind.quarters() - size_of::<Sample>() as u64 {
+    let quarters = kind.quarters();
+    if quarters < 4
+        && SAMPLES.query(u64::from(BPF_RB_AVAIL_DATA)) > u64::from(SAMPLES_SIZE / 4) * quarters
+    {
         return count_sample(
             |losses| &raw mut losses.samples_shed,
             kind,

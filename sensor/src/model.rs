@@ -1,6 +1,6 @@
 //! What sinks read: plain data, made by the aggregate at every tick.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use sensor_ebpf::parse::Mac;
 use serde::Serialize;
@@ -25,7 +25,7 @@ pub struct Snapshot {
     pub ring: Ring,
     /// The policy in force.
     pub policy: PolicyState,
-    /// The parties that some device has a series for.
+    /// The parties that some device has a series for, and `other`.
     pub parties: Vec<Party>,
     /// What could not be decoded.
     pub decode_failures: Vec<DecodeFailures>,
@@ -68,6 +68,8 @@ pub struct Device {
     /// The device, by its MAC address, that probably had this random address put on: the same host
     /// name and the same way to ask for an address, and not seen at the same time.
     pub probably_same_as: Option<String>,
+    /// The addresses that it sent from, the most recent ones first.
+    pub addresses: Vec<IpAddr>,
     /// Books by family: `ipv4`, `ipv6`, `other`.
     pub families: BTreeMap<&'static str, FamilyBooks>,
     /// Whom it exchanged most with since the daemon started, by name, and `other` last.
@@ -87,16 +89,18 @@ pub struct Device {
 /// What a device exchanged with one party since the daemon started.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct PartyTraffic {
-    /// The registrable domain, the whole name where a list has a category for it, the address
-    /// where there is no name, `local`, or `other`.
+    /// The registrable domain, the address where there is no name, `local`, or `other`.
     pub party: String,
+    /// `telemetry`, `advertising`, `dns-bypass` or `never-block`: one domain is several parties
+    /// where lists tell its names apart.
+    pub category: Option<&'static str>,
     /// Octets since the party has a series of its own; of `other`, all that is in no such series.
     pub bytes: ByDirection<u64>,
     /// Flows by the direction of their first packet, counted as `bytes` is.
     pub flows: ByDirection<u64>,
-    /// All octets.
+    /// All octets; of `other`, those of all parties that have no series.
     pub bytes_in_all: ByDirection<u64>,
-    /// All flows.
+    /// All flows, counted as `bytes_in_all` is.
     pub flows_in_all: ByDirection<u64>,
 }
 
@@ -105,10 +109,10 @@ pub struct PartyTraffic {
 pub struct Party {
     /// As in [`PartyTraffic`].
     pub party: String,
+    /// As in [`PartyTraffic`].
+    pub category: Option<&'static str>,
     /// Who it belongs to.
     pub owner: Option<String>,
-    /// `telemetry`, `advertising`, `dns-bypass` or `never-block`.
-    pub category: Option<&'static str>,
     /// The country of its first address, two capital letters (ISO 3166-1).
     pub country: Option<String>,
     /// The number of the autonomous system of its first address.
@@ -336,6 +340,8 @@ pub struct Ticks {
 pub struct Flow {
     /// The device's MAC address.
     pub device: String,
+    /// The device's name, where it has one.
+    pub device_name: Option<String>,
     /// The interface's name.
     pub interface: String,
     /// `tcp`, `udp`, … or the number; for frames that are not IP, `0x` and the ethertype.

@@ -6,6 +6,7 @@ pub mod command;
 pub mod demo;
 pub mod lab;
 pub mod laws;
+pub mod oui;
 pub mod play;
 pub mod qemu;
 pub mod setup;

@@ -11,7 +11,7 @@ use clap::{Parser, Subcommand};
 use xtask::{
     bench,
     build::{self, Profile},
-    command, demo, play, qemu,
+    command, demo, oui, play, qemu,
     setup::{self, Need},
     test,
 };
@@ -64,6 +64,12 @@ enum Chore {
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
     },
+    /// Make the table of hardware vendors anew from the listings of the IEEE
+    Oui {
+        /// A folder with the listings MA-L, MA-M, MA-S and IAB as .csv files, whatever their names
+        #[arg(long, value_name = "FOLDER")]
+        from: PathBuf,
+    },
 }
 
 #[derive(Subcommand)]
@@ -114,6 +120,7 @@ impl Chore {
                 qemu::run()
             }
             Self::Bench { json } => bench::bench(json.as_deref()),
+            Self::Oui { from } => oui::make(&from),
         }
     }
 }

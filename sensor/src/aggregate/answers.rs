@@ -139,7 +139,7 @@ mod tests {
     const LAPTOP: Mac = Mac::new([2, 0, 0, 0, 0, 2]);
 
     fn address(last: u32) -> IpAddr {
-        IpAddr::from(std::net::Ipv4Addr::from(0xc633_6400 | last))
+        IpAddr::from(std::net::Ipv4Addr::from(0xc633_6400 + last))
     }
 
     #[test]

@@ -92,23 +92,19 @@ impl std::fmt::Debug for Knowledge {
 }
 
 impl Knowledge {
-    /// The party that a name stands for: the name itself where a list has a category for it, else
+    /// What is known of the party at an address, by its name if it has one. The party of a name is
     /// its registrable domain.
-    pub fn party_of<'a>(&self, name: &'a str) -> &'a str {
-        match self.lists.find(name) {
-            Some(listed) if listed.category.is_some() => name,
-            _ => domain::registrable(name).unwrap_or(name),
-        }
-    }
-
-    /// What is known of a party by its name, if it has one, and by an address of it.
-    pub fn about(&self, party: &str, name: Option<&str>, address: IpAddr) -> PartyInfo {
+    pub fn about(&self, name: Option<&str>, address: IpAddr) -> PartyInfo {
         let listed = match name {
             Some(name) => self.lists.find(name),
             None => self.lists.find_address(address),
         };
         PartyInfo {
-            name: party.into(),
+            name: match name {
+                Some(name) => domain::registrable(name).unwrap_or(name).into(),
+                None if is_local(address) => "local".into(),
+                None => address.to_string().into(),
+            },
             owner: listed
                 .as_ref()
                 .and_then(|listed| listed.owner)

@@ -230,13 +230,14 @@ impl Aggregate {
         snapshot
     }
 
-    /// The parties that some device has a series for.
+    /// The parties that some device has a series for, and `other`.
     fn parties_of(&self, snapshot: &Snapshot) -> Vec<model::Party> {
         let mut shown: Vec<_> = snapshot
             .devices
             .iter()
             .filter_map(|device| self.devices.get(&device.mac?))
             .flat_map(|state| state.traffic.shown().map(|(party, ..)| party))
+            .chain([PartyId::OTHER])
             .collect();
         shown.sort_unstable();
         shown.dedup();
@@ -244,8 +245,8 @@ impl Aggregate {
             let info = self.parties.info(id);
             model::Party {
                 party: info.name.to_string(),
-                owner: info.owner.as_deref().map(str::to_owned),
                 category: info.category.map(|category| category.name()),
+                owner: info.owner.as_deref().map(str::to_owned),
                 country: info.network.country.clone(),
                 asn: info.network.asn,
                 organisation: info.network.organisation.clone(),
@@ -287,10 +288,9 @@ impl Aggregate {
         let hidden = self
             .knowledge
             .hidden(&shown(key, told, name.as_deref(), remote, is_ech));
-        let party = party_name(&self.knowledge, name.as_deref(), remote);
-        let info = self.knowledge.about(&party, name.as_deref(), remote);
+        let info = self.knowledge.about(name.as_deref(), remote);
         FlowFacts {
-            party: Some(party),
+            party: Some(info.name.to_string()),
             owner: info.owner.as_deref().map(str::to_owned),
             category: info.category.map(|category| category.name()),
             country: info.network.country,
@@ -438,10 +438,9 @@ impl Aggregate {
         if name.is_none() && is_local(remote) {
             return PartyId::LOCAL;
         }
-        let knowledge = &self.knowledge;
-        let party = party_name(knowledge, name, remote);
+        let info = self.knowledge.about(name, remote);
         self.parties
-            .number(&party, || knowledge.about(&party, name, remote))
+            .number(&Arc::clone(&info.name), info.category, || info)
     }
 
     /// Books what a flow has counted since the last time to a party.
@@ -597,7 +596,12 @@ impl Aggregate {
         } else {
             (remote, local)
         };
-        for question in message.questions {
+        // A device that registers a name asks for it to be set (RFC 2136).
+        let updates = message.updates.into_iter().map(|update| dns::Question {
+            name: update.name,
+            kind: update.kind,
+        });
+        for question in message.questions.into_iter().chain(updates) {
             let kind = dns::kind_name(question.kind);
             let known = kept.iter_mut().rev().find(|known| {
                 known.id == message.id
@@ -749,13 +753,11 @@ fn shown<'a>(
     }
 }
 
-/// The party that a flow is with.
-fn party_name(knowledge: &Knowledge, name: Option<&str>, remote: IpAddr) -> String {
-    match name {
-        Some(name) => knowledge.party_of(name).to_owned(),
-        None if is_local(remote) => "local".to_owned(),
-        None => remote.to_string(),
-    }
+/// A device's addresses, the most recent ones first.
+fn addresses(identity: &Identity) -> Vec<IpAddr> {
+    let mut addresses: Vec<_> = identity.addresses().collect();
+    addresses.sort_by(|(_, one), (_, other)| other.total_cmp(one));
+    addresses.into_iter().map(|(address, _)| address).collect()
 }
 
 /// Adds what a device exchanged with whom.
@@ -768,23 +770,28 @@ fn describe(device: &mut model::Device, state: &DeviceState, parties: &Parties) 
         upload: amount.flows[0],
         download: amount.flows[1],
     };
-    let with = |party: String, shown: Amount, all: Amount| PartyTraffic {
-        party,
+    let with = |party, shown: Amount, all: Amount| PartyTraffic {
+        party: parties.info(party).name.to_string(),
+        category: parties.info(party).category.map(|category| category.name()),
         bytes: bytes(shown),
         flows: flows(shown),
         bytes_in_all: bytes(all),
         flows_in_all: flows(all),
     };
+    device.addresses = addresses(&state.identity);
     device.parties = state
         .traffic
         .shown()
-        .map(|(party, shown, all)| with(parties.info(party).name.to_string(), shown, all))
+        .map(|(party, shown, all)| with(party, shown, all))
         .collect();
     device
         .parties
-        .sort_by(|one, other| one.party.cmp(&other.party));
-    let other = state.traffic.other();
-    device.parties.push(with("other".to_owned(), other, other));
+        .sort_by(|one, other| (&one.party, one.category).cmp(&(&other.party, other.category)));
+    device.parties.push(with(
+        PartyId::OTHER,
+        state.traffic.other(),
+        state.traffic.other_in_all(),
+    ));
     device.hidden = state
         .traffic
         .hidden()

@@ -260,6 +260,7 @@ pub fn flow(
     let verdict = Judgement::unpack(record.judgement).decision.verdict;
     Flow {
         device: mac_text(key.mac()),
+        device_name: None,
         interface,
         protocol: match key.family() {
             Family::Other => format!("{:#06x}", key.remote_port()),

@@ -52,12 +52,12 @@ impl PartyId {
 /// What is known of a party.
 #[derive(Clone, Debug, Default)]
 pub struct PartyInfo {
-    /// The registrable domain of its name, the whole name where a list has a category for it, or
-    /// its address.
+    /// The registrable domain of its name, or its address.
     pub name: Arc<str>,
     /// Who it belongs to.
     pub owner: Option<Arc<str>>,
-    /// What the lists call it.
+    /// What the lists call the names under this domain that are counted here: one domain is several
+    /// parties where lists tell its names apart.
     pub category: Option<Category>,
     /// Where its first address is.
     pub network: Network,
@@ -66,7 +66,8 @@ pub struct PartyInfo {
 /// Every party that was seen.
 #[derive(Debug)]
 pub struct Parties {
-    numbers: HashMap<Arc<str>, PartyId>,
+    /// By domain, and by category: none, then as they are numbered.
+    numbers: HashMap<Arc<str>, [Option<PartyId>; 1 + Category::ALL.len()]>,
     infos: Vec<PartyInfo>,
     refused: u64,
 }
@@ -77,9 +78,16 @@ impl Default for Parties {
             name: name.into(),
             ..PartyInfo::default()
         };
+        let infos = vec![named("other"), named("local")];
+        // So that what calls itself `other` is no second party of this name.
+        let numbers = [PartyId::OTHER, PartyId::LOCAL].map(|id| {
+            let mut numbers = [None; 1 + Category::ALL.len()];
+            numbers[0] = Some(id);
+            (Arc::clone(&infos[id.0 as usize].name), numbers)
+        });
         Self {
-            numbers: HashMap::new(),
-            infos: vec![named("other"), named("local")],
+            numbers: HashMap::from(numbers),
+            infos,
             refused: 0,
         }
     }
@@ -88,9 +96,15 @@ impl Default for Parties {
 impl Parties {
     /// The number of a party, given to it now where it has none; [`PartyId::OTHER`] where there is
     /// no room.
-    pub fn number(&mut self, name: &str, about: impl FnOnce() -> PartyInfo) -> PartyId {
-        if let Some(id) = self.numbers.get(name) {
-            return *id;
+    pub fn number(
+        &mut self,
+        name: &str,
+        category: Option<Category>,
+        about: impl FnOnce() -> PartyInfo,
+    ) -> PartyId {
+        let place = category.map_or(0, |category| 1 + category as usize);
+        if let Some(id) = self.numbers.get(name).and_then(|numbers| numbers[place]) {
+            return id;
         }
         if self.infos.len() >= MAX_PARTIES {
             self.refused += 1;
@@ -98,7 +112,7 @@ impl Parties {
         }
         let id = PartyId(self.infos.len() as u32);
         let info = about();
-        self.numbers.insert(Arc::clone(&info.name), id);
+        self.numbers.entry(Arc::clone(&info.name)).or_default()[place] = Some(id);
         self.infos.push(info);
         id
     }
@@ -225,6 +239,18 @@ impl Traffic {
         self.other
     }
 
+    /// What is exchanged with none of them.
+    pub fn other_in_all(&self) -> Amount {
+        let mut other = self.other;
+        for (_, shown, all) in self.shown() {
+            for direction in 0..2 {
+                other.bytes[direction] -= all.bytes[direction] - shown.bytes[direction];
+                other.flows[direction] -= all.flows[direction] - shown.flows[direction];
+            }
+        }
+        other
+    }
+
     /// What has no name, by reason.
     pub fn hidden(&self) -> impl Iterator<Item = (Hidden, Amount)> {
         Hidden::ALL.into_iter().zip(self.hidden)
@@ -297,6 +323,28 @@ mod tests {
     }
 
     #[test]
+    fn what_was_exchanged_before_a_series_began_is_the_partys_in_all() {
+        let mut traffic = Traffic::default();
+        traffic.book(of(2), amount(100));
+        traffic.book(of(3), amount(30));
+        traffic.choose(1);
+        traffic.book(of(2), amount(7));
+        assert_eq!(traffic.other().bytes, [130, 0]);
+        assert_eq!(traffic.other_in_all(), amount(30));
+        let (_, shown, all) = traffic.shown().next().expect("one is shown");
+        assert_eq!((shown.bytes[0], all.bytes[0]), (7, 107));
+    }
+
+    #[test]
+    fn what_calls_itself_other_is_no_second_other() {
+        let mut parties = Parties::default();
+        for (name, id) in [("other", PartyId::OTHER), ("local", PartyId::LOCAL)] {
+            let number = parties.number(name, None, || unreachable!("{name} is known"));
+            assert_eq!(number, id);
+        }
+    }
+
+    #[test]
     fn one_that_is_hardly_larger_does_not_take_a_series() {
         let mut traffic = Traffic::default();
         traffic.book(of(2), amount(100));
@@ -311,12 +359,30 @@ mod tests {
     }
 
     #[test]
+    fn a_domain_is_a_party_for_each_category() {
+        let mut parties = Parties::default();
+        let mut number = |category| {
+            parties.number("miui.com", category, || PartyInfo {
+                name: "miui.com".into(),
+                category,
+                ..PartyInfo::default()
+            })
+        };
+        let plain = number(None);
+        let telemetry = number(Some(Category::Telemetry));
+        assert_ne!(plain, telemetry);
+        assert_eq!(number(None), plain);
+        assert_eq!(number(Some(Category::Telemetry)), telemetry);
+        assert_eq!(parties.info(telemetry).category, Some(Category::Telemetry));
+    }
+
+    #[test]
     fn parties_are_bounded() {
         let mut parties = Parties::default();
         let mut traffic = Traffic::default();
         for number in 0..MAX_PARTIES as u32 + 5 {
             let name = number.to_string();
-            let id = parties.number(&name, || PartyInfo {
+            let id = parties.number(&name, None, || PartyInfo {
                 name: name.as_str().into(),
                 ..PartyInfo::default()
             });

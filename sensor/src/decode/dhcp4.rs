@@ -243,3 +243,222 @@ pub(super) fn labels(mut octets: &[u8]) -> Option<String> {
     }
     text(&name)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const CLIENT: [u8; 6] = [0x4c, 0x6a, 0xf6, 0x9f, 0xf6, 0x27];
+
+    /// A request with these options, as they are on the wire, and nothing in the fields of BOOTP.
+    fn packet(options: &[u8]) -> Vec<u8> {
+        let mut octets = vec![0; field::OPTIONS];
+        octets[..8].copy_from_slice(&[1, 1, 6, 0, 0xde, 0xad, 0xbe, 0xef]);
+        octets[field::CLIENT].copy_from_slice(&CLIENT);
+        octets[field::COOKIE].copy_from_slice(&COOKIE);
+        octets.extend_from_slice(options);
+        octets
+    }
+
+    fn read(options: &[u8]) -> Dhcp4 {
+        message(&packet(options)).expect("the message is right")
+    }
+
+    fn option(number: u8, value: &[u8]) -> Vec<u8> {
+        let length = u8::try_from(value.len()).expect("the value is short");
+        [&[number, length][..], value].concat()
+    }
+
+    const DISCOVER: [u8; 3] = [53, 1, 1];
+
+    #[test]
+    fn a_request_as_a_phone_sends_it() {
+        let options = [
+            &[53, 1, 3][..],
+            &option(61, &[1, 0x4c, 0x6a, 0xf6, 0x9f, 0xf6, 0x27]),
+            &option(50, &[192, 168, 2, 16]),
+            &option(54, &[192, 168, 2, 1]),
+            &option(60, b"android-dhcp-13"),
+            &option(12, b"Redmi-Note-8"),
+            &option(55, &[1, 3, 6, 15, 26, 28, 51, 58, 59, 43]),
+            &[255, 0, 0],
+        ]
+        .concat();
+        assert_eq!(
+            read(&options),
+            Dhcp4 {
+                reply: false,
+                transaction: 0xdead_beef,
+                kind: 3,
+                client: CLIENT,
+                client_address: None,
+                your_address: None,
+                requested: Some(Ipv4Addr::new(192, 168, 2, 16)),
+                server: Some(Ipv4Addr::new(192, 168, 2, 1)),
+                host_name: Some("Redmi-Note-8".to_owned()),
+                fqdn: None,
+                vendor_class: Some("android-dhcp-13".to_owned()),
+                client_id: vec![1, 0x4c, 0x6a, 0xf6, 0x9f, 0xf6, 0x27],
+                parameters: vec![1, 3, 6, 15, 26, 28, 51, 58, 59, 43],
+                options: vec![53, 61, 50, 54, 60, 12, 55],
+                whole: true,
+            }
+        );
+    }
+
+    #[test]
+    fn the_addresses_of_a_reply() {
+        let mut octets = packet(&[53, 1, 5, 255]);
+        octets[field::OPERATION] = 2;
+        octets[field::CLIENT_ADDRESS].copy_from_slice(&[10, 0, 0, 1]);
+        octets[field::YOUR_ADDRESS].copy_from_slice(&[10, 0, 0, 2]);
+        let reply = message(&octets).expect("the message is right");
+        assert!(reply.reply);
+        assert_eq!(reply.client_address, Some(Ipv4Addr::new(10, 0, 0, 1)));
+        assert_eq!(reply.your_address, Some(Ipv4Addr::new(10, 0, 0, 2)));
+    }
+
+    #[test]
+    fn names_are_text_for_people_and_hide_nothing_behind_them() {
+        for (value, name) in [
+            (&b"phone"[..], Some("phone")),
+            ("Anna’s phone".as_bytes(), Some("Anna’s phone")),
+            (b"T\xe9l\xe9phone", Some("Téléphone")),
+            (b"phone\0", Some("phone")),
+            (b"a\x1b[31m\nb", Some("a[31mb")),
+            (b"\0", None),
+            (b"", None),
+        ] {
+            let options = [&DISCOVER[..], &option(12, value), &option(60, b"MSFT 5.0")].concat();
+            let message = read(&options);
+            assert_eq!(message.host_name.as_deref(), name, "{value:?}");
+            assert_eq!(message.vendor_class.as_deref(), Some("MSFT 5.0"));
+        }
+    }
+
+    #[test]
+    fn the_full_name_in_both_encodings() {
+        for (value, name) in [
+            (&b"\x00\0\0pc.home.example."[..], Some("pc.home.example")),
+            (
+                b"\x04\0\0\x02pc\x04home\x07example\x00",
+                Some("pc.home.example"),
+            ),
+            (b"\x05\0\0\x02pc", Some("pc")),
+            (b"\x04\0\0\x09pc", None),
+            (b"\x04\0\0\xc0\x0c", None),
+            (b"\x00\0\0", None),
+            (b"\x00\0", None),
+            (b"", None),
+        ] {
+            let options = [&DISCOVER[..], &option(81, value)].concat();
+            assert_eq!(read(&options).fqdn.as_deref(), name, "{value:?}");
+        }
+    }
+
+    #[test]
+    fn long_options_come_in_pieces() {
+        let options = [
+            &option(55, &[1, 3])[..],
+            &DISCOVER,
+            &[0, 0],
+            &option(12, b"long-"),
+            &option(55, &[6]),
+            &option(12, b"name"),
+        ]
+        .concat();
+        let message = read(&options);
+        assert_eq!(message.host_name.as_deref(), Some("long-name"));
+        assert_eq!(message.parameters, [1, 3, 6]);
+        assert_eq!(message.options, [55, 53, 12]);
+        assert!(message.whole, "the end need not be told");
+    }
+
+    #[test]
+    fn the_fields_of_bootp_may_hold_options() {
+        for (overload, expected) in [
+            (0, vec![53, 52]),
+            (1, vec![53, 52, 12]),
+            (2, vec![53, 52, 60]),
+            (3, vec![53, 52, 12, 60]),
+        ] {
+            let mut octets = packet(&[53, 1, 1, 52, 1, overload, 255]);
+            octets[field::FILE][..7].copy_from_slice(b"\x0c\x04file\xff");
+            octets[field::SERVER_NAME][..8].copy_from_slice(b"\x3c\x05sname\xff");
+            let message = message(&octets).expect("the message is right");
+            assert_eq!(message.options, expected, "{overload}");
+        }
+    }
+
+    #[test]
+    fn an_option_that_is_cut_off_is_told() {
+        let options = [&DISCOVER[..], &option(12, b"phone"), &[60, 20, b'a']].concat();
+        let message = read(&options);
+        assert_eq!(message.host_name.as_deref(), Some("phone"));
+        assert_eq!(message.vendor_class, None);
+        assert!(!message.whole);
+    }
+
+    #[test]
+    fn what_is_no_dhcp_is_refused() {
+        let change = |place: usize, octet: u8| {
+            let mut octets = packet(&DISCOVER);
+            octets[place] = octet;
+            octets
+        };
+        for (octets, failure) in [
+            (packet(&[]), Failure::Malformed),
+            (packet(&[53, 0]), Failure::Malformed),
+            (change(0, 3), Failure::Malformed),
+            (change(1, 6), Failure::Unsupported),
+            (change(2, 8), Failure::Unsupported),
+            (change(236, 0), Failure::Unsupported),
+            (change(0, 1)[..239].to_vec(), Failure::Truncated),
+            (vec![], Failure::Truncated),
+        ] {
+            assert_eq!(message(&octets), Err(failure), "{octets:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_options_are_safe(
+            options in prop::collection::vec(any::<u8>(), 0..400),
+            fields in prop::collection::vec(any::<u8>(), 192),
+        ) {
+            let mut octets = packet(&[&DISCOVER[..], &options].concat());
+            octets[field::SERVER_NAME.start..field::FILE.end].copy_from_slice(&fields);
+            let message = message(&octets).expect("it has a type");
+            for text in [message.host_name, message.fqdn, message.vendor_class].into_iter().flatten() {
+                prop_assert!(!text.is_empty() && text.len() <= MAX_TEXT);
+                prop_assert!(!text.chars().any(char::is_control));
+            }
+            let most = octets.len();
+            prop_assert!(message.parameters.len() <= most && message.client_id.len() <= most);
+        }
+
+        #[test]
+        fn any_octets_are_safe(octets in prop::collection::vec(any::<u8>(), 0..400)) {
+            let _ = message(&octets);
+        }
+    }
+
+    #[test]
+    fn every_start_of_a_message_is_safe() {
+        let options = [
+            &DISCOVER[..],
+            &option(12, b"phone"),
+            &option(60, b"x"),
+            &[255],
+        ]
+        .concat();
+        let octets = packet(&options);
+        for length in 0..octets.len() {
+            if let Ok(message) = message(&octets[..length]) {
+                assert!(message.host_name.is_none_or(|name| name == "phone"));
+            }
+        }
+    }
+}

@@ -225,3 +225,203 @@ fn duid_address(duid: &[u8]) -> Option<[u8; 6]> {
 fn ethernet(link: &[u8]) -> Option<[u8; 6]> {
     link.strip_prefix(&[0, 1])?.try_into().ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn option(number: u16, value: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(value.len()).expect("the value is short");
+        [&number.to_be_bytes()[..], &length.to_be_bytes(), value].concat()
+    }
+
+    fn packet(kind: u8, options: &[&[u8]]) -> Vec<u8> {
+        [&[kind, 0x12, 0x34, 0x56][..], &options.concat()].concat()
+    }
+
+    /// The message as a relay forwards it.
+    fn relayed(octets: &[u8], options: &[u8]) -> Vec<u8> {
+        [&[12, 0][..], &[0; 32], options, &option(9, octets)].concat()
+    }
+
+    const ADDRESS: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7];
+    const MAC: [u8; 6] = [0x4c, 0x6a, 0xf6, 0x9f, 0xf6, 0x27];
+
+    /// A request with all that is read.
+    fn whole() -> Vec<u8> {
+        let within = option(5, &[&ADDRESS[..], &[0; 8]].concat());
+        packet(
+            3,
+            &[
+                &option(1, &[&[0, 1, 0, 1, 1, 2, 3, 4][..], &MAC].concat()),
+                &option(2, &[0, 3, 0, 1, 9, 9, 9, 9, 9, 9]),
+                &option(3, &[&[0; 12][..], &within].concat()),
+                &option(4, &[&[0; 4][..], &within].concat()),
+                &option(6, &[0, 23, 0, 24]),
+                &option(8, &[0, 0]),
+                &option(16, b"\0\0\x01\x37\0\x08MSFT 5.0\0\x01x"),
+                &option(17, &[&[0, 0, 0x11, 0x8b][..], &option(36, b"abc")].concat()),
+                &option(39, b"\x01\x05Annas\x02PC\x00"),
+            ],
+        )
+    }
+
+    fn read(octets: &[u8]) -> Dhcp6 {
+        message(octets).expect("the message is right")
+    }
+
+    #[test]
+    fn a_request_with_all_that_is_read() {
+        let address = Ipv6Addr::from(ADDRESS);
+        assert_eq!(
+            read(&whole()),
+            Dhcp6 {
+                kind: 3,
+                transaction: 0x12_3456,
+                relays: 0,
+                client_duid: [&[0, 1, 0, 1, 1, 2, 3, 4][..], &MAC].concat(),
+                client: Some(MAC),
+                addresses: vec![address, address],
+                fqdn: Some("Annas.PC".to_owned()),
+                vendor_class: Some((311, vec!["MSFT 5.0".to_owned(), "x".to_owned()])),
+                vendor_options: vec![(4491, 36, b"abc".to_vec())],
+                requested: vec![23, 24],
+                options: vec![1, 2, 3, 4, 6, 8, 16, 17, 39],
+            }
+        );
+    }
+
+    #[test]
+    fn relays_wrap_up_to_the_bound() {
+        let mut octets = whole();
+        for relays in 1..=MAX_RELAYS {
+            octets = relayed(&octets, &[]);
+            let message = read(&octets);
+            assert_eq!((message.relays, message.kind), (relays, 3));
+        }
+        assert_eq!(message(&relayed(&octets, &[])), Err(Failure::Limit));
+    }
+
+    #[test]
+    fn the_relay_nearest_to_the_client_tells_its_address() {
+        let solicit = packet(1, &[&option(1, &[0, 4, 1, 2])]);
+        let near = relayed(&solicit, &option(79, &[&[0, 1][..], &MAC].concat()));
+        assert_eq!(read(&near).client, Some(MAC));
+        assert_eq!(read(&relayed(&near, &[])).client, Some(MAC));
+    }
+
+    #[test]
+    fn the_address_in_the_identifier() {
+        for (duid, client) in [
+            ([&[0, 3, 0, 1][..], &MAC].concat(), Some(MAC)),
+            ([&[0, 1, 0, 1, 0, 0, 0, 0][..], &MAC].concat(), Some(MAC)),
+            ([&[0, 3, 0, 6][..], &MAC].concat(), None),
+            ([&[0, 4][..], &[7; 16]].concat(), None),
+            (vec![0, 3, 0, 1, 2], None),
+            (vec![], None),
+        ] {
+            let octets = packet(1, &[&option(1, &duid)]);
+            let message = read(&octets);
+            assert_eq!(message.client, client, "{duid:?}");
+            assert_eq!(message.client_duid, duid);
+        }
+    }
+
+    #[test]
+    fn what_is_listed_is_bounded() {
+        let addresses = option(5, &[&ADDRESS[..], &[0; 8]].concat()).repeat(MAX_ITEMS + 1);
+        let vendor = [&[0; 4][..], &option(1, b"").repeat(MAX_ITEMS + 1)].concat();
+        let texts = [&[0; 4][..], &[0, 1, b'a'].repeat(MAX_ITEMS + 1)].concat();
+        let octets = packet(
+            1,
+            &[
+                &option(1, &[7; 300]),
+                &option(3, &[&[0; 12][..], &addresses].concat()),
+                &option(3, &[&[0; 12][..], &addresses].concat()),
+                &option(16, &texts),
+                &option(17, &vendor),
+                &option(17, &vendor),
+            ],
+        );
+        let message = read(&octets);
+        assert_eq!(message.client_duid.len(), MAX_DUID);
+        assert_eq!(message.addresses.len(), MAX_ITEMS);
+        assert_eq!(message.vendor_options.len(), MAX_ITEMS);
+        assert_eq!(
+            message.vendor_class.map(|(_, texts)| texts.len()),
+            Some(MAX_ITEMS)
+        );
+    }
+
+    #[test]
+    fn an_option_that_contradicts_itself_says_nothing() {
+        let octets = packet(
+            1,
+            &[
+                &option(3, &[0; 11]),
+                &option(3, &[&[0; 12][..], &[0, 5, 0, 99]].concat()),
+                &option(16, &[0, 0]),
+                &option(39, &[0, 9, b'a']),
+                &option(39, &[]),
+            ],
+        );
+        let message = read(&octets);
+        assert_eq!(message.options, [3, 3, 16, 39, 39]);
+        assert_eq!((message.addresses.len(), message.fqdn), (0, None));
+        assert_eq!(message.vendor_class, None);
+    }
+
+    #[test]
+    fn what_is_no_dhcp_is_refused() {
+        for (octets, failure) in [
+            (&[][..], Failure::Truncated),
+            (&[0, 0, 0, 0], Failure::Unsupported),
+            (&[200, 0, 0, 0], Failure::Unsupported),
+            (&[1, 0, 0], Failure::Truncated),
+            (&[1, 0, 0, 0, 0, 1, 0, 5, 1], Failure::Truncated),
+            (&[1, 0, 0, 0, 0, 1, 0], Failure::Truncated),
+            (&[12, 0, 0], Failure::Truncated),
+            (&[&[12][..], &[0; 33]].concat(), Failure::Malformed),
+        ] {
+            assert_eq!(message(octets), Err(failure), "{octets:?}");
+        }
+    }
+
+    #[test]
+    fn the_start_of_a_message_is_whole_only_between_options() {
+        let octets = whole();
+        let known = read(&octets).options.len();
+        let whole = (0..octets.len()).filter(|length| message(&octets[..*length]).is_ok());
+        assert_eq!(whole.count(), known);
+    }
+
+    proptest! {
+        #[test]
+        fn any_octets_are_safe(octets in prop::collection::vec(any::<u8>(), 0..400)) {
+            let _ = message(&octets);
+        }
+
+        #[test]
+        fn changed_messages_are_safe(
+            wrappings in 0usize..3,
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
+        ) {
+            let mut octets = whole();
+            for _ in 0..wrappings {
+                octets = relayed(&octets, &[]);
+            }
+            for (place, octet) in changes {
+                let place = place.index(octets.len());
+                octets[place] = octet;
+            }
+            if let Ok(message) = message(&octets) {
+                let texts = message.vendor_class.map(|(_, texts)| texts).unwrap_or_default();
+                for text in message.fqdn.into_iter().chain(texts) {
+                    prop_assert!(!text.chars().any(char::is_control));
+                }
+            }
+        }
+    }
+}

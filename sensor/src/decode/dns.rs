@@ -49,6 +49,9 @@ pub const MAX_SERVICES: usize = 32;
 /// The most octets of a text for people. A character of Latin-1 has two in UTF-8.
 const MAX_STRING: usize = 512;
 
+/// The most answers for which room is made before they are there.
+const USUAL: usize = 16;
+
 /// The most octets of data without a text form that are shown in an answer.
 const MAX_SHOWN: usize = 32;
 
@@ -187,8 +190,14 @@ pub fn message(octets: &[u8]) -> Result<Message, Failure> {
         aliases: Vec::new(),
         pending: Vec::new(),
     };
+    if header.qr() {
+        // As many as a usual answer has, and no more on the word of the sender.
+        let expected = usize::from(counts.ancount()).min(USUAL);
+        reader.message.answers.reserve_exact(expected);
+        reader.pending.reserve_exact(expected);
+    }
     let mut section = wire.question();
-    while let Some(question) = section.next() {
+    for question in section.by_ref() {
         let question = question.map_err(failure)?;
         if !is_class(question.qclass()) {
             return Err(Failure::Malformed);
@@ -299,7 +308,7 @@ impl<'m> Reader<'m> {
         let mut left = MAX_RECORDS;
         let mut next = Some((Section::Answer, answers));
         while let Some((kind, mut section)) = next {
-            while let Some(record) = section.next() {
+            for record in section.by_ref() {
                 let record = match record {
                     Ok(record) => record,
                     Err(ParseError::ShortInput) => {
@@ -629,26 +638,39 @@ impl<'m> Reader<'m> {
                 }
             }
         }
-        for Pending { owner, fact } in std::mem::take(&mut self.pending) {
+        // The name of the address before: mostly it is the same again.
+        let mut last: Option<Name<'m>> = None;
+        let pending = std::mem::take(&mut self.pending);
+        self.message.addresses.reserve_exact(pending.len());
+        for Pending { owner, fact } in pending {
             let shown = match find(&self.asked, &owner) {
                 Some(asked) => asked.shown,
                 None if unasked => owner,
                 // Nobody asked for it, and the client does not take it.
                 None => continue,
             };
-            match fact {
-                Fact::Ech => self.message.ech = true,
-                Fact::Address(address, ttl) => match self.name(&shown) {
-                    Ok(name) => self
-                        .message
-                        .addresses
-                        .push(AddressRecord { name, address, ttl }),
-                    Err(failure) => {
-                        self.note(failure);
-                        return;
-                    }
-                },
-            }
+            let Fact::Address(address, ttl) = fact else {
+                self.message.ech = true;
+                continue;
+            };
+            let before = last.filter(|last| is_same(last, &shown));
+            let name = match (before, self.message.addresses.last()) {
+                (Some(_), Some(record)) => {
+                    let name = record.name.clone();
+                    self.spend(name.len()).map(|()| name)
+                }
+                _ => self.name(&shown),
+            };
+            let name = match name {
+                Ok(name) => name,
+                Err(failure) => {
+                    self.note(failure);
+                    return;
+                }
+            };
+            last = Some(shown);
+            let record = AddressRecord { name, address, ttl };
+            self.message.addresses.push(record);
         }
     }
 
@@ -759,9 +781,17 @@ impl<'m> ParseRecordData<'m, [u8]> for Opaque<'m> {
 }
 
 fn find<'a, 'm>(asked: &'a [Asked<'m>], name: &Name<'m>) -> Option<&'a Asked<'m>> {
-    asked
-        .iter()
-        .find(|asked| asked.name.compose_len() == name.compose_len() && asked.name.name_eq(name))
+    asked.iter().find(|asked| is_same(&asked.name, name))
+}
+
+/// Whether two names of one message are the same, which is told at once where they stand at the
+/// same place.
+fn is_same(one: &Name<'_>, other: &Name<'_>) -> bool {
+    one.compose_len() == other.compose_len()
+        && (matches!(
+            (one.as_flat_slice(), other.as_flat_slice()),
+            (Some(one), Some(other)) if std::ptr::eq(one, other)
+        ) || one.name_eq(other))
 }
 
 /// The addresses in a hint; none if its length is no multiple of theirs.
@@ -844,6 +874,656 @@ fn escape(octets: &[u8], also: &[u8], text: &mut String) {
         } else {
             // Writing to a string does not fail.
             let _ = write!(text, "\\{octet:03}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const ANSWER: u16 = 0x8180;
+    const A: u16 = 1;
+    const CNAME: u16 = 5;
+    const SOA: u16 = 6;
+    const PTR: u16 = 12;
+    const MX: u16 = 15;
+    const TXT: u16 = 16;
+    const AAAA: u16 = 28;
+    const SRV: u16 = 33;
+    const OPT: u16 = 41;
+    const SVCB: u16 = 64;
+    const HTTPS: u16 = 65;
+    const ANY: u16 = 255;
+
+    /// A message in the making.
+    #[derive(Clone)]
+    struct Packet(Vec<u8>);
+
+    impl Packet {
+        fn new(flags: u16) -> Self {
+            Self([&[0x12, 0x34][..], &flags.to_be_bytes(), &[0; 8]].concat())
+        }
+
+        /// One more in the section: 0 questions, 1 answers, 2 authority, 3 additional.
+        fn count(&mut self, section: usize) {
+            let place = 4 + 2 * section;
+            let count = u16::from_be_bytes([self.0[place], self.0[place + 1]]) + 1;
+            self.0[place..place + 2].copy_from_slice(&count.to_be_bytes());
+        }
+
+        fn question(mut self, name: &[u8], kind: u16) -> Self {
+            self.count(0);
+            self.0.extend_from_slice(name);
+            self.0.extend_from_slice(&kind.to_be_bytes());
+            self.0.extend_from_slice(&[0, 1]);
+            self
+        }
+
+        fn record(self, section: usize, owner: &[u8], kind: u16, data: &[u8]) -> Self {
+            self.record_of_class(section, owner, kind, 1, data)
+        }
+
+        fn record_of_class(
+            mut self,
+            section: usize,
+            owner: &[u8],
+            kind: u16,
+            class: u16,
+            data: &[u8],
+        ) -> Self {
+            self.count(section);
+            self.0.extend_from_slice(owner);
+            self.0.extend_from_slice(&kind.to_be_bytes());
+            self.0.extend_from_slice(&class.to_be_bytes());
+            self.0.extend_from_slice(&[0, 0, 1, 44]);
+            let length = u16::try_from(data.len()).expect("the data is short");
+            self.0.extend_from_slice(&length.to_be_bytes());
+            self.0.extend_from_slice(data);
+            self
+        }
+    }
+
+    /// A name of labels without dots in them.
+    fn name(text: &str) -> Vec<u8> {
+        let mut octets = Vec::new();
+        for label in text.split('.').filter(|label| !label.is_empty()) {
+            octets.push(u8::try_from(label.len()).expect("a label is short"));
+            octets.extend_from_slice(label.as_bytes());
+        }
+        octets.push(0);
+        octets
+    }
+
+    fn pointer(place: usize) -> Vec<u8> {
+        let place = u16::try_from(place).expect("the message is short");
+        (0xc000 | place).to_be_bytes().to_vec()
+    }
+
+    const ASKED: [u8; 2] = [0xc0, 12];
+
+    fn read(packet: &Packet) -> Message {
+        message(&packet.0).expect("the message is right")
+    }
+
+    /// The addresses as `name address`.
+    fn addresses(message: &Message) -> Vec<String> {
+        let records = message.addresses.iter();
+        records
+            .map(|record| format!("{} {}", record.name, record.address))
+            .collect()
+    }
+
+    #[test]
+    fn a_question_as_a_phone_asks_it() {
+        let packet = Packet::new(0x0100)
+            .question(&name("Tracking.Intl.MIUI.com"), AAAA)
+            .record(3, &[0], OPT, &[]);
+        let message = read(&packet);
+        assert_eq!(message.id, 0x1234);
+        assert!(!message.response);
+        assert_eq!(
+            message.questions,
+            [Question {
+                name: "tracking.intl.miui.com".to_owned(),
+                kind: AAAA
+            }]
+        );
+        assert_eq!(message.partial, None);
+    }
+
+    #[test]
+    fn the_flags_come_out() {
+        let packet = Packet::new(0x8180 | 0x0200 | 3).question(&name("a.example"), A);
+        let message = read(&packet);
+        assert!(message.response && message.truncated);
+        assert_eq!(message.rcode, 3);
+        assert_eq!(read(&Packet::new(0x8181)).rcode, 1, "a header alone");
+    }
+
+    #[test]
+    fn an_alias_leads_back_to_the_name_that_was_asked() {
+        let packet = Packet::new(ANSWER).question(&name("www.example.com"), A);
+        let target = packet.0.len() + 12;
+        let packet = packet
+            .record(1, &ASKED, CNAME, &name("Edge.CDN.example"))
+            .record(1, &pointer(target), A, &[192, 0, 2, 1])
+            .record(
+                1,
+                &pointer(target),
+                AAAA,
+                &[0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1],
+            );
+        let message = read(&packet);
+        assert_eq!(
+            addresses(&message),
+            ["www.example.com 192.0.2.1", "www.example.com 2001:db8::1"]
+        );
+        assert_eq!(message.addresses[0].ttl, 300);
+        assert_eq!(
+            message.answers,
+            ["edge.cdn.example", "192.0.2.1", "2001:db8::1"]
+        );
+    }
+
+    #[test]
+    fn a_chain_of_eight_in_any_order() {
+        let host = |number: usize| name(&format!("H{number}.example"));
+        for reversed in [false, true] {
+            let mut packet = Packet::new(ANSWER).question(&name("h0.example"), A).record(
+                1,
+                &host(8),
+                A,
+                &[192, 0, 2, 8],
+            );
+            for step in 0..8 {
+                let step = if reversed { 7 - step } else { (step * 3) % 8 };
+                packet = packet.record(1, &host(step), CNAME, &host(step + 1));
+            }
+            assert_eq!(addresses(&read(&packet)), ["h0.example 192.0.2.8"]);
+        }
+    }
+
+    #[test]
+    fn a_ring_of_aliases_ends() {
+        let packet = Packet::new(ANSWER)
+            .question(&name("a.example"), A)
+            .record(1, &name("a.example"), CNAME, &name("b.example"))
+            .record(1, &name("b.example"), CNAME, &name("a.example"))
+            .record(1, &name("b.example"), A, &[192, 0, 2, 1]);
+        assert_eq!(addresses(&read(&packet)), ["a.example 192.0.2.1"]);
+    }
+
+    #[test]
+    fn what_was_not_asked_gives_no_address() {
+        let packet = Packet::new(ANSWER)
+            .question(&name("a.example"), A)
+            .record(1, &name("bank.example"), A, &[192, 0, 2, 66])
+            .record(3, &name("ns.example"), A, &[192, 0, 2, 53])
+            .record_of_class(1, &ASKED, A, 3, &[192, 0, 2, 3]);
+        let message = read(&packet);
+        assert_eq!(addresses(&message), [""; 0]);
+        assert_eq!(message.answers[0], "192.0.2.66");
+    }
+
+    #[test]
+    fn a_query_that_brings_answers_gives_none() {
+        let packet = Packet::new(0x0100).question(&name("a.example"), A).record(
+            1,
+            &ASKED,
+            A,
+            &[192, 0, 2, 1],
+        );
+        let message = read(&packet);
+        assert_eq!((message.addresses.len(), message.answers.len()), (0, 0));
+    }
+
+    #[test]
+    fn https_records_give_hints_aliases_and_ech() {
+        let parameters = [
+            &[0, 1, 0, 6, 2, b'h', b'3', 2, b'h', b'2'][..], // alpn
+            &[0, 3, 0, 2, 0x20, 0xfb],                       // port
+            &[0, 4, 0, 8, 192, 0, 2, 1, 192, 0, 2, 2],       // ipv4hint
+            &[0, 5, 0, 4, 0xfe, 0x0d, 0, 0],                 // ech
+            &[
+                0, 6, 0, 16, 0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9,
+            ], // ipv6hint
+        ]
+        .concat();
+        let service = [&[0, 1, 0][..], &parameters].concat();
+        let packet = Packet::new(ANSWER)
+            .question(&name("ech.example"), HTTPS)
+            .record(1, &ASKED, HTTPS, &service);
+        let message = read(&packet);
+        assert!(message.ech);
+        assert_eq!(
+            addresses(&message),
+            [
+                "ech.example 192.0.2.1",
+                "ech.example 192.0.2.2",
+                "ech.example 2001:db8::9"
+            ]
+        );
+        assert_eq!(
+            message.answers,
+            ["1 . alpn=h3,h2 port=8443 ipv4hint=192.0.2.1,192.0.2.2 ech ipv6hint=2001:db8::9"]
+        );
+
+        let alias = [&[0, 0][..], &name("pool.example")].concat();
+        let packet = Packet::new(ANSWER)
+            .question(&name("www.example"), HTTPS)
+            .record(1, &ASKED, HTTPS, &alias)
+            .record(3, &name("pool.example"), A, &[192, 0, 2, 7]);
+        let message = read(&packet);
+        assert!(!message.ech);
+        assert_eq!(addresses(&message), ["www.example 192.0.2.7"]);
+
+        // What another name offers says nothing of the one that was asked.
+        let packet = Packet::new(ANSWER)
+            .question(&name("www.example"), HTTPS)
+            .record(1, &name("other.example"), HTTPS, &service);
+        let message = read(&packet);
+        assert_eq!((message.ech, message.addresses.len()), (false, 0));
+    }
+
+    #[test]
+    fn services_are_shown_by_the_host_that_serves() {
+        // A resolver that tells of its encrypted siblings (RFC 9462).
+        let service = [
+            &[0, 1][..],
+            &name("dns.example"),
+            &[0, 4, 0, 4, 192, 0, 2, 53],
+        ]
+        .concat();
+        let packet = Packet::new(ANSWER)
+            .question(&name("_dns.resolver.arpa"), SVCB)
+            .record(1, &ASKED, SVCB, &service);
+        assert_eq!(addresses(&read(&packet)), ["dns.example 192.0.2.53"]);
+
+        let srv = [&[0, 5, 0, 0, 0x14, 0x66][..], &name("xmpp.example")].concat();
+        let packet = Packet::new(ANSWER)
+            .question(&name("_xmpp-client._tcp.example"), SRV)
+            .record(1, &ASKED, SRV, &srv)
+            .record(3, &name("xmpp.example"), A, &[192, 0, 2, 22]);
+        let message = read(&packet);
+        assert_eq!(addresses(&message), ["xmpp.example 192.0.2.22"]);
+        assert_eq!(message.answers, ["5 0 5222 xmpp.example"]);
+        assert_eq!(message.services, []);
+    }
+
+    #[test]
+    fn the_text_of_answers() {
+        let numbers = [1u32, 2, 3, 4, 5].map(u32::to_be_bytes).concat();
+        for (kind, data, text) in [
+            (2, name("NS.example"), "ns.example"),
+            (39, name("d.example"), "d.example"),
+            (PTR, name("p.example"), "p.example"),
+            (
+                MX,
+                [vec![0, 10], name("mx.example")].concat(),
+                "10 mx.example",
+            ),
+            (
+                TXT,
+                b"\x0av=spf1 all\x04a\"\x07\\".to_vec(),
+                "\"v=spf1 all\" \"a\\034\\007\\092\"",
+            ),
+            (
+                SOA,
+                [name("ns.example"), name("admin.example"), numbers].concat(),
+                "ns.example admin.example 1 2 3 4 5",
+            ),
+            (99, vec![0xab; 2], "\\# 2 abab"),
+            (65_280, vec![], "\\# 0 "),
+        ] {
+            let packet = Packet::new(ANSWER)
+                .question(&name("a.example"), ANY)
+                .record(1, &ASKED, kind, &data);
+            assert_eq!(read(&packet).answers, [text], "{kind}");
+        }
+    }
+
+    #[test]
+    fn names_are_escaped() {
+        for (wire, text) in [
+            (&b"\x04a b.\x01\xff\x00"[..], "a\\032b\\046.\\255"),
+            (b"\x03\x01\x02\x03\x02cn\x00", "\\001\\002\\003.cn"),
+            (b"\x01*\x05MiXeD\x00", "\\042.mixed"),
+            (b"\x04_dns\x00", "_dns"),
+            (b"\x00", "."),
+        ] {
+            let packet = Packet::new(0x0100).question(wire, A);
+            assert_eq!(read(&packet).questions[0].name, text);
+        }
+    }
+
+    #[test]
+    fn kinds_have_names() {
+        for (kind, name) in [
+            (A, "A"),
+            (HTTPS, "HTTPS"),
+            (ANY, "ANY"),
+            (65_280, "TYPE65280"),
+        ] {
+            assert_eq!(kind_name(kind), name);
+        }
+    }
+
+    #[test]
+    fn a_name_has_at_most_255_octets() {
+        let label = "x".repeat(63);
+        let longest = format!("{label}.{label}.{label}.{}", "y".repeat(61));
+        let packet = Packet::new(0x0100).question(&name(&longest), A);
+        assert_eq!(read(&packet).questions[0].name, longest);
+        let packet = Packet::new(0x0100).question(&name(&format!("{longest}y")), A);
+        assert_eq!(message(&packet.0), Err(Failure::Malformed));
+    }
+
+    #[test]
+    fn pointers_lead_backwards_or_the_message_is_refused() {
+        let asked = Packet::new(ANSWER).question(&name("a.example"), A);
+        let here = asked.0.len();
+        for owner in [
+            pointer(here),                             // itself
+            pointer(here + 2),                         // forward
+            pointer(0x3fff),                           // beyond the end
+            [&[1, b'a'][..], &pointer(here)].concat(), // round and round
+        ] {
+            let packet = asked.clone().record(1, &owner, A, &[192, 0, 2, 1]);
+            assert_eq!(message(&packet.0), Err(Failure::Malformed), "{owner:?}");
+        }
+        for question in [pointer(12), pointer(14), vec![0x40, 0], vec![0x80, 0]] {
+            let packet = Packet::new(0x0100).question(&question, A);
+            assert_eq!(message(&packet.0), Err(Failure::Malformed), "{question:?}");
+        }
+        // In the data of a record, only that record is lost.
+        let packet =
+            asked
+                .record(1, &ASKED, CNAME, &pointer(0x3fff))
+                .record(1, &ASKED, A, &[192, 0, 2, 1]);
+        let message = read(&packet);
+        assert_eq!(message.partial, Some(Failure::Malformed));
+        assert_eq!(addresses(&message), ["a.example 192.0.2.1"]);
+    }
+
+    #[test]
+    fn a_bomb_costs_no_more_than_its_bounds() {
+        // Each name is the one before with a label more, all told by two octets and a pointer.
+        let mut packet = Packet::new(ANSWER).question(&name("x"), A);
+        let mut target = 12;
+        for _ in 0..200 {
+            let place = packet.0.len();
+            packet = packet.record(1, &[&[1, b'x'][..], &pointer(target)].concat(), PTR, &ASKED);
+            target = place;
+        }
+        assert_eq!(
+            message(&packet.0),
+            Err(Failure::Malformed),
+            "127 labels are all"
+        );
+
+        // Many names of 253 octets, each escaped to four times that.
+        let label = [&[63][..], &[0xff; 63]].concat();
+        let long = [&label[..], &label, &label, &[59], &[0xff; 59], &[0]].concat();
+        let mut packet = Packet::new(ANSWER).question(&long, PTR);
+        for _ in 0..400 {
+            packet = packet.record(1, &ASKED, PTR, &ASKED);
+        }
+        let message = read(&packet);
+        assert_eq!(message.partial, Some(Failure::Limit));
+        let text: usize = message.answers.iter().map(String::len).sum();
+        assert!(text <= MAX_TEXT);
+    }
+
+    #[test]
+    fn counts_are_only_claims() {
+        let mut packet = Packet::new(ANSWER).question(&name("a.example"), A).record(
+            1,
+            &ASKED,
+            A,
+            &[192, 0, 2, 1],
+        );
+        packet.0[6..8].copy_from_slice(&10_000u16.to_be_bytes());
+        let message = read(&packet);
+        assert_eq!(message.partial, Some(Failure::Truncated));
+        assert_eq!(addresses(&message), ["a.example 192.0.2.1"]);
+
+        let mut packet = Packet::new(0x0100).question(&name("a.example"), A);
+        packet.0[4..6].copy_from_slice(&10_000u16.to_be_bytes());
+        assert_eq!(super::message(&packet.0), Err(Failure::Limit));
+
+        let mut packet = Packet::new(ANSWER).question(&name("a.example"), A);
+        for _ in 0..MAX_RECORDS + 5 {
+            packet = packet.record(1, &ASKED, A, &[192, 0, 2, 1]);
+        }
+        let message = read(&packet);
+        assert_eq!(message.partial, Some(Failure::Limit));
+        assert_eq!(message.addresses.len(), MAX_RECORDS);
+    }
+
+    #[test]
+    fn a_bad_record_does_not_hide_the_others() {
+        let packet = Packet::new(ANSWER)
+            .question(&name("a.example"), A)
+            .record(1, &ASKED, A, &[192, 0, 2])
+            .record(1, &ASKED, A, &[192, 0, 2, 1]);
+        let message = read(&packet);
+        assert_eq!(message.partial, Some(Failure::Malformed));
+        assert_eq!(addresses(&message), ["a.example 192.0.2.1"]);
+    }
+
+    #[test]
+    fn what_is_no_dns_is_refused() {
+        let mut class = Packet::new(0x0100).question(&name("a.example"), A);
+        let end = class.0.len();
+        class.0[end - 1] = 9;
+        for (octets, failure) in [
+            (&b""[..], Failure::Truncated),
+            (&[0; 11], Failure::Truncated),
+            (&[0; 12], Failure::Malformed),
+            (&[0xff; 64], Failure::Unsupported),
+            (b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", Failure::Unsupported),
+            (&class.0, Failure::Malformed),
+        ] {
+            assert_eq!(message(octets), Err(failure), "{octets:?}");
+        }
+    }
+
+    #[test]
+    fn a_dynamic_update_names_what_it_sets() {
+        let packet = Packet::new(0x2800).question(&name("home.example"), SOA);
+        let device = name("PC.home.example");
+        let packet = packet
+            .record_of_class(1, &device, CNAME, 254, &[])
+            .record_of_class(2, &device, A, 255, &[])
+            .record(2, &device, A, &[192, 168, 1, 106]);
+        let message = read(&packet);
+        assert_eq!(message.opcode, 5);
+        assert_eq!(message.questions[0].name, "home.example");
+        assert_eq!(
+            message.updates,
+            [None, Some("192.168.1.106")].map(|address| Update {
+                name: "pc.home.example".to_owned(),
+                kind: A,
+                address: address.map(|address| address.parse().expect("an address")),
+            })
+        );
+        assert_eq!(message.addresses, []);
+        assert_eq!(message.partial, None);
+    }
+
+    #[test]
+    fn multicast_answers_tell_hosts_and_services() {
+        const FLUSH: u16 = 0x8001;
+        let instance = [&[11][..], b"Living Room", &name("_AirPlay._tcp.local")].concat();
+        let host = name("Apple-TV.local");
+        let srv = [&[0, 0, 0, 0, 0x1b, 0x58][..], &host].concat();
+        let packet = Packet::new(0x8400)
+            .record(
+                1,
+                &name("_services._dns-sd._udp.local"),
+                PTR,
+                &name("_raop._tcp.local"),
+            )
+            .record(1, &name("_airplay._tcp.local"), PTR, &instance)
+            .record_of_class(3, &instance, SRV, FLUSH, &srv)
+            .record_of_class(
+                3,
+                &instance,
+                TXT,
+                FLUSH,
+                b"\x10Model=AppleTV5,3\x02pk\x04x=\x1b\xff\x00",
+            )
+            .record_of_class(3, &host, A, FLUSH, &[192, 168, 1, 20]);
+        let message = read(&packet);
+        assert_eq!(addresses(&message), ["apple-tv.local 192.168.1.20"]);
+        assert_eq!(
+            message.services,
+            [
+                Service {
+                    kind: "_raop._tcp".to_owned(),
+                    ..Service::default()
+                },
+                Service {
+                    instance: "Living Room".to_owned(),
+                    kind: "_airplay._tcp".to_owned(),
+                    host: Some("apple-tv.local".to_owned()),
+                    text: [("model", "AppleTV5,3"), ("pk", ""), ("x", "ÿ")]
+                        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                        .into(),
+                },
+            ]
+        );
+        assert_eq!(
+            message.answers,
+            ["_raop._tcp.local", "living\\032room._airplay._tcp.local"]
+        );
+    }
+
+    #[test]
+    fn a_multicast_question_may_ask_for_an_answer_to_itself_alone() {
+        let mut packet = Packet::new(0).question(&name("Annas-iPhone.local"), ANY);
+        let end = packet.0.len();
+        packet.0[end - 2] = 0x80;
+        assert_eq!(read(&packet).questions[0].name, "annas-iphone.local");
+    }
+
+    #[test]
+    fn services_are_bounded() {
+        let mut packet = Packet::new(0x8400);
+        for number in 0..MAX_SERVICES + 1 {
+            let target = name(&format!("i{number}._x._tcp.local"));
+            packet = packet.record(1, &name("_x._tcp.local"), PTR, &target);
+        }
+        let message = read(&packet);
+        assert_eq!(message.services.len(), MAX_SERVICES);
+        assert_eq!(message.answers.len(), MAX_SERVICES + 1);
+        assert_eq!(message.partial, Some(Failure::Limit));
+    }
+
+    #[test]
+    fn a_stream_is_cut_into_messages() {
+        let message = Packet::new(0x0100).question(&name("a.example"), A).0;
+        let length = u16::try_from(message.len()).expect("it is short");
+        let frame = [&length.to_be_bytes()[..], &message].concat();
+        let stream = [&frame[..], &frame, &frame[..frame.len() - 1]].concat();
+        let mut frames = framed(&stream);
+        assert_eq!(frames.next(), Some(Ok(&message[..])));
+        assert_eq!(frames.next(), Some(Ok(&message[..])));
+        assert_eq!(frames.next(), None);
+        assert_eq!(frames.rest(), &frame[..frame.len() - 1]);
+
+        let mut frames = framed(&[0, 11, 1, 2]);
+        assert_eq!(frames.next(), Some(Err(Failure::Malformed)));
+        assert_eq!(frames.next(), None);
+        for length in 0..frame.len() {
+            assert_eq!(framed(&frame[..length]).next(), None, "{length}");
+        }
+    }
+
+    /// Messages with all that is read, to be cut and changed.
+    fn samples() -> Vec<Vec<u8>> {
+        let instance = name("i._x._tcp.local");
+        let srv = [&[0, 0, 0, 0, 0, 80][..], &name("h.local")].concat();
+        let service = [
+            &[0, 1, 0][..],
+            &[0, 1, 0, 3, 2, b'h', b'2', 0, 4, 0, 4, 192, 0, 2, 1],
+        ]
+        .concat();
+        vec![
+            Packet::new(ANSWER)
+                .question(&name("www.example.com"), A)
+                .record(1, &ASKED, CNAME, &name("cdn.example"))
+                .record(1, &pointer(45), A, &[192, 0, 2, 1])
+                .record(1, &ASKED, HTTPS, &service)
+                .record(3, &[0], OPT, &[])
+                .0,
+            Packet::new(0x8400)
+                .record(1, &name("_x._tcp.local"), PTR, &instance)
+                .record(1, &instance, SRV, &srv)
+                .record(3, &instance, TXT, b"\x03a=b")
+                .record(3, &name("h.local"), A, &[192, 0, 2, 1])
+                .0,
+            Packet::new(0x2800)
+                .question(&name("example"), SOA)
+                .record(2, &name("h.example"), A, &[192, 0, 2, 1])
+                .0,
+        ]
+    }
+
+    #[test]
+    fn the_start_of_a_message_gives_no_more_than_the_whole() {
+        for sample in samples() {
+            let whole = message(&sample).expect("the samples are right");
+            for length in 0..sample.len() {
+                if let Ok(part) = message(&sample[..length]) {
+                    assert_eq!(part.questions, whole.questions);
+                    assert!(part.answers.len() <= whole.answers.len());
+                    assert!(
+                        part.addresses
+                            .iter()
+                            .all(|record| whole.addresses.contains(record))
+                    );
+                }
+            }
+        }
+    }
+
+    fn is_safe(message: &Message) -> bool {
+        let names = message.questions.iter().map(|question| &question.name);
+        let names = names.chain(message.addresses.iter().map(|record| &record.name));
+        let names = names.chain(message.updates.iter().map(|update| &update.name));
+        let plain = |octet: u8| octet.is_ascii_graphic() && !octet.is_ascii_uppercase();
+        names
+            .into_iter()
+            .all(|name| !name.is_empty() && name.len() <= 4 * 255 && name.bytes().all(plain))
+            && !message.answers.concat().chars().any(char::is_control)
+            && message.services.len() <= MAX_SERVICES
+    }
+
+    proptest! {
+        #[test]
+        fn any_octets_are_safe(octets in prop::collection::vec(any::<u8>(), 0..600)) {
+            if let Ok(message) = message(&octets) {
+                prop_assert!(is_safe(&message));
+            }
+        }
+
+        #[test]
+        fn changed_messages_are_safe(
+            sample in prop::sample::select(samples()),
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
+        ) {
+            let mut octets = sample;
+            for (place, octet) in changes {
+                let place = place.index(octets.len());
+                octets[place] = octet;
+            }
+            if let Ok(message) = message(&octets) {
+                prop_assert!(is_safe(&message));
+            }
         }
     }
 }

@@ -15,8 +15,8 @@ pub const MAX_USER_AGENT: usize = 256;
 /// The longest method, in octets.
 const MAX_METHOD: usize = 32;
 
-/// The most octets of empty lines before a request (RFC 9112, section 2.2: a server should ignore
-/// at least one such line).
+/// The most octets of empty lines and spaces before a request (RFC 9112, section 2.2: a server
+/// should ignore at least one such line).
 const MAX_EMPTY: usize = 8;
 
 /// The methods of the IANA registry and of the protocols on HTTP that a household has (UPnP, SSDP).
@@ -165,7 +165,7 @@ fn skip_empty(stream: &[u8]) -> &[u8] {
     let empty = stream
         .iter()
         .take(MAX_EMPTY)
-        .take_while(|octet| matches!(octet, b'\r' | b'\n'))
+        .take_while(|octet| matches!(octet, b'\r' | b'\n' | b' ' | b'\t'))
         .count();
     &stream[empty..]
 }
@@ -223,7 +223,10 @@ impl<'a> RequestLine<'a> {
                 Err(Failure::Malformed)
             };
         };
-        let line = line.trim_ascii();
+        let line = line.trim_ascii_end();
+        if !Self::may_become(line) {
+            return Err(Failure::Malformed);
+        }
         let (before, version) = split_version(line)?;
         if let Some(length) = known_method(line) {
             let target = before.get(length..).unwrap_or_default().trim_ascii();
@@ -246,7 +249,7 @@ impl<'a> RequestLine<'a> {
         Ok(Progress::Complete((Self { method, target }, rest)))
     }
 
-    /// Whether a line that has no end yet may become a request line.
+    /// Whether what starts so may be a request line: a word, and no control characters.
     fn may_become(start: &[u8]) -> bool {
         let word = start
             .iter()
@@ -422,5 +425,307 @@ fn host_and_port(authority: &[u8]) -> (Option<String>, Option<u16>) {
             (Some(host), port)
         }
         None => (None, None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn read(stream: impl AsRef<[u8]>) -> Request {
+        match request(stream.as_ref()) {
+            Ok(Progress::Complete(request)) => request,
+            other => panic!("{other:?}: {}", String::from_utf8_lossy(stream.as_ref())),
+        }
+    }
+
+    #[test]
+    fn a_request_as_a_phone_sends_it() {
+        let stream = "POST /track/v4 HTTP/1.1\r\nContent-Type: application/octet-stream\r\n\
+                      User-Agent: Dalvik/2.1.0 (Linux; Redmi Note 8)\r\nHost: Tracking.MIUI.com:8080\r\n\
+                      Content-Length: 5\r\n\r\nhello";
+        let expected = Request {
+            method: "POST".to_owned(),
+            host: Some("tracking.miui.com".to_owned()),
+            port: Some(8080),
+            target_host: None,
+            target_port: None,
+            user_agent: Some("Dalvik/2.1.0 (Linux; Redmi Note 8)".to_owned()),
+        };
+        assert!(looks_like(stream.as_bytes()));
+        assert_eq!(read(stream), expected);
+        assert_eq!(expected.name(), Some("tracking.miui.com"));
+    }
+
+    #[test]
+    fn the_host_is_found_in_whatever_a_server_answers() {
+        for stream in [
+            "GET / HTTP/1.1\r\nHost: a.example\r\n\r\n",
+            "GET / HTTP/1.0\nHost: a.example\n\n",
+            "\r\n\nGET / HTTP/1.1\r\nHost: a.example\r\n\r\n",
+            "get / http/1.1\r\nhost: a.example\r\n\r\n",
+            "GET / HTTP/1.1\r\nhOsT:a.example\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost:\ta.example \t\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost : a.example\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost:\r\n a.example\r\n\r\n",
+            "GET / HTTP/1.1\r\n Host: a.example\r\n\r\n",
+            "GET / HTTP/1.1\r\nX: 1\r\n\tHost: b.example\r\nHost: a.example\r\n\r\n",
+            "GET / HTTP/1.1\r\nno header\r\nHost: a.example\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a.example.\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a.example\r\nHost: b.example\r\n\r\n",
+            "GET / HTTP/1.1\r\nContent-type:\0x\r\nX-\u{ff}: \u{1}\r\nHost: a.example\r\n\r\n",
+            "GET            /long HTTP/1.1\r\nHost: a.example\r\n\r\n",
+            "GET /with space HTTP/1.1\r\nHost: a.example\r\n\r\n",
+            "GET\t/\tHTTP/1.1\r\nHost: a.example\r\n\r\n",
+            "GET / HTTP/1.\r\nHost: a.example\r\n\r\n",
+            "GET /HTTP/1.1\r\nHost: a.example\r\n\r\n",
+            "GET/ HTTP/1.1\r\nHost: a.example\r\n\r\n",
+            "GET /\r\nHost: a.example\r\n\r\n",
+            "OPTIONS * HTTP/1.1\r\nHost: a.example\r\n\r\n",
+            "OPTIONS HTTP/1.1\r\nHost: a.example\r\n\r\n",
+            "M-SEARCH * HTTP/1.1\r\nHOST: a.example\r\n\r\n",
+            "QUERY /users HTTP/1.1\r\nHost: a.example\r\n\r\n",
+            "CCM_POST / HTTP/1.1\r\nHost: a.example\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a.example\r\nUser-Agent: the rest is to come",
+        ] {
+            assert!(looks_like(stream.as_bytes()), "{stream:?}");
+            assert_eq!(
+                read(stream).host.as_deref(),
+                Some("a.example"),
+                "{stream:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_host_and_its_port() {
+        for (value, host, port) in [
+            ("a.example:8080", Some("a.example"), Some(8080)),
+            ("a.example:", Some("a.example"), None),
+            ("a.example:99999", Some("a.example"), None),
+            ("192.0.2.1:1234", Some("192.0.2.1"), Some(1234)),
+            ("[2001:DB8::1]", Some("2001:db8::1"), None),
+            ("[2001:db8::1]:443", Some("2001:db8::1"), Some(443)),
+            ("2001:db8::1", Some("2001:db8::1"), None),
+            ("", None, None),
+            ("a.example, b.example", None, None),
+            ("user@a.example", None, None),
+            ("a b.example", None, None),
+            ("<script>", None, None),
+            ("m\u{fc}nchen.example", None, None),
+            (":80", None, None),
+        ] {
+            let read = read(format!("GET / HTTP/1.1\r\nHost: {value}\r\n\r\n"));
+            assert_eq!((read.host.as_deref(), read.port), (host, port), "{value:?}");
+        }
+        // A line that goes on elsewhere is one value, with a space between.
+        assert_eq!(
+            read("GET / HTTP/1.1\r\nHost: a\r\n .example\r\n\r\n").host,
+            None
+        );
+    }
+
+    #[test]
+    fn the_request_line_wins_over_the_header() {
+        for (line, host, port) in [
+            ("GET http://B.example/x HTTP/1.1", Some("b.example"), None),
+            (
+                "GET HTTP://b.example:81?x HTTP/1.1",
+                Some("b.example"),
+                Some(81),
+            ),
+            (
+                "GET https://me:pw@b.example/ HTTP/1.1",
+                Some("b.example"),
+                None,
+            ),
+            (
+                "CONNECT b.example:443 HTTP/1.1",
+                Some("b.example"),
+                Some(443),
+            ),
+            ("CONNECT [::1]:443 HTTP/1.1", Some("::1"), Some(443)),
+            ("GET /http://b.example/ HTTP/1.1", None, None),
+            ("GET ftp://b.example/ HTTP/1.1", None, None),
+            ("GET http:/// HTTP/1.1", None, None),
+            ("CONNECT / HTTP/1.1", None, None),
+        ] {
+            let read = read(format!("{line}\r\nHost: a.example\r\n\r\n"));
+            assert_eq!(
+                (read.target_host.as_deref(), read.target_port),
+                (host, port),
+                "{line}"
+            );
+            assert_eq!(read.name(), Some(host.unwrap_or("a.example")), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_request_without_a_host_is_complete_with_its_end() {
+        for stream in ["GET /\r\n\r\n", "GET / HTTP/1.0\r\nAccept: */*\r\n\r\n"] {
+            assert_eq!(read(stream).name(), None);
+        }
+    }
+
+    #[test]
+    fn the_user_agent_is_text_for_people() {
+        let long = "x".repeat(1000);
+        for (value, kept) in [
+            ("a\u{1b}[0m\u{7f}b", Some("a[0mb")),
+            ("", None),
+            (long.as_str(), Some(&long[..MAX_USER_AGENT])),
+        ] {
+            let stream =
+                format!("GET / HTTP/1.1\r\nHost: a.example\r\nUser-Agent: {value}\r\n\r\n");
+            assert_eq!(read(stream).user_agent.as_deref(), kept);
+        }
+    }
+
+    #[test]
+    fn what_is_no_request_is_refused() {
+        for (stream, failure) in [
+            (
+                &b"HTTP/1.1 200 OK\r\nHost: a.example\r\n\r\n"[..],
+                Failure::Malformed,
+            ),
+            (
+                b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+                Failure::Malformed,
+            ),
+            (
+                b"\0\0GET / HTTP/1.1\r\nHost: a.example\r\n\r\n",
+                Failure::Malformed,
+            ),
+            (b"SSH-2.0-OpenSSH_9.6\r\n", Failure::Malformed),
+            (b"EHLO a.example\r\n", Failure::Malformed),
+            (b"220 mail.example ESMTP\r\n", Failure::Malformed),
+            (b"get key\r\n", Failure::Malformed),
+            (b"{\"jsonrpc\": \"2.0\"}\n", Failure::Malformed),
+            (b"GETX / \r\n", Failure::Malformed),
+            (b"GET \0 HTTP/1.1\r\n\r\n", Failure::Malformed),
+            (
+                b"DESCRIBE rtsp://a.example/ RTSP/1.0\r\n\r\n",
+                Failure::Unsupported,
+            ),
+            (
+                b"OPTIONS sip:a.example SIP/2.0\r\n\r\n",
+                Failure::Unsupported,
+            ),
+            (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Failure::Unsupported),
+        ] {
+            assert_eq!(request(stream), Err(failure), "{}", stream.escape_ascii());
+            assert!(!looks_like(stream), "{}", stream.escape_ascii());
+        }
+        assert!(!looks_like(b""));
+        assert!(!looks_like(b"GETTER"));
+        assert!(!looks_like(b"PUT \x00\x01"));
+        assert!(looks_like(b"PUT /the/start/of/a/path"));
+    }
+
+    #[test]
+    fn the_head_is_bounded() {
+        let endless = format!("GET /{} HTTP/1.1\r\n", "x".repeat(MAX_HEAD));
+        assert_eq!(request(endless.as_bytes()), Err(Failure::Limit));
+        let start = "GET / HTTP/1.1\r\nCookie: ";
+        let late = format!("{start}{}\r\nHost: a.example\r\n\r\n", "x".repeat(MAX_HEAD));
+        assert_eq!(request(late.as_bytes()), Err(Failure::Limit));
+        let fits = format!(
+            "{start}{}\r\nHost: a.example\r\n\r\n",
+            "x".repeat(MAX_HEAD - 100)
+        );
+        assert_eq!(read(fits).name(), Some("a.example"));
+    }
+
+    /// What a stream says does not depend on where its segments end.
+    fn check_prefixes(stream: &[u8]) {
+        let whole = request(stream);
+        for length in 0..stream.len() {
+            match (request(&stream[..length]), &whole) {
+                (Ok(Progress::Incomplete), _) => {}
+                (Ok(Progress::Complete(part)), Ok(Progress::Complete(whole))) => {
+                    assert_eq!(part.name(), whole.name(), "{length}");
+                    assert_eq!(part.method, whole.method);
+                }
+                (part, whole) => assert_eq!(&part, whole, "{length}"),
+            }
+        }
+    }
+
+    const STREAMS: [&str; 6] = [
+        "\r\nGET / HTTP/1.1\r\nHost: a.example:80\r\nUser-Agent: x\r\n\r\nbody",
+        "GET / HTTP/1.1\nX: y\n z\nHost:\n\ta.example\n\n",
+        "GET / HTTP/1.1\r\nHost: a\r\n .example\r\n\r\n",
+        "CONNECT b.example:443 HTTP/1.1\r\nHost: a.example\r\n\r\n",
+        "MADEUP /x HTTP/1.1\r\nHost: a.example\r\n\r\n",
+        "GET /\r\n\r\n",
+    ];
+
+    #[test]
+    fn segments_do_not_matter() {
+        for stream in STREAMS {
+            check_prefixes(stream.as_bytes());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_octets_are_safe(octets in prop::collection::vec(any::<u8>(), 0..600)) {
+            let _ = looks_like(&octets);
+            if let Ok(Progress::Complete(request)) = request(&octets) {
+                prop_assert!(request.method.len() <= MAX_METHOD);
+            }
+        }
+
+        #[test]
+        fn changed_requests_are_safe(
+            stream in prop::sample::select(STREAMS.to_vec()),
+            changes in prop::collection::vec(
+                (any::<prop::sample::Index>(), prop::sample::select(b"\r\n \t:/H\0\xffa.".to_vec())),
+                1..6,
+            ),
+        ) {
+            let mut octets = stream.as_bytes().to_vec();
+            for (place, octet) in changes {
+                let place = place.index(octets.len());
+                octets[place] = octet;
+            }
+            check_prefixes(&octets);
+        }
+
+        #[test]
+        fn what_a_strict_parser_finds_is_found(
+            method in "[A-Z]{1,12}",
+            path in "/[!-~]{0,20}",
+            names in prop::collection::vec("[!#-'*+.0-9A-Z^-z|~-]{1,12}", 0..6),
+            values in prop::collection::vec("[ -~\t]{0,20}", 6),
+            host in "[a-z0-9-]{1,10}(\\.[a-z]{1,5}){0,3}",
+            place in 0usize..6,
+        ) {
+            let mut stream = format!("{method} {path} HTTP/1.1\r\n");
+            for (at, value) in values.iter().enumerate() {
+                if at == place {
+                    stream += &format!("Host: {host}\r\n");
+                }
+                if let Some(name) = names.get(at) {
+                    stream += &format!("{name}: {value}\r\n");
+                }
+            }
+            stream += "\r\n";
+            let mut headers = [httparse::EMPTY_HEADER; 16];
+            let mut oracle = httparse::Request::new(&mut headers);
+            prop_assume!(oracle.parse(stream.as_bytes()).is_ok_and(|status| status.is_complete()));
+            let said = oracle
+                .headers
+                .iter()
+                .find(|header| header.name.eq_ignore_ascii_case("host"))
+                .and_then(|header| name::host(header.value));
+            let Ok(Progress::Complete(read)) = request(stream.as_bytes()) else {
+                panic!("{stream:?}");
+            };
+            prop_assert_eq!(read.host, said);
+            prop_assert_eq!(Some(read.method.as_str()), oracle.method);
+        }
     }
 }

@@ -472,3 +472,6 @@ fn offers_known_version(payload: &[u8]) -> bool {
             .iter()
             .any(|number| Version::from_number(u32::from_be_bytes(*number)).is_some())
 }
+
+#[cfg(test)]
+mod tests;

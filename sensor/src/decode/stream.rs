@@ -10,7 +10,7 @@ use std::ops::Range;
 pub const MAX_STREAM: usize = 16 * 1024;
 
 /// Pieces behind a hole that are held at most; a further one is dropped as if it had been lost.
-pub const MAX_ISLANDS: usize = 32;
+pub const MAX_ISLANDS: usize = 128;
 
 /// The most octets that fill a segment without data up to the shortest Ethernet frame.
 const MAX_PADDING: usize = 6;

@@ -274,8 +274,15 @@ fn read_server_name(mut data: Reader<'_>) -> Option<Option<String>> {
     let mut host = None;
     while !list.is_empty() {
         let kind = list.u8()?;
-        let name = list.vector16()?;
-        if kind == HOST_NAME && host.replace(name.0).is_some() {
+        let name = list.vector16();
+        if kind != HOST_NAME {
+            // Of another type only this length is known, and rustls does not even ask for that.
+            match name {
+                Some(_) => continue,
+                None => break,
+            }
+        }
+        if host.replace(name?.0).is_some() {
             return None;
         }
     }

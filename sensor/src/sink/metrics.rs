@@ -1,16 +1,20 @@
 //! The text that Prometheus scrapes. Every metric's name, labels and help stand in `declared`.
 //!
-//! Values come from the kernel's books as they are: nothing is added up here, so that no counter
-//! steps back when the daemon starts anew.
+//! Values come from the books as they are: nothing is added up here, so that no counter of the
+//! kernel's steps back when the daemon starts anew. What is counted by name starts with the daemon,
+//! and its help says so.
+//!
+//! Names stand in the `_info` series alone, joined by `device` or by `party` and `category`: a
+//! device that changes its name does not begin all its series anew.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use prometheus::{
     TextEncoder,
     proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType, Summary},
 };
 
-use crate::model::{ByDirection, SampleCounts, Snapshot, Tally};
+use crate::model::{ByDirection, Device, PartyTraffic, SampleCounts, Snapshot, Tally};
 
 /// The media type of [`render`]'s text.
 pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
@@ -92,6 +96,21 @@ mod declared {
         DEVICE_LAST_SEEN: Gauge "sensor_device_last_seen_timestamp_seconds" ["device"]
             "Unix time of the device's last packet.";
 
+        DEVICE_INFO: Gauge "sensor_device_info" ["device", "name", "kind", "vendor", "model", "system", "random_mac"]
+            "Always 1; who the device is, as far as it is known.";
+        DEVICE_CONFIDENCE: Gauge "sensor_device_confidence_ratio" ["device"]
+            "How sure kind and vendor of the device are, the lesser of the two; 0 where neither is known.";
+        DEVICE_PARTY_BYTES: Counter "sensor_device_party_bytes_total" ["device", "party", "category", "direction"]
+            "Octets since the daemon started, by device and by whom it exchanged them with: those with the most, and other for all else.";
+        DEVICE_PARTY_FLOWS: Counter "sensor_device_party_flows_total" ["device", "party", "category", "direction"]
+            "Flows since the daemon started, as sensor_device_party_bytes_total, by the direction of their first packet.";
+        DEVICE_HIDDEN_BYTES: Counter "sensor_device_hidden_bytes_total" ["device", "reason", "direction"]
+            "Octets since the daemon started of flows that hide whom they are with, by how.";
+        DEVICE_CATEGORY_BYTES: Counter "sensor_device_category_bytes_total" ["device", "category", "direction"]
+            "Octets since the daemon started of flows with names that lists have a category for.";
+        PARTY_INFO: Gauge "sensor_party_info" ["party", "category", "owner", "country", "asn", "network"]
+            "Always 1; who a party of sensor_device_party_bytes_total is, and where its first address was.";
+
         POLICY_HITS: Counter "sensor_policy_hits_total" ["device", "policy", "action", "direction"]
             "Packets to which a policy applied; they passed where the action is observe.";
         POLICY_HIT_BYTES: Counter "sensor_policy_hit_bytes_total" ["device", "policy", "action", "direction"]
@@ -155,6 +174,16 @@ mod declared {
             "Samples left out because the ring was too full for their kind: HTTP first, TLS and QUIC next.";
         RING_LOST: Counter "sensor_ring_lost_samples_total" ["kind"]
             "Samples lost because the ring had no room.";
+        DECODE_FAILURES: Counter "sensor_decode_failures_total" ["decoder", "reason"]
+            "Payloads since the daemon started that could not be decoded.";
+        LIST_NAMES: Gauge "sensor_list_names" []
+            "Names in the lists of owners and categories.";
+        PARTIES: Gauge "sensor_parties" []
+            "Parties that are known.";
+        NAMES_EVICTED: Counter "sensor_names_evicted_total" ["table"]
+            "Entries since the daemon started that left a table of names to make room: addresses that a DNS answer gave a name.";
+        NAMES_REFUSED: Counter "sensor_names_refused_total" ["table"]
+            "What a table of names had no room for since the daemon started: flows of further parties, facts about further devices.";
         TICK_LAST: Gauge "sensor_tick_last_duration_seconds" []
             "CPU time that the last tick took.";
     }
@@ -226,6 +255,7 @@ pub fn render(snapshot: &Snapshot, build: Build) -> Result<String, prometheus::E
     let mut families = Vec::new();
     families.extend(declared::BUILD_INFO.family([([build.version, build.revision], 1.0)]));
     devices(snapshot, &mut families);
+    names(snapshot, &mut families);
     policies(snapshot, &mut families);
     interfaces(snapshot, &mut families);
     tables(snapshot, &mut families);
@@ -282,7 +312,7 @@ fn devices(snapshot: &Snapshot, families: &mut Vec<MetricFamily>) {
             })
         })
     });
-    let each = |value: fn(&crate::model::Device) -> f64| {
+    let each = |value: fn(&Device) -> f64| {
         devices
             .iter()
             .map(move |device| ([device.device.as_str()], value(device)))
@@ -295,6 +325,88 @@ fn devices(snapshot: &Snapshot, families: &mut Vec<MetricFamily>) {
     families.extend(declared::DEVICE_OVERFLOW_PACKETS.family(overflow(packets)));
     families.extend(declared::DEVICE_FIRST_SEEN.family(each(|device| device.first_seen)));
     families.extend(declared::DEVICE_LAST_SEEN.family(each(|device| device.last_seen)));
+}
+
+/// Who devices are, whom they talk to, and how much of that is known.
+fn names(snapshot: &Snapshot, families: &mut Vec<MetricFamily>) {
+    let devices = &snapshot.devices;
+    let infos = devices.iter().map(|device| {
+        let identity = &device.identity;
+        let labels = [
+            device.device.as_str(),
+            text(&identity.name),
+            identity.kind.name(),
+            text(&identity.vendor),
+            text(&identity.model),
+            text(&identity.system),
+            if identity.random_mac { "true" } else { "false" },
+        ];
+        (labels, 1.0)
+    });
+    let confidences = devices
+        .iter()
+        .filter(|device| device.mac.is_some())
+        .map(|device| {
+            let confidence = ratio(device.identity.confidence);
+            ([device.device.as_str()], confidence)
+        });
+    let parties = |of: fn(&PartyTraffic) -> ByDirection<u64>| {
+        devices.iter().flat_map(move |device| {
+            device.parties.iter().flat_map(move |with| {
+                directions(&of(with)).map(|(direction, value)| {
+                    let labels = [
+                        device.device.as_str(),
+                        with.party.as_str(),
+                        with.category.unwrap_or_default(),
+                        direction,
+                    ];
+                    (labels, number(value))
+                })
+            })
+        })
+    };
+    let sorts = |of: fn(&Device) -> &BTreeMap<&'static str, ByDirection<u64>>| {
+        devices.iter().flat_map(move |device| {
+            of(device).iter().flat_map(move |(kind, octets)| {
+                directions(octets).map(|(direction, octets)| {
+                    ([device.device.as_str(), *kind, direction], number(octets))
+                })
+            })
+        })
+    };
+    let systems: Vec<_> = snapshot
+        .parties
+        .iter()
+        .map(|party| party.asn.map(|asn| asn.to_string()))
+        .collect();
+    let known = snapshot.parties.iter().zip(&systems).map(|(party, asn)| {
+        let labels = [
+            party.party.as_str(),
+            party.category.unwrap_or_default(),
+            text(&party.owner),
+            text(&party.country),
+            text(asn),
+            text(&party.organisation),
+        ];
+        (labels, 1.0)
+    });
+    families.extend(declared::DEVICE_INFO.family(infos));
+    families.extend(declared::DEVICE_CONFIDENCE.family(confidences));
+    families.extend(declared::DEVICE_PARTY_BYTES.family(parties(|with| with.bytes)));
+    families.extend(declared::DEVICE_PARTY_FLOWS.family(parties(|with| with.flows)));
+    families.extend(declared::DEVICE_HIDDEN_BYTES.family(sorts(|device| &device.hidden)));
+    families.extend(declared::DEVICE_CATEGORY_BYTES.family(sorts(|device| &device.categories)));
+    families.extend(declared::PARTY_INFO.family(known));
+}
+
+/// An empty label is none, to Prometheus.
+fn text(value: &Option<String>) -> &str {
+    value.as_deref().unwrap_or_default()
+}
+
+/// Three decimals: the nearest number of 32 bits to 0.9 is no 0.9 in 64.
+fn ratio(value: f32) -> f64 {
+    (f64::from(value) * 1_000.0).round() / 1_000.0
 }
 
 fn policies(snapshot: &Snapshot, families: &mut Vec<MetricFamily>) {
@@ -410,6 +522,21 @@ fn tables(snapshot: &Snapshot, families: &mut Vec<MetricFamily>) {
     families.extend(declared::RING_SAMPLES.family(kinds(|counts| counts.taken)));
     families.extend(declared::RING_SHED.family(kinds(|counts| counts.shed)));
     families.extend(declared::RING_LOST.family(kinds(|counts| counts.lost)));
+    let failures = snapshot
+        .decode_failures
+        .iter()
+        .map(|failures| ([failures.decoder, failures.reason], number(failures.count)));
+    families.extend(declared::DECODE_FAILURES.family(failures));
+    let names = &snapshot.names;
+    families.extend(declared::LIST_NAMES.value(number(names.list_names)));
+    families.extend(declared::PARTIES.value(number(names.parties)));
+    families.extend(
+        declared::NAMES_EVICTED.family([(["addresses"], number(names.addresses_evicted))]),
+    );
+    families.extend(declared::NAMES_REFUSED.family([
+        (["parties"], number(names.parties_refused)),
+        (["devices"], number(names.devices_refused)),
+    ]));
 }
 
 fn ticks(snapshot: &Snapshot, families: &mut Vec<MetricFamily>) {

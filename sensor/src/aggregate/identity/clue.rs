@@ -149,6 +149,20 @@ pub(super) struct Clue {
 }
 
 impl Clue {
+    /// The same with its texts fit for people, at most so many characters long.
+    pub(super) fn bounded(mut self, characters: usize) -> Self {
+        let texts = [
+            self.version.as_mut(),
+            self.registered.as_mut().map(|(text, _)| text),
+            self.model.as_mut().map(|(text, _)| text),
+            self.name.as_mut().map(|(text, _)| text),
+        ];
+        for text in texts.into_iter().flatten() {
+            *text = clean(text, characters);
+        }
+        self
+    }
+
     /// It has words, of which the last ones seen count; weights count whenever they were seen.
     pub(super) fn has_words(&self) -> bool {
         self.version.is_some() || self.model.is_some() || self.name.is_some()

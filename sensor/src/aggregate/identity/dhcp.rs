@@ -326,7 +326,7 @@ mod tests {
             (Some(Iot), Some("Nintendo"), None, None),
         );
         // The order counts.
-        check(&[121, 1, 3, 6, 15, 119, 252], (None, None, None, None));
+        check(&[252, 119, 15, 6, 3, 121, 1], (None, None, None, None));
         check(&[], (None, None, None, None));
         check(&[1, 3, 6], (None, None, None, None));
     }

@@ -160,6 +160,7 @@ const fn windows(weight: f32) -> Hint {
 const PATTERNS: &[(Place, Hint)] = {
     use Place::{Serial, Start, Within, Word};
     &[
+        (Within("mipad"), phone("Xiaomi", 0.8).kind(Tablet, 0.8)),
         (Within("iphone"), apple("iOS").kind(Phone, 0.85)),
         (Within("ipad"), apple("iOS").kind(Tablet, 0.85)),
         (Within("ipod"), apple("iOS").kind(Phone, 0.5)),
@@ -187,7 +188,6 @@ const PATTERNS: &[(Place, Hint)] = {
         (Within("redmi"), phone("Xiaomi", 0.85)),
         (Start("poco"), phone("Xiaomi", 0.8)),
         (Within("xiaomi-pad"), phone("Xiaomi", 0.8).kind(Tablet, 0.85)),
-        (Within("mipad"), phone("Xiaomi", 0.8).kind(Tablet, 0.8)),
         (Within("miwifi"), Hint::new().kind(Router, 0.8).vendor("Xiaomi", 0.8)),
         (Start("mi-"), phone("Xiaomi", 0.5)),
         (Start("mi_"), phone("Xiaomi", 0.5)),
@@ -300,6 +300,7 @@ const PATTERNS: &[(Place, Hint)] = {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Kind;
 
     #[test]
     fn made_fit_for_people() {
@@ -357,6 +358,66 @@ mod tests {
             "iPhonediMonica",
         ] {
             assert!(!is_common(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_names_betray() {
+        let check = |name: &str, kind: Option<Kind>, vendor: Option<&str>, model: Option<&str>| {
+            let clue = clue(name);
+            let found = (
+                clue.hint.kind.map(|(kind, _)| kind),
+                clue.hint.vendor.map(|(vendor, _)| vendor),
+                clue.model.as_ref().map(|(model, _)| model.as_str()),
+            );
+            assert_eq!(found, (kind, vendor, model), "{name}");
+        };
+        check("Annas-iPhone", Some(Phone), Some("Apple"), None);
+        check("iPhonediMonica", Some(Phone), Some("Apple"), None);
+        check("kawai-iPad3", Some(Tablet), Some("Apple"), None);
+        check("Lucas-iMac", Some(Computer), Some("Apple"), None);
+        check("Annas-MBP", None, None, None);
+        check("Mac", Some(Computer), Some("Apple"), None);
+        check("machine", None, None, None);
+        check("RedmiNote8-Redmi", Some(Phone), Some("Xiaomi"), None);
+        check(
+            "Redmi-Note-8",
+            Some(Phone),
+            Some("Xiaomi"),
+            Some("Redmi Note 8"),
+        );
+        check(
+            "Galaxy-S21",
+            Some(Phone),
+            Some("Samsung"),
+            Some("Galaxy S21"),
+        );
+        check("Galaxy-Tab-A", Some(Tablet), Some("Samsung"), None);
+        check("Toms-Galaxy-S21", Some(Phone), Some("Samsung"), None);
+        check("SM-G991B", Some(Phone), Some("Samsung"), Some("SM-G991B"));
+        check("android-4f1c2e5a9b0d3c77", Some(Phone), None, None);
+        check("DESKTOP-4F7K2LM", Some(Computer), None, None);
+        check("raspberrypi", Some(Computer), Some("Raspberry Pi"), None);
+        check("ESP_1A2B3C", Some(Iot), Some("Espressif"), None);
+        check("esp-anna", None, None, None);
+        check("NPI1A2B3C", Some(Iot), Some("HP"), None);
+        check("Wii", Some(Iot), Some("Nintendo"), None);
+        check("LGwebOSTV", Some(Tv), Some("LG"), None);
+        check("fritz", Some(Router), Some("AVM"), None);
+        check("kfz-laptop", Some(Computer), None, None);
+        check("anna", None, None, None);
+    }
+
+    #[test]
+    fn every_pattern_can_be_found() {
+        for (at, (place, _)) in PATTERNS.iter().enumerate() {
+            let name = match place {
+                Place::Within(text) | Place::Start(text) | Place::Word(text) => (*text).to_owned(),
+                Place::Serial(text) => format!("{text}1a2b"),
+            };
+            assert_eq!(name, name.to_lowercase());
+            let first = PATTERNS.iter().position(|(place, _)| place.is_in(&name));
+            assert_eq!(first, Some(at), "{place:?} never counts");
         }
     }
 }

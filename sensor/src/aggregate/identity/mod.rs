@@ -12,7 +12,8 @@
 //! support; the answer with the most support wins, of two alike that of the more trusted source.
 //! The confidence is the winner's support, less the share of its strongest rival:
 //! `s · s / (s + r)`. So it is `s` where nothing contradicts, and half of it where the rival is
-//! as strong. The owner's word in the configuration is not voted on: it has confidence 1.
+//! as strong. It is never above 0.99: that is left to the owner's word in the configuration, which
+//! is not voted on and has confidence 1.
 
 mod clue;
 mod dhcp;
@@ -30,6 +31,7 @@ pub use clue::Source;
 pub use same::probably_same;
 
 use clue::{Clue, Hint, MAX_TEXT, clean};
+use host_name::MAX_NAME;
 
 use crate::model::{Conclusion, EvidenceLine, Kind};
 
@@ -41,6 +43,8 @@ const LOCALLY_ADMINISTERED: u8 = 2;
 
 /// The most addresses that are kept of one device.
 pub const MAX_ADDRESSES: usize = 64;
+/// The highest confidence of what was concluded.
+const MOST_SURE: f32 = 0.99;
 /// The most octets that are kept of a list of parameters or of an identifier.
 const MAX_OCTETS: usize = 128;
 /// The most items of a TXT record that are read.
@@ -313,7 +317,7 @@ impl Identity {
             self.evidence.insert(front.unwrap_or(at), evidence);
             return has_words && front != Some(at);
         }
-        let clue = clue();
+        let clue = clue().bounded(MAX_NAME);
         if clue.is_empty() {
             return false;
         }
@@ -386,7 +390,10 @@ fn vote<T: Copy + PartialEq>(votes: impl Iterator<Item = (Source, T, f32)>) -> O
     ranking.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
     let (winner, _, answer) = *ranking.first()?;
     let rival = ranking.get(1).map_or(0.0, |(support, ..)| *support);
-    Some((answer, winner * winner / (winner + rival)))
+    let sure = winner * winner / (winner + rival);
+    // More digits would say more than is known.
+    let sure = (sure * 1000.0).round() / 1000.0;
+    Some((answer, sure.min(MOST_SURE)))
 }
 
 /// The name that most likely is of this device alone; of those alike, the most trusted.
@@ -484,7 +491,10 @@ fn lines(word: &Override, evidence: &[Seen<'_>]) -> Vec<EvidenceLine> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{Ipv4Addr, Ipv6Addr};
+    use std::{
+        net::{Ipv4Addr, Ipv6Addr},
+        slice::from_ref,
+    };
 
     use proptest::prelude::*;
 
@@ -779,6 +789,7 @@ mod tests {
             &[(DhcpHostName, 'a', 0.5), (MdnsHost, 'b', 0.5)],
             Some(('a', 0.25)),
         );
+        check(&[(Name, 'a', 0.99), (Oui, 'a', 0.99)], Some(('a', 0.99)));
         check(
             &[
                 (DhcpHostName, 'a', 0.5),
@@ -916,7 +927,7 @@ mod tests {
         let anna = || dhcp("Annas-iPhone", "", IPHONE);
         let check =
             |first: (Mac, Fact, f64, f64), second: (Mac, Fact, f64, f64), expected: bool| {
-                let (a, b) = (known(&[first.1.clone()]), known(&[second.1.clone()]));
+                let (a, b) = (known(from_ref(&first.1)), known(from_ref(&second.1)));
                 let devices = [
                     (first.0, &a, first.2, first.3),
                     (second.0, &b, second.2, second.3),
@@ -1063,7 +1074,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(64) })]
 
         #[test]
         fn a_flood_of_facts_is_bounded(facts in proptest::collection::vec(any_fact(), 0..100), mac: Mac) {
@@ -1072,7 +1083,7 @@ mod tests {
             for (number, fact) in facts.into_iter().enumerate() {
                 identity.note(fact, 0.0);
                 identity.note(asks(&format!("{number}.lgtvsdp.com")), 0.0);
-                identity.note(dhcp(&format!("iPhone{number}{text}"), &format!("MSFT {text}"), &[0; 255]), 0.0);
+                identity.note(dhcp(&format!("iPhone{number}{text}"), &format!("HUAWEI:android:{number}{text}"), &[0; 255]), 0.0);
                 identity.note(Fact::UserAgent(format!("Android {number}; Redmi {number} {text}")), 0.0);
             }
             prop_assert!(octets_of(&identity) < 30 << 10, "{}", octets_of(&identity));
@@ -1080,9 +1091,10 @@ mod tests {
             for sure in [conclusion.confidence, conclusion.kind_confidence, conclusion.vendor_confidence] {
                 prop_assert!((0.0..=1.0).contains(&sure));
             }
-            prop_assert!(conclusion.name.is_none_or(|name| {
+            let fits = conclusion.name.is_none_or(|name| {
                 name.chars().count() <= 64 && !name.chars().any(char::is_control)
-            }));
+            });
+            prop_assert!(fits);
             prop_assert!(conclusion.evidence.iter().all(|line| line.value.len() <= MAX_TEXT));
         }
     }

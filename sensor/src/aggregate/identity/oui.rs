@@ -368,7 +368,7 @@ mod tests {
         check([0x8c, 0x1f, 0x64, 0xb6, 0x5f, 1], "HomyHub SL", None);
         check([0x70, 0xb3, 0xd5, 0xbf, 0xf0, 1], "Sunsa, Inc", None);
         check(
-            [0x00, 0x50, 0xc2, 0x28, 0x4f, 1],
+            [0x00, 0x50, 0xc2, 0x84, 0xf0, 1],
             "Gamber-Johnson LLC",
             None,
         );
@@ -382,8 +382,11 @@ mod tests {
             [0x66, 0xcc, 0x2e, 0, 0, 1],
             [0x65, 0xcc, 0x2e, 0, 0, 1],
             [0xff; 6],
-            // A block that is divided further, and a part of it that is not assigned.
-            [0x8c, 0x1f, 0x64, 0, 0, 0],
+            // A part that is not assigned, of a block that is divided further.
+            [0x8c, 0x1f, 0x64, 0x00, 0x20, 0],
+            // Of 24 and of 28 bits, with an owner who is not public.
+            [0x00, 0x50, 0x79, 0, 0, 0],
+            [0x74, 0x1a, 0xe0, 0x90, 0, 0],
             // Assigned to nobody.
             [0x0c, 0xff, 0xff, 0, 0, 0],
         ] {

@@ -160,3 +160,80 @@ const MAKERS: &[(&str, &str)] = &[
     ("fairphone", "Fairphone"), ("kyocera", "Kyocera"), ("lexmark", "Lexmark"), ("xerox", "Xerox"),
     ("synology", "Synology"), ("qnap", "QNAP"), ("denon", "Denon"), ("yamaha", "Yamaha"),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(hint: Option<Hint>) -> Option<(&'static str, Kind)> {
+        let hint = hint?;
+        Some((hint.vendor?.0, hint.kind?.0))
+    }
+
+    #[test]
+    fn models_of_android() {
+        let check = |model: &str, expected| assert_eq!(of(android(model)), expected, "{model}");
+        check("Redmi Note 8", Some(("Xiaomi", Phone)));
+        check("Redmi Pad SE", Some(("Xiaomi", Tablet)));
+        check("MI 3W", Some(("Xiaomi", Phone)));
+        check("M2003J15SC", Some(("Xiaomi", Phone)));
+        check("MITV-MOOQ0", Some(("Xiaomi", Tv)));
+        check("SM-G991B", Some(("Samsung", Phone)));
+        check("SM-T805", Some(("Samsung", Tablet)));
+        check("SM-R870", Some(("Samsung", Iot)));
+        check("GT-N8010", Some(("Samsung", Tablet)));
+        check("GT-N7100", Some(("Samsung", Phone)));
+        check("Pixel 6a", Some(("Google", Phone)));
+        check("Pixel Tablet", Some(("Google", Tablet)));
+        check("CPH2305", Some(("OPPO", Phone)));
+        check("moto g(7) power", Some(("Motorola", Phone)));
+        check("KFTRWI", Some(("Amazon", Tablet)));
+        check("AFTMM", Some(("Amazon", Tv)));
+        // Only whole words and numbers.
+        check("Pixelated", None);
+        check("SM-Txyz", None);
+        check("CPHONE", None);
+        check("", None);
+    }
+
+    #[test]
+    fn identifiers_of_apple() {
+        let check = |model: &str, expected| assert_eq!(of(apple(model)), expected, "{model}");
+        check("iPhone14,5", Some(("Apple", Phone)));
+        check("iPad13,4", Some(("Apple", Tablet)));
+        check("MacBookPro18,1", Some(("Apple", Computer)));
+        check("Mac14,2", Some(("Apple", Computer)));
+        check("AppleTV11,1", Some(("Apple", Tv)));
+        check("AudioAccessory5,1", Some(("Apple", Iot)));
+        // Samba and network storage pretend.
+        check("MacSamba", None);
+        check("Xserve", None);
+        check("iPhone", None);
+    }
+
+    #[test]
+    fn makers() {
+        let check = |word: &str, expected| assert_eq!(maker(word), expected, "{word}");
+        check("samsung", Some("Samsung"));
+        check("Samsung Electronics", Some("Samsung"));
+        check(" LG Electronics", Some("LG"));
+        check("HP LaserJet 400", Some("HP"));
+        check("hpx", None);
+        check("", None);
+    }
+
+    #[test]
+    fn no_row_hides_another() {
+        for (at, (pattern, ..)) in ANDROID.iter().enumerate() {
+            let text = pattern.replace('#', "1").replace('*', "");
+            let first = android(&text).and_then(|hint| hint.vendor);
+            assert_eq!(
+                first.map(|(vendor, _)| vendor),
+                Some(ANDROID[at].1),
+                "{pattern}"
+            );
+            let kind = android(&text).and_then(|hint| hint.kind);
+            assert_eq!(kind.map(|(kind, _)| kind), Some(ANDROID[at].2), "{pattern}");
+        }
+    }
+}

@@ -118,10 +118,8 @@ fn android(agent: &str, part: &str) -> Clue {
         }
         model[..cut.unwrap_or(model.len())].trim()
     });
-    // Chrome says `Android 10; K` of every device and version.
-    let Some(model) =
-        model.filter(|model| model.len() > 1 && *model != "wv" && !model.starts_with("rv:"))
-    else {
+    let Some(model) = model.filter(|model| is_model(model)) else {
+        // Chrome says `Android 10; K` of every device and version.
         if part.contains("; K") {
             clue.version = None;
         }
@@ -136,10 +134,17 @@ fn android(agent: &str, part: &str) -> Clue {
     with_form(clue, agent)
 }
 
+/// What browsers have in this place is no model, or one letter for all of them.
+fn is_model(field: &str) -> bool {
+    field.len() > 1 && !["wv", "Mobile", "Tablet"].contains(&field) && !field.starts_with("rv:")
+}
+
 /// A browser that wants pages for phones says `Mobile`; one on a tablet does not.
 fn with_form(mut clue: Clue, agent: &str) -> Clue {
     let kind = if agent.contains("TV") {
         (Tv, 0.7)
+    } else if agent.contains("Tablet;") {
+        (Tablet, 0.7)
     } else if agent.contains("Mobile") || !agent.contains("AppleWebKit") {
         (Phone, 0.6)
     } else {

@@ -250,3 +250,116 @@ fn printable(octets: &[u8]) -> Option<String> {
     }
     String::from_utf8(octets.to_vec()).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decode::quic::{Hello, Initials, looks_like};
+
+    const AGENT: &str = "Chrome/74.0.3729.157 Android 9; Redmi Note 8";
+
+    fn chlo(tags: &[(&[u8; 4], &[u8])]) -> Vec<u8> {
+        let mut header = [&b"CHLO"[..], &(tags.len() as u16).to_le_bytes(), &[0, 0]].concat();
+        let mut values = Vec::new();
+        for (tag, value) in tags {
+            values.extend_from_slice(value);
+            header.extend_from_slice(*tag);
+            header.extend_from_slice(&(values.len() as u32).to_le_bytes());
+        }
+        [header, values].concat()
+    }
+
+    fn named(name: &str) -> Vec<u8> {
+        chlo(&[
+            (b"PAD\0", &[b'-'; 700]),
+            (b"SNI\0", name.as_bytes()),
+            (b"UAID", AGENT.as_bytes()),
+        ])
+    }
+
+    fn frame(offset: u16, octets: &[u8]) -> Vec<u8> {
+        let len = (octets.len() as u16).to_be_bytes();
+        [&[0xa4, 1], &offset.to_be_bytes()[..], &len, octets].concat()
+    }
+
+    /// A packet of Q043.
+    fn packet(frames: &[u8]) -> Vec<u8> {
+        let header = [&[0x09][..], &[0x5a; 8], b"Q043", &[1]].concat();
+        let checksum = checksum_of([&header, frames, b"Client"]);
+        [&header, &checksum[..], frames].concat()
+    }
+
+    fn read(datagrams: &[Vec<u8>]) -> Result<Option<Hello>, Failure> {
+        let mut initials = Initials::new();
+        for datagram in datagrams {
+            if let Progress::Complete(hello) = initials.datagram(true, datagram)? {
+                return Ok(Some(hello));
+            }
+        }
+        Ok(None)
+    }
+
+    #[test]
+    fn a_hello_has_a_name_and_an_agent() {
+        let datagram = packet(&frame(0, &named("www.Example.com")));
+        assert!(looks_like(&datagram));
+        let hello = read(&[datagram])
+            .expect("it is right")
+            .expect("it is whole");
+        assert_eq!(hello.version, Version::Q(43));
+        assert_eq!(hello.hello.server_name.as_deref(), Some("www.example.com"));
+        assert_eq!(hello.user_agent.as_deref(), Some(AGENT));
+    }
+
+    #[test]
+    fn a_hello_may_lie_in_two_packets() {
+        let hello = named("www.example.com");
+        let (low, high) = hello.split_at(300);
+        let [low, high] = [packet(&frame(0, low)), packet(&frame(300, high))];
+        let is_named = |datagrams: &[Vec<u8>]| {
+            read(datagrams)
+                .expect("it is right")
+                .is_some_and(|hello| hello.hello.server_name.is_some())
+        };
+        assert!(is_named(&[low.clone(), high.clone()]));
+        assert!(!is_named(&[low]));
+    }
+
+    #[test]
+    fn what_is_damaged_gives_no_name() {
+        let whole = packet(&frame(0, &named("www.example.com")));
+        for at in 0..whole.len() {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 0x10;
+            assert!(!matches!(read(&[damaged]), Ok(Some(_))), "octet {at}");
+            assert!(
+                !matches!(read(&[whole[..at].to_vec()]), Ok(Some(_))),
+                "cut at {at}"
+            );
+        }
+    }
+
+    #[test]
+    fn tags_that_do_not_fit_are_refused() {
+        let backwards = {
+            let mut hello = chlo(&[(b"AAAA", b"aaaa"), (b"SNI\0", b"a.example")]);
+            hello[20] = 2;
+            hello
+        };
+        for (hello, failure) in [
+            (b"REJ\0\0\0\0\0".to_vec(), Failure::Malformed),
+            (b"CHLO\xff\xff\0\0".to_vec(), Failure::Limit),
+            (
+                b"CHLO\x01\0\0\0SNI\0\xff\xff\xff\xff".to_vec(),
+                Failure::Limit,
+            ),
+            (backwards, Failure::Malformed),
+        ] {
+            assert_eq!(read(&[packet(&frame(0, &hello))]), Err(failure));
+        }
+        let control = chlo(&[(b"SNI\0", b"a\0b"), (b"UAID", b"a\x1bb")]);
+        let hello = read(&[packet(&frame(0, &control))]).expect("it is right");
+        let hello = hello.expect("it is whole");
+        assert_eq!((hello.hello.server_name, hello.user_agent), (None, None));
+    }
+}

@@ -153,3 +153,30 @@ const LABELS_V2: Labels = Labels {
     iv: b"\x00\x0c\x0ftls13 quicv2 iv\x00",
     header: b"\x00\x10\x0ftls13 quicv2 hp\x00",
 };
+
+#[cfg(test)]
+impl Keys {
+    /// A packet as a client sends it: `header` ends with a packet number of four octets.
+    pub(super) fn seal(&self, header: &[u8], frames: &[u8]) -> Vec<u8> {
+        let at = header.len() - 4;
+        let mut nonce = self.iv;
+        for (octet, number) in nonce[IV - 4..].iter_mut().zip(&header[at..]) {
+            *octet ^= number;
+        }
+        let mut payload = frames.to_vec();
+        let tag = self
+            .payload
+            .encrypt_inout_detached(&nonce.into(), header, payload.as_mut_slice().into())
+            .expect("it is not too long");
+        let mut packet = [header, &payload, &tag].concat();
+        let mut mask = [0; SAMPLE];
+        mask.copy_from_slice(&packet[at + SAMPLE_AFTER..][..SAMPLE]);
+        let mut mask = mask.into();
+        self.header.encrypt_block(&mut mask);
+        packet[0] ^= mask[0] & 0x0f;
+        for (octet, mask) in packet[at..at + 4].iter_mut().zip(&mask[1..]) {
+            *octet ^= mask;
+        }
+        packet
+    }
+}

@@ -5,15 +5,15 @@
 //! which is the category `never-block`. A line `# owner: …` or `# category: …` holds for the lines
 //! that follow it, where whoever adds the list does not say otherwise.
 //!
-//! All names lie in one text and are found by a hash of their labels from the right, so a lookup
-//! takes one step for each label. The hash is keyed at random: no list can be made to be slow.
+//! Memory is bounded, whatever is in a file: only names are kept, and of lines that name nothing
+//! the first few for the report.
 
 mod line;
+mod names;
 
 use std::{
     collections::HashMap,
     fs::{self, File},
-    hash::{BuildHasher, Hasher, RandomState},
     io::{self, BufRead, BufReader, Read as _},
     net::IpAddr,
     path::Path,
@@ -21,8 +21,7 @@ use std::{
 
 pub use line::Reason;
 use line::{Item, LONGEST_LINE};
-
-use super::domain::LONGEST_NAME;
+use names::Names;
 
 /// The most names that all lists together may have.
 pub const MOST_NAMES: usize = 4_000_000;
@@ -133,25 +132,11 @@ pub struct BadLine {
 /// All lists, ready to be asked.
 #[derive(Debug, Default)]
 pub struct Lists {
-    /// The names, one behind the other, in lower case.
-    text: String,
-    entries: Vec<Stored>,
-    index: Index,
-    hashing: RandomState,
-    /// The most labels that a name has.
-    deepest: usize,
+    names: Names,
     addresses: HashMap<IpAddr, Said>,
     lists: Vec<Box<str>>,
     owners: Vec<Box<str>>,
     owner_numbers: HashMap<Box<str>, u16>,
-}
-
-/// A name and what is said of it.
-#[derive(Clone, Copy, Debug)]
-struct Stored {
-    start: u32,
-    said: Said,
-    length: u8,
 }
 
 /// What one list, or several together, say of a name or an address.
@@ -228,7 +213,7 @@ impl Lists {
                 category,
             };
             match what {
-                What::Name(name) => self.add_name(name, said),
+                What::Name(name) => self.names.add(name, said),
                 What::Address(address) => self.add_address(address, said),
             }
         })
@@ -236,8 +221,7 @@ impl Lists {
 
     /// Gives back the memory that was reserved for further names.
     pub fn shrink(&mut self) {
-        self.text.shrink_to_fit();
-        self.entries.shrink_to_fit();
+        self.names.shrink();
         self.addresses.shrink_to_fit();
     }
 
@@ -247,23 +231,7 @@ impl Lists {
     /// above the others, then the list that was added first. The owner is that of the longest name
     /// that has one, and may come from another list than the category.
     pub fn find(&self, name: &str) -> Option<Listed<'_>> {
-        let mut lower = [0; LONGEST_NAME];
-        let name = lower_case(name, &mut lower)?;
-        let mut best: Option<Said> = None;
-        let mut labels = Suffixes::of(name, &self.hashing);
-        for _ in 0..self.deepest {
-            let Some((suffix, hash)) = labels.next() else {
-                break;
-            };
-            if let Some(place) = self.place(suffix, hash) {
-                let longer = self.entries[place].said;
-                best = Some(match best {
-                    Some(shorter) => longer.over(shorter),
-                    None => longer,
-                });
-            }
-        }
-        best.map(|said| self.listed(said))
+        Some(self.listed(self.names.find(name)?))
     }
 
     /// What is known of an address.
@@ -274,9 +242,9 @@ impl Lists {
 
     /// Every name, in the order in which it was first read.
     pub fn names(&self) -> impl Iterator<Item = Entry<'_, &str>> {
-        self.entries.iter().map(|stored| Entry {
-            what: self.name(stored),
-            listed: self.listed(stored.said),
+        self.names.iter().map(|(name, said)| Entry {
+            what: name,
+            listed: self.listed(said),
         })
     }
 
@@ -290,52 +258,17 @@ impl Lists {
 
     /// How many different names there are.
     pub fn len(&self) -> usize {
-        self.entries.len()
+        self.names.len()
     }
 
     /// Whether there is no name and no address.
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty() && self.addresses.is_empty()
+        self.len() == 0 && self.addresses.is_empty()
     }
 
-    /// The octets that names, entries and index take.
+    /// The octets that the names and their index take.
     pub fn memory(&self) -> usize {
-        self.text.capacity()
-            + self.entries.capacity() * size_of::<Stored>()
-            + self.index.slots.len() * size_of::<Slot>()
-    }
-
-    fn add_name(&mut self, name: &str, said: Said) -> Result<(), Reason> {
-        let mut lower = [0; LONGEST_NAME];
-        let name = lower_case(name, &mut lower).ok_or(Reason::NotAName)?;
-        let Some((depth, hash)) = Suffixes::of(name, &self.hashing)
-            .enumerate()
-            .last()
-            .map(|(shorter, (_, hash))| (shorter + 1, hash))
-        else {
-            return Err(Reason::NotAName);
-        };
-        if let Some(place) = self.place(name, hash) {
-            let first = &mut self.entries[place].said;
-            *first = first.beside(said);
-            return Ok(());
-        }
-        let (Ok(start), Ok(length)) = (u32::try_from(self.text.len()), u8::try_from(name.len()))
-        else {
-            return Err(Reason::Full);
-        };
-        if self.entries.len() == MOST_NAMES {
-            return Err(Reason::Full);
-        }
-        self.index.add(hash, self.entries.len());
-        self.text.push_str(name);
-        self.deepest = self.deepest.max(depth);
-        self.entries.push(Stored {
-            start,
-            said,
-            length,
-        });
-        Ok(())
+        self.names.memory()
     }
 
     fn add_address(&mut self, address: IpAddr, said: Said) -> Result<(), Reason> {
@@ -358,18 +291,6 @@ impl Lists {
         self.owners.push(owner.into());
         self.owner_numbers.insert(owner.into(), number);
         OwnerNumber::new(number)
-    }
-
-    fn place(&self, name: &str, hash: u64) -> Option<usize> {
-        self.index
-            .find(hash, |place| self.name(&self.entries[place]) == name)
-    }
-
-    fn name(&self, stored: &Stored) -> &str {
-        let start = stored.start as usize;
-        self.text
-            .get(start..start + usize::from(stored.length))
-            .unwrap_or_default()
     }
 
     fn listed(&self, said: Said) -> Listed<'_> {
@@ -411,109 +332,6 @@ impl Said {
         }
         self.over(later)
     }
-}
-
-/// A name in lower case, without its final dot; `None` where it cannot be one.
-fn lower_case<'b>(name: &str, buffer: &'b mut [u8; LONGEST_NAME]) -> Option<&'b str> {
-    let name = name.strip_suffix('.').unwrap_or(name);
-    let lower = buffer.get_mut(..name.len())?;
-    lower.copy_from_slice(name.as_bytes());
-    lower.make_ascii_lowercase();
-    str::from_utf8(lower).ok().filter(|name| !name.is_empty())
-}
-
-/// The suffixes of a name that end at a label, the shortest first, and their hashes.
-struct Suffixes<'n, H> {
-    name: &'n str,
-    /// Where the last suffix began; `None` after the whole name.
-    rest: Option<usize>,
-    hasher: H,
-}
-
-impl<'n, H: Hasher> Suffixes<'n, H> {
-    fn of(name: &'n str, hashing: &impl BuildHasher<Hasher = H>) -> Self {
-        Self {
-            name,
-            rest: Some(name.len()),
-            hasher: hashing.build_hasher(),
-        }
-    }
-}
-
-impl<'n, H: Hasher> Iterator for Suffixes<'n, H> {
-    type Item = (&'n str, u64);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let before = self.name.get(..self.rest?)?;
-        let dot = before.rfind('.');
-        let start = dot.map_or(0, |dot| dot + 1);
-        self.hasher.write(&before.as_bytes()[start..]);
-        self.hasher.write_u8(b'.');
-        self.rest = dot;
-        Some((&self.name[start..], self.hasher.finish()))
-    }
-}
-
-/// From a hash to the places that may have it: open addressing with linear steps.
-#[derive(Debug, Default)]
-struct Index {
-    /// None, or a power of two, at most three quarters of them in use.
-    slots: Vec<Slot>,
-    used: usize,
-}
-
-/// The lower half of a hash, and a place from 1; 0 where the slot is free.
-#[derive(Clone, Copy, Debug, Default)]
-struct Slot {
-    hash: u32,
-    place: u32,
-}
-
-impl Index {
-    const LEAST_SLOTS: usize = 64;
-
-    fn find(&self, hash: u64, mut is_it: impl FnMut(usize) -> bool) -> Option<usize> {
-        let hash = half(hash);
-        let mask = self.slots.len().checked_sub(1)?;
-        let mut at = hash as usize & mask;
-        loop {
-            let slot = self.slots[at];
-            let place = (slot.place as usize).checked_sub(1)?;
-            if slot.hash == hash && is_it(place) {
-                return Some(place);
-            }
-            at = (at + 1) & mask;
-        }
-    }
-
-    /// Notes a place, at most [`MOST_NAMES`] of them.
-    fn add(&mut self, hash: u64, place: usize) {
-        if (self.used + 1) * 4 > self.slots.len() * 3 {
-            let larger = (self.slots.len() * 2).max(Self::LEAST_SLOTS);
-            let old = std::mem::replace(&mut self.slots, vec![Slot::default(); larger]);
-            for slot in old.into_iter().filter(|slot| slot.place != 0) {
-                self.put(slot);
-            }
-        }
-        self.put(Slot {
-            hash: half(hash),
-            place: place as u32 + 1,
-        });
-        self.used += 1;
-    }
-
-    fn put(&mut self, slot: Slot) {
-        let mask = self.slots.len() - 1;
-        let mut at = slot.hash as usize & mask;
-        while self.slots[at].place != 0 {
-            at = (at + 1) & mask;
-        }
-        self.slots[at] = slot;
-    }
-}
-
-const fn half(hash: u64) -> u32 {
-    hash as u32
 }
 
 /// Reads a file as [`Lists::add_file`] does, and keeps nothing of it.
@@ -694,7 +512,7 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::*;
+    use super::{super::domain::LONGEST_NAME, *};
 
     const TELEMETRY: Option<Category> = Some(Category::Telemetry);
     const ADVERTISING: Option<Category> = Some(Category::Advertising);

@@ -1,0 +1,16 @@
+//! The start of a client's stream. What more octets could add is never known before.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use sensor::decode::tls;
+
+fuzz_target!(|stream: &[u8]| {
+    let all = tls::client_hello(stream);
+    let _ = tls::looks_like(stream);
+    if all == Ok(sensor::decode::Progress::Incomplete) {
+        for cut in 0..stream.len() {
+            assert_eq!(tls::client_hello(&stream[..cut]), all);
+        }
+    }
+    let _ = tls::handshake(stream);
+});

@@ -1,0 +1,347 @@
+//! Ring 2: what the kernel programs copy into the ring, by `BPF_PROG_TEST_RUN`: whose payload, how
+//! much of it, how often, and what is left out when the ring fills up.
+
+#[path = "../../sensor-ebpf/tests/frames/mod.rs"]
+#[allow(dead_code, reason = "ring 1 uses the rest")]
+mod frames;
+#[allow(dead_code, reason = "the bench uses the rest")]
+mod programs;
+
+use anyhow::{Context as _, Result, ensure};
+use aya::maps::RingBuf;
+use frames::build::{ACK, Builder, GATEWAY, PHONE, SYN, ethernet, ethernet_between};
+use programs::{Programs, Tables};
+use sensor_ebpf::{
+    flow::{Direction, FlowRecord, Judgement},
+    sample::{Head, Judged, Kind, MAX_PAYLOAD, NO_SLOT, Watch},
+};
+
+const TABLES: Tables = Tables {
+    flows: 4_096,
+    devices: 64,
+};
+
+/// Payloads that a new flow is watched for, as `programs` sets it.
+const WATCHED: usize = 4;
+
+/// Octets of Ethernet, IPv4 and TCP or UDP before the payload.
+const BEFORE_TCP: usize = 54;
+const BEFORE_UDP: usize = 42;
+/// Where the ports lie in a frame with IPv4.
+const PORTS: usize = 34;
+
+struct Entry {
+    head: Head,
+    octets: Vec<u8>,
+}
+
+/// All payloads that wait in the ring.
+fn drain(programs: &mut Programs) -> Result<Vec<Entry>> {
+    let mut ring = RingBuf::try_from(programs.map_mut("SAMPLES")?)?;
+    let mut entries = Vec::new();
+    while let Some(entry) = ring.next() {
+        if entry.len() == size_of::<Judged>() {
+            continue;
+        }
+        let head = entry
+            .get(..size_of::<Head>())
+            .context("an entry is shorter than its head")?;
+        // SAFETY: as long as the type, every bit pattern of which is a value.
+        let head = unsafe { head.as_ptr().cast::<Head>().read_unaligned() };
+        let octets = entry[size_of::<Head>()..].to_vec();
+        ensure!(
+            octets.len() == head.captured as usize,
+            "{} octets follow a head that says {}",
+            octets.len(),
+            head.captured
+        );
+        entries.push(Entry { head, octets });
+    }
+    Ok(entries)
+}
+
+/// Octets that differ from place to place, so that one that is out of place shows.
+fn pattern(len: usize) -> Vec<u8> {
+    (0..len)
+        .map(|place| (place * 7 + place / 251) as u8)
+        .collect()
+}
+
+/// A TCP segment of the phone's with these octets.
+fn segment(port: u16, flags: u8, sequence: u32, octets: &[u8]) -> Vec<u8> {
+    ethernet()
+        .ipv4()
+        .tcp_at(flags, sequence, 1, 0)
+        .payload(octets.len())
+        .patch(PORTS, &port.to_be_bytes())
+        .patch(BEFORE_TCP, octets)
+        .build()
+}
+
+fn datagram(ports: (u16, u16), octets: &[u8]) -> Vec<u8> {
+    with_ports(ethernet().ipv4().udp().payload(octets.len()), ports)
+        .patch(BEFORE_UDP, octets)
+        .build()
+}
+
+fn with_ports(builder: Builder, (source, destination): (u16, u16)) -> Builder {
+    builder
+        .patch(PORTS, &source.to_be_bytes())
+        .patch(PORTS + 2, &destination.to_be_bytes())
+}
+
+#[test]
+fn a_payload_is_copied_as_it_is_whatever_its_length() -> Result<()> {
+    programs::enter_own_namespace()?;
+    let mut programs = Programs::load(TABLES)?;
+    let mut port = 1_000;
+    for len in (1..80).chain([255, 256, 1_199, 1_460, 2_047, 2_048, 2_049, 2_900]) {
+        let octets = pattern(len);
+        for program in ["upload", "upload_frags", "upload_tc", "download"] {
+            port += 1;
+            let mut frame = segment(port, ACK, 77, &octets);
+            if program == "download" {
+                frame[..6].copy_from_slice(&PHONE);
+                frame[6..12].copy_from_slice(&GATEWAY);
+            }
+            match program {
+                "upload" | "upload_frags" => {
+                    programs.run_xdp(program, &frame, 1)?;
+                }
+                _ => {
+                    programs.run_tc(program, &frame)?;
+                }
+            }
+            let entries = drain(&mut programs)?;
+            let [entry] = &entries[..] else {
+                anyhow::bail!("{program}, {len} octets: {} samples", entries.len());
+            };
+            let expected = &octets[..len.min(MAX_PAYLOAD)];
+            ensure!(
+                entry.octets == expected,
+                "{program}, {len} octets: others came"
+            );
+            ensure!(entry.head.payload as usize == len);
+            ensure!(entry.head.sequence == 77);
+            ensure!(entry.head.flags & Head::SYN_SEEN == 0);
+            let direction = match program {
+                "download" => Direction::Download,
+                _ => Direction::Upload,
+            };
+            ensure!(entry.head.direction == direction as u8);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn padding_behind_a_packet_is_no_payload() -> Result<()> {
+    programs::enter_own_namespace()?;
+    let mut programs = Programs::load(TABLES)?;
+    let mut frame = datagram((4_000, 53), b"abc");
+    frame.resize(60, 0xee);
+    programs.run_xdp("upload", &frame, 1)?;
+    let mut nothing = segment(4_001, ACK, 1, b"");
+    nothing.resize(60, 0xee);
+    programs.run_xdp("upload", &nothing, 1)?;
+    let entries = drain(&mut programs)?;
+    ensure!(entries.len() == 1 && entries[0].octets == b"abc");
+    Ok(())
+}
+
+#[test]
+fn a_flow_is_copied_until_its_budget_is_spent_and_a_steady_one_not_at_all() -> Result<()> {
+    programs::enter_own_namespace()?;
+    let mut programs = Programs::load(TABLES)?;
+    for number in 0..20 {
+        programs.run_xdp("upload", &segment(4_000, ACK, number, b"SSH-2.0-x"), 1)?;
+    }
+    ensure!(drain(&mut programs)?.len() == WATCHED);
+    // The other direction has a budget of its own, and a steady packet does not ask for it.
+    let mut answer = segment(4_000, ACK, 1, b"SSH-2.0-y");
+    let (source, destination) = (answer[34..36].to_vec(), answer[36..38].to_vec());
+    answer[..6].copy_from_slice(&PHONE);
+    answer[6..12].copy_from_slice(&GATEWAY);
+    answer[34..36].copy_from_slice(&destination);
+    answer[36..38].copy_from_slice(&source);
+    let (local, remote) = (answer[26..30].to_vec(), answer[30..34].to_vec());
+    answer[26..30].copy_from_slice(&remote);
+    answer[30..34].copy_from_slice(&local);
+    for _ in 0..20 {
+        programs.run_tc("download", &answer)?;
+    }
+    let entries = drain(&mut programs)?;
+    ensure!(entries.len() == WATCHED, "{} samples", entries.len());
+    let flows = programs.flows()?;
+    ensure!(flows.len() == 1 && Judgement::unpack(flows[0].judgement).watch == Watch::NONE);
+    ensure!(flows[0].upload_packets == 20 && flows[0].download_packets == 20);
+    Ok(())
+}
+
+#[test]
+fn a_flow_whose_watch_was_ended_is_copied_no_more() -> Result<()> {
+    programs::enter_own_namespace()?;
+    let mut programs = Programs::load(TABLES)?;
+    let frame = segment(4_000, ACK, 1, b"\x16\x03\x01\x00\x05hello");
+    programs.run_xdp("upload", &frame, 1)?;
+    let entries = drain(&mut programs)?;
+    ensure!(entries.len() == 1 && entries[0].head.kind == Kind::Tls as u8);
+    let slot = entries[0].head.slot;
+    let mut record: FlowRecord = programs.get("FLOWS", slot)?;
+    ensure!(record.key == entries[0].head.key, "the slot is the flow's");
+    record.judgement = Judgement {
+        watch: Watch::NONE,
+        ..Judgement::unpack(record.judgement)
+    }
+    .pack();
+    programs.set("FLOWS", slot, record)?;
+    programs.run_xdp("upload", &frame, 1)?;
+    ensure!(drain(&mut programs)?.is_empty());
+    Ok(())
+}
+
+#[test]
+fn a_new_connection_on_old_ports_is_watched_anew_from_its_own_start() -> Result<()> {
+    programs::enter_own_namespace()?;
+    let mut programs = Programs::load(TABLES)?;
+    for (initial, expected) in [(1_000_u32, WATCHED), (u32::MAX, WATCHED)] {
+        programs.run_xdp("upload", &segment(4_000, SYN, initial, b""), 1)?;
+        for _ in 0..10 {
+            let frame = segment(4_000, ACK, initial.wrapping_add(1), b"GET / HTTP/1.1\r\n");
+            programs.run_xdp("upload", &frame, 1)?;
+        }
+        let entries = drain(&mut programs)?;
+        ensure!(entries.len() == expected, "{} samples", entries.len());
+        for entry in entries {
+            ensure!(entry.head.flags & Head::SYN_SEEN != 0);
+            ensure!(entry.head.initial_sequence == initial);
+            ensure!(entry.head.sequence == initial.wrapping_add(1));
+            ensure!(entry.head.kind == Kind::Http as u8);
+        }
+    }
+    // Data on the SYN itself (RFC 7413) stands behind the SYN's own number.
+    programs.run_xdp("upload", &segment(4_001, SYN, 5, b"GET / HTTP/1.1\r\n"), 1)?;
+    let entries = drain(&mut programs)?;
+    ensure!(entries.len() == 1 && entries[0].head.sequence == 6);
+    ensure!(entries[0].head.initial_sequence == 5);
+    Ok(())
+}
+
+#[test]
+fn datagrams_are_copied_by_what_they_are() -> Result<()> {
+    programs::enter_own_namespace()?;
+    let mut programs = Programs::load(TABLES)?;
+    let mut quic = vec![0; 1_200];
+    quic[..6].copy_from_slice(b"\xc3\0\0\0\x01\x08");
+    // Nobody reads a video.
+    for _ in 0..5 {
+        programs.run_xdp("upload", &datagram((5_000, 9_999), &pattern(1_000)), 1)?;
+    }
+    ensure!(drain(&mut programs)?.is_empty());
+    // QUIC on any port, twice as often as segments; DNS as long as it lives.
+    for _ in 0..40 {
+        programs.run_xdp("upload", &datagram((5_001, 9_999), &quic), 1)?;
+        programs.run_xdp("upload", &datagram((5_002, 53), &pattern(40)), 1)?;
+    }
+    let entries = drain(&mut programs)?;
+    let count = |kind| {
+        let of_kind = entries.iter().filter(|entry| entry.head.kind == kind as u8);
+        of_kind.count()
+    };
+    ensure!(count(Kind::Quic) == 2 * WATCHED);
+    ensure!(count(Kind::Dns) == 40);
+    ensure!(entries.len() == 2 * WATCHED + 40);
+    Ok(())
+}
+
+#[test]
+fn who_has_no_place_for_a_flow_still_asks_for_names() -> Result<()> {
+    programs::enter_own_namespace()?;
+    let mut programs = Programs::load(Tables {
+        flows: 64,
+        devices: 4,
+    })?;
+    for port in 0..200 {
+        programs.run_xdp("upload", &segment(port, ACK, 1, b""), 1)?;
+    }
+    programs.run_xdp("upload", &datagram((5_000, 53), b"question"), 1)?;
+    programs.run_xdp("upload", &segment(5_000, ACK, 1, b"GET / HTTP/1.1\r\n"), 1)?;
+    let entries = drain(&mut programs)?;
+    ensure!(entries.len() == 1, "{} samples", entries.len());
+    ensure!(entries[0].head.kind == Kind::Dns as u8 && entries[0].head.slot == NO_SLOT);
+    ensure!(entries[0].octets == b"question");
+    Ok(())
+}
+
+/// The ring is filled and never drained: HTTP is left out when it is half full, TLS and QUIC when
+/// it is three quarters full, DNS when nothing fits any more.
+#[test]
+fn under_pressure_http_goes_first_and_dns_last() -> Result<()> {
+    programs::enter_own_namespace()?;
+    let mut programs = Programs::load(Tables::default())?;
+    let mut http = pattern(1_400);
+    http[..5].copy_from_slice(b"GET /");
+    let mut tls = pattern(1_400);
+    tls[..3].copy_from_slice(b"\x16\x03\x01");
+    let mut quic = pattern(1_400);
+    quic[..5].copy_from_slice(b"\xc3\0\0\0\x01");
+    let dns = pattern(1_400);
+    for port in 0..1_000 {
+        programs.run_xdp("upload", &segment(10_000 + port, ACK, 1, &http), 1)?;
+        programs.run_xdp("upload", &segment(20_000 + port, ACK, 1, &tls), 1)?;
+        programs.run_xdp("upload", &datagram((30_000 + port, 443), &quic), 1)?;
+        programs.run_xdp("upload", &datagram((40_000 + port, 53), &dns), 1)?;
+    }
+    let losses = programs.losses()?;
+    let of = |kind: Kind| {
+        let kind = kind as usize;
+        (
+            losses.samples[kind],
+            losses.samples_shed[kind],
+            losses.samples_lost[kind],
+        )
+    };
+    let (http, tls, quic, dns) = (of(Kind::Http), of(Kind::Tls), of(Kind::Quic), of(Kind::Dns));
+    let all = format!("{http:?} {tls:?} {quic:?} {dns:?}");
+    for (taken, shed, lost) in [http, tls, quic, dns] {
+        ensure!(taken + shed + lost == 1_000, "{all}");
+    }
+    ensure!(http.1 == 1_000 - http.0 && tls.1 == 1_000 - tls.0, "{all}");
+    ensure!(dns.1 == 0 && dns.2 > 0, "{all}");
+    // Each has what was free when those before it had to stop: a quarter of the ring is about 175.
+    ensure!(
+        http.0 < tls.0 && tls.0.abs_diff(quic.0) <= 1 && quic.0 < dns.0,
+        "{all}"
+    );
+    let entries = drain(&mut programs)?;
+    ensure!(entries.len() as u64 == http.0 + tls.0 + quic.0 + dns.0);
+    Ok(())
+}
+
+/// What a later fragment carries is the middle of something; the first has the start.
+#[test]
+fn of_a_packet_in_pieces_the_first_is_copied() -> Result<()> {
+    programs::enter_own_namespace()?;
+    let mut programs = Programs::load(TABLES)?;
+    let first = with_ports(
+        ethernet().ipv4_piece(7, 0, true).udp().payload(64),
+        (5_000, 53),
+    )
+    .build();
+    let later = ethernet()
+        .ipv4_piece(7, 9, false)
+        .payload(64)
+        .of(17)
+        .build();
+    programs.run_xdp("upload", &first, 1)?;
+    programs.run_xdp("upload", &later, 1)?;
+    let entries = drain(&mut programs)?;
+    ensure!(entries.len() == 1 && entries[0].octets.len() == 64);
+    // From the gateway to the phone as well.
+    let mut answer = first;
+    let swapped = ethernet_between(PHONE, GATEWAY).ipv4().build();
+    answer[..12].copy_from_slice(&swapped[..12]);
+    programs.run_tc("download", &answer)?;
+    ensure!(drain(&mut programs)?.len() == 1);
+    Ok(())
+}
