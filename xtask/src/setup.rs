@@ -25,6 +25,8 @@ pub enum Need {
     Browser,
     /// Scraping the sensor and checking what it serves.
     Prometheus,
+    /// What others say about capture files.
+    Captures,
     /// The yardstick of `bench`.
     Bench,
     /// Booting other kernels.
@@ -33,11 +35,12 @@ pub enum Need {
 
 impl Need {
     /// All there are.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Kernel,
         Self::Lab,
         Self::Browser,
         Self::Prometheus,
+        Self::Captures,
         Self::Bench,
         Self::Emulator,
     ];
@@ -58,6 +61,7 @@ impl Need {
             ],
             Self::Browser => &["chromium"],
             Self::Prometheus => &["prometheus"],
+            Self::Captures => &["wireshark-common", "libndpi-bin"],
             Self::Bench => &["xdp-tools"],
             Self::Emulator => &[
                 "qemu-system-x86",

@@ -9,7 +9,7 @@ use std::{
 };
 
 use sensor_ebpf::{
-    books::{DeviceRecord, FURTHER_DEVICES, MULTICAST_DEVICE},
+    books::{DeviceRecord, FIRST_DEVICE, FURTHER_DEVICES, MULTICAST_DEVICE},
     flow::{Direction, FlowKey, FlowRecord},
     sample::{Kind, NO_SLOT},
 };
@@ -46,6 +46,8 @@ struct Tables {
 struct Opened {
     place: Place,
     slot: u32,
+    /// The number of its device among those of all places.
+    device: u32,
     first_seen: u64,
     last_seen: u64,
 }
@@ -56,6 +58,7 @@ pub(super) struct Run<'a> {
     /// In the order in which they were opened.
     opened: Vec<Opened>,
     numbers: HashMap<FlowKey, u32, Multilinear>,
+    devices: Devices,
     fragments: Fragments,
     last_multicast: u64,
     /// Samples told, by kind.
@@ -104,6 +107,7 @@ impl Programs {
             programs: self,
             opened: Vec::new(),
             numbers: HashMap::default(),
+            devices: Devices::default(),
             fragments: Fragments::default(),
             last_multicast: 0,
             samples: [0; Kind::COUNT],
@@ -137,6 +141,7 @@ impl Run<'_> {
             self.opened.push(Opened {
                 place: seen.place,
                 slot,
+                device: self.devices.number(key.mac().word()),
                 first_seen: seen.at,
                 last_seen: seen.at,
             });
@@ -182,6 +187,7 @@ impl Run<'_> {
         Some(FlowRecord {
             first_seen: opened.first_seen,
             last_seen: opened.last_seen,
+            device: opened.device,
             interface: opened.place as u32,
             index_position: 0,
             key: flow.key.on_interface(opened.place.ifindex()),
@@ -195,28 +201,25 @@ impl Run<'_> {
     }
 
     /// The tables at the end.
-    pub(super) fn into_reading(self) -> Result<Reading, kernel::Error> {
+    pub(super) fn into_reading(mut self) -> Result<Reading, kernel::Error> {
         let mut reading = Reading::default();
-        let mut devices = HashMap::default();
-        for number in 0..self.opened.len() as u32 {
-            let Some(mut flow) = self.flow(number) else {
-                continue;
-            };
-            flow.device = device(&mut reading, &mut devices, flow.key.mac().word());
+        for place in Place::ALL {
+            if let Some(tables) = &self.programs.places[place as usize]
+                && self.used[place as usize]
+            {
+                add_place(&mut reading, &mut self.devices, place, &tables.runner)?;
+            }
+        }
+        reading.flows = (0..self.opened.len() as u32)
+            .filter_map(|number| self.flow(number))
+            .collect();
+        for flow in &reading.flows {
             let owner = &mut reading.devices[flow.device as usize];
             if owner.live_flows == 0 {
                 owner.first_seen = flow.first_seen;
                 owner.last_seen = flow.first_seen;
             }
             owner.live_flows += 1;
-            reading.flows.push(flow);
-        }
-        for place in Place::ALL {
-            if let Some(tables) = &self.programs.places[place as usize]
-                && self.used[place as usize]
-            {
-                add_place(&mut reading, &mut devices, place, &tables.runner)?;
-            }
         }
         reading.losses.samples = self.samples;
         reading.losses.live_flows = reading.flows.len() as u64;
@@ -228,7 +231,7 @@ impl Run<'_> {
 /// Adds what the tables of a place say beside the flows.
 fn add_place(
     reading: &mut Reading,
-    devices: &mut HashMap<u64, u32, Multilinear>,
+    devices: &mut Devices,
     place: Place,
     runner: &Runner,
 ) -> Result<(), kernel::Error> {
@@ -247,32 +250,38 @@ fn add_place(
     sums.flow_share_used += losses.flow_share_used;
     sums.flow_index_full += losses.flow_index_full;
     sums.device_table_full += losses.device_table_full;
-    for (kind, lost) in iter::zip(&mut sums.samples_lost, losses.samples_lost) {
-        *kind += lost;
+    for (sum, lost) in iter::zip(&mut sums.samples_lost, losses.samples_lost) {
+        *sum += lost;
     }
-    let of_place = runner.devices()?;
-    let shared = [MULTICAST_DEVICE, FURTHER_DEVICES].map(|number| (number, number));
-    let own = of_place
-        .into_iter()
-        .map(|(mac, number)| (number, device(reading, devices, mac)))
-        .collect::<Vec<_>>();
-    for (number, sum) in shared.into_iter().chain(own) {
-        let overflow = runner.device(number).overflow;
-        let sums = &mut reading.devices[sum as usize].overflow;
-        for (sums, overflow) in iter::zip(sums, overflow) {
-            add_both(sums, overflow);
-        }
+    for number in [MULTICAST_DEVICE, FURTHER_DEVICES] {
+        add_device(reading, number, &runner.device(number));
+    }
+    for (mac, number) in runner.devices()? {
+        add_device(reading, devices.number(mac), &runner.device(number));
     }
     Ok(())
 }
 
-/// The number of a device among those of all places.
-fn device(reading: &mut Reading, devices: &mut HashMap<u64, u32, Multilinear>, mac: u64) -> u32 {
-    *devices.entry(mac).or_insert_with(|| {
-        reading.devices.push(DeviceRecord {
-            mac,
-            ..DeviceRecord::default()
-        });
-        reading.devices.len() as u32 - 1
-    })
+/// Adds what a device carried without a flow.
+fn add_device(reading: &mut Reading, number: u32, record: &DeviceRecord) {
+    let number = number as usize;
+    if number >= reading.devices.len() {
+        reading.devices.resize(number + 1, DeviceRecord::default());
+    }
+    let sums = &mut reading.devices[number];
+    sums.mac = record.mac;
+    for (sums, overflow) in iter::zip(&mut sums.overflow, record.overflow) {
+        add_both(sums, overflow);
+    }
+}
+
+/// The numbers of devices by their MAC addresses, whatever place they were seen in.
+#[derive(Default)]
+struct Devices(HashMap<u64, u32, Multilinear>);
+
+impl Devices {
+    fn number(&mut self, mac: u64) -> u32 {
+        let next = FIRST_DEVICE + self.0.len() as u32;
+        *self.0.entry(mac).or_insert(next)
+    }
 }
