@@ -303,10 +303,12 @@ fn an_empty_snapshot_has_metrics() {
     assert!(text.contains("sensor_flow_table_size_flows 0\n"), "{text}");
 }
 
-/// Promtool's judgement of a text; `None` where there is no promtool and none is demanded.
-fn promtool(text: &str) -> Option<String> {
+/// What promtool says of some files and of a text; `None` where there is no promtool and none is
+/// demanded. Empty is praise for `check metrics`.
+fn run_promtool(arguments: &[&str], text: &str) -> Option<(bool, String)> {
     let child = Command::new("promtool")
-        .args(["check", "metrics"])
+        .args(arguments)
+        .current_dir(repository().join("deploy/prometheus"))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -326,12 +328,48 @@ fn promtool(text: &str) -> Option<String> {
         .write_all(text.as_bytes())
         .unwrap();
     let output = child.wait_with_output().unwrap();
-    let mut judgement = String::from_utf8_lossy(&output.stderr).into_owned();
-    judgement.push_str(&String::from_utf8_lossy(&output.stdout));
-    if !output.status.success() {
-        judgement.push_str(&output.status.to_string());
+    let mut said = String::from_utf8_lossy(&output.stderr).into_owned();
+    said.push_str(&String::from_utf8_lossy(&output.stdout));
+    Some((output.status.success(), said))
+}
+
+/// Promtool's judgement of metrics.
+fn promtool(text: &str) -> Option<String> {
+    let (success, mut judgement) = run_promtool(&["check", "metrics"], text)?;
+    if !success {
+        judgement.push_str("failed");
     }
     Some(judgement)
+}
+
+fn repository() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+#[test]
+fn alerts_and_queries_give_what_they_are_to_give() {
+    let arguments = ["test", "rules", "alerts-test.yml"];
+    if let Some((success, said)) = run_promtool(&arguments, "") {
+        assert!(success, "{said}");
+    }
+    let one_line = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let tested = one_line(
+        &fs::read_to_string(repository().join("deploy/prometheus/alerts-test.yml")).unwrap(),
+    );
+    let readme = fs::read_to_string(repository().join("README.md")).unwrap();
+    let (_, queries) = readme.split_once("```promql\n").unwrap();
+    let (queries, _) = queries.split_once("```").unwrap();
+    for query in queries.split("\n\n") {
+        let lines: Vec<_> = query
+            .lines()
+            .filter(|line| !line.starts_with('#'))
+            .collect();
+        let query = one_line(&lines.join(" "));
+        let is_tested = [format!("expr: {query} "), format!("expr: >- {query} ")]
+            .iter()
+            .any(|expression| tested.contains(expression));
+        assert!(is_tested, "alerts-test.yml does not try: {query}");
+    }
 }
 
 #[test]
@@ -720,7 +758,7 @@ async fn an_address_that_cannot_be_had_has_a_sentence() {
 
 #[test]
 fn alerts_and_readme_name_metrics_that_exist() {
-    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
+    let root = repository();
     let metrics = metrics::render(&snapshot(), BUILD).unwrap();
     for file in [
         "deploy/prometheus/alerts.yml",
