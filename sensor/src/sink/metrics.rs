@@ -299,9 +299,16 @@ fn devices(snapshot: &Snapshot, families: &mut Vec<MetricFamily>) {
             let families = device.families.values();
             let upload = families.clone().map(|books| of(books.overflow.upload));
             let download = families.map(|books| of(books.overflow.download));
+            // The sum of no numbers is -0.
             [
-                ([device.device.as_str(), "upload"], upload.sum()),
-                ([device.device.as_str(), "download"], download.sum()),
+                (
+                    [device.device.as_str(), "upload"],
+                    0.0 + upload.sum::<f64>(),
+                ),
+                (
+                    [device.device.as_str(), "download"],
+                    0.0 + download.sum::<f64>(),
+                ),
             ]
         })
     };
