@@ -11,7 +11,7 @@ use clap::{Parser, Subcommand};
 use xtask::{
     bench,
     build::{self, Profile},
-    command, demo, oui, play, qemu,
+    command, demo, fuzz, oui, play, qemu,
     setup::{self, Need},
     test,
 };
@@ -58,6 +58,14 @@ enum Chore {
     Test,
     /// Debian's other kernels in virtual machines, with the sensor in them; a part of `test`
     Kernels,
+    /// Odd octets for every decoder and for the parser; takes a nightly toolchain
+    Fuzz {
+        /// For how long each
+        #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+        minutes: u32,
+        /// This one alone
+        target: Option<String>,
+    },
     /// What a packet costs, beside xdp-filter, and what the daemon takes with full tables
     Bench {
         /// Also write the figures to this file
@@ -119,6 +127,7 @@ impl Chore {
                 setup::ensure(&[Need::Kernel, Need::Emulator])?;
                 qemu::run()
             }
+            Self::Fuzz { minutes, target } => fuzz::fuzz(minutes, target.as_deref()),
             Self::Bench { json } => bench::bench(json.as_deref()),
             Self::Oui { from } => oui::make(&from),
         }
