@@ -530,9 +530,8 @@ fn tables(snapshot: &Snapshot, families: &mut Vec<MetricFamily>) {
     let names = &snapshot.names;
     families.extend(declared::LIST_NAMES.value(number(names.list_names)));
     families.extend(declared::PARTIES.value(number(names.parties)));
-    families.extend(
-        declared::NAMES_EVICTED.family([(["addresses"], number(names.addresses_evicted))]),
-    );
+    families
+        .extend(declared::NAMES_EVICTED.family([(["addresses"], number(names.addresses_evicted))]));
     families.extend(declared::NAMES_REFUSED.family([
         (["parties"], number(names.parties_refused)),
         (["devices"], number(names.devices_refused)),
