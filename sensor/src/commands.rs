@@ -50,14 +50,16 @@ pub fn execute(cli: &Cli) -> anyhow::Result<ExitCode> {
             runtime.block_on(pipeline::run(&cli.config, config))?;
         }
         Command::Check => cli::print_valid(&mut out, &config)?,
-        Command::Devices(output) => match asked::ask(pin_directory, &Question::Devices(*output))? {
-            Some(answer) => write!(out, "{answer}")?,
-            None => {
-                let snapshot = snapshot(&Books::look(pin_directory)?)?;
-                say_names_are_missing();
-                cli::print_devices(&mut out, &snapshot, *output, now)?;
+        Command::Devices(args) => {
+            match asked::ask(pin_directory, &Question::Devices(args.clone()))? {
+                Some(answer) => write!(out, "{answer}")?,
+                None => {
+                    let snapshot = snapshot(&Books::look(pin_directory)?)?;
+                    say_names_are_missing();
+                    cli::print_devices(&mut out, &snapshot, args, now)?;
+                }
             }
-        },
+        }
         Command::Flows(args) => match asked::ask(pin_directory, &Question::Flows(*args))? {
             Some(answer) => write!(out, "{answer}")?,
             None => {
@@ -75,10 +77,14 @@ pub fn execute(cli: &Cli) -> anyhow::Result<ExitCode> {
                 cli::print_flows(&mut out, &flows, *args, now)?;
             }
         },
-        Command::Status(output) => {
-            let snapshot = snapshot(&Books::look(pin_directory)?)?;
-            cli::print_status(&mut out, &snapshot, *output)?;
-        }
+        Command::Status(output) => match asked::ask(pin_directory, &Question::Status(*output))? {
+            Some(answer) => write!(out, "{answer}")?,
+            None => {
+                let snapshot = snapshot(&Books::look(pin_directory)?)?;
+                say_names_are_missing();
+                cli::print_status(&mut out, &snapshot, *output)?;
+            }
+        },
         Command::Unload => {
             kernel::unload(pin_directory)?;
             writeln!(

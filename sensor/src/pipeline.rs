@@ -66,6 +66,7 @@ pub async fn run(file: &Path, config: Config) -> anyhow::Result<()> {
     let links = LinkChanges::subscribe()?;
     let supervisor = Arc::new(Supervisor::from_environment());
 
+    let begun = unix_time();
     let started = Started::start(config).await?;
     let health = Health::new(
         STALE_AFTER.max(started.config.daemon.tick * 5),
@@ -113,9 +114,15 @@ pub async fn run(file: &Path, config: Config) -> anyhow::Result<()> {
             Ok(())
         }
     });
+    // What other daemons saw of tables that are adopted is not counted again.
+    let since = match started.kernel.tables_made() {
+        true => 0.0,
+        false => begun,
+    };
     let aggregate = Aggregate::new(
         Arc::new(Knowledge::load(&started.config)),
         overrides(&started.config),
+        since,
     );
     let owner = Owner {
         kernel: started.kernel,
@@ -369,25 +376,44 @@ impl Owner {
         let mut text = Vec::new();
         let now = unix_time();
         match question {
-            Question::Devices(output) => {
-                let snapshot = Arc::clone(&self.publish.borrow());
-                cli::print_devices(&mut text, &snapshot, *output, now)?;
+            Question::Devices(args) => {
+                let snapshot = self.now()?;
+                cli::print_devices(&mut text, &snapshot, args, now)?;
+            }
+            Question::Status(output) => {
+                let snapshot = self.now()?;
+                cli::print_status(&mut text, &snapshot, *output)?;
             }
             Question::Flows(args) => {
                 let clock = self.kernel.clock();
+                let snapshot = Arc::clone(&self.publish.borrow());
+                let names: HashMap<_, _> = snapshot
+                    .devices
+                    .iter()
+                    .filter_map(|device| Some((&device.device, device.identity.name.as_ref()?)))
+                    .collect();
                 let flows: Vec<_> = self
                     .kernel
                     .flow_lines()?
                     .into_iter()
                     .map(|line| {
                         let facts = self.aggregate.facts(line.slot, &line.record);
-                        flow(&line.record, line.interface, line.policy, facts, clock)
+                        let mut flow =
+                            flow(&line.record, line.interface, line.policy, facts, clock);
+                        flow.device_name = names.get(&flow.device).copied().cloned();
+                        flow
                     })
                     .collect();
                 cli::print_flows(&mut text, &flows, *args, now)?;
             }
         }
         Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+
+    /// Everything as it is at this moment: what is asked for is not a tick old.
+    fn now(&mut self) -> anyhow::Result<Arc<Snapshot>> {
+        self.tick()?;
+        Ok(Arc::clone(&self.publish.borrow()))
     }
 
     /// Attaches interfaces that came, forgets those that went.

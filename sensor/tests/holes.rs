@@ -73,7 +73,7 @@ fn packets(file: &[u8]) -> Option<(&[u8], Vec<&[u8]>)> {
 
 /// The names that flows showed of themselves, by flow.
 fn names(capture: &[u8], knowledge: &Arc<Knowledge>) -> BTreeMap<String, BTreeSet<String>> {
-    let mut aggregate = Aggregate::new(Arc::clone(knowledge), Overrides::default());
+    let mut aggregate = Aggregate::new(Arc::clone(knowledge), Overrides::default(), 0.0);
     let mut flows = Vec::new();
     let options = Options {
         payloads: 4,

@@ -17,11 +17,13 @@ use sensor::{
     cli,
     health::Health,
     model::{
-        ByDirection, Device, DeviceTable, FamilyBooks, Flow, FlowTable, FlowsRefused, Hook,
-        Interface, PolicyHits, PolicyState, Ring, SampleCounts, Snapshot, Tally, Ticks,
+        ByDirection, Conclusion, DecodeFailures, Device, DeviceTable, EvidenceLine, FamilyBooks,
+        Flow, FlowFacts, FlowTable, FlowsRefused, Hook, Interface, Kind, NameTables, Party,
+        PartyTraffic, PolicyHits, PolicyState, Ring, SampleCounts, Snapshot, Tally, Ticks,
     },
     sink::{http, metrics},
 };
+use sensor_ebpf::parse::Mac;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -38,8 +40,28 @@ fn both<T>(upload: T, download: T) -> ByDirection<T> {
     ByDirection { upload, download }
 }
 
-/// A phone with traffic of two families, an interface whose books balance and one that is gone.
-fn snapshot() -> Snapshot {
+const PHONE: &str = "a4:50:46:1f:00:2c";
+const RANDOM: &str = "da:a1:19:00:00:07";
+
+/// What a phone exchanged with one party, all of it while the party had a series.
+fn with(
+    party: &str,
+    category: Option<&'static str>,
+    bytes: ByDirection<u64>,
+    flows: u64,
+) -> PartyTraffic {
+    PartyTraffic {
+        party: party.to_owned(),
+        category,
+        bytes,
+        flows: both(flows, 0),
+        bytes_in_all: bytes,
+        flows_in_all: both(flows, 0),
+    }
+}
+
+/// A phone with traffic of two families, with its maker twice, with a site and with others.
+fn phone() -> Device {
     let ipv4 = FamilyBooks {
         traffic: both(tally(1_200, 150_000), tally(3_000, 4_000_000)),
         flows: both(40, 2),
@@ -50,14 +72,135 @@ fn snapshot() -> Snapshot {
         flows: both(1, 0),
         overflow: both(tally(1, 42), tally(0, 0)),
     };
+    let line = |source, value: &str, about, suggests: &str, weight| EvidenceLine {
+        source,
+        value: value.to_owned(),
+        about,
+        suggests: suggests.to_owned(),
+        weight,
+    };
+    Device {
+        device: PHONE.to_owned(),
+        mac: Some(Mac::new([0xa4, 0x50, 0x46, 0x1f, 0x00, 0x2c])),
+        identity: Conclusion {
+            name: Some("Anna's phone".to_owned()),
+            kind: Kind::Phone,
+            vendor: Some("Xiaomi".to_owned()),
+            model: Some("Redmi Note 8".to_owned()),
+            system: Some("Android 11".to_owned()),
+            random_mac: false,
+            kind_confidence: 0.9,
+            vendor_confidence: 0.985,
+            confidence: 0.9,
+            evidence: vec![
+                line("configuration", "Anna's phone", "name", "Anna's phone", 1.0),
+                line("dhcp-vendor-class", "android-dhcp-11", "kind", "phone", 0.7),
+                line("oui", "Xiaomi Communications", "vendor", "Xiaomi", 0.8),
+            ],
+        },
+        probably_same_as: None,
+        addresses: vec![
+            "2001:db8:1::20".parse().unwrap(),
+            "192.168.1.20".parse().unwrap(),
+        ],
+        families: BTreeMap::from([("ipv4", ipv4), ("other", other)]),
+        parties: vec![
+            with("example.org", None, both(20_000, 3_000_000), 8),
+            with("miui.com", None, both(1_000, 9_000), 2),
+            PartyTraffic {
+                // What came before its series is in that of `other`.
+                bytes_in_all: both(60_000, 5_000),
+                flows_in_all: both(12, 1),
+                ..with("miui.com", Some("telemetry"), both(50_000, 4_000), 10)
+            },
+            PartyTraffic {
+                bytes_in_all: both(40_000, 950_000),
+                flows_in_all: both(10, 0),
+                ..with("other", None, both(50_000, 951_000), 13)
+            },
+        ],
+        hidden: BTreeMap::from([
+            ("ech", both(0, 0)),
+            ("encrypted-dns", both(9_000, 21_000)),
+            ("plain-address", both(12_000, 450_000)),
+        ]),
+        categories: BTreeMap::from([
+            ("advertising", both(0, 0)),
+            ("telemetry", both(60_000, 5_000)),
+        ]),
+        live_flows: 7,
+        first_seen: NOW - 86_400.0,
+        last_seen: NOW - 60.25,
+    }
+}
+
+/// That phone, it may be, under an address that it made up.
+fn same_phone() -> Device {
+    Device {
+        device: RANDOM.to_owned(),
+        mac: Some(Mac::new([0xda, 0xa1, 0x19, 0x00, 0x00, 0x07])),
+        identity: Conclusion {
+            kind: Kind::Phone,
+            random_mac: true,
+            kind_confidence: 0.4,
+            confidence: 0.4,
+            ..Conclusion::default()
+        },
+        probably_same_as: Some(PHONE.to_owned()),
+        parties: vec![with("other", None, both(0, 0), 0)],
+        first_seen: NOW - 300_000.0,
+        last_seen: NOW - 200_000.0,
+        ..Device::default()
+    }
+}
+
+/// Two devices, the parties of one, an interface whose books balance and one that is gone.
+fn snapshot() -> Snapshot {
+    let party = |party: &str, category, owner: Option<&str>| Party {
+        party: party.to_owned(),
+        category,
+        owner: owner.map(str::to_owned),
+        ..Party::default()
+    };
     Snapshot {
-        devices: vec![Device {
-            device: "a4:50:46:1f:00:2c".to_owned(),
-            families: BTreeMap::from([("ipv4", ipv4), ("other", other)]),
-            live_flows: 7,
-            first_seen: NOW - 86_400.0,
-            last_seen: NOW - 60.25,
-        }],
+        devices: vec![
+            phone(),
+            same_phone(),
+            Device {
+                device: "multicast".to_owned(),
+                ..Device::default()
+            },
+        ],
+        parties: vec![
+            party("example.org", None, None),
+            party("miui.com", None, Some("Xiaomi")),
+            Party {
+                country: Some("SG".to_owned()),
+                asn: Some(64_500),
+                organisation: Some("Example Cloud".to_owned()),
+                ..party("miui.com", Some("telemetry"), Some("Xiaomi"))
+            },
+            party("other", None, None),
+        ],
+        decode_failures: vec![
+            DecodeFailures {
+                decoder: "quic",
+                reason: "undecryptable",
+                count: 7,
+            },
+            DecodeFailures {
+                decoder: "tls",
+                reason: "truncated",
+                count: 1_000,
+            },
+        ],
+        names: NameTables {
+            list_names: 12_345,
+            addresses_evicted: 3,
+            parties: 120,
+            parties_refused: 2,
+            devices_refused: 1,
+        },
         interfaces: vec![
             Interface {
                 interface: "br-lan".to_owned(),
@@ -78,7 +221,7 @@ fn snapshot() -> Snapshot {
             },
         ],
         policy_hits: vec![PolicyHits {
-            device: "a4:50:46:1f:00:2c".to_owned(),
+            device: PHONE.to_owned(),
             policy: "trackers".to_owned(),
             action: "reject",
             hits: both(tally(12, 888), tally(0, 0)),
@@ -160,10 +303,12 @@ fn an_empty_snapshot_has_metrics() {
     assert!(text.contains("sensor_flow_table_size_flows 0\n"), "{text}");
 }
 
-/// Promtool's judgement of a text; `None` where there is no promtool and none is demanded.
-fn promtool(text: &str) -> Option<String> {
+/// What promtool says of some files and of a text; `None` where there is no promtool and none is
+/// demanded. Empty is praise for `check metrics`.
+fn run_promtool(arguments: &[&str], text: &str) -> Option<(bool, String)> {
     let child = Command::new("promtool")
-        .args(["check", "metrics"])
+        .args(arguments)
+        .current_dir(repository().join("deploy/prometheus"))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -183,12 +328,48 @@ fn promtool(text: &str) -> Option<String> {
         .write_all(text.as_bytes())
         .unwrap();
     let output = child.wait_with_output().unwrap();
-    let mut judgement = String::from_utf8_lossy(&output.stderr).into_owned();
-    judgement.push_str(&String::from_utf8_lossy(&output.stdout));
-    if !output.status.success() {
-        judgement.push_str(&output.status.to_string());
+    let mut said = String::from_utf8_lossy(&output.stderr).into_owned();
+    said.push_str(&String::from_utf8_lossy(&output.stdout));
+    Some((output.status.success(), said))
+}
+
+/// Promtool's judgement of metrics.
+fn promtool(text: &str) -> Option<String> {
+    let (success, mut judgement) = run_promtool(&["check", "metrics"], text)?;
+    if !success {
+        judgement.push_str("failed");
     }
     Some(judgement)
+}
+
+fn repository() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+#[test]
+fn alerts_and_queries_give_what_they_are_to_give() {
+    let arguments = ["test", "rules", "alerts-test.yml"];
+    if let Some((success, said)) = run_promtool(&arguments, "") {
+        assert!(success, "{said}");
+    }
+    let one_line = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let tested = one_line(
+        &fs::read_to_string(repository().join("deploy/prometheus/alerts-test.yml")).unwrap(),
+    );
+    let readme = fs::read_to_string(repository().join("README.md")).unwrap();
+    let (_, queries) = readme.split_once("```promql\n").unwrap();
+    let (queries, _) = queries.split_once("```").unwrap();
+    for query in queries.split("\n\n") {
+        let lines: Vec<_> = query
+            .lines()
+            .filter(|line| !line.starts_with('#'))
+            .collect();
+        let query = one_line(&lines.join(" "));
+        let is_tested = [format!("expr: {query} "), format!("expr: >- {query} ")]
+            .iter()
+            .any(|expression| tested.contains(expression));
+        assert!(is_tested, "alerts-test.yml does not try: {query}");
+    }
 }
 
 #[test]
@@ -214,6 +395,12 @@ fn large_snapshot() -> Snapshot {
         device.device = format!("a4:50:46:1f:00:{number:02x}");
         let ipv4 = device.families["ipv4"];
         device.families.insert("ipv6", ipv4);
+        device.parties = (0..=20)
+            .map(|party| PartyTraffic {
+                party: format!("party-{party}.example"),
+                ..device.parties[0].clone()
+            })
+            .collect();
         for policy in 0..4 {
             large.policy_hits.push(PolicyHits {
                 device: device.device.clone(),
@@ -273,26 +460,135 @@ fn packets_in_no_book_are_told() {
     assert!(metrics.contains("sensor_unbooked_packets_total 1002\n"));
 }
 
+fn devices(snapshot: &Snapshot, device: Option<&str>, json: bool) -> String {
+    let args = cli::DevicesArgs {
+        output: cli::Output { json },
+        device: device.map(str::to_owned),
+    };
+    let mut out = Vec::new();
+    cli::print_devices(&mut out, snapshot, &args, NOW).unwrap();
+    String::from_utf8(out).unwrap()
+}
+
 #[test]
 fn devices_are_a_table_or_exact_json() {
-    let mut out = Vec::new();
     let snapshot = snapshot();
-    cli::print_devices(&mut out, &snapshot, cli::Output { json: false }, NOW).unwrap();
-    expect("devices.txt", &String::from_utf8(out).unwrap());
+    let table = devices(&snapshot, None, false);
+    expect("devices.txt", &table);
+    assert!(table.lines().all(|line| line.chars().count() < 120));
 
-    let mut out = Vec::new();
-    cli::print_devices(&mut out, &snapshot, cli::Output { json: true }, NOW).unwrap();
-    let json: serde_json::Value = serde_json::from_slice(&out).unwrap();
+    let json: serde_json::Value = serde_json::from_str(&devices(&snapshot, None, true)).unwrap();
     assert_eq!(
         json[0]["families"]["ipv4"]["traffic"]["download"]["bytes"],
         4_000_000
     );
+    assert_eq!(json[0]["name"], "Anna's phone");
+    assert_eq!(json[0]["addresses"][1], "192.168.1.20");
 }
 
 #[test]
-fn flows_are_sorted_and_limited() {
-    let flow = |remote: &str, bytes| Flow {
-        device: "a4:50:46:1f:00:2c".to_owned(),
+fn one_device_is_shown_with_all_that_is_known_of_it() {
+    let snapshot = snapshot();
+    let text = devices(&snapshot, Some("A4:50:46:1F:00:2C"), false);
+    expect("device.txt", &text);
+    assert_eq!(devices(&snapshot, Some("anna's PHONE"), false), text);
+    let json: serde_json::Value =
+        serde_json::from_str(&devices(&snapshot, Some(RANDOM), true)).unwrap();
+    assert_eq!(json.as_array().unwrap().len(), 1);
+    assert_eq!(json[0]["probably_same_as"], PHONE);
+    let random = devices(&snapshot, Some(RANDOM), false);
+    assert!(random.contains(&format!("{PHONE} (Anna's phone) with another")));
+    let nobody = devices(&snapshot, Some("nobody\u{1b}[2J"), false);
+    assert!(nobody.starts_with("no device is called `nobody\u{fffd}[2J`"));
+}
+
+/// A name that is there to be believed or obeyed, not to be read: it has 64 characters.
+fn hostile_name() -> String {
+    let name = "x\"} 1\n# HELP \\ \u{1b}]0;owned\u{7}\u{9b}2J\u{202e}\r\t";
+    let fill = 64 - name.chars().count();
+    format!("{name}{}", "y".repeat(fill))
+}
+
+/// The same house, its phone, its flows' names and its evidence named by an enemy.
+fn hostile_snapshot() -> Snapshot {
+    let mut snapshot = snapshot();
+    let phone = &mut snapshot.devices[0];
+    let identity = &mut phone.identity;
+    identity.name = Some(hostile_name());
+    identity.vendor = Some(hostile_name());
+    identity.model = Some(hostile_name());
+    identity.evidence[0].value = hostile_name();
+    identity.evidence[0].suggests = hostile_name();
+    phone.parties[0].party = hostile_name();
+    snapshot.parties[0].party = hostile_name();
+    snapshot.parties[0].owner = Some(hostile_name());
+    snapshot
+}
+
+#[test]
+fn no_name_reaches_the_terminal_as_a_command() {
+    let snapshot = hostile_snapshot();
+    let flows = [Flow {
+        device_name: Some(hostile_name()),
+        facts: FlowFacts {
+            name: Some(hostile_name()),
+            owner: Some(hostile_name()),
+            ..FlowFacts::default()
+        },
+        ..flow("203.0.113.5:443", 10)
+    }];
+    let texts = [
+        devices(&snapshot, None, false),
+        devices(&snapshot, Some(PHONE), false),
+        devices(&snapshot, Some(RANDOM), false),
+        devices(&snapshot, None, true),
+        print(&flows, 0, false, false),
+        print(&flows, 0, true, false),
+        print(&flows, 0, false, true),
+    ];
+    for text in &texts {
+        let obeyed = |c: char| c != '\n' && (c.is_control() || c == '\u{202e}');
+        assert!(!text.contains(obeyed), "{text:?}");
+        assert!(text.contains("owned") || text.contains("x\"} 1"), "{text}");
+    }
+    // One line for each device, as many as there would be with other names.
+    let lines = |text: &str| text.lines().count();
+    assert_eq!(
+        lines(&texts[0]),
+        lines(&devices(&self::snapshot(), None, false))
+    );
+    assert_eq!(lines(&texts[4]), 2);
+    // In JSON the name is whole.
+    let json: serde_json::Value = serde_json::from_str(&texts[3]).unwrap();
+    assert_eq!(json[0]["name"], hostile_name());
+    let json: serde_json::Value = serde_json::from_str(&texts[6]).unwrap();
+    assert_eq!(json[0]["name"], hostile_name());
+}
+
+#[test]
+fn no_name_breaks_out_of_its_label() {
+    let text = metrics::render(&hostile_snapshot(), BUILD).unwrap();
+    let count = |text: &str| text.lines().count();
+    assert_eq!(
+        count(&text),
+        count(&metrics::render(&snapshot(), BUILD).unwrap())
+    );
+    let escaped = hostile_name()
+        .replace('\\', "\\\\")
+        .replace('\n', "\\n")
+        .replace('"', "\\\"");
+    assert!(text.contains(&format!(
+        "sensor_device_info{{device=\"{PHONE}\",name=\"{escaped}\",kind=\"phone\""
+    )));
+    if let Some(judgement) = promtool(&text) {
+        assert_eq!(judgement, "");
+    }
+}
+
+fn flow(remote: &str, bytes: u64) -> Flow {
+    Flow {
+        device: PHONE.to_owned(),
+        device_name: Some("Anna's phone".to_owned()),
         interface: "br-lan".to_owned(),
         protocol: "tcp".to_owned(),
         local: "192.168.1.20:40000".to_owned(),
@@ -300,29 +596,91 @@ fn flows_are_sorted_and_limited() {
         traffic: both(tally(1, bytes), tally(2, 0)),
         opened_by: "upload",
         tcp_flags: both(0x1b, 0x1b),
+        facts: FlowFacts::default(),
         verdict: "pass",
         policy: None,
         first_seen: NOW - 7_300.0,
         last_seen: NOW,
+    }
+}
+
+fn print(flows: &[Flow], limit: usize, wide: bool, json: bool) -> String {
+    let args = cli::FlowsArgs {
+        output: cli::Output { json },
+        limit,
+        wide,
     };
+    let mut out = Vec::new();
+    cli::print_flows(&mut out, flows, args, NOW).unwrap();
+    String::from_utf8(out).unwrap()
+}
+
+#[test]
+fn flows_are_named_sorted_and_limited() {
+    let named = |name: &str, hidden, flow| Flow {
+        facts: FlowFacts {
+            name: Some(name.to_owned()),
+            name_source: Some("tls"),
+            hidden,
+            ..FlowFacts::default()
+        },
+        ..flow
+    };
+    let long = "r3---sn-4g5ednsl.some.very.long.example.org";
+    let telemetry = named(
+        "tracking.intl.miui.com",
+        None,
+        flow("203.0.113.5:443", 900_000),
+    );
+    let guess = named(
+        long,
+        None,
+        flow("[2001:db8:1234:5678:9abc:def0:1234:5678]:443", 1_048_576),
+    );
     let flows = [
-        flow("203.0.113.5:443", 1_023),
-        flow("[2001:db8::5]:443", 1_048_576),
+        Flow {
+            facts: FlowFacts {
+                owner: Some("Xiaomi".to_owned()),
+                category: Some("telemetry"),
+                ..telemetry.facts
+            },
+            policy: Some("trackers".to_owned()),
+            ..telemetry
+        },
+        Flow {
+            facts: FlowFacts {
+                name_source: Some("dns"),
+                name_by_another: true,
+                ..guess.facts
+            },
+            ..guess
+        },
+        named(
+            "cloudflare-ech.com",
+            Some("ech"),
+            flow("203.0.113.9:443", 1_024),
+        ),
+        Flow {
+            facts: FlowFacts {
+                hidden: Some("encrypted-dns"),
+                ..FlowFacts::default()
+            },
+            ..flow("203.0.113.10:853", 1_023)
+        },
+        Flow {
+            device_name: None,
+            ..flow("192.168.1.1:80", 2)
+        },
         flow("198.51.100.7:80", 1),
     ];
-    let print = |limit, json| {
-        let args = cli::FlowsArgs {
-            output: cli::Output { json },
-            limit,
-        };
-        let mut out = Vec::new();
-        cli::print_flows(&mut out, &flows, args, NOW).unwrap();
-        String::from_utf8(out).unwrap()
-    };
-    expect("flows.txt", &print(2, false));
-    assert_eq!(print(0, false).lines().count(), 4);
-    let json: serde_json::Value = serde_json::from_str(&print(2, true)).unwrap();
-    assert_eq!(json.as_array().unwrap().len(), 3);
+    expect("flows.txt", &print(&flows, 5, false, false));
+    let wide = print(&flows, 5, true, false);
+    expect("flows-wide.txt", &wide);
+    assert!(wide.contains(long));
+    assert_eq!(print(&flows, 0, false, false).lines().count(), 7);
+    let json: serde_json::Value = serde_json::from_str(&print(&flows, 2, false, true)).unwrap();
+    assert_eq!(json.as_array().unwrap().len(), 6);
+    assert_eq!(json[1]["name"], long);
 }
 
 /// Status and text of an answer.
@@ -400,7 +758,7 @@ async fn an_address_that_cannot_be_had_has_a_sentence() {
 
 #[test]
 fn alerts_and_readme_name_metrics_that_exist() {
-    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
+    let root = repository();
     let metrics = metrics::render(&snapshot(), BUILD).unwrap();
     for file in [
         "deploy/prometheus/alerts.yml",

@@ -1,4 +1,4 @@
-//! Datagrams of one flow, each behind its length; and frames as if they had been decrypted.
+//! Datagrams of one flow. What is encrypted is for `quic_frames`.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

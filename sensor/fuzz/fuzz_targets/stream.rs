@@ -1,14 +1,22 @@
-//! Pieces of one text in any order: what is given out is the text, and nothing that never came.
+//! Segments of one flow, near to each other: they overlap, leave holes, and wrap.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use sensor::decode::stream::{MAX_STREAM, Stream};
 
-fuzz_target!(|input: (Option<u32>, Vec<(u32, Vec<u8>)>)| {
-    let (initial, segments) = input;
+fuzz_target!(|input: (Option<u32>, u32, Vec<(i16, Vec<u8>)>)| {
+    let (initial, near, segments) = input;
+    let base = initial.map_or(near, |initial| initial.wrapping_add(1));
     let mut stream = Stream::new(initial);
-    for (sequence, octets) in &segments {
-        stream.segment(*sequence, octets);
+    let mut longest = Vec::new();
+    for (distance, octets) in &segments {
+        stream.segment(base.wrapping_add_signed((*distance).into()), octets);
         assert!(stream.contiguous().len() <= MAX_STREAM);
+        // What was given out is never taken back, unless an earlier start is seen or it was
+        // padding.
+        if initial.is_some() && !octets.contains(&0) && !longest.contains(&0) {
+            assert!(stream.contiguous().starts_with(&longest));
+        }
+        longest = stream.contiguous().to_vec();
     }
 });

@@ -72,6 +72,8 @@ pub struct Aggregate {
     questions: Option<Vec<DnsQuestion>>,
     devices_refused: u64,
     clock: Clock,
+    /// When it began to count, in seconds since the Unix epoch.
+    since: f64,
     now: f64,
 }
 
@@ -101,13 +103,15 @@ struct DeviceState {
 
 impl Default for Aggregate {
     fn default() -> Self {
-        Self::new(Arc::default(), Overrides::default())
+        Self::new(Arc::default(), Overrides::default(), 0.0)
     }
 }
 
 impl Aggregate {
-    /// An aggregate that knows this beforehand.
-    pub fn new(knowledge: Arc<Knowledge>, overrides: Overrides) -> Self {
+    /// An aggregate that knows this beforehand and begins to count at `since`, in seconds since the
+    /// Unix epoch: of a flow that is older, what it has counted already is booked to no party, so
+    /// that nothing is booked twice when a daemon takes over the tables of another.
+    pub fn new(knowledge: Arc<Knowledge>, overrides: Overrides, since: f64) -> Self {
         // Not by way of the default, which would read the lists that are built in.
         Self {
             reading: Reading::default(),
@@ -122,6 +126,7 @@ impl Aggregate {
             reading_flows: Vec::new(),
             questions: None,
             devices_refused: 0,
+            since,
             clock: Clock::default(),
             now: 0.0,
         }
@@ -379,11 +384,17 @@ impl Aggregate {
     fn book(&mut self, slot: u32, record: &FlowRecord, last: bool) {
         let key = &record.key;
         let counted = [record.upload_bytes, record.download_bytes];
+        let (since, began) = (self.since, self.clock.unix_seconds(record.first_seen));
         let state = self.state(slot, key);
         if state.opened && state.booked == counted {
             return;
         }
         let opens = !state.opened;
+        if opens && began < since {
+            state.opened = true;
+            state.booked = counted;
+            return self.note_flow(record, None);
+        }
         let Some(remote) = ip_of(key, key.remote()) else {
             return self.account(slot, record, counted, PartyId::LOCAL, None);
         };
@@ -544,9 +555,8 @@ impl Aggregate {
             self.fail(decoder, failure);
         }
         let uploaded = head.direction == Direction::Upload as u8;
-        if let Some(request) = news.request
+        if let Some(user_agent) = news.user_agent
             && uploaded
-            && let Some(user_agent) = request.user_agent
         {
             self.note(head.key.mac(), Fact::UserAgent(user_agent));
         }

@@ -11,7 +11,7 @@ use crate::decode::{
     Failure, Progress, dns,
     http::{self, Request},
     quic::Initials,
-    stream::Stream,
+    stream::{Stream, is_padding},
     tls::{self, ClientHello},
     tunnel::{self, Tunnel},
 };
@@ -72,8 +72,8 @@ pub struct Details {
 pub struct News {
     /// DNS messages.
     pub messages: Vec<dns::Message>,
-    /// An HTTP request.
-    pub request: Option<Request>,
+    /// What the program that speaks calls itself.
+    pub user_agent: Option<String>,
     /// Nothing more is to be learned from the flow.
     pub settled: bool,
     /// What could not be decoded, and by which decoder.
@@ -179,6 +179,7 @@ impl Readers {
                 learn(told, hello.hello, Source::Quic, Some(version));
                 self.quic = None;
                 News {
+                    user_agent: hello.user_agent,
                     settled: true,
                     ..News::default()
                 }
@@ -265,6 +266,9 @@ impl Side {
 
     fn stream(&mut self, kind: Kind, head: &Head, octets: &[u8], told: &mut Told) -> News {
         self.meet(head);
+        if matches!(self.state, State::Fresh) && is_padding(octets) {
+            return News::default();
+        }
         let start = match &mut self.state {
             State::Done | State::Messages(..) => return News::default(),
             // A connection that turns to TLS begins it with a segment.
@@ -338,7 +342,7 @@ impl Side {
                     told.name = Some((name.into(), Source::Http));
                     news.settled = !connects;
                 }
-                news.request = Some(request);
+                news.user_agent = request.user_agent;
             }
         }
         news

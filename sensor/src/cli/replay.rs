@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
-use super::{counted_u64, grouped, octets, print_table, table, total};
+use super::text::{counted_u64, grouped, json_line, octets, print_table, table, total};
 use crate::{
     model::{Device, DnsQuestion, Flow},
     source::replay::Summary,
@@ -80,7 +80,7 @@ pub fn print_flow_line(
         hidden: facts.hidden,
         inside: *inside,
     };
-    print_line(out, &line)
+    json_line(out, &line)
 }
 
 /// Prints a DNS question and its answers as a line of JSON.
@@ -93,7 +93,7 @@ pub fn print_question_line(out: &mut impl Write, dns: &DnsQuestion) -> io::Resul
     struct Line<'a> {
         dns: &'a DnsQuestion,
     }
-    print_line(out, &Line { dns })
+    json_line(out, &Line { dns })
 }
 
 /// Prints a device as a line of JSON.
@@ -106,12 +106,7 @@ pub fn print_device_line(out: &mut impl Write, device: &Device) -> io::Result<()
     struct Line<'a> {
         device: &'a Device,
     }
-    print_line(out, &Line { device })
-}
-
-fn print_line(out: &mut impl Write, line: &impl Serialize) -> io::Result<()> {
-    serde_json::to_writer(&mut *out, line)?;
-    writeln!(out)
+    json_line(out, &Line { device })
 }
 
 /// Prints the flows of a capture, the largest first; `limit` at most, 0 for all.

@@ -98,7 +98,7 @@ impl Household {
         engine: &mut Engine,
         knowledge: &Arc<Knowledge>,
     ) -> anyhow::Result<Self> {
-        let mut aggregate = Aggregate::new(Arc::clone(knowledge), Overrides::default());
+        let mut aggregate = Aggregate::new(Arc::clone(knowledge), Overrides::default(), 0.0);
         aggregate.keep_questions();
         let mut clock = Clock::default();
         let mut records = Vec::new();

@@ -247,6 +247,21 @@ mod tests {
         }
     }
 
+    /// What OpenVPN 2.6 sends first: bare, with tls-auth under SHA-1, SHA-256 and SHA-512, with
+    /// tls-crypt, with tls-crypt-v2.
+    #[test]
+    fn openvpn_as_it_is() {
+        let resets = include_str!("../../tests/data/openvpn-resets.txt");
+        for reset in resets.lines() {
+            let octets = (0..reset.len())
+                .step_by(2)
+                .map(|at| u8::from_str_radix(&reset[at..at + 2], 16).expect("it is hexadecimal"))
+                .collect::<Vec<_>>();
+            assert_eq!(recognise(&octets), Some(Tunnel::OpenVpn), "{reset}");
+        }
+        assert_eq!(resets.lines().count(), 6);
+    }
+
     #[test]
     fn openvpn_with_a_clients_key() {
         let early = [0x0f, 0, 0, 1, 0x65, 0, 0, 0];

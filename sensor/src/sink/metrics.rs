@@ -116,7 +116,7 @@ mod declared {
         POLICY_HIT_BYTES: Counter "sensor_policy_hit_bytes_total" ["device", "policy", "action", "direction"]
             "Octets to which a policy applied.";
         POLICY_RELOADS: Counter "sensor_policy_reloads_total" ["outcome"]
-            "Reloads of the configuration since the daemon started; a refused one changed nothing.";
+            "Reloads of the configuration since the tables were made; a refused one changed nothing.";
 
         HOOK_INFO: Gauge "sensor_hook_info" ["interface", "direction", "hook"]
             "Always 1; where the program of this interface and direction sits, none while the interface is gone.";
@@ -299,9 +299,16 @@ fn devices(snapshot: &Snapshot, families: &mut Vec<MetricFamily>) {
             let families = device.families.values();
             let upload = families.clone().map(|books| of(books.overflow.upload));
             let download = families.map(|books| of(books.overflow.download));
+            // The sum of no numbers is -0.
             [
-                ([device.device.as_str(), "upload"], upload.sum()),
-                ([device.device.as_str(), "download"], download.sum()),
+                (
+                    [device.device.as_str(), "upload"],
+                    0.0 + upload.sum::<f64>(),
+                ),
+                (
+                    [device.device.as_str(), "download"],
+                    0.0 + download.sum::<f64>(),
+                ),
             ]
         })
     };

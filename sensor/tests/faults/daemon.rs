@@ -274,6 +274,16 @@ impl Metrics {
             })
     }
 
+    fn begins_with_the_daemon(&self, name: &str) -> bool {
+        self.0.lines().any(|line| {
+            line.strip_prefix("# HELP ")
+                .and_then(|help| help.strip_prefix(name))
+                .is_some_and(|help| {
+                    help.starts_with(' ') && help.contains("since the daemon started")
+                })
+        })
+    }
+
     /// The value of the one series of this name with these labels; 0 where there is none.
     #[track_caller]
     pub(crate) fn value(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
@@ -306,13 +316,14 @@ impl Metrics {
             .unwrap_or_default()
     }
 
-    /// That no counter of `before` is smaller here, or gone.
+    /// That no counter of `before` is smaller here, or gone. Those that are the daemon's own, and
+    /// say in their help that they begin with it, begin anew.
     #[track_caller]
     pub(crate) fn continue_from(&self, before: &Self) {
         let mut compared = 0;
         for (series, earlier) in before.series() {
             let name = series.split('{').next().unwrap_or_default();
-            if !name.ends_with("_total") {
+            if !name.ends_with("_total") || before.begins_with_the_daemon(name) {
                 continue;
             }
             let now = self.series().find(|(other, _)| *other == series);

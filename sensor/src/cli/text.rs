@@ -1,0 +1,208 @@
+//! Tables, numbers and words, as people read them.
+
+use std::{
+    io::{self, Write},
+    ops::RangeInclusive,
+    time::Duration,
+};
+
+use comfy_table::{CellAlignment, ContentArrangement, Table};
+use serde::Serialize;
+
+use crate::model::{ByDirection, Tally};
+
+/// A table of `N` columns without lines.
+pub(super) struct Listing<const N: usize>(Table);
+
+/// A table with this header; the columns with numbers stand to the right.
+pub(super) fn table<const N: usize>(
+    header: [&str; N],
+    numbers: RangeInclusive<usize>,
+) -> Listing<N> {
+    let mut table = Table::new();
+    table
+        .load_style(comfy_table::presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Disabled)
+        .set_header(header);
+    for number in numbers {
+        if let Some(column) = table.column_mut(number) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    Listing(table)
+}
+
+impl<const N: usize> Listing<N> {
+    /// Adds a line, each cell made [`printable`].
+    pub(super) fn add_row(&mut self, cells: [impl AsRef<str>; N]) {
+        self.0.add_row(cells.map(|cell| printable(cell.as_ref())));
+    }
+}
+
+/// Prints a table, or what is to be said where it is empty.
+pub(super) fn print_table<const N: usize>(
+    out: &mut impl Write,
+    Listing(table): &Listing<N>,
+    empty: &str,
+) -> io::Result<()> {
+    if table.is_empty() {
+        return writeln!(out, "{empty}");
+    }
+    for line in table.lines() {
+        // Each cell has a space on both sides; the first column needs none.
+        let line = line.strip_prefix(' ').unwrap_or(&line);
+        writeln!(out, "{}", line.trim_end())?;
+    }
+    Ok(())
+}
+
+/// Prints JSON over several lines.
+pub(super) fn json(out: &mut impl Write, value: &impl Serialize) -> io::Result<()> {
+    print_json(out, &serde_json::to_string_pretty(value)?)
+}
+
+/// Prints JSON as one line.
+pub(super) fn json_line(out: &mut impl Write, value: &impl Serialize) -> io::Result<()> {
+    print_json(out, &serde_json::to_string(value)?)
+}
+
+/// JSON may hold characters that a terminal obeys as they are (RFC 8259, section 7); outside of
+/// strings it has none.
+fn print_json(out: &mut impl Write, text: &str) -> io::Result<()> {
+    let mut printed = 0;
+    for (at, found) in text.match_indices(|c| c != '\n' && is_unprintable(c)) {
+        write!(out, "{}", &text[printed..at])?;
+        for unit in found.encode_utf16() {
+            write!(out, "\\u{unit:04x}")?;
+        }
+        printed = at + found.len();
+    }
+    writeln!(out, "{}", &text[printed..])
+}
+
+/// The text without what a terminal would obey or not show: a device may call itself anything.
+pub(super) fn printable(text: &str) -> String {
+    text.replace(is_unprintable, "\u{fffd}")
+}
+
+/// Control characters, and those that are not seen but turn, join or break what is.
+fn is_unprintable(c: char) -> bool {
+    c.is_control()
+        || matches!(
+            c,
+            '\u{ad}'
+                | '\u{61c}'
+                | '\u{200b}'..='\u{200f}'
+                | '\u{2028}'..='\u{202e}'
+                | '\u{2060}'..='\u{206f}'
+                | '\u{feff}'
+                | '\u{fff9}'..='\u{fffb}'
+                | '\u{e0000}'..='\u{e007f}'
+        )
+}
+
+/// The text, without its middle where it has more than `most` characters.
+pub(super) fn shortened(text: &str, most: usize) -> String {
+    let count = text.chars().count();
+    if count <= most {
+        return text.to_owned();
+    }
+    let kept = most.saturating_sub(1);
+    let head = text.chars().take(kept.div_ceil(2));
+    let tail = text.chars().skip(count - kept / 2);
+    head.chain(['…']).chain(tail).collect()
+}
+
+/// A part of a whole, in per cent; `-` where there is no whole.
+pub(super) fn share(part: u64, whole: u64) -> String {
+    if whole == 0 {
+        return "-".to_owned();
+    }
+    match 100.0 * part as f64 / whole as f64 {
+        percent if part > 0 && percent < 1.0 => "<1 %".to_owned(),
+        percent => format!("{percent:.0} %"),
+    }
+}
+
+fn add(a: Tally, b: Tally) -> Tally {
+    Tally {
+        packets: a.packets.saturating_add(b.packets),
+        bytes: a.bytes.saturating_add(b.bytes),
+    }
+}
+
+pub(super) fn total(traffic: &ByDirection<Tally>) -> Tally {
+    add(traffic.upload, traffic.download)
+}
+
+pub(super) fn add_both(a: ByDirection<Tally>, b: &ByDirection<Tally>) -> ByDirection<Tally> {
+    ByDirection {
+        upload: add(a.upload, b.upload),
+        download: add(a.download, b.download),
+    }
+}
+
+/// Octets for people: exact below 1 KiB, then three digits and a binary unit.
+pub(super) fn octets(octets: u64) -> String {
+    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    if octets < 1024 {
+        return format!("{octets} B");
+    }
+    let mut value = octets as f64 / 1024.0;
+    let mut units = UNITS.iter();
+    let mut unit = units.next().unwrap_or(&"KiB");
+    // 999.5 and more would be written with four digits.
+    while value >= 999.5
+        && let Some(next) = units.next()
+    {
+        value /= 1024.0;
+        unit = next;
+    }
+    let decimals = match value {
+        value if value < 9.995 => 2,
+        value if value < 99.95 => 1,
+        _ => 0,
+    };
+    format!("{value:.decimals$} {unit}")
+}
+
+/// A number with commas between the thousands.
+pub(super) fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut grouped = String::with_capacity(digits.len() + digits.len() / 3);
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    grouped
+}
+
+pub(super) fn counted(count: usize, one: &str, many: &str) -> String {
+    counted_u64(count as u64, one, many)
+}
+
+pub(super) fn counted_u64(count: u64, one: &str, many: &str) -> String {
+    format!("{} {}", grouped(count), if count == 1 { one } else { many })
+}
+
+/// How long ago a moment was, both in seconds since the Unix epoch.
+pub(super) fn ago(then: f64, now: f64) -> String {
+    if then <= 0.0 {
+        return "-".to_owned();
+    }
+    // Clocks of kernel and user space differ by a tick: what was just now is not in the future.
+    let seconds = (now - then).max(0.0) as u64;
+    match seconds {
+        0..=1 => "now".to_owned(),
+        2..=119 => format!("{seconds} s ago"),
+        120..=7_199 => format!("{} min ago", seconds / 60),
+        7_200..=172_799 => format!("{} h ago", seconds / 3_600),
+        _ => format!("{} d ago", seconds / 86_400),
+    }
+}
+
+pub(super) fn milliseconds(duration: Duration) -> String {
+    format!("{:.1} ms", duration.as_secs_f64() * 1_000.0)
+}
