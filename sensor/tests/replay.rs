@@ -6,6 +6,8 @@ mod capture;
 #[path = "../../sensor-ebpf/tests/frames/mod.rs"]
 #[allow(dead_code, reason = "rings 1 and 2 use the rest")]
 mod frames;
+#[allow(dead_code, reason = "other tests use the rest")]
+mod written;
 
 use std::{
     env, fs,
@@ -22,6 +24,7 @@ use sensor::{
     source::replay::{Booked, Engine, Options, Summary, replay},
 };
 use sensor_ebpf::books::Tally;
+use written::{header, packet};
 use xtask::setup::{self, Need};
 
 const OPTIONS: Options = Options {
@@ -282,27 +285,4 @@ fn what_cannot_be_read_is_said_and_the_rest_is_read() -> Result<()> {
     );
     ensure!(output.status.code() == Some(1), "{}", output.status);
     Ok(())
-}
-
-/// The header of a capture file in the format of libpcap, little endian, with microseconds.
-fn header(link: u32) -> Vec<u8> {
-    let mut file = Vec::from(0xa1b2_c3d4_u32.to_le_bytes());
-    file.extend([2, 0, 4, 0]);
-    file.extend([0; 8]);
-    file.extend(0x0004_0000_u32.to_le_bytes());
-    file.extend(link.to_le_bytes());
-    file
-}
-
-/// A packet of it, some microseconds after another.
-fn packet(file: &mut Vec<u8>, micros: usize, octets: &[u8], original: usize) {
-    for word in [
-        1_700_000_000,
-        micros as u32,
-        octets.len() as u32,
-        original as u32,
-    ] {
-        file.extend(word.to_le_bytes());
-    }
-    file.extend(octets);
 }

@@ -303,3 +303,170 @@ impl Interface {
         micros.clamp(0, u64::MAX.into()) as u64
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Time, link type, octets and original length of a packet.
+    type Packet = (u64, u32, Vec<u8>, u32);
+
+    fn packets(file: &[u8]) -> (Vec<Packet>, Result<(), Damage>) {
+        let mut packets = Vec::new();
+        let result = read(file, |captured| {
+            packets.push((
+                captured.at,
+                captured.link,
+                captured.octets.to_vec(),
+                captured.original_len,
+            ));
+            ControlFlow::Continue(())
+        });
+        (packets, result)
+    }
+
+    /// A file in the format of libpcap with one packet of three octets out of five.
+    fn legacy(word: fn(u32) -> [u8; 4], half: fn(u16) -> [u8; 2], magic: u32) -> Vec<u8> {
+        let mut file = Vec::from(word(magic));
+        file.extend(half(2));
+        file.extend(half(4));
+        // Ethernet, and a check sequence of four octets behind each frame.
+        for number in [0, 0, 65_535, 0x4400_0001, 7, 123_456, 3, 5] {
+            file.extend(word(number));
+        }
+        file.extend(b"abc");
+        file
+    }
+
+    /// A pcapng block: its length stands before and behind.
+    fn block(word: fn(u32) -> [u8; 4], kind: u32, body: &[u8]) -> Vec<u8> {
+        let body_len = body.len().next_multiple_of(4);
+        let len = word(body_len as u32 + 12);
+        let mut block = Vec::from(word(kind));
+        block.extend(len);
+        block.extend(body);
+        block.resize(8 + body_len, 0);
+        block.extend(len);
+        block
+    }
+
+    fn words(word: fn(u32) -> [u8; 4], numbers: &[u32]) -> Vec<u8> {
+        numbers.iter().flat_map(|number| word(*number)).collect()
+    }
+
+    #[test]
+    fn pcap_in_both_byte_orders_and_resolutions() {
+        let expected = |at| vec![(at, 1, b"abc".to_vec(), 5)];
+        let micros = 0xa1b2_c3d4;
+        let nanos = 0xa1b2_3c4d;
+        for (file, at) in [
+            (
+                legacy(u32::to_le_bytes, u16::to_le_bytes, micros),
+                7_123_456,
+            ),
+            (
+                legacy(u32::to_be_bytes, u16::to_be_bytes, micros),
+                7_123_456,
+            ),
+            (legacy(u32::to_le_bytes, u16::to_le_bytes, nanos), 7_000_123),
+            (legacy(u32::to_be_bytes, u16::to_be_bytes, nanos), 7_000_123),
+        ] {
+            assert_eq!(packets(&file), (expected(at), Ok(())));
+            let cut = &file[..file.len() - 1];
+            assert_eq!(packets(cut), (vec![], Err(Damage::CutOff { packets: 0 })));
+        }
+    }
+
+    #[test]
+    fn pcapng_with_several_sections_interfaces_and_kinds_of_packets() {
+        const SECTION: u32 = 0x0a0d_0d0a;
+        const INTERFACE: u32 = 1;
+        const OLD_PACKET: u32 = 2;
+        const SIMPLE_PACKET: u32 = 3;
+        const STATISTICS: u32 = 5;
+        const PACKET: u32 = 6;
+
+        let mut file = Vec::new();
+        for (word, half) in [
+            (
+                u32::to_le_bytes as fn(u32) -> [u8; 4],
+                u16::to_le_bytes as fn(u16) -> [u8; 2],
+            ),
+            (u32::to_be_bytes, u16::to_be_bytes),
+        ] {
+            let mut section = words(word, &[0x1a2b_3c4d]);
+            section.extend(half(1));
+            section.extend([0; 2]);
+            section.extend([0xff; 8]);
+            file.extend(block(word, SECTION, &section));
+            // Microseconds, and at most three octets of each packet.
+            let mut plain = Vec::from(half(101));
+            plain.extend(half(0));
+            plain.extend(word(3));
+            file.extend(block(word, INTERFACE, &plain));
+            // Units of 2^-10 seconds, one hour later.
+            let mut odd = Vec::from(half(1));
+            odd.extend(half(0));
+            odd.extend(word(0));
+            odd.extend([half(9), half(1)].as_flattened());
+            odd.extend([0x8a, 0, 0, 0]);
+            odd.extend([half(14), half(8)].as_flattened());
+            let hour: [[u8; 4]; 2] = match half(1) == 1_u16.to_le_bytes() {
+                true => [word(3_600), word(0)],
+                false => [word(0), word(3_600)],
+            };
+            odd.extend(hour.as_flattened());
+            odd.extend([0; 4]);
+            file.extend(block(word, INTERFACE, &odd));
+            let mut packet = words(word, &[0, 1, 0, 2, 2]);
+            packet.extend(b"ab");
+            file.extend(block(word, PACKET, &packet));
+            file.extend(block(word, STATISTICS, &words(word, &[0, 0, 0])));
+            let mut packet = words(word, &[1, 0, 1_536, 4, 9]);
+            packet.extend(b"cdef");
+            file.extend(block(word, PACKET, &packet));
+            let mut packet = words(word, &[7]);
+            packet.extend(b"ghi");
+            file.extend(block(word, SIMPLE_PACKET, &packet));
+            let mut packet = Vec::from(half(1));
+            packet.extend(half(0));
+            packet.extend(words(word, &[0, 1_024, 1, 1]));
+            packet.extend(b"j");
+            file.extend(block(word, OLD_PACKET, &packet));
+        }
+        let of_one_section = [
+            (1 << 32, 101, b"ab".to_vec(), 2),
+            (3_601_500_000, 1, b"cdef".to_vec(), 9),
+            (3_601_500_000, 101, b"ghi".to_vec(), 7),
+            (3_601_000_000, 1, b"j".to_vec(), 1),
+        ];
+        let expected = [of_one_section.clone(), of_one_section].concat();
+        assert_eq!(packets(&file), (expected.clone(), Ok(())));
+        // A packet of an interface that its section does not have.
+        file.extend(block(
+            u32::to_be_bytes,
+            PACKET,
+            &words(u32::to_be_bytes, &[2, 0, 0, 0, 0]),
+        ));
+        assert_eq!(
+            packets(&file),
+            (expected, Err(Damage::Malformed { packets: 8 }))
+        );
+    }
+
+    #[test]
+    fn every_beginning_of_a_file_ends_in_a_sentence() {
+        let file = legacy(u32::to_le_bytes, u16::to_le_bytes, 0xa1b2_c3d4);
+        for len in 0..file.len() {
+            let (packets, result) = packets(&file[..len]);
+            let expected = match len {
+                0 => Err(Damage::Empty),
+                1..24 => Err(Damage::NoCapture),
+                // Nothing says that there was to be a packet.
+                24 => Ok(()),
+                _ => Err(Damage::CutOff { packets: 0 }),
+            };
+            assert_eq!((packets, result), (vec![], expected), "{len}");
+        }
+    }
+}
