@@ -122,8 +122,8 @@ impl Parties {
         &self.infos[id.0 as usize]
     }
 
-    /// How many there are.
-    pub fn len(&self) -> usize {
+    /// How many there are, `other` and `local` among them.
+    pub fn count(&self) -> usize {
         self.infos.len()
     }
 
@@ -388,9 +388,9 @@ mod tests {
             });
             traffic.book(Counted { party: id, ..of(0) }, amount(1));
         }
-        assert_eq!(parties.len(), MAX_PARTIES);
+        assert_eq!(parties.count(), MAX_PARTIES);
         assert_eq!(parties.refused(), 7);
-        assert_eq!(traffic.parties.len(), MAX_PARTIES_OF_DEVICE);
+        assert_eq!(traffic.parties.count(), MAX_PARTIES_OF_DEVICE);
         assert_eq!(
             traffic.other().bytes[0],
             MAX_PARTIES as u64 + 5,
