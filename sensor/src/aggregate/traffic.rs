@@ -390,7 +390,7 @@ mod tests {
         }
         assert_eq!(parties.count(), MAX_PARTIES);
         assert_eq!(parties.refused(), 7);
-        assert_eq!(traffic.parties.count(), MAX_PARTIES_OF_DEVICE);
+        assert_eq!(traffic.parties.len(), MAX_PARTIES_OF_DEVICE);
         assert_eq!(
             traffic.other().bytes[0],
             MAX_PARTIES as u64 + 5,
