@@ -228,7 +228,7 @@ impl Aggregate {
         snapshot.names = model::NameTables {
             list_names: self.knowledge.lists.len() as u64,
             addresses_evicted: self.answers.evicted(),
-            parties: self.parties.len() as u64,
+            parties: self.parties.count() as u64,
             parties_refused: self.parties.refused(),
             devices_refused: self.devices_refused,
         };

@@ -123,7 +123,7 @@ impl Parties {
     }
 
     /// How many there are.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.infos.len()
     }
 
@@ -388,7 +388,7 @@ mod tests {
             });
             traffic.book(Counted { party: id, ..of(0) }, amount(1));
         }
-        assert_eq!(parties.len(), MAX_PARTIES);
+        assert_eq!(parties.count(), MAX_PARTIES);
         assert_eq!(parties.refused(), 7);
         assert_eq!(traffic.parties.len(), MAX_PARTIES_OF_DEVICE);
         assert_eq!(
