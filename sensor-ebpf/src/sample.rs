@@ -22,7 +22,7 @@ pub struct Judged {
     pub policy: u16,
     /// The [`Verdict`](crate::policy::Verdict)'s number.
     pub verdict: u8,
-    /// By number of [`Direction`](crate::flow::Direction): of the packet that led to it.
+    /// By number of [`Direction`]: of the packet that led to it.
     pub direction: u8,
     /// Keeps the size a multiple of eight; 0.
     pub reserved: u32,

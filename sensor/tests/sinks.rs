@@ -426,7 +426,7 @@ fn a_scrape_of_256_devices_is_cheap() {
             let start = cpu_time();
             let text = metrics::render(&large, BUILD).unwrap();
             let time = cpu_time().saturating_sub(start);
-            assert!(text.lines().count() > 256 * 20);
+            assert!(text.lines().count() > 256 * 100);
             time
         })
         .collect();
@@ -436,8 +436,8 @@ fn a_scrape_of_256_devices_is_cheap() {
         "a scrape of 256 devices takes {median:?} of CPU (median of {})",
         times.len()
     );
-    // An unoptimised build is some ten times slower.
-    let most = Duration::from_millis(if cfg!(debug_assertions) { 200 } else { 20 });
+    // Some 30,000 lines, of which most are by party. An unoptimised build is several times slower.
+    let most = Duration::from_millis(if cfg!(debug_assertions) { 300 } else { 40 });
     assert!(median <= most, "{median:?}");
 }
 

@@ -1,6 +1,6 @@
 //! From records to a snapshot. Knows no clock, no channel and no kernel.
 //!
-//! A reading of the tables gives the [books](reading); samples in between give names to flows
+//! A reading of the tables gives the books (`reading`); samples in between give names to flows
 //! ([naming]), to addresses ([answers]) and to devices ([identity]). What flows amount to is booked
 //! to [parties](party) when a reading comes ([traffic]).
 
