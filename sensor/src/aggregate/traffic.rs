@@ -122,11 +122,7 @@ impl Parties {
         &self.infos[id.0 as usize]
     }
 
-<<<<<<< HEAD
     /// How many there are, `other` and `local` among them.
-=======
-    /// How many there are.
->>>>>>> sinks
     pub fn count(&self) -> usize {
         self.infos.len()
     }
