@@ -925,3 +925,6 @@ fn describe(device: &mut model::Device, state: &DeviceState, parties: &Parties) 
         .map(|(category, amount)| (category.name(), bytes(amount)))
         .collect();
 }
+
+#[cfg(test)]
+mod tests;
