@@ -3,73 +3,84 @@
 
 use std::{
     io::{Read as _, Write as _},
-    os::{
-        linux::net::SocketAddrExt as _,
-        unix::net::{SocketAddr, UnixStream},
-    },
+    os::{fd::OwnedFd, unix::net::UnixStream},
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::{
+    net::{AddressFamily, SocketAddrUnix, SocketType},
+    process::{Resource, Rlimit, getrlimit, setrlimit},
+};
 use sensor::{
     asked::{self, Question},
     cli::Output,
 };
 use tokio::{
-    runtime::Runtime,
+    runtime::Builder,
     sync::{mpsc, oneshot},
 };
 
-type Asked = (Question, oneshot::Sender<String>);
-
-/// A listener of its own, and what it hands on.
-fn listen(name: &str) -> Result<(Runtime, mpsc::Receiver<Asked>, PathBuf)> {
+/// A daemon that says this to whoever asks, or stops at the first question.
+fn daemon(name: &str, answer: Option<String>) -> Result<PathBuf> {
     let path = PathBuf::from(format!("/test/{}/{name}", std::process::id()));
-    let runtime = Runtime::new()?;
-    let (commands, inbox) = mpsc::channel(8);
-    let listener = runtime.block_on(async { asked::bind(&path) })?;
-    runtime.spawn(asked::answer(listener, commands, |question, tell| {
-        (question, tell)
-    }));
-    Ok((runtime, inbox, path))
+    let (bound, is_bound) = std::sync::mpsc::channel();
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    thread::spawn({
+        let path = path.clone();
+        move || runtime.block_on(serve(&path, answer, bound))
+    });
+    is_bound.recv()??;
+    Ok(path)
+}
+
+async fn serve(path: &Path, answer: Option<String>, bound: std::sync::mpsc::Sender<Result<()>>) {
+    let listener = match asked::bind(path) {
+        Ok(listener) => listener,
+        Err(error) => return drop(bound.send(Err(error))),
+    };
+    let _ = bound.send(Ok(()));
+    let (commands, mut inbox) = mpsc::channel::<(Question, oneshot::Sender<String>)>(8);
+    let answers = asked::answer(listener, commands, |question, tell| (question, tell));
+    let owner = async {
+        while let Some((_, tell)) = inbox.recv().await {
+            let Some(answer) = &answer else { return };
+            let _ = tell.send(answer.clone());
+        }
+    };
+    tokio::select! {
+        () = answers => {}
+        () = owner => {}
+    }
 }
 
 fn status() -> Question {
     Question::Status(Output { json: false })
 }
 
-fn connect(path: &Path) -> Result<UnixStream> {
-    let name = [b"gateway-sensor:", path.as_os_str().as_encoded_bytes()].concat();
-    Ok(UnixStream::connect_addr(&SocketAddr::from_abstract_name(
-        name,
-    )?)?)
+/// A client's socket, to be connected.
+fn socket() -> Result<OwnedFd> {
+    Ok(rustix::net::socket(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        None,
+    )?)
 }
 
-/// Answers so many questions with this text.
-fn tell(
-    runtime: &Runtime,
-    mut inbox: mpsc::Receiver<Asked>,
-    times: usize,
-    text: String,
-) -> tokio::task::JoinHandle<()> {
-    runtime.spawn(async move {
-        for _ in 0..times {
-            if let Some((_, answer)) = inbox.recv().await {
-                let _ = answer.send(text.clone());
-            }
-        }
-    })
+fn connect(socket: OwnedFd, path: &Path) -> Result<UnixStream> {
+    let name = [b"gateway-sensor:", path.as_os_str().as_encoded_bytes()].concat();
+    let address = SocketAddrUnix::new_abstract_name(&name)?;
+    rustix::net::connect(&socket, &address)?;
+    Ok(socket.into())
 }
 
 #[test]
 fn one_that_never_ends_its_question_holds_up_nobody() -> Result<()> {
-    let (runtime, inbox, path) = listen("endless")?;
-    let mut endless = connect(&path)?;
+    let path = daemon("endless", Some("fine".into()))?;
+    let mut endless = connect(socket()?, &path)?;
     endless.write_all(b"{")?;
-    let _told = tell(&runtime, inbox, 1, "fine".into());
     assert_eq!(asked::ask(&path, &status())?.as_deref(), Some("fine"));
     let began = Instant::now();
     let mut nothing = Vec::new();
@@ -81,9 +92,8 @@ fn one_that_never_ends_its_question_holds_up_nobody() -> Result<()> {
 
 #[test]
 fn many_at_once_and_answers_of_many_megabytes() -> Result<()> {
-    let (runtime, inbox, path) = listen("large")?;
     let text = "flow ".repeat(8 << 20);
-    let _told = tell(&runtime, inbox, 4, text.clone());
+    let path = daemon("large", Some(text.clone()))?;
     let clients: Vec<_> = (0..4)
         .map(|_| {
             let path = path.clone();
@@ -99,14 +109,13 @@ fn many_at_once_and_answers_of_many_megabytes() -> Result<()> {
 
 #[test]
 fn a_daemon_that_stops_in_between_is_said_not_to_answer() -> Result<()> {
-    let (runtime, mut inbox, path) = listen("stops")?;
-    runtime.spawn(async move {
-        let asked = inbox.recv().await;
-        drop((asked, inbox));
-    });
+    let path = daemon("stops", None)?;
     match asked::ask(&path, &status()) {
         // Who is not root takes it for one that does not trust it.
-        Ok(answer) => assert_eq!((answer, rustix::process::geteuid().is_root()), (None, false)),
+        Ok(answer) => assert_eq!(
+            (answer, rustix::process::geteuid().is_root()),
+            (None, false)
+        ),
         Err(error) => assert!(error.to_string().contains("does not answer"), "{error:#}"),
     }
     Ok(())
@@ -114,9 +123,9 @@ fn a_daemon_that_stops_in_between_is_said_not_to_answer() -> Result<()> {
 
 #[test]
 fn questions_that_are_none_or_too_long_are_hung_up_on() -> Result<()> {
-    let (_runtime, _inbox, path) = listen("garbage")?;
+    let path = daemon("garbage", Some("nothing".into()))?;
     for question in [&b"{}"[..], b"", &[b' '; 5000]] {
-        let mut client = connect(&path)?;
+        let mut client = connect(socket()?, &path)?;
         // It may hang up before all is written.
         let _ = client.write_all(question);
         let _ = client.shutdown(std::net::Shutdown::Write);
@@ -130,13 +139,13 @@ fn questions_that_are_none_or_too_long_are_hung_up_on() -> Result<()> {
 
 #[test]
 fn one_path_has_one_listener_and_no_more_than_its_octets() -> Result<()> {
-    let (runtime, _inbox, path) = listen("twice")?;
-    let _guard = runtime.enter();
-    let refused = asked::bind(&path).err().context("it is taken")?;
+    let _path = daemon("twice", Some(String::new()))?;
+    let refused = daemon("twice", None).err().context("it is taken")?;
     assert!(refused.to_string().contains("another process"), "{refused}");
-    let long = PathBuf::from(format!("/{}", "p".repeat(200)));
-    let refused = asked::bind(&long).err().context("it is too long")?;
+    let long = "p".repeat(200);
+    let refused = daemon(&long, None).err().context("it is too long")?;
     assert!(refused.to_string().contains("octets"), "{refused}");
+    let long = PathBuf::from(long);
     assert!(asked::ask(&long, &status())?.is_none());
     assert!(asked::ask(Path::new("/test/nobody"), &status())?.is_none());
     Ok(())
@@ -156,20 +165,16 @@ fn without_a_descriptor_it_waits_for_one() -> Result<()> {
         assert!(itself.status.success(), "{said}");
         return Ok(());
     }
-    let (runtime, inbox, path) = listen("descriptors")?;
-    let _told = tell(&runtime, inbox, 1, "fine".into());
-    let mut client = connect(&path)?;
+    let path = daemon("descriptors", Some("fine".into()))?;
+    let socket = socket()?;
     let limit = getrlimit(Resource::Nofile);
-    let used = std::fs::read_dir("/proc/self/fd")?.count() as u64;
-    let _ = client.set_nonblocking(false);
-    setrlimit(
-        Resource::Nofile,
-        Rlimit {
-            current: Some(used.saturating_sub(2)),
-            ..limit.clone()
-        },
-    )?;
-    // A second one, made before, is not needed: the next accept has no number left.
+    let none = Rlimit {
+        current: Some(0),
+        ..limit
+    };
+    setrlimit(Resource::Nofile, none)?;
+    let mut client = connect(socket, &path)?;
+    // Until it has tried to accept.
     thread::sleep(Duration::from_millis(300));
     setrlimit(Resource::Nofile, limit)?;
     client.write_all(&serde_json::to_vec(&status())?)?;

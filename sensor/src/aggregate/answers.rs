@@ -253,7 +253,7 @@ mod tests {
         }
         assert_eq!(answers.addresses.len(), MAX_ADDRESSES);
         assert_eq!(answers.order.len(), MAX_ADDRESSES);
-        assert_eq!(answers.evicted(), 10 + 4, "addresses and devices");
+        assert_eq!(answers.evicted(), 10 + 5, "addresses and devices");
         assert_eq!(answers.addresses[&address(99)].len(), MAX_DEVICES);
         assert!(answers.find(PHONE, address(0), 1.0).is_none());
     }
