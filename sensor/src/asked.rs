@@ -23,7 +23,7 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{UnixListener, UnixStream},
     sync::{mpsc, oneshot},
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 use crate::cli::{DevicesArgs, FlowsArgs, Output};
@@ -78,30 +78,37 @@ pub fn bind(pin_directory: &Path) -> anyhow::Result<UnixListener> {
     Ok(UnixListener::from_std(listener)?)
 }
 
-/// Takes one question after the other and hands it on, until nobody takes it any more.
-///
-/// # Errors
-///
-/// When no connection can be accepted.
+/// How long it waits where no connection can be accepted.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Takes one question after the other and hands it on, until nobody takes it any more. Where no
+/// connection can be accepted (all descriptors are in use), it waits: accounting goes on.
 pub async fn answer<T: Send + 'static>(
     listener: UnixListener,
     commands: mpsc::Sender<T>,
     command: fn(Question, oneshot::Sender<String>) -> T,
-) -> anyhow::Result<()> {
-    loop {
-        let (stream, _) = listener
-            .accept()
-            .await
-            .context("questions of the command line cannot be accepted")?;
+) {
+    while !commands.is_closed() {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!("questions of the command line cannot be accepted: {error}");
+                sleep(PAUSE).await;
+                continue;
+            }
+        };
         if !is_trusted(&stream) {
-            tracing::warn!("a user who is not root asked, and was not answered");
+            // Whoever likes could fill the log.
+            tracing::debug!("a user who is not root asked, and was not answered");
             continue;
         }
         let commands = commands.clone();
         // Each by itself: one that says nothing does not hold up the others.
         tokio::spawn(async move {
-            if let Err(error) = timeout(PATIENCE, converse(stream, commands, command)).await {
-                tracing::debug!("a question took too long: {error}");
+            match timeout(PATIENCE, converse(stream, commands, command)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::debug!("a question has no answer: {error:#}"),
+                Err(error) => tracing::debug!("a question took too long: {error}"),
             }
         });
     }

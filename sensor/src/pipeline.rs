@@ -86,9 +86,10 @@ pub async fn run(file: &Path, config: Config) -> anyhow::Result<()> {
         let (commands, stopped) = (commands.clone(), ended(stopped.clone()));
         async move {
             tokio::select! {
-                () = stopped => Ok(()),
-                ended = asked::answer(socket, commands, Command::Ask) => ended,
+                () = stopped => {}
+                () = asked::answer(socket, commands, Command::Ask) => {}
             }
+            Ok(())
         }
     });
     tasks.spawn(log_messages(started.messages, stopped.clone()));

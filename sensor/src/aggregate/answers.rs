@@ -6,7 +6,9 @@ use std::{
     sync::Arc,
 };
 
-use sensor_ebpf::parse::Mac;
+use sensor_ebpf::{flow::FlowKey, parse::Mac};
+
+use crate::decode::{dns, name::MAX_NAME};
 
 /// Addresses that are remembered at most; the one that was learned first leaves.
 pub const MAX_ADDRESSES: usize = 16_384;
@@ -16,6 +18,15 @@ pub const MAX_DEVICES: usize = 16;
 
 /// Names with a key for encrypted hellos that are remembered at most; the first one leaves.
 pub const MAX_KEYS: usize = 4_096;
+
+/// Questions without an answer that are remembered at most; the first one leaves.
+pub const MAX_QUESTIONS: usize = 4_096;
+
+/// Questions of one message that are remembered at most: servers answer one.
+const MAX_NAMES: usize = 2;
+
+/// Where servers answer.
+const DNS: u16 = 53;
 
 /// How long an answer names flows at least, in seconds: programs go on with an address when its
 /// time to live is over, and resolvers on the way shorten it.
@@ -39,6 +50,9 @@ pub struct Answers {
     /// Names whose servers take encrypted hellos (RFC 9848), and the order in which they came.
     keys: HashSet<Arc<str>>,
     order_of_keys: VecDeque<Arc<str>>,
+    /// Questions without an answer yet, and the order in which they came.
+    questions: HashMap<(FlowKey, u16), Vec<String>>,
+    order_of_questions: VecDeque<(FlowKey, u16)>,
     evicted: u64,
 }
 
@@ -52,8 +66,47 @@ struct Told {
 }
 
 impl Answers {
-    /// Takes an answer to `device`: `name` has `address` for `ttl` seconds from `now` on.
+    /// Takes a question that a device asked.
+    pub fn ask(&mut self, key: &FlowKey, message: &dns::Message) {
+        if key.remote_port() != DNS {
+            return;
+        }
+        let asked = (*key, message.id);
+        let names = message.questions.iter().take(MAX_NAMES);
+        let names = names.map(|question| question.name.clone()).collect();
+        if self.questions.insert(asked, names).is_some() {
+            return;
+        }
+        self.order_of_questions.push_back(asked);
+        // Those that were answered are in the order still.
+        if self.order_of_questions.len() > MAX_QUESTIONS
+            && let Some(first) = self.order_of_questions.pop_front()
+            && self.questions.remove(&first).is_some()
+        {
+            self.evicted += 1;
+        }
+    }
+
+    /// Whether an answer is one to a question that was asked, of which it is the first: what nobody
+    /// asked for names nothing (RFC 5452, section 9.1).
+    pub fn asked(&mut self, key: &FlowKey, message: &dns::Message) -> bool {
+        let asked = (*key, message.id);
+        let is_answer = self.questions.get(&asked).is_some_and(|names| {
+            let mut answered = message.questions.iter().take(MAX_NAMES);
+            answered.len() == names.len() && answered.all(|question| names.contains(&question.name))
+        });
+        if is_answer {
+            self.questions.remove(&asked);
+        }
+        is_answer
+    }
+
+    /// Takes an answer to `device`: `name` has `address` for `ttl` seconds from `now` on. What is
+    /// too long for the name of a host is none.
     pub fn learn(&mut self, device: Mac, name: &str, address: IpAddr, ttl: u32, now: f64) {
+        if name.len() > MAX_NAME {
+            return;
+        }
         let until = now + f64::from(ttl).max(AT_LEAST);
         if !self.addresses.contains_key(&address) {
             if self.addresses.len() >= MAX_ADDRESSES
@@ -76,6 +129,7 @@ impl Answers {
         };
         if told.len() >= MAX_DEVICES {
             told.remove(0);
+            self.evicted += 1;
         }
         // The last is the latest.
         told.push(Told {
@@ -106,6 +160,9 @@ impl Answers {
 
     /// Takes an answer that has a key for encrypted hellos to the servers of a name.
     pub fn learn_key(&mut self, name: &str) {
+        if name.len() > MAX_NAME {
+            return;
+        }
         if self.keys.contains(name) {
             return;
         }
@@ -125,7 +182,7 @@ impl Answers {
         self.keys.contains(name)
     }
 
-    /// Addresses and keys that left to make room.
+    /// Addresses, devices, keys and questions that left to make room.
     pub fn evicted(&self) -> u64 {
         self.evicted
     }
@@ -196,7 +253,7 @@ mod tests {
         }
         assert_eq!(answers.addresses.len(), MAX_ADDRESSES);
         assert_eq!(answers.order.len(), MAX_ADDRESSES);
-        assert_eq!(answers.evicted(), 10);
+        assert_eq!(answers.evicted(), 10 + 5, "addresses and devices");
         assert_eq!(answers.addresses[&address(99)].len(), MAX_DEVICES);
         assert!(answers.find(PHONE, address(0), 1.0).is_none());
     }

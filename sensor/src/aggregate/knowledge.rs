@@ -168,7 +168,7 @@ pub struct Shown<'a> {
     pub is_ech: bool,
     /// What it says can be read without a name: DNS, DHCP.
     pub is_readable: bool,
-    /// A payload was seen.
+    /// A payload was seen, or none will be looked at any more.
     pub spoke: bool,
 }
 

@@ -13,13 +13,13 @@ mod reading;
 pub mod traffic;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, VecDeque, hash_map::Entry},
     net::IpAddr,
     sync::Arc,
 };
 
 use sensor_ebpf::{
-    flow::{Direction, FlowKey, FlowRecord},
+    flow::{Direction, FlowKey, FlowRecord, Judgement},
     parse::{Address, Family, Mac},
     sample::{Head, Kind, NO_SLOT, is_service},
 };
@@ -51,8 +51,14 @@ const UNFINISHED_FOR: f64 = 15.0;
 /// Names that hellos with another name inside have outside.
 const ECH_PROVIDERS: [&str; 1] = ["cloudflare-ech.com"];
 
-/// Devices whose identity is kept at most; further ones have books and no name.
-const MAX_DEVICES: usize = 65_536;
+/// Flows that may wait for more of something at a time; the one that waits longest is let go. Each
+/// holds what a flow is watched for, 16 KiB where that is four payloads in each direction.
+const MAX_WAITING: usize = 4_096;
+
+/// Devices of which something is kept before a reading has them, at most. Those of the kernel's
+/// table, which has a bound, always have room: MAC addresses that somebody makes up when it is full
+/// are none of them, and are forgotten again.
+const MAX_UNLISTED: usize = 1_024;
 
 /// Everything that is known, put together from records.
 #[derive(Debug)]
@@ -67,14 +73,24 @@ pub struct Aggregate {
     parties: Parties,
     failures: BTreeMap<(&'static str, Failure), u64>,
     settled: Vec<(u32, FlowKey)>,
-    /// Flows whose readers wait for more.
-    reading_flows: Vec<(u32, f64)>,
+    /// Flows whose readers wait for more, in the order in which they began.
+    waiting: VecDeque<Waiting>,
+    /// Devices that no reading had yet.
+    unlisted: usize,
     questions: Option<Vec<DnsQuestion>>,
     devices_refused: u64,
     clock: Clock,
     /// When it began to count, in seconds since the Unix epoch.
     since: f64,
     now: f64,
+}
+
+/// A flow whose readers wait.
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    slot: u32,
+    hash: u64,
+    since: f64,
 }
 
 /// What is known of the flow in a slot.
@@ -84,6 +100,8 @@ struct FlowState {
     hash: u64,
     told: Told,
     readers: Option<Box<Readers>>,
+    /// Since when they wait, in seconds since the Unix epoch.
+    waits_since: f64,
     /// Whom it is with, by the name that it has.
     party: Option<PartyId>,
     /// What is booked of it.
@@ -99,6 +117,10 @@ struct DeviceState {
     /// What was concluded, until something is noted that may change it.
     conclusion: Option<model::Conclusion>,
     traffic: Traffic,
+    /// It is in the kernel's table.
+    is_listed: bool,
+    /// When something was noted first, in seconds since the Unix epoch.
+    noted: f64,
 }
 
 impl Default for Aggregate {
@@ -123,7 +145,8 @@ impl Aggregate {
             parties: Parties::default(),
             failures: BTreeMap::new(),
             settled: Vec::new(),
-            reading_flows: Vec::new(),
+            waiting: VecDeque::new(),
+            unlisted: 0,
             questions: None,
             devices_refused: 0,
             since,
@@ -161,6 +184,9 @@ impl Aggregate {
         match &record {
             Record::Tables(tables) => self.clock = tables.clock,
             Record::Sample(sample) => self.sample(sample),
+            Record::Device(reading) if reading::is_device(reading.number) => {
+                self.list(Mac::from_word(reading.record.mac));
+            }
             Record::Flow(slot, flow) => self.book(*slot, flow, false),
             Record::Reaped(slot, flow) => {
                 self.book(*slot, flow, true);
@@ -182,12 +208,15 @@ impl Aggregate {
     /// Everything as a snapshot. The ticks are the daemon's own: no table knows them.
     pub fn snapshot(&mut self, ticks: Ticks) -> Snapshot {
         self.forget_unfinished(self.now - UNFINISHED_FOR);
+        self.forget_unlisted(self.now - UNFINISHED_FOR);
         let mut snapshot = self.reading.snapshot(ticks);
         let top = self.knowledge.top;
         let mut named = vec![];
-        for device in &mut snapshot.devices {
+        let mut places = HashMap::new();
+        for (place, device) in snapshot.devices.iter_mut().enumerate() {
             let Some(mac) = device.mac else { continue };
             let state = self.devices.entry(mac).or_default();
+            places.insert(mac, place);
             state.traffic.choose(top);
             describe(device, state, &self.parties);
             let conclusion = state.conclusion.take().unwrap_or_else(|| {
@@ -206,13 +235,8 @@ impl Aggregate {
             })
             .collect();
         for (device, known) in identity::probably_same(&identities) {
-            let device = mac_text(Mac::new(device));
-            if let Some(found) = snapshot
-                .devices
-                .iter_mut()
-                .find(|found| found.device == device)
-            {
-                found.probably_same_as = Some(mac_text(Mac::new(known)));
+            if let Some(place) = places.get(&Mac::new(device)) {
+                snapshot.devices[*place].probably_same_as = Some(mac_text(Mac::new(known)));
             }
         }
         snapshot.parties = self.parties_of(&snapshot);
@@ -264,13 +288,9 @@ impl Aggregate {
     pub fn facts(&self, slot: u32, record: &FlowRecord) -> FlowFacts {
         static NOTHING: FlowState = FlowState {
             hash: 0,
-            told: Told {
-                name: None,
-                details: None,
-                spoke: false,
-                tunnel: None,
-            },
+            told: Told::NOTHING,
             readers: None,
+            waits_since: 0.0,
             party: None,
             booked: [0; 2],
             opened: false,
@@ -292,7 +312,7 @@ impl Aggregate {
         let is_ech = self.is_ech(key, told, remote);
         let hidden = self
             .knowledge
-            .hidden(&shown(key, told, name.as_deref(), remote, is_ech));
+            .hidden(&shown(record, told, name.as_deref(), remote, is_ech));
         let info = self.knowledge.about(name.as_deref(), remote);
         FlowFacts {
             party: Some(info.name.to_string()),
@@ -334,8 +354,9 @@ impl Aggregate {
         if !told.details.as_ref().is_some_and(|details| details.ech) {
             return false;
         }
-        let Some((outside, _)) = &told.name else {
-            return true;
+        // A hello to an address has no name outside, and nothing to hide inside.
+        let Some((outside, Source::Tls | Source::Quic)) = &told.name else {
+            return false;
         };
         if ECH_PROVIDERS.contains(&&**outside) {
             return true;
@@ -364,11 +385,47 @@ impl Aggregate {
     }
 
     fn device(&mut self, mac: Mac) -> Option<&mut DeviceState> {
-        if self.devices.len() >= MAX_DEVICES && !self.devices.contains_key(&mac) {
-            self.devices_refused += 1;
-            return None;
+        if !self.devices.contains_key(&mac) {
+            if self.unlisted >= MAX_UNLISTED {
+                self.devices_refused += 1;
+                return None;
+            }
+            self.unlisted += 1;
         }
-        Some(self.devices.entry(mac).or_default())
+        let now = self.now;
+        Some(self.devices.entry(mac).or_insert_with(|| DeviceState {
+            noted: now,
+            ..DeviceState::default()
+        }))
+    }
+
+    /// The state of a device that is in the kernel's table.
+    fn list(&mut self, mac: Mac) -> &mut DeviceState {
+        let device = match self.devices.entry(mac) {
+            Entry::Occupied(device) => {
+                let device = device.into_mut();
+                if !device.is_listed {
+                    self.unlisted -= 1;
+                }
+                device
+            }
+            Entry::Vacant(place) => place.insert(DeviceState::default()),
+        };
+        device.is_listed = true;
+        device
+    }
+
+    /// Devices that no reading had in all this time are forgotten, and counted.
+    fn forget_unlisted(&mut self, before: f64) {
+        if self.unlisted == 0 {
+            return;
+        }
+        let known = self.devices.len();
+        self.devices
+            .retain(|_, device| device.is_listed || device.noted > before);
+        let forgotten = known - self.devices.len();
+        self.unlisted -= forgotten;
+        self.devices_refused += forgotten as u64;
     }
 
     fn note(&mut self, mac: Mac, fact: Fact) {
@@ -412,6 +469,7 @@ impl Aggregate {
         }
         let state = self.state(slot, key);
         let name = state.told.name.as_ref().map(|(name, _)| Arc::clone(name));
+        let by_another = matches!(state.told.name, Some((_, Source::DnsOfAnother)));
         let party = match state.party {
             Some(party) => party,
             None => {
@@ -424,10 +482,11 @@ impl Aggregate {
         let is_ech = self.is_ech(key, told, remote);
         let hidden = self
             .knowledge
-            .hidden(&shown(key, told, name.as_deref(), remote, is_ech));
+            .hidden(&shown(record, told, name.as_deref(), remote, is_ech));
         self.account(slot, record, counted, party, hidden);
         if opens {
-            self.note_flow(record, name.as_deref());
+            // Servers share addresses: what another asked for says nothing of this device.
+            self.note_flow(record, name.as_deref().filter(|_| !by_another));
         }
     }
 
@@ -478,9 +537,8 @@ impl Aggregate {
             hidden,
             category: self.parties.info(party).category,
         };
-        if let Some(device) = self.device(record.key.mac()) {
-            device.traffic.book(of, amount);
-        }
+        // Who has a flow is in the table.
+        self.list(record.key.mac()).traffic.book(of, amount);
     }
 
     /// Takes one payload.
@@ -503,46 +561,74 @@ impl Aggregate {
     /// Lets the readers of a flow have a payload.
     fn read(&mut self, kind: Kind, sample: &Sample) -> News {
         let head = &sample.head;
-        if head.slot == NO_SLOT {
+        let hash = hash_of(&head.key);
+        // A flow that is booked has its slot until it is reaped: another's sample came too late.
+        let is_late = self
+            .flows
+            .get(head.slot as usize)
+            .is_some_and(|state| state.opened && state.hash != hash);
+        if head.slot == NO_SLOT || is_late {
             let mut told = Told::default();
             return Readers::default().sample(kind, head, &sample.octets, &mut told);
         }
         let now = self.now;
         let state = self.state(head.slot, &head.key);
         let mut readers = state.readers.take().unwrap_or_default();
-        let begun = readers.are_fresh();
+        let waited = readers.wait();
         let news = readers.sample(kind, head, &sample.octets, &mut state.told);
         // What is booked from now on is by what it told.
         state.party = None;
         if news.settled {
             self.settled.push((head.slot, head.key));
-        } else {
+            return news;
+        }
+        let begins = readers.wait() && !waited;
+        if begins {
+            state.waits_since = now;
+        }
+        if !readers.are_fresh() {
             state.readers = Some(readers);
-            if begun && kind != Kind::Dns {
-                self.reading_flows.push((head.slot, now));
+        }
+        if begins {
+            self.waiting.push_back(Waiting {
+                slot: head.slot,
+                hash,
+                since: now,
+            });
+            if self.waiting.len() > MAX_WAITING
+                && let Some(first) = self.waiting.pop_front()
+            {
+                self.let_go(first, Failure::Limit);
             }
         }
         news
     }
 
-    /// Readers that wait in vain are let go, and counted.
+    /// Readers that wait in vain are let go.
     fn forget_unfinished(&mut self, before: f64) {
-        let waiting = std::mem::take(&mut self.reading_flows);
-        for (slot, since) in waiting {
-            if since > before {
-                self.reading_flows.push((slot, since));
-                continue;
-            }
-            let Some(state) = self.flows.get_mut(slot as usize) else {
-                continue;
-            };
-            if let Some(decoder) = state
-                .readers
-                .take()
-                .and_then(|readers| readers.unfinished())
-            {
-                self.fail(decoder, Failure::Truncated);
-            }
+        while let Some(first) = self.waiting.front()
+            && first.since <= before
+        {
+            let first = *first;
+            self.waiting.pop_front();
+            self.let_go(first, Failure::Truncated);
+        }
+    }
+
+    /// Lets the readers of a flow go, where they still wait for the same, and counts them.
+    fn let_go(&mut self, waiting: Waiting, why: Failure) {
+        let is_same = |state: &&mut FlowState| {
+            state.hash == waiting.hash
+                && state.waits_since == waiting.since
+                && state.readers.as_ref().is_some_and(|readers| readers.wait())
+        };
+        let readers = self
+            .flows
+            .get_mut(waiting.slot as usize)
+            .filter(is_same)
+            .and_then(|state| state.readers.take());
+        if let Some(decoder) = readers.and_then(|readers| readers.unfinished()) {
+            self.fail(decoder, why);
         }
     }
 
@@ -567,7 +653,8 @@ impl Aggregate {
 
     fn dns(&mut self, head: &Head, message: dns::Message) {
         let key = &head.key;
-        if message.response && head.direction == Direction::Download as u8 {
+        let uploaded = head.direction == Direction::Upload as u8;
+        if message.response && !uploaded && self.answers.asked(key, &message) {
             if message.ech {
                 for question in &message.questions {
                     self.answers.learn_key(&question.name);
@@ -583,7 +670,8 @@ impl Aggregate {
                 );
             }
         }
-        if !message.response && head.direction == Direction::Upload as u8 {
+        if !message.response && uploaded {
+            self.answers.ask(key, &message);
             for question in &message.questions {
                 self.note(key.mac(), Fact::Name(question.name.clone()));
             }
@@ -648,6 +736,9 @@ impl Aggregate {
             return;
         }
         let mac = head.key.mac();
+        if is_of_another(&head.key, &message) {
+            return;
+        }
         for record in message.addresses {
             self.note(mac, Fact::MdnsHost(record.name));
         }
@@ -675,10 +766,10 @@ impl Aggregate {
             }
             return;
         }
-        if uploaded {
-            // A repeater asks for others.
+        // A repeater asks for others, and anybody may claim to.
+        if uploaded && message.client == head.key.mac().octets() {
             self.note(
-                Mac::new(message.client),
+                head.key.mac(),
                 Fact::Dhcp4 {
                     host_name: message.host_name,
                     fqdn: message.fqdn,
@@ -744,13 +835,34 @@ fn ip_of(key: &FlowKey, address: Address) -> Option<IpAddr> {
     }
 }
 
+/// Whether a multicast DNS message is passed on for another: it tells addresses of the family that
+/// it is sent by, and the sender's is none of them. One that is sent from a link-local address
+/// tells global ones alone.
+fn is_of_another(key: &FlowKey, message: &dns::Message) -> bool {
+    let Some(sender) = ip_of(key, key.local()) else {
+        return false;
+    };
+    if matches!(sender, IpAddr::V6(address) if address.is_unicast_link_local()) {
+        return false;
+    }
+    let mut told = message
+        .addresses
+        .iter()
+        .map(|record| record.address)
+        .filter(|address| address.is_ipv4() == sender.is_ipv4())
+        .peekable();
+    told.peek().is_some() && told.all(|address| address != sender)
+}
+
 fn shown<'a>(
-    key: &FlowKey,
+    record: &FlowRecord,
     told: &Told,
     name: Option<&'a str>,
     remote: IpAddr,
     is_ech: bool,
 ) -> Shown<'a> {
+    let key = &record.key;
+    let watch = Judgement::unpack(record.judgement).watch;
     Shown {
         name,
         remote,
@@ -759,7 +871,7 @@ fn shown<'a>(
         is_tunnel: told.tunnel.is_some(),
         is_ech,
         is_readable: is_service(key),
-        spoke: told.spoke,
+        spoke: told.spoke || !watch.wants(Direction::Upload),
     }
 }
 
@@ -813,3 +925,6 @@ fn describe(device: &mut model::Device, state: &DeviceState, parties: &Parties) 
         .map(|(category, amount)| (category.name(), bytes(amount)))
         .collect();
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use sensor_ebpf::{
     flow::Direction,
+    parse::protocol,
     sample::{Head, Kind},
 };
 
@@ -54,6 +55,45 @@ pub struct Told {
     pub spoke: bool,
     /// It is a tunnel.
     pub tunnel: Option<Tunnel>,
+    /// Nothing more is to be learned of it.
+    settled: bool,
+    /// TCP: the sequence numbers of the SYNs by direction, where payloads came; `None` inside where
+    /// it was not seen. Another one begins another connection.
+    initial: [Option<Option<u32>>; 2],
+}
+
+impl Told {
+    /// What is told before anything is seen.
+    pub const NOTHING: Self = Self {
+        name: None,
+        details: None,
+        spoke: false,
+        tunnel: None,
+        settled: false,
+        initial: [None; 2],
+    };
+
+    /// Forgets what a connection told whose ports another one took, and gives whether one did.
+    ///
+    /// Of the new connection the other direction has not come yet: its first number is no change.
+    fn meet(&mut self, head: &Head) -> bool {
+        let at = usize::from(head.direction & 1);
+        let known = self.initial[at].replace(initial(head));
+        let is_another = known.is_some_and(|known| known != initial(head));
+        if is_another {
+            *self = Self {
+                spoke: self.spoke,
+                ..Self::NOTHING
+            };
+            self.initial[at] = Some(initial(head));
+        }
+        is_another
+    }
+}
+
+/// The number of the SYN before a payload, where it was seen.
+fn initial(head: &Head) -> Option<u32> {
+    (head.flags & Head::SYN_SEEN != 0).then_some(head.initial_sequence)
 }
 
 /// What a hello says beside the name.
@@ -96,8 +136,6 @@ struct Quic {
 /// One direction of a TCP stream.
 #[derive(Debug, Default)]
 struct Side {
-    /// The sequence number of its SYN. Another one begins another connection.
-    initial: Option<u32>,
     state: State,
 }
 
@@ -124,11 +162,34 @@ impl Readers {
             _ => Direction::Download,
         };
         told.spoke = true;
+        if head.key.protocol() == protocol::TCP && told.meet(head) {
+            *self = Self::default();
+        }
+        if told.settled {
+            // It was told already; who is to know has missed it.
+            return News {
+                settled: true,
+                ..News::default()
+            };
+        }
+        let news = self.news(kind, direction, head, octets, told);
+        told.settled = news.settled;
+        news
+    }
+
+    fn news(
+        &mut self,
+        kind: Kind,
+        direction: Direction,
+        head: &Head,
+        octets: &[u8],
+        told: &mut Told,
+    ) -> News {
         match kind {
             Kind::Dns => self.sides[direction as usize].messages(head, octets),
             Kind::Quic => self.quic(direction, octets, told),
             Kind::Tls | Kind::Http | Kind::Stream | Kind::Tunnel
-                if head.key.protocol() == sensor_ebpf::parse::protocol::TCP =>
+                if head.key.protocol() == protocol::TCP =>
             {
                 if kind == Kind::Tunnel && recognise(octets, told) {
                     return News {
@@ -155,17 +216,33 @@ impl Readers {
                 .all(|side| matches!(side.state, State::Fresh))
     }
 
+    /// Whether octets are held that others are to complete.
+    pub fn wait(&self) -> bool {
+        let waits = |side: &Side| match &side.state {
+            State::Reading(_) => true,
+            State::Messages(stream, _) => !stream.is_empty(),
+            State::Fresh | State::Other | State::Done => false,
+        };
+        self.sides.iter().any(waits)
+            || self
+                .quic
+                .as_ref()
+                .is_some_and(|quic| !quic.initials.are_none())
+    }
+
     /// Whether something was begun and not ended: what decoder waits for it.
     pub fn unfinished(&self) -> Option<&'static str> {
         let reading = |side: &Side| match &side.state {
             State::Reading(stream) if tls::looks_like(stream.contiguous()) => Some("tls"),
             State::Reading(stream) if http::looks_like(stream.contiguous()) => Some("http"),
+            State::Messages(stream, _) if !stream.is_empty() => Some("dns"),
             _ => None,
         };
-        self.sides
-            .iter()
-            .find_map(reading)
-            .or_else(|| self.quic.as_ref().map(|_| "quic"))
+        self.sides.iter().find_map(reading).or_else(|| {
+            let quic = self.quic.as_ref()?;
+            // What could not be opened was counted when it came.
+            (!quic.initials.are_none()).then_some("quic")
+        })
     }
 
     fn quic(&mut self, direction: Direction, octets: &[u8], told: &mut Told) -> News {
@@ -173,6 +250,10 @@ impl Readers {
             client: direction,
             initials: Initials::new(),
         });
+        if quic.initials.are_none() {
+            // The first one that came may have been the server's.
+            quic.client = direction;
+        }
         match quic.initials.datagram(direction == quic.client, octets) {
             Ok(Progress::Complete(hello)) => {
                 let version = hello.version.label();
@@ -253,19 +334,7 @@ impl Start {
 }
 
 impl Side {
-    /// Begins anew where another connection took the ports.
-    fn meet(&mut self, head: &Head) {
-        let initial = (head.flags & Head::SYN_SEEN != 0).then_some(head.initial_sequence);
-        if initial != self.initial {
-            *self = Self {
-                initial,
-                state: State::Fresh,
-            };
-        }
-    }
-
     fn stream(&mut self, kind: Kind, head: &Head, octets: &[u8], told: &mut Told) -> News {
-        self.meet(head);
         if matches!(self.state, State::Fresh) && is_padding(octets) {
             return News::default();
         }
@@ -284,7 +353,7 @@ impl Side {
                 start
             }
             State::Fresh => {
-                let mut stream = Stream::new(self.initial);
+                let mut stream = Stream::new(initial(head));
                 let whole = stream.is_start(head.sequence);
                 let start = if whole {
                     Start::of(octets)
@@ -332,13 +401,7 @@ impl Side {
                 // Behind a proxy's name comes the one that is meant.
                 let connects = request.method == "CONNECT";
                 self.state = if connects { State::Other } else { State::Done };
-                let better = told
-                    .name
-                    .as_ref()
-                    .is_some_and(|(_, source)| *source == Source::Tls);
-                if let Some(name) = request.name()
-                    && !better
-                {
+                if let Some(name) = request.name() {
                     told.name = Some((name.into(), Source::Http));
                     news.settled = !connects;
                 }
@@ -355,13 +418,12 @@ impl Side {
             Ok(message) => news.messages.push(message),
             Err(failure) => news.failure = Some(("dns", failure)),
         };
-        if head.key.protocol() == sensor_ebpf::parse::protocol::UDP {
+        if head.key.protocol() == protocol::UDP {
             take(octets);
             return news;
         }
-        self.meet(head);
         if matches!(self.state, State::Fresh) {
-            self.state = State::Messages(Stream::new(self.initial), 0);
+            self.state = State::Messages(Stream::new(initial(head)), 0);
         }
         let State::Messages(stream, read) = &mut self.state else {
             return news;
@@ -376,6 +438,12 @@ impl Side {
             }
         }
         *read = stream.contiguous().len() - framed.rest().len();
+        // What was read is not kept: a connection may ask for hours.
+        if *read == stream.contiguous().len()
+            && let Some(behind) = stream.behind()
+        {
+            self.state = State::Messages(behind, 0);
+        }
         if failed {
             news.failure = Some(("dns", Failure::Malformed));
             self.state = State::Done;

@@ -213,7 +213,8 @@ pub fn mac_text(mac: Mac) -> String {
     format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
 }
 
-const fn is_device(number: u32) -> bool {
+/// Whether a record is that of one device, and not shared.
+pub(super) const fn is_device(number: u32) -> bool {
     number != MULTICAST_DEVICE && number != FURTHER_DEVICES
 }
 

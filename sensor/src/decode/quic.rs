@@ -132,6 +132,11 @@ impl Initials {
         Self::default()
     }
 
+    /// Whether none is followed.
+    pub fn are_none(&self) -> bool {
+        self.attempts.is_empty()
+    }
+
     /// Takes the payload of one datagram: all the packets in it (RFC 9000, section 12.2).
     ///
     /// Packets may come in any order. After a Retry the client derives its keys anew, from the

@@ -89,6 +89,24 @@ impl Stream {
         &self.octets[..self.contiguous]
     }
 
+    /// Whether nothing is held.
+    pub fn is_empty(&self) -> bool {
+        self.octets.is_empty()
+    }
+
+    /// The stream behind all that is held, without that; `None` where there is a hole, a conflict,
+    /// or nothing to begin behind.
+    pub fn behind(&self) -> Option<Self> {
+        if !self.islands.is_empty() || self.conflict {
+            return None;
+        }
+        Some(Self {
+            base: Some(self.base?.wrapping_add(self.contiguous as u32)),
+            fixed: true,
+            ..Self::default()
+        })
+    }
+
     /// Whether two segments had different octets for the same place.
     pub fn conflict(&self) -> bool {
         self.conflict

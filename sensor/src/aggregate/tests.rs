@@ -1,0 +1,874 @@
+//! Records that somebody made, and what becomes of them.
+
+use bytes::Bytes;
+use proptest::prelude::*;
+use sensor_ebpf::{
+    books::{DeviceRecord, FIRST_DEVICE, Losses},
+    parse::{Parsed, parse, protocol},
+    sample::Watch,
+};
+
+use super::*;
+use crate::record::{DeviceReading, Tables};
+
+const HELLO: &[u8] = include_bytes!("../../tests/data/hello-zeek-google-de-51833.bin");
+const GOOGLE: &str = "www.google.de";
+const OTHER_HELLO: &[u8] = include_bytes!("../../tests/data/hello-zeek-39264-rand.bin");
+const SNAPCHAT: &str = "tr6.snapchat.com";
+const INITIAL: &[u8] = include_bytes!("../../tests/data/initial-rfc9001-a2.bin");
+
+const PHONE: [u8; 6] = [0x64, 0xcc, 0x2e, 1, 2, 3];
+const LAPTOP: [u8; 6] = [0x00, 0x1b, 0x21, 1, 2, 3];
+const LOCAL: [u8; 4] = [192, 168, 1, 7];
+const REMOTE: [u8; 4] = [198, 51, 100, 9];
+const RESOLVER: [u8; 4] = [198, 51, 100, 53];
+
+const UP: Direction = Direction::Upload;
+const DOWN: Direction = Direction::Download;
+
+/// When the flows of the tests began, in seconds since the Unix epoch and in jiffies.
+const BEGAN: u64 = 1000;
+
+fn key_of(mac: [u8; 6], protocol: u8, local: u16, (remote, port): ([u8; 4], u16)) -> FlowKey {
+    let mut frame = [0; 54];
+    frame[6..12].copy_from_slice(&mac);
+    frame[12..14].copy_from_slice(&[8, 0]);
+    frame[14] = 0x45;
+    frame[16..18].copy_from_slice(&40_u16.to_be_bytes());
+    frame[23] = protocol;
+    frame[26..30].copy_from_slice(&LOCAL);
+    frame[30..34].copy_from_slice(&remote);
+    frame[34..36].copy_from_slice(&local.to_be_bytes());
+    frame[36..38].copy_from_slice(&port.to_be_bytes());
+    frame[46] = 5 << 4;
+    if protocol == protocol::UDP {
+        frame[38..40].copy_from_slice(&20_u16.to_be_bytes());
+    }
+    let parsed: Parsed = parse(&frame[..]).expect("a whole frame");
+    FlowKey::new(&parsed, UP, 1)
+}
+
+fn tcp(local: u16) -> FlowKey {
+    key_of(PHONE, protocol::TCP, local, (REMOTE, 443))
+}
+
+fn udp(port: u16) -> FlowKey {
+    key_of(PHONE, protocol::UDP, 40_000, (REMOTE, port))
+}
+
+fn flow_of(key: FlowKey, up: u64, down: u64) -> FlowRecord {
+    FlowRecord {
+        key,
+        judgement: Judgement {
+            watch: Watch::both(4),
+            ..Judgement::unpack(0)
+        }
+        .pack(),
+        upload_packets: 1,
+        upload_bytes: up,
+        download_bytes: down,
+        first_seen: BEGAN,
+        device: FIRST_DEVICE,
+        ..FlowRecord::default()
+    }
+}
+
+fn records(hello: &[u8]) -> Vec<u8> {
+    [&[22, 3, 1], &(hello.len() as u16).to_be_bytes()[..], hello].concat()
+}
+
+const SERVER_HELLO: &[u8] = &[22, 3, 3, 0, 42, 2, 0, 0, 38, 3, 3, 0, 0, 0];
+
+/// A household, and a moment in it.
+struct House {
+    aggregate: Aggregate,
+    now: f64,
+}
+
+impl House {
+    fn new() -> Self {
+        Self::since(0.0)
+    }
+
+    fn since(since: f64) -> Self {
+        let mut house = Self {
+            aggregate: Aggregate::new(Arc::default(), Overrides::default(), since),
+            now: BEGAN as f64,
+        };
+        house.reading(&[PHONE, LAPTOP]);
+        house
+    }
+
+    fn apply(&mut self, record: Record) {
+        self.aggregate.apply(record, self.now);
+    }
+
+    fn reading(&mut self, macs: &[[u8; 6]]) {
+        self.apply(Record::Tables(Tables {
+            losses: Losses::default(),
+            flow_capacity: 65_536,
+            device_capacity: 1_024,
+            reaped: 0,
+            generation: 1,
+            policies: 0,
+            prefixes: 0,
+            reloads: 0,
+            reloads_refused: 0,
+            clock: Clock {
+                hz: 1,
+                epoch_millis: 0,
+            },
+        }));
+        for (number, mac) in macs.iter().enumerate() {
+            self.apply(Record::Device(DeviceReading {
+                number: FIRST_DEVICE + number as u32,
+                record: DeviceRecord {
+                    mac: Mac::new(*mac).word(),
+                    ..DeviceRecord::default()
+                },
+            }));
+        }
+    }
+
+    fn sample(&mut self, slot: u32, kind: Kind, of: Payload, octets: &[u8]) {
+        self.apply(Record::Sample(Box::new(Sample {
+            head: Head {
+                key: of.key,
+                slot,
+                kind: kind as u8,
+                direction: of.direction as u8,
+                flags: of.syn.map_or(0, |_| Head::SYN_SEEN),
+                initial_sequence: of.syn.unwrap_or(0),
+                sequence: of.syn.unwrap_or(0).wrapping_add(1).wrapping_add(of.at),
+                ..Head::default()
+            },
+            octets: Bytes::copy_from_slice(octets),
+        })));
+    }
+
+    fn facts(&self, slot: u32, key: FlowKey) -> FlowFacts {
+        self.aggregate.facts(slot, &flow_of(key, 0, 0))
+    }
+
+    fn name(&self, slot: u32, key: FlowKey) -> Option<String> {
+        self.facts(slot, key).name
+    }
+
+    fn failures(&mut self) -> Vec<(&'static str, &'static str, u64)> {
+        self.reading(&[PHONE, LAPTOP]);
+        let snapshot = self.aggregate.snapshot(Ticks::default());
+        let failures = snapshot.decode_failures.iter();
+        failures
+            .map(|of| (of.decoder, of.reason, of.count))
+            .collect()
+    }
+
+    /// Asks a resolver for a name, and gets an address.
+    fn resolve(&mut self, mac: [u8; 6], name: &str, address: [u8; 4]) {
+        let of = |direction| Payload {
+            key: key_of(mac, protocol::UDP, 40_001, (RESOLVER, 53)),
+            direction,
+            syn: None,
+            at: 0,
+        };
+        self.sample(9, Kind::Dns, of(UP), &dns_message(7, name, None));
+        self.sample(9, Kind::Dns, of(DOWN), &dns_message(7, name, Some(address)));
+    }
+
+    /// What the parties of the phone amount to.
+    fn parties(&mut self) -> BTreeMap<String, u64> {
+        let snapshot = self.aggregate.snapshot(Ticks::default());
+        let phone = mac_text(Mac::new(PHONE));
+        let devices = snapshot.devices.into_iter();
+        devices
+            .filter(|device| device.device == phone)
+            .flat_map(|device| device.parties)
+            .map(|with| {
+                let bytes = with.bytes_in_all;
+                (with.party, bytes.upload + bytes.download)
+            })
+            .collect()
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Payload {
+    key: FlowKey,
+    direction: Direction,
+    syn: Option<u32>,
+    at: u32,
+}
+
+impl Payload {
+    fn up(key: FlowKey, at: usize) -> Self {
+        Self {
+            key,
+            direction: UP,
+            syn: Some(u32::MAX - 500),
+            at: at as u32,
+        }
+    }
+
+    fn down(key: FlowKey, at: usize) -> Self {
+        Self {
+            direction: DOWN,
+            syn: Some(77),
+            ..Self::up(key, at)
+        }
+    }
+
+    fn after(self, syn: Option<u32>) -> Self {
+        Self { syn, ..self }
+    }
+}
+
+fn dns_message(id: u16, name: &str, answer: Option<[u8; 4]>) -> Vec<u8> {
+    let mut message = id.to_be_bytes().to_vec();
+    let count = u8::from(answer.is_some());
+    message.extend([count << 7 | 1, 0, 0, 1, 0, count, 0, 0, 0, 0]);
+    for label in name.split('.') {
+        message.push(label.len() as u8);
+        message.extend(label.as_bytes());
+    }
+    message.extend([0, 0, 1, 0, 1]);
+    if let Some(address) = answer {
+        message.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
+        message.extend(address);
+    }
+    message
+}
+
+fn multicast_answer(name: &str, address: [u8; 4]) -> Vec<u8> {
+    let mut message = vec![0, 0, 0x84, 0, 0, 0, 0, 1, 0, 0, 0, 0];
+    for label in name.split('.') {
+        message.push(label.len() as u8);
+        message.extend(label.as_bytes());
+    }
+    message.extend([0, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
+    message.extend(address);
+    message
+}
+
+#[test]
+fn a_hello_in_pieces_of_any_order_has_its_name() {
+    let octets = records(HELLO);
+    let cut = 1400;
+    for order in [[0, cut], [cut, 0]] {
+        for syn in [Some(5), None] {
+            let mut house = House::new();
+            for at in order {
+                let piece = if at == 0 {
+                    &octets[..cut]
+                } else {
+                    &octets[cut..]
+                };
+                let kind = if at == 0 { Kind::Tls } else { Kind::Stream };
+                let of = Payload::up(tcp(1), at).after(syn);
+                house.sample(3, kind, of, piece);
+                house.sample(3, kind, of, piece);
+            }
+            // Without a SYN nobody knows that what came first is no beginning.
+            let expected = (order[0] == 0 || syn.is_some()).then_some(GOOGLE);
+            assert_eq!(
+                house.name(3, tcp(1)).as_deref(),
+                expected,
+                "{order:?} {syn:?}"
+            );
+            assert_eq!(house.failures(), []);
+        }
+    }
+}
+
+#[test]
+fn without_its_start_a_hello_has_no_name() {
+    let octets = records(HELLO);
+    let mut house = House::new();
+    house.sample(3, Kind::Stream, Payload::up(tcp(1), 1400), &octets[1400..]);
+    assert_eq!(house.name(3, tcp(1)), None);
+    house.now += UNFINISHED_FOR;
+    assert_eq!(house.failures(), [], "nobody knows what it was");
+    assert!(house.aggregate.waiting.is_empty());
+}
+
+#[test]
+fn a_hello_that_contradicts_itself_has_no_name() {
+    let octets = records(HELLO);
+    let mut house = House::new();
+    house.sample(3, Kind::Tls, Payload::up(tcp(1), 0), &octets[..1400]);
+    let mut other = octets[1300..].to_vec();
+    other[0] ^= 1;
+    house.sample(3, Kind::Stream, Payload::up(tcp(1), 1300), &other);
+    assert_eq!(house.name(3, tcp(1)), None);
+    assert_eq!(house.failures(), [("tls", "conflict", 1)]);
+}
+
+#[test]
+fn padding_before_a_hello_is_none_of_it() {
+    let mut house = House::new();
+    house.sample(3, Kind::Stream, Payload::up(tcp(1), 0), &[0; 6]);
+    house.sample(3, Kind::Tls, Payload::up(tcp(1), 0), &records(HELLO));
+    assert_eq!(house.name(3, tcp(1)).as_deref(), Some(GOOGLE));
+}
+
+#[test]
+fn what_a_server_says_after_the_hello_is_neither_a_failure_nor_read() {
+    let mut house = House::new();
+    house.sample(3, Kind::Tls, Payload::up(tcp(1), 0), &records(HELLO));
+    house.sample(3, Kind::Tls, Payload::down(tcp(1), 0), SERVER_HELLO);
+    house.sample(3, Kind::Stream, Payload::down(tcp(1), 3000), &[5; 1000]);
+    house.sample(3, Kind::Stream, Payload::up(tcp(1), 3000), &[5; 1000]);
+    assert_eq!(house.name(3, tcp(1)).as_deref(), Some(GOOGLE));
+    assert!(house.aggregate.flows[3].readers.is_none());
+    assert!(house.aggregate.waiting.is_empty());
+    assert_eq!(house.failures(), []);
+    // The kernel may have missed it: it is told as often as it asks.
+    assert_eq!(house.aggregate.settled().count(), 4);
+}
+
+#[test]
+fn another_protocol_may_turn_to_tls() {
+    for start in [
+        &b"AUTH TLS\r\n"[..],
+        b"EHLO phone.example\r\n",
+        b"STARTTLS\r\n",
+        b"\x03\0\0\x13\x0e\xe0\0\0\0\0\0\x01\0\x08\0\x03\0\0\0",
+        b"CONNECT proxied.example:443 HTTP/1.1\r\nHost: proxied.example\r\n\r\n",
+    ] {
+        let mut house = House::new();
+        let mut first = [0; sensor_ebpf::sample::LOOKED_AT];
+        let looked_at = start.len().min(first.len());
+        first[..looked_at].copy_from_slice(&start[..looked_at]);
+        let kind = sensor_ebpf::sample::classify(&tcp(1), &first, start.len())
+            .expect("a stream is always of some kind");
+        house.sample(3, kind, Payload::up(tcp(1), 0), start);
+        let octets = records(HELLO);
+        let (one, two) = octets.split_at(1400);
+        house.sample(3, Kind::Tls, Payload::up(tcp(1), start.len()), one);
+        house.sample(
+            3,
+            Kind::Stream,
+            Payload::up(tcp(1), start.len() + 1400),
+            two,
+        );
+        let facts = house.facts(3, tcp(1));
+        let start = String::from_utf8_lossy(start);
+        assert_eq!(facts.name.as_deref(), Some(GOOGLE), "{start}");
+        assert_eq!(facts.name_source, Some("tls"), "{start}");
+        assert_eq!(house.failures(), [], "{start}");
+    }
+}
+
+#[test]
+fn another_connection_with_the_same_ports_has_a_name_of_its_own() {
+    let mut house = House::new();
+    house.sample(3, Kind::Tls, Payload::up(tcp(1), 0), &records(HELLO));
+    house.sample(3, Kind::Tls, Payload::down(tcp(1), 0), SERVER_HELLO);
+    let again = Payload::up(tcp(1), 0).after(Some(4242));
+    house.sample(3, Kind::Stream, again, b"SSH-2.0-x\r\n");
+    assert_eq!(house.name(3, tcp(1)), None, "the old name is not its own");
+    house.sample(3, Kind::Tls, again.after(Some(4243)), &records(OTHER_HELLO));
+    let answer = Payload::down(tcp(1), 0).after(Some(99));
+    house.sample(3, Kind::Tls, answer, SERVER_HELLO);
+    assert_eq!(house.name(3, tcp(1)).as_deref(), Some(SNAPCHAT));
+}
+
+#[test]
+fn a_quic_client_is_who_says_a_hello() {
+    // The answer of a server, under keys that its packet does not lead to.
+    let mut answer = INITIAL.to_vec();
+    answer[10] ^= 1;
+    for server_first in [false, true] {
+        let mut house = House::new();
+        let of = |direction| Payload {
+            key: udp(443),
+            direction,
+            syn: None,
+            at: 0,
+        };
+        if server_first {
+            house.sample(3, Kind::Quic, of(DOWN), &answer);
+        }
+        house.sample(3, Kind::Quic, of(UP), INITIAL);
+        house.sample(3, Kind::Quic, of(DOWN), &answer);
+        house.sample(3, Kind::Quic, of(UP), &answer);
+        let facts = house.facts(3, udp(443));
+        assert_eq!(facts.name.as_deref(), Some("example.com"));
+        assert_eq!(facts.name_source, Some("quic"));
+        let failed = u64::from(server_first);
+        let of_quic: u64 = house.failures().iter().map(|(.., count)| count).sum();
+        assert_eq!(of_quic, failed, "the hello ends it");
+    }
+}
+
+#[test]
+fn messages_over_tcp_are_cut_anywhere_and_not_kept() {
+    let key = key_of(PHONE, protocol::TCP, 40_000, (RESOLVER, 53));
+    let framed: Vec<u8> = [(1, "a.example"), (2, "b.example")]
+        .into_iter()
+        .flat_map(|(id, name)| {
+            let message = dns_message(id, name, None);
+            [&(message.len() as u16).to_be_bytes()[..], &message].concat()
+        })
+        .collect();
+    for cut in 0..=framed.len() {
+        let mut house = House::new();
+        house.aggregate.keep_questions();
+        let (one, two) = framed.split_at(cut);
+        house.sample(3, Kind::Dns, Payload::up(key, 0), one);
+        house.sample(3, Kind::Dns, Payload::up(key, cut), two);
+        let names: Vec<_> = house
+            .aggregate
+            .questions()
+            .iter()
+            .map(|q| &*q.name)
+            .collect();
+        assert_eq!(names, ["a.example", "b.example"], "cut at {cut}");
+        let readers = house.aggregate.flows[3].readers.as_ref();
+        assert!(!readers.expect("it may go on").wait());
+    }
+    // Far more than one stream holds.
+    let mut house = House::new();
+    house.aggregate.keep_questions();
+    for number in 0..1000 {
+        house.sample(
+            3,
+            Kind::Dns,
+            Payload::up(key, number * framed.len()),
+            &framed,
+        );
+    }
+    assert_eq!(
+        house.aggregate.questions().len(),
+        2000 - 1998,
+        "the same two, over and over"
+    );
+    assert_eq!(house.failures(), []);
+}
+
+#[test]
+fn garbage_gives_no_name() {
+    let mut house = House::new();
+    for (slot, octets) in [&b"\x16\x03\xff\xff"[..], &[0xff; 40], b"GET", b"\0"]
+        .iter()
+        .enumerate()
+    {
+        let key = tcp(slot as u16);
+        house.sample(slot as u32, Kind::Tls, Payload::up(key, 0), octets);
+        assert_eq!(house.name(slot as u32, key), None);
+    }
+}
+
+#[test]
+fn a_slot_that_another_flow_took_keeps_its_readers() {
+    let octets = records(HELLO);
+    let mut house = House::new();
+    house.sample(3, Kind::Tls, Payload::up(tcp(1), 0), &octets[..1400]);
+    house.now += UNFINISHED_FOR - 1.0;
+    house.apply(Record::Reaped(3, flow_of(tcp(1), 1, 0)));
+    house.sample(3, Kind::Tls, Payload::up(tcp(2), 0), &octets[..1400]);
+    house.now += 2.0;
+    assert_eq!(house.failures(), [], "the one that waited in vain is gone");
+    house.sample(3, Kind::Stream, Payload::up(tcp(2), 1400), &octets[1400..]);
+    assert_eq!(house.name(3, tcp(2)).as_deref(), Some(GOOGLE));
+}
+
+#[test]
+fn a_sample_that_comes_too_late_books_nothing_twice() {
+    let mut house = House::new();
+    house.now += PATIENCE;
+    house.apply(Record::Flow(3, flow_of(tcp(2), 500, 0)));
+    house.sample(3, Kind::Tls, Payload::up(tcp(1), 0), &records(HELLO));
+    house.apply(Record::Flow(3, flow_of(tcp(2), 500, 0)));
+    assert_eq!(house.parties().values().sum::<u64>(), 500);
+    assert_eq!(house.name(3, tcp(2)), None);
+}
+
+#[test]
+fn a_quic_flow_that_never_says_a_hello_is_counted_once() {
+    let mut house = House::new();
+    let of = Payload::up(udp(443), 0).after(None);
+    let mut damaged = INITIAL.to_vec();
+    damaged[600] ^= 1;
+    house.sample(3, Kind::Quic, of, &damaged);
+    house.now += UNFINISHED_FOR;
+    assert_eq!(house.failures(), [("quic", "undecryptable", 1)]);
+}
+
+#[test]
+fn names_are_taken_from_the_best_source() {
+    let mut house = House::new();
+    let source = |house: &House| house.facts(3, tcp(1)).name_source;
+    let another = |house: &House| house.facts(3, tcp(1)).name_by_another;
+    assert_eq!(source(&house), None);
+    house.resolve(LAPTOP, "laptop.example", REMOTE);
+    assert!(another(&house));
+    house.resolve(PHONE, "phone.example", REMOTE);
+    assert_eq!(house.name(3, tcp(1)).as_deref(), Some("phone.example"));
+    assert!(!another(&house));
+    house.now += PATIENCE;
+    house.apply(Record::Flow(3, flow_of(tcp(1), 10, 0)));
+    let request = b"GET / HTTP/1.1\r\nHost: http.test\r\n\r\n";
+    house.sample(3, Kind::Http, Payload::up(tcp(1), 0), request);
+    assert_eq!(source(&house), Some("http"));
+    house.apply(Record::Flow(3, flow_of(tcp(1), 30, 0)));
+    let parties = house.parties();
+    house.apply(Record::Flow(3, flow_of(tcp(1), 37, 0)));
+    assert_eq!(parties["phone.example"], 10, "what was booked stays");
+    assert_eq!(house.parties()["http.test"], 27);
+}
+
+#[test]
+fn what_another_asked_for_is_no_evidence() {
+    let mut house = House::new();
+    house.resolve(LAPTOP, "captive.apple.com", REMOTE);
+    house.now += PATIENCE;
+    house.apply(Record::Flow(3, flow_of(tcp(1), 10, 0)));
+    let identity = &house.aggregate.devices[&Mac::new(PHONE)].identity;
+    let conclusion = identity.conclude(PHONE, None);
+    assert!(
+        conclusion.evidence.iter().all(|line| line.source != "name"),
+        "{conclusion:?}"
+    );
+    assert_eq!(house.parties()["apple.com"], 10);
+}
+
+#[test]
+fn only_answers_to_what_was_asked_name_addresses() {
+    let resolver = key_of(PHONE, protocol::UDP, 40_001, (RESOLVER, 53));
+    let server = key_of(PHONE, protocol::UDP, 53, (RESOLVER, 40_001));
+    let forged = dns_message(7, "forged.example", Some(REMOTE));
+    let of = |key, direction| Payload {
+        key,
+        direction,
+        syn: None,
+        at: 0,
+    };
+    let mut house = House::new();
+    for (key, direction) in [
+        (resolver, UP),
+        (resolver, DOWN),
+        (server, UP),
+        (server, DOWN),
+    ] {
+        house.sample(9, Kind::Dns, of(key, direction), &forged);
+        assert_eq!(house.name(3, tcp(1)), None);
+    }
+    // Another name, another identifier, and the second answer.
+    house.sample(
+        9,
+        Kind::Dns,
+        of(resolver, UP),
+        &dns_message(7, "asked.example", None),
+    );
+    house.sample(9, Kind::Dns, of(resolver, DOWN), &forged);
+    let other = dns_message(8, "asked.example", Some(REMOTE));
+    house.sample(9, Kind::Dns, of(resolver, DOWN), &other);
+    assert_eq!(house.name(3, tcp(1)), None);
+    let right = dns_message(7, "asked.example", Some(REMOTE));
+    house.sample(9, Kind::Dns, of(resolver, DOWN), &right);
+    let late = dns_message(7, "asked.example", Some([198, 51, 100, 10]));
+    house.sample(9, Kind::Dns, of(resolver, DOWN), &late);
+    assert_eq!(house.name(3, tcp(1)).as_deref(), Some("asked.example"));
+    let elsewhere = key_of(PHONE, protocol::TCP, 1, ([198, 51, 100, 10], 443));
+    assert_eq!(house.name(3, elsewhere), None);
+}
+
+#[test]
+fn what_is_hidden_is_told_apart() {
+    let flow = |protocol, address, port| key_of(PHONE, protocol, 1, (address, port));
+    let mut house = House::new();
+    let check = |house: &House, key, reason: Option<&str>| {
+        assert_eq!(house.facts(3, key).hidden, reason, "{key:?}");
+    };
+    check(
+        &house,
+        flow(protocol::TCP, REMOTE, 443),
+        Some("not-yet-seen"),
+    );
+    check(
+        &house,
+        flow(protocol::UDP, REMOTE, 443),
+        Some("plain-address"),
+    );
+    check(
+        &house,
+        flow(protocol::TCP, REMOTE, 853),
+        Some("encrypted-dns"),
+    );
+    check(
+        &house,
+        flow(protocol::TCP, [8, 8, 8, 8], 443),
+        Some("encrypted-dns"),
+    );
+    check(&house, flow(50, REMOTE, 0), Some("vpn"));
+    check(&house, flow(protocol::TCP, [192, 168, 1, 1], 443), None);
+    check(&house, flow(protocol::UDP, REMOTE, 53), None);
+    let spent = FlowRecord {
+        judgement: 0,
+        ..flow_of(tcp(1), 0, 0)
+    };
+    let facts = house.aggregate.facts(3, &spent);
+    assert_eq!(facts.hidden, Some("plain-address"), "it will not be seen");
+    let mut opening = vec![0; 148];
+    opening[0] = 1;
+    house.sample(3, Kind::Tunnel, Payload::up(udp(51_820), 0), &opening);
+    check(&house, udp(51_820), Some("vpn"));
+    house.resolve(PHONE, "dns.google", REMOTE);
+    check(
+        &house,
+        flow(protocol::TCP, REMOTE, 443),
+        Some("encrypted-dns"),
+    );
+}
+
+/// A hello with this name and the extension of encrypted hellos.
+fn encrypted_hello(name: Option<&str>) -> Vec<u8> {
+    let extension = |kind: u16, data: &[u8]| {
+        [
+            &kind.to_be_bytes()[..],
+            &(data.len() as u16).to_be_bytes(),
+            data,
+        ]
+        .concat()
+    };
+    let name = name.map_or(Vec::new(), |name| {
+        let len = name.len() as u16;
+        let entry = [&[0], &len.to_be_bytes()[..], name.as_bytes()].concat();
+        extension(0, &[&(len + 3).to_be_bytes()[..], &entry].concat())
+    });
+    // An outer hello (RFC 9849, section 5): cipher suite, configuration, key, payload.
+    let ech = [&[0, 0, 1, 0, 1, 9, 0, 2, 1, 1, 0, 4][..], &[1, 2, 3, 4]].concat();
+    let extensions = [name, extension(0xfe0d, &ech)].concat();
+    let body = [
+        &[3, 3][..],
+        &[7; 32],
+        &[0, 0, 2, 0x13, 1, 1, 0],
+        &(extensions.len() as u16).to_be_bytes(),
+        &extensions,
+    ]
+    .concat();
+    records(&[&[1, 0], &(body.len() as u16).to_be_bytes()[..], &body].concat())
+}
+
+#[test]
+fn an_encrypted_hello_counts_where_it_hides_a_name() {
+    let router = key_of(PHONE, protocol::TCP, 1, ([192, 168, 1, 1], 443));
+    for (key, name, hidden) in [
+        (tcp(1), Some("cloudflare-ech.com"), Some("ech")),
+        (tcp(1), Some("grease.example"), None),
+        (tcp(1), None, Some("plain-address")),
+        (router, None, None),
+    ] {
+        let mut house = House::new();
+        house.sample(3, Kind::Tls, Payload::up(key, 0), &encrypted_hello(name));
+        let facts = house.facts(3, key);
+        assert!(facts.ech, "the extension is there");
+        assert_eq!(facts.hidden, hidden, "{name:?}");
+    }
+}
+
+#[test]
+fn a_device_is_what_it_says_itself() {
+    let mut house = House::new();
+    let key = udp(5353);
+    let of = |direction| Payload {
+        key,
+        direction,
+        syn: None,
+        at: 0,
+    };
+    let name = |house: &House| {
+        let identity = &house.aggregate.devices.get(&Mac::new(PHONE))?.identity;
+        identity.conclude(PHONE, None).name
+    };
+    house.sample(
+        3,
+        Kind::Mdns,
+        of(UP),
+        &multicast_answer("Printer.local", [192, 168, 1, 8]),
+    );
+    house.sample(
+        3,
+        Kind::Mdns,
+        of(DOWN),
+        &multicast_answer("Speaker.local", LOCAL),
+    );
+    assert_eq!(name(&house), None, "passed on for another");
+    house.sample(
+        3,
+        Kind::Mdns,
+        of(UP),
+        &multicast_answer("Redmi-Note-8.local", LOCAL),
+    );
+    assert!(name(&house).is_some_and(|name| name.to_lowercase().contains("redmi")));
+}
+
+fn discover(client: [u8; 6], host_name: &str) -> Vec<u8> {
+    let mut message = vec![0; 236];
+    message[..4].copy_from_slice(&[1, 1, 6, 0]);
+    message[28..34].copy_from_slice(&client);
+    message.extend([0x63, 0x82, 0x53, 0x63, 53, 1, 1, 12, host_name.len() as u8]);
+    message.extend(host_name.as_bytes());
+    message.push(255);
+    message
+}
+
+#[test]
+fn dhcp_speaks_for_its_sender_and_a_server_is_a_router() {
+    let mut house = House::new();
+    let key = udp(67);
+    let of = Payload::up(key, 0).after(None);
+    house.sample(3, Kind::Dhcp4, of, &discover(LAPTOP, "Forged"));
+    let named = |house: &House, mac| {
+        let identity = &house.aggregate.devices[&Mac::new(mac)].identity;
+        identity.conclude(mac, None)
+    };
+    assert_eq!(named(&house, LAPTOP).name, None);
+    house.sample(3, Kind::Dhcp4, of, &discover(PHONE, "Annas-Redmi"));
+    assert_eq!(named(&house, PHONE).name.as_deref(), Some("Annas-Redmi"));
+    let mut offer = discover(LAPTOP, "x");
+    offer[0] = 2;
+    let server = Payload::up(key_of(LAPTOP, protocol::UDP, 67, (LOCAL, 68)), 0).after(None);
+    house.sample(4, Kind::Dhcp4, server, &offer);
+    assert_eq!(named(&house, LAPTOP).kind, model::Kind::Router);
+}
+
+#[test]
+fn made_up_devices_are_few_and_leave_room_for_real_ones() {
+    let mut house = House::new();
+    let flood = 70_000_u32;
+    for number in 0..flood {
+        let [_, b, c, d] = number.to_be_bytes();
+        let key = key_of([2, 0, 0, b, c, d], protocol::UDP, 1, (REMOTE, 5353));
+        let answer = multicast_answer("a.local", LOCAL);
+        house.sample(
+            NO_SLOT,
+            Kind::Mdns,
+            Payload::up(key, 0).after(None),
+            &answer,
+        );
+    }
+    assert!(house.aggregate.devices.len() <= MAX_UNLISTED + 2);
+    let new = [0x64, 0xcc, 0x2e, 9, 9, 9];
+    house.reading(&[PHONE, LAPTOP, new]);
+    assert!(house.aggregate.devices.contains_key(&Mac::new(new)));
+    house.now += UNFINISHED_FOR;
+    house.reading(&[PHONE, LAPTOP, new]);
+    let refused = house
+        .aggregate
+        .snapshot(Ticks::default())
+        .names
+        .devices_refused;
+    assert_eq!(refused, u64::from(flood), "each is counted");
+    assert_eq!(house.aggregate.devices.len(), 3);
+    assert_eq!(house.aggregate.unlisted, 0);
+}
+
+#[test]
+fn unfinished_hellos_are_bounded_and_counted() {
+    let octets = records(HELLO);
+    let mut house = House::new();
+    for slot in 0..MAX_WAITING as u32 + 50 {
+        let key = tcp(slot as u16);
+        house.sample(slot, Kind::Tls, Payload::up(key, 0), &octets[..1000]);
+    }
+    let held = house.aggregate.flows.iter();
+    assert_eq!(
+        held.filter(|flow| flow.readers.is_some()).count(),
+        MAX_WAITING
+    );
+    house.now += UNFINISHED_FOR;
+    assert_eq!(
+        house.failures(),
+        [
+            ("tls", "truncated", MAX_WAITING as u64),
+            ("tls", "limit", 50)
+        ]
+    );
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Count(u32, u64, u64),
+    Reap(u32),
+    Read,
+    Hello(u32),
+    Resolve(bool),
+    Wait,
+    Learn,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let slot = 0_u32..6;
+    prop_oneof![
+        4 => (slot.clone(), 0_u64..5000, 0_u64..5000).prop_map(|(s, u, d)| Step::Count(s, u, d)),
+        2 => slot.clone().prop_map(Step::Reap),
+        4 => Just(Step::Read),
+        2 => slot.prop_map(Step::Hello),
+        1 => any::<bool>().prop_map(Step::Resolve),
+        2 => Just(Step::Wait),
+        1 => Just(Step::Learn),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn every_octet_is_booked_once(
+        steps in prop::collection::vec(step(), 1..80),
+        old in prop::collection::vec(0_u64..9000, 6),
+        adopts: bool,
+    ) {
+        let mut house = House::since(if adopts { BEGAN as f64 + 0.5 } else { 0.0 });
+        let mut generation = 0_u16;
+        let mut flows: Vec<_> = (0..6_u16)
+            .map(|slot| flow_of(tcp(slot), old[usize::from(slot)], 0))
+            .collect();
+        let mut expected = if adopts { 0 } else { old.iter().sum() };
+        house.now += 1.0;
+        if adopts {
+            for (slot, flow) in flows.iter().enumerate() {
+                house.apply(Record::Flow(slot as u32, *flow));
+            }
+        }
+        for step in steps {
+            match step {
+                Step::Count(slot, up, down) => {
+                    flows[slot as usize].upload_bytes += up;
+                    flows[slot as usize].download_bytes += down;
+                    expected += up + down;
+                }
+                Step::Reap(slot) => {
+                    house.apply(Record::Reaped(slot, flows[slot as usize]));
+                    generation += 1;
+                    flows[slot as usize] = FlowRecord {
+                        first_seen: house.now as u64 + 1,
+                        ..flow_of(tcp(100 + generation), 60, 0)
+                    };
+                    expected += 60;
+                    house.now += 1.0;
+                }
+                Step::Read => {
+                    house.reading(&[PHONE, LAPTOP]);
+                    for (slot, flow) in flows.iter().enumerate() {
+                        house.apply(Record::Flow(slot as u32, *flow));
+                    }
+                    house.parties();
+                }
+                Step::Hello(slot) => {
+                    let of = Payload::up(flows[slot as usize].key, 0);
+                    house.sample(slot, Kind::Tls, of, &records(OTHER_HELLO));
+                }
+                Step::Resolve(own) => {
+                    house.resolve(if own { PHONE } else { LAPTOP }, "some.example", REMOTE);
+                }
+                Step::Wait => house.now += PATIENCE,
+                Step::Learn => house.aggregate.learn(Arc::default(), Overrides::default()),
+            }
+        }
+        for (slot, flow) in flows.iter().enumerate() {
+            house.apply(Record::Reaped(slot as u32, *flow));
+        }
+        house.reading(&[PHONE, LAPTOP]);
+        prop_assert_eq!(house.parties().values().sum::<u64>(), expected);
+    }
+}

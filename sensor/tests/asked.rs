@@ -1,0 +1,186 @@
+//! Questions to a daemon, and clients that do not behave. The daemon is the real listener; what it
+//! would say is given here.
+
+use std::{
+    io::{Read as _, Write as _},
+    os::{fd::OwnedFd, unix::net::UnixStream},
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+use rustix::{
+    net::{AddressFamily, SocketAddrUnix, SocketType},
+    process::{Resource, Rlimit, getrlimit, setrlimit},
+};
+use sensor::{
+    asked::{self, Question},
+    cli::Output,
+};
+use tokio::{
+    runtime::Builder,
+    sync::{mpsc, oneshot},
+};
+
+/// A daemon that says this to whoever asks, or stops at the first question.
+fn daemon(name: &str, answer: Option<String>) -> Result<PathBuf> {
+    let path = PathBuf::from(format!("/test/{}/{name}", std::process::id()));
+    let (bound, is_bound) = std::sync::mpsc::channel();
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    thread::spawn({
+        let path = path.clone();
+        move || runtime.block_on(serve(&path, answer, bound))
+    });
+    is_bound.recv()??;
+    Ok(path)
+}
+
+async fn serve(path: &Path, answer: Option<String>, bound: std::sync::mpsc::Sender<Result<()>>) {
+    let listener = match asked::bind(path) {
+        Ok(listener) => listener,
+        Err(error) => return drop(bound.send(Err(error))),
+    };
+    let _ = bound.send(Ok(()));
+    let (commands, mut inbox) = mpsc::channel::<(Question, oneshot::Sender<String>)>(8);
+    let answers = asked::answer(listener, commands, |question, tell| (question, tell));
+    let owner = async {
+        while let Some((_, tell)) = inbox.recv().await {
+            let Some(answer) = &answer else { return };
+            let _ = tell.send(answer.clone());
+        }
+    };
+    tokio::select! {
+        () = answers => {}
+        () = owner => {}
+    }
+}
+
+fn status() -> Question {
+    Question::Status(Output { json: false })
+}
+
+/// A client's socket, to be connected.
+fn socket() -> Result<OwnedFd> {
+    Ok(rustix::net::socket(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        None,
+    )?)
+}
+
+fn connect(socket: OwnedFd, path: &Path) -> Result<UnixStream> {
+    let name = [b"gateway-sensor:", path.as_os_str().as_encoded_bytes()].concat();
+    let address = SocketAddrUnix::new_abstract_name(&name)?;
+    rustix::net::connect(&socket, &address)?;
+    Ok(socket.into())
+}
+
+#[test]
+fn one_that_never_ends_its_question_holds_up_nobody() -> Result<()> {
+    let path = daemon("endless", Some("fine".into()))?;
+    let mut endless = connect(socket()?, &path)?;
+    endless.write_all(b"{")?;
+    assert_eq!(asked::ask(&path, &status())?.as_deref(), Some("fine"));
+    let began = Instant::now();
+    let mut nothing = Vec::new();
+    endless.set_read_timeout(Some(Duration::from_secs(20)))?;
+    endless.read_to_end(&mut nothing)?;
+    assert!(nothing.is_empty() && began.elapsed() < Duration::from_secs(15));
+    Ok(())
+}
+
+#[test]
+fn many_at_once_and_answers_of_many_megabytes() -> Result<()> {
+    let text = "flow ".repeat(8 << 20);
+    let path = daemon("large", Some(text.clone()))?;
+    let clients: Vec<_> = (0..4)
+        .map(|_| {
+            let path = path.clone();
+            thread::spawn(move || asked::ask(&path, &status()))
+        })
+        .collect();
+    for client in clients {
+        let answer = client.join().expect("it does not panic")?;
+        assert!(answer == Some(text.clone()), "the whole answer");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_daemon_that_stops_in_between_is_said_not_to_answer() -> Result<()> {
+    let path = daemon("stops", None)?;
+    match asked::ask(&path, &status()) {
+        // Who is not root takes it for one that does not trust it.
+        Ok(answer) => assert_eq!(
+            (answer, rustix::process::geteuid().is_root()),
+            (None, false)
+        ),
+        Err(error) => assert!(error.to_string().contains("does not answer"), "{error:#}"),
+    }
+    Ok(())
+}
+
+#[test]
+fn questions_that_are_none_or_too_long_are_hung_up_on() -> Result<()> {
+    let path = daemon("garbage", Some("nothing".into()))?;
+    for question in [&b"{}"[..], b"", &[b' '; 5000]] {
+        let mut client = connect(socket()?, &path)?;
+        // It may hang up before all is written.
+        let _ = client.write_all(question);
+        let _ = client.shutdown(std::net::Shutdown::Write);
+        let mut answer = Vec::new();
+        // What it did not read is a reset.
+        let _ = client.read_to_end(&mut answer);
+        assert!(answer.is_empty());
+    }
+    Ok(())
+}
+
+#[test]
+fn one_path_has_one_listener_and_no_more_than_its_octets() -> Result<()> {
+    let _path = daemon("twice", Some(String::new()))?;
+    let refused = daemon("twice", None).err().context("it is taken")?;
+    assert!(refused.to_string().contains("another process"), "{refused}");
+    let long = "p".repeat(200);
+    let refused = daemon(&long, None).err().context("it is too long")?;
+    assert!(refused.to_string().contains("octets"), "{refused}");
+    let long = PathBuf::from(long);
+    assert!(asked::ask(&long, &status())?.is_none());
+    assert!(asked::ask(Path::new("/test/nobody"), &status())?.is_none());
+    Ok(())
+}
+
+/// Whoever makes the daemon use up its descriptors does not end it. In a process of its own, whose
+/// other threads need none.
+#[test]
+fn without_a_descriptor_it_waits_for_one() -> Result<()> {
+    const ALONE: &str = "SENSOR_TEST_WITHOUT_DESCRIPTORS";
+    if std::env::var_os(ALONE).is_none() {
+        let itself = std::process::Command::new(std::env::current_exe()?)
+            .args(["--exact", "without_a_descriptor_it_waits_for_one"])
+            .env(ALONE, "1")
+            .output()?;
+        let said = String::from_utf8_lossy(&itself.stdout).into_owned();
+        assert!(itself.status.success(), "{said}");
+        return Ok(());
+    }
+    let path = daemon("descriptors", Some("fine".into()))?;
+    let socket = socket()?;
+    let limit = getrlimit(Resource::Nofile);
+    let none = Rlimit {
+        current: Some(0),
+        ..limit
+    };
+    setrlimit(Resource::Nofile, none)?;
+    let mut client = connect(socket, &path)?;
+    // Until it has tried to accept.
+    thread::sleep(Duration::from_millis(300));
+    setrlimit(Resource::Nofile, limit)?;
+    client.write_all(&serde_json::to_vec(&status())?)?;
+    client.shutdown(std::net::Shutdown::Write)?;
+    let mut answer = String::new();
+    client.read_to_string(&mut answer)?;
+    assert_eq!(answer, "fine");
+    Ok(())
+}
