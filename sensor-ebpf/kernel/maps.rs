@@ -29,7 +29,7 @@ use sensor_ebpf::{
         Chain, Decision, DeviceRulesKey, MAX_CHAINS, MAX_RULES, PREFIX_SIDE_BITS, PrefixV4,
         PrefixV6, Rule, Rules,
     },
-    sample::{Head, Judged, Kind, MAX_PAYLOAD, Watch},
+    sample::{Head, Judged, Kind, MAX_PAYLOAD},
     skip::Skip,
 };
 

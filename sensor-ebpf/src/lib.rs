@@ -25,10 +25,10 @@
 //! | `CHAINS` | side and number → [`Chain`](policy::Chain) | reads | writes | 2 × 1,024 |
 //! | `RULES` | side and number → [`Rule`](policy::Rule) | reads | writes | 2 × 64 |
 //! | `LOSSES` | 0 → [`Losses`](books::Losses) | adds | reads | 1 |
-//! | `SAMPLES` | ring of [`Judged`](sample::Judged) | writes | drains | 256 KiB; samples lost are counted |
+//! | `SAMPLES` | ring of [`Judged`](sample::Judged), and of [`Head`](sample::Head)s with payloads behind them | writes | drains | 1 MiB; under pressure HTTP is left out first, DNS and DHCP last; each is counted by its kind |
 //! | `JOURNAL` | 0 → [`Journal`](books::Journal) | – | reads, writes | 1 |
 //! | `POLICY_NAMES` | identity → [`PolicyName`](books::PolicyName) | – | reads, writes | 4,096; a reload with one more is refused |
-//! | `ANSWER` | one buffer for each CPU | writes | – | 1 |
+//! | `ANSWER`, `SAMPLE` | one buffer for each CPU | writes | – | 1 |
 
 #![no_std]
 #![forbid(clippy::undocumented_unsafe_blocks)]

@@ -5,6 +5,7 @@
 //! `GUEST FAILED`.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
     io::{self, ErrorKind, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
@@ -24,6 +25,7 @@ use sensor::{
     aggregate::Aggregate,
     config::Config,
     model::{Hook, Interface, Snapshot, Tally},
+    record::Record,
     source::kernel::Kernel,
 };
 use xtask::lab::pass;
@@ -33,6 +35,8 @@ const PINS: &str = "/sys/fs/bpf/sensor";
 const REFUSED: [&str; 2] = ["203.0.113.1", "2001:db8:bad::1"];
 const UDP_PORT: u16 = 7000;
 const TCP_PORT: u16 = 7001;
+/// Payloads that are copied of each flow and direction.
+const WATCHED: u8 = 4;
 /// Messages that go back and forth in each conversation.
 const ROUNDS: usize = 20;
 /// How long anything may take; emulation is slow.
@@ -89,6 +93,7 @@ fn exercise() -> Result<String> {
     let begun = Instant::now();
     let mut kernel = Kernel::load(&config("reject")?)?;
     kernel.install(&config("reject")?)?;
+    kernel.set_watched_payloads(WATCHED);
     let _pass = enter(&PORTS[0], || {
         pass::attach(PORTS[0].device, pass::Mode::Native)
     })?;
@@ -126,6 +131,8 @@ fn exercise() -> Result<String> {
     for port in &PORTS {
         check(port, account(&first, port)?).with_context(|| port.interface)?;
     }
+
+    payloads(&mut kernel).context("the payloads in the ring")?;
 
     kernel.install(&config("observe")?)?;
     for port in &PORTS {
@@ -341,6 +348,42 @@ fn tcp(host: &str) -> Result<()> {
         stream.write_all(&[7; 500])?;
         stream.read_exact(&mut octets)?;
     }
+    Ok(())
+}
+
+/// What the programs copied of the conversations over TCP: on each port, in each direction, as many
+/// payloads as are watched for, octet for octet.
+fn payloads(kernel: &mut Kernel) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let batch = runtime.block_on(async { kernel.samples()?.next().await })?;
+    let mut copied: BTreeMap<(u32, u8), usize> = BTreeMap::new();
+    for record in batch {
+        let Record::Sample(sample) = record else {
+            continue;
+        };
+        let head = &sample.head;
+        if head.key.remote_port() != TCP_PORT {
+            continue;
+        }
+        ensure!(
+            head.payload == 500 && sample.octets[..] == [7; 500],
+            "a payload of {} octets came as {} others",
+            head.payload,
+            sample.octets.len()
+        );
+        *copied
+            .entry((head.key.ifindex(), head.direction))
+            .or_default() += 1;
+    }
+    ensure!(
+        copied.len() == 2 * PORTS.len()
+            && copied
+                .values()
+                .all(|count| count.is_multiple_of(WATCHED.into())),
+        "payloads by port and direction: {copied:?}"
+    );
     Ok(())
 }
 

@@ -114,6 +114,12 @@ pub struct ReplayArgs {
     /// Addresses of the household; without them, the local side is the one that began.
     #[arg(long, value_name = "CIDR")]
     pub lan: Vec<IpNet>,
+    /// A list of names, beside those that are built in, as `[[list]]` in the configuration.
+    #[arg(long, value_name = "FILE")]
+    pub list: Vec<PathBuf>,
+    /// A database of networks (.mmdb), for countries and autonomous systems.
+    #[arg(long, value_name = "FILE")]
+    pub networks: Vec<PathBuf>,
     /// What reads the frames.
     #[arg(long, value_name = "ENGINE", default_value = "host")]
     pub engine: EngineName,

@@ -120,7 +120,10 @@ pub async fn run(file: &Path, config: Config) -> anyhow::Result<()> {
         false => begun,
     };
     let aggregate = Aggregate::new(
-        Arc::new(Knowledge::load(&started.config)),
+        Arc::new(Knowledge::load(
+            &started.config.parties,
+            &started.config.lists,
+        )),
         overrides(&started.config),
         since,
     );
@@ -496,8 +499,10 @@ impl Owner {
             }
         }
         self.kernel.set_watched_payloads(config.names.segments);
-        self.aggregate
-            .learn(Arc::new(Knowledge::load(&config)), overrides(&config));
+        self.aggregate.learn(
+            Arc::new(Knowledge::load(&config.parties, &config.lists)),
+            overrides(&config),
+        );
         let daemon = self.config.daemon.clone();
         self.config = config;
         self.config.daemon.pin_directory = daemon.pin_directory;

@@ -274,6 +274,18 @@ fn judge(findings: &Findings, lab: &Lab) -> Result<()> {
         findings.prometheus.value > 0.0,
         "Prometheus knows of no byte of the phone"
     );
+    // What the servers were asked by name, the sensor has to know by that name.
+    for (site, requests) in &findings.asked {
+        let named = findings.flows.as_array().into_iter().flatten().any(|flow| {
+            flow["name"] == **site
+                && ["tls", "quic", "http"].contains(&flow["name_source"].as_str().unwrap_or(""))
+        });
+        ensure!(
+            named,
+            "{site} was asked {requests} times, and no flow has its name; the logs are in {}",
+            lab.folder.display()
+        );
+    }
     Ok(())
 }
 
@@ -300,6 +312,8 @@ fn text(value: &Value) -> String {
 fn show(findings: &Findings) {
     say("\nDevices");
     say(&devices_table(&findings.devices).to_string());
+    say("\nWhom they talk to, largest first");
+    say(&parties_table(&findings.devices).to_string());
     say("\nFlows, largest first");
     say(&flows_table(&findings.flows).to_string());
     say("\nThe servers' own logs");
@@ -412,6 +426,47 @@ fn devices_table(devices: &Value) -> Table {
                 flows.to_string(),
             ]);
         }
+    }
+    shown
+}
+
+fn parties_table(devices: &Value) -> Table {
+    let mut shown = table(
+        ["device", "party", "category", "upload", "download", "flows"],
+        3..,
+    );
+    let mut rows = Vec::new();
+    for device in devices.as_array().into_iter().flatten() {
+        for party in device["parties"].as_array().into_iter().flatten() {
+            let both = |key: &str| {
+                let of = |direction: &str| party[key][direction].as_u64().unwrap_or(0);
+                (of("upload"), of("download"))
+            };
+            let (upload, download) = both("bytes_in_all");
+            let (opened, accepted) = both("flows_in_all");
+            if upload + download == 0 {
+                continue;
+            }
+            let name = match &device["name"] {
+                Value::Null => text(&device["device"]),
+                name => text(name),
+            };
+            rows.push((
+                upload + download,
+                [
+                    name,
+                    text(&party["party"]),
+                    text(&party["category"]),
+                    upload.to_string(),
+                    download.to_string(),
+                    (opened + accepted).to_string(),
+                ],
+            ));
+        }
+    }
+    rows.sort_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
+    for (_, row) in rows {
+        shown.add_row(row);
     }
     shown
 }

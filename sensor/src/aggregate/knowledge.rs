@@ -15,10 +15,10 @@ use super::{
     },
     traffic::PartyInfo,
 };
-use crate::config::Config;
+use crate::config::{Config, List, Parties};
 
 /// Parties of a device that have series of their own, where nothing else is said.
-pub const TOP_PARTIES: usize = 20;
+pub const TOP_PARTIES: u32 = 20;
 
 /// What is known beforehand. Exchanged as a whole at a reload.
 pub struct Knowledge {
@@ -38,17 +38,17 @@ impl Default for Knowledge {
             lists: Lists::builtin(),
             resolvers: Resolvers::builtin(),
             networks: Networks::default(),
-            top: TOP_PARTIES,
+            top: TOP_PARTIES as usize,
         }
     }
 }
 
 impl Knowledge {
-    /// What a configuration names. A file that cannot be read is told to the log; what it would
+    /// What a configuration names: files, and the owner's own lists. A file that cannot be read is told to the log; what it would
     /// have said is not known.
-    pub fn load(config: &Config) -> Self {
+    pub fn load(parties: &Parties, own: &[List]) -> Self {
         let mut lists = Lists::default();
-        for list in &config.lists {
+        for list in own {
             let file = &list.file;
             match lists.add_file(file, list.category, list.owner.as_deref()) {
                 Ok(report) if report.bad > 0 => tracing::warn!(
@@ -61,12 +61,12 @@ impl Knowledge {
             }
         }
         // After the owner's own: of entries for the same name, the first counts.
-        if config.parties.builtin_lists {
+        if parties.builtin_lists {
             lists.add_builtin();
         }
         lists.shrink();
         let mut networks = Networks::default();
-        for file in &config.parties.networks {
+        for file in &parties.networks {
             if let Err(error) = networks.add_file(file) {
                 tracing::warn!("{}: {error}", file.display());
             }
@@ -77,7 +77,7 @@ impl Knowledge {
             lists,
             resolvers,
             networks,
-            top: config.parties.top as usize,
+            top: parties.top as usize,
         }
     }
 }
@@ -137,7 +137,11 @@ impl Knowledge {
         if flow.is_ech {
             return Some(Hidden::Ech);
         }
-        if flow.name.is_some() || is_local(flow.remote) || flow.is_readable {
+        // A request may give an address in the place of a name.
+        let has_name = flow
+            .name
+            .is_some_and(|name| name.parse::<IpAddr>().is_err());
+        if has_name || is_local(flow.remote) || flow.is_readable {
             return None;
         }
         if flow.protocol == protocol::TCP && !flow.spoke {

@@ -8,12 +8,14 @@ use std::{
     sync::Arc,
 };
 
+use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::{
     aggregate::{
         self, Aggregate,
-        knowledge::{Knowledge, Overrides},
+        knowledge::{Knowledge, Overrides, TOP_PARTIES},
+        party::{lists, networks},
     },
     cli::{
         EngineName, ReplayArgs,
@@ -22,6 +24,7 @@ use crate::{
             print_summary,
         },
     },
+    config::{List, Parties},
     model::Ticks,
     record::{Clock, Record},
     source::replay::{self, Engine, Options, Place, Summary},
@@ -40,7 +43,7 @@ pub(super) fn replay(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
         EngineName::Host => Engine::Host,
         EngineName::Kernel => Engine::kernel(&options)?,
     };
-    let knowledge = Arc::new(Knowledge::default());
+    let knowledge = Arc::new(knowledge(args)?);
     let bar = progress(&args.files);
     let mut out = BufWriter::new(stdout().lock());
     let mut incomplete = 0;
@@ -70,6 +73,33 @@ pub(super) fn replay(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::FAILURE);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What is built in, and what the files say that were named.
+fn knowledge(args: &ReplayArgs) -> anyhow::Result<Knowledge> {
+    for file in &args.list {
+        lists::inspect(file, None, None)
+            .with_context(|| format!("the list {} cannot be read", file.display()))?;
+    }
+    for file in &args.networks {
+        networks::inspect(file)
+            .with_context(|| format!("the database {} cannot be used", file.display()))?;
+    }
+    let own: Vec<_> = args
+        .list
+        .iter()
+        .map(|file| List {
+            file: file.clone(),
+            category: None,
+            owner: None,
+        })
+        .collect();
+    let parties = Parties {
+        top: TOP_PARTIES,
+        builtin_lists: true,
+        networks: args.networks.clone(),
+    };
+    Ok(Knowledge::load(&parties, &own))
 }
 
 /// A bar over all files, on standard error where that is a terminal.
