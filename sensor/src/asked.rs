@@ -45,11 +45,22 @@ const MAX_QUESTION: u64 = 4096;
 /// How long either side waits for the other.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Where the daemon with this pin directory listens.
+/// The most octets that a socket's name can have (`unix(7)`).
+const LONGEST_NAME: usize = 107;
+
+/// Where the daemon with this pin directory listens. A path that is too long for a name is there
+/// by its hash (FNV-1a, 64 bits): who listens is looked at in any case.
 fn address(pin_directory: &Path) -> io::Result<SocketAddr> {
-    let mut name = b"gateway-sensor:".to_vec();
-    name.extend(pin_directory.as_os_str().as_encoded_bytes());
-    SocketAddr::from_abstract_name(name)
+    const PREFIX: &[u8] = b"gateway-sensor:";
+
+    let path = pin_directory.as_os_str().as_encoded_bytes();
+    if PREFIX.len() + path.len() <= LONGEST_NAME {
+        return SocketAddr::from_abstract_name([PREFIX, path].concat());
+    }
+    let hash = path.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, octet| {
+        (hash ^ u64::from(*octet)).wrapping_mul(0x0100_0000_01b3)
+    });
+    SocketAddr::from_abstract_name([PREFIX, format!("{hash:016x}").as_bytes()].concat())
 }
 
 /// Whether a socket's other end may ask, or may be believed.
@@ -61,13 +72,12 @@ fn is_trusted(socket: impl AsFd) -> bool {
 ///
 /// # Errors
 ///
-/// When another process listens for the same pin directory, or the path is too long.
+/// When another process listens for the same pin directory.
 pub fn bind(pin_directory: &Path) -> anyhow::Result<UnixListener> {
     let what = || {
         format!(
-            "cannot listen for `sensor devices`, `flows` and `status` about {}: another process \
-             does (`ss -xlp` names it), or the path has more than 90 octets; choose another \
-             daemon.pin_directory",
+            "`sensor devices` and `flows` will show no names: another process has the socket for \
+             questions about {} (`ss -xlp` names it); end it, and start the sensor again",
             pin_directory.display()
         )
     };

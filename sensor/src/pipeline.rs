@@ -61,7 +61,10 @@ pub async fn run(file: &Path, config: Config) -> anyhow::Result<()> {
     // Before the kernel is touched: what else can fail.
     kernel::available(&config)?;
     let listener = http::bind(config.daemon.listen).await?;
-    let socket = asked::bind(&config.daemon.pin_directory)?;
+    // Anybody on the machine could take the name of the socket: accounting goes on without it.
+    let socket = asked::bind(&config.daemon.pin_directory)
+        .inspect_err(|error| tracing::warn!("{error:#}"))
+        .ok();
     let changes = FileChanges::watch(file)?;
     let links = LinkChanges::subscribe()?;
     let supervisor = Arc::new(Supervisor::from_environment());
@@ -82,16 +85,16 @@ pub async fn run(file: &Path, config: Config) -> anyhow::Result<()> {
         commands.clone(),
         stopped.clone(),
     ));
-    tasks.spawn({
+    if let Some(socket) = socket {
         let (commands, stopped) = (commands.clone(), ended(stopped.clone()));
-        async move {
+        tasks.spawn(async move {
             tokio::select! {
                 () = stopped => {}
                 () = asked::answer(socket, commands, Command::Ask) => {}
             }
             Ok(())
-        }
-    });
+        });
+    }
     tasks.spawn(log_messages(started.messages, stopped.clone()));
     let server = http::serve(listener, snapshots, health.clone(), ended(stopped.clone()));
     tasks.spawn(async { server.await.context("the HTTP server ended") });
