@@ -373,6 +373,17 @@ fn another_connection_with_the_same_ports_has_a_name_of_its_own() {
 }
 
 #[test]
+fn half_a_hello_of_another_connection_is_not_continued() {
+    let mut house = House::new();
+    let first = Payload::up(tcp(1), 0);
+    house.sample(3, Kind::Tls, first, &records(HELLO)[..1400]);
+    let second = first.after(Some(4242));
+    house.sample(3, Kind::Tls, second, &records(OTHER_HELLO));
+    assert_eq!(house.name(3, tcp(1)).as_deref(), Some(SNAPCHAT));
+    assert_eq!(house.failures(), []);
+}
+
+#[test]
 fn a_quic_client_is_who_says_a_hello() {
     // The answer of a server, under keys that its packet does not lead to.
     let mut answer = INITIAL.to_vec();
@@ -724,6 +735,7 @@ fn dhcp_speaks_for_its_sender_and_a_server_is_a_router() {
         identity.conclude(mac, None)
     };
     assert_eq!(named(&house, LAPTOP).name, None);
+    assert_eq!(named(&house, PHONE).name, None, "it asks for another");
     house.sample(3, Kind::Dhcp4, of, &discover(PHONE, "Annas-Redmi"));
     assert_eq!(named(&house, PHONE).name.as_deref(), Some("Annas-Redmi"));
     let mut offer = discover(LAPTOP, "x");
