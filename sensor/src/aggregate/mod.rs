@@ -77,7 +77,7 @@ pub struct Aggregate {
     waiting: VecDeque<Waiting>,
     /// Devices that no reading had yet.
     unlisted: usize,
-    questions: Option<Vec<DnsQuestion>>,
+    questions: Option<Kept>,
     devices_refused: u64,
     clock: Clock,
     /// When it began to count, in seconds since the Unix epoch.
@@ -170,12 +170,15 @@ impl Aggregate {
     /// Keeps every DNS question from now on, for [`questions`](Self::questions). Without bound:
     /// for captures, which have one.
     pub fn keep_questions(&mut self) {
-        self.questions = Some(Vec::new());
+        self.questions = Some(Kept::default());
     }
 
     /// The questions that were kept, in order.
     pub fn questions(&self) -> &[DnsQuestion] {
-        self.questions.as_deref().unwrap_or_default()
+        match &self.questions {
+            Some(kept) => &kept.questions,
+            None => &[],
+        }
     }
 
     /// Takes one record. `now` is in seconds since the Unix epoch.
@@ -538,7 +541,11 @@ impl Aggregate {
             category: self.parties.info(party).category,
         };
         // Who has a flow is in the table.
-        self.list(record.key.mac()).traffic.book(of, amount);
+        let mac = record.key.mac();
+        self.list(mac);
+        if let Some(device) = self.devices.get_mut(&mac) {
+            device.traffic.book(of, amount, &mut self.parties);
+        }
     }
 
     /// Takes one payload.
@@ -700,29 +707,18 @@ impl Aggregate {
             kind: update.kind,
         });
         for question in message.questions.into_iter().chain(updates) {
-            let kind = dns::kind_name(question.kind);
-            let known = kept.iter_mut().rev().find(|known| {
-                known.id == message.id
-                    && known.name == question.name
-                    && known.kind == kind
-                    && known.client == client
-                    && known.server == server
-            });
-            match known {
-                Some(known) if message.response => known.answers.clone_from(&message.answers),
-                Some(_) => {}
-                None => kept.push(DnsQuestion {
-                    client: client.clone(),
-                    server: server.clone(),
-                    name: question.name,
-                    kind,
-                    answers: match message.response {
-                        true => message.answers.clone(),
-                        false => Vec::new(),
-                    },
-                    id: message.id,
-                }),
-            }
+            let question = DnsQuestion {
+                client: client.clone(),
+                server: server.clone(),
+                name: question.name,
+                kind: dns::kind_name(question.kind),
+                answers: match message.response {
+                    true => message.answers.clone(),
+                    false => Vec::new(),
+                },
+                id: message.id,
+            };
+            kept.keep(question, message.response);
         }
     }
 
@@ -806,6 +802,36 @@ impl Aggregate {
                 vendor_class: vendor_class.map(|texts| texts.join(" ")),
             },
         );
+    }
+}
+
+/// Questions in the order in which they came, each once however often it is sent.
+#[derive(Debug, Default)]
+struct Kept {
+    questions: Vec<DnsQuestion>,
+    /// By client, server, name, type and identifier.
+    places: HashMap<(String, String, String, String, u16), usize>,
+}
+
+impl Kept {
+    fn keep(&mut self, question: DnsQuestion, is_answered: bool) {
+        let key = (
+            question.client.clone(),
+            question.server.clone(),
+            question.name.clone(),
+            question.kind.clone(),
+            question.id,
+        );
+        match self.places.entry(key) {
+            Entry::Vacant(place) => {
+                place.insert(self.questions.len());
+                self.questions.push(question);
+            }
+            Entry::Occupied(place) if is_answered => {
+                self.questions[*place.get()].answers = question.answers;
+            }
+            Entry::Occupied(_) => {}
+        }
     }
 }
 

@@ -16,6 +16,10 @@ pub const MAX_PARTIES: usize = 16_384;
 /// Parties that are counted for one device at most; further ones are `other`.
 pub const MAX_PARTIES_OF_DEVICE: usize = 4_096;
 
+/// Parties that are counted for all devices at most, each as often as a device has it: about
+/// 10 MiB.
+pub const MAX_PAIRS: usize = 65_536;
+
 /// Octets in both directions, and flows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Amount {
@@ -69,6 +73,8 @@ pub struct Parties {
     /// By domain, and by category: none, then as they are numbered.
     numbers: HashMap<Arc<str>, [Option<PartyId>; 1 + Category::ALL.len()]>,
     infos: Vec<PartyInfo>,
+    /// Devices with a party, all parties together.
+    pairs: usize,
     refused: u64,
 }
 
@@ -88,6 +94,7 @@ impl Default for Parties {
         Self {
             numbers: HashMap::from(numbers),
             infos,
+            pairs: 0,
             refused: 0,
         }
     }
@@ -127,7 +134,18 @@ impl Parties {
         self.infos.len()
     }
 
-    /// Flows whose party had no room.
+    /// Takes room for what one more device has with a party; counts where there is none.
+    fn take_room(&mut self, of_device: usize) -> bool {
+        let room = of_device < MAX_PARTIES_OF_DEVICE && self.pairs < MAX_PAIRS;
+        if room {
+            self.pairs += 1;
+        } else {
+            self.refused += 1;
+        }
+        room
+    }
+
+    /// How often a party had no room.
     pub fn refused(&self) -> u64 {
         self.refused
     }
@@ -164,15 +182,15 @@ pub struct Counted {
 
 impl Traffic {
     /// Books a flow's new counts.
-    pub fn book(&mut self, of: Counted, amount: Amount) {
+    pub fn book(&mut self, of: Counted, amount: Amount, parties: &mut Parties) {
         if let Some(hidden) = of.hidden {
             self.hidden[hidden as usize].add(amount);
         }
         if let Some(category) = of.category {
             self.categories[category as usize].add(amount);
         }
-        let room = self.parties.len() < MAX_PARTIES_OF_DEVICE;
-        if of.party == PartyId::OTHER || (!room && !self.parties.contains_key(&of.party)) {
+        let is_new = !self.parties.contains_key(&of.party);
+        if of.party == PartyId::OTHER || (is_new && !parties.take_room(self.parties.len())) {
             self.other.add(amount);
             return;
         }
@@ -302,7 +320,7 @@ mod tests {
             state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
             let party = 2 + (state >> 60) as u32;
             let octets = (state >> 40) & 0xfff << (party % 5);
-            traffic.book(of(party), amount(octets));
+            traffic.book(of(party), amount(octets), &mut Parties::default());
             booked += octets;
             traffic.choose(3);
             let now = shown(&traffic);
@@ -325,10 +343,10 @@ mod tests {
     #[test]
     fn what_was_exchanged_before_a_series_began_is_the_partys_in_all() {
         let mut traffic = Traffic::default();
-        traffic.book(of(2), amount(100));
-        traffic.book(of(3), amount(30));
+        traffic.book(of(2), amount(100), &mut Parties::default());
+        traffic.book(of(3), amount(30), &mut Parties::default());
         traffic.choose(1);
-        traffic.book(of(2), amount(7));
+        traffic.book(of(2), amount(7), &mut Parties::default());
         assert_eq!(traffic.other().bytes, [130, 0]);
         assert_eq!(traffic.other_in_all(), amount(30));
         let (_, shown, all) = traffic.shown().next().expect("one is shown");
@@ -347,14 +365,14 @@ mod tests {
     #[test]
     fn one_that_is_hardly_larger_does_not_take_a_series() {
         let mut traffic = Traffic::default();
-        traffic.book(of(2), amount(100));
+        traffic.book(of(2), amount(100), &mut Parties::default());
         traffic.choose(1);
-        traffic.book(of(3), amount(150));
+        traffic.book(of(3), amount(150), &mut Parties::default());
         traffic.choose(1);
         assert_eq!(shown(&traffic), [(2, 0)]);
-        traffic.book(of(3), amount(100));
+        traffic.book(of(3), amount(100), &mut Parties::default());
         traffic.choose(1);
-        traffic.book(of(3), amount(7));
+        traffic.book(of(3), amount(7), &mut Parties::default());
         assert_eq!(shown(&traffic), [(3, 7)]);
     }
 
@@ -386,15 +404,36 @@ mod tests {
                 name: name.as_str().into(),
                 ..PartyInfo::default()
             });
-            traffic.book(Counted { party: id, ..of(0) }, amount(1));
+            traffic.book(Counted { party: id, ..of(0) }, amount(1), &mut parties);
         }
         assert_eq!(parties.count(), MAX_PARTIES);
-        assert_eq!(parties.refused(), 7);
+        // Those without a number, and those that the device has no room for.
+        let without_room = MAX_PARTIES - 2 - MAX_PARTIES_OF_DEVICE;
+        assert_eq!(parties.refused(), 7 + without_room as u64);
         assert_eq!(traffic.parties.len(), MAX_PARTIES_OF_DEVICE);
         assert_eq!(
             traffic.other().bytes[0],
             MAX_PARTIES as u64 + 5,
             "nothing has a series yet"
         );
+    }
+
+    #[test]
+    fn what_all_devices_have_together_is_bounded() {
+        let mut parties = Parties::default();
+        let mut devices = Vec::new();
+        for _ in 0..=MAX_PAIRS / MAX_PARTIES_OF_DEVICE {
+            let mut traffic = Traffic::default();
+            for party in 2..2 + MAX_PARTIES_OF_DEVICE as u32 {
+                traffic.book(of(party), amount(1), &mut parties);
+            }
+            devices.push(traffic);
+        }
+        let pairs: usize = devices.iter().map(|traffic| traffic.parties.len()).sum();
+        assert_eq!(pairs, MAX_PAIRS);
+        assert_eq!(parties.refused(), MAX_PARTIES_OF_DEVICE as u64);
+        // Who is counted already goes on.
+        devices[0].book(of(2), amount(1), &mut parties);
+        assert_eq!(parties.refused(), MAX_PARTIES_OF_DEVICE as u64);
     }
 }
