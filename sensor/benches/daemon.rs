@@ -4,6 +4,7 @@
 //! devices and 65,536 flows come in by the other end. `--json FILE` also writes the figures to a
 //! file.
 
+mod arguments;
 mod sandbox;
 
 use std::{
@@ -18,7 +19,8 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use sandbox::{Sandbox, json_argument};
+use arguments::json_argument;
+use sandbox::Sandbox;
 use serde_json::json;
 
 const DEVICES: u32 = 256;

@@ -1,5 +1,7 @@
-//! `bench`: what a packet costs in the kernel and the daemon on the machine, beside xdp-filter and
-//! what was aimed at.
+//! `bench`: what a packet costs in the kernel, a message in a decoder, and the daemon on the machine,
+//! beside xdp-filter, ndpiReader and what was aimed at.
+
+mod decoding;
 
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -7,6 +9,7 @@ use anyhow::{Context, Result};
 use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
 use serde::{Deserialize, Serialize};
 
+use self::decoding::DecodingFigures;
 use crate::{
     build,
     command::{run, run_shown, say},
@@ -18,6 +21,11 @@ use crate::{
 struct Report {
     kernel: KernelFigures,
     daemon: DaemonFigures,
+    /// Messages that one core decodes in a second.
+    decoding: DecodingFigures,
+    /// Where the captures are there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replay: Option<ReplayFigures>,
     goals: Vec<Goal>,
 }
 
@@ -51,24 +59,57 @@ struct DaemonFigures {
     scrape_kib: f64,
 }
 
+/// What the bench of replays writes, where the captures are there.
+#[derive(Deserialize, Serialize)]
+struct ReplayFigures {
+    corpus: Comparison,
+    large: Comparison,
+}
+
+/// `sensor replay` beside ndpiReader: what both did, and milliseconds of CPU.
+#[derive(Deserialize, Serialize)]
+struct Comparison {
+    captures: u64,
+    rounds: u64,
+    sensor_packets: u64,
+    ndpi_packets: u64,
+    sensor_ms: f64,
+    ndpi_ms: f64,
+    ratio: f64,
+}
+
 /// Something aimed at, and how near it is.
 #[derive(Serialize)]
 struct Goal {
     name: &'static str,
     unit: &'static str,
     measured: f64,
-    at_most: f64,
+    #[serde(flatten)]
+    bound: Bound,
     met: bool,
 }
 
+/// On which side of a number a figure is to be.
+#[derive(Clone, Copy, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Bound {
+    AtMost(f64),
+    AtLeast(f64),
+}
+
+use Bound::{AtLeast, AtMost};
+
 impl Goal {
-    fn new(name: &'static str, unit: &'static str, measured: f64, at_most: f64) -> Self {
+    fn new(name: &'static str, unit: &'static str, measured: f64, bound: Bound) -> Self {
         Self {
             name,
             unit,
             measured,
-            at_most,
-            met: measured <= at_most,
+            bound,
+            met: match bound {
+                AtMost(most) => measured <= most,
+                AtLeast(least) => measured >= least,
+            },
         }
     }
 }
@@ -80,17 +121,25 @@ impl Goal {
 /// # Errors
 /// Where something cannot be installed, built, loaded (root is needed) or written.
 pub fn bench(json: Option<&Path>) -> Result<()> {
-    setup::ensure(&[Need::Kernel, Need::Bench, Need::Lab])?;
+    setup::ensure(&[Need::Kernel, Need::Bench, Need::Captures, Need::Lab])?;
     build::kernel()?;
     drivers()?;
     let kernel: KernelFigures = measure("kernel")?;
     let daemon: DaemonFigures = measure("daemon")?;
-    let goals = goals(&kernel, &daemon)?;
+    let decoding = decoding::measure()?;
+    let replay: Option<ReplayFigures> = measure("replay")?;
+    say("\nmessages that one core decodes in a second");
+    for (name, per_second) in decoding.iter() {
+        say(&format!("{name:44} {per_second:12.0}"));
+    }
+    let goals = goals(&kernel, &daemon, &decoding, replay.as_ref())?;
     say(&format!("\n{}", table(&goals)));
     if let Some(file) = json {
         let report = Report {
             kernel,
             daemon,
+            decoding,
+            replay,
             goals,
         };
         fs::write(file, serde_json::to_vec_pretty(&report)?)
@@ -120,56 +169,108 @@ fn measure<T: for<'a> Deserialize<'a>>(bench: &str) -> Result<T> {
         .with_context(|| format!("{} is not what it should be", file.display()))
 }
 
-fn goals(kernel: &KernelFigures, daemon: &DaemonFigures) -> Result<Vec<Goal>> {
+fn goals(
+    kernel: &KernelFigures,
+    daemon: &DaemonFigures,
+    decoding: &DecodingFigures,
+    replay: Option<&ReplayFigures>,
+) -> Result<Vec<Goal>> {
     let ns = |name: &str| match kernel.figures.get(name) {
         Some(figure) => Ok(figure.median_ns),
         None => Err(anyhow::anyhow!("the bench has no figure \"{name}\"")),
     };
-    Ok(vec![
+    let mut goals = vec![
         Goal::new(
             "known flow, IPv4, to xdp-filter",
             "",
             ns("known flow, ipv4")? / ns("xdp-filter, ipv4")?,
-            0.5,
+            AtMost(0.5),
         ),
         Goal::new(
             "known flow, IPv6, to xdp-filter",
             "",
             ns("known flow, ipv6")? / ns("xdp-filter, ipv6")?,
-            0.75,
+            AtMost(0.75),
         ),
         Goal::new(
             "60,000 flows to one, IPv4",
             "",
             ns("sensor, 60000 flows, ipv4")? / ns("sensor, 1 flows, ipv4")?,
-            1.6,
+            AtMost(1.6),
         ),
         Goal::new(
             "60,000 flows to one, IPv6",
             "",
             ns("sensor, 60000 flows, ipv6")? / ns("sensor, 1 flows, ipv6")?,
-            1.6,
+            AtMost(1.6),
         ),
-        Goal::new("daemon, resident memory", "MiB", daemon.resident_mib, 24.0),
-        Goal::new("daemon, CPU of a tick", "ms", daemon.tick_cpu_ms, 100.0),
-        Goal::new("daemon, scrape", "ms", daemon.scrape_ms, 20.0),
-    ])
+        Goal::new(
+            "daemon, resident memory",
+            "MiB",
+            daemon.resident_mib,
+            AtMost(24.0),
+        ),
+        Goal::new(
+            "daemon, CPU of a tick",
+            "ms",
+            daemon.tick_cpu_ms,
+            AtMost(100.0),
+        ),
+        Goal::new("daemon, scrape", "ms", daemon.scrape_ms, AtMost(20.0)),
+        Goal::new(
+            "TLS hellos",
+            "/s",
+            decoding.slowest("tls hello/")?,
+            AtLeast(500e3),
+        ),
+        Goal::new(
+            "QUIC Initials",
+            "/s",
+            decoding.slowest("quic initial/")?,
+            AtLeast(60e3),
+        ),
+        Goal::new(
+            "DNS answers",
+            "/s",
+            decoding.slowest("decode/dns/answer")?,
+            AtLeast(500e3),
+        ),
+    ];
+    if let Some(replay) = replay {
+        goals.push(Goal::new(
+            "CPU of replay to ndpiReader, corpus",
+            "",
+            replay.corpus.ratio,
+            AtMost(0.5),
+        ));
+        goals.push(Goal::new(
+            "CPU of replay to ndpiReader, large capture",
+            "",
+            replay.large.ratio,
+            AtMost(0.5),
+        ));
+    }
+    Ok(goals)
 }
 
 fn table(goals: &[Goal]) -> Table {
     let mut table = Table::new();
     table
         .load_style(UTF8_FULL_CONDENSED)
-        .set_header(["goal", "measured", "at most", ""]);
+        .set_header(["goal", "measured", "aimed at", ""]);
     for goal in goals {
         let number = |value: f64| match goal.unit {
             "" => format!("{value:.2}"),
+            "/s" => format!("{value:.0} /s"),
             unit => format!("{value:.1} {unit}"),
         };
         table.add_row([
             goal.name.to_owned(),
             number(goal.measured),
-            number(goal.at_most),
+            match goal.bound {
+                AtMost(most) => format!("at most {}", number(most)),
+                AtLeast(least) => format!("at least {}", number(least)),
+            },
             if goal.met { "met" } else { "missed" }.to_owned(),
         ]);
     }

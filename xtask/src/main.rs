@@ -66,7 +66,8 @@ enum Chore {
         /// This one alone
         target: Option<String>,
     },
-    /// What a packet costs, beside xdp-filter, and what the daemon takes with full tables
+    /// What a packet costs, beside xdp-filter, what the daemon takes with full tables, how much a
+    /// core decodes, and what a replay costs, beside ndpiReader
     Bench {
         /// Also write the figures to this file
         #[arg(long, value_name = "FILE")]
