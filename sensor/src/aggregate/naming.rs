@@ -12,7 +12,7 @@ use crate::decode::{
     Failure, Progress, dns,
     http::{self, Request},
     quic::Initials,
-    stream::{Stream, is_padding},
+    stream::{MAX_STREAM, Stream, is_padding},
     tls::{self, ClientHello},
     tunnel::{self, Tunnel},
 };
@@ -55,8 +55,8 @@ pub struct Told {
     pub spoke: bool,
     /// It is a tunnel.
     pub tunnel: Option<Tunnel>,
-    /// Nothing more is to be learned of it.
-    settled: bool,
+    /// Nothing more is to be learned of it; which direction told the last of it, by number.
+    settled: Option<u8>,
     /// TCP: the sequence numbers of the SYNs by direction, where payloads came; `None` inside where
     /// it was not seen. Another one begins another connection.
     initial: [Option<Option<u32>>; 2],
@@ -69,17 +69,20 @@ impl Told {
         details: None,
         spoke: false,
         tunnel: None,
-        settled: false,
+        settled: None,
         initial: [None; 2],
     };
 
     /// Forgets what a connection told whose ports another one took, and gives whether one did.
     ///
     /// Of the new connection the other direction has not come yet: its first number is no change.
+    /// Nor is a new number of the side that answers, where the one that told all has none: its SYN
+    /// would have come first.
     fn meet(&mut self, head: &Head) -> bool {
         let at = usize::from(head.direction & 1);
         let known = self.initial[at].replace(initial(head));
-        let is_another = known.is_some_and(|known| known != initial(head));
+        let told_by_other = self.settled.is_some_and(|by| usize::from(by) != at);
+        let is_another = !told_by_other && known.is_some_and(|known| known != initial(head));
         if is_another {
             *self = Self {
                 spoke: self.spoke,
@@ -165,7 +168,7 @@ impl Readers {
         if head.key.protocol() == protocol::TCP && told.meet(head) {
             *self = Self::default();
         }
-        if told.settled {
+        if told.settled.is_some() {
             // It was told already; who is to know has missed it.
             return News {
                 settled: true,
@@ -173,7 +176,7 @@ impl Readers {
             };
         }
         let news = self.news(kind, direction, head, octets, told);
-        told.settled = news.settled;
+        told.settled = news.settled.then_some(head.direction & 1);
         news
     }
 
@@ -353,7 +356,11 @@ impl Side {
                 start
             }
             State::Fresh => {
-                let mut stream = Stream::new(initial(head));
+                // Farther ahead than a stream is held: the SYN was another connection's, and this
+                // one's was not seen.
+                let syn = initial(head)
+                    .filter(|initial| head.sequence.wrapping_sub(*initial) as usize <= MAX_STREAM);
+                let mut stream = Stream::new(syn);
                 let whole = stream.is_start(head.sequence);
                 let start = if whole {
                     Start::of(octets)
