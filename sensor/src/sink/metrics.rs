@@ -252,7 +252,7 @@ fn family(name: &str, help: &str, kind: MetricType, metrics: Vec<Metric>) -> Opt
 
 /// The snapshot in Prometheus' text format.
 pub fn render(snapshot: &Snapshot, build: Build) -> Result<String, prometheus::Error> {
-    let mut families = Vec::new();
+    let mut families = Text(Ok(String::new()));
     families.extend(declared::BUILD_INFO.family([([build.version, build.revision], 1.0)]));
     devices(snapshot, &mut families);
     names(snapshot, &mut families);
@@ -260,7 +260,23 @@ pub fn render(snapshot: &Snapshot, build: Build) -> Result<String, prometheus::E
     interfaces(snapshot, &mut families);
     tables(snapshot, &mut families);
     ticks(snapshot, &mut families);
-    TextEncoder::new().encode_to_string(&families)
+    families.0
+}
+
+/// The text so far, or why there is none. Each family is written and gone before the next one is
+/// made: all of them together take several times the memory of the text.
+struct Text(Result<String, prometheus::Error>);
+
+impl Extend<MetricFamily> for Text {
+    fn extend<T: IntoIterator<Item = MetricFamily>>(&mut self, families: T) {
+        for family in families {
+            if let Ok(text) = &mut self.0
+                && let Err(error) = TextEncoder::new().encode_utf8(&[family], text)
+            {
+                self.0 = Err(error);
+            }
+        }
+    }
 }
 
 /// Both directions with their label.
@@ -281,7 +297,7 @@ fn bytes(tally: Tally) -> f64 {
     number(tally.bytes)
 }
 
-fn devices(snapshot: &Snapshot, families: &mut Vec<MetricFamily>) {
+fn devices(snapshot: &Snapshot, families: &mut Text) {
     type Of = fn(Tally) -> f64;
 
     let devices = &snapshot.devices;
@@ -335,7 +351,7 @@ fn devices(snapshot: &Snapshot, families: &mut Vec<MetricFamily>) {
 }
 
 /// Who devices are, whom they talk to, and how much of that is known.
-fn names(snapshot: &Snapshot, families: &mut Vec<MetricFamily>) {
+fn names(snapshot: &Snapshot, families: &mut Text) {
     let devices = &snapshot.devices;
     let infos = devices.iter().map(|device| {
         let identity = &device.identity;
@@ -416,7 +432,7 @@ fn ratio(value: f32) -> f64 {
     (f64::from(value) * 1_000.0).round() / 1_000.0
 }
 
-fn policies(snapshot: &Snapshot, families: &mut Vec<MetricFamily>) {
+fn policies(snapshot: &Snapshot, families: &mut Text) {
     let hits = |of: fn(Tally) -> f64| {
         snapshot.policy_hits.iter().flat_map(move |hits| {
             directions(&hits.hits).map(|(direction, tally)| {
@@ -443,7 +459,7 @@ fn policies(snapshot: &Snapshot, families: &mut Vec<MetricFamily>) {
     ]));
 }
 
-fn interfaces(snapshot: &Snapshot, families: &mut Vec<MetricFamily>) {
+fn interfaces(snapshot: &Snapshot, families: &mut Text) {
     type Of = fn(Tally) -> f64;
 
     let interfaces = &snapshot.interfaces;
@@ -506,7 +522,7 @@ fn interfaces(snapshot: &Snapshot, families: &mut Vec<MetricFamily>) {
     );
 }
 
-fn tables(snapshot: &Snapshot, families: &mut Vec<MetricFamily>) {
+fn tables(snapshot: &Snapshot, families: &mut Text) {
     let flows = &snapshot.flow_table;
     families.extend(declared::FLOW_TABLE_SIZE.value(number(flows.size)));
     families.extend(declared::FLOW_TABLE_CAPACITY.value(number(flows.capacity)));
@@ -545,7 +561,7 @@ fn tables(snapshot: &Snapshot, families: &mut Vec<MetricFamily>) {
     ]));
 }
 
-fn ticks(snapshot: &Snapshot, families: &mut Vec<MetricFamily>) {
+fn ticks(snapshot: &Snapshot, families: &mut Text) {
     let ticks = &snapshot.ticks;
     let seconds = |duration: Duration| duration.as_secs_f64();
     let mut summary = Summary::default();
