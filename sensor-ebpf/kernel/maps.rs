@@ -808,6 +808,11 @@ impl Rules for Rulebook<'_> {
     }
 
     #[inline(always)]
+    fn chain(&self, number: u32) -> Option<&Chain> {
+        CHAINS.get(self.side * MAX_CHAINS as u32 + number)
+    }
+
+    #[inline(always)]
     fn rule(&self, number: u8) -> Option<&Rule> {
         RULES.get(self.side * MAX_RULES as u32 + u32::from(number))
     }

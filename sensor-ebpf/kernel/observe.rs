@@ -227,20 +227,10 @@ fn judge(flow: Flow, seen: &Seen, generation: u32, watch: Watch) -> Judgement {
 extern "C" fn decision(key: *const FlowKey, generation: u32) -> u64 {
     // SAFETY: as in `book`.
     let (Some(key), Some(settings)) = (unsafe { key.as_ref() }, maps::settings()) else {
-        return Judgement {
-            generation,
-            decision: Decision::PASS,
-            watch: Watch::NONE,
-        }
-        .pack();
+        return Judgement::new(generation, Decision::PASS, Watch::NONE).pack();
     };
     let decision = decide(&Rulebook::new(generation, settings), key);
-    Judgement {
-        generation,
-        decision,
-        watch: Watch::NONE,
-    }
-    .pack()
+    Judgement::new(generation, decision, Watch::NONE).pack()
 }
 
 /// A packet without a flow: opens one, or books the packet to the device's overflow.

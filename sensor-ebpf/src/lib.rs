@@ -39,6 +39,7 @@ extern crate std;
 pub mod answer;
 pub mod books;
 pub mod flow;
+pub mod name;
 pub mod packet;
 pub mod parse;
 pub mod policy;

@@ -345,7 +345,7 @@ impl Everything {
         chain.rules[0] = 0;
         let rule = Rule {
             policy: 9,
-            verdict: verdict as u16,
+            verdict: verdict as u8,
             ..Rule::default()
         };
         Self(chain, rule)
@@ -370,6 +370,10 @@ impl Rules for Everything {
 
     fn for_remote(&self, _family: Family, _remote: Address) -> Option<&Chain> {
         Some(&self.0)
+    }
+
+    fn chain(&self, number: u32) -> Option<&Chain> {
+        (number == 0).then_some(&self.0)
     }
 
     fn rule(&self, number: u8) -> Option<&Rule> {
@@ -487,7 +491,7 @@ impl Household {
         let rule = |policy, verdict: Verdict, ranges: &[PortRange]| {
             let mut rule = Rule {
                 policy,
-                verdict: verdict as u16,
+                verdict: verdict as u8,
                 port_ranges: ranges.len() as u32,
                 ..Rule::default()
             };
@@ -595,6 +599,10 @@ impl Rules for Household {
             .filter(|(prefix, _)| prefix.contains(&address))
             .max_by_key(|(prefix, _)| prefix.prefix_len())
             .map(|(_, chain)| chain)
+    }
+
+    fn chain(&self, number: u32) -> Option<&Chain> {
+        self.chains.get(number as usize).map(|(_, chain)| chain)
     }
 
     fn rule(&self, number: u8) -> Option<&Rule> {

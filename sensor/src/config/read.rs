@@ -17,8 +17,8 @@ use toml::{
 };
 
 use super::{
-    Action, Config, Daemon, DeviceOverride, DeviceTable, FlowTable, HookChoice, Interface, List,
-    Names, Parties, Policy, Ports,
+    Action, Config, Daemon, DeviceOverride, DeviceSelector, DeviceTable, FlowTable, HookChoice,
+    Interface, List, Names, Parties, Policy, Ports,
     problem::{Level, Problem},
     value::{self, Complaint},
 };
@@ -44,8 +44,9 @@ const HOOKS: [(&str, HookChoice); 4] = [
     ("tc", HookChoice::Tc),
 ];
 
-const ACTIONS: [(&str, Action); 3] = [
+const ACTIONS: [(&str, Action); 4] = [
     ("observe", Action::Observe),
+    ("allow", Action::Allow),
     ("reject", Action::Reject),
     ("drop", Action::Drop),
 ];
@@ -62,11 +63,10 @@ const HOOKS_ELSEWHERE: [(&str, &str); 7] = [
 ];
 
 /// Words that other firewalls use for an action.
-const ACTIONS_ELSEWHERE: [(&str, &str); 8] = [
-    ("accept", "observe"),
-    ("allow", "observe"),
+const ACTIONS_ELSEWHERE: [(&str, &str); 7] = [
+    ("accept", "allow"),
     ("log", "observe"),
-    ("pass", "observe"),
+    ("pass", "allow"),
     ("block", "reject"),
     ("deny", "reject"),
     ("refuse", "reject"),
@@ -322,6 +322,8 @@ impl Reader {
             listen: self.listen(section),
             pin_directory: self.pin_directory(section),
             keep_running: self.boolean(section, "keep_running", true),
+            state_directory: PathBuf::from("/var/lib/gateway-sensor"),
+            time_zone: None,
         }
     }
 
@@ -429,10 +431,11 @@ impl Reader {
             remotes,
             ports,
             action,
+            ..Policy::default()
         })
     }
 
-    fn devices(&mut self, section: &Section<'_, '_>) -> Vec<[u8; 6]> {
+    fn devices(&mut self, section: &Section<'_, '_>) -> Vec<DeviceSelector> {
         const EXAMPLE: &str = "devices = [\"a4:50:46:1f:00:2c\"]";
         self.list(section, "devices", EXAMPLE, |reader, item, unique| {
             let device = reader.text(item, "devices", EXAMPLE, value::device)?;
@@ -440,7 +443,7 @@ impl Reader {
                 reader.twice(&value::mac_text(device), item.span(), first);
                 return None;
             }
-            Some(device)
+            Some(DeviceSelector::Mac(device))
         })
     }
 
@@ -509,6 +512,7 @@ impl Reader {
         let segments = self.number(section, "segments", SEGMENTS, 4);
         Names {
             segments: u8::try_from(segments).unwrap_or(u8::MAX),
+            hold: Duration::from_millis(20),
         }
     }
 
@@ -637,6 +641,7 @@ impl Reader {
                 name,
                 kind,
                 vendor,
+                groups: Vec::new(),
             });
         }
         devices

@@ -24,7 +24,7 @@ use sensor_ebpf::{
 };
 
 use super::{Error, books::Books, grace_period, load::pinned, table::Raw};
-use crate::config::{Action, Config, Policy, Transport};
+use crate::config::{Action, Config, DeviceSelector, Policy, Transport};
 
 /// What was put in force.
 #[derive(Clone, Copy, Debug)]
@@ -66,7 +66,10 @@ fn compile(policies: &[Policy], identities: &[u16]) -> Result<Compiled, Error> {
     let default_rules = bits(policies, |policy| policy.devices.is_empty());
     let mut devices = HashMap::new();
     for (number, policy) in policies.iter().enumerate() {
-        for mac in &policy.devices {
+        for device in &policy.devices {
+            let DeviceSelector::Mac(mac) = device else {
+                continue;
+            };
             *devices.entry(*mac).or_insert(default_rules) |= 1 << number;
         }
     }
@@ -156,7 +159,7 @@ impl Chains {
 
 fn rule(policy: &Policy, identity: u16) -> Rule {
     let verdict = match policy.action {
-        Action::Observe => Verdict::Pass,
+        Action::Observe | Action::Allow => Verdict::Pass,
         Action::Reject => Verdict::Reject,
         Action::Drop => Verdict::Drop,
     };
@@ -175,7 +178,8 @@ fn rule(policy: &Policy, identity: u16) -> Rule {
     }
     Rule {
         policy: identity,
-        verdict: verdict as u16,
+        verdict: verdict as u8,
+        flags: 0,
         port_ranges: policy.ports.len().min(MAX_PORT_RANGES) as u32,
         ports,
     }
@@ -373,13 +377,12 @@ mod tests {
     fn policy(name: &str, remotes: &[&str]) -> Policy {
         Policy {
             name: name.to_owned(),
-            devices: Vec::new(),
             remotes: remotes
                 .iter()
                 .map(|prefix| prefix.parse().unwrap())
                 .collect(),
-            ports: Vec::new(),
             action: Action::Reject,
+            ..Policy::default()
         }
     }
 
@@ -411,7 +414,7 @@ mod tests {
     fn a_device_that_is_named_has_the_rules_of_all_and_its_own() {
         let mac = [2, 0, 0, 0, 0, 1];
         let mut own = policy("own", &[]);
-        own.devices.push(mac);
+        own.devices.push(DeviceSelector::Mac(mac));
         let compiled = compile(&[policy("all", &[]), own], &[1, 2]).unwrap();
         assert_eq!(compiled.default_rules, 0b01);
         assert_eq!(compiled.devices[&mac], 0b11);

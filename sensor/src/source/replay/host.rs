@@ -182,11 +182,11 @@ impl Host {
         let number = self.reading.flows.len() as u32;
         self.reading.flows.push(FlowRecord {
             key: packet.key,
-            judgement: Judgement {
-                generation: GENERATION,
-                decision: Decision::PASS,
-                watch: Watch::of_new_flow(&packet.key, self.payloads),
-            }
+            judgement: Judgement::new(
+                GENERATION,
+                Decision::PASS,
+                Watch::of_new_flow(&packet.key, self.payloads),
+            )
             .pack(),
             first_seen: packet.seen.at,
             device,
