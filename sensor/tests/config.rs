@@ -17,8 +17,9 @@ use proptest::prelude::*;
 use sensor::{
     aggregate::party::lists::Category,
     config::{
-        Action, Config, Daemon, DeviceOverride, DeviceTable, FlowTable, HookChoice, Interface,
-        Level, List, Names, Parties, Policy, Ports, Transport,
+        Action, Answer, Config, Daemon, DeviceOverride, DeviceSelector, DeviceTable, FlowTable,
+        HookChoice, Interface, Level, List, Names, NetworkSelector, Parties, Policy, Ports, Span,
+        Transport,
     },
     model::Kind,
 };
@@ -71,9 +72,14 @@ fn the_least_configuration_has_the_documented_defaults() {
             listen: "127.0.0.1:9617".parse().unwrap(),
             pin_directory: "/sys/fs/bpf/gateway-sensor".into(),
             keep_running: true,
+            state_directory: "/var/lib/gateway-sensor".into(),
+            time_zone: None,
         },
         policies: Vec::new(),
-        names: Names { segments: 4 },
+        names: Names {
+            segments: 4,
+            hold: Duration::from_millis(20),
+        },
         parties: Parties {
             top: 20,
             builtin_lists: true,
@@ -96,6 +102,8 @@ fn every_key_is_read() {
         listen = "[::1]:9000"
         pin_directory = "/sys/fs/bpf/lab"
         keep_running = false
+        state_directory = "/srv/sensor"
+        time_zone = "europe/berlin"
         [[policy]]
         name = "all"
         devices = ["A4:50:46:1F:00:2c"]
@@ -105,8 +113,36 @@ fn every_key_is_read() {
         [[policy]]
         name = "seen"
         ports = [22]
+        [[policy]]
+        name = "bedtime"
+        devices = ["group:kids", "Anna's phone", "vendor:Xiaomi", "kind:tv", "a4:50:46:1f:00:2d"]
+        domains = ["Ads.Example.COM", "*.b.example.", ".xn--mller-kva.example", "*.zip", "_x.y"]
+        lists = ["/etc/gateway-sensor/lists/a.txt", "/etc/gateway-sensor/lists/b.txt"]
+        owner = "Xiaomi"
+        category = ["telemetry", "advertising"]
+        remotes = ["192.0.2.0/24"]
+        country = "cn"
+        network = ["AS45102", "4134", 37963, "Alibaba Cloud"]
+        ports = ["tcp/443"]
+        encrypted_dns = "reject"
+        quic = "drop"
+        schedule = ["mon-fri 21:00-07:00", "sat,sun 22:00-24:00"]
+        action = "reject"
+        answer = "zero"
+        [[policy]]
+        name = "strictly"
+        owner = ["Xiaomi", "Meta"]
+        country = ["RU", "CN"]
+        category = "dns-bypass"
+        network = 45_102
+        action = "allow"
+        strict = true
+        [[policy]]
+        name = "seen-names"
+        encrypted_dns = "allow"
         [names]
-        segments = 15
+        segments = 14
+        hold = "1s"
         [parties]
         top = 1_000
         builtin_lists = false
@@ -122,6 +158,7 @@ fn every_key_is_read() {
         name = "Anna's phone"
         kind = "phone"
         vendor = "Xiaomi"
+        groups = ["kids", "Anna's"]
         [[device]]
         mac = "a4:50:46:1f:00:2d"
         kind = "iot"
@@ -152,11 +189,13 @@ fn every_key_is_read() {
             listen: "[::1]:9000".parse().unwrap(),
             pin_directory: "/sys/fs/bpf/lab".into(),
             keep_running: false,
+            state_directory: "/srv/sensor".into(),
+            time_zone: Some("Europe/Berlin".to_owned()),
         },
         policies: vec![
             Policy {
                 name: "all".to_owned(),
-                devices: vec![[0xa4, 0x50, 0x46, 0x1f, 0x00, 0x2c]],
+                devices: vec![DeviceSelector::Mac([0xa4, 0x50, 0x46, 0x1f, 0x00, 0x2c])],
                 remotes: vec![
                     "0.0.0.0/0".parse().unwrap(),
                     "2001:db8::/32".parse().unwrap(),
@@ -169,16 +208,83 @@ fn every_key_is_read() {
                     ports(1, 65_535, Transport::Tcp),
                 ],
                 action: Action::Drop,
+                ..Policy::default()
             },
             Policy {
                 name: "seen".to_owned(),
-                devices: Vec::new(),
-                remotes: Vec::new(),
                 ports: vec![ports(22, 22, Transport::Any)],
                 action: Action::Observe,
+                ..Policy::default()
+            },
+            Policy {
+                name: "bedtime".to_owned(),
+                devices: vec![
+                    DeviceSelector::Group("kids".to_owned()),
+                    DeviceSelector::Name("Anna's phone".to_owned()),
+                    DeviceSelector::Vendor("Xiaomi".to_owned()),
+                    DeviceSelector::Kind(Kind::Tv),
+                    DeviceSelector::Mac([0xa4, 0x50, 0x46, 0x1f, 0x00, 0x2d]),
+                ],
+                domains: vec![
+                    "ads.example.com".to_owned(),
+                    "b.example".to_owned(),
+                    "xn--mller-kva.example".to_owned(),
+                    "zip".to_owned(),
+                    "_x.y".to_owned(),
+                ],
+                lists: vec![
+                    "/etc/gateway-sensor/lists/a.txt".into(),
+                    "/etc/gateway-sensor/lists/b.txt".into(),
+                ],
+                owners: vec!["Xiaomi".to_owned()],
+                categories: vec![Category::Telemetry, Category::Advertising],
+                remotes: vec!["192.0.2.0/24".parse().unwrap()],
+                countries: vec!["CN".to_owned()],
+                networks: vec![
+                    NetworkSelector::Asn(45_102),
+                    NetworkSelector::Asn(4_134),
+                    NetworkSelector::Asn(37_963),
+                    NetworkSelector::Organisation("Alibaba Cloud".to_owned()),
+                ],
+                ports: vec![ports(443, 443, Transport::Tcp)],
+                encrypted_dns: Some(Action::Reject),
+                quic: Some(Action::Drop),
+                schedule: vec![
+                    Span {
+                        days: 0b001_1111,
+                        from: 21 * 60,
+                        to: 7 * 60,
+                    },
+                    Span {
+                        days: 0b110_0000,
+                        from: 22 * 60,
+                        to: 24 * 60,
+                    },
+                ],
+                action: Action::Reject,
+                answer: Answer::Zero,
+                strict: false,
+            },
+            Policy {
+                name: "strictly".to_owned(),
+                owners: vec!["Xiaomi".to_owned(), "Meta".to_owned()],
+                categories: vec![Category::DnsBypass],
+                countries: vec!["RU".to_owned(), "CN".to_owned()],
+                networks: vec![NetworkSelector::Asn(45_102)],
+                action: Action::Allow,
+                strict: true,
+                ..Policy::default()
+            },
+            Policy {
+                name: "seen-names".to_owned(),
+                encrypted_dns: Some(Action::Allow),
+                ..Policy::default()
             },
         ],
-        names: Names { segments: 15 },
+        names: Names {
+            segments: 14,
+            hold: Duration::from_secs(1),
+        },
         parties: Parties {
             top: 1_000,
             builtin_lists: false,
@@ -205,12 +311,14 @@ fn every_key_is_read() {
                 name: Some("Anna's phone".to_owned()),
                 kind: Some(Kind::Phone),
                 vendor: Some("Xiaomi".to_owned()),
+                groups: vec!["kids".to_owned(), "Anna's".to_owned()],
             },
             DeviceOverride {
                 mac: [0xa4, 0x50, 0x46, 0x1f, 0x00, 0x2d],
                 name: None,
                 kind: Some(Kind::Iot),
                 vendor: None,
+                groups: Vec::new(),
             },
         ],
     };
@@ -388,7 +496,7 @@ fn a_sixty_fifth_policy_is_refused_where_it_stands() {
     assert_eq!(printed(&policies(64)), "");
     let refused = printed(&policies(65));
     assert!(
-        refused.starts_with("error: 65 policies are configured; at most 64 can be in force"),
+        refused.starts_with("error: 65 policies are configured, and at most 64 rules can be in force"),
         "{refused}"
     );
     assert!(refused.contains("sensor.toml:195:1"), "{refused}");
