@@ -496,7 +496,8 @@ fn a_sixty_fifth_policy_is_refused_where_it_stands() {
     assert_eq!(printed(&policies(64)), "");
     let refused = printed(&policies(65));
     assert!(
-        refused.starts_with("error: 65 policies are configured, and at most 64 rules can be in force"),
+        refused
+            .starts_with("error: 65 policies are configured, and at most 64 rules can be in force"),
         "{refused}"
     );
     assert!(refused.contains("sensor.toml:195:1"), "{refused}");

@@ -148,6 +148,8 @@ pub(super) struct PolicyPlaces {
     pub(super) remotes: Vec<Range<usize>>,
     pub(super) countries: Vec<Range<usize>>,
     pub(super) networks: Vec<Range<usize>>,
+    /// All of them, or the name where there are none.
+    pub(super) ports: Range<usize>,
     pub(super) encrypted_dns: Range<usize>,
     pub(super) quic: Range<usize>,
 }
@@ -254,7 +256,7 @@ impl Reader {
         );
         // Policies name devices.
         let devices = self.device_overrides(&root);
-        Config {
+        let config = Config {
             interfaces: self.interfaces(&root),
             flow_table: self.flow_table(&root),
             device_table: self.device_table(&root),
@@ -264,7 +266,9 @@ impl Reader {
             parties: self.parties(&root),
             lists: self.lists(&root),
             devices,
-        }
+        };
+        self.need_databases(&root, &config);
+        config
     }
 
     fn interfaces(&mut self, root: &Section<'_, '_>) -> Vec<Interface> {
@@ -437,6 +441,43 @@ impl Reader {
         let (files, places) = files.unwrap_or_default().into_iter().unzip();
         self.places.networks = places;
         files
+    }
+
+    /// Countries and networks are known from databases alone.
+    fn need_databases(&mut self, root: &Section<'_, '_>, config: &Config) {
+        let parties = root.get("parties").map(Value::get_ref);
+        let written = match parties.and_then(DeValue::as_table) {
+            Some(table) => table.get("networks"),
+            None => None,
+        };
+        // Where something else is wrong with them, that is told already.
+        let are_none = written.is_none_or(|value| {
+            let items = value.get_ref().as_array();
+            items.is_some_and(|items| items.is_empty())
+        });
+        if !are_none {
+            return;
+        }
+        for (policy, places) in config.policies.iter().zip(&self.places.policies) {
+            let first = places.countries.first().or(places.networks.first());
+            let Some(place) = first else {
+                continue;
+            };
+            self.problems.push(Problem {
+                level: Level::Error,
+                message: format!(
+                    "policy `{}` is about a country or a network, and no database tells them",
+                    policy.name
+                ),
+                span: Some(place.clone()),
+                label: "needs a database".to_owned(),
+                related: None,
+                help: "name one in `[parties]`, for example\n\n[parties]\nnetworks = \
+                       [\"/usr/share/GeoIP/GeoLite2-Country.mmdb\", \
+                       \"/usr/share/GeoIP/GeoLite2-ASN.mmdb\"]"
+                    .to_owned(),
+            });
+        }
     }
 
     fn lists(&mut self, root: &Section<'_, '_>) -> Vec<List> {

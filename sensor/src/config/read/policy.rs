@@ -162,9 +162,9 @@ impl Reader {
             });
         }
         self.doubts(section, &name, &span, (action, &categories));
-        let place = |key: &str| section.get(key).map_or(0..0, Value::span);
+        let place = |key: &str| section.get(key).map_or_else(|| span.clone(), Value::span);
         let places = PolicyPlaces {
-            name: span,
+            name: span.clone(),
             domains: domain_places,
             lists: list_places,
             owners: owner_places,
@@ -172,6 +172,7 @@ impl Reader {
             remotes: remote_places,
             countries: country_places,
             networks: network_places,
+            ports: place("ports"),
             encrypted_dns: place("encrypted_dns"),
             quic: place("quic"),
         };
