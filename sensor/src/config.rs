@@ -55,8 +55,8 @@ pub struct Config {
 
 impl Config {
     /// Reads and checks a file, and the lists and databases that it names. Errors: every problem it
-    /// has; that it cannot be read, or is not UTF-8, is one. What is wrong with a list or a database
-    /// is a warning: all works without it.
+    /// has; that it cannot be read, or is not UTF-8, is one, as is a list of a policy that cannot be
+    /// read. What is wrong with another list or a database is a warning: all works without it.
     pub fn load(file: &Path) -> Result<Checked, Problems> {
         let octets = fs::read(file).map_err(|error| unreadable(file, &error))?;
         match str::from_utf8(&octets) {

@@ -440,6 +440,86 @@ file = "FOLDER/empty.txt"
 }
 
 #[test]
+fn lists_of_policies_are_looked_at_once_and_needed() {
+    let text = r#"
+[[interface]]
+name = "lan0"
+[[policy]]
+name = "a"
+devices = ["02:00:00:00:00:01"]
+lists = ["FOLDER/good.txt", "FOLDER/none.txt", "FOLDER/bad.txt", "FOLDER/empty.txt"]
+[[policy]]
+name = "b"
+devices = ["02:00:00:00:00:02"]
+lists = ["FOLDER/bad.txt", "FOLDER/none.txt", "FOLDER", "FOLDER/both.txt"]
+[[list]]
+file = "FOLDER/both.txt"
+owner = "Example"
+"#;
+    let files: [(&str, &[u8]); 4] = [
+        ("good.txt", b"example.com\n@@||www.example.com^\n"),
+        ("bad.txt", b"a.example\nword\n\xff\xfe\n192.0.2.1\n"),
+        ("empty.txt", b"# none\n"),
+        ("both.txt", b"word\nb.example\n"),
+    ];
+    let printed = printed_with_files("policy-lists", &files, text);
+    assert!(!printed.contains("good.txt` "), "{printed}");
+    for part in [
+        "error: the list `FOLDER/none.txt` does not exist\n --> FOLDER/sensor.toml:7:",
+        "error: the list `FOLDER` is not a file\n",
+        "warning: `FOLDER/bad.txt` has 3 lines that are not used",
+        "line 2: `word` is one word",
+        "line 3: `��` has letters beyond ASCII",
+        "line 4: `192.0.2.1` is an address",
+        "warning: `FOLDER/empty.txt` names nothing",
+        "warning: `FOLDER/both.txt` has 1 line that is not used",
+    ] {
+        assert!(printed.contains(part), "no {part:?} in\n{printed}");
+    }
+    assert_eq!(printed.matches("error: ").count(), 2, "{printed}");
+    assert_eq!(printed.matches("warning: ").count(), 3, "{printed}");
+}
+
+#[test]
+fn owners_and_categories_are_those_of_the_lists() {
+    let text = r#"
+[parties]
+builtin_lists = BUILTIN
+[[interface]]
+name = "lan0"
+[[policy]]
+name = "a"
+owner = ["Exmaple Ltd", "example ltd", "Xiaomi", "Nobody at all"]
+category = ["telemetry", "advertising"]
+[[list]]
+file = "FOLDER/mine.txt"
+"#;
+    let files: [(&str, &[u8]); 1] = [(
+        "mine.txt",
+        b"# owner: Example Ltd\n# category: advertising\na.example\n",
+    )];
+    let printed = |builtin: &str| {
+        let text = text.replace("BUILTIN", builtin);
+        printed_with_files(&format!("owners-{builtin}"), &files, &text)
+    };
+    let without = printed("false");
+    for part in [
+        "warning: no list has a name of the owner `Exmaple Ltd`\n --> FOLDER/sensor.toml:8:10",
+        "= help: write `\"Example Ltd\"`",
+        "warning: no list has a name of the owner `Xiaomi`",
+        "warning: no list has a name of the owner `Nobody at all`",
+        "owner = \"Nobody at all\"",
+        "warning: no list has a name of the category `telemetry`\n --> FOLDER/sensor.toml:9:13",
+    ] {
+        assert!(without.contains(part), "no {part:?} in\n{without}");
+    }
+    assert_eq!(without.matches("warning: ").count(), 4, "{without}");
+    let with = printed("true");
+    assert_eq!(with.matches("warning: ").count(), 2, "{with}");
+    assert!(!with.contains("owner `Xiaomi`"), "{with}");
+}
+
+#[test]
 fn files_are_looked_at_where_the_configuration_has_an_error() {
     let text = "[[list]]\nfile = \"FOLDER/none.txt\"\ncategory = \"ads\"\n";
     let printed = printed_with_files("error", &[], text);
@@ -503,6 +583,30 @@ fn a_sixty_fifth_policy_is_refused_where_it_stands() {
     assert!(refused.contains("sensor.toml:195:1"), "{refused}");
 }
 
+#[test]
+fn rules_count_and_not_policies_alone() {
+    let policies = |count: u32| {
+        let mut text = String::from("[[interface]]\nname = \"lan0\"\n");
+        for number in 1..=count {
+            let _ = writeln!(
+                text,
+                "[[policy]]\nname = \"p{number}\"\nports = [{number}]\nquic = \"allow\"\n\
+                 encrypted_dns = \"allow\"\ndevices = [\"02:00:00:00:00:{number:02x}\"]"
+            );
+        }
+        text
+    };
+    assert_eq!(printed(&policies(12)), "");
+    // 5 for each: the 13th has rules 61 to 65.
+    let refused = printed(&policies(13));
+    assert!(
+        refused.starts_with("error: 13 policies are configured, and at most 64 rules can be in"),
+        "{refused}"
+    );
+    assert!(refused.contains("sensor.toml:75:1"), "{refused}");
+    assert_eq!(refused.matches("error: ").count(), 1, "{refused}");
+}
+
 /// Far above what it takes (a debug build included), far below what a quadratic check would.
 const SOON: Duration = Duration::from_secs(10);
 
@@ -513,6 +617,22 @@ fn a_hundred_thousand_prefixes_are_read_at_once() {
     let checked = Config::parse(&text, Path::new(FILE)).unwrap();
     assert_eq!(checked.config.policies[0].remotes.len(), 100_000);
     assert!(checked.warnings.is_empty());
+    assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
+}
+
+#[test]
+fn sixty_four_policies_with_the_same_prefixes_are_compared_at_once() {
+    let mut text = String::from("[[interface]]\nname = \"lan0\"\n");
+    for policy in 1..=64 {
+        let _ = writeln!(text, "[[policy]]\nname = \"p{policy}\"\nports = [{policy}]");
+        text.push_str("domains = [\"a.example\", \"b.example\"]\nremotes = [");
+        for number in 0..1_000 {
+            let _ = write!(text, "\"10.{}.{}.0/24\", ", number >> 8, number & 255);
+        }
+        text.push_str("]\n");
+    }
+    let start = Instant::now();
+    assert_eq!(printed(&text), "");
     assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
 }
 
@@ -569,8 +689,27 @@ fn near_text() -> impl Strategy<Value = String> {
                 Just("mac"),
                 Just("kind"),
                 Just("vendor"),
+                Just("groups"),
+                Just("domains"),
+                Just("lists"),
+                Just("country"),
+                Just("network"),
+                Just("encrypted_dns"),
+                Just("quic"),
+                Just("schedule"),
+                Just("answer"),
+                Just("strict"),
+                Just("hold"),
+                Just("state_directory"),
+                Just("time_zone"),
             ],
             prop_oneof![
+                "(vendor|kind|group|mac|name)?:?[A-Za-z]{0,8}"
+                    .prop_map(|text| format!("[\"{text}\"]")),
+                "\\*?\\.?([a-z]{0,6}\\.){0,18}[a-z]{0,6}".prop_map(|text| format!("[\"{text}\"]")),
+                "(mon|fri-tue|daily|sat,sun|weekend)? ?[0-9:]{1,5}-[0-9:]{1,5}"
+                    .prop_map(|text| format!("[\"{text}\"]")),
+                "(AS)?[0-9]{1,12}".prop_map(|text| format!("\"{text}\"")),
                 "[0-9a-f:./-]{0,20}".prop_map(|text| format!("\"{text}\"")),
                 "[0-9a-f:./-]{0,20}".prop_map(|text| format!("[\"{text}\", \"{text}\"]")),
                 "\\PC{0,20}".prop_map(|text| format!("'{text}'")),

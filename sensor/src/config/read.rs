@@ -945,7 +945,12 @@ impl Reader {
         let example = format!("{key} = \"{}\"", value::duration_text(default));
         if value.get_ref().is_integer() {
             let number = integer(value.get_ref()).unwrap_or(i64::MAX);
-            let without_unit = value::duration(&number.to_string());
+            let mut without_unit = value::duration(&number.to_string());
+            if *range.end() <= Duration::from_secs(1)
+                && let Err(complaint) = &mut without_unit
+            {
+                complaint.help = format!("write `\"{number}ms\"` for milliseconds");
+            }
             self.accept(value.span(), without_unit);
             return default;
         }

@@ -10,7 +10,17 @@ const DAYS: [&str; 7] = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
 const DAILY: u8 = 0b111_1111;
 
 /// Other words for days.
-const DAYS_ELSEWHERE: [(&str, &str); 15] = [
+const DAYS_ELSEWHERE: [(&str, &str); 25] = [
+    ("mo", "mon"),
+    ("tu", "tue"),
+    ("we", "wed"),
+    ("th", "thu"),
+    ("fr", "fri"),
+    ("sa", "sat"),
+    ("su", "sun"),
+    ("tues", "tue"),
+    ("thur", "thu"),
+    ("thurs", "thu"),
     ("monday", "mon"),
     ("tuesday", "tue"),
     ("wednesday", "wed"),
@@ -43,14 +53,15 @@ pub(super) fn span(text: &str) -> Result<Span, Complaint> {
             help,
         ))
     };
+    let or_better = || match better(text) {
+        Some(better) => format!("write `\"{better}\"`"),
+        None => EXAMPLE.to_owned(),
+    };
     let words: Vec<&str> = text.split_whitespace().collect();
     let (day_words, hours_text) = match words.as_slice() {
         [days, hours] => (*days, *hours),
         [hours] if hours_of(hours).is_some() => {
-            return refused(
-                "has no days".to_owned(),
-                format!("write `\"daily {hours}\"`"),
-            );
+            return refused("has no days".to_owned(), or_better());
         }
         [days] if days_of(days).is_ok() => {
             return refused(
@@ -58,33 +69,15 @@ pub(super) fn span(text: &str) -> Result<Span, Complaint> {
                 format!("write `\"{days} 00:00-24:00\"` for whole days"),
             );
         }
-        _ => {
-            return refused(
-                "not days, a space, and hours".to_owned(),
-                EXAMPLE.to_owned(),
-            );
-        }
+        _ => return refused("not days, a space, and hours".to_owned(), or_better()),
     };
     let days = match days_of(day_words) {
         Ok(days) => days,
-        Err(word) => {
-            let lower = word.to_ascii_lowercase();
-            let meant = DAYS_ELSEWHERE.iter().find(|(other, _)| *other == lower);
-            let help = match meant {
-                Some((_, meant)) => {
-                    let better = day_words.replacen(word, meant, 1);
-                    format!("write `\"{} {hours_text}\"`", excerpt(&better))
-                }
-                None => EXAMPLE.to_owned(),
-            };
-            return refused(format!("`{}` is not a day", excerpt(word)), help);
-        }
+        Err(word) => return refused(format!("`{}` is not a day", excerpt(word)), or_better()),
     };
     let Some((from, to)) = hours_of(hours_text) else {
-        return refused(
-            format!("`{}` is not a span of hours", excerpt(hours_text)),
-            EXAMPLE.to_owned(),
-        );
+        let label = format!("`{}` is not a span of hours", excerpt(hours_text));
+        return refused(label, or_better());
     };
     if from == MINUTES_OF_DAY {
         return refused(
@@ -101,6 +94,46 @@ pub(super) fn span(text: &str) -> Result<Span, Complaint> {
     // Midnight at the end is that of the same day.
     let to = if to == 0 { MINUTES_OF_DAY } else { to };
     Ok(Span { days, from, to })
+}
+
+/// What was likely meant, the way it is to be written.
+fn better(text: &str) -> Option<String> {
+    let text = text.to_ascii_lowercase().replace(['–', '—'], "-");
+    let (days, hours) = text.split_at(text.find(|c: char| c.is_ascii_digit())?);
+    let days: String = days.split_whitespace().collect();
+    let ranges = days.split(',').map(|range| {
+        let days: Vec<&str> = range.split('-').map(day_word).collect();
+        days.join("-")
+    });
+    let days = ranges.collect::<Vec<_>>().join(",");
+    let days = if days.is_empty() { "daily" } else { &days };
+    let hours: String = hours.split_whitespace().collect();
+    let (from, to) = hours.split_once('-')?;
+    let (from, to) = (loose_clock(from)?, loose_clock(to)?);
+    let is_good = days_of(days).is_ok() && from != to && from < MINUTES_OF_DAY;
+    is_good.then(|| format!("{days} {}-{}", clock_text(from), clock_text(to)))
+}
+
+fn day_word(word: &str) -> &str {
+    let meant = DAYS_ELSEWHERE.iter().find(|(other, _)| *other == word);
+    meant.map_or(word, |(_, meant)| meant)
+}
+
+/// `7`, `7:30`, `7pm`, `12am`.
+fn loose_clock(text: &str) -> Option<u16> {
+    const NOON: u16 = 12 * 60;
+    let half = |text: &str| clock(text).filter(|minutes| *minutes < NOON + 60);
+    let whole = |digits: &str| match digits.contains(':') {
+        true => digits.to_owned(),
+        false => format!("{digits}:00"),
+    };
+    if let Some(digits) = text.strip_suffix("am") {
+        half(&whole(digits)).map(|minutes| minutes % NOON)
+    } else if let Some(digits) = text.strip_suffix("pm") {
+        half(&whole(digits)).map(|minutes| minutes % NOON + NOON)
+    } else {
+        clock(&whole(text))
+    }
 }
 
 /// The set of days, or the word that is none.
@@ -232,10 +265,16 @@ mod tests {
             help("sat,sun"),
             "write `\"sat,sun 00:00-24:00\"` for whole days"
         );
-        assert_eq!(
-            help("weekend,Friday 8:00-9:00"),
-            "write `\"sat,sun,Friday 8:00-9:00\"`"
-        );
+        for (text, better) in [
+            ("weekend,Friday 8:00-9:00", "sat,sun,fri 08:00-09:00"),
+            ("mo-fr 21-7", "mon-fri 21:00-07:00"),
+            ("mon, tue 10:00 – 12:00", "mon,tue 10:00-12:00"),
+            ("everyday 9pm-6:30am", "daily 21:00-06:30"),
+            ("sat 12am-12pm", "sat 00:00-12:00"),
+            ("8-9", "daily 08:00-09:00"),
+        ] {
+            assert_eq!(help(text), format!("write `\"{better}\"`"));
+        }
         assert_eq!(
             help("mon 10:00-10:00"),
             "write `\"mon 00:00-24:00\"` for whole days"

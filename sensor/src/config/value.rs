@@ -521,9 +521,18 @@ pub(super) fn time_zone(text: &str) -> Result<String, Complaint> {
 pub(super) fn closest<'k>(written: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
     /// Above: unrelated words of four letters; below: one slip in a word of four.
     const LEAST_LIKENESS: f64 = 0.6;
+    closest_from(LEAST_LIKENESS, written, known)
+}
+
+/// The known word that is most like one, of those with a likeness of 0 to 1 that is not less.
+pub(super) fn closest_from<'k>(
+    least: f64,
+    written: &str,
+    known: impl Iterator<Item = &'k str>,
+) -> Option<&'k str> {
     known
         .map(|word| (strsim::normalized_damerau_levenshtein(written, word), word))
-        .filter(|(likeness, _)| *likeness >= LEAST_LIKENESS)
+        .filter(|(likeness, _)| *likeness >= least)
         .max_by(|(a, _), (b, _)| a.total_cmp(b))
         .map(|(_, word)| word)
 }

@@ -16,7 +16,7 @@ use crate::{
         Action, Answer, DeviceSelector, NetworkSelector, Policy, Ports, Span,
         problem::{Level, Problem},
         schedule::{self, Week},
-        value::{self, Complaint, closest},
+        value::{self, Complaint, closest_from},
     },
 };
 
@@ -583,7 +583,9 @@ fn rules_of(section: &Section<'_, '_>) -> usize {
 
 /// The known name that a wrong one was likely meant to be, whatever its case.
 fn likeliest<'k>(lower: &str, known: impl Iterator<Item = &'k String> + Clone) -> Option<&'k str> {
+    /// Above: `Tom's phone` where `Anna's phone` is known.
+    const LEAST_LIKENESS: f64 = 0.75;
     let same = known.clone().find(|name| name.to_lowercase() == lower);
     same.map(String::as_str)
-        .or_else(|| closest(lower, known.map(String::as_str)))
+        .or_else(|| closest_from(LEAST_LIKENESS, lower, known.map(String::as_str)))
 }
