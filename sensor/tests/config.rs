@@ -335,6 +335,52 @@ fn the_example_that_is_shipped_is_valid() {
     }
 }
 
+/// The example with every section and key in force that it has as a comment: what follows `# [[` in
+/// a paragraph, and lines of a key.
+fn example_in_force() -> String {
+    let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../deploy/sensor.toml");
+    let mut text = String::new();
+    for paragraph in fs::read_to_string(file).unwrap().split("\n\n") {
+        let mut is_section = false;
+        for line in paragraph.lines() {
+            is_section |= line.starts_with("# [[");
+            let bare = line.strip_prefix('#').map(str::trim_start);
+            let is_key = bare.and_then(|bare| bare.split_once(" = "));
+            let is_key = is_key.is_some_and(|(key, _)| !key.contains([' ', '`', '#']));
+            let in_force = bare.filter(|_| is_section || is_key);
+            let _ = writeln!(text, "{}", in_force.unwrap_or(line));
+        }
+        text.push('\n');
+    }
+    text
+}
+
+#[test]
+fn the_example_shows_every_key_of_a_policy_and_is_valid_with_all_of_them() {
+    let text = example_in_force();
+    let checked = match Config::parse(&text, Path::new(FILE)) {
+        Ok(checked) => checked,
+        Err(problems) => panic!("{problems}"),
+    };
+    assert!(checked.warnings.is_empty(), "{}", checked.warnings);
+    let config = checked.config;
+    assert!(config.daemon.time_zone.is_some());
+    assert!(!config.parties.networks.is_empty());
+    assert!(
+        config
+            .devices
+            .iter()
+            .any(|device| !device.groups.is_empty())
+    );
+    let policy = &config.policies[0];
+    assert!(!policy.devices.is_empty() && !policy.domains.is_empty());
+    assert!(!policy.lists.is_empty() && !policy.owners.is_empty());
+    assert!(!policy.categories.is_empty() && !policy.remotes.is_empty());
+    assert!(!policy.countries.is_empty() && !policy.networks.is_empty());
+    assert!(!policy.ports.is_empty() && !policy.schedule.is_empty());
+    assert!(policy.encrypted_dns.is_some() && policy.quic.is_some());
+}
+
 #[test]
 fn a_file_that_cannot_be_read_has_a_sentence() {
     let folder = env::temp_dir().join(format!("sensor-config-{}", std::process::id()));

@@ -31,7 +31,7 @@ const DEVICE_CAPACITY: RangeInclusive<u32> = 1..=65_536;
 const IDLE_AFTER: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(24);
 const TICK: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_mins(1);
 
-// 15 is the kernel's mark of a flow whose segments are not counted.
+// 15 is no count in the kernel's word of a flow.
 const SEGMENTS: RangeInclusive<u32> = 1..=14;
 const HOLD: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(1);
 const TOP: RangeInclusive<u32> = 1..=1_000;
