@@ -18,7 +18,7 @@ use frames::{
 use ipnet::IpNet;
 use programs::{IFINDEX, Outcome, Programs, Raw, SocketBufferContext, Tables};
 use sensor_ebpf::{
-    answer::{ANSWER_CAPACITY, refuse},
+    answer::{ANSWER_CAPACITY, Refused, To, refuse, seal},
     books::{FIRST_DEVICE, Tally},
     flow::{Direction, FlowKey, FlowRecord},
     parse::{Address, Family, Fragment, Mac, Parsed, parse},
@@ -415,7 +415,11 @@ fn a_refused_frame_comes_back_as_the_library_answers() -> Result<()> {
             }
             let mut buffer = [0; ANSWER_CAPACITY];
             let answer = match (way.direction, parse(&frame[..])) {
-                (Direction::Upload, Ok(parsed)) => refuse(&frame[..], &parsed, &mut buffer),
+                (Direction::Upload, Ok(parsed)) => Refused::of(&parsed).and_then(|refused| {
+                    let len = refuse(&frame[..], &refused, To::Sender, &mut buffer)?;
+                    seal(&refused, len, &mut buffer)?;
+                    Some(len)
+                }),
                 _ => None,
             };
             if way.direction == Direction::Download {
@@ -694,7 +698,7 @@ fn the_kernel_decides_as_the_library_does() -> Result<()> {
             for _ in 0..2 {
                 let outcome = programs.run_xdp("upload", frame, 1)?;
                 let expect = match decision.verdict {
-                    Verdict::Pass => XDP_PASS,
+                    Verdict::Pass | Verdict::Allow => XDP_PASS,
                     Verdict::Reject if matches!(key.protocol(), 6 | 17) => XDP_TX,
                     Verdict::Reject | Verdict::Drop => XDP_DROP,
                 };
