@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use sensor_ebpf::parse::Mac;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Everything that was known at one moment. Counters never step back while the kernel's tables
 /// live; they outlive the daemon.
@@ -423,7 +423,9 @@ pub struct DnsQuestion {
 }
 
 /// What a device is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// A telephone.

@@ -30,6 +30,7 @@ use crate::{
     asked::{self, Question},
     cli,
     config::{Checked, Config},
+    enforcement::Enforcement,
     health::Health,
     model::{Snapshot, Ticks},
     record::Record,
@@ -124,16 +125,15 @@ pub async fn run(file: &Path, config: Config) -> anyhow::Result<()> {
         false => begun,
     };
     let aggregate = Aggregate::new(
-        Arc::new(Knowledge::load(
-            &started.config.parties,
-            &started.config.lists,
-        )),
+        Arc::clone(&started.knowledge),
         overrides(&started.config),
         since,
     );
     let owner = Owner {
         kernel: started.kernel,
         config: started.config,
+        knowledge: started.knowledge,
+        enforcement: started.enforcement,
         aggregate,
         ticks: Ticks::default(),
         said: HashMap::new(),
@@ -165,6 +165,8 @@ struct Started {
     samples: Samples,
     messages: Messages,
     config: Config,
+    knowledge: Arc<Knowledge>,
+    enforcement: Enforcement,
 }
 
 impl Started {
@@ -174,8 +176,10 @@ impl Started {
         let loaded = spawn_blocking(move || {
             let mut kernel = Kernel::load(&config)?;
             let tables_made = kernel.tables_made();
-            match begin(&mut kernel, &config) {
-                Ok(()) => Ok((kernel, config)),
+            let knowledge = Knowledge::load(&config.parties, &config.lists);
+            let mut enforcement = Enforcement::new(&config, unix_time());
+            match begin(&mut kernel, &config, &knowledge, &mut enforcement) {
+                Ok(()) => Ok((kernel, config, Arc::new(knowledge), enforcement)),
                 Err(error) => {
                     drop(kernel);
                     if tables_made {
@@ -186,7 +190,8 @@ impl Started {
                 }
             }
         });
-        let (mut kernel, config) = loaded.await.context("loading failed")??;
+        let (mut kernel, config, knowledge, enforcement) =
+            loaded.await.context("loading failed")??;
         let samples = kernel.samples()?;
         let messages = kernel.messages()?;
         tracing::info!(
@@ -203,13 +208,20 @@ impl Started {
             samples,
             messages,
             config,
+            knowledge,
+            enforcement,
         })
     }
 }
 
 /// Policy first, then the interfaces.
-fn begin(kernel: &mut Kernel, config: &Config) -> anyhow::Result<()> {
-    let installed = kernel.install(config)?;
+fn begin(
+    kernel: &mut Kernel,
+    config: &Config,
+    knowledge: &Knowledge,
+    enforcement: &mut Enforcement,
+) -> anyhow::Result<()> {
+    let installed = enforcement.install(kernel, config, knowledge, &[], unix_time())?;
     kernel.set_watched_payloads(config.names.segments);
     kernel.tidy(config);
     let mut absent = Vec::new();
@@ -229,8 +241,9 @@ fn begin(kernel: &mut Kernel, config: &Config) -> anyhow::Result<()> {
         tracing::warn!("{error}");
     }
     tracing::info!(
-        "{} policies and {} prefixes in force, generation {}",
+        "{} policies, {} names and {} prefixes in force, generation {}",
         installed.policies,
+        installed.names,
         installed.prefixes,
         installed.generation
     );
@@ -250,6 +263,8 @@ fn say_attached(attached: &kernel::Attached) {
 struct Owner {
     kernel: Kernel,
     config: Config,
+    knowledge: Arc<Knowledge>,
+    enforcement: Enforcement,
     aggregate: Aggregate,
     ticks: Ticks,
     /// What was said last about an interface that cannot be had.
@@ -355,6 +370,13 @@ impl Owner {
                 aggregate.apply(record, now)
             })?;
         let mut snapshot = aggregate.snapshot(self.ticks);
+        self.enforcement.keep(
+            &mut self.kernel,
+            &self.config,
+            &self.knowledge,
+            &snapshot.devices,
+            now,
+        )?;
         let spent = cpu_time().saturating_sub(before);
         let ticks = &mut self.ticks;
         ticks.count += 1;
@@ -464,10 +486,19 @@ impl Owner {
 
     /// Puts a new configuration in force, or keeps the old one and says why.
     fn reload(&mut self, config: Config) {
-        let installed = match self.kernel.install(&config) {
+        let knowledge = Arc::new(Knowledge::load(&config.parties, &config.lists));
+        let devices = Arc::clone(&self.publish.borrow());
+        let installed = self.enforcement.install(
+            &mut self.kernel,
+            &config,
+            &knowledge,
+            &devices.devices,
+            unix_time(),
+        );
+        let installed = match installed {
             Ok(installed) => installed,
             Err(error) => {
-                tracing::error!("the new configuration is refused, the old one stays: {error}");
+                tracing::error!("the new configuration is refused, the old one stays: {error:#}");
                 self.kernel.count_reload(false);
                 return;
             }
@@ -503,17 +534,17 @@ impl Owner {
             }
         }
         self.kernel.set_watched_payloads(config.names.segments);
-        self.aggregate.learn(
-            Arc::new(Knowledge::load(&config.parties, &config.lists)),
-            overrides(&config),
-        );
+        self.aggregate
+            .learn(Arc::clone(&knowledge), overrides(&config));
+        self.knowledge = knowledge;
         let daemon = self.config.daemon.clone();
         self.config = config;
         self.config.daemon.pin_directory = daemon.pin_directory;
         self.look_at_links();
         tracing::info!(
-            "configuration reloaded: {} policies, {} prefixes, generation {}",
+            "configuration reloaded: {} policies, {} names, {} prefixes, generation {}",
             installed.policies,
+            installed.names,
             installed.prefixes,
             installed.generation
         );

@@ -25,7 +25,7 @@ pub use attach::{Attached, available, ifindex, unload};
 pub use books::{Books, FlowLine};
 pub use links::LinkChanges;
 pub use load::Kernel;
-pub use policy::Installed;
+pub use policy::{DeviceRules, Installed};
 pub use ring::{Messages, Samples};
 pub use run::{Runner, enter_own_namespace};
 
