@@ -7,6 +7,7 @@ pub mod commands;
 pub mod config;
 pub mod decode;
 pub mod health;
+pub mod hearing;
 pub mod model;
 pub mod pipeline;
 pub mod record;

@@ -31,6 +31,7 @@ use crate::{
     cli,
     config::{Checked, Config},
     health::Health,
+    hearing::{Desk, UNFINISHED_FOR},
     model::{Snapshot, Ticks},
     record::Record,
     sink::http,
@@ -135,6 +136,7 @@ pub async fn run(file: &Path, config: Config) -> anyhow::Result<()> {
         kernel: started.kernel,
         config: started.config,
         aggregate,
+        desk: Desk::default(),
         ticks: Ticks::default(),
         said: HashMap::new(),
         health,
@@ -251,6 +253,7 @@ struct Owner {
     kernel: Kernel,
     config: Config,
     aggregate: Aggregate,
+    desk: Desk,
     ticks: Ticks,
     /// What was said last about an interface that cannot be had.
     said: HashMap<String, String>,
@@ -348,11 +351,15 @@ impl Owner {
 
     fn tick(&mut self) -> anyhow::Result<()> {
         let before = cpu_time();
-        let aggregate = &mut self.aggregate;
+        let (aggregate, desk) = (&mut self.aggregate, &mut self.desk);
         let now = unix_time();
+        desk.forget_unfinished(now - UNFINISHED_FOR);
+        for given in desk.given_up() {
+            aggregate.apply(Record::GivenUp(given), now);
+        }
         self.kernel
             .read(self.config.flow_table.idle_after, |record| {
-                aggregate.apply(record, now)
+                desk.hear(record, now, |record| aggregate.apply(record, now));
             })?;
         let mut snapshot = aggregate.snapshot(self.ticks);
         let spent = cpu_time().saturating_sub(before);
@@ -369,13 +376,21 @@ impl Owner {
     /// Takes samples, and tells the kernel of which flows no more are wanted.
     fn take(&mut self, batch: Vec<Record>) {
         let now = unix_time();
+        let mut settled = Vec::new();
         for record in batch {
             if let Record::Judged(judged) = &record {
                 report_judged(judged);
             }
-            self.aggregate.apply(record, now);
+            self.desk.hear(record, now, |record| {
+                if let Record::Heard(heard) = &record
+                    && heard.settled
+                {
+                    settled.push((heard.head.slot, heard.head.key));
+                }
+                self.aggregate.apply(record, now);
+            });
         }
-        self.kernel.end_watch(self.aggregate.settled());
+        self.kernel.end_watch(settled);
     }
 
     /// What the command line shows of a daemon that runs.
