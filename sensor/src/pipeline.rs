@@ -1,8 +1,11 @@
 //! From the kernel to the sinks: the only place with channels and tasks.
 //!
 //! One task owns the kernel's side and does all that touches it, a command at a time; the others
-//! wait for something (a signal, a changed file, an interface, samples, a scrape) and tell it.
+//! wait for something (a signal, a changed file, an interface, a scrape) and tell it. A thread of its
+//! own takes samples and judges names, and tells it what was heard: it never waits for that task.
 //! Everything ends when the stop channel's sender is dropped.
+
+mod listener;
 
 use std::{
     collections::HashMap,
@@ -31,13 +34,14 @@ use crate::{
     cli,
     config::{Checked, Config},
     health::Health,
-    hearing::{Desk, UNFINISHED_FOR},
+    hearing::InForce,
     model::{Snapshot, Ticks},
     record::Record,
     sink::http,
-    source::kernel::{self, Kernel, LinkChanges, Messages, Samples},
+    source::kernel::{self, Kernel, LinkChanges, Messages, Samples, Verdicts},
     supervisor::Supervisor,
 };
+use listener::{Line, Listener, listen};
 
 /// What the task that owns the kernel's side is told.
 enum Command {
@@ -47,8 +51,8 @@ enum Command {
     ReloadRefused,
     /// Some interface changed.
     LinksChanged,
-    /// What the kernel put into the ring.
-    Samples(Vec<Record>),
+    /// What was heard.
+    Heard(Vec<Record>),
     /// Somebody asks, and is told here.
     Ask(Question, oneshot::Sender<String>),
 }
@@ -81,11 +85,16 @@ pub async fn run(file: &Path, config: Config) -> anyhow::Result<()> {
     let (stop, stopped) = watch::channel(());
 
     let mut tasks = JoinSet::new();
-    tasks.spawn(drain_samples(
+    let line = Arc::new(Line::new(Arc::new(InForce::without_names(
+        started.generation,
+    )))?);
+    let thread = Listener::new(
         started.samples,
+        started.verdicts,
+        Arc::clone(&line),
         commands.clone(),
-        stopped.clone(),
-    ));
+    );
+    tasks.spawn(listen(thread, ended(stopped.clone())));
     if let Some(socket) = socket {
         let (commands, stopped) = (commands.clone(), ended(stopped.clone()));
         tasks.spawn(async move {
@@ -136,7 +145,7 @@ pub async fn run(file: &Path, config: Config) -> anyhow::Result<()> {
         kernel: started.kernel,
         config: started.config,
         aggregate,
-        desk: Desk::default(),
+        line,
         ticks: Ticks::default(),
         said: HashMap::new(),
         health,
@@ -165,8 +174,11 @@ const STALE_AFTER: Duration = Duration::from_secs(10);
 struct Started {
     kernel: Kernel,
     samples: Samples,
+    verdicts: Verdicts,
     messages: Messages,
     config: Config,
+    /// The number of the policy in force.
+    generation: u32,
 }
 
 impl Started {
@@ -177,7 +189,7 @@ impl Started {
             let mut kernel = Kernel::load(&config)?;
             let tables_made = kernel.tables_made();
             match begin(&mut kernel, &config) {
-                Ok(()) => Ok((kernel, config)),
+                Ok(generation) => Ok((kernel, config, generation)),
                 Err(error) => {
                     drop(kernel);
                     if tables_made {
@@ -188,8 +200,9 @@ impl Started {
                 }
             }
         });
-        let (mut kernel, config) = loaded.await.context("loading failed")??;
+        let (mut kernel, config, generation) = loaded.await.context("loading failed")??;
         let samples = kernel.samples()?;
+        let verdicts = kernel.verdicts()?;
         let messages = kernel.messages()?;
         tracing::info!(
             "the kernel's tables at {} {}",
@@ -203,14 +216,16 @@ impl Started {
         Ok(Self {
             kernel,
             samples,
+            verdicts,
             messages,
             config,
+            generation,
         })
     }
 }
 
-/// Policy first, then the interfaces.
-fn begin(kernel: &mut Kernel, config: &Config) -> anyhow::Result<()> {
+/// Policy first, then the interfaces. Gives the number of the policy in force.
+fn begin(kernel: &mut Kernel, config: &Config) -> anyhow::Result<u32> {
     let installed = kernel.install(config)?;
     kernel.set_watched_payloads(config.names.segments);
     kernel.tidy(config);
@@ -236,7 +251,7 @@ fn begin(kernel: &mut Kernel, config: &Config) -> anyhow::Result<()> {
         installed.prefixes,
         installed.generation
     );
-    Ok(())
+    Ok(installed.generation)
 }
 
 fn say_attached(attached: &kernel::Attached) {
@@ -253,7 +268,8 @@ struct Owner {
     kernel: Kernel,
     config: Config,
     aggregate: Aggregate,
-    desk: Desk,
+    /// To the thread that listens.
+    line: Arc<Line>,
     ticks: Ticks,
     /// What was said last about an interface that cannot be had.
     said: HashMap<String, String>,
@@ -334,7 +350,7 @@ impl Owner {
             }
             Some(Command::ReloadRefused) => self.kernel.count_reload(false),
             Some(Command::LinksChanged) => self.look_at_links(),
-            Some(Command::Samples(batch)) => {
+            Some(Command::Heard(batch)) => {
                 self.take(batch);
                 return Ok(self);
             }
@@ -351,17 +367,21 @@ impl Owner {
 
     fn tick(&mut self) -> anyhow::Result<()> {
         let before = cpu_time();
-        let (aggregate, desk) = (&mut self.aggregate, &mut self.desk);
+        let aggregate = &mut self.aggregate;
         let now = unix_time();
-        desk.forget_unfinished(now - UNFINISHED_FOR);
-        for given in desk.given_up() {
-            aggregate.apply(Record::GivenUp(given), now);
-        }
-        self.kernel
+        let mut reaped = Vec::new();
+        let read = self
+            .kernel
             .read(self.config.flow_table.idle_after, |record| {
-                desk.hear(record, now, |record| aggregate.apply(record, now));
-            })?;
+                if let Record::Reaped(slot, flow) = &record {
+                    reaped.push((*slot, flow.key));
+                }
+                aggregate.apply(record, now)
+            });
+        self.line.reaped(reaped);
+        read?;
         let mut snapshot = aggregate.snapshot(self.ticks);
+        snapshot.judging = self.line.judging();
         let spent = cpu_time().saturating_sub(before);
         let ticks = &mut self.ticks;
         ticks.count += 1;
@@ -373,24 +393,15 @@ impl Owner {
         Ok(())
     }
 
-    /// Takes samples, and tells the kernel of which flows no more are wanted.
+    /// Takes what was heard.
     fn take(&mut self, batch: Vec<Record>) {
         let now = unix_time();
-        let mut settled = Vec::new();
         for record in batch {
             if let Record::Judged(judged) = &record {
                 report_judged(judged);
             }
-            self.desk.hear(record, now, |record| {
-                if let Record::Heard(heard) = &record
-                    && heard.settled
-                {
-                    settled.push((heard.head.slot, heard.head.key));
-                }
-                self.aggregate.apply(record, now);
-            });
+            self.aggregate.apply(record, now);
         }
-        self.kernel.end_watch(settled);
     }
 
     /// What the command line shows of a daemon that runs.
@@ -487,6 +498,8 @@ impl Owner {
                 return;
             }
         };
+        self.line
+            .publish(Arc::new(InForce::without_names(installed.generation)));
         self.kernel.count_reload(true);
         self.keep_what_needs_a_start(&config);
         for interface in &self.config.interfaces {
@@ -593,25 +606,6 @@ async fn asked_to_end() {
     tokio::select! {
         () = wait(SignalKind::terminate()) => {}
         () = wait(SignalKind::interrupt()) => {}
-    }
-}
-
-/// Takes samples out of the ring, in batches. Where the owner is busy they wait in the ring, which
-/// the kernel sees and sheds.
-async fn drain_samples(
-    mut samples: Samples,
-    commands: mpsc::Sender<Command>,
-    stopped: watch::Receiver<()>,
-) -> anyhow::Result<()> {
-    let mut stopped = std::pin::pin!(ended(stopped));
-    loop {
-        let batch = tokio::select! {
-            () = &mut stopped => return Ok(()),
-            batch = samples.next() => batch?,
-        };
-        if commands.send(Command::Samples(batch)).await.is_err() {
-            return Ok(());
-        }
     }
 }
 

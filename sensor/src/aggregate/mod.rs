@@ -35,7 +35,7 @@ use self::{
 };
 use crate::{
     decode::{Failure, dhcp4, dhcp6, dns, tunnel::Tunnel},
-    hearing::{Details, Heard, Outcome, Source, hash_of},
+    hearing::{Details, ECH_PROVIDERS, GivenUp, Heard, Outcome, Source, Unread, hash_of},
     model::{self, ByDirection, DnsQuestion, FlowFacts, PartyTraffic, Snapshot, Ticks},
     record::{Clock, Record},
 };
@@ -43,9 +43,6 @@ use crate::{
 /// How long a flow may be without a name before it is booked as one that has none, in seconds: a
 /// name comes with the first packets.
 const PATIENCE: f64 = 2.0;
-
-/// Names that hellos with another name inside have outside.
-const ECH_PROVIDERS: [&str; 1] = ["cloudflare-ech.com"];
 
 /// How long a device is remembered that no reading had, in seconds.
 const UNLISTED_FOR: f64 = 15.0;
@@ -102,6 +99,8 @@ struct Told {
     spoke: bool,
     /// It is a tunnel.
     tunnel: Option<Tunnel>,
+    /// Why a policy by name could not judge it.
+    unread: Option<Unread>,
 }
 
 impl Told {
@@ -111,6 +110,7 @@ impl Told {
         details: None,
         spoke: false,
         tunnel: None,
+        unread: None,
     };
 
     /// Takes what a payload told.
@@ -124,7 +124,9 @@ impl Told {
         }
         if let Outcome::Name(name, source) = &heard.outcome {
             self.name = Some((Arc::clone(name), *source));
+            self.unread = None;
         }
+        self.unread = heard.unread.or(self.unread);
         if let Some(details) = heard.details.take() {
             self.details = Some(details);
         }
@@ -208,7 +210,7 @@ impl Aggregate {
         self.now = now;
         match record {
             Record::Heard(heard) => return self.hear(*heard),
-            Record::GivenUp(given) => return self.fail(given.decoder, given.why),
+            Record::GivenUp(given) => return self.give_up(&given),
             _ => {}
         }
         match &record {
@@ -354,6 +356,7 @@ impl Aggregate {
                 .as_ref()
                 .and_then(|details| details.quic_version.clone()),
             hidden: hidden.map(|hidden| hidden.name()),
+            unread: told.unread.map(Unread::name),
         }
     }
 
@@ -594,6 +597,16 @@ impl Aggregate {
         state.told.take(heard);
         // What is booked from now on is by what it told.
         state.party = None;
+    }
+
+    /// Counts something that never came to its end.
+    fn give_up(&mut self, given: &GivenUp) {
+        self.fail(given.decoder, given.why);
+        if let Some(state) = self.flows.get_mut(given.slot as usize)
+            && state.hash == hash_of(&given.key)
+        {
+            state.told.unread = given.unread.or(state.told.unread);
+        }
     }
 
     fn fail(&mut self, decoder: &'static str, failure: Failure) {

@@ -3,6 +3,7 @@
 //! The [`Desk`] has the readers of every flow ([readers]). What it has [`Heard`] goes to whoever
 //! judges names, and then to the aggregate. Knows no clock, no channel and no kernel.
 
+mod judge;
 mod readers;
 
 use std::{collections::VecDeque, mem, sync::Arc};
@@ -12,6 +13,8 @@ use sensor_ebpf::{
     flow::FlowKey,
     sample::{Head, Kind, NO_SLOT},
 };
+
+pub use judge::{ByName, Concerns, InForce, Judge, Judged, Ruling, Unread};
 
 use self::readers::{Readers, Told};
 use crate::{
@@ -25,6 +28,9 @@ pub const UNFINISHED_FOR: f64 = 15.0;
 /// Flows that may wait for more of something at a time; the one that waits longest is let go. Each
 /// holds what a flow is watched for, 16 KiB where that is four payloads in each direction.
 pub const MAX_WAITING: usize = 4_096;
+
+/// Names that hellos with another name inside have outside.
+pub const ECH_PROVIDERS: [&str; 1] = ["cloudflare-ech.com"];
 
 /// Where a flow's name is from, the best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,13 +73,14 @@ pub struct Details {
 /// What is known of a flow's name after a payload.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Outcome {
-    /// The payload told nothing new: all was told before, or nobody looks for a name in it.
+    /// The payload told nothing, and nobody looks for a name in it.
     #[default]
     Nothing,
-    /// The name that the flow has just told.
+    /// The name that the flow has told, now or before. A request may have an address for its host,
+    /// which no rule by name is about.
     Name(Arc<str>, Source),
-    /// All was read that could tell a name, and there is none: a hello without one, a request with
-    /// an address for its host, a protocol that tells none.
+    /// All was read that could tell a name, and there is none: a hello or a request without one, a
+    /// protocol that tells none.
     Nameless,
     /// The rest of something is waited for.
     Waiting,
@@ -96,6 +103,8 @@ pub struct Heard {
     pub user_agent: Option<String>,
     /// Another connection has taken the flow's ports: what the one before told is not its own.
     pub another: bool,
+    /// All had been told before this payload came.
+    pub told_before: bool,
     /// What is known of the flow's name.
     pub outcome: Outcome,
     /// What a hello says beside the name.
@@ -106,6 +115,8 @@ pub struct Heard {
     pub settled: bool,
     /// What could not be decoded, and by which decoder.
     pub failure: Option<(&'static str, Failure)>,
+    /// A policy is about the names of the device, and this one could not be judged.
+    pub unread: Option<Unread>,
 }
 
 impl Heard {
@@ -118,11 +129,13 @@ impl Heard {
             messages: Vec::new(),
             user_agent: None,
             another: false,
+            told_before: false,
             outcome: Outcome::Nothing,
             details: None,
             tunnel: None,
             settled: false,
             failure: None,
+            unread: None,
         }
     }
 
@@ -143,6 +156,8 @@ pub struct GivenUp {
     pub decoder: &'static str,
     /// Why it waits no longer: [`Failure::Truncated`] or [`Failure::Limit`].
     pub why: Failure,
+    /// As in [`Heard`].
+    pub unread: Option<Unread>,
 }
 
 /// The readers of all flows.
@@ -163,13 +178,17 @@ struct Waiting {
     since: f64,
 }
 
-/// What is held of the flow in a slot. Most flows are settled: of those it is what tells another
-/// connection with the same ports.
+/// What is held of the flow in a slot. Most flows are settled: of those it is the name, which is
+/// judged again when another policy comes in force, and what tells another connection with the same
+/// ports.
 #[derive(Debug, Default)]
 struct Flow {
     /// Tells whether it is still the same flow; 0 where there is none.
     hash: u64,
     told: Told,
+    name: Option<(Arc<str>, Source)>,
+    /// It is counted among those that could not be judged.
+    is_unread: bool,
     reading: Option<Box<Reading>>,
 }
 
@@ -220,6 +239,18 @@ impl Desk {
         reading
             .readers
             .sample(&mut flow.told, &sample.octets, &mut heard);
+        if heard.another {
+            flow.name = None;
+            flow.is_unread = false;
+        }
+        if let Outcome::Name(name, source) = &heard.outcome {
+            flow.name = Some((Arc::clone(name), *source));
+        } else if heard.told_before
+            && let Some((name, source)) = &flow.name
+        {
+            // Who is to know may have missed it.
+            heard.outcome = Outcome::Name(Arc::clone(name), *source);
+        }
         if heard.settled {
             return Some(heard);
         }
@@ -259,6 +290,27 @@ impl Desk {
     /// What was given up since the last call.
     pub fn given_up(&mut self) -> impl Iterator<Item = GivenUp> {
         mem::take(&mut self.given_up).into_iter()
+    }
+
+    /// Marks a flow as one that could not be judged, and gives whether it was not marked before.
+    /// Flows without a slot are marked nowhere.
+    pub fn mark_unread(&mut self, slot: u32, key: &FlowKey) -> bool {
+        match self.flows.get_mut(slot as usize) {
+            Some(flow) if flow.hash == hash_of(key) => !mem::replace(&mut flow.is_unread, true),
+            _ => true,
+        }
+    }
+
+    /// How many slots may have a flow with a name.
+    pub fn slots(&self) -> u32 {
+        self.flows.len() as u32
+    }
+
+    /// The name that the flow in a slot told, if it is the flow with this key.
+    pub fn name(&self, slot: u32, key: &FlowKey) -> Option<(&Arc<str>, Source)> {
+        let flow = self.flows.get(slot as usize)?;
+        let (name, source) = flow.name.as_ref()?;
+        (flow.hash == hash_of(key)).then_some((name, *source))
     }
 
     /// Forgets a flow that gave its slot back.
@@ -306,6 +358,7 @@ impl Desk {
                 slot: waiting.slot,
                 decoder,
                 why,
+                unread: None,
             });
         }
     }
@@ -343,3 +396,6 @@ pub fn hash_of(key: &FlowKey) -> u64 {
     ];
     key.hash(&MULTIPLIERS) | 1
 }
+
+#[cfg(test)]
+mod tests;

@@ -96,8 +96,8 @@ impl Readers {
             heard.another = true;
         }
         if told.settled.is_some() {
-            // It was told already; who is to know has missed it.
             heard.settled = true;
+            heard.told_before = true;
             return;
         }
         self.read(direction, octets, heard);
