@@ -357,12 +357,8 @@ fn tcp(host: &str) -> Result<()> {
 /// What the programs copied of the conversations over TCP: on each port, in each direction, as many
 /// payloads as are watched for, octet for octet.
 fn payloads(kernel: &mut Kernel) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    let batch = runtime.block_on(async { kernel.samples()?.next().await })?;
     let mut copied: BTreeMap<(u32, u8), usize> = BTreeMap::new();
-    for record in batch {
+    for record in kernel.samples()? {
         let Record::Sample(sample) = record else {
             continue;
         };

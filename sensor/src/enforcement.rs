@@ -15,6 +15,7 @@ use sensor_ebpf::parse::Mac;
 use crate::{
     aggregate::knowledge::Knowledge,
     config::{Config, DeviceSelector},
+    hearing,
     model::Device,
     policy::{Compiled, DeviceFacts, InForce, PolicyLists, Temporary, Zone, compile, policy_names},
     source::kernel::{DeviceRules, Installed, Kernel},
@@ -61,6 +62,16 @@ impl Enforcement {
     /// What decides at the moment.
     pub fn in_force(&self) -> &Arc<InForce> {
         &self.in_force
+    }
+
+    /// The same for whoever judges the names that are heard.
+    pub fn judge(&self) -> Arc<hearing::InForce> {
+        let (by_name, concerns) = (Arc::clone(&self.in_force), Arc::clone(&self.in_force));
+        Arc::new(hearing::InForce {
+            generation: self.in_force.generation,
+            by_name: Box::new(move |key, name, layer| by_name.judge_name(key, name, layer)),
+            concerns: Box::new(move |mac| concerns.applies_by_name(mac)),
+        })
     }
 
     /// The lists of the policies.

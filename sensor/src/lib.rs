@@ -8,6 +8,7 @@ pub mod config;
 pub mod decode;
 pub mod enforcement;
 pub mod health;
+pub mod hearing;
 pub mod model;
 pub mod pipeline;
 pub mod policy;

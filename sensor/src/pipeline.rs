@@ -1,8 +1,11 @@
 //! From the kernel to the sinks: the only place with channels and tasks.
 //!
 //! One task owns the kernel's side and does all that touches it, a command at a time; the others
-//! wait for something (a signal, a changed file, an interface, samples, a scrape) and tell it.
+//! wait for something (a signal, a changed file, an interface, a scrape) and tell it. A thread of its
+//! own takes samples and judges names, and tells it what was heard: it never waits for that task.
 //! Everything ends when the stop channel's sender is dropped.
+
+mod listener;
 
 use std::{
     collections::HashMap,
@@ -35,9 +38,10 @@ use crate::{
     model::{Snapshot, Ticks},
     record::Record,
     sink::http,
-    source::kernel::{self, Kernel, LinkChanges, Messages, Samples},
+    source::kernel::{self, Kernel, LinkChanges, Messages, Samples, Verdicts},
     supervisor::Supervisor,
 };
+use listener::{Line, Listener, listen};
 
 /// What the task that owns the kernel's side is told.
 enum Command {
@@ -47,8 +51,8 @@ enum Command {
     ReloadRefused,
     /// Some interface changed.
     LinksChanged,
-    /// What the kernel put into the ring.
-    Samples(Vec<Record>),
+    /// What was heard.
+    Heard(Vec<Record>),
     /// Somebody asks, and is told here.
     Ask(Question, oneshot::Sender<String>),
 }
@@ -81,11 +85,14 @@ pub async fn run(file: &Path, config: Config) -> anyhow::Result<()> {
     let (stop, stopped) = watch::channel(());
 
     let mut tasks = JoinSet::new();
-    tasks.spawn(drain_samples(
+    let line = Arc::new(Line::new(started.enforcement.judge())?);
+    let thread = Listener::new(
         started.samples,
+        started.verdicts,
+        Arc::clone(&line),
         commands.clone(),
-        stopped.clone(),
-    ));
+    );
+    tasks.spawn(listen(thread, ended(stopped.clone())));
     if let Some(socket) = socket {
         let (commands, stopped) = (commands.clone(), ended(stopped.clone()));
         tasks.spawn(async move {
@@ -135,6 +142,7 @@ pub async fn run(file: &Path, config: Config) -> anyhow::Result<()> {
         knowledge: started.knowledge,
         enforcement: started.enforcement,
         aggregate,
+        line,
         ticks: Ticks::default(),
         said: HashMap::new(),
         health,
@@ -163,6 +171,7 @@ const STALE_AFTER: Duration = Duration::from_secs(10);
 struct Started {
     kernel: Kernel,
     samples: Samples,
+    verdicts: Verdicts,
     messages: Messages,
     config: Config,
     knowledge: Arc<Knowledge>,
@@ -193,6 +202,7 @@ impl Started {
         let (mut kernel, config, knowledge, enforcement) =
             loaded.await.context("loading failed")??;
         let samples = kernel.samples()?;
+        let verdicts = kernel.verdicts()?;
         let messages = kernel.messages()?;
         tracing::info!(
             "the kernel's tables at {} {}",
@@ -206,6 +216,7 @@ impl Started {
         Ok(Self {
             kernel,
             samples,
+            verdicts,
             messages,
             config,
             knowledge,
@@ -266,6 +277,8 @@ struct Owner {
     knowledge: Arc<Knowledge>,
     enforcement: Enforcement,
     aggregate: Aggregate,
+    /// To the thread that listens.
+    line: Arc<Line>,
     ticks: Ticks,
     /// What was said last about an interface that cannot be had.
     said: HashMap<String, String>,
@@ -346,7 +359,7 @@ impl Owner {
             }
             Some(Command::ReloadRefused) => self.kernel.count_reload(false),
             Some(Command::LinksChanged) => self.look_at_links(),
-            Some(Command::Samples(batch)) => {
+            Some(Command::Heard(batch)) => {
                 self.take(batch);
                 return Ok(self);
             }
@@ -365,18 +378,29 @@ impl Owner {
         let before = cpu_time();
         let aggregate = &mut self.aggregate;
         let now = unix_time();
-        self.kernel
+        let mut reaped = Vec::new();
+        let read = self
+            .kernel
             .read(self.config.flow_table.idle_after, |record| {
+                if let Record::Reaped(slot, flow) = &record {
+                    reaped.push((*slot, flow.key));
+                }
                 aggregate.apply(record, now)
-            })?;
+            });
+        self.line.reaped(reaped);
+        read?;
         let mut snapshot = aggregate.snapshot(self.ticks);
-        self.enforcement.keep(
+        let changed = self.enforcement.keep(
             &mut self.kernel,
             &self.config,
             &self.knowledge,
             &snapshot.devices,
             now,
         )?;
+        if changed {
+            self.line.publish(self.enforcement.judge());
+        }
+        snapshot.judging = self.line.judging();
         let spent = cpu_time().saturating_sub(before);
         let ticks = &mut self.ticks;
         ticks.count += 1;
@@ -388,7 +412,7 @@ impl Owner {
         Ok(())
     }
 
-    /// Takes samples, and tells the kernel of which flows no more are wanted.
+    /// Takes what was heard.
     fn take(&mut self, batch: Vec<Record>) {
         let now = unix_time();
         for record in batch {
@@ -397,7 +421,6 @@ impl Owner {
             }
             self.aggregate.apply(record, now);
         }
-        self.kernel.end_watch(self.aggregate.settled());
     }
 
     /// What the command line shows of a daemon that runs.
@@ -503,6 +526,7 @@ impl Owner {
                 return;
             }
         };
+        self.line.publish(self.enforcement.judge());
         self.kernel.count_reload(true);
         self.keep_what_needs_a_start(&config);
         for interface in &self.config.interfaces {
@@ -609,25 +633,6 @@ async fn asked_to_end() {
     tokio::select! {
         () = wait(SignalKind::terminate()) => {}
         () = wait(SignalKind::interrupt()) => {}
-    }
-}
-
-/// Takes samples out of the ring, in batches. Where the owner is busy they wait in the ring, which
-/// the kernel sees and sheds.
-async fn drain_samples(
-    mut samples: Samples,
-    commands: mpsc::Sender<Command>,
-    stopped: watch::Receiver<()>,
-) -> anyhow::Result<()> {
-    let mut stopped = std::pin::pin!(ended(stopped));
-    loop {
-        let batch = tokio::select! {
-            () = &mut stopped => return Ok(()),
-            batch = samples.next() => batch?,
-        };
-        if commands.send(Command::Samples(batch)).await.is_err() {
-            return Ok(());
-        }
     }
 }
 

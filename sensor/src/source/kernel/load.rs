@@ -15,7 +15,7 @@ use aya::{
 use rustix::rand::{GetRandomFlags, getrandom};
 use sensor_ebpf::{
     books::{FIRST_DEVICE, LAYOUT, Settings},
-    flow::{FlowKey, buckets_for},
+    flow::buckets_for,
 };
 
 use super::{
@@ -28,6 +28,7 @@ use super::{
     preflight, reap,
     ring::{Messages, Samples},
     table::{Access, Raw},
+    verdicts::Verdicts,
 };
 use crate::{
     config::{Config, Interface},
@@ -241,11 +242,13 @@ impl Kernel {
         Messages::open(&mut self.programs)
     }
 
-    /// Ends the watch over flows of which everything is known.
-    pub fn end_watch(&self, flows: impl IntoIterator<Item = (u32, FlowKey)>) {
-        for (slot, key) in flows {
-            self.books.end_watch(slot, &key);
-        }
+    /// The judgements of all flows, for whoever judges names.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses the map.
+    pub fn verdicts(&self) -> Result<Verdicts, Error> {
+        Verdicts::open(&self.pin_directory)
     }
 
     /// Says how many payloads of a new flow are wanted in each direction, until its name is known.
