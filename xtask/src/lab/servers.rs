@@ -49,6 +49,7 @@ impl Servers {
         ];
         if options.sites {
             names.extend(SITES.map(|site| site.name));
+            names.extend(sites::addresses());
         }
         let key = certificate::write(lab, &names)?;
         echo(internet)?;
@@ -81,7 +82,9 @@ fn name_server(internet: &Host, options: Options) -> Result<Process> {
         WEB[0], WEB[1], TRACKER[0], TRACKER[1]
     );
     if options.sites {
+        // Who asked for what is evidence, as the web server's log is.
         configuration += &sites::records();
+        configuration += "log-queries\n";
     }
     let server: IpAddr = NAME_SERVER.parse()?;
     dnsmasq(internet, &configuration, server)

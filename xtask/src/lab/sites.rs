@@ -1,11 +1,12 @@
 //! The internet's named sites, on addresses of their own, and the clients that visit them.
 //!
-//! nginx serves them over HTTP and TLS; the video site is served over HTTP/3 as well, by the
+//! nginx serves them over HTTP and TLS; some sites are served over HTTP/3 as well, by the
 //! example `http3`. Each request is written down, by whoever answers it.
 
 use std::{
+    collections::BTreeSet,
     fs,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
     time::Duration,
@@ -56,8 +57,35 @@ pub const CAPTIVE: Site = Site {
     name: "connect.rom.miui.com",
     addresses: ["198.51.100.33", "2001:db8:a::33"],
 };
+/// A site that a policy is about. It speaks HTTP/3 too.
+pub const BLOCKED: Site = Site {
+    name: "blocked.lab.example",
+    addresses: ["198.51.100.41", "2001:db8:a::41"],
+};
+/// Another site of the server of [`BLOCKED`], at the same addresses.
+pub const ALLOWED: Site = Site {
+    name: "allowed.lab.example",
+    addresses: BLOCKED.addresses,
+};
+/// A site that a policy is about, at addresses that no other name has. It speaks HTTP/3 too.
+pub const ONLY_BLOCKED: Site = Site {
+    name: "only-blocked.lab.example",
+    addresses: ["198.51.100.42", "2001:db8:a::42"],
+};
 /// All there are.
-pub const SITES: [Site; 6] = [NEWS, SHOP, VIDEO, ANALYTICS, TRACKING, CAPTIVE];
+pub const SITES: [Site; 9] = [
+    NEWS,
+    SHOP,
+    VIDEO,
+    ANALYTICS,
+    TRACKING,
+    CAPTIVE,
+    BLOCKED,
+    ALLOWED,
+    ONLY_BLOCKED,
+];
+/// Those that speak HTTP/3.
+const HTTP3: [Site; 3] = [VIDEO, BLOCKED, ONLY_BLOCKED];
 /// Another name of the web server: a CNAME record.
 pub const ALIAS_NAME: &str = "static.lab.example";
 
@@ -71,8 +99,13 @@ const LOGS: [&str; 2] = ["requests.log", "http3-requests.log"];
 /// A request, as the server that answered it wrote it down.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Request {
-    /// The site's name, as the client asked for it.
+    /// The site's name, as the client asked for it; without one, what the server calls itself.
     pub host: String,
+    /// The address it was asked at.
+    pub address: IpAddr,
+    /// The name in the client's hello. Empty without, and over HTTP/3.
+    #[serde(default)]
+    pub sni: String,
     /// `GET`, `POST` …
     pub method: String,
     /// The path, without what follows a question mark.
@@ -169,6 +202,11 @@ impl Lab {
     }
 }
 
+/// The addresses of all sites, each once.
+pub(super) fn addresses() -> BTreeSet<&'static str> {
+    SITES.iter().flat_map(|site| site.addresses).collect()
+}
+
 /// What the internet's name server knows of the sites, in dnsmasq's words. What it has no record
 /// for does not exist: a browser asks for more than addresses.
 pub(super) fn records() -> String {
@@ -188,7 +226,8 @@ pub(super) fn nginx(internet: &Host) -> String {
     // What the client's hello offers for the key exchange is known from the connection alone.
     format!(
         "\tlog_format request escape=json\n\
-         \t\t'{{\"host\":\"$host\",\"method\":\"$request_method\",\"path\":\"$uri\",'\n\
+         \t\t'{{\"host\":\"$host\",\"address\":\"$server_addr\",\"sni\":\"$ssl_server_name\",'\n\
+         \t\t'\"method\":\"$request_method\",\"path\":\"$uri\",'\n\
          \t\t'\"protocol\":\"$server_protocol\",\"agent\":\"$http_user_agent\",'\n\
          \t\t'\"groups\":\"$ssl_curves\"}}';\n\
          \tmap $host $also {{\n\
@@ -213,7 +252,7 @@ pub(super) fn nginx(internet: &Host) -> String {
     )
 }
 
-/// The video site over HTTP/3.
+/// The sites that speak HTTP/3.
 pub(super) fn http3(internet: &Host, lab: &Path) -> Result<Process> {
     let binary: PathBuf = build::http3()?;
     let mut command = internet.command(&binary.display().to_string(), ["serve"]);
@@ -223,10 +262,8 @@ pub(super) fn http3(internet: &Host, lab: &Path) -> Result<Process> {
         .arg("--key")
         .arg(lab.join("server.key"))
         .arg("--log")
-        .arg(internet.folder.join(LOGS[1]))
-        .arg("--page")
-        .arg(VIDEO.page(true) + "\n");
-    for address in VIDEO.addresses {
+        .arg(internet.folder.join(LOGS[1]));
+    for address in HTTP3.iter().flat_map(|site| site.addresses) {
         command.arg(SocketAddr::new(address.parse()?, 443).to_string());
     }
     let mut process = internet.start("http3", command)?;
