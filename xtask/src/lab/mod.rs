@@ -14,6 +14,7 @@
 //! A device is not plugged in before [`Lab::plug`]: a sensor that is started before sees every
 //! packet that its ports ever count.
 
+mod attempts;
 mod books;
 mod certificate;
 mod host;
@@ -38,14 +39,15 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 pub use self::{
+    attempts::{Attempt, Outcome, Way},
     books::{ByDirection, PortBooks, Tally},
     host::{Count, Counters, Host, Process, wait_until},
     redmi::{By, REDMI_HOST_NAME, REDMI_MAC, REDMI_VENDOR_CLASS, VISITS},
     sensor::{LISTEN, Sensor},
     servers::{ask_prometheus, prometheus},
     sites::{
-        ALIAS_NAME, ALLOWED, ANALYTICS, BLOCKED, CAPTIVE, NEWS, ONLY_BLOCKED, Request, SHOP, SITES,
-        Site, TRACKING, VIDEO,
+        ALIAS_NAME, ALLOWED, ANALYTICS, BLOCKED, CAPTIVE, LISTED, NEWS, ONLY_BLOCKED, Request,
+        SHOP, SITES, Site, TRACKING, VIDEO,
     },
     wire::Wire,
 };
