@@ -27,11 +27,11 @@ pub const MAX_NAMES: usize = 1_000_000;
 pub const NAME_BUCKET_ENTRIES: usize = 8;
 
 /// How many neighbouring buckets an entry may lie in.
-pub const NAME_BUCKETS_PROBED: u32 = 4;
+pub const NAME_BUCKETS_PROBED: u32 = 2;
 
 /// One cache line of the table: [`NameEntry`]s by their number, the used ones first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(C, align(64))]
+#[repr(C)]
 pub struct NameBucket {
     /// The entries.
     pub entries: [u64; NAME_BUCKET_ENTRIES],

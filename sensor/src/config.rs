@@ -2,8 +2,10 @@
 //! unchecked value.
 
 mod files;
+mod overlap;
 mod problem;
 mod read;
+mod schedule;
 mod value;
 
 use std::{
@@ -53,8 +55,8 @@ pub struct Config {
 
 impl Config {
     /// Reads and checks a file, and the lists and databases that it names. Errors: every problem it
-    /// has; that it cannot be read, or is not UTF-8, is one. What is wrong with a list or a database
-    /// is a warning: all works without it.
+    /// has; that it cannot be read, or is not UTF-8, is one, as is a list of a policy that cannot be
+    /// read. What is wrong with another list or a database is a warning: all works without it.
     pub fn load(file: &Path) -> Result<Checked, Problems> {
         let octets = fs::read(file).map_err(|error| unreadable(file, &error))?;
         match str::from_utf8(&octets) {
@@ -239,7 +241,7 @@ pub struct Policy {
 pub enum DeviceSelector {
     /// By MAC address.
     Mac([u8; 6]),
-    /// The `[[device]]` with this name.
+    /// Every `[[device]]` with this name.
     Name(String),
     /// Every `[[device]]` of this group.
     Group(String),
@@ -319,7 +321,7 @@ pub enum Action {
 /// How names are learned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Names {
-    /// Segments with payload of a TCP flow that are read each way until its name is known, 1 to 15;
+    /// Segments with payload of a TCP flow that are read each way until its name is known, 1 to 14;
     /// 4 by default.
     pub segments: u8,
     /// How long a server's packets wait for the verdict on a name at most, where a policy is

@@ -244,8 +244,12 @@ pub struct PolicyHits {
     pub device: String,
     /// The policy's name.
     pub policy: String,
-    /// `observe`, `reject` or `drop`.
+    /// `observe`, `allow`, `reject` or `drop`.
     pub action: &'static str,
+    /// What told it: `address`, `dns`, `tls`, `quic` or `http`.
+    pub layer: &'static str,
+    /// Flows and DNS questions about which it decided.
+    pub decided: u64,
     /// By direction.
     pub hits: ByDirection<Tally>,
 }

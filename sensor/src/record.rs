@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use sensor_ebpf::{
-    books::{DeviceRecord, HitKey, InterfaceRecord, Losses, Tally},
+    books::{DeviceRecord, Hit, HitKey, InterfaceRecord, Losses},
     flow::FlowRecord,
     sample::{Head, Judged},
 };
@@ -24,7 +24,7 @@ pub enum Record {
     /// The last counts of a flow whose slot is free from now on.
     Reaped(u32, FlowRecord),
     /// How often a policy applied.
-    Hits(HitKey, Tally),
+    Hits(HitKey, Hit),
     /// A policy matched a flow.
     Judged(Judged),
     /// An early payload of a flow; boxed, because there are few of them and many flows.

@@ -224,6 +224,8 @@ fn snapshot() -> Snapshot {
             device: PHONE.to_owned(),
             policy: "trackers".to_owned(),
             action: "reject",
+            layer: "tls",
+            decided: 3,
             hits: both(tally(12, 888), tally(0, 0)),
         }],
         unbooked_packets: 0,

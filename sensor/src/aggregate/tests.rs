@@ -60,7 +60,7 @@ fn flow_of(key: FlowKey, up: u64, down: u64) -> FlowRecord {
     FlowRecord {
         key,
         judgement: Judgement {
-            watch: Watch::both(4),
+            watch: Watch::new(4, 4),
             ..Judgement::unpack(0)
         }
         .pack(),

@@ -111,10 +111,12 @@ mod declared {
         PARTY_INFO: Gauge "sensor_party_info" ["party", "category", "owner", "country", "asn", "network"]
             "Always 1; who a party of sensor_device_party_bytes_total is, and where its first address was.";
 
-        POLICY_HITS: Counter "sensor_policy_hits_total" ["device", "policy", "action", "direction"]
+        POLICY_HITS: Counter "sensor_policy_hits_total" ["device", "policy", "layer", "action", "direction"]
             "Packets to which a policy applied; they passed where the action is observe.";
-        POLICY_HIT_BYTES: Counter "sensor_policy_hit_bytes_total" ["device", "policy", "action", "direction"]
+        POLICY_HIT_BYTES: Counter "sensor_policy_hit_bytes_total" ["device", "policy", "layer", "action", "direction"]
             "Octets to which a policy applied.";
+        POLICY_DECISIONS: Counter "sensor_policy_decisions_total" ["device", "policy", "layer", "action"]
+            "Flows and DNS questions about which a policy decided, by what told what they are about; what observe has here would have been refused.";
         POLICY_RELOADS: Counter "sensor_policy_reloads_total" ["outcome"]
             "Reloads of the configuration since the tables were made; a refused one changed nothing.";
 
@@ -439,6 +441,7 @@ fn policies(snapshot: &Snapshot, families: &mut Text) {
                 let labels = [
                     hits.device.as_str(),
                     hits.policy.as_str(),
+                    hits.layer,
                     hits.action,
                     direction,
                 ];
@@ -449,6 +452,17 @@ fn policies(snapshot: &Snapshot, families: &mut Text) {
     let policy = &snapshot.policy;
     families.extend(declared::POLICY_HITS.family(hits(packets)));
     families.extend(declared::POLICY_HIT_BYTES.family(hits(bytes)));
+    families.extend(
+        declared::POLICY_DECISIONS.family(snapshot.policy_hits.iter().map(|hits| {
+            let labels = [
+                hits.device.as_str(),
+                hits.policy.as_str(),
+                hits.layer,
+                hits.action,
+            ];
+            (labels, number(hits.decided))
+        })),
+    );
     families.extend(declared::POLICY_HITS_LOST.value(number(snapshot.device_table.hits_lost)));
     families.extend(declared::POLICY_GENERATION.value(f64::from(policy.generation)));
     families.extend(declared::POLICIES.value(number(policy.policies)));

@@ -5,11 +5,10 @@ use std::{collections::HashMap, mem::offset_of, path::Path, sync::atomic::Orderi
 use aya::maps::{Array, HashMap as KernelHashMap, Map, MapData};
 use sensor_ebpf::{
     books::{
-        DeviceRecord, FIRST_DEVICE, HitKey, InterfaceRecord, Journal, Losses, PolicyName, Settings,
-        Tally,
+        DeviceRecord, FIRST_DEVICE, Hit, HitKey, InterfaceRecord, Journal, Losses, PolicyName,
+        Settings,
     },
     flow::{Bucket, FlowKey, FlowRecord, Judgement, slot},
-    sample::Watch,
 };
 
 use super::{
@@ -28,7 +27,7 @@ pub struct Books {
     pub(super) interfaces: Table<InterfaceRecord>,
     pub(super) losses: Table<Losses>,
     pub(super) journal: Table<Journal>,
-    hits: KernelHashMap<MapData, Raw<HitKey>, Raw<Tally>>,
+    hits: KernelHashMap<MapData, Raw<HitKey>, Raw<Hit>>,
     pub(super) policy_names: Array<MapData, Raw<PolicyName>>,
 }
 
@@ -186,11 +185,11 @@ impl Books {
             emit(Record::Flow(slot, record));
         }
         for hit in self.hits.iter() {
-            let (Raw(key), Raw(tally)) = hit.map_err(|source| Error::Map {
+            let (Raw(key), Raw(hit)) = hit.map_err(|source| Error::Map {
                 map: "HITS",
                 source,
             })?;
-            emit(Record::Hits(key, tally));
+            emit(Record::Hits(key, hit));
         }
         Ok(())
     }
@@ -202,19 +201,17 @@ impl Books {
     }
 
     /// Ends the watch over a flow, of which everything is known: its next packets are steady.
-    ///
-    /// A program that spends the watch at the same moment may put it back: one more payload is
-    /// copied then, and the end is told again.
     pub(super) fn end_watch(&self, slot: u32, key: &FlowKey) {
         if slot >= self.flows.len() || self.flows.read(slot).key != *key {
             return;
         }
         let judgement = self.flows.word(slot, offset_of!(FlowRecord, judgement));
         let _ = judgement.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |word| {
+            let judgement = Judgement::unpack(word);
             Some(
                 Judgement {
-                    watch: Watch::NONE,
-                    ..Judgement::unpack(word)
+                    watch: judgement.watch.settled(key),
+                    ..judgement
                 }
                 .pack(),
             )

@@ -36,7 +36,7 @@ use crate::{
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SENSOR_EBPF_OBJECT"));
 
 /// Maps that outlive the daemon, by the names of the object.
-pub(super) const PINNED: [&str; 20] = [
+pub(super) const PINNED: [&str; 23] = [
     "SETTINGS",
     "FLOWS",
     "FLOW_INDEX",
@@ -51,6 +51,9 @@ pub(super) const PINNED: [&str; 20] = [
     "DEVICE_RULES",
     "PREFIXES_V4",
     "PREFIXES_V6",
+    "NAMES",
+    "LEARNED",
+    "HELD",
     "CHAINS",
     "RULES",
     "LOSSES",
