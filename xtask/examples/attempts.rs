@@ -49,6 +49,9 @@ struct Arguments {
     /// How long one may take before it counts as met with silence, milliseconds
     #[arg(long, default_value_t = 2_000)]
     limit: u64,
+    /// How the hello of HTTP/3 is said, and when
+    #[arg(long, value_enum, default_value_t = Quic::Plain)]
+    quic: Quic,
     /// What chance begins with
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -72,6 +75,19 @@ enum Way {
     Quic,
     /// HTTP
     Http,
+}
+
+/// What is done to hide the name from whoever reads Initials.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Quic {
+    /// Nothing
+    Plain,
+    /// A hello of four Initials
+    Long,
+    /// A visit, and another with early data (0-RTT) after a line on standard input
+    Early,
+    /// A visit that goes on by another port after a line on standard input
+    Migrate,
 }
 
 #[derive(Clone)]
@@ -221,6 +237,7 @@ struct Clients {
     limit: Duration,
     tls: Arc<rustls::ClientConfig>,
     quic: ClientConfig,
+    hiding: Quic,
 }
 
 impl Clients {
@@ -234,6 +251,17 @@ impl Clients {
         let provider = rustls::crypto::ring::default_provider();
         let mut quic = tls_configuration(provider, &arguments.authority)?;
         quic.alpn_protocols = vec![b"h3".to_vec()];
+        match arguments.quic {
+            Quic::Plain | Quic::Migrate => {}
+            // The server takes the first that it knows.
+            Quic::Long => quic
+                .alpn_protocols
+                .extend((0..20).map(|number| format!("{number:0200}").into_bytes())),
+            Quic::Early => {
+                quic.resumption = Resumption::in_memory_sessions(8);
+                quic.enable_early_data = true;
+            }
+        }
         let mut quic = ClientConfig::new(Arc::new(QuicClientConfig::try_from(quic)?));
         let mut transport = TransportConfig::default();
         // What is lost is sent again several times within the limit.
@@ -245,6 +273,7 @@ impl Clients {
             limit: Duration::from_millis(arguments.limit),
             tls,
             quic,
+            hiding: arguments.quic,
         })
     }
 
@@ -260,11 +289,18 @@ impl Clients {
             Way::Http => self.http(target, number),
             Way::Tls => self.tls(target, number, None),
             Way::TlsSplit => self.tls(target, number, Some(chance)),
-            Way::Quic => runtime.block_on(async {
-                tokio::time::timeout(self.limit, self.quic(target, number))
-                    .await
-                    .map_err(|_| Late)?
-            }),
+            Way::Quic => {
+                let limit = match self.hiding {
+                    Quic::Plain | Quic::Long => self.limit,
+                    // Somebody else's line comes in between.
+                    Quic::Early | Quic::Migrate => Duration::from_mins(1),
+                };
+                runtime.block_on(async {
+                    tokio::time::timeout(limit, self.quic(target, number))
+                        .await
+                        .map_err(|_| Late)?
+                })
+            }
         }
     }
 
@@ -315,48 +351,49 @@ impl Clients {
     }
 
     async fn quic(&self, target: &Target, number: u64) -> Result<()> {
-        let any = if target.address.is_ipv4() {
-            "0.0.0.0:0"
-        } else {
-            "[::]:0"
+        let endpoint = Endpoint::new(
+            EndpointConfig::default(),
+            None,
+            quic_socket(target)?,
+            Arc::new(TokioRuntime),
+        )?;
+        let connecting = || {
+            let address = SocketAddr::new(target.address, 443);
+            endpoint.connect_with(self.quic.clone(), address, &target.host())
         };
-        let address = SocketAddr::new(target.address, 443);
-        // Connected, because only then does an ICMP message reach the socket.
-        let socket = UdpSocket::bind(any)?;
-        socket.connect(address)?;
-        let runtime = Arc::new(TokioRuntime);
-        let endpoint = Endpoint::new(EndpointConfig::default(), None, socket, runtime)?;
-        let connecting = endpoint.connect_with(self.quic.clone(), address, &target.host())?;
-        let connection = match connecting.await {
-            Ok(connection) => connection,
+        let mut pages = match connecting()?.await {
+            Ok(connection) => Pages::new(connection).await?,
             // The socket gave an error: it was told that nobody is there.
             Err(quinn::ConnectionError::LocallyClosed) => bail!(Refusal("ICMP")),
             Err(error) => return Err(error.into()),
         };
-        let connection = h3_quinn::Connection::new(connection);
-        let (mut driver, mut sender) = h3::client::new(connection).await?;
-        let url = format!("https://{}/attempts/{number}", target.host());
-        let fetch = async move {
-            let request = Request::builder().method(Method::GET).uri(url).body(())?;
-            let mut stream = sender.send_request(request).await?;
-            stream.finish().await?;
-            let status = stream.recv_response().await?.status();
-            ensure!(status.is_success(), "the server answered {status}");
-            let mut page = Vec::new();
-            while let Some(mut part) = stream.recv_data().await? {
-                page.extend_from_slice(&part.copy_to_bytes(part.remaining()));
+        pages.fetch(target, number).await?;
+        let begun = match self.hiding {
+            Quic::Plain | Quic::Long => return Ok(()),
+            Quic::Early | Quic::Migrate => {
+                println!("visited");
+                io::stdin().read_line(&mut String::new())?;
+                Instant::now()
             }
-            Ok(page)
         };
-        let (page, _) = tokio::join!(fetch, driver.wait_idle());
-        let expected = format!("the page of {} over HTTP/3", target.host());
-        let page = page?;
-        ensure!(
-            String::from_utf8_lossy(&page).contains(&expected),
-            "another page: {}",
-            String::from_utf8_lossy(&page)
-        );
-        Ok(())
+        let again = async {
+            if self.hiding == Quic::Migrate {
+                endpoint.rebind(quic_socket(target)?)?;
+                return pages.fetch(target, number + 1).await;
+            }
+            // A port of its own, or it would be the flow of before.
+            endpoint.rebind(quic_socket(target)?)?;
+            let Ok((connection, _)) = connecting()?.into_0rtt() else {
+                bail!("there is no session to begin with");
+            };
+            Pages::new(connection)
+                .await?
+                .fetch(target, number + 1)
+                .await
+        };
+        let again = tokio::time::timeout(self.limit, again).await;
+        eprintln!("again after {:?}", begun.elapsed());
+        again.map_err(|_| Late)?
     }
 
     /// One question in a datagram, and what is right with the answer.
@@ -420,6 +457,50 @@ impl Clients {
             0 if answers > 0 => Ok(()),
             code => bail!("code {code} with {answers} answers"),
         }
+    }
+}
+
+/// A socket for a target alone: only a connected one hears of an ICMP message.
+fn quic_socket(target: &Target) -> Result<UdpSocket> {
+    let any = if target.address.is_ipv4() {
+        "0.0.0.0:0"
+    } else {
+        "[::]:0"
+    };
+    let socket = UdpSocket::bind(any)?;
+    socket.connect(SocketAddr::new(target.address, 443))?;
+    Ok(socket)
+}
+
+/// An HTTP/3 connection.
+struct Pages {
+    sender: h3::client::SendRequest<h3_quinn::OpenStreams, bytes::Bytes>,
+}
+
+impl Pages {
+    async fn new(connection: quinn::Connection) -> Result<Self> {
+        let connection = h3_quinn::Connection::new(connection);
+        let (mut driver, sender) = h3::client::new(connection).await?;
+        // It moves while it is asked, and ends when the sender is let go.
+        tokio::spawn(async move { driver.wait_idle().await });
+        Ok(Self { sender })
+    }
+
+    async fn fetch(&mut self, target: &Target, number: u64) -> Result<()> {
+        let url = format!("https://{}/attempts/{number}", target.host());
+        let request = Request::builder().method(Method::GET).uri(url).body(())?;
+        let mut stream = self.sender.send_request(request).await?;
+        stream.finish().await?;
+        let status = stream.recv_response().await?.status();
+        ensure!(status.is_success(), "the server answered {status}");
+        let mut page = Vec::new();
+        while let Some(mut part) = stream.recv_data().await? {
+            page.extend_from_slice(&part.copy_to_bytes(part.remaining()));
+        }
+        let page = String::from_utf8_lossy(&page);
+        let expected = format!("the page of {} over HTTP/3", target.host());
+        ensure!(page.contains(&expected), "another page: {page}");
+        Ok(())
     }
 }
 

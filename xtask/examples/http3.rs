@@ -121,6 +121,8 @@ fn server_configuration(certificate: &Path, key: &Path) -> Result<ServerConfig> 
         .with_no_client_auth()
         .with_single_cert(chain, key)?;
     tls.alpn_protocols = vec![ALPN.to_vec()];
+    // All or nothing (RFC 9001, section 4.6.1): clients may come again with early data.
+    tls.max_early_data_size = u32::MAX;
     let tls = QuicServerConfig::try_from(tls)?;
     Ok(ServerConfig::with_crypto(Arc::new(tls)))
 }

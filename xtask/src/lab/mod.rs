@@ -39,7 +39,7 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 pub use self::{
-    attempts::{Attempt, Outcome, Way},
+    attempts::{Again, Attempt, Outcome, Way},
     books::{ByDirection, PortBooks, Tally},
     host::{Count, Counters, Host, Process, wait_until},
     redmi::{By, REDMI_HOST_NAME, REDMI_MAC, REDMI_VENDOR_CLASS, VISITS},
@@ -49,7 +49,7 @@ pub use self::{
         ALIAS_NAME, ALLOWED, ANALYTICS, BLOCKED, CAPTIVE, LISTED, NEWS, ONLY_BLOCKED, Request,
         SHOP, SITES, Site, TRACKING, VIDEO,
     },
-    wire::Wire,
+    wire::{Tap, Wire},
 };
 use self::{namespace::Mount, relay::Relay, servers::Servers};
 use crate::build;
