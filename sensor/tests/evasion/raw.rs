@@ -13,12 +13,11 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use xtask::lab::{Lab, PHONE_MAC, Tap, Wire};
 
-/// The client's addresses; those with a tag are in a network of their own.
+/// The client's addresses.
 const OWN_V4: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 200);
 const OWN_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0x200);
-const OWN_TAGGED: Ipv4Addr = Ipv4Addr::new(192, 168, 79, 200);
-/// The VLAN of the tagged network.
-const VLAN: u16 = 5;
+/// A tag that a host without VLANs takes: a priority, and VLAN 0 (IEEE 802.1Q, section 9.6).
+const TAG: [u8; 4] = [0x81, 0, 0x60, 0];
 /// How long the other side may take for an answer.
 const PATIENCE: Duration = Duration::from_millis(700);
 /// Octets of a fragment but the last, a multiple of 8: no name of ours is whole in one.
@@ -57,10 +56,10 @@ impl Shape {
     }
 
     fn own(self) -> IpAddr {
-        match self {
-            Self::Tag => OWN_TAGGED.into(),
-            _ if self.is_v6() => OWN_V6.into(),
-            _ => OWN_V4.into(),
+        if self.is_v6() {
+            OWN_V6.into()
+        } else {
+            OWN_V4.into()
         }
     }
 }
@@ -88,12 +87,8 @@ impl Client {
     /// Makes the client known to the gateway.
     pub(crate) fn new(lab: &Lab) -> Result<Self> {
         for words in [
-            "link add link br-lan name br-lan.5 type vlan id 5".to_owned(),
-            "addr add 192.168.79.1/24 dev br-lan.5".to_owned(),
-            "link set br-lan.5 up".to_owned(),
             format!("neigh replace {OWN_V4} lladdr {PHONE_MAC} dev br-lan nud permanent"),
             format!("neigh replace {OWN_V6} lladdr {PHONE_MAC} dev br-lan nud permanent"),
-            format!("neigh replace {OWN_TAGGED} lladdr {PHONE_MAC} dev br-lan.5 nud permanent"),
         ] {
             lab.gateway.ip(&words)?;
         }
@@ -118,6 +113,7 @@ impl Client {
             remote: to.parse()?,
             ports: [self.port(), port],
             next: 0x1000_0000,
+            said: Cell::new(0),
             acknowledged: 0,
         };
         let until = Instant::now() + PATIENCE;
@@ -211,8 +207,7 @@ impl Client {
         for packet in packets {
             let mut frame = [self.gateway, self.phone].concat();
             if shape == Shape::Tag {
-                frame.extend([0x81, 0]);
-                frame.extend(VLAN.to_be_bytes());
+                frame.extend(TAG);
             }
             frame.extend(if shape.is_v6() { [0x86, 0xdd] } else { [8, 0] });
             frame.extend(packet);
@@ -265,6 +260,8 @@ pub(crate) struct Connection<'a> {
     ports: [u16; 2],
     /// The number of the first octet that is said.
     next: u32,
+    /// How many were said.
+    said: Cell<usize>,
     /// What was heard.
     acknowledged: u32,
 }
@@ -272,19 +269,21 @@ pub(crate) struct Connection<'a> {
 impl Connection<'_> {
     /// Sends octets that stand at this place of what is said.
     pub(crate) fn say(&self, place: usize, octets: &[u8]) {
+        self.said.set(self.said.get().max(place + octets.len()));
         let sequence = self.next.wrapping_add(place as u32);
         self.send(self.shape, sequence, PSH | ACK, octets);
     }
 
     /// Waits for what comes back, and ends the connection.
     pub(crate) fn end(mut self) -> Result<(u16, Seen)> {
+        let end = self.next.wrapping_add(self.said.get() as u32);
         let mut heard = self.acknowledged;
         let seen = self.client.listen(&self.ports, |sequence| {
             heard = sequence;
-            self.send_acknowledging(self.shape, self.next, ACK, &[], sequence);
+            self.send_acknowledging(self.shape, end, ACK, &[], sequence);
         })?;
         self.acknowledged = heard;
-        self.send(self.shape, self.next, RST | ACK, &[]);
+        self.send(self.shape, end, RST | ACK, &[]);
         Ok((self.ports[0], seen))
     }
 
