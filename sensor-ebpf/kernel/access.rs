@@ -61,7 +61,7 @@ impl Linear {
 
 /// See [`Packet::forget`]: a number and twice another, which to the verifier is any number.
 #[inline(always)]
-fn forget(offset: usize, noise: u64) -> usize {
+pub(crate) fn forget(offset: usize, noise: u64) -> usize {
     let mut forgotten = offset;
     // SAFETY: register arithmetic only.
     unsafe {

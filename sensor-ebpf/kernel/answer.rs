@@ -15,7 +15,7 @@ use aya_ebpf::{
 use sensor_ebpf::{
     answer::{
         ANSWER_CAPACITY, NETWORK_OFFSET_LIMIT, Refusal, Refused, To, answer_question, dns_message,
-        place_of_message, refuse, seal,
+        echo_question, place_of_message, refuse, seal,
     },
     packet::Packet,
     parse::parse,
@@ -152,11 +152,33 @@ fn composed(to: To) -> Option<&'static [u8; ANSWER_CAPACITY]> {
     maps::answer_buffer(to).map(|buffer| unsafe { &*buffer })
 }
 
+/// Copies the question to the message that refuses it. Gives whether it could. A function of its own,
+/// because the verifier would go through what follows once for each length of the question.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn copy_question(place: u32) -> u32 {
+    let (Some(buffer), Some(sample), Some(said)) = (
+        maps::answer_buffer(To::Sender),
+        maps::sample_buffer(),
+        maps::said_buffer(),
+    ) else {
+        return 0;
+    };
+    let place = opaque::<127>(place as usize);
+    let name_len = opaque::<255>(said.text.len as usize);
+    // SAFETY: the buffer is this CPU's, as in `compose`.
+    let buffer = unsafe { &mut *buffer };
+    u32::from(echo_question(&Payload(sample), name_len, buffer, place).is_some())
+}
+
 /// Writes the DNS message that refuses the question which was copied when it was judged. Gives its
 /// length; 0 where it cannot be made.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn compose_message(place: u32, zero: u32) -> u32 {
+    if copy_question(place) == 0 {
+        return 0;
+    }
     let (Some(buffer), Some(sample), Some(said)) = (
         maps::answer_buffer(To::Sender),
         maps::sample_buffer(),

@@ -9,7 +9,7 @@ use core::arch::asm;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use sensor_ebpf::{
     flow::Judgement,
-    name::longest,
+    name::{HASH_START, MAX_LABELS, NAME_CAPACITY, Suffixes, hash_end, hash_octet, longest},
     packet::Packet,
     parse::protocol,
     policy::{Decision, Layer, Verdict, decide_learned, decide_name, rule_flag},
@@ -18,6 +18,7 @@ use sensor_ebpf::{
 };
 
 use crate::{
+    access::forget,
     maps::{self, Rulebook, Sample},
     observe::{self, Action, Seen},
 };
@@ -38,8 +39,8 @@ impl Packet for Payload<'_> {
     }
 
     #[inline(always)]
-    fn forget(&self, offset: usize, _noise: u64) -> usize {
-        masked(offset)
+    fn forget(&self, offset: usize, noise: u64) -> usize {
+        forget(offset, noise)
     }
 }
 
@@ -127,16 +128,55 @@ extern "C" fn read_host(place: u32) -> u32 {
     read(|payload, text| request::name(payload, Place::from_number(place), text))
 }
 
-/// The number of the chain of the name in this CPU's buffer, plus one; 0 where no rule is about it.
+/// Hashes the suffixes of the name in this CPU's buffer, as [`Suffixes::of`] does, which has another
+/// loop: here it is of one length, and how many labels came is hidden from the verifier, which would
+/// go on with each number apart.
+///
+/// [`Suffixes::of`]: sensor_ebpf::name::Suffixes::of
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn name_chain(generation: u32) -> u32 {
+extern "C" fn hash_name(generation: u32) -> u32 {
     let (Some(settings), Some(said)) = (maps::settings(), maps::said_buffer()) else {
         return 0;
     };
-    let rules = Rulebook::new(generation, settings);
-    said.text.hash(rules.name_secret(), &mut said.suffixes);
-    match longest(&rules, &said.suffixes) {
+    let secret = Rulebook::new(generation, settings).name_secret();
+    said.suffixes = Suffixes::default();
+    let len = said.text.len as usize;
+    let mut hash = HASH_START;
+    let mut labels = 0;
+    let mut rest = len;
+    for _ in 0..NAME_CAPACITY {
+        if rest == 0 {
+            break;
+        }
+        let octet = said.text.octets[(rest - 1) % NAME_CAPACITY];
+        if octet == b'.' {
+            said.suffixes.hashes[labels % MAX_LABELS] = hash_end(hash, secret);
+            labels = forget(labels + 1, hash);
+            if labels == MAX_LABELS {
+                break;
+            }
+        }
+        hash = hash_octet(hash, octet);
+        rest = forget(rest - 1, hash);
+    }
+    if rest == 0 && len != 0 {
+        said.suffixes.hashes[labels % MAX_LABELS] = hash_end(hash, secret);
+        labels += 1;
+    }
+    said.suffixes.len = labels as u64;
+    0
+}
+
+/// The number of the chain of the name whose hashes are in this CPU's buffer, plus one; 0 where no
+/// rule is about it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn find_chain(generation: u32) -> u32 {
+    let (Some(settings), Some(said)) = (maps::settings(), maps::said_buffer()) else {
+        return 0;
+    };
+    match longest(&Rulebook::new(generation, settings), &said.suffixes) {
         Some(chain) => chain + 1,
         None => 0,
     }
@@ -285,7 +325,8 @@ fn by_name(seen: &Seen, generation: u32, found: u32, layer: Layer) -> u64 {
     if found != Found::Name as u32 {
         return 0;
     }
-    match name_chain(generation) {
+    hash_name(generation);
+    match find_chain(generation) {
         0 => 0,
         chain => decide_by_name(seen, generation, chain - 1, layer as u32),
     }

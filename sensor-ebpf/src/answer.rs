@@ -234,11 +234,40 @@ pub fn answer_question<P: Packet + ?Sized>(
 /// The longest name as text (RFC 1035, section 3.1, less the two octets that frame it).
 const LONGEST_NAME: usize = 253;
 
+/// Octets of a question whose name has so many as text; the root alone is one.
+#[inline(always)]
+const fn question_len(name_len: usize) -> usize {
+    let name = if name_len == 0 { 1 } else { name_len + 2 };
+    name + 4
+}
+
+/// Copies the question of `message`, whose name has so many octets as text, to where it belongs in a
+/// DNS message at a place of `out`: as it was asked, letter by letter.
+#[inline(always)]
+pub fn echo_question<M: Packet + ?Sized>(
+    message: &M,
+    name_len: usize,
+    out: &mut [u8; ANSWER_CAPACITY],
+    at: usize,
+) -> Option<()> {
+    let len = question_len(name_len);
+    let mut done = 0;
+    while done < LONGEST_NAME + 6 {
+        if done >= len {
+            break;
+        }
+        let [octet] = message.load::<1>(HEADER_LEN + done)?;
+        put(out, at + HEADER_LEN + done, [octet])?;
+        done += 1;
+    }
+    Some(())
+}
+
 /// Writes the DNS message that refuses the question of `message`, whose name has so many octets as
-/// text, at a place of `out`, and gives its length in octets.
+/// text, at a place of `out`, around the question that [`echo_question`] puts there, and gives its
+/// length in octets.
 ///
-/// The question is echoed as it was asked; where it came with EDNS, the answer has it too (RFC 6891,
-/// section 6.1.1). A refusal without address carries the SOA record that lets resolvers remember it
+/// Where the question came with EDNS, the answer has it too (RFC 6891, section 6.1.1). A refusal without address carries the SOA record that lets resolvers remember it
 /// (RFC 2308, section 3).
 #[inline(always)]
 pub fn dns_message<M: Packet + ?Sized>(
@@ -267,20 +296,7 @@ pub fn dns_message<M: Packet + ?Sized>(
     }
     let header: [u8; HEADER_LEN] = message.load(0)?;
     let [id_high, id_low, flags, more_flags, ..] = header;
-    // The root alone is one octet.
-    let question_len = match name_len {
-        0 => 1,
-        _ => name_len + 2,
-    } + 4;
-    let mut done = 0;
-    while done < LONGEST_NAME + 6 {
-        if done >= question_len {
-            break;
-        }
-        let [octet] = message.load::<1>(HEADER_LEN + done)?;
-        put(out, at + HEADER_LEN + done, [octet])?;
-        done += 1;
-    }
+    let question_len = question_len(name_len);
     let end = HEADER_LEN + question_len;
     let kind = u16::from_be_bytes(message.load(end - 4)?);
     let ttl = ANSWER_TTL.to_be_bytes();

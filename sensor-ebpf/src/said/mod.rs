@@ -8,10 +8,7 @@ pub mod hello;
 pub mod question;
 pub mod request;
 
-use crate::{
-    name::{HASH_START, MAX_LABELS, NAME_CAPACITY, Suffixes, hash_end, hash_octet},
-    wire,
-};
+use crate::{name::NAME_CAPACITY, wire};
 
 /// A name as it was said: in lower case, labels separated by dots, without a dot at the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,31 +97,6 @@ impl Text {
         let dot = len > 0 && self.octets[(len - 1) % NAME_CAPACITY] == b'.';
         self.len = len as u64 - dot as u64;
     }
-
-    /// The hashes of its suffixes, as [`Suffixes::of`] has them.
-    #[inline(always)]
-    pub fn hash(&self, secret: u64, suffixes: &mut Suffixes) {
-        suffixes.len = 0;
-        let len = self.len as usize;
-        let mut hash = HASH_START;
-        let mut done = 0;
-        while done < NAME_CAPACITY {
-            if done >= len {
-                break;
-            }
-            let octet = self.octets[(len - 1 - done) % NAME_CAPACITY];
-            hash = hash_octet(hash, octet);
-            done += 1;
-            if done < len && self.octets[(len - 1 - done) % NAME_CAPACITY] != b'.' {
-                continue;
-            }
-            if suffixes.len as usize >= MAX_LABELS {
-                break;
-            }
-            suffixes.hashes[suffixes.len as usize % MAX_LABELS] = hash_end(hash, secret);
-            suffixes.len += 1;
-        }
-    }
 }
 
 /// The octet as a lower-case letter, where it is a letter.
@@ -145,19 +117,6 @@ mod tests {
     fn letters_are_lowered_and_nothing_else() {
         for octet in 0..=u8::MAX {
             assert_eq!(lower(octet), octet.to_ascii_lowercase());
-        }
-    }
-
-    #[test]
-    fn a_said_name_hashes_as_a_listed_one() {
-        let many = std::string::String::from_iter(std::iter::repeat_n("x.", 100)) + "example";
-        for name in ["", "example", "www.example.org", "a..b", &many] {
-            let mut text = Text::default();
-            text.octets[..name.len()].copy_from_slice(name.as_bytes());
-            text.len = name.len() as u64;
-            let mut suffixes = Suffixes::default();
-            text.hash(3, &mut suffixes);
-            assert_eq!(suffixes, Suffixes::of(name.as_bytes(), 3), "{name}");
         }
     }
 }

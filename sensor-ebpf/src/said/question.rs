@@ -23,7 +23,7 @@ pub fn read<P: Packet + ?Sized>(message: &P, start: usize, text: &mut Text) -> F
     let Some(header) = message.load::<HEADER_LEN>(start) else {
         return Found::Unread;
     };
-    let [_, _, flags, _, questions_high, questions_low, ..] = header;
+    let [id, _, flags, _, questions_high, questions_low, ..] = header;
     if flags & RESPONSE_OR_OPCODE != 0 {
         return Found::Nameless;
     }
@@ -54,7 +54,7 @@ pub fn read<P: Packet + ?Sized>(message: &P, start: usize, text: &mut Text) -> F
             rest_of_label = octet as usize;
             octet = b'.';
         }
-        rest_of_label = message.forget(rest_of_label, octet as u64);
+        rest_of_label = message.forget(rest_of_label, id as u64);
         // The text has no dot before its first label: one octet behind.
         if at > 0 {
             text.put(at - 1, octet);

@@ -88,7 +88,7 @@ pub fn name<P: Packet + ?Sized>(stream: &P, place: Place, text: &mut Text) -> Fo
         if octet != b' ' && octet != b'\t' {
             break;
         }
-        from = stream.forget(from + 1, blanks as u64);
+        from = stream.forget(from + 1, octet as u64);
         blanks += 1;
     }
     let mut done = 0;
