@@ -373,7 +373,7 @@ pub(crate) extern "C" fn answer_both(skb: *mut __sk_buff) -> u32 {
         maps::count_answer_failed(ifindex);
         return TC_ACT_SHOT as u32;
     }
-    count_answered(ifindex, to_device as u64);
+    maps::count_replaced(ifindex, to_device as u64);
     TC_ACT_UNSPEC as u32
 }
 

@@ -661,6 +661,18 @@ pub(crate) fn count_answered(ifindex: u32, bytes: u64) {
     }
 }
 
+/// Books what the sensor sent to a device in the place of a refused download.
+#[inline(always)]
+pub(crate) fn count_replaced(ifindex: u32, bytes: u64) {
+    if let Some(record) = interface(ifindex) {
+        // SAFETY: the record lives as long as the program; a field's address is taken.
+        add_tally(
+            unsafe { &raw mut (*record).replaced },
+            Tally { packets: 1, bytes },
+        );
+    }
+}
+
 /// Counts a refused packet for which no answer could be sent.
 #[inline(always)]
 pub(crate) fn count_answer_failed(ifindex: u32) {

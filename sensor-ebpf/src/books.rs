@@ -87,8 +87,11 @@ pub struct InterfaceRecord {
     pub skipped: ByDirection<[Tally; Skip::COUNT]>,
     /// Packets refused before they reached the device, download only. Kernel.
     pub refused: Tally,
-    /// Packets that the sensor itself sent to devices (RST, ICMP). Kernel.
+    /// Packets that the sensor itself sent back to devices (RST, ICMP, DNS). Kernel.
     pub answered: Tally,
+    /// Packets that the sensor sent to devices in the place of refused downloads (RST, ICMP).
+    /// Kernel.
+    pub replaced: Tally,
     /// Answers that could not be made or sent; the packet was dropped. Kernel.
     pub answers_failed: u64,
     /// Last counts of reaped flows. User space.
@@ -312,6 +315,7 @@ wire! {
         name: [u8; 16], ifindex: u32, hooks: ByDirection<u16>,
         overflow: ByDirection<Tally>, multicast: Tally,
         skipped: ByDirection<[Tally; Skip::COUNT]>, refused: Tally, answered: Tally,
+        replaced: Tally,
         answers_failed: u64, retired: ByDirection<Tally>,
     }
     Losses {

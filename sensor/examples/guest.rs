@@ -577,7 +577,7 @@ fn balanced(kernel: &mut Kernel, idle_after: Duration) -> Result<Snapshot> {
 /// both ends; a frame that a program sent back counts whole.
 fn difference(account: &Interface, [received, sent]: [Tally; 2]) -> Result<Option<String>> {
     let native = account.hooks.upload == Hook::XdpNative;
-    let answered = account.answered;
+    let (answered, replaced) = (account.answered, account.replaced);
     let headers = |packets: u64| match native {
         true => ETHERNET_HEADER * packets,
         false => 0,
@@ -596,8 +596,9 @@ fn difference(account: &Interface, [received, sent]: [Tally; 2]) -> Result<Optio
     let booked = [
         account.seen.upload,
         Tally {
-            packets: download.packets + answered.packets - account.refused.packets,
-            bytes: download.bytes + answered.bytes - account.refused.bytes,
+            packets: download.packets + answered.packets + replaced.packets
+                - account.refused.packets,
+            bytes: download.bytes + answered.bytes + replaced.bytes - account.refused.bytes,
         },
     ];
     Ok((booked != counted).then(|| {

@@ -5,15 +5,19 @@ use std::{
     collections::{BTreeSet, HashMap},
     fs::{self, File},
     io::Write as _,
+    net::IpAddr,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, PoisonError, RwLock},
 };
 
 use anyhow::Context as _;
-use sensor_ebpf::parse::Mac;
+use sensor_ebpf::{
+    flow::FlowKey,
+    parse::{Family, Mac},
+};
 
 use crate::{
-    aggregate::knowledge::Knowledge,
+    aggregate::{knowledge::Knowledge, names_at::NamesAt},
     config::{Config, DeviceSelector},
     hearing,
     model::Device,
@@ -35,6 +39,8 @@ pub struct Enforcement {
     zone: Zone,
     in_force: Arc<InForce>,
     who: DeviceRules,
+    /// The rules that refuse every name that is known at an address, where there are any.
+    learned: Arc<RwLock<HashMap<IpAddr, u64>>>,
 }
 
 impl Enforcement {
@@ -56,6 +62,7 @@ impl Enforcement {
             zone: Zone::named(config.daemon.time_zone.as_deref()),
             in_force: Arc::default(),
             who: DeviceRules::default(),
+            learned: Arc::default(),
         }
     }
 
@@ -66,10 +73,16 @@ impl Enforcement {
 
     /// The same for whoever judges the names that are heard.
     pub fn judge(&self) -> Arc<hearing::InForce> {
-        let (by_name, concerns) = (Arc::clone(&self.in_force), Arc::clone(&self.in_force));
+        let [by_name, by_address, concerns] = [(); 3].map(|()| Arc::clone(&self.in_force));
+        let learned = Arc::clone(&self.learned);
         Arc::new(hearing::InForce {
             generation: self.in_force.generation,
             by_name: Box::new(move |key, name, layer| by_name.judge_name(key, name, layer)),
+            by_address: Box::new(move |key| {
+                let remote = address_of(key)?;
+                let learned = learned.read().unwrap_or_else(PoisonError::into_inner);
+                by_address.judge_learned(key, *learned.get(&remote)?)
+            }),
             concerns: Box::new(move |mac| concerns.applies_by_name(mac)),
         })
     }
@@ -203,6 +216,48 @@ impl Enforcement {
         Ok(installed)
     }
 
+    /// Takes which names came to addresses and went. `all`: the policies are others than before.
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    pub fn learn(
+        &mut self,
+        kernel: &mut Kernel,
+        names: &mut NamesAt,
+        all: bool,
+        now: f64,
+    ) -> anyhow::Result<()> {
+        let changed = names.changed();
+        let looked_at = match all {
+            true => names.addresses().collect(),
+            false => changed,
+        };
+        if looked_at.is_empty() || self.in_force.compiled.name_rules == 0 && !all {
+            return Ok(());
+        }
+        let mut learned = self.learned.write().unwrap_or_else(PoisonError::into_inner);
+        if all {
+            // They were forgotten with the tables that they were in.
+            learned.clear();
+        }
+        let mut news = Vec::new();
+        for address in looked_at {
+            let rules = names.refusing(address, now, |name| self.in_force.refusing(name));
+            let before = match rules {
+                0 => learned.remove(&address),
+                _ => learned.insert(address, rules),
+            };
+            if before.unwrap_or(0) != rules {
+                news.push((address, rules));
+            }
+        }
+        drop(learned);
+        if !news.is_empty() {
+            kernel.set_learned(news)?;
+        }
+        Ok(())
+    }
+
     fn take(&mut self, generation: u32, compiled: Arc<Compiled>, who: DeviceRules) {
         self.in_force = Arc::new(InForce {
             generation,
@@ -211,6 +266,16 @@ impl Enforcement {
             default_rules: who.default,
         });
         self.who = who;
+    }
+}
+
+/// The remote address of a flow.
+fn address_of(key: &FlowKey) -> Option<IpAddr> {
+    let octets = key.remote().octets();
+    match key.family() {
+        Family::V4 => Some([octets[0], octets[1], octets[2], octets[3]].into()),
+        Family::V6 => Some(octets.into()),
+        Family::Other => None,
     }
 }
 

@@ -239,6 +239,8 @@ pub struct Interface {
     pub refused: Tally,
     /// Packets that the sensor itself sent to devices.
     pub answered: Tally,
+    /// Packets that the sensor sent to devices in the place of refused downloads.
+    pub replaced: Tally,
     /// Refused packets for which no answer could be sent.
     pub answers_failed: u64,
 }

@@ -234,6 +234,7 @@ fn begin(
 ) -> anyhow::Result<()> {
     let installed = enforcement.install(kernel, config, knowledge, &[], unix_time())?;
     kernel.set_watched_payloads(config.names.segments);
+    kernel.set_hold(config.names.hold);
     kernel.tidy(config);
     let mut absent = Vec::new();
     for interface in &config.interfaces {
@@ -400,6 +401,8 @@ impl Owner {
         if changed {
             self.line.publish(self.enforcement.judge());
         }
+        self.enforcement
+            .learn(&mut self.kernel, self.aggregate.names_at(), changed, now)?;
         snapshot.judging = self.line.judging();
         let spent = cpu_time().saturating_sub(before);
         let ticks = &mut self.ticks;
@@ -558,9 +561,17 @@ impl Owner {
             }
         }
         self.kernel.set_watched_payloads(config.names.segments);
+        self.kernel.set_hold(config.names.hold);
         self.aggregate
             .learn(Arc::clone(&knowledge), overrides(&config));
         self.knowledge = knowledge;
+        let names = self.aggregate.names_at();
+        let learned = self
+            .enforcement
+            .learn(&mut self.kernel, names, true, unix_time());
+        if let Err(error) = learned {
+            tracing::error!("what is known of addresses is not in force: {error:#}");
+        }
         let daemon = self.config.daemon.clone();
         self.config = config;
         self.config.daemon.pin_directory = daemon.pin_directory;

@@ -399,6 +399,7 @@ fn a_refused_frame_comes_back_as_the_library_answers() -> Result<()> {
         let mut oracle = Oracle::default();
         let mut all = Tally::default();
         let mut answered = Tally::default();
+        let mut replaced = Tally::default();
         let mut refused = Tally::default();
         for (name, frame, _) in table().into_iter().chain(table()) {
             if !(way.takes)(&frame) {
@@ -456,7 +457,10 @@ fn a_refused_frame_comes_back_as_the_library_answers() -> Result<()> {
                         outcome.output,
                         &buffer[..len]
                     );
-                    if xdp || way.direction == Direction::Download {
+                    if way.direction == Direction::Download {
+                        replaced.packets += 1;
+                        replaced.bytes += len as u64;
+                    } else if xdp {
                         answered.packets += 1;
                         answered.bytes += len as u64;
                     }
@@ -485,8 +489,14 @@ fn a_refused_frame_comes_back_as_the_library_answers() -> Result<()> {
             way.program,
             interface.refused
         );
-        let booked_at_once = way.pass == XDP_PASS || way.direction == Direction::Download;
-        ensure!((answered.packets > 0) == booked_at_once);
+        ensure!(
+            interface.replaced == replaced,
+            "{}: {:?} replaced of {replaced:?}",
+            way.program,
+            interface.replaced
+        );
+        ensure!((answered.packets > 0) == (way.pass == XDP_PASS));
+        ensure!((replaced.packets > 0) == (way.direction == Direction::Download));
         ensure!((refused.packets > 0) == (way.direction == Direction::Download));
         let sum = booked(&programs, way.direction, SMALL.devices)?;
         ensure!(sum == all, "{}: {sum:?} booked of {all:?}", way.program);

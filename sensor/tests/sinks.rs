@@ -235,7 +235,8 @@ fn snapshot() -> Snapshot {
                 multicast: tally(5, 500),
                 skipped: BTreeMap::from([("vlan_too_deep", both(tally(2, 80), tally(0, 0)))]),
                 refused: tally(10, 400),
-                answered: tally(9, 540),
+                answered: tally(7, 432),
+                replaced: tally(2, 108),
                 answers_failed: 1,
             },
             Interface {

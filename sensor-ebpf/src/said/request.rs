@@ -98,9 +98,13 @@ pub fn name<P: Packet + ?Sized>(stream: &P, place: Place, text: &mut Text) -> Fo
         };
         if octet < 64 && ENDS >> octet & 1 != 0 {
             text.end(done);
-            return match text.len {
-                0 => Found::Nameless,
-                _ => Found::Name,
+            // What ends in a digit or begins with a bracket is an address (RFC 3986, section 3.2.2;
+            // WHATWG URL, section 3.5).
+            let last = text.octets[(text.len as usize).wrapping_sub(1) % NAME_CAPACITY];
+            let is_address = last.is_ascii_digit() || text.octets[0] == b'[';
+            return match text.len == 0 || is_address {
+                true => Found::Nameless,
+                false => Found::Name,
             };
         }
         if octet == b'@' {
@@ -171,6 +175,18 @@ mod tests {
         check("GET / HTTP/1.1\r\nHost: a.exam", host, Unread, "");
         check("GET / HTTP/1.1\r\nHost:\r\n", host, Nameless, "");
         check("GET / HTTP/1.0\r\n\r\n", host, Nameless, "");
+        check(
+            "GET / HTTP/1.1\r\nHost: 192.0.2.1:80\r\n",
+            host,
+            Nameless,
+            "",
+        );
+        check(
+            "GET / HTTP/1.1\r\nHost: [2001:db8::1]\r\n",
+            host,
+            Nameless,
+            "",
+        );
         check("GET / HT", host, Unread, "");
     }
 

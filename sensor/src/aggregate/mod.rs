@@ -7,6 +7,7 @@
 pub mod answers;
 pub mod identity;
 pub mod knowledge;
+pub mod names_at;
 pub mod party;
 mod reading;
 pub mod traffic;
@@ -29,6 +30,7 @@ use self::{
     answers::Answers,
     identity::{Fact, Identity},
     knowledge::{Knowledge, Overrides, Shown, is_local},
+    names_at::NamesAt,
     party::hidden::Hidden,
     reading::Reading,
     traffic::{Amount, Counted, Parties, PartyId, Traffic},
@@ -62,6 +64,7 @@ pub struct Aggregate {
     flows: Vec<FlowState>,
     devices: HashMap<Mac, DeviceState>,
     answers: Answers,
+    names_at: NamesAt,
     parties: Parties,
     failures: BTreeMap<(&'static str, Failure), u64>,
     /// Devices that no reading had yet.
@@ -168,6 +171,7 @@ impl Aggregate {
             flows: Vec::new(),
             devices: HashMap::new(),
             answers: Answers::default(),
+            names_at: NamesAt::default(),
             parties: Parties::default(),
             failures: BTreeMap::new(),
             unlisted: 0,
@@ -228,6 +232,11 @@ impl Aggregate {
             _ => {}
         }
         self.reading.apply(record);
+    }
+
+    /// Which names are at addresses.
+    pub fn names_at(&mut self) -> &mut NamesAt {
+        &mut self.names_at
     }
 
     /// Everything as a snapshot. The ticks are the daemon's own: no table knows them.
@@ -593,6 +602,12 @@ impl Aggregate {
         if head.slot == NO_SLOT || is_late {
             return;
         }
+        if let Outcome::Name(name, _) = &heard.outcome
+            && let Some(remote) = ip_of(&head.key, head.key.remote())
+            && name.parse::<IpAddr>().is_err()
+        {
+            self.names_at.said(name, remote, self.now);
+        }
         let state = self.state(head.slot, &heard.head.key);
         state.told.take(heard);
         // What is booked from now on is by what it told.
@@ -639,6 +654,8 @@ impl Aggregate {
                 }
             }
             for record in &message.addresses {
+                self.names_at
+                    .answer(&record.name, record.address, record.ttl, self.now);
                 self.answers.learn(
                     key.mac(),
                     &record.name,

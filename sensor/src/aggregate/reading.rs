@@ -412,6 +412,7 @@ fn interface((reading, live): &(Box<InterfaceReading>, Both<books::Tally>)) -> I
         skipped,
         refused: tally(record.refused),
         answered: tally(record.answered),
+        replaced: tally(record.replaced),
         answers_failed: record.answers_failed,
     }
 }

@@ -1,7 +1,7 @@
 //! Judges the names that are heard: what the kernel could not read whole, and every known name
 //! again when another policy comes in force.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, net::IpAddr, sync::Arc};
 
 use sensor_ebpf::{
     flow::{Direction, FlowKey, Judgement},
@@ -20,12 +20,18 @@ pub type ByName = dyn Fn(&FlowKey, &str, Layer) -> Option<Decision> + Send + Syn
 /// Whether some rule by name applies to a device.
 pub type Concerns = dyn Fn(Mac) -> bool + Send + Sync;
 
+/// What decides about a flow that says no name, by what is learned of its address. `None` where
+/// nothing is.
+pub type ByAddress = dyn Fn(&FlowKey) -> Option<Decision> + Send + Sync;
+
 /// The policy that is in force.
 pub struct InForce {
     /// The kernel's number for it.
     pub generation: u32,
     /// Decides about a name.
     pub by_name: Box<ByName>,
+    /// Decides about a flow without a name.
+    pub by_address: Box<ByAddress>,
     /// Says whether some rule by name applies to a device.
     pub concerns: Box<Concerns>,
 }
@@ -36,6 +42,7 @@ impl InForce {
         Self {
             generation,
             by_name: Box::new(|_, _, _| None),
+            by_address: Box::new(|_| None),
             concerns: Box::new(|_| false),
         }
     }
@@ -184,7 +191,11 @@ impl Judge {
             }
             Outcome::Name(name, source) => {
                 let layer = layer(*source);
-                let decision = (self.in_force.by_name)(key, name, layer);
+                let decision = match name.parse::<IpAddr>() {
+                    // The host of a request may be an address.
+                    Ok(_) => (self.in_force.by_address)(key),
+                    Err(_) => (self.in_force.by_name)(key, name, layer),
+                };
                 let hides = heard.details.as_ref().is_some_and(|details| details.ech)
                     && ECH_PROVIDERS.contains(&&**name);
                 let refused = decision.is_some_and(|decision| decision.verdict.refuses());
@@ -198,7 +209,10 @@ impl Judge {
                 }
             }
             Outcome::Nameless => Judged {
-                ruling: Some(self.ruling(heard.settled)),
+                ruling: Some(Ruling {
+                    decision: (self.in_force.by_address)(key),
+                    ..self.ruling(heard.settled)
+                }),
                 unread: None,
             },
             Outcome::Unread(failure) => Judged {

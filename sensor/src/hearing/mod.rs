@@ -14,7 +14,7 @@ use sensor_ebpf::{
     sample::{Head, Kind, NO_SLOT},
 };
 
-pub use judge::{ByName, Concerns, InForce, Judge, Judged, Ruling, Unread};
+pub use judge::{ByAddress, ByName, Concerns, InForce, Judge, Judged, Ruling, Unread};
 
 use self::readers::{Readers, Told};
 use crate::{

@@ -80,6 +80,7 @@ fn refused(layer: Layer) -> Decision {
 fn judge(names: &'static [&'static str]) -> Judge {
     Judge::new(Arc::new(InForce {
         generation: GENERATION,
+        by_address: Box::new(|_| None),
         by_name: Box::new(|_, name, layer| names.contains(&name).then(|| refused(layer))),
         concerns: Box::new(|_| true),
     }))

@@ -50,6 +50,11 @@ const AGAIN: u32 = 1_024;
 /// How often readers that wait in vain are looked for.
 const SWEEP: Duration = Duration::from_secs(1);
 
+/// How long the kernel believes that the thread is there, and how often it is told: a thread that is
+/// gone holds nothing up for longer.
+const ALIVE: Duration = Duration::from_secs(1);
+const BEAT: Duration = Duration::from_millis(250);
+
 /// What others tell the thread, and what they read of it.
 pub(super) struct Line {
     in_force: Mutex<Arc<InForce>>,
@@ -199,6 +204,7 @@ impl Listener {
 
     fn run(mut self) -> Result<(), Errno> {
         loop {
+            self.verdicts.alive_until(since_boot() + ALIVE);
             self.wait()?;
             self.attend();
             self.drain();
@@ -214,7 +220,7 @@ impl Listener {
         let limit = if self.again < self.desk.slots() {
             Duration::ZERO
         } else if self.backlog.is_empty() {
-            SWEEP
+            BEAT
         } else {
             GATHER
         };
@@ -408,6 +414,7 @@ mod tests {
     fn refuses(generation: u32) -> Arc<InForce> {
         Arc::new(InForce {
             generation,
+            by_address: Box::new(|_| None),
             by_name: Box::new(|_, name, _| (name == GOOGLE).then_some(REFUSED)),
             concerns: Box::new(|_| true),
         })

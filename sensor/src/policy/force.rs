@@ -6,7 +6,10 @@ use sensor_ebpf::{
     flow::FlowKey,
     name::{Suffixes, longest},
     parse::{Address, Family, Mac},
-    policy::{Chain, Decision, Layer, Rule, Rules, Verdict, decide, decide_name, rule_flag},
+    policy::{
+        Chain, Decision, Layer, Rule, Rules, Verdict, decide, decide_learned, decide_name,
+        rule_flag,
+    },
 };
 
 use super::Compiled;
@@ -34,6 +37,12 @@ impl InForce {
     /// What is decided about a flow by its addresses and ports.
     pub fn judge_address(&self, key: &FlowKey) -> Decision {
         decide(self, key)
+    }
+
+    /// What is decided about a flow that said no name, where these rules refuse every name that is
+    /// known at its address.
+    pub fn judge_learned(&self, key: &FlowKey, learned: u64) -> Option<Decision> {
+        decide_learned(self, key, learned)
     }
 
     /// Whether a rule by name applies to a device.

@@ -569,8 +569,12 @@ fn interfaces(snapshot: &Snapshot, families: &mut Text) {
     families.extend(declared::BOOKED_PACKETS.family(booked(packets)));
     families.extend(declared::SKIPPED_BYTES.family(skipped(bytes)));
     families.extend(declared::SKIPPED_PACKETS.family(skipped(packets)));
-    families.extend(declared::ANSWER_BYTES.family(each(|interface| bytes(interface.answered))));
-    families.extend(declared::ANSWER_PACKETS.family(each(|interface| packets(interface.answered))));
+    families.extend(declared::ANSWER_BYTES.family(each(|interface| {
+        bytes(interface.answered) + bytes(interface.replaced)
+    })));
+    families.extend(declared::ANSWER_PACKETS.family(each(|interface| {
+        packets(interface.answered) + packets(interface.replaced)
+    })));
     families.extend(
         declared::ANSWERS_FAILED.family(each(|interface| number(interface.answers_failed))),
     );

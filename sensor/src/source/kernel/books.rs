@@ -1,6 +1,8 @@
 //! The pinned tables, read in place.
 
-use std::{collections::HashMap, mem::offset_of, path::Path, sync::atomic::Ordering};
+use std::{
+    collections::HashMap, mem::offset_of, path::Path, sync::atomic::Ordering, time::Duration,
+};
 
 use aya::maps::{Array, HashMap as KernelHashMap, Map, MapData};
 use sensor_ebpf::{
@@ -111,6 +113,13 @@ impl Books {
         self.settings
             .word(0, offset_of!(Settings, watched_payloads))
             .store(payloads.into(), Ordering::Relaxed);
+    }
+
+    /// Says how long the packets of servers wait for a verdict at most.
+    pub(super) fn set_hold(&self, hold: Duration) {
+        self.settings
+            .word(0, offset_of!(Settings, hold_nanoseconds))
+            .store(hold.as_nanos() as u64, Ordering::Relaxed);
     }
 
     /// Counts a reload. With the tables, because the count is not to step back with the daemon.

@@ -5,6 +5,7 @@ use std::{
     fs, io,
     net::IpAddr,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use aya::{
@@ -254,6 +255,11 @@ impl Kernel {
     /// Says how many payloads of a new flow are wanted in each direction, until its name is known.
     pub fn set_watched_payloads(&self, payloads: u8) {
         self.books.set_watched_payloads(payloads);
+    }
+
+    /// Says how long the packets of servers wait for a verdict at most.
+    pub fn set_hold(&self, hold: Duration) {
+        self.books.set_hold(hold);
     }
 
     /// The live flows, for those who list them.

@@ -289,7 +289,7 @@ impl Runner {
             source,
         };
         let ids = upload.info().and_then(|info| info.map_ids());
-        let (mut samples, mut verdicts) = (None, None);
+        let (mut samples, mut flows, mut settings) = (None, None, None);
         for id in ids.map_err(refused)?.unwrap_or_default() {
             let data = MapData::from_id(id).map_err(self::refused("a map of upload"))?;
             let info = data.info().map_err(self::refused("a map of upload"))?;
@@ -299,12 +299,17 @@ impl Runner {
                     samples = Some(super::Samples::over(map)?);
                 }
                 Some("FLOWS") => {
-                    let map = Map::from_map_data(data).map_err(self::refused("FLOWS"))?;
-                    verdicts = Some(super::Verdicts::over(map)?);
+                    flows = Some(Map::from_map_data(data).map_err(self::refused("FLOWS"))?);
+                }
+                Some("SETTINGS") => {
+                    settings = Some(Map::from_map_data(data).map_err(self::refused("SETTINGS"))?);
                 }
                 _ => {}
             }
         }
-        samples.zip(verdicts).ok_or(Error::ForeignLayout)
+        let (Some(samples), Some(flows), Some(settings)) = (samples, flows, settings) else {
+            return Err(Error::ForeignLayout);
+        };
+        Ok((samples, super::Verdicts::over(flows, settings)?))
     }
 }

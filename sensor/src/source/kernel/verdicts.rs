@@ -4,10 +4,14 @@ use std::{
     mem::offset_of,
     path::Path,
     sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
 };
 
 use aya::maps::Map;
-use sensor_ebpf::flow::{FlowKey, FlowRecord, Judgement, slot};
+use sensor_ebpf::{
+    books::Settings,
+    flow::{FlowKey, FlowRecord, Judgement, slot},
+};
 
 use super::{
     Error,
@@ -19,21 +23,31 @@ use crate::hearing::Ruling;
 /// The judgements of all flows, apart from the rest of the books: whoever has them waits for nobody.
 pub struct Verdicts {
     flows: Table<FlowRecord>,
+    settings: Table<Settings>,
 }
 
 impl Verdicts {
     pub(super) fn open(directory: &Path) -> Result<Self, Error> {
-        Self::over(pinned(directory, "FLOWS")?)
+        Self::over(pinned(directory, "FLOWS")?, pinned(directory, "SETTINGS")?)
     }
 
-    /// The flows, wherever their map comes from.
-    pub(super) fn over(map: Map) -> Result<Self, Error> {
-        match map {
-            Map::Array(data) => Ok(Self {
-                flows: Table::map(&data, "FLOWS", Access::Write)?,
+    /// The flows and the settings, wherever their maps come from.
+    pub(super) fn over(flows: Map, settings: Map) -> Result<Self, Error> {
+        match (flows, settings) {
+            (Map::Array(flows), Map::Array(settings)) => Ok(Self {
+                flows: Table::map(&flows, "FLOWS", Access::Write)?,
+                settings: Table::map(&settings, "SETTINGS", Access::Write)?,
             }),
             _ => Err(Error::ForeignLayout),
         }
+    }
+
+    /// Tells the kernel until when somebody gives verdicts, as time since boot: behind it nothing
+    /// waits for them.
+    pub fn alive_until(&self, since_boot: Duration) {
+        self.settings
+            .word(0, offset_of!(Settings, alive_until))
+            .store(since_boot.as_nanos() as u64, Ordering::Relaxed);
     }
 
     /// The flow in a slot; `None` where there is none.
