@@ -4,29 +4,60 @@
 //! in BTF), which the verifier checks once, for any argument, instead of once for every way that
 //! leads through the parser.
 
-use aya_ebpf::helpers::bpf_jiffies64;
+use aya_ebpf::helpers::{bpf_jiffies64, bpf_ktime_get_ns};
 use sensor_ebpf::{
     books::{FURTHER_DEVICES, FragmentKey, Settings, Tally},
     flow::{Direction, FlowKey, Judgement},
     parse::{Fragment, Parsed, parse, plain, tcp_flag},
-    policy::{Decision, Verdict, decide},
+    policy::{Decision, Layer, Verdict, decide},
     sample::{Head, NO_SLOT, Watch, is_service},
     skip::Skip,
 };
 
 use crate::{
     access::Frame,
+    judge,
     maps::{self, Flow, Rulebook},
 };
+
+/// What becomes of a frame.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub(crate) enum Action {
+    /// It goes on.
+    Pass = 0,
+    /// It goes no further, and whoever waits for it is told.
+    Reject = 1,
+    /// It goes no further, in silence.
+    Drop = 2,
+    /// A DNS question: there is no such name.
+    NxDomain = 4,
+    /// A DNS question: its address is 0.0.0.0 or ::.
+    Zero = 5,
+}
+
+impl Action {
+    /// The action with this number; an unknown number passes (law 3).
+    #[inline(always)]
+    pub(crate) const fn from_number(number: u32) -> Self {
+        match number & 0xff {
+            1 => Self::Reject,
+            2 => Self::Drop,
+            4 => Self::NxDomain,
+            5 => Self::Zero,
+            _ => Self::Pass,
+        }
+    }
+}
 
 /// What there is to book about a frame.
 ///
 /// `#[repr(C)]` and without `enum`s: it is an argument of global functions, of which the verifier
 /// believes nothing.
 #[repr(C)]
-struct Seen {
-    key: FlowKey,
-    wire: Tally,
+pub(crate) struct Seen {
+    pub(crate) key: FlowKey,
+    pub(crate) wire: Tally,
     now: u64,
     sequence: u32,
     /// Octets of payload.
@@ -38,9 +69,12 @@ struct Seen {
 /// In what [`book`] gives, above the verdict: the payload is wanted, and its sample was begun.
 const SAMPLE_WANTED: u32 = 1 << 8;
 
+/// What [`book`] gives of a frame whose flow is not in the table: nothing was booked.
+const NO_FLOW: u32 = 1 << 9;
+
 impl Seen {
     #[inline(always)]
-    fn direction(&self) -> Direction {
+    pub(crate) fn direction(&self) -> Direction {
         match self.direction {
             0 => Direction::Upload,
             _ => Direction::Download,
@@ -52,9 +86,9 @@ impl Seen {
 ///
 /// A steady packet of a known flow costs one search in the flow index and no other lookup.
 #[inline(always)]
-pub(crate) fn observe<F: Frame>(mut frame: F, direction: Direction) -> Verdict {
-    if let Some(verdict) = steady(&frame, direction) {
-        return verdict;
+pub(crate) fn observe<F: Frame>(mut frame: F, direction: Direction) -> Action {
+    if steady(&frame, direction).is_some() {
+        return Action::Pass;
     }
     let mut revealed = false;
     let parsed = loop {
@@ -100,11 +134,20 @@ pub(crate) fn observe<F: Frame>(mut frame: F, direction: Direction) -> Verdict {
             seen.key = seen.key.with_ports(later_fragment(&seen, identification));
         }
     }
-    let booked = book(&seen);
-    if booked & SAMPLE_WANTED != 0 {
-        frame.sample(parsed.payload_offset() as u32);
+    let mut booked = book(&seen);
+    if booked == NO_FLOW {
+        // Not called by `book`: together they would take more stack than there is.
+        booked = first_packet(&seen);
     }
-    Verdict::from_number(booked as u8)
+    if booked & SAMPLE_WANTED == 0 || frame.sample(parsed.payload_offset() as u32) == 0 {
+        return Action::from_number(booked);
+    }
+    let judged = match direction {
+        Direction::Upload => judge::judge(&seen, booked),
+        Direction::Download => booked,
+    };
+    judge::submit();
+    Action::from_number(judged)
 }
 
 /// The short way of most packets: a plain frame of a flow that is known, passes, and has told what
@@ -112,7 +155,7 @@ pub(crate) fn observe<F: Frame>(mut frame: F, direction: Direction) -> Verdict {
 ///
 /// Frames from and to group addresses have no flow, so they are not found here.
 #[inline(always)]
-fn steady<F: Frame>(frame: &F, direction: Direction) -> Option<Verdict> {
+fn steady<F: Frame>(frame: &F, direction: Direction) -> Option<()> {
     let parsed = plain(frame)?;
     let settings = maps::settings()?;
     let key = FlowKey::new(&parsed, direction, frame.ifindex());
@@ -127,11 +170,11 @@ fn steady<F: Frame>(frame: &F, direction: Direction) -> Option<Verdict> {
     // SAFETY: the helper reads a clock.
     flow.touch(direction, parsed.tcp_flags, unsafe { bpf_jiffies64() });
     flow.count(direction, frame.wire(Some(&parsed)));
-    Some(Verdict::Pass)
+    Some(())
 }
 
 /// Books a frame to its flow. Gives the number of its verdict and, where its payload is wanted,
-/// [`SAMPLE_WANTED`].
+/// [`SAMPLE_WANTED`]; [`NO_FLOW`] where it has none yet.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn book(seen: *const Seen) -> u32 {
@@ -141,12 +184,12 @@ extern "C" fn book(seen: *const Seen) -> u32 {
     };
     let hash = seen.key.hash(&settings.hash_secret);
     let Some(flow) = maps::find_flow(hash, &seen.key, settings) else {
-        return first_packet(seen, hash);
+        return NO_FLOW;
     };
     let generation = maps::generation(settings);
     let mut judgement = flow.judgement();
     if judgement.generation != generation {
-        judgement = judge(flow, seen, generation, judgement.watch);
+        judgement = judge(flow, seen, generation, judgement);
     }
     account(flow, seen, judgement, settings)
 }
@@ -154,35 +197,77 @@ extern "C" fn book(seen: *const Seen) -> u32 {
 /// Books a frame to its flow and gives the flow's verdict, and whether the payload is wanted.
 #[inline(always)]
 fn account(flow: Flow, seen: &Seen, mut judgement: Judgement, settings: &Settings) -> u32 {
-    let decision = judgement.decision;
     let direction = seen.direction();
+    if seen.tcp_flags & tcp_flag::SYN != 0 {
+        judgement = open_again(flow, seen, judgement, settings);
+    }
+    let decision = judgement.decision;
     flow.touch(direction, seen.tcp_flags, seen.now);
     if decision.policy != 0 {
         count_hit(seen, judgement.pack());
-    }
-    if direction == Direction::Download && decision.verdict != Verdict::Pass {
-        maps::count_refused(seen.key.ifindex(), seen.wire);
-    } else {
-        flow.count(direction, seen.wire);
-    }
-    if seen.tcp_flags & tcp_flag::SYN != 0 {
-        flow.set_initial_sequence(direction, seen.sequence);
-        if seen.tcp_flags & tcp_flag::ACK == 0 {
-            // A connection begins, perhaps with the ports of one that ended.
-            judgement.watch = Watch::of_new_flow(&seen.key, settings.watched_payloads);
-            flow.set_judgement(judgement);
+        if judgement.fresh {
+            flow.add_to_judgement(Judgement::COUNTED);
+            judgement.fresh = false;
         }
     }
+    if direction == Direction::Download {
+        if decision.verdict.refuses() {
+            maps::count_refused(seen.key.ifindex(), seen.wire);
+            return decision.verdict as u32;
+        }
+        if judgement.held && waits(flow) {
+            maps::count_refused(seen.key.ifindex(), seen.wire);
+            return Verdict::Drop as u32;
+        }
+    }
+    flow.count(direction, seen.wire);
     if seen.payload == 0 || !judgement.watch.wants(direction) {
         return decision.verdict as u32;
     }
-    judgement.watch = judgement.watch.after(&seen.key, direction);
-    flow.set_judgement(judgement);
+    if judgement.watch.runs_out(direction) {
+        flow.add_to_judgement(Judgement::one_less(direction));
+    }
     if let Some(sample) = maps::sample_buffer() {
         sample.head = head(seen);
         flow.describe(direction, &mut sample.head);
     }
     decision.verdict as u32 | SAMPLE_WANTED
+}
+
+/// A SYN: a connection begins, perhaps with the ports of one that ended.
+///
+/// What was refused for its name is refused until the server has opened the new connection too: a
+/// SYN that the device made up, in the midst of the old one, is answered by none.
+#[inline(always)]
+fn open_again(flow: Flow, seen: &Seen, before: Judgement, settings: &Settings) -> Judgement {
+    let direction = seen.direction();
+    flow.set_initial_sequence(direction, seen.sequence);
+    let opens = seen.tcp_flags & tcp_flag::ACK == 0;
+    let refused = before.decision.layer != Layer::Address && before.decision.verdict.refuses();
+    if !opens && !(refused && direction == Direction::Download) {
+        return before;
+    }
+    let mut judgement = Judgement::unpack(decision_of(&seen.key, before.generation));
+    judgement.watch = Watch::of_new_flow(&seen.key, settings.watched_payloads);
+    judgement.fresh &= before.fresh || before.decision != judgement.decision;
+    if !refused || direction == Direction::Download {
+        flow.set_judgement(judgement);
+    }
+    judgement
+}
+
+/// Whether what a held flow's server says still waits for the verdict.
+#[inline(always)]
+fn waits(flow: Flow) -> bool {
+    // SAFETY: the helper reads a clock.
+    let now = unsafe { bpf_ktime_get_ns() };
+    if maps::held_until(flow).is_some_and(|until| now < until) {
+        maps::count_held();
+        return true;
+    }
+    flow.add_to_judgement(Judgement::HOLD.wrapping_neg());
+    maps::count_hold_expired();
+    false
 }
 
 /// What goes before the copy of a frame's payload, as far as the frame tells it.
@@ -191,6 +276,8 @@ fn head(seen: &Seen) -> Head {
     Head {
         key: seen.key,
         at: seen.now,
+        // SAFETY: the helper reads a clock.
+        nanoseconds: unsafe { bpf_ktime_get_ns() },
         slot: NO_SLOT,
         // A SYN has a number of its own, before that of the data it may carry (RFC 7413).
         sequence: seen
@@ -207,13 +294,22 @@ fn head(seen: &Seen) -> Head {
 }
 
 /// Decides about a flow that was not judged under the generation in force.
+///
+/// What a name led to stays where the addresses do not refuse, until whoever knows the name judges
+/// it again: there is no moment at which the flow passes for want of a judge.
 #[inline(always)]
-fn judge(flow: Flow, seen: &Seen, generation: u32, watch: Watch) -> Judgement {
-    let before = flow.judgement();
-    let judgement = Judgement {
-        watch,
-        ..Judgement::unpack(decision(&seen.key, generation))
+fn judge(flow: Flow, seen: &Seen, generation: u32, before: Judgement) -> Judgement {
+    let mut judgement = Judgement {
+        named: before.named,
+        held: before.held,
+        watch: before.watch,
+        ..Judgement::unpack(decision_of(&seen.key, generation))
     };
+    if before.decision.layer != Layer::Address && !judgement.decision.verdict.refuses() {
+        judgement.decision = before.decision;
+    }
+    judgement.fresh = judgement.decision.policy != 0 && judgement.decision != before.decision
+        || judgement.decision == before.decision && before.fresh;
     flow.set_judgement(judgement);
     if before.decision != judgement.decision && judgement.decision.policy != 0 {
         report_judged(seen, judgement.pack());
@@ -224,7 +320,7 @@ fn judge(flow: Flow, seen: &Seen, generation: u32, watch: Watch) -> Judgement {
 /// The packed judgement about a flow.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn decision(key: *const FlowKey, generation: u32) -> u64 {
+extern "C" fn decision_of(key: *const FlowKey, generation: u32) -> u64 {
     // SAFETY: as in `book`.
     let (Some(key), Some(settings)) = (unsafe { key.as_ref() }, maps::settings()) else {
         return Judgement::new(generation, Decision::PASS, Watch::NONE).pack();
@@ -236,11 +332,12 @@ extern "C" fn decision(key: *const FlowKey, generation: u32) -> u64 {
 /// A packet without a flow: opens one, or books the packet to the device's overflow.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn first_packet(seen: *const Seen, hash: u64) -> u32 {
+extern "C" fn first_packet(seen: *const Seen) -> u32 {
     // SAFETY: as in `book`.
     let (Some(seen), Some(settings)) = (unsafe { seen.as_ref() }, maps::settings()) else {
         return Verdict::Pass as u32;
     };
+    let hash = seen.key.hash(&settings.hash_secret);
     let generation = maps::generation(settings);
     let device = maps::device(seen.key.mac(), seen.now);
     if device != FURTHER_DEVICES
@@ -254,16 +351,18 @@ extern "C" fn first_packet(seen: *const Seen, hash: u64) -> u32 {
         )
     {
         let watch = Watch::of_new_flow(&seen.key, settings.watched_payloads);
-        let judgement = judge(flow, seen, generation, watch);
+        let new = Judgement::new(generation, Decision::PASS, watch);
+        let judgement = judge(flow, seen, generation, new);
         return account(flow, seen, judgement, settings);
     }
-    let judgement = decision(&seen.key, generation);
+    let judgement = decision_of(&seen.key, generation);
     let decision = Judgement::unpack(judgement).decision;
     if decision.policy != 0 {
         count_hit(seen, judgement);
     }
-    if seen.direction() == Direction::Download && decision.verdict != Verdict::Pass {
+    if seen.direction() == Direction::Download && decision.verdict.refuses() {
         maps::count_refused(seen.key.ifindex(), seen.wire);
+        return decision.verdict as u32;
     } else {
         maps::count_overflow(device, &seen.key, seen.direction(), seen.wire, seen.now);
     }
@@ -280,11 +379,19 @@ extern "C" fn first_packet(seen: *const Seen, hash: u64) -> u32 {
 /// Counts a packet to which a policy applied.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn count_hit(seen: *const Seen, judgement: u64) -> u32 {
+pub(crate) extern "C" fn count_hit(seen: *const Seen, judgement: u64) -> u32 {
     // SAFETY: as in `book`.
     if let Some(seen) = unsafe { seen.as_ref() } {
-        let decision = Judgement::unpack(judgement).decision;
-        maps::count_hit(seen.key.mac(), decision, seen.direction(), seen.wire);
+        let judgement = Judgement::unpack(judgement);
+        let decision = judgement.decision;
+        let decided = u64::from(judgement.fresh);
+        maps::count_hit(
+            seen.key.mac(),
+            decision,
+            seen.direction(),
+            seen.wire,
+            decided,
+        );
     }
     0
 }
@@ -292,7 +399,7 @@ extern "C" fn count_hit(seen: *const Seen, judgement: u64) -> u32 {
 /// Tells user space that a policy matched a flow.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn report_judged(seen: *const Seen, judgement: u64) -> u32 {
+pub(crate) extern "C" fn report_judged(seen: *const Seen, judgement: u64) -> u32 {
     // SAFETY: as in `book`.
     if let Some(seen) = unsafe { seen.as_ref() } {
         let decision = Judgement::unpack(judgement).decision;
@@ -333,7 +440,7 @@ fn fragment(seen: &Seen, identification: u32) -> FragmentKey {
 }
 
 #[inline(always)]
-fn multicast<F: Frame>(frame: &F, parsed: &Parsed) -> Verdict {
+fn multicast<F: Frame>(frame: &F, parsed: &Parsed) -> Action {
     let wire = frame.wire(Some(parsed));
     count_multicast(
         frame.ifindex(),
@@ -341,7 +448,7 @@ fn multicast<F: Frame>(frame: &F, parsed: &Parsed) -> Verdict {
         wire.packets,
         wire.bytes,
     );
-    Verdict::Pass
+    Action::Pass
 }
 
 /// Books a frame to a group address.
@@ -356,7 +463,7 @@ extern "C" fn count_multicast(ifindex: u32, family: u32, packets: u64, bytes: u6
 
 /// What cannot be read passes, and is counted by reason.
 #[inline(always)]
-fn skip<F: Frame>(frame: &F, direction: Direction, reason: Skip) -> Verdict {
+fn skip<F: Frame>(frame: &F, direction: Direction, reason: Skip) -> Action {
     let wire = frame.wire(None);
     count_skipped(
         frame.ifindex(),
@@ -365,7 +472,7 @@ fn skip<F: Frame>(frame: &F, direction: Direction, reason: Skip) -> Verdict {
         wire.packets,
         wire.bytes,
     );
-    Verdict::Pass
+    Action::Pass
 }
 
 /// Books a frame that is not accounted to a device.

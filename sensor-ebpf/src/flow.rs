@@ -336,6 +336,8 @@ pub struct Judgement {
     pub named: bool,
     /// What the server says waits for the verdict on the name.
     pub held: bool,
+    /// Nobody counted yet that this was decided.
+    pub fresh: bool,
     /// Which of the flow's next payloads are copied to user space.
     pub watch: Watch,
 }
@@ -347,6 +349,7 @@ impl Judgement {
     const HELD: u64 = 1 << 51;
     const LAYER: u32 = 52;
     const LAYER_MASK: u64 = 0b111;
+    const FRESH: u64 = 1 << 55;
     const WATCH: u32 = 56;
 
     /// A new flow's, of which nothing is known.
@@ -357,6 +360,7 @@ impl Judgement {
             decision,
             named: false,
             held: false,
+            fresh: decision.policy != 0,
             watch,
         }
     }
@@ -388,6 +392,7 @@ impl Judgement {
             | if self.named { Self::NAMED } else { 0 }
             | if self.held { Self::HELD } else { 0 }
             | (self.decision.layer as u64) << Self::LAYER
+            | if self.fresh { Self::FRESH } else { 0 }
             | (self.watch.bits() as u64) << Self::WATCH
     }
 
@@ -403,9 +408,17 @@ impl Judgement {
             },
             named: word & Self::NAMED != 0,
             held: word & Self::HELD != 0,
+            fresh: word & Self::FRESH != 0,
             watch: Watch::from_bits((word >> Self::WATCH) as u8),
         }
     }
+
+    /// What to add to the stored word so that a flow that is not held is, and the other way round
+    /// with its [`wrapping_neg`](u64::wrapping_neg).
+    pub const HOLD: u64 = Self::HELD;
+
+    /// What to add to the stored word of a fresh judgement so that it is not.
+    pub const COUNTED: u64 = Self::FRESH.wrapping_neg();
 
     /// What to add to the stored word so that one payload less is wanted in a direction.
     #[inline(always)]

@@ -43,6 +43,7 @@ pub mod name;
 pub mod packet;
 pub mod parse;
 pub mod policy;
+pub mod said;
 pub mod sample;
 pub mod skip;
 pub mod wire;

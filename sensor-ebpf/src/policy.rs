@@ -32,6 +32,8 @@ pub enum Verdict {
     Reject = 1,
     /// It goes no further, in silence.
     Drop = 2,
+    /// It goes on because a policy says so, whatever less specific ones say.
+    Allow = 3,
 }
 
 impl Verdict {
@@ -41,8 +43,15 @@ impl Verdict {
         match number {
             1 => Self::Reject,
             2 => Self::Drop,
+            3 => Self::Allow,
             _ => Self::Pass,
         }
+    }
+
+    /// Whether it goes no further.
+    #[inline(always)]
+    pub const fn refuses(self) -> bool {
+        matches!(self, Self::Reject | Self::Drop)
     }
 }
 
@@ -125,7 +134,7 @@ pub struct PortRange {
 pub struct Rule {
     /// The policy's identity in counters, never 0; it keeps it over reloads.
     pub policy: u16,
-    /// A [`Verdict`]'s number. `observe` and `allow` are `Pass` with a policy.
+    /// A [`Verdict`]'s number. `observe` is `Pass` with a policy.
     pub verdict: u8,
     /// Bits of [`rule_flag`].
     pub flags: u8,
@@ -167,6 +176,19 @@ pub struct DeviceRulesKey {
     pub side: u16,
 }
 
+/// Key of the table of learned addresses: those at which a device would find only names that rules
+/// refuse, as DNS answers told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct LearnedKey {
+    /// The remote address; of an IPv4 address the first four octets.
+    pub address: [u8; 16],
+    /// Which side: the generation's lowest bit.
+    pub side: u32,
+    /// The [`Family`]'s number.
+    pub family: u32,
+}
+
 /// Data of a longest-prefix-match key: the side stands before the address and is always matched.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(C)]
@@ -195,6 +217,7 @@ wire! {
     Rule { policy: u16, verdict: u8, flags: u8, port_ranges: u32, ports: [PortRange; MAX_PORT_RANGES] }
     Chain { set: u64, len: u64, rules: [u8; MAX_RULES] }
     DeviceRulesKey { mac: [u8; 6], side: u16 }
+    LearnedKey { address: [u8; 16], side: u32, family: u32 }
     PrefixV4 { side: [u8; 4], address: [u8; 4] }
     PrefixV6 { side: [u8; 4], address: [u8; 16] }
 }
@@ -286,6 +309,28 @@ pub fn decide_name<'r, R: Rules>(
         }
     })?;
     Some((rule, decided(rule, layer)))
+}
+
+/// Decides about a flow that said no name, by what is learned of its address: the set of rules that
+/// refuse every name there. The first of them that applies wins.
+#[inline(always)]
+pub fn decide_learned<R: Rules>(rules: &R, key: &FlowKey, learned: u64) -> Option<Decision> {
+    let mut rest = learned & rules.for_device(key.mac());
+    let mut looked = 0;
+    while looked < MAX_RULES {
+        if rest == 0 {
+            break;
+        }
+        let number = rest.trailing_zeros() as u8;
+        rest &= rest - 1;
+        looked += 1;
+        if let Some(rule) = rules.rule(number)
+            && matches_port(rule, key)
+        {
+            return Some(decided(rule, Layer::Address));
+        }
+    }
+    None
 }
 
 #[inline(always)]

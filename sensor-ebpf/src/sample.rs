@@ -36,6 +36,8 @@ pub struct Head {
     pub key: FlowKey,
     /// Jiffies since boot.
     pub at: u64,
+    /// When the payload was copied, in nanoseconds since boot (`CLOCK_MONOTONIC`).
+    pub nanoseconds: u64,
     /// The slot of the flow's record; [`NO_SLOT`] where it has none.
     pub slot: u32,
     /// TCP: the sequence number of the payload's first octet.
@@ -50,7 +52,7 @@ pub struct Head {
     pub kind: u8,
     /// By number of [`Direction`].
     pub direction: u8,
-    /// [`Head::SYN_SEEN`].
+    /// [`Head::SYN_SEEN`], [`Head::JUDGED`], [`Head::REFUSED`].
     pub flags: u8,
     /// Keeps the size a multiple of eight; 0.
     pub reserved: u8,
@@ -59,7 +61,7 @@ pub struct Head {
 wire! {
     Judged { key: FlowKey, at: u64, policy: u16, verdict: u8, direction: u8, reserved: u32 }
     Head {
-        key: FlowKey, at: u64, slot: u32, sequence: u32, initial_sequence: u32,
+        key: FlowKey, at: u64, nanoseconds: u64, slot: u32, sequence: u32, initial_sequence: u32,
         payload: u32, captured: u32, kind: u8, direction: u8, flags: u8, reserved: u8,
     }
 }
@@ -70,6 +72,10 @@ const _: () = assert!(size_of::<Judged>() < size_of::<Head>());
 impl Head {
     /// In `flags`: the SYN of this direction was seen, `initial_sequence` counts.
     pub const SYN_SEEN: u8 = 1;
+    /// In `flags`: the kernel has read what the payload says, and judged it.
+    pub const JUDGED: u8 = 2;
+    /// In `flags`: the packet was refused for what it says.
+    pub const REFUSED: u8 = 4;
 }
 
 /// In [`Head::slot`]: the flow has no record.
@@ -161,26 +167,35 @@ impl Kind {
     }
 }
 
-/// How many of a flow's next payloads are still wanted, 0 to 15 in each direction.
+/// How many of a flow's next payloads are still wanted in each direction: 0 to 14, or
+/// [`ALWAYS`](Watch::ALWAYS).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Watch(u8);
 
 impl Watch {
-    /// The most payloads of one direction.
-    pub const MAX: u8 = 15;
+    /// The most payloads of one direction that are counted.
+    pub const MAX: u8 = 14;
+
+    /// Every payload of a direction, as long as the flow lives: services, and requests of HTTP,
+    /// each of which names a host.
+    pub const ALWAYS: u8 = 15;
 
     /// Nothing more.
     pub const NONE: Self = Self(0);
 
-    /// The same number in both directions; more than [`MAX`](Self::MAX) counts as that.
+    /// So many in each direction, at most [`ALWAYS`](Self::ALWAYS).
     #[inline(always)]
-    pub const fn both(payloads: u8) -> Self {
-        let payloads = if payloads > Self::MAX {
-            Self::MAX
-        } else {
-            payloads
-        };
-        Self(payloads | payloads << 4)
+    pub const fn new(upload: u8, download: u8) -> Self {
+        Self(upload & 0x0f | download << 4)
+    }
+
+    /// How many in a direction.
+    #[inline(always)]
+    pub const fn of(self, direction: Direction) -> u8 {
+        match direction {
+            Direction::Upload => self.0 & 0x0f,
+            Direction::Download => self.0 >> 4,
+        }
     }
 
     /// All that one direction can have, nothing of the other.
@@ -198,22 +213,23 @@ impl Watch {
     /// client that is asked for a token says its hello again.
     #[inline(always)]
     pub const fn of_new_flow(key: &FlowKey, payloads: u64) -> Self {
-        let payloads = if payloads > Self::MAX as u64 {
-            Self::MAX
-        } else {
-            payloads as u8
-        };
         if payloads == 0 {
             return Self::NONE;
         }
         if Service::of(key).is_some() {
-            return Self::both(Self::MAX);
+            return Self::new(Self::ALWAYS, Self::ALWAYS);
         }
-        match key.protocol() {
-            protocol::TCP => Self::both(payloads),
-            protocol::UDP => Self::both(payloads * 2),
-            _ => Self::NONE,
-        }
+        let wanted = match key.protocol() {
+            protocol::TCP => payloads,
+            protocol::UDP => payloads * 2,
+            _ => 0,
+        };
+        let wanted = if wanted > Self::MAX as u64 {
+            Self::MAX
+        } else {
+            wanted as u8
+        };
+        Self::new(wanted, wanted)
     }
 
     /// Whether the next payload in this direction is wanted.
@@ -222,17 +238,38 @@ impl Watch {
         self.0 & Self::all_of(direction).0 != 0
     }
 
-    /// What is wanted after one payload in this direction. Of services over datagrams every
-    /// payload is wanted as long as the flow lives.
+    /// Whether one payload in this direction makes the number that is wanted less.
     #[inline(always)]
-    pub const fn after(self, key: &FlowKey, direction: Direction) -> Self {
-        if key.protocol() == protocol::UDP && Service::of(key).is_some() {
+    pub const fn runs_out(self, direction: Direction) -> bool {
+        self.of(direction) != Self::ALWAYS
+    }
+
+    /// What is wanted after one payload in this direction, of which some were.
+    #[inline(always)]
+    pub const fn after(self, direction: Direction) -> Self {
+        if !self.runs_out(direction) {
             return self;
         }
         match direction {
             Direction::Upload => Self(self.0 - 0x01),
             Direction::Download => Self(self.0 - 0x10),
         }
+    }
+
+    /// What is wanted of a flow of which all is known that its first payloads tell: what is always
+    /// wanted, and of TLS one more payload, in which a second hello could be.
+    #[inline(always)]
+    pub const fn settled(self, key: &FlowKey) -> Self {
+        let upload = match self.of(Direction::Upload) {
+            Self::ALWAYS => Self::ALWAYS,
+            left if key.protocol() == protocol::TCP && left > 0 => 1,
+            _ => 0,
+        };
+        let download = match self.of(Direction::Download) {
+            Self::ALWAYS => Self::ALWAYS,
+            _ => 0,
+        };
+        Self::new(upload, download)
     }
 
     /// The octet that is stored.
@@ -468,7 +505,7 @@ mod tests {
         let mut watch = Watch::of_new_flow(&key, 2);
         for _ in 0..2 {
             assert!(watch.wants(Direction::Upload));
-            watch = watch.after(&key, Direction::Upload);
+            watch = watch.after(Direction::Upload);
         }
         assert!(!watch.wants(Direction::Upload));
         assert!(watch.wants(Direction::Download));
@@ -478,7 +515,7 @@ mod tests {
     fn a_service_is_watched_as_long_as_it_lives() {
         let key = key(protocol::UDP, 40_000, 53);
         let watch = Watch::of_new_flow(&key, 1);
-        assert_eq!(watch.after(&key, Direction::Download), watch);
+        assert_eq!(watch.after(Direction::Download), watch);
     }
 
     #[test]

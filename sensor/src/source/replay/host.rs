@@ -152,7 +152,7 @@ impl Host {
         if packet.payload == 0 || !judgement.watch.wants(direction) {
             return None;
         }
-        judgement.watch = judgement.watch.after(&packet.key, direction);
+        judgement.watch = judgement.watch.after(direction);
         flow.judgement = judgement.pack();
         Some(Head {
             slot,
