@@ -63,7 +63,8 @@ struct Figure {
 fn main() -> Result<()> {
     let file = json_argument()?;
     let mut lab = Lab::start(Options::default())?;
-    let listed = names(NAMES);
+    let mut listed = names(NAMES + ASKED);
+    let passed = listed.split_off(NAMES);
     let list = lab.gateway.folder.join("names.list");
     fs::write(&list, listed.join("\n"))?;
     let servers = start_servers(&lab, &listed)?;
@@ -87,13 +88,7 @@ fn main() -> Result<()> {
     threaded(&lab.laptop, "eth0")?;
 
     // Every tenth, from all over the list; and names that look alike, and are not on it.
-    let refused: Vec<_> = (0..ASKED)
-        .map(|i| listed[i * (NAMES / ASKED)].clone())
-        .collect();
-    let passed: Vec<_> = refused
-        .iter()
-        .map(|name| name.replacen('.', "-not.", 1))
-        .collect();
+    let refused: Vec<_> = listed.into_iter().step_by(NAMES / ASKED).collect();
     let mut figures = BTreeMap::new();
     for (what, names, code) in [
         ("refused", refused, "NXDOMAIN"),
