@@ -237,7 +237,7 @@ pub struct Policy {
 }
 
 /// Devices that a policy is about.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum DeviceSelector {
     /// By MAC address.
     Mac([u8; 6]),

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use sensor_ebpf::parse::Mac;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Everything that was known at one moment. Counters never step back while the kernel's tables
 /// live; they outlive the daemon.
@@ -31,6 +31,8 @@ pub struct Snapshot {
     pub decode_failures: Vec<DecodeFailures>,
     /// The tables of names.
     pub names: NameTables,
+    /// Names that are judged outside of the kernel.
+    pub judging: Judging,
     /// The ticks so far.
     pub ticks: Ticks,
 }
@@ -145,6 +147,62 @@ pub struct NameTables {
     pub parties_refused: u64,
     /// Facts about devices for which there was no room.
     pub devices_refused: u64,
+}
+
+/// Names that are judged outside of the kernel, since the daemon started.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Judging {
+    /// From the copy of a payload to the verdict in its flow.
+    pub latency: Latency,
+    /// Flows that policies by name are about and that could not be judged.
+    pub unread: Vec<UnreadFlows>,
+    /// Records of what was heard that were lost, because those who count were behind.
+    pub records_lost: u64,
+}
+
+/// How long verdicts took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Latency {
+    /// How many took at most as long as the bound in the same place, and longer than the one before;
+    /// the last are those that took longer than any.
+    pub counts: [u64; Self::BOUNDS.len() + 1],
+    /// All of them together.
+    pub total: Duration,
+}
+
+impl Latency {
+    /// The bounds of the counts.
+    pub const BOUNDS: [Duration; 10] = [
+        Duration::from_micros(50),
+        Duration::from_micros(100),
+        Duration::from_micros(200),
+        Duration::from_micros(500),
+        Duration::from_millis(1),
+        Duration::from_millis(2),
+        Duration::from_millis(5),
+        Duration::from_millis(10),
+        Duration::from_millis(20),
+        Duration::from_millis(50),
+    ];
+
+    /// Counts one.
+    pub fn add(&mut self, took: Duration) {
+        let place = Self::BOUNDS.partition_point(|bound| *bound < took);
+        self.counts[place] += 1;
+        self.total += took;
+    }
+}
+
+/// Flows that could not be judged by their name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct UnreadFlows {
+    /// Why: a reason of [`DecodeFailures`], `unknown-version`, `encrypted-hello`,
+    /// `several-questions` or `compressed-question`.
+    pub reason: &'static str,
+    /// Where a name was looked for: `dns`, `tls`, `quic` or `http`.
+    pub layer: &'static str,
+    /// How many.
+    pub count: u64,
 }
 
 /// What one family of one device amounts to.
@@ -401,6 +459,9 @@ pub struct FlowFacts {
     /// Why the name is not known, or not all there is to know: `ech`, `encrypted-dns`, `vpn`,
     /// `plain-address`, `not-yet-seen`.
     pub hidden: Option<&'static str>,
+    /// Why a policy by name that is about the device could not judge the flow: as in
+    /// [`UnreadFlows`].
+    pub unread: Option<&'static str>,
 }
 
 /// A DNS question and its answer.
@@ -423,7 +484,9 @@ pub struct DnsQuestion {
 }
 
 /// What a device is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// A telephone.

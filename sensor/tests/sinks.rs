@@ -18,8 +18,9 @@ use sensor::{
     health::Health,
     model::{
         ByDirection, Conclusion, DecodeFailures, Device, DeviceTable, EvidenceLine, FamilyBooks,
-        Flow, FlowFacts, FlowTable, FlowsRefused, Hook, Interface, Kind, NameTables, Party,
-        PartyTraffic, PolicyHits, PolicyState, Ring, SampleCounts, Snapshot, Tally, Ticks,
+        Flow, FlowFacts, FlowTable, FlowsRefused, Hook, Interface, Judging, Kind, Latency,
+        NameTables, Party, PartyTraffic, PolicyHits, PolicyState, Ring, SampleCounts, Snapshot,
+        Tally, Ticks, UnreadFlows,
     },
     sink::{http, metrics},
 };
@@ -134,6 +135,27 @@ fn phone() -> Device {
     }
 }
 
+/// Verdicts that took as long as two of the bounds and longer than all, and flows without one.
+fn judging() -> Judging {
+    let mut latency = Latency::default();
+    for micros in [50, 51, 60_000] {
+        latency.add(Duration::from_micros(micros));
+    }
+    let unread = |reason, layer, count| UnreadFlows {
+        reason,
+        layer,
+        count,
+    };
+    Judging {
+        latency,
+        unread: vec![
+            unread("conflict", "tls", 3),
+            unread("several-questions", "dns", 1),
+        ],
+        records_lost: 4,
+    }
+}
+
 /// That phone, it may be, under an address that it made up.
 fn same_phone() -> Device {
     Device {
@@ -201,6 +223,7 @@ fn snapshot() -> Snapshot {
             parties_refused: 2,
             devices_refused: 1,
         },
+        judging: judging(),
         interfaces: vec![
             Interface {
                 interface: "br-lan".to_owned(),

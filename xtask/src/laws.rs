@@ -52,6 +52,7 @@ const LAWS: &[Law] = &[
         within: &[
             "sensor/src/decode",
             "sensor/src/aggregate",
+            "sensor/src/hearing",
             "sensor/src/model",
             "sensor/src/record",
         ],
@@ -75,6 +76,7 @@ const LAWS: &[Law] = &[
         within: &[
             "sensor/src/decode",
             "sensor/src/aggregate",
+            "sensor/src/hearing",
             "sensor/src/model",
             "sensor/src/record",
         ],
@@ -86,6 +88,7 @@ const LAWS: &[Law] = &[
         within: &[
             "sensor/src/decode",
             "sensor/src/aggregate",
+            "sensor/src/hearing",
             "sensor/src/model",
             "sensor/src/record",
         ],

@@ -79,7 +79,7 @@ impl Reading {
             // Its counts are in the records of its device and its interface by now.
             Record::Reaped(..) => {}
             // What a policy matched is told to the log by the pipeline; the counts are in the hits.
-            Record::Judged(_) | Record::Sample(_) => {}
+            Record::Judged(_) | Record::Sample(_) | Record::Heard(_) | Record::GivenUp(_) => {}
         }
     }
 

@@ -11,10 +11,12 @@ use std::{collections::BTreeMap, time::Duration};
 
 use prometheus::{
     TextEncoder,
-    proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType, Summary},
+    proto::{
+        Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType, Summary,
+    },
 };
 
-use crate::model::{ByDirection, Device, PartyTraffic, SampleCounts, Snapshot, Tally};
+use crate::model::{ByDirection, Device, Latency, PartyTraffic, SampleCounts, Snapshot, Tally};
 
 /// The media type of [`render`]'s text.
 pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
@@ -75,6 +77,12 @@ mod declared {
         "CPU time that ticks took: reading, reaping and adding up the tables of the kernel.",
     );
 
+    /// The one histogram: what verdicts on names took.
+    pub(super) const VERDICT_LATENCY: (&str, &str) = (
+        "sensor_verdict_latency_seconds",
+        "From the copy of a payload to the verdict in its flow, of names that are judged outside of the kernel, since the daemon started.",
+    );
+
     metrics! {
         BUILD_INFO: Gauge "sensor_build_info" ["version", "revision"]
             "Always 1; what was built.";
@@ -117,6 +125,10 @@ mod declared {
             "Octets to which a policy applied.";
         POLICY_DECISIONS: Counter "sensor_policy_decisions_total" ["device", "policy", "layer", "action"]
             "Flows and DNS questions about which a policy decided, by what told what they are about; what observe has here would have been refused.";
+        UNREAD_FLOWS: Counter "sensor_unread_flows_total" ["reason", "layer"]
+            "Flows since the daemon started that a policy by name is about and that could not be judged by it, and why: they passed.";
+        HEARD_LOST: Counter "sensor_heard_lost_records_total" []
+            "Records of what payloads say that were lost since the daemon started because the aggregate was behind; verdicts do not wait for it.";
         POLICY_RELOADS: Counter "sensor_policy_reloads_total" ["outcome"]
             "Reloads of the configuration since the tables were made; a refused one changed nothing.";
 
@@ -471,6 +483,34 @@ fn policies(snapshot: &Snapshot, families: &mut Text) {
         (["applied"], number(policy.reloads)),
         (["refused"], number(policy.reloads_refused)),
     ]));
+    let judging = &snapshot.judging;
+    families.extend(latency(&judging.latency));
+    let unread = judging.unread.iter();
+    families.extend(
+        declared::UNREAD_FLOWS
+            .family(unread.map(|flows| ([flows.reason, flows.layer], number(flows.count)))),
+    );
+    families.extend(declared::HEARD_LOST.value(number(judging.records_lost)));
+}
+
+fn latency(latency: &Latency) -> Option<MetricFamily> {
+    let mut histogram = Histogram::default();
+    let mut sum = 0;
+    let buckets = Latency::BOUNDS.iter().zip(latency.counts);
+    let buckets = buckets.map(|(bound, count)| {
+        sum += count;
+        let mut bucket = Bucket::default();
+        bucket.set_upper_bound(bound.as_secs_f64());
+        bucket.set_cumulative_count(sum);
+        bucket
+    });
+    histogram.set_bucket(buckets.collect());
+    histogram.set_sample_count(latency.counts.iter().sum());
+    histogram.set_sample_sum(latency.total.as_secs_f64());
+    let mut metric = Metric::default();
+    metric.set_histogram(histogram);
+    let (name, help) = declared::VERDICT_LATENCY;
+    family(name, help, MetricType::HISTOGRAM, vec![metric])
 }
 
 fn interfaces(snapshot: &Snapshot, families: &mut Text) {

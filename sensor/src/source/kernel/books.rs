@@ -8,7 +8,7 @@ use sensor_ebpf::{
         DeviceRecord, FIRST_DEVICE, Hit, HitKey, InterfaceRecord, Journal, Losses, PolicyName,
         Settings,
     },
-    flow::{Bucket, FlowKey, FlowRecord, Judgement, slot},
+    flow::{Bucket, FlowRecord, Judgement, slot},
 };
 
 use super::{
@@ -198,24 +198,6 @@ impl Books {
         (0..self.flows.len())
             .filter(|slot| self.flows.state(*slot).load(Ordering::Relaxed) != slot::FREE)
             .map(|slot| (slot, self.flows.read(slot)))
-    }
-
-    /// Ends the watch over a flow, of which everything is known: its next packets are steady.
-    pub(super) fn end_watch(&self, slot: u32, key: &FlowKey) {
-        if slot >= self.flows.len() || self.flows.read(slot).key != *key {
-            return;
-        }
-        let judgement = self.flows.word(slot, offset_of!(FlowRecord, judgement));
-        let _ = judgement.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |word| {
-            let judgement = Judgement::unpack(word);
-            Some(
-                Judgement {
-                    watch: judgement.watch.settled(key),
-                    ..judgement
-                }
-                .pack(),
-            )
-        });
     }
 
     pub(super) fn interface_records(&self) -> impl Iterator<Item = (u32, InterfaceRecord)> {

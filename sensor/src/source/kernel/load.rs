@@ -1,7 +1,9 @@
 //! From the embedded object to running programs over pinned maps: made new, or adopted.
 
 use std::{
+    collections::HashMap,
     fs, io,
+    net::IpAddr,
     path::{Path, PathBuf},
 };
 
@@ -13,7 +15,7 @@ use aya::{
 use rustix::rand::{GetRandomFlags, getrandom};
 use sensor_ebpf::{
     books::{FIRST_DEVICE, LAYOUT, Settings},
-    flow::{FlowKey, buckets_for},
+    flow::buckets_for,
 };
 
 use super::{
@@ -22,13 +24,15 @@ use super::{
     books::{Books, FlowLine},
     clock,
     lock::TablesLock,
-    policy::{self, Installed},
+    policy::{self, DeviceRules, Installed},
     preflight, reap,
     ring::{Messages, Samples},
     table::{Access, Raw},
+    verdicts::Verdicts,
 };
 use crate::{
     config::{Config, Interface},
+    policy::Compiled,
     record::{Clock, Record},
 };
 
@@ -182,8 +186,42 @@ impl Kernel {
     /// # Errors
     ///
     /// When it does not fit into the tables; the old one stays in force.
-    pub fn install(&mut self, config: &Config) -> Result<Installed, Error> {
-        policy::install(&self.books, &self.pin_directory, config)
+    pub fn install(&mut self, compiled: &Compiled, who: &DeviceRules) -> Result<Installed, Error> {
+        policy::install(&self.books, &self.pin_directory, compiled, who)
+    }
+
+    /// The identities of policies in counters, by their names; they keep them over restarts.
+    ///
+    /// # Errors
+    ///
+    /// When there were too many different names.
+    pub fn identities<'n>(
+        &mut self,
+        names: impl IntoIterator<Item = &'n str>,
+    ) -> Result<HashMap<String, u16>, Error> {
+        policy::identities(&self.books, &self.pin_directory, names)
+    }
+
+    /// Says anew which rules apply to which device, and has every flow decided again. Gives the
+    /// generation.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses a map.
+    pub fn set_devices(&mut self, before: &DeviceRules, who: &DeviceRules) -> Result<u32, Error> {
+        policy::set_devices(&self.books, &self.pin_directory, before, who)
+    }
+
+    /// Says which rules refuse every name that is known at addresses; no rule: it is forgotten.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses the map.
+    pub fn set_learned(
+        &mut self,
+        learned: impl IntoIterator<Item = (IpAddr, u64)>,
+    ) -> Result<(), Error> {
+        policy::set_learned(&self.books, &self.pin_directory, learned)
     }
 
     /// The ring of samples; at most once.
@@ -204,11 +242,13 @@ impl Kernel {
         Messages::open(&mut self.programs)
     }
 
-    /// Ends the watch over flows of which everything is known.
-    pub fn end_watch(&self, flows: impl IntoIterator<Item = (u32, FlowKey)>) {
-        for (slot, key) in flows {
-            self.books.end_watch(slot, &key);
-        }
+    /// The judgements of all flows, for whoever judges names.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses the map.
+    pub fn verdicts(&self) -> Result<Verdicts, Error> {
+        Verdicts::open(&self.pin_directory)
     }
 
     /// Says how many payloads of a new flow are wanted in each direction, until its name is known.

@@ -1,6 +1,9 @@
 //! The sample ring: woken by the kernel, drained in batches.
 
-use std::path::Path;
+use std::{
+    os::fd::{AsFd, BorrowedFd},
+    path::Path,
+};
 
 use aya::maps::{MapData, RingBuf};
 use bytes::Bytes;
@@ -13,12 +16,9 @@ use tokio::io::{Interest, unix::AsyncFd};
 use super::{Error, load::pinned};
 use crate::record::{Record, Sample};
 
-/// How many samples are taken before others get their turn.
-const BATCH: usize = 256;
-
-/// Samples on their way from the kernel.
+/// Samples on their way from the kernel. The descriptor is readable while some wait.
 pub struct Samples {
-    ring: AsyncFd<RingBuf<MapData>>,
+    ring: RingBuf<MapData>,
 }
 
 impl Samples {
@@ -28,47 +28,26 @@ impl Samples {
                 map: "SAMPLES",
                 source,
             })?;
-        // SAFETY: the ring owns its descriptor, gives the same one at every call, and closes it only
-        // when it is dropped, with the registration.
-        let ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }.map_err(
-            |error| Error::System {
-                what: "the sample ring cannot be waited on",
-                source: error.into(),
-            },
-        )?;
         Ok(Self { ring })
     }
+}
 
-    /// Waits for samples and gives up to a batch of them.
-    ///
-    /// # Errors
-    ///
-    /// When the ring cannot be waited on.
-    pub async fn next(&mut self) -> Result<Vec<Record>, Error> {
+/// Takes the next one out of the ring; `None` where none waits. What is of no form is passed over.
+impl Iterator for Samples {
+    type Item = Record;
+
+    fn next(&mut self) -> Option<Record> {
         loop {
-            let mut ready = self
-                .ring
-                .readable_mut()
-                .await
-                .map_err(|source| Error::System {
-                    what: "the sample ring cannot be waited on",
-                    source,
-                })?;
-            let ring = ready.get_inner_mut();
-            let mut batch = Vec::new();
-            while batch.len() < BATCH {
-                let Some(sample) = ring.next() else {
-                    break;
-                };
-                batch.extend(record(&sample));
-            }
-            if batch.len() < BATCH {
-                ready.clear_ready();
-            }
-            if !batch.is_empty() {
-                return Ok(batch);
+            if let Some(record) = record(&self.ring.next()?) {
+                return Some(record);
             }
         }
+    }
+}
+
+impl AsFd for Samples {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.ring.as_fd()
     }
 }
 
