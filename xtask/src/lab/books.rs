@@ -74,14 +74,23 @@ impl PortBooks {
     fn new(account: Account, counters: Counters, passes: bool) -> Self {
         let native = account.hooks.upload == "xdp-native";
         let own = account.answered;
-        // XDP sends an answer back whole; at TC it leaves like any other packet.
-        let whole = if native { own.packets } else { 0 };
         let seen = account.seen.download;
         let without_header = |count: Count, whole: u64| Tally {
             packets: count.packets,
             bytes: count.bytes + ETHERNET_HEADER * (count.packets - whole.min(count.packets)),
         };
         let plain = |count: Count| without_header(count, count.packets);
+        // XDP sends an answer back whole; at TC it leaves like any other packet, and so does a
+        // refused download that is turned into an answer. The sensor does not tell how many of its
+        // answers these are: at most as many as it refused, and the octets are to fit.
+        let whole = if native {
+            let all = without_header(counters.tx, own.packets).bytes;
+            let booked = seen.bytes + own.bytes - account.refused.bytes;
+            let turned = booked.saturating_sub(all) / ETHERNET_HEADER;
+            own.packets - turned.min(account.refused.packets).min(own.packets)
+        } else {
+            0
+        };
         Self {
             sensor: ByDirection {
                 upload: account.seen.upload,
