@@ -375,3 +375,164 @@ impl Listener {
 fn since_boot() -> Duration {
     Duration::try_from(clock_gettime(ClockId::Monotonic)).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::env;
+
+    use rustix::process::geteuid;
+    use sensor_ebpf::{
+        flow::{Direction, Judgement},
+        policy::{Decision, Verdict},
+    };
+
+    use super::*;
+    use crate::{
+        hearing::Source,
+        source::kernel::{Runner, enter_own_namespace},
+    };
+
+    const HELLO: &[u8] = include_bytes!("../../tests/data/hello-zeek-google-de-51833.bin");
+    const GOOGLE: &str = "www.google.de";
+
+    /// Flows of the test; the generation that the tables begin with.
+    const FLOWS: u32 = 200;
+    const GENERATION: u32 = 1;
+
+    const REFUSED: Decision = Decision {
+        policy: 7,
+        verdict: Verdict::Reject,
+        layer: Layer::Tls,
+    };
+
+    fn refuses(generation: u32) -> Arc<InForce> {
+        Arc::new(InForce {
+            generation,
+            by_name: Box::new(|_, name, _| (name == GOOGLE).then_some(REFUSED)),
+            concerns: Box::new(|_| true),
+        })
+    }
+
+    /// A segment of a phone's, so far behind its SYN.
+    fn segment(port: u16, at: usize, flags: u8, payload: &[u8]) -> Vec<u8> {
+        let mut frame = vec![0; 54];
+        frame[..12].copy_from_slice(&[2, 0, 0, 0, 0, 9, 2, 0, 0, 0, 0, 1]);
+        frame[12..14].copy_from_slice(&[8, 0]);
+        frame[14] = 0x45;
+        frame[16..18].copy_from_slice(&(40 + payload.len() as u16).to_be_bytes());
+        frame[22] = 64;
+        frame[23] = 6;
+        frame[26..34].copy_from_slice(&[192, 168, 1, 7, 198, 51, 100, 9]);
+        frame[34..36].copy_from_slice(&port.to_be_bytes());
+        frame[36..38].copy_from_slice(&443_u16.to_be_bytes());
+        frame[38..42].copy_from_slice(&(at as u32).to_be_bytes());
+        frame[46] = 5 << 4;
+        frame[47] = flags;
+        frame.extend_from_slice(payload);
+        frame
+    }
+
+    /// Runs a hello of two segments, a flow for each port.
+    fn say_hello(runner: &mut Runner, port: u16) {
+        const SYN: u8 = 2;
+        const ACK: u8 = 16;
+        let octets = [&[22, 3, 1], &(HELLO.len() as u16).to_be_bytes()[..], HELLO].concat();
+        let (one, two) = octets.split_at(1400);
+        for frame in [
+            segment(port, 0, SYN, b""),
+            segment(port, 1, ACK, one),
+            segment(port, 1401, ACK, two),
+        ] {
+            let (header, body) = frame.split_at(54);
+            runner
+                .run(Direction::Upload, header, body, frame.len())
+                .expect("the frame is taken");
+        }
+    }
+
+    fn judgement(runner: &Runner, slot: u32) -> Judgement {
+        Judgement::unpack(runner.flow(slot).judgement)
+    }
+
+    /// Waits until all flows are judged so.
+    fn wait_for(runner: &Runner, what: &str, is_so: impl Fn(Judgement) -> bool) {
+        let began = Instant::now();
+        while !(0..FLOWS).all(|slot| is_so(judgement(runner, slot))) {
+            assert!(began.elapsed() < Duration::from_secs(10), "{what}");
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    #[test]
+    fn a_split_hello_is_judged_while_the_owner_is_busy_and_again_by_another_policy() {
+        if !geteuid().is_root() && env::var_os("CI").is_none() {
+            eprintln!("not run: programs in the kernel take root");
+            return;
+        }
+        enter_own_namespace().expect("root makes namespaces");
+        let mut runner = Runner::load(4_096, 16, 4).expect("the programs load");
+        let (samples, verdicts) = runner.ears().expect("the maps are there");
+        let line = Arc::new(Line::new(refuses(GENERATION)).expect("a descriptor"));
+        let (commands, mut inbox) = mpsc::channel(1);
+        // The owner is busy: its inbox is full.
+        commands
+            .try_send(Command::LinksChanged)
+            .expect("there is room for one");
+        let listener = Listener::new(samples, verdicts, Arc::clone(&line), commands);
+        let thread = thread::spawn(move || listener.run());
+
+        for port in 0..FLOWS {
+            say_hello(&mut runner, 10_000 + port as u16);
+            // One at a time, so that what is told is the latency and not the length of the queue.
+            thread::sleep(Duration::from_millis(1));
+        }
+        wait_for(&runner, "each is refused", |judgement| {
+            judgement.named && judgement.decision == REFUSED
+        });
+        let latency = line.judging().latency;
+        eprintln!(
+            "verdict latency: {:?} in all {:?}",
+            latency.counts, latency.total
+        );
+        assert_eq!(latency.counts.iter().sum::<u64>(), u64::from(FLOWS));
+
+        line.publish(Arc::new(InForce::without_names(GENERATION)));
+        wait_for(&runner, "no rule is about it any more", |judgement| {
+            judgement.generation == 0 && judgement.decision == Decision::PASS
+        });
+        line.publish(refuses(GENERATION));
+        wait_for(&runner, "it is refused again", |judgement| {
+            judgement.generation == GENERATION && judgement.decision == REFUSED
+        });
+        line.reaped([(0, runner.flow(0).key)]);
+        line.publish(Arc::new(InForce::without_names(GENERATION)));
+        let began = Instant::now();
+        while judgement(&runner, 1).decision == REFUSED {
+            assert!(began.elapsed() < Duration::from_secs(10));
+            thread::sleep(Duration::from_millis(1));
+        }
+        assert_eq!(
+            judgement(&runner, 0).decision,
+            REFUSED,
+            "its name is forgotten"
+        );
+
+        // The owner comes back and is told all.
+        let mut named = 0;
+        while named < FLOWS {
+            if let Some(Command::Heard(records)) = inbox.blocking_recv() {
+                let is_named = |record: &&Record| {
+                    matches!(record, Record::Heard(heard) if !heard.told_before
+                        && heard.outcome == Outcome::Name(GOOGLE.into(), Source::Tls))
+                };
+                named += records.iter().filter(is_named).count() as u32;
+            }
+        }
+        assert_eq!(line.judging().records_lost, 0);
+        line.stop();
+        thread
+            .join()
+            .expect("it does not panic")
+            .expect("it can wait");
+    }
+}

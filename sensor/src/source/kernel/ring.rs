@@ -5,7 +5,7 @@ use std::{
     path::Path,
 };
 
-use aya::maps::{MapData, RingBuf};
+use aya::maps::{Map, MapData, RingBuf};
 use bytes::Bytes;
 use sensor_ebpf::{
     sample::{Head, Judged},
@@ -23,11 +23,15 @@ pub struct Samples {
 
 impl Samples {
     pub(super) fn open(directory: &Path) -> Result<Self, Error> {
-        let ring =
-            RingBuf::try_from(pinned(directory, "SAMPLES")?).map_err(|source| Error::Map {
-                map: "SAMPLES",
-                source,
-            })?;
+        Self::over(pinned(directory, "SAMPLES")?)
+    }
+
+    /// The ring, wherever its map comes from.
+    pub(super) fn over(map: Map) -> Result<Self, Error> {
+        let ring = RingBuf::try_from(map).map_err(|source| Error::Map {
+            map: "SAMPLES",
+            source,
+        })?;
         Ok(Self { ring })
     }
 }

@@ -23,7 +23,12 @@ pub struct Verdicts {
 
 impl Verdicts {
     pub(super) fn open(directory: &Path) -> Result<Self, Error> {
-        match pinned(directory, "FLOWS")? {
+        Self::over(pinned(directory, "FLOWS")?)
+    }
+
+    /// The flows, wherever their map comes from.
+    pub(super) fn over(map: Map) -> Result<Self, Error> {
+        match map {
             Map::Array(data) => Ok(Self {
                 flows: Table::map(&data, "FLOWS", Access::Write)?,
             }),
