@@ -37,7 +37,7 @@ use xtask::{
 const NAMES: usize = 200_000;
 /// Distinct names of the load.
 const ASKED: usize = 20_000;
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 3;
 /// Seconds of one sample.
 const SAMPLE: u32 = 4;
 /// How long a server may take to read the list.
