@@ -58,6 +58,8 @@ struct Figure {
     per_second: f64,
     /// Answers for a second on a CPU.
     per_cpu_second: f64,
+    /// Which part of that CPU time was the sensor's daemon's; 0 for the others.
+    daemon: f64,
 }
 
 fn main() -> Result<()> {
@@ -112,14 +114,16 @@ fn main() -> Result<()> {
                 if place == 0 {
                     threads.push(sensor.process.id());
                 }
-                let spent = cpu(&threads)?;
+                let [spent, own] = [cpu(&threads)?, cpu(&[sensor.process.id()])?];
                 let begun = Instant::now();
                 let answers = dnsperf(device, address, &questions, code)?;
                 let taken = begun.elapsed().as_secs_f64();
                 let spent = cpu(&threads)? - spent;
+                let own = cpu(&[sensor.process.id()])? - own;
                 samples[place].push(Figure {
                     per_second: answers / taken,
                     per_cpu_second: answers / spent,
+                    daemon: if place == 0 { own / spent } else { 0.0 },
                 });
             }
         }
@@ -130,8 +134,10 @@ fn main() -> Result<()> {
             .collect();
         for (name, figure) in &medians {
             println!(
-                "{what:8} {name:8} {:9.0} answers/s {:9.0} answers/CPU s",
-                figure.per_second, figure.per_cpu_second
+                "{what:8} {name:8} {:9.0} answers/s {:9.0} answers/CPU s, {:.0} % the daemon",
+                figure.per_second,
+                figure.per_cpu_second,
+                figure.daemon * 100.0
             );
         }
         figures.insert(what, medians);
@@ -159,6 +165,7 @@ fn median(samples: &[Figure]) -> Figure {
     Figure {
         per_second: middle(|figure| figure.per_second),
         per_cpu_second: middle(|figure| figure.per_cpu_second),
+        daemon: middle(|figure| figure.daemon),
     }
 }
 
