@@ -8,6 +8,7 @@
 use std::{
     io::{self, ErrorKind, Read, Write},
     net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
+    os::fd::AsRawFd,
     path::{Path, PathBuf},
     str::FromStr,
     sync::{
@@ -296,9 +297,13 @@ impl Clients {
                     Quic::Early | Quic::Migrate => Duration::from_mins(1),
                 };
                 runtime.block_on(async {
-                    tokio::time::timeout(limit, self.quic(target, number))
-                        .await
-                        .map_err(|_| Late)?
+                    let socket = quic_socket(target)?;
+                    let errors = socket.try_clone()?;
+                    tokio::select! {
+                        ended = self.quic(socket, target, number) => ended,
+                        told = told(&errors) => Err(told),
+                        () = tokio::time::sleep(limit) => Err(Late.into()),
+                    }
                 })
             }
         }
@@ -350,23 +355,18 @@ impl Clients {
         is_page(&page, target, "TCP")
     }
 
-    async fn quic(&self, target: &Target, number: u64) -> Result<()> {
+    async fn quic(&self, socket: UdpSocket, target: &Target, number: u64) -> Result<()> {
         let endpoint = Endpoint::new(
             EndpointConfig::default(),
             None,
-            quic_socket(target)?,
+            socket,
             Arc::new(TokioRuntime),
         )?;
         let connecting = || {
             let address = SocketAddr::new(target.address, 443);
             endpoint.connect_with(self.quic.clone(), address, &target.host())
         };
-        let mut pages = match connecting()?.await {
-            Ok(connection) => Pages::new(connection).await?,
-            // The socket gave an error: it was told that nobody is there.
-            Err(quinn::ConnectionError::LocallyClosed) => bail!(Refusal("ICMP")),
-            Err(error) => return Err(error.into()),
-        };
+        let mut pages = Pages::new(connecting()?.await?).await?;
         pages.fetch(target, number).await?;
         let begun = match self.hiding {
             Quic::Plain | Quic::Long => return Ok(()),
@@ -460,16 +460,49 @@ impl Clients {
     }
 }
 
-/// A socket for a target alone: only a connected one hears of an ICMP message.
+/// A socket for a target alone: only a connected one hears of an ICMP message. quinn passes over
+/// such messages, so that they are kept for [`told`].
 fn quic_socket(target: &Target) -> Result<UdpSocket> {
-    let any = if target.address.is_ipv4() {
-        "0.0.0.0:0"
+    let (any, level, option) = if target.address.is_ipv4() {
+        ("0.0.0.0:0", libc::IPPROTO_IP, libc::IP_RECVERR)
     } else {
-        "[::]:0"
+        ("[::]:0", libc::IPPROTO_IPV6, libc::IPV6_RECVERR)
     };
     let socket = UdpSocket::bind(any)?;
     socket.connect(SocketAddr::new(target.address, 443))?;
+    let on: libc::c_int = 1;
+    // SAFETY: the value is an int that lives through the call.
+    let set = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            option,
+            (&raw const on).cast(),
+            size_of_val(&on) as u32,
+        )
+    };
+    ensure!(set == 0, "{}", io::Error::last_os_error());
     Ok(socket)
+}
+
+/// Waits until the socket is told by ICMP that there is nobody.
+async fn told(socket: &UdpSocket) -> anyhow::Error {
+    loop {
+        let mut octet = 0_u8;
+        // SAFETY: the kernel writes one octet at most; what it cuts off is nobody's.
+        let told = unsafe {
+            libc::recv(
+                socket.as_raw_fd(),
+                (&raw mut octet).cast(),
+                1,
+                libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT,
+            )
+        };
+        if told >= 0 {
+            return Refusal("ICMP").into();
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
 }
 
 /// An HTTP/3 connection.

@@ -7,7 +7,8 @@ use anyhow::{Result, ensure};
 use rustix::process::geteuid;
 use xtask::{
     lab::{
-        ALLOWED, BLOCKED, Device, GATEWAY, Lab, NAME_SERVER, ONLY_BLOCKED, Options, Outcome, Way,
+        ALLOWED, BLOCKED, Device, GATEWAY, Lab, NAME_SERVER, NEWS, ONLY_BLOCKED, Options, Outcome,
+        Way,
     },
     setup::{self, Need},
 };
@@ -83,6 +84,12 @@ fn every_way_leads_to_every_site() -> Result<()> {
             bare == 3 * EACH,
             "{bare} requests without a name at {address}"
         );
+    }
+    // Where nobody is, the client hears of it; a host says so a few times in a second.
+    for address in NEWS.addresses {
+        for one in lab.attempts(&lab.phone, Way::Quic, 3, &[(NEWS.name, address)])? {
+            ensure!(one.outcome == Outcome::Refused, "{address}: {one:?}");
+        }
     }
     let url = format!("https://{}/", BLOCKED.name);
     let taken = lab.time_in_browser(&lab.phone, &url)?;

@@ -101,6 +101,21 @@ impl Client {
         })
     }
 
+    /// How many packets came since it last looked that say that something cannot be reached, whoever
+    /// they were to.
+    pub(crate) fn unreachables(&self) -> Result<usize> {
+        let mut count = 0;
+        while let Some(frame) = self.tap.next(Instant::now())? {
+            let icmp = match frame.get(12..14) {
+                Some([8, 0]) => frame.get(23) == Some(&1) && frame.get(34) == Some(&3),
+                Some([0x86, 0xdd]) => frame.get(20) == Some(&58) && frame.get(54) == Some(&1),
+                _ => false,
+            };
+            count += usize::from(icmp);
+        }
+        Ok(count)
+    }
+
     fn port(&self) -> u16 {
         self.port.replace(self.port.get() + 1)
     }
