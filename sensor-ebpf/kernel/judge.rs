@@ -9,7 +9,7 @@ use core::arch::asm;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use sensor_ebpf::{
     flow::Judgement,
-    name::{HASH_START, MAX_LABELS, NAME_CAPACITY, Suffixes, hash_end, hash_octet, longest},
+    name::{MAX_LABELS, NAME_CAPACITY, Suffixes, hash_end, hash_octet, hash_start, longest},
     packet::Packet,
     parse::protocol,
     policy::{Decision, Layer, Verdict, decide_learned, decide_name, rule_flag},
@@ -142,7 +142,7 @@ extern "C" fn hash_name(generation: u32) -> u32 {
     let secret = Rulebook::new(generation, settings).name_secret();
     said.suffixes = Suffixes::default();
     let len = said.text.len as usize;
-    let mut hash = HASH_START;
+    let mut hash = hash_start(secret);
     let mut labels = 0;
     let mut rest = len;
     for _ in 0..NAME_CAPACITY {
@@ -393,13 +393,22 @@ fn wait(head: &Head) {
     maps::hold(flow, now + settings.hold_nanoseconds);
 }
 
-/// Puts the sample in this CPU's buffer into the ring.
+/// Puts the sample in this CPU's buffer into the ring. Of questions that were refused, one a jiffy
+/// and CPU: what is refused is asked again and again, and user space has nothing to do about it.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn submit() -> u32 {
     if let Some(sample) = maps::sample_buffer()
         && let Some(kind) = Kind::from_number(sample.head.kind)
+        && let Some(said) = maps::said_buffer()
     {
+        if sample.head.kind == Kind::Dns as u8 && sample.head.flags & Head::REFUSED != 0 {
+            if said.told == sample.head.at {
+                maps::count_shed(Kind::Dns);
+                return 0;
+            }
+            said.told = sample.head.at;
+        }
         maps::submit(sample, sample.head.captured, kind);
     }
     0

@@ -28,7 +28,7 @@ use sensor_ebpf::{
         Judgement, slot,
     },
     name::{NameBucket, Names, Suffixes},
-    parse::{Address, Family, Mac, tcp_flag},
+    parse::{Address, Family, Mac, protocol, tcp_flag},
     policy::{
         Chain, Decision, DeviceRulesKey, LearnedKey, MAX_CHAINS, MAX_RULES, PREFIX_SIDE_BITS,
         PrefixV4, PrefixV6, Rule, Rules,
@@ -146,6 +146,8 @@ static SAID: PerCpuArray<Said> = PerCpuArray::with_max_entries(1, 0);
 pub(crate) struct Said {
     pub(crate) text: Text,
     pub(crate) suffixes: Suffixes,
+    /// Jiffies when a refused question was last told to user space.
+    pub(crate) told: u64,
 }
 
 /// A sample as it goes into the ring; of the payload, as much as was captured.
@@ -215,6 +217,12 @@ pub(crate) fn generation(settings: &Settings) -> u32 {
 pub(crate) struct Flow(*mut FlowRecord, u32);
 
 impl Flow {
+    /// The number of its slot.
+    #[inline(always)]
+    pub(crate) fn slot(self) -> u32 {
+        self.1
+    }
+
     #[inline(always)]
     pub(crate) fn judgement(self) -> Judgement {
         Judgement::unpack(self.judgement_word())
@@ -253,14 +261,25 @@ impl Flow {
         }
     }
 
+    /// What [`set_initial_sequence`](Self::set_initial_sequence) noted last.
+    #[inline(always)]
+    pub(crate) fn initial_sequence(self, direction: Direction) -> u32 {
+        // SAFETY: as above, read in one piece.
+        unsafe {
+            let both = &raw mut (*self.0).initial_sequence;
+            ptr::read_volatile(of_direction(both, direction))
+        }
+    }
+
     /// What [`Head`] says about the flow: its slot, the initial sequence number of a direction and
     /// whether that was seen.
     #[inline(always)]
     pub(crate) fn describe(self, direction: Direction, head: &mut Head) {
         // SAFETY: as above, read in one piece each.
         unsafe {
-            let both = &raw mut (*self.0).initial_sequence;
-            head.initial_sequence = ptr::read_volatile(of_direction(both, direction));
+            if head.key.protocol() == protocol::TCP {
+                head.initial_sequence = self.initial_sequence(direction);
+            }
             let flags = of_direction(&raw mut (*self.0).tcp_flags, direction);
             if ptr::read_volatile(flags) & tcp_flag::SYN != 0 {
                 head.flags = Head::SYN_SEEN;
@@ -822,6 +841,12 @@ fn bounded(len: u32) -> u32 {
         return MAX_PAYLOAD as u32;
     }
     bounded
+}
+
+/// Counts a sample that is not told because another like it was just now.
+#[inline(always)]
+pub(crate) fn count_shed(kind: Kind) {
+    count_sample(|losses| &raw mut losses.samples_shed, kind, None);
 }
 
 /// Counts one sample by its kind, and tells of the first.

@@ -8,8 +8,9 @@ use aya_ebpf::helpers::{bpf_jiffies64, bpf_ktime_get_ns};
 use sensor_ebpf::{
     books::{FURTHER_DEVICES, FragmentKey, Settings, Tally},
     flow::{Direction, FlowKey, Judgement},
-    parse::{Fragment, Parsed, parse, plain, tcp_flag},
+    parse::{Fragment, Parsed, parse, plain, protocol, tcp_flag},
     policy::{Decision, Layer, Verdict, decide},
+    said::initial,
     sample::{Head, NO_SLOT, Watch, is_service},
     skip::Skip,
 };
@@ -59,6 +60,7 @@ pub(crate) struct Seen {
     pub(crate) key: FlowKey,
     pub(crate) wire: Tally,
     now: u64,
+    /// TCP: that of the packet. A QUIC Initial: the number of its connection.
     sequence: u32,
     /// Octets of payload.
     payload: u16,
@@ -125,6 +127,13 @@ pub(crate) fn observe<F: Frame>(mut frame: F, direction: Direction) -> Action {
         tcp_flags: parsed.tcp_flags,
         direction: direction as u8,
     };
+    if seen.key.protocol() == protocol::UDP
+        && direction == Direction::Upload
+        && seen.key.remote_port() == initial::PORT
+    {
+        let payload = frame.forget(parsed.payload_offset(), seen.now);
+        seen.sequence = initial::connection(&frame, payload);
+    }
     match parsed.fragment() {
         Fragment::Whole => {}
         Fragment::First(identification) => {
@@ -135,9 +144,17 @@ pub(crate) fn observe<F: Frame>(mut frame: F, direction: Direction) -> Action {
         }
     }
     let mut booked = book(&seen);
+    // One after the other and not within each other: together they would take more stack than there
+    // is.
     if booked == NO_FLOW {
-        // Not called by `book`: together they would take more stack than there is.
-        booked = first_packet(&seen);
+        let device = open(&seen);
+        if device == OPENED {
+            booked = book(&seen);
+        }
+        // Another CPU may have taken its entry of the index.
+        if booked == NO_FLOW {
+            booked = overflow(&seen, device);
+        }
     }
     if booked & SAMPLE_WANTED == 0 || frame.sample(parsed.payload_offset() as u32) == 0 {
         return Action::from_number(booked);
@@ -160,6 +177,15 @@ fn steady<F: Frame>(frame: &F, direction: Direction) -> Option<()> {
     let settings = maps::settings()?;
     let key = FlowKey::new(&parsed, direction, frame.ifindex());
     if parsed.tcp_flags & tcp_flag::SYN != 0 {
+        return None;
+    }
+    if parsed.protocol == protocol::UDP
+        && direction == Direction::Upload
+        && key.remote_port() == initial::PORT
+        && let Some([first]) = frame.load::<1>(parsed.payload_offset())
+        && initial::is_long(first)
+    {
+        // A connection may begin, at the ports of one that is known.
         return None;
     }
     let flow = maps::find_flow_near(key.hash(&settings.hash_secret), &key, settings)?;
@@ -199,7 +225,9 @@ extern "C" fn book(seen: *const Seen) -> u32 {
 fn account(flow: Flow, seen: &Seen, mut judgement: Judgement, settings: &Settings) -> u32 {
     let direction = seen.direction();
     if seen.tcp_flags & tcp_flag::SYN != 0 {
-        judgement = open_again(flow, seen, judgement, settings);
+        judgement = Judgement::unpack(open_again(seen, flow.slot()));
+    } else if seen.key.protocol() == protocol::UDP && seen.sequence != 0 {
+        judgement = Judgement::unpack(connect_again(seen, flow.slot()));
     }
     let decision = judgement.decision;
     flow.touch(direction, seen.tcp_flags, seen.now);
@@ -224,12 +252,16 @@ fn account(flow: Flow, seen: &Seen, mut judgement: Judgement, settings: &Setting
     if seen.payload == 0 || !judgement.watch.wants(direction) {
         return decision.verdict as u32;
     }
-    if judgement.watch.runs_out(direction) {
+    let runs_out = judgement.watch.runs_out(direction);
+    if runs_out {
         flow.add_to_judgement(Judgement::one_less(direction));
     }
     if let Some(sample) = maps::sample_buffer() {
         sample.head = head(seen);
         flow.describe(direction, &mut sample.head);
+        if runs_out && judgement.watch.of(direction) == 1 {
+            sample.head.flags |= Head::LAST;
+        }
     }
     decision.verdict as u32 | SAMPLE_WANTED
 }
@@ -238,14 +270,25 @@ fn account(flow: Flow, seen: &Seen, mut judgement: Judgement, settings: &Setting
 ///
 /// What was refused for its name is refused until the server has opened the new connection too: a
 /// SYN that the device made up, in the midst of the old one, is answered by none.
-#[inline(always)]
-fn open_again(flow: Flow, seen: &Seen, before: Judgement, settings: &Settings) -> Judgement {
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn open_again(seen: *const Seen, slot: u32) -> u64 {
+    // SAFETY: as in `book`.
+    let (Some(seen), Some(settings), Some(flow)) = (
+        unsafe { seen.as_ref() },
+        maps::settings(),
+        maps::flow_in(slot),
+    ) else {
+        return 0;
+    };
+    let word = flow.judgement_word();
+    let before = Judgement::unpack(word);
     let direction = seen.direction();
     flow.set_initial_sequence(direction, seen.sequence);
     let opens = seen.tcp_flags & tcp_flag::ACK == 0;
     let refused = before.decision.layer != Layer::Address && before.decision.verdict.refuses();
     if !opens && !(refused && direction == Direction::Download) {
-        return before;
+        return word;
     }
     let mut judgement = Judgement::unpack(decision_of(&seen.key, before.generation));
     judgement.watch = Watch::of_new_flow(&seen.key, settings.watched_payloads);
@@ -253,7 +296,46 @@ fn open_again(flow: Flow, seen: &Seen, before: Judgement, settings: &Settings) -
     if !refused || direction == Direction::Download {
         flow.set_judgement(judgement);
     }
-    judgement
+    judgement.pack()
+}
+
+/// A QUIC Initial by which a device begins a connection, perhaps at the ports of another, or says more
+/// in one that it began. What was refused for its name is another connection's refusal; of what passed,
+/// a little more is read, in which another hello may be.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn connect_again(seen: *const Seen, slot: u32) -> u64 {
+    const MORE: u8 = 2;
+
+    // SAFETY: as in `book`.
+    let (Some(seen), Some(settings), Some(flow)) = (
+        unsafe { seen.as_ref() },
+        maps::settings(),
+        maps::flow_in(slot),
+    ) else {
+        return 0;
+    };
+    let word = flow.judgement_word();
+    let before = Judgement::unpack(word);
+    let known = flow.initial_sequence(Direction::Upload);
+    if known == seen.sequence {
+        return word;
+    }
+    flow.set_initial_sequence(Direction::Upload, seen.sequence);
+    if known == 0 {
+        return word;
+    }
+    let mut judgement = before;
+    if before.decision.layer != Layer::Address && before.decision.verdict.refuses() {
+        judgement = Judgement::unpack(decision_of(&seen.key, before.generation));
+        judgement.watch = Watch::of_new_flow(&seen.key, settings.watched_payloads);
+    } else if before.named {
+        judgement.watch = Watch::new(MORE, before.watch.of(Direction::Download));
+    } else {
+        return word;
+    }
+    flow.set_judgement(judgement);
+    judgement.pack()
 }
 
 /// Whether what a held flow's server says still waits for the verdict.
@@ -280,9 +362,12 @@ fn head(seen: &Seen) -> Head {
         nanoseconds: unsafe { bpf_ktime_get_ns() },
         slot: NO_SLOT,
         // A SYN has a number of its own, before that of the data it may carry (RFC 7413).
-        sequence: seen
-            .sequence
-            .wrapping_add(u32::from(seen.tcp_flags & tcp_flag::SYN != 0)),
+        sequence: match seen.key.protocol() {
+            protocol::TCP => seen
+                .sequence
+                .wrapping_add(u32::from(seen.tcp_flags & tcp_flag::SYN != 0)),
+            _ => 0,
+        },
         initial_sequence: 0,
         payload: u32::from(seen.payload),
         captured: 0,
@@ -329,33 +414,57 @@ extern "C" fn decision_of(key: *const FlowKey, generation: u32) -> u64 {
     Judgement::new(generation, decision, Watch::NONE).pack()
 }
 
-/// A packet without a flow: opens one, or books the packet to the device's overflow.
+/// What [`open`] gives where there was room.
+const OPENED: u32 = u32::MAX;
+
+/// Opens a flow for a packet that has none, and decides about it. Gives [`OPENED`], or the number of
+/// the device's record where there was no room.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn first_packet(seen: *const Seen) -> u32 {
+extern "C" fn open(seen: *const Seen) -> u32 {
+    // SAFETY: as in `book`.
+    let (Some(seen), Some(settings)) = (unsafe { seen.as_ref() }, maps::settings()) else {
+        return FURTHER_DEVICES;
+    };
+    let device = maps::device(seen.key.mac(), seen.now);
+    if device == FURTHER_DEVICES {
+        return device;
+    }
+    let hash = seen.key.hash(&settings.hash_secret);
+    let Some(flow) = maps::open_flow(
+        &seen.key,
+        hash,
+        device,
+        seen.direction(),
+        seen.now,
+        settings,
+    ) else {
+        return device;
+    };
+    let watch = Watch::of_new_flow(&seen.key, settings.watched_payloads);
+    let generation = maps::generation(settings);
+    judge(
+        flow,
+        seen,
+        generation,
+        Judgement::new(generation, Decision::PASS, watch),
+    );
+    OPENED
+}
+
+/// Books a packet whose flow has no place to its device. Gives the same as [`book`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn overflow(seen: *const Seen, device: u32) -> u32 {
     // SAFETY: as in `book`.
     let (Some(seen), Some(settings)) = (unsafe { seen.as_ref() }, maps::settings()) else {
         return Verdict::Pass as u32;
     };
-    let hash = seen.key.hash(&settings.hash_secret);
-    let generation = maps::generation(settings);
-    let device = maps::device(seen.key.mac(), seen.now);
-    if device != FURTHER_DEVICES
-        && let Some(flow) = maps::open_flow(
-            &seen.key,
-            hash,
-            device,
-            seen.direction(),
-            seen.now,
-            settings,
-        )
-    {
-        let watch = Watch::of_new_flow(&seen.key, settings.watched_payloads);
-        let new = Judgement::new(generation, Decision::PASS, watch);
-        let judgement = judge(flow, seen, generation, new);
-        return account(flow, seen, judgement, settings);
-    }
-    let judgement = decision_of(&seen.key, generation);
+    let device = match device {
+        OPENED => maps::device(seen.key.mac(), seen.now),
+        device => device,
+    };
+    let judgement = decision_of(&seen.key, maps::generation(settings));
     let decision = Judgement::unpack(judgement).decision;
     if decision.policy != 0 {
         count_hit(seen, judgement);
@@ -363,9 +472,8 @@ extern "C" fn first_packet(seen: *const Seen) -> u32 {
     if seen.direction() == Direction::Download && decision.verdict.refuses() {
         maps::count_refused(seen.key.ifindex(), seen.wire);
         return decision.verdict as u32;
-    } else {
-        maps::count_overflow(device, &seen.key, seen.direction(), seen.wire, seen.now);
     }
+    maps::count_overflow(device, &seen.key, seen.direction(), seen.wire, seen.now);
     // Who has no place for flows still has an identity, and asks for names.
     if seen.payload == 0 || settings.watched_payloads == 0 || !is_service(&seen.key) {
         return decision.verdict as u32;

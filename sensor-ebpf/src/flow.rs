@@ -306,7 +306,8 @@ pub struct FlowRecord {
     /// A state of [`slot`].
     pub state: u8,
     /// The TCP sequence number of the last SYN, by [`Direction`]; of no meaning where `tcp_flags`
-    /// has none. What a name lies in starts at the number behind it.
+    /// has none. What a name lies in starts at the number behind it. Of QUIC, uploads: the number of
+    /// the connection that began last ([`connection`](crate::said::initial::connection)).
     pub initial_sequence: [u32; 2],
 }
 

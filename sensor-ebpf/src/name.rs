@@ -77,8 +77,12 @@ pub const fn name_bucket(hash: u64, mask: u32) -> u32 {
     hash as u32 & mask
 }
 
-/// What a hash starts with (FNV-1a, 64 bits; Fowler, Noll, Vo).
-pub const HASH_START: u64 = 0xcbf2_9ce4_8422_2325;
+/// What a hash starts with (FNV-1a, 64 bits; Fowler, Noll, Vo). The secret is in it from the start:
+/// names that collide under one do not under another.
+#[inline(always)]
+pub const fn hash_start(secret: u64) -> u64 {
+    0xcbf2_9ce4_8422_2325 ^ secret
+}
 
 /// The hash with one more octet, the one before those that it has already.
 #[inline(always)]
@@ -118,7 +122,7 @@ impl Suffixes {
             hashes: [0; MAX_LABELS],
             len: 0,
         };
-        let mut hash = HASH_START;
+        let mut hash = hash_start(secret);
         let mut at = name.len();
         while at > 0 {
             at -= 1;

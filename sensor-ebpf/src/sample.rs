@@ -52,7 +52,7 @@ pub struct Head {
     pub kind: u8,
     /// By number of [`Direction`].
     pub direction: u8,
-    /// [`Head::SYN_SEEN`], [`Head::JUDGED`], [`Head::REFUSED`].
+    /// [`Head::SYN_SEEN`], [`Head::JUDGED`], [`Head::REFUSED`], [`Head::LAST`].
     pub flags: u8,
     /// Keeps the size a multiple of eight; 0.
     pub reserved: u8,
@@ -76,6 +76,8 @@ impl Head {
     pub const JUDGED: u8 = 2;
     /// In `flags`: the packet was refused for what it says.
     pub const REFUSED: u8 = 4;
+    /// In `flags`: no more payloads in this direction are wanted.
+    pub const LAST: u8 = 8;
 }
 
 /// In [`Head::slot`]: the flow has no record.
@@ -349,7 +351,7 @@ pub const fn classify(key: &FlowKey, first: &[u8; LOOKED_AT], len: usize) -> Opt
     }
     match key.protocol() {
         protocol::TCP => Some(stream(first)),
-        protocol::UDP => datagram(first, len),
+        protocol::UDP => datagram(key, first, len),
         _ => None,
     }
 }
@@ -393,8 +395,12 @@ const fn is_openvpn_reset(octet: u8) -> bool {
 }
 
 #[inline(always)]
-const fn datagram(first: &[u8; LOOKED_AT], len: usize) -> Option<Kind> {
-    if is_quic(first) {
+const fn datagram(key: &FlowKey, first: &[u8; LOOKED_AT], len: usize) -> Option<Kind> {
+    // At the port of HTTP/3 whatever has the fixed bit (RFC 9000, section 17): a version that nobody
+    // knows, or a connection that came from another address, is to be seen and counted.
+    const HTTP3: u16 = 443;
+    const FIXED: u8 = 0x40;
+    if is_quic(first) || (key.remote_port() == HTTP3 && first[0] & FIXED != 0) {
         return Some(Kind::Quic);
     }
     // WireGuard, section 5.4: type 1 of 148 octets, type 2 of 92, three octets reserved.
@@ -492,7 +498,9 @@ mod tests {
         );
         check(UDP, (1, 443), b"\xc3\xff\0\0\x1d", 1200, Some(Kind::Quic));
         check(UDP, (1, 443), b"\x0d12345678Q039", 1350, Some(Kind::Quic));
-        check(UDP, (1, 443), b"\x43\0\0\0\x01", 40, None);
+        check(UDP, (1, 443), b"\x43\0\0\0\x01", 40, Some(Kind::Quic));
+        check(UDP, (1, 4433), b"\x43\0\0\0\x01", 40, None);
+        check(UDP, (1, 443), b"\x16\xfe\xfd\0", 40, None);
         check(UDP, (1, 51_820), b"\x01\0\0\0", 148, Some(Kind::Tunnel));
         check(UDP, (1, 51_820), b"\x01\0\0\0", 149, None);
         check(UDP, (1, 1194), b"\x38", 42, Some(Kind::Tunnel));

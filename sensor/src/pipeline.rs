@@ -6,6 +6,7 @@
 //! Everything ends when the stop channel's sender is dropped.
 
 mod listener;
+mod resets;
 
 use std::{
     collections::HashMap,

@@ -5,6 +5,7 @@
 //! strict, and leave to it whatever is not plain.
 
 pub mod hello;
+pub mod initial;
 pub mod question;
 pub mod request;
 

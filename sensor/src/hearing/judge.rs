@@ -63,6 +63,8 @@ impl fmt::Debug for InForce {
 pub enum Unread {
     /// It could not be decoded.
     Failed(Failure),
+    /// The hello of a QUIC connection never came: it began elsewhere, or before.
+    NoHello,
     /// The hello is encrypted; what is outside names whoever passes it on.
     EncryptedHello,
     /// A DNS message has several questions.
@@ -77,6 +79,7 @@ impl Unread {
         match self {
             Self::Failed(Failure::Unsupported) => "unknown-version",
             Self::Failed(failure) => failure.name(),
+            Self::NoHello => "no-hello",
             Self::EncryptedHello => "encrypted-hello",
             Self::SeveralQuestions => "several-questions",
             Self::CompressedQuestion => "compressed-question",
@@ -218,6 +221,10 @@ impl Judge {
             Outcome::Unread(failure) => Judged {
                 ruling: Some(self.ruling(false)),
                 unread: Some((Unread::Failed(*failure), layer_of(heard))),
+            },
+            Outcome::NoHello => Judged {
+                ruling: Some(self.ruling(false)),
+                unread: Some((Unread::NoHello, Layer::Quic)),
             },
             Outcome::Nothing | Outcome::Waiting => Judged::default(),
         }

@@ -86,6 +86,8 @@ pub enum Outcome {
     Waiting,
     /// It could not be read, and why.
     Unread(Failure),
+    /// The connection began elsewhere, or before: its hello does not come.
+    NoHello,
 }
 
 /// What one payload brought, for whom it concerns.
@@ -251,8 +253,14 @@ impl Desk {
             // Who is to know may have missed it.
             heard.outcome = Outcome::Name(Arc::clone(name), *source);
         }
-        if heard.settled {
+        // Of a connection that took the place of one that has told its name, more may be waited for.
+        let waits = reading.readers.wait();
+        if heard.settled && !waits {
             return Some(heard);
+        }
+        if head.flags & Head::LAST != 0 && heard.outcome == Outcome::Waiting {
+            // What is waited for is not copied any more.
+            heard.outcome = Outcome::Unread(Failure::Limit);
         }
         let begins = reading.readers.wait() && !waited;
         if begins {

@@ -96,12 +96,30 @@ impl Readers {
             heard.another = true;
         }
         if told.settled.is_some() {
+            if self.another_quic(direction, octets, heard) {
+                return;
+            }
             heard.settled = true;
             heard.told_before = true;
             return;
         }
         self.read(direction, octets, heard);
         told.settled = heard.settled.then_some(heard.head.direction & 1);
+    }
+
+    /// Reads a QUIC packet of a flow that has told its name: another connection may begin at the same
+    /// ports. Gives whether one has.
+    fn another_quic(&mut self, direction: Direction, octets: &[u8], heard: &mut Heard) -> bool {
+        if heard.kind != Kind::Quic || direction != Direction::Upload {
+            return false;
+        }
+        let mut another = Heard::new(heard.head, heard.kind);
+        self.quic(direction, octets, &mut another);
+        if another.settled {
+            another.another = true;
+            *heard = another;
+        }
+        heard.another
     }
 
     fn read(&mut self, direction: Direction, octets: &[u8], heard: &mut Heard) {
@@ -163,6 +181,10 @@ impl Readers {
             client: direction,
             initials: Initials::new(),
         });
+        if direction == Direction::Upload && quic.initials.are_none() && is_short(octets) {
+            heard.outcome = Outcome::NoHello;
+            return;
+        }
         if quic.initials.are_none() {
             // The first one that came may have been the server's.
             quic.client = direction;
@@ -179,6 +201,12 @@ impl Readers {
             Err(failure) => fail("quic", failure, heard),
         }
     }
+}
+
+/// Whether a QUIC packet has a short header (RFC 8999, section 5.2): it is of a connection that began
+/// before. gQUIC's had two of these bits clear.
+fn is_short(octets: &[u8]) -> bool {
+    octets.first().is_some_and(|first| first & 0xc0 == 0x40)
 }
 
 /// Whether it is a tunnel, of which nothing more is to be learned.

@@ -22,12 +22,13 @@ use rustix::{
 };
 use sensor_ebpf::{
     flow::FlowKey,
+    parse::protocol,
     policy::Layer,
     sample::{Head, NO_SLOT},
 };
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Command, unix_time};
+use super::{Command, resets::Resets, unix_time};
 use crate::{
     hearing::{Desk, GivenUp, Heard, InForce, Judge, Outcome, Ruling, UNFINISHED_FOR, Unread},
     model::{Judging, Latency, UnreadFlows},
@@ -167,6 +168,7 @@ pub(super) async fn listen(
 pub(super) struct Listener {
     samples: Samples,
     verdicts: Verdicts,
+    resets: Resets,
     line: Arc<Line>,
     commands: mpsc::Sender<Command>,
     desk: Desk,
@@ -191,6 +193,7 @@ impl Listener {
         Self {
             samples,
             verdicts,
+            resets: Resets::open(),
             line,
             commands,
             desk: Desk::default(),
@@ -280,6 +283,9 @@ impl Listener {
     /// Lets the judge say what a payload leads to, and writes it down.
     fn conclude(&mut self, mut heard: Heard) -> Heard {
         let head = heard.head;
+        if head.flags & Head::REFUSED != 0 && head.key.protocol() == protocol::TCP {
+            self.resets.send(&head.key, head.sequence);
+        }
         let judged = self.judge.judge(&heard);
         match judged.ruling {
             Some(ruling) => self.write(&head, &heard, &ruling),

@@ -141,7 +141,8 @@ pub fn compile(
                 .extend(addresses.map(|address| (IpNet::from(address), number)));
 
             let mut by_name = rule(identity, action);
-            by_name.flags = name_flags(policy);
+            // An address in answer to a canary would be taken for consent.
+            by_name.flags = name_flags(policy) & !rule_flag::ZERO;
             let number = parts.rule(by_name, who.clone());
             parts
                 .domains

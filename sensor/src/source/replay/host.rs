@@ -152,6 +152,7 @@ impl Host {
         if packet.payload == 0 || !judgement.watch.wants(direction) {
             return None;
         }
+        let is_last = judgement.watch.runs_out(direction) && judgement.watch.of(direction) == 1;
         judgement.watch = judgement.watch.after(direction);
         flow.judgement = judgement.pack();
         Some(Head {
@@ -160,7 +161,7 @@ impl Host {
             flags: match flow.tcp_flags[at] & tcp_flag::SYN {
                 0 => 0,
                 _ => Head::SYN_SEEN,
-            },
+            } | if is_last { Head::LAST } else { 0 },
             ..head(packet)
         })
     }
