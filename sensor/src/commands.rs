@@ -8,17 +8,19 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use anyhow::Context as _;
 use tracing_subscriber::{
     filter::Targets, layer::SubscriberExt as _, util::SubscriberInitExt as _,
 };
 
 use crate::{
     aggregate::{self, Aggregate},
-    asked::{self, Question},
-    cli::{self, Cli, Command, LogLevel},
-    config::{Checked, Config},
+    asked::{self, Question, Said, Told},
+    cli::{self, Cli, Command, ForgetArgs, LogLevel, SayArgs},
+    config::{Checked, Config, typed},
     model::{FlowFacts, Snapshot, Ticks},
     pipeline,
+    policy::Zone,
     source::kernel::{self, Books, preflight},
 };
 
@@ -82,9 +84,14 @@ pub fn execute(cli: &Cli) -> anyhow::Result<ExitCode> {
             None => {
                 let snapshot = snapshot(&Books::look(pin_directory)?)?;
                 say_names_are_missing();
-                cli::print_status(&mut out, &snapshot, *output)?;
+                cli::print_status(&mut out, &snapshot, *output, &zone(&config))?;
             }
         },
+        Command::Block(args) => return tell(&mut out, &config, &say(args, &config, true)?),
+        Command::Allow(args) => return tell(&mut out, &config, &say(args, &config, false)?),
+        Command::Forget(args) => {
+            return tell(&mut out, &config, &Question::Forget(said(args, &config)?));
+        }
         Command::Unload => {
             kernel::unload(pin_directory)?;
             writeln!(
@@ -97,6 +104,54 @@ pub fn execute(cli: &Cli) -> anyhow::Result<ExitCode> {
         // Done above.
         Command::Replay(_) => {}
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn zone(config: &Config) -> Zone {
+    Zone::named(config.daemon.time_zone.as_deref())
+}
+
+fn say(args: &SayArgs, config: &Config, blocks: bool) -> anyhow::Result<Question> {
+    Ok(Question::Say {
+        said: said(&args.about, config)?,
+        holds_for: args.holds_for.map(|duration| duration.as_secs()),
+        blocks,
+    })
+}
+
+fn said(args: &ForgetArgs, config: &Config) -> anyhow::Result<Said> {
+    let device = args
+        .device
+        .as_deref()
+        .map(|text| typed::devices(text, &config.devices))
+        .transpose()
+        .map_err(anyhow::Error::msg)?;
+    Ok(Said {
+        domain: args.domain.clone(),
+        device,
+    })
+}
+
+/// Has the daemon do something, and prints what it says to that.
+fn tell(
+    out: &mut impl std::io::Write,
+    config: &Config,
+    question: &Question,
+) -> anyhow::Result<ExitCode> {
+    let answer = asked::ask(&config.daemon.pin_directory, question)?;
+    let answer = answer.with_context(|| match rustix::process::geteuid().is_root() {
+        true => {
+            "no daemon runs, and nothing has changed: start one (`systemctl start gateway-sensor`)"
+        }
+        false => {
+            "no daemon takes this from you, and nothing has changed: only root may say what is \
+             blocked (`sudo sensor …`)"
+        }
+    })?;
+    let told: Told = serde_json::from_str(&answer).context(
+        "the daemon is another version: restart it (`systemctl restart gateway-sensor`)",
+    )?;
+    write!(out, "{}", told.map_err(anyhow::Error::msg)?)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -123,16 +123,59 @@ impl Enforcement {
         devices: &[Device],
     ) -> anyhow::Result<()> {
         let now = said.since;
-        let before = self.temporary.clone();
-        self.temporary.retain(|other| {
+        let mut temporary = self.temporary.clone();
+        temporary.retain(|other| {
             is_valid(other, now) && !(other.domain == said.domain && other.device == said.device)
         });
         anyhow::ensure!(
-            self.temporary.len() < MOST_TEMPORARY,
+            temporary.len() < MOST_TEMPORARY,
             "commands have said {MOST_TEMPORARY} things that still hold: put some of them into the \
              configuration"
         );
-        self.temporary.push(said);
+        temporary.push(said);
+        self.hold(temporary, kernel, config, knowledge, devices, now)
+    }
+
+    /// Takes back what a command said of this name for these devices, and gives it; `None` where
+    /// none did.
+    ///
+    /// # Errors
+    /// As [`say`](Self::say).
+    #[allow(clippy::too_many_arguments, reason = "all that policies depend on")]
+    pub fn forget(
+        &mut self,
+        domain: &str,
+        device: Option<&DeviceSelector>,
+        kernel: &mut Kernel,
+        config: &Config,
+        knowledge: &Knowledge,
+        devices: &[Device],
+        now: f64,
+    ) -> anyhow::Result<Option<Temporary>> {
+        let mut temporary = self.temporary.clone();
+        temporary.retain(|said| is_valid(said, now));
+        let place = temporary
+            .iter()
+            .position(|said| said.domain == domain && said.device.as_ref() == device);
+        let Some(place) = place else {
+            return Ok(None);
+        };
+        let forgotten = temporary.remove(place);
+        self.hold(temporary, kernel, config, knowledge, devices, now)?;
+        Ok(Some(forgotten))
+    }
+
+    /// Puts what commands say in force in the place of what they said before, and keeps it.
+    fn hold(
+        &mut self,
+        temporary: Vec<Temporary>,
+        kernel: &mut Kernel,
+        config: &Config,
+        knowledge: &Knowledge,
+        devices: &[Device],
+        now: f64,
+    ) -> anyhow::Result<()> {
+        let before = std::mem::replace(&mut self.temporary, temporary);
         let (lists, zone) = (self.lists.clone(), self.zone.clone());
         if let Err(error) = self.put(kernel, config, knowledge, &lists, &zone, devices, now) {
             self.temporary = before;
@@ -140,7 +183,7 @@ impl Enforcement {
         }
         write(&self.file, &self.temporary).with_context(|| {
             format!(
-                "it is in force, but is forgotten when the daemon ends: {} cannot be written; \
+                "it is in force, but not after the daemon ends: {} cannot be written; \
                  `daemon.state_directory` says where it is to be",
                 self.file.display()
             )
@@ -304,4 +347,56 @@ fn write(file: &Path, temporary: &[Temporary]) -> anyhow::Result<()> {
     fs::rename(&new, file)?;
     File::open(folder)?.sync_all()?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Checked;
+
+    const NOW: f64 = 1_795_000_000.0;
+
+    fn config(folder: &Path) -> Config {
+        let text = format!(
+            "[[interface]]\nname = \"lan0\"\n[daemon]\nstate_directory = \"{}\"\n",
+            folder.display()
+        );
+        let Checked { config, .. } =
+            Config::parse(&text, Path::new("sensor.toml")).expect("it is valid");
+        config
+    }
+
+    fn said(domain: &str, until: Option<f64>) -> Temporary {
+        Temporary {
+            domain: domain.to_owned(),
+            device: Some(DeviceSelector::Mac([2, 0, 0, 0, 0, 1])),
+            blocks: true,
+            since: NOW - 10.0,
+            until,
+        }
+    }
+
+    #[test]
+    fn what_commands_said_outlives_the_daemon_until_it_is_over() -> anyhow::Result<()> {
+        let folder = std::env::temp_dir().join(format!("sensor-said-{}", std::process::id()));
+        let config = config(&folder);
+        assert_eq!(Enforcement::new(&config, NOW).temporary(), []);
+        let all = [
+            said("for-ever.example", None),
+            said("over.example", Some(NOW)),
+            said("holds.example", Some(NOW + 0.5)),
+        ];
+        write(&folder.join(FILE), &all)?;
+        let kept = [all[0].clone(), all[2].clone()];
+        assert_eq!(Enforcement::new(&config, NOW).temporary(), kept);
+        assert_eq!(
+            Enforcement::new(&config, NOW + 0.5).temporary(),
+            [all[0].clone()]
+        );
+        // Half a file is none, and the daemon starts.
+        fs::write(folder.join(FILE), "[{\"domain\": \"for-e")?;
+        assert_eq!(Enforcement::new(&config, NOW).temporary(), []);
+        fs::remove_dir_all(&folder)?;
+        Ok(())
+    }
 }

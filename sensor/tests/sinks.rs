@@ -22,6 +22,7 @@ use sensor::{
         NameTables, Party, PartyTraffic, PolicyHits, PolicyState, Ring, SampleCounts, Snapshot,
         Tally, Ticks, UnreadFlows,
     },
+    policy::Zone,
     sink::{http, metrics},
 };
 use sensor_ebpf::parse::Mac;
@@ -469,7 +470,13 @@ fn a_scrape_of_256_devices_is_cheap() {
 #[test]
 fn status_shows_hooks_books_and_losses() {
     let mut out = Vec::new();
-    cli::print_status(&mut out, &snapshot(), cli::Output { json: false }).unwrap();
+    cli::print_status(
+        &mut out,
+        &snapshot(),
+        cli::Output { json: false },
+        &Zone::default(),
+    )
+    .unwrap();
     expect("status.txt", &String::from_utf8(out).unwrap());
 }
 
@@ -478,7 +485,13 @@ fn packets_in_no_book_are_told() {
     let mut snapshot = snapshot();
     snapshot.unbooked_packets = 1_002;
     let mut out = Vec::new();
-    cli::print_status(&mut out, &snapshot, cli::Output { json: false }).unwrap();
+    cli::print_status(
+        &mut out,
+        &snapshot,
+        cli::Output { json: false },
+        &Zone::default(),
+    )
+    .unwrap();
     let text = String::from_utf8(out).unwrap();
     assert!(text.contains("1,002 packets are in no book"), "{text}");
     let metrics = metrics::render(&snapshot, BUILD).unwrap();
