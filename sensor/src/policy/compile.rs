@@ -24,7 +24,7 @@ pub struct TooLarge(String);
 
 /// Questions by which a device looks for DNS that the house cannot read: Firefox's canary, Apple's
 /// Private Relay, and the discovery of designated resolvers (RFC 9462).
-const DISCOVERY: [&str; 4] = [
+pub(super) const DISCOVERY: [&str; 4] = [
     "use-application-dns.net",
     "mask.icloud.com",
     "mask-h2.icloud.com",

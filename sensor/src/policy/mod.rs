@@ -22,9 +22,10 @@
 //! | `domains = ["b.example"] ports = [443]` reject | | the DNS question for it | not touched |
 //!
 //! `compile` makes the tables · `names` is the table of names · `lists` reads the policies' own lists ·
-//! `schedule` tells when a policy applies · `force` decides in user space.
+//! `schedule` tells when a policy applies · `force` decides in user space · `explain` tells why.
 
 mod compile;
+pub mod explain;
 mod force;
 mod lists;
 mod names;
