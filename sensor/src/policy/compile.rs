@@ -346,7 +346,9 @@ impl<'p> Parts<'p> {
         let mut tree = Tree::new(secret);
         for (domain, number, said) in &self.domains {
             tree.say(domain, |own| match said {
-                true => own.said |= 1 << number,
+                // Of the same name, the newest command comes first; its rule may be an older one's too.
+                true if own.said.contains(number) => {}
+                true => own.said.push(*number),
                 false => own.explicit |= 1 << number,
             })?;
         }
@@ -400,9 +402,10 @@ impl<'p> Parts<'p> {
 }
 
 /// What is said of exactly one name, as sets of rules.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 struct Own {
-    said: u64,
+    /// By commands: in order, the newest first.
+    said: Vec<u8>,
     explicit: u64,
     listed: u64,
     by_category: u64,
@@ -475,19 +478,19 @@ impl<'p> Tree<'p> {
         if node.name != name {
             return Err(Collision);
         }
-        let mut own = self.owns[node.own as usize];
+        let mut own = self.owns[node.own as usize].clone();
         say(&mut own);
         let owns = &mut self.owns;
-        node.own = *self.own_numbers.entry(own).or_insert_with(|| {
-            owns.push(own);
+        node.own = *self.own_numbers.entry(own).or_insert_with_key(|own| {
+            owns.push(own.clone());
             owns.len() as u32 - 1
         });
         Ok(())
     }
 
     fn has_rules(&self, node: &Node<'_>) -> bool {
-        let own = self.owns[node.own as usize];
-        own.said | own.explicit | own.listed | own.by_category | own.by_owner != 0
+        let own = &self.owns[node.own as usize];
+        !own.said.is_empty() || own.explicit | own.listed | own.by_category | own.by_owner != 0
     }
 
     /// The longest name above one that is there.
@@ -531,13 +534,9 @@ impl<'p> Tree<'p> {
 impl Resolved {
     /// What holds where `own` is said of a name below.
     fn below(&self, own: &Own) -> Self {
-        let mut said = numbers(own.said).collect::<Vec<_>>();
-        said.extend(
-            self.said
-                .iter()
-                .copied()
-                .filter(|number| own.said >> number & 1 == 0),
-        );
+        let mut said = own.said.clone();
+        let above = self.said.iter().copied();
+        said.extend(above.filter(|number| !own.said.contains(number)));
         let never = self.never || own.never;
         let mut own_rules: Vec<_> = numbers(own.explicit)
             .map(|number| (number, Because::Named))

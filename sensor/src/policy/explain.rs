@@ -46,7 +46,7 @@ pub struct Subject {
 /// A name or an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum What {
-    /// In lower case, without a final dot.
+    /// In any case, with or without its final dot.
     Name(String),
     /// Of the other side.
     Address(IpAddr),
@@ -418,7 +418,8 @@ fn name_claims<'a>(
     device: &DeviceFacts<'_>,
     name: &str,
 ) -> Vec<Claim<'a>> {
-    let suffixes = suffixes(name);
+    let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+    let suffixes = suffixes(&name);
     let has = |other: &str| suffixes.contains(&other);
     let known: BTreeMap<&str, Listed<'_>> = deciding
         .knowledge

@@ -500,7 +500,13 @@ fn a_house() -> impl Strategy<Value = House> {
             }
             let texts = [lists.0.concat(), lists.1.concat()];
             let texts: Vec<_> = FILES.iter().map(Path::new).zip(texts).collect();
-            let texts: Vec<_> = texts.iter().map(|(file, text)| (*file, &**text)).collect();
+            // Only lists that a policy names are read.
+            let named = |file: &Path| {
+                let mut lists = policies.iter().flat_map(|policy| &policy.lists);
+                lists.any(|list| list == file)
+            };
+            let texts = texts.iter().filter(|(file, _)| named(file));
+            let texts: Vec<_> = texts.map(|(file, text)| (*file, &**text)).collect();
             let commands = commands.into_iter();
             House {
                 policies,
