@@ -27,7 +27,7 @@ use tokio::{
 };
 
 use crate::{
-    cli::{DevicesArgs, FlowsArgs, Output},
+    cli::{DevicesArgs, ExplainArgs, FlowsArgs, Output},
     config::DeviceSelector,
 };
 
@@ -40,6 +40,8 @@ pub enum Question {
     Flows(FlowsArgs),
     /// Hooks, tables, policy, names and losses.
     Status(Output),
+    /// What the policies say of something. The answer is a [`Told`].
+    Explain(ExplainArgs),
     /// Block or allow a name; `since` is the daemon's to say. The answer is a [`Told`].
     Say {
         /// What is said.

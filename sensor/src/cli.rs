@@ -1,6 +1,7 @@
 //! What is typed, and what is printed.
 
 mod devices;
+mod explain;
 mod flows;
 pub mod replay;
 mod said;
@@ -17,9 +18,13 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Config, Level, Problems, typed};
+use crate::{
+    config::{Config, Level, Problems, typed},
+    policy::explain::Subject,
+};
 
 pub use devices::print_devices;
+pub use explain::explained;
 pub use flows::print_flows;
 pub use said::{print_forgotten, print_said};
 pub use status::print_status;
@@ -76,6 +81,9 @@ pub enum Command {
     Allow(SayArgs),
     /// Take back what `block` or `allow` said of a name for the same devices.
     Forget(ForgetArgs),
+    /// Show what the policies say of a name or an address for a device, why, and what else is about
+    /// it.
+    Explain(ExplainArgs),
     /// Remove every program, map and link of the sensor from the kernel.
     Unload,
     /// Check what the sensor needs of this machine, and say what is missing.
@@ -139,6 +147,21 @@ pub struct ForgetArgs {
     /// `kind:…`; left out: for all.
     #[arg(long, value_name = "DEVICES")]
     pub device: Option<String>,
+}
+
+/// What is explained.
+#[derive(Clone, Debug, Args, Serialize, Deserialize)]
+pub struct ExplainArgs {
+    /// The device, by its MAC address or its name.
+    #[arg(value_name = "DEVICE")]
+    pub device: String,
+    /// A name or an address, with a remote port where that matters: `a.example`,
+    /// `192.0.2.1:443`, `[2001:db8::1]:443`.
+    #[arg(value_name = "NAME|ADDRESS[:PORT]", value_parser = typed::subject)]
+    pub subject: Subject,
+    /// How it is printed.
+    #[command(flatten)]
+    pub output: Output,
 }
 
 /// Which captures are replayed, and how.

@@ -14,10 +14,11 @@ use tracing_subscriber::{
 };
 
 use crate::{
-    aggregate::{self, Aggregate},
+    aggregate::{self, Aggregate, knowledge::Knowledge},
     asked::{self, Question, Said, Told},
     cli::{self, Cli, Command, ForgetArgs, LogLevel, SayArgs},
     config::{Checked, Config, typed},
+    enforcement::Enforcement,
     model::{FlowFacts, Snapshot, Ticks},
     pipeline,
     policy::Zone,
@@ -92,6 +93,24 @@ pub fn execute(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Forget(args) => {
             return tell(&mut out, &config, &Question::Forget(said(args, &config)?));
         }
+        Command::Explain(args) => {
+            let question = Question::Explain(args.clone());
+            let text = match asked::ask(pin_directory, &question)? {
+                Some(answer) => told(&answer)?,
+                None => {
+                    tracing::warn!(
+                        "no daemon runs: this is what the configuration, its lists and commands \
+                         would say; what devices showed of themselves is not known"
+                    );
+                    let knowledge = Knowledge::load(&config.parties, &config.lists);
+                    let mut enforcement = Enforcement::new(&config, now);
+                    enforcement.read_lists(&config);
+                    let deciding = enforcement.deciding(&config, &knowledge, now);
+                    cli::explained(args, &config, &[], &deciding)?
+                }
+            };
+            write!(out, "{text}")?;
+        }
         Command::Unload => {
             kernel::unload(pin_directory)?;
             writeln!(
@@ -148,11 +167,16 @@ fn tell(
              blocked (`sudo sensor …`)"
         }
     })?;
-    let told: Told = serde_json::from_str(&answer).context(
-        "the daemon is another version: restart it (`systemctl restart gateway-sensor`)",
-    )?;
-    write!(out, "{}", told.map_err(anyhow::Error::msg)?)?;
+    write!(out, "{}", told(&answer)?)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What the daemon says to a command.
+fn told(answer: &str) -> anyhow::Result<String> {
+    let told: Told = serde_json::from_str(answer).context(
+        "the daemon is of another version: restart it (`systemctl restart gateway-sensor`)",
+    )?;
+    told.map_err(anyhow::Error::msg)
 }
 
 /// The configuration, after its problems were shown; `None` where it has errors.

@@ -14,9 +14,10 @@ use sensor_ebpf::parse::Mac;
 
 use crate::{
     aggregate::knowledge::Knowledge,
-    config::{Config, DeviceSelector},
+    config::{Config, DeviceSelector, typed},
     hearing,
     model::Device,
+    policy::explain::Deciding,
     policy::{Compiled, DeviceFacts, InForce, PolicyLists, Temporary, Zone, compile, policy_names},
     source::kernel::{DeviceRules, Installed, Kernel},
 };
@@ -87,6 +88,28 @@ impl Enforcement {
     /// The time zone of schedules.
     pub fn zone(&self) -> &Zone {
         &self.zone
+    }
+
+    /// All that decides, for an explanation.
+    pub fn deciding<'a>(
+        &'a self,
+        config: &'a Config,
+        knowledge: &'a Knowledge,
+        now: f64,
+    ) -> Deciding<'a> {
+        Deciding {
+            policies: &config.policies,
+            temporary: &self.temporary,
+            knowledge,
+            lists: &self.lists,
+            zone: &self.zone,
+            now,
+        }
+    }
+
+    /// Reads the lists of policies, where nothing is put in force.
+    pub fn read_lists(&mut self, config: &Config) {
+        self.lists = PolicyLists::load(&config.policies, &self.lists);
     }
 
     /// Puts a configuration in force, lists read anew.
@@ -317,6 +340,22 @@ fn facts<'a>(
             .and_then(|said| said.kind)
             .or(identity.map(|identity| identity.kind)),
     }
+}
+
+/// The device that is called so: by its MAC address, by its name in the configuration, or by the name
+/// that was found out.
+pub fn called(text: &str, config: &Config, devices: &[Device]) -> Option<Mac> {
+    if let Ok(DeviceSelector::Mac(mac)) = typed::devices(text, &[]) {
+        return Some(Mac::new(mac));
+    }
+    let is_it = |name: Option<&String>| name.is_some_and(|name| name.eq_ignore_ascii_case(text));
+    let mut configured = config.devices.iter();
+    let configured = configured.find(|device| is_it(device.name.as_ref()));
+    configured.map(|device| Mac::new(device.mac)).or_else(|| {
+        let mut seen = devices.iter();
+        seen.find(|device| is_it(device.identity.name.as_ref()))?
+            .mac
+    })
 }
 
 /// The facts of a device that is given by its MAC address or by its name in the configuration.

@@ -461,6 +461,15 @@ impl Owner {
                     .collect();
                 cli::print_flows(&mut text, &flows, *args, now)?;
             }
+            Question::Explain(args) => {
+                let devices = Arc::clone(&self.publish.borrow());
+                let deciding = self
+                    .enforcement
+                    .deciding(&self.config, &self.knowledge, now);
+                let told: Told = cli::explained(args, &self.config, &devices.devices, &deciding)
+                    .map_err(|error| format!("{error:#}"));
+                return Ok(serde_json::to_string(&told)?);
+            }
             Question::Say {
                 said,
                 holds_for,

@@ -19,8 +19,8 @@ use sensor::{
     model::{
         ByDirection, Conclusion, DecodeFailures, Device, DeviceTable, EvidenceLine, FamilyBooks,
         Flow, FlowFacts, FlowTable, FlowsRefused, Hook, Interface, Judging, Kind, Latency,
-        NameTables, Party, PartyTraffic, PolicyHits, PolicyState, Ring, SampleCounts, Snapshot,
-        Tally, Ticks, UnreadFlows,
+        NameTables, Party, PartyTraffic, PolicyHits, PolicyState, Ring, Said, SampleCounts,
+        Snapshot, Tally, Ticks, UnreadFlows,
     },
     policy::Zone,
     sink::{http, metrics},
@@ -186,6 +186,13 @@ fn snapshot() -> Snapshot {
         ..Party::default()
     };
     Snapshot {
+        commands: vec![Said {
+            name: "ads.example".to_owned(),
+            is: "blocked",
+            devices: Some("group:kids".to_owned()),
+            since: NOW,
+            until: Some(NOW + 7_200.0),
+        }],
         devices: vec![
             phone(),
             same_phone(),

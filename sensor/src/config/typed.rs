@@ -1,12 +1,17 @@
 //! Values of the configuration as they are typed at the command line: the same rules, and what is
 //! wrong in one sentence.
 
-use std::{ops::RangeInclusive, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    ops::RangeInclusive,
+    time::Duration,
+};
 
 use super::{
     DeviceOverride, DeviceSelector, read,
     value::{self, Complaint},
 };
+use crate::policy::explain::{Subject, What};
 
 /// How long what `sensor block` and `sensor allow` say may hold.
 const HOLDS: RangeInclusive<Duration> =
@@ -63,6 +68,39 @@ pub fn devices_text(selector: &DeviceSelector) -> String {
     }
 }
 
+/// A name or an address, and perhaps a port: `a.example`, `a.example:443`, `192.0.2.1:443`,
+/// `[2001:db8::1]:443`.
+///
+/// # Errors
+/// What is wrong with it, and what to write instead.
+pub fn subject(text: &str) -> Result<Subject, String> {
+    let of_address = |address: IpAddr, port| Subject {
+        what: What::Address(address.to_canonical()),
+        port,
+    };
+    if let Ok(address) = text.parse() {
+        return Ok(of_address(address, None));
+    }
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        return Ok(of_address(address.ip(), Some(address.port())));
+    }
+    let (name, port) = match text.split_once(':') {
+        Some((name, port)) => {
+            let port = value::ports(port).ok().filter(|range| {
+                range.first == range.last && range.transport == super::Transport::Any
+            });
+            let port = port.ok_or("behind the colon stands a port, 1 to 65535")?;
+            (name, Some(port.first))
+        }
+        None => (text, None),
+    };
+    let name = value::domain(name).map_err(|complaint| sentence(&complaint))?;
+    Ok(Subject {
+        what: What::Name(name),
+        port,
+    })
+}
+
 fn sentence(complaint: &Complaint) -> String {
     format!(
         "{} ({}): {}",
@@ -85,6 +123,30 @@ mod tests {
         assert_eq!(holds_for("365d"), Ok(Duration::from_secs(31_536_000)));
         for wrong in ["59s", "366d", "2", "2 hours", ""] {
             assert!(holds_for(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_is_explained_is_a_name_or_an_address_with_a_port_or_without() {
+        for text in [
+            "a.example",
+            "a.example:8443",
+            "192.0.2.1",
+            "192.0.2.1:443",
+            "2001:db8::1",
+            "[2001:db8::1]:443",
+        ] {
+            let subject = subject(text).map(|subject| subject.to_string());
+            assert_eq!(subject.as_deref(), Ok(text));
+        }
+        for wrong in [
+            "word",
+            "a.example:0",
+            "a.example:tcp/443",
+            "192.0.2.0/24",
+            "a b",
+        ] {
+            assert!(subject(wrong).is_err(), "{wrong}");
         }
     }
 

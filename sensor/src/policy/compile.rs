@@ -232,7 +232,7 @@ impl<'p> Parts<'p> {
         u8::try_from(number).unwrap_or(u8::MAX)
     }
 
-    fn finish(self, knowledge: &'p Knowledge, policies: u64) -> Result<Compiled, TooLarge> {
+    fn finish(mut self, knowledge: &'p Knowledge, policies: u64) -> Result<Compiled, TooLarge> {
         if self.rules.len() > MAX_RULES {
             return Err(TooLarge(format!(
                 "the policies make {} rules, and there is room for {MAX_RULES}: put policies with \
@@ -241,6 +241,8 @@ impl<'p> Parts<'p> {
             )));
         }
         let mut chains = Chains::default();
+        // In order; two parts of a policy may be the same rule.
+        self.everywhere.dedup();
         chains.number(&self.everywhere)?;
         let prefixes = self.prefix_chains(&mut chains)?;
         let names = self.name_table(knowledge, &mut chains)?;

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use ipnet::IpNet;
 use sensor_ebpf::{name::MAX_LABELS, policy::Layer};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{DeviceFacts, PolicyLists, Temporary, Zone, compile::DISCOVERY};
 use crate::{
@@ -35,7 +35,7 @@ pub struct Deciding<'a> {
 }
 
 /// What is asked about.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Subject {
     /// A name or an address.
     pub what: What,
@@ -44,12 +44,25 @@ pub struct Subject {
 }
 
 /// A name or an address.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum What {
     /// In any case, with or without its final dot.
     Name(String),
     /// Of the other side.
     Address(IpAddr),
+}
+
+impl std::fmt::Display for Subject {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (&self.what, self.port) {
+            (What::Name(name), None) => write!(f, "{name}"),
+            (What::Name(name), Some(port)) => write!(f, "{name}:{port}"),
+            (What::Address(address), None) => write!(f, "{address}"),
+            (What::Address(address), Some(port)) => {
+                write!(f, "{}", std::net::SocketAddr::new(*address, port))
+            }
+        }
+    }
 }
 
 /// What is said of a subject.
@@ -673,7 +686,7 @@ pub(super) mod testing {
     use super::*;
 
     /// The policy and the action of what decides about a name, or by address where there is none.
-    pub fn decides(
+    pub(in crate::policy) fn decides(
         deciding: &Deciding<'_>,
         device: &DeviceFacts<'_>,
         name: Option<&str>,
