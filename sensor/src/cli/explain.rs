@@ -80,7 +80,7 @@ fn print_explanation(
     writeln!(out, "{} for {}:", printable(subject), printable(device))?;
     for judgement in &explanation.judgements {
         let layers = judgement.layers.join(", ");
-        writeln!(out, "  {layers:<24}{}", decides(judgement, zone))?;
+        writeln!(out, "  {layers:<26}{}", decides(judgement, zone))?;
     }
     if !explanation.lost.is_empty() {
         writeln!(out, "about it too, and without effect:")?;
@@ -234,7 +234,7 @@ mod tests {
         assert_eq!(
             String::from_utf8_lossy(&text),
             "b.example for Anna's phone:\n  \
-             dns, tls                is refused, and the device is told: policy `ads`, by \
+             dns, tls                  is refused, and the device is told: policy `ads`, by \
              b.example in line 3 of /ads.txt\n\
              about it too, and without effect:\n  \
              policy `ads` would allow it, by `domains` with example: what decides is about a \

@@ -241,8 +241,13 @@ impl<'p> Parts<'p> {
             )));
         }
         let mut chains = Chains::default();
-        // In order; two parts of a policy may be the same rule.
-        self.everywhere.dedup();
+        // Two parts of a policy may be the same rule.
+        let mut known = 0_u64;
+        self.everywhere.retain(|number| {
+            let is_new = known >> number & 1 == 0;
+            known |= 1 << number;
+            is_new
+        });
         chains.number(&self.everywhere)?;
         let prefixes = self.prefix_chains(&mut chains)?;
         let names = self.name_table(knowledge, &mut chains)?;
