@@ -6,6 +6,7 @@ mod overlap;
 mod problem;
 mod read;
 mod schedule;
+pub mod typed;
 mod value;
 
 use std::{

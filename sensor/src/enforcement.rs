@@ -18,9 +18,10 @@ use sensor_ebpf::{
 
 use crate::{
     aggregate::{knowledge::Knowledge, names_at::NamesAt},
-    config::{Config, DeviceSelector},
+    config::{Config, DeviceSelector, typed},
     hearing,
     model::Device,
+    policy::explain::Deciding,
     policy::{Compiled, DeviceFacts, InForce, PolicyLists, Temporary, Zone, compile, policy_names},
     source::kernel::{DeviceRules, Installed, Kernel},
 };
@@ -102,6 +103,28 @@ impl Enforcement {
         &self.zone
     }
 
+    /// All that decides, for an explanation.
+    pub fn deciding<'a>(
+        &'a self,
+        config: &'a Config,
+        knowledge: &'a Knowledge,
+        now: f64,
+    ) -> Deciding<'a> {
+        Deciding {
+            policies: &config.policies,
+            temporary: &self.temporary,
+            knowledge,
+            lists: &self.lists,
+            zone: &self.zone,
+            now,
+        }
+    }
+
+    /// Reads the lists of policies, where nothing is put in force.
+    pub fn read_lists(&mut self, config: &Config) {
+        self.lists = PolicyLists::load(&config.policies, &self.lists);
+    }
+
     /// Puts a configuration in force, lists read anew.
     ///
     /// # Errors
@@ -136,16 +159,59 @@ impl Enforcement {
         devices: &[Device],
     ) -> anyhow::Result<()> {
         let now = said.since;
-        let before = self.temporary.clone();
-        self.temporary.retain(|other| {
+        let mut temporary = self.temporary.clone();
+        temporary.retain(|other| {
             is_valid(other, now) && !(other.domain == said.domain && other.device == said.device)
         });
         anyhow::ensure!(
-            self.temporary.len() < MOST_TEMPORARY,
+            temporary.len() < MOST_TEMPORARY,
             "commands have said {MOST_TEMPORARY} things that still hold: put some of them into the \
              configuration"
         );
-        self.temporary.push(said);
+        temporary.push(said);
+        self.hold(temporary, kernel, config, knowledge, devices, now)
+    }
+
+    /// Takes back what a command said of this name for these devices, and gives it; `None` where
+    /// none did.
+    ///
+    /// # Errors
+    /// As [`say`](Self::say).
+    #[allow(clippy::too_many_arguments, reason = "all that policies depend on")]
+    pub fn forget(
+        &mut self,
+        domain: &str,
+        device: Option<&DeviceSelector>,
+        kernel: &mut Kernel,
+        config: &Config,
+        knowledge: &Knowledge,
+        devices: &[Device],
+        now: f64,
+    ) -> anyhow::Result<Option<Temporary>> {
+        let mut temporary = self.temporary.clone();
+        temporary.retain(|said| is_valid(said, now));
+        let place = temporary
+            .iter()
+            .position(|said| said.domain == domain && said.device.as_ref() == device);
+        let Some(place) = place else {
+            return Ok(None);
+        };
+        let forgotten = temporary.remove(place);
+        self.hold(temporary, kernel, config, knowledge, devices, now)?;
+        Ok(Some(forgotten))
+    }
+
+    /// Puts what commands say in force in the place of what they said before, and keeps it.
+    fn hold(
+        &mut self,
+        temporary: Vec<Temporary>,
+        kernel: &mut Kernel,
+        config: &Config,
+        knowledge: &Knowledge,
+        devices: &[Device],
+        now: f64,
+    ) -> anyhow::Result<()> {
+        let before = std::mem::replace(&mut self.temporary, temporary);
         let (lists, zone) = (self.lists.clone(), self.zone.clone());
         if let Err(error) = self.put(kernel, config, knowledge, &lists, &zone, devices, now) {
             self.temporary = before;
@@ -153,7 +219,7 @@ impl Enforcement {
         }
         write(&self.file, &self.temporary).with_context(|| {
             format!(
-                "it is in force, but is forgotten when the daemon ends: {} cannot be written; \
+                "it is in force, but not after the daemon ends: {} cannot be written; \
                  `daemon.state_directory` says where it is to be",
                 self.file.display()
             )
@@ -341,6 +407,22 @@ fn facts<'a>(
     }
 }
 
+/// The device that is called so: by its MAC address, by its name in the configuration, or by the name
+/// that was found out.
+pub fn called(text: &str, config: &Config, devices: &[Device]) -> Option<Mac> {
+    if let Ok(DeviceSelector::Mac(mac)) = typed::devices(text, &[]) {
+        return Some(Mac::new(mac));
+    }
+    let is_it = |name: Option<&String>| name.is_some_and(|name| name.eq_ignore_ascii_case(text));
+    let mut configured = config.devices.iter();
+    let configured = configured.find(|device| is_it(device.name.as_ref()));
+    configured.map(|device| Mac::new(device.mac)).or_else(|| {
+        let mut seen = devices.iter();
+        seen.find(|device| is_it(device.identity.name.as_ref()))?
+            .mac
+    })
+}
+
 /// The facts of a device that is given by its MAC address or by its name in the configuration.
 pub fn facts_of<'a>(mac: Mac, config: &'a Config, devices: &'a [Device]) -> DeviceFacts<'a> {
     let seen = devices
@@ -369,4 +451,56 @@ fn write(file: &Path, temporary: &[Temporary]) -> anyhow::Result<()> {
     fs::rename(&new, file)?;
     File::open(folder)?.sync_all()?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Checked;
+
+    const NOW: f64 = 1_795_000_000.0;
+
+    fn config(folder: &Path) -> Config {
+        let text = format!(
+            "[[interface]]\nname = \"lan0\"\n[daemon]\nstate_directory = \"{}\"\n",
+            folder.display()
+        );
+        let Checked { config, .. } =
+            Config::parse(&text, Path::new("sensor.toml")).expect("it is valid");
+        config
+    }
+
+    fn said(domain: &str, until: Option<f64>) -> Temporary {
+        Temporary {
+            domain: domain.to_owned(),
+            device: Some(DeviceSelector::Mac([2, 0, 0, 0, 0, 1])),
+            blocks: true,
+            since: NOW - 10.0,
+            until,
+        }
+    }
+
+    #[test]
+    fn what_commands_said_outlives_the_daemon_until_it_is_over() -> anyhow::Result<()> {
+        let folder = std::env::temp_dir().join(format!("sensor-said-{}", std::process::id()));
+        let config = config(&folder);
+        assert_eq!(Enforcement::new(&config, NOW).temporary(), []);
+        let all = [
+            said("for-ever.example", None),
+            said("over.example", Some(NOW)),
+            said("holds.example", Some(NOW + 0.5)),
+        ];
+        write(&folder.join(FILE), &all)?;
+        let kept = [all[0].clone(), all[2].clone()];
+        assert_eq!(Enforcement::new(&config, NOW).temporary(), kept);
+        assert_eq!(
+            Enforcement::new(&config, NOW + 0.5).temporary(),
+            [all[0].clone()]
+        );
+        // Half a file is none, and the daemon starts.
+        fs::write(folder.join(FILE), "[{\"domain\": \"for-e")?;
+        assert_eq!(Enforcement::new(&config, NOW).temporary(), []);
+        fs::remove_dir_all(&folder)?;
+        Ok(())
+    }
 }

@@ -33,8 +33,25 @@ pub struct Snapshot {
     pub names: NameTables,
     /// Names that are judged outside of the kernel.
     pub judging: Judging,
+    /// What `sensor block` and `allow` said and still holds, the newest last.
+    pub commands: Vec<Said>,
     /// The ticks so far.
     pub ticks: Ticks,
+}
+
+/// What a command said of a name and everything below it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Said {
+    /// The name.
+    pub name: String,
+    /// `blocked` or `allowed`.
+    pub is: &'static str,
+    /// For which devices, as they are typed; `None`: all.
+    pub devices: Option<String>,
+    /// Seconds since the Unix epoch of the command.
+    pub since: f64,
+    /// Seconds since the Unix epoch at which it is over; `None`: when it is taken back.
+    pub until: Option<f64>,
 }
 
 /// `upload` leaves the device, `download` reaches it.

@@ -31,12 +31,13 @@ use crate::{
         knowledge::{Knowledge, overrides},
         mac_text,
     },
-    asked::{self, Question},
+    asked::{self, Question, Told},
     cli,
-    config::{Checked, Config},
+    config::{Checked, Config, typed},
     enforcement::Enforcement,
     health::Health,
     model::{Snapshot, Ticks},
+    policy::Temporary,
     record::Record,
     sink::http,
     source::kernel::{self, Kernel, LinkChanges, Messages, Samples, Verdicts},
@@ -405,6 +406,8 @@ impl Owner {
         self.enforcement
             .learn(&mut self.kernel, self.aggregate.names_at(), changed, now)?;
         snapshot.judging = self.line.judging();
+        let said = self.enforcement.temporary().iter();
+        snapshot.commands = said.map(Temporary::shown).collect();
         let spent = cpu_time().saturating_sub(before);
         let ticks = &mut self.ticks;
         ticks.count += 1;
@@ -438,7 +441,7 @@ impl Owner {
             }
             Question::Status(output) => {
                 let snapshot = self.now()?;
-                cli::print_status(&mut text, &snapshot, *output)?;
+                cli::print_status(&mut text, &snapshot, *output, self.enforcement.zone())?;
             }
             Question::Flows(args) => {
                 let clock = self.kernel.clock();
@@ -462,7 +465,83 @@ impl Owner {
                     .collect();
                 cli::print_flows(&mut text, &flows, *args, now)?;
             }
+            Question::Explain(args) => {
+                let devices = Arc::clone(&self.publish.borrow());
+                let deciding = self
+                    .enforcement
+                    .deciding(&self.config, &self.knowledge, now);
+                let told: Told = cli::explained(args, &self.config, &devices.devices, &deciding)
+                    .map_err(|error| format!("{error:#}"));
+                return Ok(serde_json::to_string(&told)?);
+            }
+            Question::Say {
+                said,
+                holds_for,
+                blocks,
+            } => {
+                let said = Temporary {
+                    domain: said.domain.clone(),
+                    device: said.device.clone(),
+                    blocks: *blocks,
+                    since: now,
+                    until: holds_for.map(|seconds| now + seconds as f64),
+                };
+                return Ok(serde_json::to_string(&self.say(said))?);
+            }
+            Question::Forget(said) => {
+                return Ok(serde_json::to_string(&self.forget(said, now))?);
+            }
         }
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+
+    /// Has a command say something; it is in force when this returns.
+    fn say(&mut self, said: Temporary) -> Told {
+        let devices = Arc::clone(&self.publish.borrow());
+        let shown = said.shown();
+        let result = self.enforcement.say(
+            said,
+            &mut self.kernel,
+            &self.config,
+            &self.knowledge,
+            &devices.devices,
+        );
+        // Where it cannot be kept, it is in force all the same.
+        self.line.publish(self.enforcement.judge());
+        result.map_err(|error| format!("{error:#}"))?;
+        let mut text = Vec::new();
+        cli::print_said(&mut text, &shown, self.enforcement.zone())
+            .map_err(|error| error.to_string())?;
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+
+    /// Takes back what a command said.
+    fn forget(&mut self, said: &asked::Said, now: f64) -> Told {
+        let devices = Arc::clone(&self.publish.borrow());
+        let result = self.enforcement.forget(
+            &said.domain,
+            said.device.as_ref(),
+            &mut self.kernel,
+            &self.config,
+            &self.knowledge,
+            &devices.devices,
+            now,
+        );
+        self.line.publish(self.enforcement.judge());
+        let forgotten = result
+            .map_err(|error| format!("{error:#}"))?
+            .ok_or_else(|| {
+                format!(
+                    "no command said anything of {} for {}; `sensor status` lists what they said",
+                    said.domain,
+                    match &said.device {
+                        Some(device) => typed::devices_text(device),
+                        None => "all devices".to_owned(),
+                    }
+                )
+            })?;
+        let mut text = Vec::new();
+        cli::print_forgotten(&mut text, &forgotten.shown()).map_err(|error| error.to_string())?;
         Ok(String::from_utf8_lossy(&text).into_owned())
     }
 

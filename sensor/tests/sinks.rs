@@ -19,9 +19,10 @@ use sensor::{
     model::{
         ByDirection, Conclusion, DecodeFailures, Device, DeviceTable, EvidenceLine, FamilyBooks,
         Flow, FlowFacts, FlowTable, FlowsRefused, Hook, Interface, Judging, Kind, Latency,
-        NameTables, Party, PartyTraffic, PolicyHits, PolicyState, Ring, SampleCounts, Snapshot,
-        Tally, Ticks, UnreadFlows,
+        NameTables, Party, PartyTraffic, PolicyHits, PolicyState, Ring, Said, SampleCounts,
+        Snapshot, Tally, Ticks, UnreadFlows,
     },
+    policy::Zone,
     sink::{http, metrics},
 };
 use sensor_ebpf::parse::Mac;
@@ -185,6 +186,13 @@ fn snapshot() -> Snapshot {
         ..Party::default()
     };
     Snapshot {
+        commands: vec![Said {
+            name: "ads.example".to_owned(),
+            is: "blocked",
+            devices: Some("group:kids".to_owned()),
+            since: NOW,
+            until: Some(NOW + 7_200.0),
+        }],
         devices: vec![
             phone(),
             same_phone(),
@@ -470,7 +478,13 @@ fn a_scrape_of_256_devices_is_cheap() {
 #[test]
 fn status_shows_hooks_books_and_losses() {
     let mut out = Vec::new();
-    cli::print_status(&mut out, &snapshot(), cli::Output { json: false }).unwrap();
+    cli::print_status(
+        &mut out,
+        &snapshot(),
+        cli::Output { json: false },
+        &Zone::default(),
+    )
+    .unwrap();
     expect("status.txt", &String::from_utf8(out).unwrap());
 }
 
@@ -479,7 +493,13 @@ fn packets_in_no_book_are_told() {
     let mut snapshot = snapshot();
     snapshot.unbooked_packets = 1_002;
     let mut out = Vec::new();
-    cli::print_status(&mut out, &snapshot, cli::Output { json: false }).unwrap();
+    cli::print_status(
+        &mut out,
+        &snapshot,
+        cli::Output { json: false },
+        &Zone::default(),
+    )
+    .unwrap();
     let text = String::from_utf8(out).unwrap();
     assert!(text.contains("1,002 packets are in no book"), "{text}");
     let metrics = metrics::render(&snapshot, BUILD).unwrap();

@@ -17,8 +17,8 @@ use toml::{
 };
 
 use super::{
-    Config, Daemon, DeviceOverride, DeviceTable, FlowTable, HookChoice, Interface, List, Names,
-    Parties, overlap,
+    Config, Daemon, DeviceOverride, DeviceSelector, DeviceTable, FlowTable, HookChoice, Interface,
+    List, Names, Parties, overlap,
     problem::{Level, Problem},
     value::{self, Complaint, closest},
 };
@@ -176,6 +176,25 @@ pub(super) fn read(text: &str) -> Read {
         problems: reader.problems,
         places: reader.places,
     }
+}
+
+/// Devices, as a policy names them.
+pub(super) fn devices_called(
+    text: &str,
+    devices: &[DeviceOverride],
+) -> Result<DeviceSelector, Complaint> {
+    let reader = Reader {
+        device_names: devices
+            .iter()
+            .filter_map(|device| device.name.clone())
+            .collect(),
+        groups: devices
+            .iter()
+            .flat_map(|device| device.groups.iter().cloned())
+            .collect(),
+        ..Reader::default()
+    };
+    reader.device_selector(text)
 }
 
 fn syntax_problem(text: &str, error: &toml::de::Error) -> Problem {

@@ -24,7 +24,7 @@ pub struct TooLarge(String);
 
 /// Questions by which a device looks for DNS that the house cannot read: Firefox's canary, Apple's
 /// Private Relay, and the discovery of designated resolvers (RFC 9462).
-const DISCOVERY: [&str; 4] = [
+pub(super) const DISCOVERY: [&str; 4] = [
     "use-application-dns.net",
     "mask.icloud.com",
     "mask-h2.icloud.com",
@@ -233,7 +233,7 @@ impl<'p> Parts<'p> {
         u8::try_from(number).unwrap_or(u8::MAX)
     }
 
-    fn finish(self, knowledge: &'p Knowledge, policies: u64) -> Result<Compiled, TooLarge> {
+    fn finish(mut self, knowledge: &'p Knowledge, policies: u64) -> Result<Compiled, TooLarge> {
         if self.rules.len() > MAX_RULES {
             return Err(TooLarge(format!(
                 "the policies make {} rules, and there is room for {MAX_RULES}: put policies with \
@@ -242,6 +242,13 @@ impl<'p> Parts<'p> {
             )));
         }
         let mut chains = Chains::default();
+        // Two parts of a policy may be the same rule.
+        let mut known = 0_u64;
+        self.everywhere.retain(|number| {
+            let is_new = known >> number & 1 == 0;
+            known |= 1 << number;
+            is_new
+        });
         chains.number(&self.everywhere)?;
         let prefixes = self.prefix_chains(&mut chains)?;
         let names = self.name_table(knowledge, &mut chains)?;
@@ -347,7 +354,9 @@ impl<'p> Parts<'p> {
         let mut tree = Tree::new(secret);
         for (domain, number, said) in &self.domains {
             tree.say(domain, |own| match said {
-                true => own.said |= 1 << number,
+                // Of the same name, the newest command comes first; its rule may be an older one's too.
+                true if own.said.contains(number) => {}
+                true => own.said.push(*number),
                 false => own.explicit |= 1 << number,
             })?;
         }
@@ -401,9 +410,10 @@ impl<'p> Parts<'p> {
 }
 
 /// What is said of exactly one name, as sets of rules.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 struct Own {
-    said: u64,
+    /// By commands: in order, the newest first.
+    said: Vec<u8>,
     explicit: u64,
     listed: u64,
     by_category: u64,
@@ -476,19 +486,19 @@ impl<'p> Tree<'p> {
         if node.name != name {
             return Err(Collision);
         }
-        let mut own = self.owns[node.own as usize];
+        let mut own = self.owns[node.own as usize].clone();
         say(&mut own);
         let owns = &mut self.owns;
-        node.own = *self.own_numbers.entry(own).or_insert_with(|| {
-            owns.push(own);
+        node.own = *self.own_numbers.entry(own).or_insert_with_key(|own| {
+            owns.push(own.clone());
             owns.len() as u32 - 1
         });
         Ok(())
     }
 
     fn has_rules(&self, node: &Node<'_>) -> bool {
-        let own = self.owns[node.own as usize];
-        own.said | own.explicit | own.listed | own.by_category | own.by_owner != 0
+        let own = &self.owns[node.own as usize];
+        !own.said.is_empty() || own.explicit | own.listed | own.by_category | own.by_owner != 0
     }
 
     /// The longest name above one that is there.
@@ -532,13 +542,9 @@ impl<'p> Tree<'p> {
 impl Resolved {
     /// What holds where `own` is said of a name below.
     fn below(&self, own: &Own) -> Self {
-        let mut said = numbers(own.said).collect::<Vec<_>>();
-        said.extend(
-            self.said
-                .iter()
-                .copied()
-                .filter(|number| own.said >> number & 1 == 0),
-        );
+        let mut said = own.said.clone();
+        let above = self.said.iter().copied();
+        said.extend(above.filter(|number| !own.said.contains(number)));
         let never = self.never || own.never;
         let mut own_rules: Vec<_> = numbers(own.explicit)
             .map(|number| (number, Because::Named))

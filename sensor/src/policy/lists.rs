@@ -67,6 +67,29 @@ impl PolicyLists {
         Self(lists)
     }
 
+    /// Lists with these texts, as if they had been read from files.
+    #[cfg(test)]
+    pub(super) fn of(texts: &[(&Path, &str)]) -> std::io::Result<Self> {
+        use crate::aggregate::party::lists::About;
+
+        let lists = texts.iter().map(|(file, text)| {
+            let mut names = Lists::default();
+            let about = About {
+                name: &file.to_string_lossy(),
+                ..About::default()
+            };
+            let report = names.add(about, text.as_bytes())?;
+            let list = PolicyList {
+                names,
+                report,
+                modified: 0.0,
+                problem: None,
+            };
+            Ok(((*file).to_owned(), Arc::new(list)))
+        });
+        Ok(Self(lists.collect::<std::io::Result<_>>()?))
+    }
+
     /// The list in a file.
     pub fn get(&self, file: &Path) -> Option<&PolicyList> {
         self.0.get(file).map(|list| &**list)

@@ -22,9 +22,10 @@
 //! | `domains = ["b.example"] ports = [443]` reject | | the DNS question for it | not touched |
 //!
 //! `compile` makes the tables · `names` is the table of names · `lists` reads the policies' own lists ·
-//! `schedule` tells when a policy applies · `force` decides in user space.
+//! `schedule` tells when a policy applies · `force` decides in user space · `explain` tells why.
 
 mod compile;
+pub mod explain;
 mod force;
 mod lists;
 mod names;
@@ -35,8 +36,8 @@ use std::collections::BTreeMap;
 use ipnet::IpNet;
 use sensor_ebpf::policy::{Chain, Rule};
 
-use crate::config::{Action, DeviceSelector, Span};
-use crate::model::Kind;
+use crate::config::{Action, DeviceSelector, Span, typed};
+use crate::model::{Kind, Said};
 
 pub use self::{
     compile::{TooLarge, compile, policy_names},
@@ -67,6 +68,20 @@ pub struct Temporary {
 }
 
 impl Temporary {
+    /// The same for people.
+    pub fn shown(&self) -> Said {
+        Said {
+            name: self.domain.clone(),
+            is: match self.blocks {
+                true => "blocked",
+                false => "allowed",
+            },
+            devices: self.device.as_ref().map(typed::devices_text),
+            since: self.since,
+            until: self.until,
+        }
+    }
+
     /// What happens to what it is about.
     pub const fn action(&self) -> Action {
         match self.blocks {

@@ -40,6 +40,14 @@ impl Zone {
             })
     }
 
+    /// A time, in seconds since the Unix epoch, with its date and the zone's abbreviation; `None`
+    /// outside of the years -9999 to 9999.
+    pub fn text(&self, time: f64) -> Option<String> {
+        let time = Timestamp::from_second(time as i64).ok()?;
+        let zoned = time.to_zoned(self.0.clone());
+        Some(zoned.strftime("%Y-%m-%d %H:%M:%S %Z").to_string())
+    }
+
     /// When a span begins or ends next, in seconds since the Unix epoch; `None`: never.
     pub(super) fn next_change(&self, spans: &[Span], now: f64) -> Option<f64> {
         let (now, today) = self.day_of(now)?;

@@ -300,7 +300,7 @@ impl Reader {
         })
     }
 
-    fn device_selector(&self, text: &str) -> Result<DeviceSelector, Complaint> {
+    pub(super) fn device_selector(&self, text: &str) -> Result<DeviceSelector, Complaint> {
         // A name that somebody gave to a device is that device, whatever it looks like.
         if self.device_names.contains(text) {
             return Ok(DeviceSelector::Name(text.to_owned()));
