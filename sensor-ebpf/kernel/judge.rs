@@ -393,6 +393,24 @@ fn wait(head: &Head) {
     maps::hold(flow, now + settings.hold_nanoseconds);
 }
 
+/// Tells user space of a fragment in which nothing could be read, where a rule by name applies to the
+/// device. `observe` has written its head.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn tell_fragment() -> u32 {
+    let (Some(settings), Some(sample)) = (maps::settings(), maps::sample_buffer()) else {
+        return 0;
+    };
+    let rules = Rulebook::new(maps::generation(settings), settings);
+    let device = sensor_ebpf::policy::Rules::for_device(&rules, sample.head.key.mac());
+    if device & rules.name_rules() != 0 {
+        sample.head.kind = Kind::Stream as u8;
+        sample.head.flags |= Head::FRAGMENT;
+        maps::submit(sample, 0, Kind::Stream);
+    }
+    0
+}
+
 /// Puts the sample in this CPU's buffer into the ring. Of questions that were refused, one a jiffy
 /// and CPU: what is refused is asked again and again, and user space has nothing to do about it.
 #[unsafe(no_mangle)]

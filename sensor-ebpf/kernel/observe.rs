@@ -8,7 +8,7 @@ use aya_ebpf::helpers::{bpf_jiffies64, bpf_ktime_get_ns};
 use sensor_ebpf::{
     books::{FURTHER_DEVICES, FragmentKey, Settings, Tally},
     flow::{Direction, FlowKey, Judgement},
-    parse::{Fragment, Parsed, parse, plain, protocol, tcp_flag},
+    parse::{Fragment, Parsed, Piece, parse, plain, protocol, tcp_flag},
     policy::{Decision, Layer, Verdict, decide},
     said::initial,
     sample::{Head, NO_SLOT, Watch, is_service},
@@ -65,8 +65,15 @@ pub(crate) struct Seen {
     /// Octets of payload.
     payload: u16,
     tcp_flags: u8,
+    /// By number of [`Direction`], and [`FRAGMENT`].
     direction: u8,
 }
+
+/// In [`Seen::direction`]: the packet is a piece of another.
+const FRAGMENT: u8 = 2;
+
+/// In what [`book`] gives, above the verdict: a fragment is to be told.
+const FRAGMENT_SEEN: u32 = 1 << 10;
 
 /// In what [`book`] gives, above the verdict: the payload is wanted, and its sample was begun.
 const SAMPLE_WANTED: u32 = 1 << 8;
@@ -77,7 +84,7 @@ const NO_FLOW: u32 = 1 << 9;
 impl Seen {
     #[inline(always)]
     pub(crate) fn direction(&self) -> Direction {
-        match self.direction {
+        match self.direction & 1 {
             0 => Direction::Upload,
             _ => Direction::Download,
         }
@@ -134,6 +141,9 @@ pub(crate) fn observe<F: Frame>(mut frame: F, direction: Direction) -> Action {
         let payload = frame.forget(parsed.payload_offset(), seen.now);
         seen.sequence = initial::connection(&frame, payload);
     }
+    if parsed.piece != Piece::Whole {
+        seen.direction |= FRAGMENT;
+    }
     match parsed.fragment() {
         Fragment::Whole => {}
         Fragment::First(identification) => {
@@ -155,6 +165,10 @@ pub(crate) fn observe<F: Frame>(mut frame: F, direction: Direction) -> Action {
         if booked == NO_FLOW {
             booked = overflow(&seen, device);
         }
+    }
+    if booked & FRAGMENT_SEEN != 0 {
+        judge::tell_fragment();
+        return Action::from_number(booked);
     }
     if booked & SAMPLE_WANTED == 0 || frame.sample(parsed.payload_offset() as u32) == 0 {
         return Action::from_number(booked);
@@ -249,7 +263,8 @@ fn account(flow: Flow, seen: &Seen, mut judgement: Judgement, settings: &Setting
         }
     }
     flow.count(direction, seen.wire);
-    if seen.payload == 0 || !judgement.watch.wants(direction) {
+    let is_fragment = seen.direction == Direction::Upload as u8 | FRAGMENT && seen.payload == 0;
+    if (seen.payload == 0 && !is_fragment) || !judgement.watch.wants(direction) {
         return decision.verdict as u32;
     }
     let runs_out = judgement.watch.runs_out(direction);
@@ -262,6 +277,9 @@ fn account(flow: Flow, seen: &Seen, mut judgement: Judgement, settings: &Setting
         if runs_out && judgement.watch.of(direction) == 1 {
             sample.head.flags |= Head::LAST;
         }
+    }
+    if is_fragment {
+        return decision.verdict as u32 | FRAGMENT_SEEN;
     }
     decision.verdict as u32 | SAMPLE_WANTED
 }
@@ -372,7 +390,7 @@ fn head(seen: &Seen) -> Head {
         payload: u32::from(seen.payload),
         captured: 0,
         kind: 0,
-        direction: seen.direction,
+        direction: seen.direction & 1,
         flags: 0,
         reserved: 0,
     }
@@ -543,7 +561,7 @@ fn fragment(seen: &Seen, identification: u32) -> FragmentKey {
     FragmentKey {
         flow: seen.key.with_ports(0),
         identification,
-        direction: u32::from(seen.direction),
+        direction: u32::from(seen.direction & 1),
     }
 }
 

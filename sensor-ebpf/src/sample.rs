@@ -52,7 +52,8 @@ pub struct Head {
     pub kind: u8,
     /// By number of [`Direction`].
     pub direction: u8,
-    /// [`Head::SYN_SEEN`], [`Head::JUDGED`], [`Head::REFUSED`], [`Head::LAST`].
+    /// [`Head::SYN_SEEN`], [`Head::JUDGED`], [`Head::REFUSED`], [`Head::LAST`],
+    /// [`Head::FRAGMENT`].
     pub flags: u8,
     /// Keeps the size a multiple of eight; 0.
     pub reserved: u8,
@@ -78,6 +79,9 @@ impl Head {
     pub const REFUSED: u8 = 4;
     /// In `flags`: no more payloads in this direction are wanted.
     pub const LAST: u8 = 8;
+    /// In `flags`: the packet was a fragment without payload that could be read, and nothing of it is
+    /// copied. Only of devices that rules by name apply to.
+    pub const FRAGMENT: u8 = 16;
 }
 
 /// In [`Head::slot`]: the flow has no record.

@@ -507,12 +507,25 @@ impl Owner {
             &devices.devices,
         );
         // Where it cannot be kept, it is in force all the same.
-        self.line.publish(self.enforcement.judge());
+        self.changed();
         result.map_err(|error| format!("{error:#}"))?;
         let mut text = Vec::new();
         cli::print_said(&mut text, &shown, self.enforcement.zone())
             .map_err(|error| error.to_string())?;
         Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+
+    /// Tells whoever judges that other policies are in force, and the kernel what is known of
+    /// addresses under them.
+    fn changed(&mut self) {
+        self.line.publish(self.enforcement.judge());
+        let names = self.aggregate.names_at();
+        let learned = self
+            .enforcement
+            .learn(&mut self.kernel, names, true, unix_time());
+        if let Err(error) = learned {
+            tracing::error!("what is known of addresses is not in force: {error:#}");
+        }
     }
 
     /// Takes back what a command said.
@@ -527,7 +540,7 @@ impl Owner {
             &devices.devices,
             now,
         );
-        self.line.publish(self.enforcement.judge());
+        self.changed();
         let forgotten = result
             .map_err(|error| format!("{error:#}"))?
             .ok_or_else(|| {
@@ -645,13 +658,7 @@ impl Owner {
         self.aggregate
             .learn(Arc::clone(&knowledge), overrides(&config));
         self.knowledge = knowledge;
-        let names = self.aggregate.names_at();
-        let learned = self
-            .enforcement
-            .learn(&mut self.kernel, names, true, unix_time());
-        if let Err(error) = learned {
-            tracing::error!("what is known of addresses is not in force: {error:#}");
-        }
+        self.changed();
         let daemon = self.config.daemon.clone();
         self.config = config;
         self.config.daemon.pin_directory = daemon.pin_directory;

@@ -65,6 +65,8 @@ pub enum Unread {
     Failed(Failure),
     /// The hello of a QUIC connection never came: it began elsewhere, or before.
     NoHello,
+    /// It is in fragments.
+    Fragment,
     /// The hello is encrypted; what is outside names whoever passes it on.
     EncryptedHello,
     /// A DNS message has several questions.
@@ -80,6 +82,7 @@ impl Unread {
             Self::Failed(Failure::Unsupported) => "unknown-version",
             Self::Failed(failure) => failure.name(),
             Self::NoHello => "no-hello",
+            Self::Fragment => "fragment",
             Self::EncryptedHello => "encrypted-hello",
             Self::SeveralQuestions => "several-questions",
             Self::CompressedQuestion => "compressed-question",
@@ -225,6 +228,10 @@ impl Judge {
             Outcome::NoHello => Judged {
                 ruling: Some(self.ruling(false)),
                 unread: Some((Unread::NoHello, Layer::Quic)),
+            },
+            Outcome::Fragment => Judged {
+                ruling: None,
+                unread: Some((Unread::Fragment, layer_of(heard))),
             },
             Outcome::Nothing | Outcome::Waiting => Judged::default(),
         }

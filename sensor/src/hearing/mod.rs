@@ -88,6 +88,8 @@ pub enum Outcome {
     Unread(Failure),
     /// The connection began elsewhere, or before: its hello does not come.
     NoHello,
+    /// It is in fragments, of which the kernel reads no payload.
+    Fragment,
 }
 
 /// What one payload brought, for whom it concerns.
@@ -228,6 +230,10 @@ impl Desk {
         let mut heard = Heard::new(*head, kind);
         if heard.is_announcement() {
             heard.octets = sample.octets.clone();
+            return Some(heard);
+        }
+        if head.flags & Head::FRAGMENT != 0 {
+            heard.outcome = Outcome::Fragment;
             return Some(heard);
         }
         if head.slot == NO_SLOT {

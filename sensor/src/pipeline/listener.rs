@@ -294,9 +294,10 @@ impl Listener {
             }
             None => {}
         }
-        if let Some((reason, layer)) = judged.unread {
+        if let Some((reason, layer)) = judged.unread
+            && self.count_unread(head.slot, &head.key, reason, layer)
+        {
             heard.unread = Some(reason);
-            self.count_unread(head.slot, &head.key, reason, layer);
         }
         heard
     }
@@ -324,18 +325,21 @@ impl Listener {
         if let Some(ruling) = judged.ruling {
             self.verdicts.write(given.slot, &given.key, &ruling);
         }
-        if let Some((reason, layer)) = judged.unread {
+        if let Some((reason, layer)) = judged.unread
+            && self.count_unread(given.slot, &given.key, reason, layer)
+        {
             given.unread = Some(reason);
-            self.count_unread(given.slot, &given.key, reason, layer);
         }
     }
 
-    /// Counts a flow that could not be judged, once.
-    fn count_unread(&mut self, slot: u32, key: &FlowKey, reason: Unread, layer: Layer) {
-        if self.desk.mark_unread(slot, key) {
+    /// Counts a flow that could not be judged, once, and gives whether it was counted now.
+    fn count_unread(&mut self, slot: u32, key: &FlowKey, reason: Unread, layer: Layer) -> bool {
+        let is_first = self.desk.mark_unread(slot, key);
+        if is_first {
             let mut counts = locked(&self.line.counts);
             *counts.unread.entry((reason, layer.name())).or_default() += 1;
         }
+        is_first
     }
 
     /// Judges some of the names again that are known, after another policy came in force.

@@ -4,13 +4,14 @@ use std::{
     collections::HashMap,
     fs, io,
     net::IpAddr,
+    os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd},
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, Map, MapData, Queue},
+    maps::{Array, IterableMap as _, Map, MapData, Queue},
     programs::Xdp,
 };
 use rustix::rand::{GetRandomFlags, getrandom};
@@ -33,7 +34,7 @@ use super::{
 };
 use crate::{
     config::{Config, Interface},
-    policy::Compiled,
+    policy::{Compiled, NameTable},
     record::{Clock, Record},
 };
 
@@ -324,6 +325,7 @@ pub(super) fn load_program(
 }
 
 fn load_object(directory: &Path, config: &Config) -> Result<Ebpf, Error> {
+    make_names(directory)?;
     let mut loader = EbpfLoader::new();
     for name in PINNED {
         loader.map_pin_path(name, directory.join(name));
@@ -333,6 +335,68 @@ fn load_object(directory: &Path, config: &Config) -> Result<Ebpf, Error> {
         config.flow_table.capacity,
         config.device_table.capacity,
     )
+}
+
+/// Makes the map that holds the tables of names, where there is none.
+///
+/// By hand: the loader gives the table that it makes as a pattern the types that the object describes
+/// (BTF), and Linux before 6.3 takes no table in its place whose description differs. Those that are
+/// made later have none.
+fn make_names(directory: &Path) -> Result<(), Error> {
+    const NAMES: &str = "NAMES";
+    /// `BPF_MAP_CREATE` and `BPF_MAP_TYPE_ARRAY_OF_MAPS` of `linux/bpf.h`.
+    const MAP_CREATE: libc::c_int = 0;
+    const ARRAY_OF_MAPS: u32 = 12;
+    const SIDES: u32 = 2;
+
+    let path = directory.join(NAMES);
+    if path.exists() {
+        return Ok(());
+    }
+    let of_map = |source| Error::Map { map: NAMES, source };
+    let pattern = policy::name_table(&NameTable::default())?;
+    let pattern = pattern.map().fd().as_fd().as_raw_fd();
+    // The start of `union bpf_attr`: type, sizes of key and value, entries, flags, the pattern; the
+    // node and the name, which are left zero.
+    let word = size_of::<u32>() as u32;
+    let attributes: [u32; 12] = [
+        ARRAY_OF_MAPS,
+        word,
+        word,
+        SIDES,
+        0,
+        pattern as u32,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+    ];
+    // SAFETY: the kernel reads so many octets of the attributes, and keeps no pointer to them.
+    let made = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            MAP_CREATE,
+            attributes.as_ptr(),
+            size_of_val(&attributes),
+        )
+    };
+    if made < 0 {
+        return Err(Error::System {
+            what: "the map of the tables of names cannot be made",
+            source: io::Error::last_os_error(),
+        });
+    }
+    // SAFETY: the kernel has just given the descriptor, and nobody else has it.
+    let made = unsafe { OwnedFd::from_raw_fd(made as i32) };
+    MapData::from_fd(made)
+        .map_err(of_map)?
+        .pin(&path)
+        .map_err(|error| Error::PinDirectory {
+            path,
+            source: io::Error::other(error),
+        })
 }
 
 /// Loads the object with room for so many flows and devices.

@@ -180,7 +180,7 @@ const BPF_F_MMAPABLE: u32 = 1 << 10;
 const BPF_F_INNER_MAP: u32 = 1 << 12;
 
 /// A table of names in the kernel, as large as it has to be.
-fn name_table(names: &NameTable) -> Result<Array<MapData, Raw<NameBucket>>, Error> {
+pub(super) fn name_table(names: &NameTable) -> Result<Array<MapData, Raw<NameBucket>>, Error> {
     const MAP: &str = "a table of names";
 
     let of_map = |source| Error::Map { map: MAP, source };
