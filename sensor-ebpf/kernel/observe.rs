@@ -6,7 +6,7 @@
 
 use aya_ebpf::helpers::{bpf_jiffies64, bpf_ktime_get_ns};
 use sensor_ebpf::{
-    books::{FURTHER_DEVICES, FragmentKey, Settings, Tally},
+    books::{FURTHER_DEVICES, FragmentKey, Tally},
     flow::{Direction, FlowKey, Judgement},
     parse::{Fragment, Parsed, Piece, parse, plain, protocol, tcp_flag},
     policy::{Decision, Layer, Verdict, decide},
