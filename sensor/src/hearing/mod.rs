@@ -238,15 +238,16 @@ impl Desk {
         }
         if head.slot == NO_SLOT {
             let mut told = Told::default();
-            Readers::default().sample(&mut told, &sample.octets, &mut heard);
+            Readers::default().sample(&mut told, None, &sample.octets, &mut heard);
             return Some(heard);
         }
         let flow = self.flow(head.slot, &head.key);
         let mut reading = flow.reading.take().unwrap_or_default();
         let waited = reading.readers.wait();
+        let known = flow.name.as_ref().map(|(name, _)| &**name);
         reading
             .readers
-            .sample(&mut flow.told, &sample.octets, &mut heard);
+            .sample(&mut flow.told, known, &sample.octets, &mut heard);
         if heard.another {
             flow.name = None;
             flow.is_unread = false;

@@ -86,7 +86,14 @@ enum State {
 
 impl Readers {
     /// Takes one payload of the flow, and says what it brought.
-    pub(super) fn sample(&mut self, told: &mut Told, octets: &[u8], heard: &mut Heard) {
+    /// `known` is the name that the flow has told.
+    pub(super) fn sample(
+        &mut self,
+        told: &mut Told,
+        known: Option<&str>,
+        octets: &[u8],
+        heard: &mut Heard,
+    ) {
         let direction = match heard.head.direction {
             0 => Direction::Upload,
             _ => Direction::Download,
@@ -96,7 +103,7 @@ impl Readers {
             heard.another = true;
         }
         if told.settled.is_some() {
-            if self.another_quic(direction, octets, heard) {
+            if self.another_quic(direction, known, octets, heard) {
                 return;
             }
             heard.settled = true;
@@ -109,13 +116,24 @@ impl Readers {
 
     /// Reads a QUIC packet of a flow that has told its name: another connection may begin at the same
     /// ports. Gives whether one has.
-    fn another_quic(&mut self, direction: Direction, octets: &[u8], heard: &mut Heard) -> bool {
+    fn another_quic(
+        &mut self,
+        direction: Direction,
+        known: Option<&str>,
+        octets: &[u8],
+        heard: &mut Heard,
+    ) -> bool {
         if heard.kind != Kind::Quic || direction != Direction::Upload {
             return false;
         }
         let mut another = Heard::new(heard.head, heard.kind);
         self.quic(direction, octets, &mut another);
-        if another.settled {
+        let says = match &another.outcome {
+            Outcome::Name(name, _) => Some(&**name),
+            _ => None,
+        };
+        // The same name again is the same connection, in another version.
+        if another.settled && says != known {
             another.another = true;
             *heard = another;
         }
