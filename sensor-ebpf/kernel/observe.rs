@@ -6,7 +6,7 @@
 
 use aya_ebpf::helpers::{bpf_jiffies64, bpf_ktime_get_ns};
 use sensor_ebpf::{
-    books::{FURTHER_DEVICES, FragmentKey, Settings, Tally},
+    books::{FURTHER_DEVICES, FragmentKey, Tally},
     flow::{Direction, FlowKey, Judgement},
     parse::{Fragment, Parsed, Piece, parse, plain, protocol, tcp_flag},
     policy::{Decision, Layer, Verdict, decide},
@@ -231,12 +231,12 @@ extern "C" fn book(seen: *const Seen) -> u32 {
     if judgement.generation != generation {
         judgement = judge(flow, seen, generation, judgement);
     }
-    account(flow, seen, judgement, settings)
+    account(flow, seen, judgement)
 }
 
 /// Books a frame to its flow and gives the flow's verdict, and whether the payload is wanted.
 #[inline(always)]
-fn account(flow: Flow, seen: &Seen, mut judgement: Judgement, settings: &Settings) -> u32 {
+fn account(flow: Flow, seen: &Seen, mut judgement: Judgement) -> u32 {
     let direction = seen.direction();
     if seen.tcp_flags & tcp_flag::SYN != 0 {
         judgement = Judgement::unpack(open_again(seen, flow.slot()));
@@ -305,7 +305,8 @@ extern "C" fn open_again(seen: *const Seen, slot: u32) -> u64 {
     flow.set_initial_sequence(direction, seen.sequence);
     let opens = seen.tcp_flags & tcp_flag::ACK == 0;
     let refused = before.decision.layer != Layer::Address && before.decision.verdict.refuses();
-    if !opens && !(refused && direction == Direction::Download) {
+    let answered = refused && direction == Direction::Download;
+    if !opens && !answered {
         return word;
     }
     let mut judgement = Judgement::unpack(decision_of(&seen.key, before.generation));

@@ -20,7 +20,7 @@ use crate::{
     aggregate::{knowledge::Knowledge, names_at::NamesAt},
     config::{Config, DeviceSelector, typed},
     hearing,
-    model::Device,
+    model::{self, Device},
     policy::explain::Deciding,
     policy::{Compiled, DeviceFacts, InForce, PolicyLists, Temporary, Zone, compile, policy_names},
     source::kernel::{DeviceRules, Installed, Kernel},
@@ -91,6 +91,20 @@ impl Enforcement {
     /// The lists of the policies.
     pub fn lists(&self) -> &PolicyLists {
         &self.lists
+    }
+
+    /// The lists of the policies, for those who look.
+    pub fn shown_lists(&self) -> Vec<model::PolicyList> {
+        let lists = self.lists.iter().map(|(file, list)| model::PolicyList {
+            list: file.display().to_string(),
+            names: list.names.len() as u64,
+            bad_lines: list.report.bad,
+            modified: list.modified,
+            kept: list.problem.is_some(),
+        });
+        let mut lists: Vec<_> = lists.collect();
+        lists.sort_by(|a, b| a.list.cmp(&b.list));
+        lists
     }
 
     /// What commands said.

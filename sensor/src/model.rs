@@ -399,10 +399,33 @@ pub struct PolicyState {
     pub policies: u64,
     /// Prefixes in force, both families.
     pub prefixes: u64,
+    /// Names in force.
+    pub names: u64,
+    /// Packets of servers that waited for the verdict on a name.
+    pub held: u64,
+    /// Flows whose time to wait was over before there was a verdict.
+    pub hold_expired: u64,
+    /// The lists that policies name.
+    pub lists: Vec<PolicyList>,
     /// Reloads that took effect since the tables were made.
     pub reloads: u64,
     /// Reloads that were refused since the tables were made.
     pub reloads_refused: u64,
+}
+
+/// A list that policies name.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct PolicyList {
+    /// The file.
+    pub list: String,
+    /// Names in it that are used.
+    pub names: u64,
+    /// Lines that are not used.
+    pub bad_lines: u64,
+    /// When the file was written, in seconds since the Unix epoch.
+    pub modified: f64,
+    /// It could not be read the last time: what it had before is in force.
+    pub kept: bool,
 }
 
 /// The ticks so far.

@@ -406,6 +406,7 @@ impl Owner {
         self.enforcement
             .learn(&mut self.kernel, self.aggregate.names_at(), changed, now)?;
         snapshot.judging = self.line.judging();
+        snapshot.policy.lists = self.enforcement.shown_lists();
         let said = self.enforcement.temporary().iter();
         snapshot.commands = said.map(Temporary::shown).collect();
         let spent = cpu_time().saturating_sub(before);

@@ -63,6 +63,8 @@ pub struct Tables {
     pub policies: u64,
     /// Prefixes in force, both families.
     pub prefixes: u64,
+    /// Names in force.
+    pub names: u64,
     /// Reloads that took effect since the tables were made.
     pub reloads: u64,
     /// Reloads that were refused since the tables were made.

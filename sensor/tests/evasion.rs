@@ -476,6 +476,15 @@ fn every_line_of_the_table_is_done_and_the_other_way_round() {
 }
 
 #[test]
+fn the_readme_has_the_table() {
+    const README: &str = include_str!("../../README.md");
+    for line in TABLE.lines().filter(|line| !line.starts_with('#')).skip(1) {
+        let row = format!("| {} |", line.replace('\t', " | "));
+        assert!(README.contains(&row), "the README lacks: {row}");
+    }
+}
+
+#[test]
 fn each_is_refused_or_counted() -> Result<()> {
     if !geteuid().is_root() && env::var_os("CI").is_none() {
         eprintln!("not run: namespaces and programs in the kernel take root");

@@ -19,8 +19,8 @@ use sensor::{
     model::{
         ByDirection, Conclusion, DecodeFailures, Device, DeviceTable, EvidenceLine, FamilyBooks,
         Flow, FlowFacts, FlowTable, FlowsRefused, Hook, Interface, Judging, Kind, Latency,
-        NameTables, Party, PartyTraffic, PolicyHits, PolicyState, Ring, Said, SampleCounts,
-        Snapshot, Tally, Ticks, UnreadFlows,
+        NameTables, Party, PartyTraffic, PolicyHits, PolicyList, PolicyState, Ring, Said,
+        SampleCounts, Snapshot, Tally, Ticks, UnreadFlows,
     },
     policy::Zone,
     sink::{http, metrics},
@@ -297,7 +297,17 @@ fn snapshot() -> Snapshot {
         policy: PolicyState {
             generation: 3,
             policies: 1,
+            held: 6,
+            hold_expired: 1,
+            lists: vec![PolicyList {
+                list: "/etc/gateway-sensor/lists/ads.txt".to_owned(),
+                names: 41_000,
+                bad_lines: 3,
+                modified: 1_700_000_000.0,
+                kept: false,
+            }],
             prefixes: 2,
+            names: 0,
             reloads: 2,
             reloads_refused: 1,
         },

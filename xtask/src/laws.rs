@@ -106,9 +106,10 @@ const LAWS: &[Law] = &[
             "sensor-ebpf/src/wire.rs",
             "xtask/src/lab/namespace.rs",
             "xtask/src/lab/pass.rs",
+            "xtask/src/lab/relay.rs",
             "xtask/src/lab/wire.rs",
         ],
-        why: "unsafe code stays where the kernel's memory is, and where namespaces are entered",
+        why: "unsafe code stays where the kernel's memory is, and where namespaces and raw frames are",
     },
     Law {
         what: Named::Crate("aya_ebpf"),

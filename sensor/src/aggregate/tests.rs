@@ -126,6 +126,7 @@ impl House {
             generation: 1,
             policies: 0,
             prefixes: 0,
+            names: 0,
             reloads: 0,
             reloads_refused: 0,
             clock: Clock {

@@ -260,14 +260,17 @@ impl Judge {
     /// DNS: a question in a datagram is on its way, one in a stream ends the stream.
     fn questions(&self, heard: &Heard) -> Judged {
         let head = &heard.head;
-        if let Some((_, failure)) = heard.failure {
-            return unread(Unread::Failed(failure), Layer::Dns);
-        }
-        if head.flags & Head::JUDGED != 0 {
-            return Judged::default();
+        let failed = || match heard.failure {
+            Some((_, failure)) => unread(Unread::Failed(failure), Layer::Dns),
+            None => Judged::default(),
+        };
+        // Of a stream the kernel reads one message, and does not know where others begin.
+        let is_datagram = head.key.protocol() == protocol::UDP;
+        if is_datagram && (heard.failure.is_some() || head.flags & Head::JUDGED != 0) {
+            return failed();
         }
         let asked = heard.messages.iter().filter(|message| !message.response);
-        if head.key.protocol() == protocol::UDP {
+        if is_datagram {
             let reason = asked
                 .filter_map(|message| match message.questions.len() {
                     0 => None,
@@ -284,12 +287,15 @@ impl Judge {
             .flat_map(|message| &message.questions)
             .filter_map(|question| (self.in_force.by_name)(&head.key, &question.name, Layer::Dns))
             .find(|decision| decision.verdict.refuses());
-        Judged {
-            ruling: decision.map(|decision| Ruling {
-                decision: Some(decision),
-                ..self.ruling(false)
-            }),
-            unread: None,
+        match decision {
+            Some(decision) => Judged {
+                ruling: Some(Ruling {
+                    decision: Some(decision),
+                    ..self.ruling(false)
+                }),
+                unread: None,
+            },
+            None => failed(),
         }
     }
 

@@ -1,6 +1,6 @@
 //! What flows say: from samples to what they tell, before anybody counts it.
 //!
-//! The [`Desk`] has the readers of every flow ([readers]). What it has [`Heard`] goes to whoever
+//! The [`Desk`] has the readers of every flow (`readers`). What it has [`Heard`] goes to whoever
 //! judges names, and then to the aggregate. Knows no clock, no channel and no kernel.
 
 mod judge;

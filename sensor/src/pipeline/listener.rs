@@ -213,6 +213,8 @@ impl Listener {
             self.drain();
             self.judge_again();
             if self.line.stops.load(Ordering::Acquire) || self.hand_over().is_err() {
+                // Nothing waits for who has gone.
+                self.verdicts.alive_until(Duration::ZERO);
                 return Ok(());
             }
         }

@@ -1,5 +1,5 @@
 //! What the policies say of one name or address for one device, and why: by a plain reading of the
-//! table in [`policy`](super), one suffix and one prefix after the other. [`compile`](super::compile)
+//! table in [`policy`](super), one suffix and one prefix after the other. [`compile`](super::compile())
 //! is held against it.
 
 use std::{collections::BTreeMap, net::IpAddr};

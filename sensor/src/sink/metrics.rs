@@ -16,7 +16,9 @@ use prometheus::{
     },
 };
 
-use crate::model::{ByDirection, Device, Latency, PartyTraffic, SampleCounts, Snapshot, Tally};
+use crate::model::{
+    ByDirection, Device, Latency, PartyTraffic, PolicyList, SampleCounts, Snapshot, Tally,
+};
 
 /// The media type of [`render`]'s text.
 pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
@@ -164,6 +166,20 @@ mod declared {
             "Policies in force.";
         PREFIXES: Gauge "sensor_policy_prefixes" []
             "Remote prefixes in force, both families.";
+        POLICY_NAMES: Gauge "sensor_policy_names" []
+            "Names in force.";
+        LIST_MODIFIED: Gauge "sensor_policy_list_modified_timestamp_seconds" ["list"]
+            "When the file of a list that policies name was written; time() less this is its age.";
+        POLICY_LIST_NAMES: Gauge "sensor_policy_list_names" ["list"]
+            "Names of a list that policies name.";
+        POLICY_LIST_BAD: Gauge "sensor_policy_list_bad_lines" ["list"]
+            "Lines of a list that policies name that are not used.";
+        POLICY_LIST_KEPT: Gauge "sensor_policy_list_kept" ["list"]
+            "1 where a list could not be read the last time, and what it had before is in force.";
+        HELD: Counter "sensor_held_packets_total" []
+            "Packets of servers that were not delivered because the verdict on a name was waited for; they come again.";
+        HOLD_EXPIRED: Counter "sensor_hold_expired_flows_total" []
+            "Flows whose time to wait for a verdict was over before there was one.";
 
         UNBOOKED_PACKETS: Counter "sensor_unbooked_packets_total" []
             "Packets seen on an interface that has no record, the only ones that no book has: a fault of the sensor.";
@@ -479,6 +495,18 @@ fn policies(snapshot: &Snapshot, families: &mut Text) {
     families.extend(declared::POLICY_GENERATION.value(f64::from(policy.generation)));
     families.extend(declared::POLICIES.value(number(policy.policies)));
     families.extend(declared::PREFIXES.value(number(policy.prefixes)));
+    families.extend(declared::POLICY_NAMES.value(number(policy.names)));
+    let lists = |of: fn(&PolicyList) -> f64| {
+        let lists = policy.lists.iter();
+        lists.map(move |list| ([list.list.as_str()], of(list)))
+    };
+    families.extend(declared::LIST_MODIFIED.family(lists(|list| list.modified)));
+    families.extend(declared::POLICY_LIST_NAMES.family(lists(|list| number(list.names))));
+    families.extend(declared::POLICY_LIST_BAD.family(lists(|list| number(list.bad_lines))));
+    families
+        .extend(declared::POLICY_LIST_KEPT.family(lists(|list| f64::from(u8::from(list.kept)))));
+    families.extend(declared::HELD.value(number(policy.held)));
+    families.extend(declared::HOLD_EXPIRED.value(number(policy.hold_expired)));
     families.extend(declared::POLICY_RELOADS.family([
         (["applied"], number(policy.reloads)),
         (["refused"], number(policy.reloads_refused)),

@@ -164,6 +164,7 @@ impl Books {
             generation: settings.generation,
             policies: settings.policies,
             prefixes: settings.prefixes,
+            names: settings.names,
             reloads: settings.reloads,
             reloads_refused: settings.reloads_refused,
             clock,
