@@ -180,4 +180,8 @@ impl Compiled {
 }
 
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
+mod reference;
+#[cfg(test)]
 mod tests;

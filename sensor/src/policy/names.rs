@@ -25,16 +25,18 @@ impl Default for NameTable {
     }
 }
 
-/// Two names cannot be told under this secret.
+/// Two names cannot be told from each other under this secret, or too many lie in one place.
 pub(super) struct Collision;
 
 impl NameTable {
-    /// The table of hashes and their chains: half full at most.
+    /// The table of hashes and their chains: half full at most, and an eighth at least, but for
+    /// rounding up.
     pub(super) fn new(secret: u64, entries: &[(u64, u16)]) -> Result<Self, Collision> {
-        let mut buckets = (entries.len() * 2)
+        let half_full = (entries.len() * 2)
             .div_ceil(NAME_BUCKET_ENTRIES)
             .next_power_of_two();
-        loop {
+        // Names that still crowd into the same buckets do so under this secret alone.
+        for buckets in [1, 2, 4].map(|times| half_full * times) {
             let mut table = Self {
                 secret,
                 buckets: vec![NameBucket::default(); buckets],
@@ -51,8 +53,8 @@ impl NameTable {
             if fits {
                 return Ok(table);
             }
-            buckets *= 2;
         }
+        Err(Collision)
     }
 
     fn add(&mut self, hash: u64, chain: u16) -> Added {

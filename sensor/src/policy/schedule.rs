@@ -152,6 +152,39 @@ mod tests {
     }
 
     #[test]
+    fn a_span_across_the_hour_that_is_left_out_or_comes_twice() {
+        let zone = Zone::named(Some("Europe/Berlin"));
+        let spans = [span(SUNDAY, 90, 210)];
+        for (from, to, next) in [
+            // An hour long, and three.
+            (
+                "2026-03-29T00:30:00Z",
+                "2026-03-29T01:30:00Z",
+                "2026-04-04T23:30:00Z",
+            ),
+            (
+                "2026-10-24T23:30:00Z",
+                "2026-10-25T02:30:00Z",
+                "2026-11-01T00:30:00Z",
+            ),
+        ] {
+            let [from, to, next] = [from, to, next].map(|time| {
+                let time: Timestamp = time.parse().expect("a time");
+                time.as_second() as f64
+            });
+            for (now, within, change) in [
+                (from - 1.0, false, from),
+                (from, true, to),
+                (to - 0.1, true, to),
+                (to, false, next),
+            ] {
+                assert_eq!(zone.is_within(&spans, now), within, "{now}");
+                assert_eq!(zone.next_change(&spans, now), Some(change), "{now}");
+            }
+        }
+    }
+
+    #[test]
     fn the_next_change_is_where_a_span_begins_or_ends() {
         let zone = Zone::named(Some("Europe/Berlin"));
         let at = |time: &str| {

@@ -30,16 +30,16 @@ const MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x11];
 const OTHER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x22];
 
 /// 2026-11-23, a Monday, at noon.
-const NOW: f64 = 1_795_435_200.0;
+pub(super) const NOW: f64 = 1_795_435_200.0;
 
 /// All that decides, owned.
 #[derive(Debug)]
-struct House {
-    policies: Vec<Policy>,
-    temporary: Vec<Temporary>,
-    knowledge: Knowledge,
-    lists: PolicyLists,
-    zone: Zone,
+pub(super) struct House {
+    pub(super) policies: Vec<Policy>,
+    pub(super) temporary: Vec<Temporary>,
+    pub(super) knowledge: Knowledge,
+    pub(super) lists: PolicyLists,
+    pub(super) zone: Zone,
 }
 
 impl House {
@@ -55,7 +55,10 @@ impl House {
     }
 
     /// The compiled policies for one device, and the identities of policies by number.
-    fn in_force(&self, device: &DeviceFacts<'_>) -> Result<(InForce, Vec<String>), TooLarge> {
+    pub(super) fn in_force(
+        &self,
+        device: &DeviceFacts<'_>,
+    ) -> Result<(InForce, Vec<String>), TooLarge> {
         let names = policy_names(&self.policies, &self.temporary);
         let names: Vec<String> = names.map(str::to_owned).collect();
         let numbers = (1..).zip(&names);
@@ -80,7 +83,7 @@ impl House {
     }
 }
 
-fn key(mac: [u8; 6], address: IpAddr, transport: Transport, port: u16) -> FlowKey {
+pub(super) fn key(mac: [u8; 6], address: IpAddr, transport: Transport, port: u16) -> FlowKey {
     let (family, destination) = match address {
         IpAddr::V4(address) => (Family::V4, Address::v4(address.octets())),
         IpAddr::V6(address) => (Family::V6, Address::v6(address.octets())),
@@ -117,7 +120,10 @@ const fn word(verdict: Verdict) -> &'static str {
 }
 
 /// Who decides, as the plain reading has it.
-fn decided(decision: Decision, names: &[String]) -> Option<(Option<String>, &'static str)> {
+pub(super) fn decided(
+    decision: Decision,
+    names: &[String],
+) -> Option<(Option<String>, &'static str)> {
     let policy = names.get(usize::from(decision.policy).checked_sub(1)?)?;
     let policy = Some(policy.clone()).filter(|name| name != BLOCKED && name != ALLOWED);
     Some((policy, word(decision.verdict)))
@@ -464,7 +470,7 @@ fn a_policy() -> impl Strategy<Value = Policy> {
     })
 }
 
-fn a_house() -> impl Strategy<Value = House> {
+pub(super) fn a_house() -> impl Strategy<Value = House> {
     let entry = (
         a_name(),
         prop::option::of(a_category()),
@@ -526,7 +532,7 @@ fn a_house() -> impl Strategy<Value = House> {
         })
 }
 
-fn an_address() -> impl Strategy<Value = IpAddr> {
+pub(super) fn an_address() -> impl Strategy<Value = IpAddr> {
     let all = [
         "192.0.2.1",
         "192.0.2.2",
@@ -544,7 +550,7 @@ fn an_address() -> impl Strategy<Value = IpAddr> {
     )
 }
 
-fn a_facts() -> impl Strategy<Value = DeviceFacts<'static>> {
+pub(super) fn a_facts() -> impl Strategy<Value = DeviceFacts<'static>> {
     let groups = std::sync::LazyLock::force(&KIDS).as_slice();
     select(vec![
         DeviceFacts {
