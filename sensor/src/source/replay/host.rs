@@ -12,8 +12,9 @@ use sensor_ebpf::{
     },
     flow::{Direction, FlowKey, FlowRecord, Judgement, slot},
     packet::Packet as _,
-    parse::{Family, Fragment, Parsed, tcp_flag},
+    parse::{Family, Fragment, Parsed, protocol, tcp_flag},
     policy::Decision,
+    said::initial,
     sample::{Head, LOOKED_AT, MAX_PAYLOAD, NO_SLOT, Watch, classify, is_service},
     skip::Skip,
 };
@@ -141,6 +142,16 @@ impl Host {
         *packets += wire.packets;
         *bytes += wire.bytes;
         let mut judgement = Judgement::unpack(flow.judgement);
+        if packet.key.protocol() == protocol::UDP
+            && direction == Direction::Upload
+            && packet.key.remote_port() == initial::PORT
+        {
+            let payload = packet.parsed.payload_offset();
+            match initial::connection(&packet.seen.frame, payload) {
+                0 => {}
+                connection => flow.initial_sequence[at] = connection,
+            }
+        }
         if flags & tcp_flag::SYN != 0 {
             flow.initial_sequence[at] = packet.parsed.sequence;
             if flags & tcp_flag::ACK == 0 {
@@ -157,7 +168,10 @@ impl Host {
         flow.judgement = judgement.pack();
         Some(Head {
             slot,
-            initial_sequence: flow.initial_sequence[at],
+            initial_sequence: match packet.key.protocol() {
+                protocol::TCP => flow.initial_sequence[at],
+                _ => 0,
+            },
             flags: match flow.tcp_flags[at] & tcp_flag::SYN {
                 0 => 0,
                 _ => Head::SYN_SEEN,
