@@ -112,7 +112,17 @@ impl Ruling {
     /// A refusal of the same generation stays: what was judged first binds. A flow that passes keeps
     /// its generation: where that is an older one, the kernel judges the addresses again, and what
     /// the name decided stays where they refuse nothing.
+    ///
+    /// A name that is judged again may be that of a QUIC connection whose ports another one has taken:
+    /// the kernel, which has seen that, wants the new one's payloads, and knows no name of it. Its own
+    /// comes with them. Of TCP the [desk](super::Desk::began) knows which connection it is.
     pub fn apply(&self, before: Judgement, key: &FlowKey) -> Judgement {
+        let begins_anew = key.protocol() == protocol::UDP
+            && !before.named
+            && before.watch.of(Direction::Upload) > 1;
+        if self.again && begins_anew {
+            return before;
+        }
         let mut after = Judgement {
             named: true,
             held: false,

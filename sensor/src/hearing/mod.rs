@@ -328,6 +328,16 @@ impl Desk {
         (flow.hash == hash_of(key)).then_some((name, *source))
     }
 
+    /// Whether the name of the flow in a slot is that of a TCP connection that began with a SYN of this
+    /// number, as far as both are known: ports are taken again before their next name is heard.
+    pub fn began(&self, slot: u32, sequence: Option<u32>) -> bool {
+        let known = self
+            .flows
+            .get(slot as usize)
+            .and_then(|flow| flow.told.began());
+        known.is_none() || sequence.is_none() || known == sequence
+    }
+
     /// Forgets a flow that gave its slot back.
     pub fn forget(&mut self, slot: u32, key: &FlowKey) {
         if let Some(flow) = self.flows.get_mut(slot as usize)

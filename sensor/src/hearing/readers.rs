@@ -45,6 +45,13 @@ impl Told {
     }
 }
 
+impl Told {
+    /// The number of the upload's SYN before what was told, where it was seen.
+    pub(super) fn began(&self) -> Option<u32> {
+        self.initial[Direction::Upload as usize].flatten()
+    }
+}
+
 /// The number of the SYN before a payload, where it was seen.
 fn initial(head: &Head) -> Option<u32> {
     (head.flags & Head::SYN_SEEN != 0).then_some(head.initial_sequence)

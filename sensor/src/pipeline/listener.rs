@@ -349,6 +349,7 @@ impl Listener {
         let end = self.desk.slots().min(self.again.saturating_add(AGAIN));
         for slot in self.again..end {
             if let Some(key) = self.verdicts.key(slot)
+                && self.desk.began(slot, self.verdicts.began(slot))
                 && let Some((name, source)) = self.desk.name(slot, &key)
             {
                 let ruling = self.judge.judge_again(&key, name, source);

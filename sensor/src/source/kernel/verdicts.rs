@@ -11,6 +11,7 @@ use aya::maps::Map;
 use sensor_ebpf::{
     books::Settings,
     flow::{FlowKey, FlowRecord, Judgement, slot},
+    parse::{protocol, tcp_flag},
 };
 
 use super::{
@@ -57,6 +58,14 @@ impl Verdicts {
             return None;
         }
         Some(self.flows.read(slot).key)
+    }
+
+    /// The number of the upload's SYN of the TCP flow in a slot, where it was seen.
+    pub fn began(&self, slot: u32) -> Option<u32> {
+        let record = (slot < self.flows.len()).then(|| self.flows.read(slot))?;
+        let is_seen =
+            record.key.protocol() == protocol::TCP && record.tcp_flags[0] & tcp_flag::SYN != 0;
+        is_seen.then_some(record.initial_sequence[0])
     }
 
     /// Writes what is ruled into a flow, if its slot is still its own, and gives whether that changed
