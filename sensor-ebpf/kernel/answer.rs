@@ -48,7 +48,7 @@ fn read<P: Packet>(frame: &P) -> u32 {
 /// Composes the answer to the frame that was read, in the buffer of whom it is for. Gives its length;
 /// 0 where none is due.
 #[inline(always)]
-fn compose<P: Packet>(frame: &P, action: Action, to: To) -> Option<usize> {
+fn compose<P: Packet>(frame: &P, action: Action, message: usize, to: To) -> Option<usize> {
     let buffer = maps::answer_buffer(to)?;
     // SAFETY: the buffer is this CPU's, and no other program of this object runs on the CPU
     // before this one has ended.
@@ -60,9 +60,6 @@ fn compose<P: Packet>(frame: &P, action: Action, to: To) -> Option<usize> {
     );
     let len = match action {
         Action::NxDomain | Action::Zero => {
-            let place = place_of_message(&refused)?;
-            let zero = u32::from(action == Action::Zero);
-            let message = compose_message(place as u32, zero) as usize;
             if message == 0 || message > ANSWER_CAPACITY {
                 return None;
             }
@@ -115,17 +112,29 @@ extern "C" fn read_tc(skb: *mut __sk_buff) -> u32 {
 /// [`compose`] at XDP, for the sender.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn compose_xdp(context: *mut xdp_md, action: u32) -> u32 {
+extern "C" fn compose_xdp(context: *mut xdp_md, action: u32, message: u32) -> u32 {
     let frame = LinearFrame::new(&XdpContext::new(context));
-    compose(&frame, Action::from_number(action), To::Sender).unwrap_or(0) as u32
+    compose(
+        &frame,
+        Action::from_number(action),
+        message as usize,
+        To::Sender,
+    )
+    .unwrap_or(0) as u32
 }
 
 /// [`compose`] at TC, for the sender.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn compose_tc(skb: *mut __sk_buff, action: u32) -> u32 {
+extern "C" fn compose_tc(skb: *mut __sk_buff, action: u32, message: u32) -> u32 {
     let frame = SocketBuffer::ingress(&TcContext::new(skb));
-    compose(&frame, Action::from_number(action), To::Sender).unwrap_or(0) as u32
+    compose(
+        &frame,
+        Action::from_number(action),
+        message as usize,
+        To::Sender,
+    )
+    .unwrap_or(0) as u32
 }
 
 /// [`compose`] at TC, for the sender of a download. Apart from questions, which would take more stack
@@ -134,7 +143,7 @@ extern "C" fn compose_tc(skb: *mut __sk_buff, action: u32) -> u32 {
 #[inline(never)]
 extern "C" fn compose_reset(skb: *mut __sk_buff) -> u32 {
     let frame = SocketBuffer::egress(&TcContext::new(skb));
-    compose(&frame, Action::Reject, To::Sender).unwrap_or(0) as u32
+    compose(&frame, Action::Reject, 0, To::Sender).unwrap_or(0) as u32
 }
 
 /// [`compose`] at TC, for the receiver.
@@ -142,7 +151,7 @@ extern "C" fn compose_reset(skb: *mut __sk_buff) -> u32 {
 #[inline(never)]
 extern "C" fn compose_onward(skb: *mut __sk_buff) -> u32 {
     let frame = SocketBuffer::egress(&TcContext::new(skb));
-    compose(&frame, Action::Reject, To::Receiver).unwrap_or(0) as u32
+    compose(&frame, Action::Reject, 0, To::Receiver).unwrap_or(0) as u32
 }
 
 /// A composed answer.
@@ -150,6 +159,18 @@ extern "C" fn compose_onward(skb: *mut __sk_buff) -> u32 {
 fn composed(to: To) -> Option<&'static [u8; ANSWER_CAPACITY]> {
     // SAFETY: as in `compose`.
     maps::answer_buffer(to).map(|buffer| unsafe { &*buffer })
+}
+
+/// The DNS message by which a question is refused, composed in its place in the answer: its length, 0
+/// where the action asks for none. Before the headers and not from within, which would take more stack
+/// than Linux 6.1 gives.
+#[inline(always)]
+fn message_for(action: u32) -> u32 {
+    match Action::from_number(action) {
+        Action::NxDomain => compose_message(0),
+        Action::Zero => compose_message(1),
+        Action::Pass | Action::Reject | Action::Drop => 0,
+    }
 }
 
 /// Copies the question to the message that refuses it. Gives whether it could. A function of its own,
@@ -175,7 +196,11 @@ extern "C" fn copy_question(place: u32) -> u32 {
 /// length; 0 where it cannot be made.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn compose_message(place: u32, zero: u32) -> u32 {
+extern "C" fn compose_message(zero: u32) -> u32 {
+    let place = match maps::refused_buffer() {
+        Some(refused) => place_of_message(refused).unwrap_or(0) as u32,
+        None => return 0,
+    };
     if copy_question(place) == 0 {
         return 0;
     }
@@ -238,7 +263,10 @@ pub(crate) extern "C" fn answer_xdp(context: *mut xdp_md, action: u32) -> u32 {
     if read_xdp(context) == 0 {
         return xdp_action::XDP_DROP;
     }
-    let len = finish(To::Sender as u32, compose_xdp(context, action)) as usize;
+    let len = finish(
+        To::Sender as u32,
+        compose_xdp(context, action, message_for(action)),
+    ) as usize;
     let Some(answer) = composed(To::Sender) else {
         return xdp_action::XDP_DROP;
     };
@@ -301,7 +329,10 @@ pub(crate) extern "C" fn answer_tc(skb: *mut __sk_buff, action: u32) -> u32 {
     if read_tc(skb) == 0 {
         return TC_ACT_SHOT as u32;
     }
-    let len = finish(To::Sender as u32, compose_tc(skb, action)) as usize;
+    let len = finish(
+        To::Sender as u32,
+        compose_tc(skb, action, message_for(action)),
+    ) as usize;
     let Some(answer) = composed(To::Sender) else {
         return TC_ACT_SHOT as u32;
     };

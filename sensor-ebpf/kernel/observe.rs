@@ -271,13 +271,8 @@ fn account(flow: Flow, seen: &Seen, mut judgement: Judgement) -> u32 {
     if runs_out {
         flow.add_to_judgement(Judgement::one_less(direction));
     }
-    if let Some(sample) = maps::sample_buffer() {
-        sample.head = head(seen);
-        flow.describe(direction, &mut sample.head);
-        if runs_out && judgement.watch.of(direction) == 1 {
-            sample.head.flags |= Head::LAST;
-        }
-    }
+    let is_last = runs_out && judgement.watch.of(direction) == 1;
+    begin_sample(seen, flow.slot(), u32::from(is_last));
     if is_fragment {
         return decision.verdict as u32 | FRAGMENT_SEEN;
     }
@@ -369,6 +364,27 @@ fn waits(flow: Flow) -> bool {
     flow.add_to_judgement(Judgement::HOLD.wrapping_neg());
     maps::count_hold_expired();
     false
+}
+
+/// Writes what goes before the copy of a payload, of the flow in a slot where it has one. Apart from
+/// its callers, whose share of the stack it would double.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn begin_sample(seen: *const Seen, slot: u32, is_last: u32) -> u32 {
+    // SAFETY: as in `book`.
+    let (Some(seen), Some(sample)) = (unsafe { seen.as_ref() }, maps::sample_buffer()) else {
+        return 0;
+    };
+    sample.head = head(seen);
+    if slot != NO_SLOT
+        && let Some(flow) = maps::flow_in(slot)
+    {
+        flow.describe(seen.direction(), &mut sample.head);
+    }
+    if is_last != 0 {
+        sample.head.flags |= Head::LAST;
+    }
+    0
 }
 
 /// What goes before the copy of a frame's payload, as far as the frame tells it.
@@ -497,9 +513,7 @@ extern "C" fn overflow(seen: *const Seen, device: u32) -> u32 {
     if seen.payload == 0 || settings.watched_payloads == 0 || !is_service(&seen.key) {
         return decision.verdict as u32;
     }
-    if let Some(sample) = maps::sample_buffer() {
-        sample.head = head(seen);
-    }
+    begin_sample(seen, NO_SLOT, 0);
     decision.verdict as u32 | SAMPLE_WANTED
 }
 
