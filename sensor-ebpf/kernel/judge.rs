@@ -31,7 +31,10 @@ impl Packet for Payload<'_> {
     fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
         let offset = masked(offset);
         // Behind what was captured lies what another payload left there.
-        if offset + N > self.0.head.captured as usize || offset > MAX_PAYLOAD - N {
+        // Masked too, so that the verifier does not take it for the offset and a constant: that of
+        // Linux 6.12 mixes up the bounds of the two.
+        let end = masked(offset + N);
+        if end > self.0.head.captured as usize || offset > MAX_PAYLOAD - N {
             return None;
         }
         // SAFETY: within the payload, as just compared.
