@@ -29,8 +29,8 @@ pub(crate) trait Frame: Packet {
     {
         None
     }
-    /// Copies the payload that starts at `offset` to user space, where somebody reads it.
-    fn sample(&self, offset: u32);
+    /// Copies the payload that starts at `offset` to this CPU's buffer; gives 0 where nobody reads it.
+    fn sample(&self, offset: u32) -> u32;
 }
 
 /// The directly readable octets of a frame.
@@ -61,7 +61,7 @@ impl Linear {
 
 /// See [`Packet::forget`]: a number and twice another, which to the verifier is any number.
 #[inline(always)]
-fn forget(offset: usize, noise: u64) -> usize {
+pub(crate) fn forget(offset: usize, noise: u64) -> usize {
     let mut forgotten = offset;
     // SAFETY: register arithmetic only.
     unsafe {
@@ -132,8 +132,8 @@ impl Frame for LinearFrame {
     }
 
     #[inline(always)]
-    fn sample(&self, offset: u32) {
-        sample::sample_linear(self.context, offset);
+    fn sample(&self, offset: u32) -> u32 {
+        sample::sample_linear(self.context, offset)
     }
 }
 
@@ -211,8 +211,8 @@ impl Frame for MultiBufferFrame {
     }
 
     #[inline(always)]
-    fn sample(&self, offset: u32) {
-        sample::sample_frags(self.0.context, offset);
+    fn sample(&self, offset: u32) -> u32 {
+        sample::sample_frags(self.0.context, offset)
     }
 }
 
@@ -360,8 +360,8 @@ impl Frame for SocketBuffer {
     }
 
     #[inline(always)]
-    fn sample(&self, offset: u32) {
-        sample::sample_skb(self.skb, offset);
+    fn sample(&self, offset: u32) -> u32 {
+        sample::sample_skb(self.skb, offset)
     }
 }
 

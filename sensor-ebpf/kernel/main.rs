@@ -14,6 +14,7 @@
 
 mod access;
 mod answer;
+mod judge;
 mod maps;
 mod observe;
 mod sample;
@@ -25,17 +26,20 @@ use aya_ebpf::{
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
 };
-use sensor_ebpf::{flow::Direction, policy::Verdict};
+use sensor_ebpf::flow::Direction;
 
-use crate::access::{LinearFrame, MultiBufferFrame, SocketBuffer};
+use crate::{
+    access::{LinearFrame, MultiBufferFrame, SocketBuffer},
+    observe::Action,
+};
 
 /// Uploads, where a frame lies in one buffer.
 #[xdp]
 fn upload(context: XdpContext) -> u32 {
     match observe::observe(LinearFrame::new(&context), Direction::Upload) {
-        Verdict::Pass => xdp_action::XDP_PASS,
-        Verdict::Drop => xdp_action::XDP_DROP,
-        Verdict::Reject => answer::answer_xdp(context.ctx),
+        Action::Pass => xdp_action::XDP_PASS,
+        Action::Drop => xdp_action::XDP_DROP,
+        refused => answer::answer_xdp(context.ctx, refused as u32),
     }
 }
 
@@ -43,19 +47,23 @@ fn upload(context: XdpContext) -> u32 {
 #[xdp(frags)]
 fn upload_frags(context: XdpContext) -> u32 {
     match observe::observe(MultiBufferFrame::new(&context), Direction::Upload) {
-        Verdict::Pass => xdp_action::XDP_PASS,
-        Verdict::Drop => xdp_action::XDP_DROP,
-        Verdict::Reject => answer::answer_xdp(context.ctx),
+        Action::Pass => xdp_action::XDP_PASS,
+        Action::Drop => xdp_action::XDP_DROP,
+        refused => answer::answer_xdp(context.ctx, refused as u32),
     }
 }
 
 /// Uploads, where XDP is not to be had, and where frames were merged before the program (GRO).
 #[classifier]
 fn upload_tc(context: TcContext) -> i32 {
-    match observe::observe(SocketBuffer::ingress(&context), Direction::Upload) {
-        Verdict::Pass => TC_ACT_UNSPEC,
-        Verdict::Drop => TC_ACT_SHOT,
-        Verdict::Reject => answer::answer_tc(context.skb.skb) as i32,
+    let frame = SocketBuffer::ingress(&context);
+    if frame.mark() == answer::ANSWER_MARK {
+        return TC_ACT_UNSPEC;
+    }
+    match observe::observe(frame, Direction::Upload) {
+        Action::Pass => TC_ACT_UNSPEC,
+        Action::Drop => TC_ACT_SHOT,
+        refused => answer::answer_tc(context.skb.skb, refused as u32) as i32,
     }
 }
 
@@ -68,9 +76,9 @@ fn download(context: TcContext) -> i32 {
         return TC_ACT_UNSPEC;
     }
     match observe::observe(frame, Direction::Download) {
-        Verdict::Pass => TC_ACT_UNSPEC,
-        // The sender is not told: its next packet finds the flow refused from the device's side.
-        Verdict::Drop | Verdict::Reject => TC_ACT_SHOT,
+        Action::Pass => TC_ACT_UNSPEC,
+        Action::Drop => TC_ACT_SHOT,
+        _ => answer::answer_both(context.skb.skb) as i32,
     }
 }
 

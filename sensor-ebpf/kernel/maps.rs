@@ -9,14 +9,17 @@ use core::{
 };
 
 use aya_ebpf::{
-    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_NOEXIST, BPF_RB_AVAIL_DATA},
-    macros::map,
+    bindings::{
+        BPF_F_INNER_MAP, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_NOEXIST, BPF_RB_AVAIL_DATA,
+    },
+    btf_maps,
+    macros::{btf_map, map},
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, Queue, RingBuf, lpm_trie},
 };
 use sensor_ebpf::{
-    answer::ANSWER_CAPACITY,
+    answer::{ANSWER_CAPACITY, Refused, To},
     books::{
-        ByDirection, DeviceRecord, FIRST_DEVICE, FURTHER_DEVICES, FragmentKey, HitKey,
+        ByDirection, DeviceRecord, FIRST_DEVICE, FURTHER_DEVICES, FragmentKey, Hit, HitKey,
         InterfaceRecord, Journal, Losses, MAX_POLICY_IDENTITIES, MULTICAST_DEVICE, PolicyName,
         Settings, Tally, family_index,
     },
@@ -24,11 +27,13 @@ use sensor_ebpf::{
         BUCKET_ENTRIES, BUCKETS_PROBED, Bucket, Direction, FlowKey, FlowRecord, IndexEntry,
         Judgement, slot,
     },
-    parse::{Address, Family, Mac, tcp_flag},
+    name::{NameBucket, Names, Suffixes},
+    parse::{Address, Family, Mac, protocol, tcp_flag},
     policy::{
-        Chain, Decision, DeviceRulesKey, MAX_CHAINS, MAX_RULES, PREFIX_SIDE_BITS, PrefixV4,
-        PrefixV6, Rule, Rules,
+        Chain, Decision, DeviceRulesKey, LearnedKey, MAX_CHAINS, MAX_RULES, PREFIX_SIDE_BITS,
+        PrefixV4, PrefixV6, Rule, Rules,
     },
+    said::Text,
     sample::{Head, Judged, Kind, MAX_PAYLOAD},
     skip::Skip,
 };
@@ -77,7 +82,7 @@ static FRAGMENTS: LruHashMap<FragmentKey, u32> = LruHashMap::with_max_entries(4_
 
 /// Packets to which a policy applied, by device and policy.
 #[map]
-static HITS: HashMap<HitKey, Tally> = HashMap::with_max_entries(16_384, 0);
+static HITS: HashMap<HitKey, Hit> = HashMap::with_max_entries(16_384, 0);
 
 /// The rules that name a device.
 #[map]
@@ -93,6 +98,21 @@ static PREFIXES_V4: LpmTrie<PrefixV4, u32> =
 #[map]
 static PREFIXES_V6: LpmTrie<PrefixV6, u32> =
     LpmTrie::with_max_entries(2_097_152, BPF_F_NO_PREALLOC);
+
+/// The tables of names of both sides: each is made as large as it is needed, and put here whole.
+#[btf_map]
+static NAMES: btf_maps::ArrayOfMaps<NameTable, 2> = btf_maps::ArrayOfMaps::new();
+
+/// A table of names.
+type NameTable = btf_maps::Array<NameBucket, 1, { (BPF_F_INNER_MAP | BPF_F_MMAPABLE) as usize }>;
+
+/// The rules that refuse every name that is known at an address.
+#[map]
+static LEARNED: HashMap<LearnedKey, u64> = HashMap::with_max_entries(32_768, BPF_F_NO_PREALLOC);
+
+/// Until when the packets of a flow's server wait, in nanoseconds since boot, by the flow's slot.
+#[map]
+static HELD: LruHashMap<u32, u64> = LruHashMap::with_max_entries(4_096, 0);
 
 /// The chains of both sides; the first of each side is that of every address.
 #[map]
@@ -117,6 +137,19 @@ const SAMPLES_SIZE: u32 = 1 << 20;
 #[map]
 static SAMPLE: PerCpuArray<Sample> = PerCpuArray::with_max_entries(1, 0);
 
+/// The name that a payload says, and its hashes.
+#[map]
+static SAID: PerCpuArray<Said> = PerCpuArray::with_max_entries(1, 0);
+
+/// See [`SAID`].
+#[repr(C)]
+pub(crate) struct Said {
+    pub(crate) text: Text,
+    pub(crate) suffixes: Suffixes,
+    /// Jiffies when a refused question was last told to user space.
+    pub(crate) told: u64,
+}
+
 /// A sample as it goes into the ring; of the payload, as much as was captured.
 #[repr(C)]
 pub(crate) struct Sample {
@@ -137,9 +170,13 @@ static JOURNAL: Array<Journal> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[allow(dead_code, reason = "as JOURNAL")]
 static POLICY_NAMES: Array<PolicyName> = Array::with_max_entries(MAX_POLICY_IDENTITIES, 0);
 
-/// Where an answer is put together: too large for the stack.
+/// Where answers are put together, one for each end: too large for the stack.
 #[map]
-static ANSWER: PerCpuArray<[u8; ANSWER_CAPACITY]> = PerCpuArray::with_max_entries(1, 0);
+static ANSWER: PerCpuArray<[u8; ANSWER_CAPACITY]> = PerCpuArray::with_max_entries(2, 0);
+
+/// What an answer needs to know of the frame that is refused.
+#[map]
+static REFUSED: PerCpuArray<Refused> = PerCpuArray::with_max_entries(1, 0);
 
 /// Adds to a counter that other CPUs add to at the same time.
 #[inline(always)]
@@ -180,6 +217,12 @@ pub(crate) fn generation(settings: &Settings) -> u32 {
 pub(crate) struct Flow(*mut FlowRecord, u32);
 
 impl Flow {
+    /// The number of its slot.
+    #[inline(always)]
+    pub(crate) fn slot(self) -> u32 {
+        self.1
+    }
+
     #[inline(always)]
     pub(crate) fn judgement(self) -> Judgement {
         Judgement::unpack(self.judgement_word())
@@ -192,12 +235,20 @@ impl Flow {
         unsafe { ptr::read_volatile(&raw const (*self.0).judgement) }
     }
 
-    /// Stores a judgement. Of two CPUs that store at once, one is not heard: a flow is judged
-    /// again, or one more of its payloads is copied.
+    /// Stores a judgement that was made anew. Of two CPUs that store at once, one is not heard: a
+    /// flow is judged again, or one more of its payloads is copied.
     #[inline(always)]
     pub(crate) fn set_judgement(self, judgement: Judgement) {
         // SAFETY: as above, written in one piece.
         unsafe { ptr::write_volatile(&raw mut (*self.0).judgement, judgement.pack()) };
+    }
+
+    /// Adds to the stored judgement. User space may put a verdict there at the same time: neither
+    /// is lost.
+    #[inline(always)]
+    pub(crate) fn add_to_judgement(self, amount: u64) {
+        // SAFETY: a record lives as long as the program; the field's address is taken.
+        add(unsafe { &raw mut (*self.0).judgement }, amount);
     }
 
     /// Notes where the octets of a TCP direction begin to be counted.
@@ -210,14 +261,25 @@ impl Flow {
         }
     }
 
+    /// What [`set_initial_sequence`](Self::set_initial_sequence) noted last.
+    #[inline(always)]
+    pub(crate) fn initial_sequence(self, direction: Direction) -> u32 {
+        // SAFETY: as above, read in one piece.
+        unsafe {
+            let both = &raw mut (*self.0).initial_sequence;
+            ptr::read_volatile(of_direction(both, direction))
+        }
+    }
+
     /// What [`Head`] says about the flow: its slot, the initial sequence number of a direction and
     /// whether that was seen.
     #[inline(always)]
     pub(crate) fn describe(self, direction: Direction, head: &mut Head) {
         // SAFETY: as above, read in one piece each.
         unsafe {
-            let both = &raw mut (*self.0).initial_sequence;
-            head.initial_sequence = ptr::read_volatile(of_direction(both, direction));
+            if head.key.protocol() == protocol::TCP {
+                head.initial_sequence = self.initial_sequence(direction);
+            }
             let flags = of_direction(&raw mut (*self.0).tcp_flags, direction);
             if ptr::read_volatile(flags) & tcp_flag::SYN != 0 {
                 head.flags = Head::SYN_SEEN;
@@ -263,6 +325,12 @@ impl Flow {
         add(packets, wire.packets);
         add(bytes, wire.bytes);
     }
+}
+
+/// The flow in a slot.
+#[inline(always)]
+pub(crate) fn flow_in(slot: u32) -> Option<Flow> {
+    Some(Flow(FLOWS.get_ptr_mut(slot)?, slot))
 }
 
 /// The flow with this key, where it lies in the bucket in which its search starts.
@@ -612,6 +680,18 @@ pub(crate) fn count_answered(ifindex: u32, bytes: u64) {
     }
 }
 
+/// Books what the sensor sent to a device in the place of a refused download.
+#[inline(always)]
+pub(crate) fn count_replaced(ifindex: u32, bytes: u64) {
+    if let Some(record) = interface(ifindex) {
+        // SAFETY: the record lives as long as the program; a field's address is taken.
+        add_tally(
+            unsafe { &raw mut (*record).replaced },
+            Tally { packets: 1, bytes },
+        );
+    }
+}
+
 /// Counts a refused packet for which no answer could be sent.
 #[inline(always)]
 pub(crate) fn count_answer_failed(ifindex: u32) {
@@ -621,18 +701,60 @@ pub(crate) fn count_answer_failed(ifindex: u32) {
     }
 }
 
-/// Counts packets to which a policy applied.
+/// Counts packets to which a policy applied, and whether it was decided with them.
 #[inline(always)]
-pub(crate) fn count_hit(mac: Mac, decision: Decision, direction: Direction, wire: Tally) {
+pub(crate) fn count_hit(
+    mac: Mac,
+    decision: Decision,
+    direction: Direction,
+    wire: Tally,
+    decided: u64,
+) {
     let key = HitKey::new(mac, decision, direction);
-    // Whoever is first makes the record, with its own packet in it; the others find it.
-    if HITS.get_ptr_mut(key).is_none() && HITS.insert(key, wire, u64::from(BPF_NOEXIST)).is_ok() {
-        return;
+    // Whoever is first makes the record; all find it then.
+    if HITS.get_ptr_mut(key).is_none() {
+        let none = Hit::default();
+        let _ = HITS.insert(key, none, u64::from(BPF_NOEXIST));
     }
     match HITS.get_ptr_mut(key) {
-        Some(tally) => add_tally(tally, wire),
+        Some(hit) => {
+            // SAFETY: a record of a table that loses none; fields' addresses are taken.
+            unsafe {
+                add_tally(&raw mut (*hit).wire, wire);
+                if decided != 0 {
+                    add(&raw mut (*hit).decided, decided);
+                }
+            }
+        }
         None => count_loss(|losses| &raw mut losses.hit_table_full, None),
     }
+}
+
+/// Lets the packets of a flow's server wait until a time in nanoseconds since boot.
+#[inline(always)]
+pub(crate) fn hold(flow: Flow, until: u64) {
+    if HELD.insert(flow.1, until, 0).is_ok() {
+        flow.add_to_judgement(Judgement::HOLD);
+    }
+}
+
+/// Until when the packets of a held flow's server wait; `None` where another flow took its place.
+#[inline(always)]
+pub(crate) fn held_until(flow: Flow) -> Option<u64> {
+    // SAFETY: the value is copied.
+    unsafe { HELD.get(flow.1).copied() }
+}
+
+/// Counts a packet that waits.
+#[inline(always)]
+pub(crate) fn count_held() {
+    count_loss(|losses| &raw mut losses.held, None);
+}
+
+/// Counts a flow that waits no longer.
+#[inline(always)]
+pub(crate) fn count_hold_expired() {
+    count_loss(|losses| &raw mut losses.hold_expired, None);
 }
 
 /// Tells user space that a policy matched a flow.
@@ -661,6 +783,13 @@ pub(crate) fn sample_buffer() -> Option<&'static mut Sample> {
     // SAFETY: the buffer is this CPU's, and no other program of this object runs on the CPU before
     // this one has ended.
     unsafe { SAMPLE.get_ptr_mut(0)?.as_mut() }
+}
+
+/// This CPU's buffer for a name.
+#[inline(always)]
+pub(crate) fn said_buffer() -> Option<&'static mut Said> {
+    // SAFETY: as in `sample_buffer`.
+    unsafe { SAID.get_ptr_mut(0)?.as_mut() }
 }
 
 /// Puts a sample with `len` octets of payload into the ring, where its kind may have the room.
@@ -714,6 +843,12 @@ fn bounded(len: u32) -> u32 {
     bounded
 }
 
+/// Counts a sample that is not told because another like it was just now.
+#[inline(always)]
+pub(crate) fn count_shed(kind: Kind) {
+    count_sample(|losses| &raw mut losses.samples_shed, kind, None);
+}
+
 /// Counts one sample by its kind, and tells of the first.
 #[inline(always)]
 fn count_sample(
@@ -721,11 +856,25 @@ fn count_sample(
     kind: Kind,
     news: Option<News>,
 ) {
+    let mut number = kind as usize;
+    // By way of an instruction that the compiler does not look into: it knows the number of a kind
+    // to be small, and the verifier, which saw it read from memory, has to be shown.
+    // SAFETY: register arithmetic only.
+    unsafe {
+        asm!(
+            "{number} &= 15",
+            number = inout(reg) number,
+            options(pure, nomem, nostack),
+        );
+    }
+    if number >= Kind::COUNT {
+        return;
+    }
     count_loss(
         |losses| {
             let kinds = of(losses).cast::<u64>();
-            // SAFETY: a kind's number is below their count.
-            unsafe { kinds.add(kind as usize) }
+            // SAFETY: below the count of kinds, as just compared.
+            unsafe { kinds.add(number) }
         },
         news,
     );
@@ -747,8 +896,15 @@ pub(crate) fn ports_of_fragment(key: &FragmentKey) -> Option<u32> {
 
 /// This CPU's buffer for an answer.
 #[inline(always)]
-pub(crate) fn answer_buffer() -> Option<*mut [u8; ANSWER_CAPACITY]> {
-    ANSWER.get_ptr_mut(0)
+pub(crate) fn answer_buffer(to: To) -> Option<*mut [u8; ANSWER_CAPACITY]> {
+    ANSWER.get_ptr_mut(to as u32)
+}
+
+/// This CPU's buffer for what was read of a refused frame.
+#[inline(always)]
+pub(crate) fn refused_buffer() -> Option<&'static mut Refused> {
+    // SAFETY: as in `sample_buffer`.
+    unsafe { REFUSED.get_ptr_mut(0)?.as_mut() }
 }
 
 /// The policy tables of the side that a generation names.
@@ -764,6 +920,56 @@ impl<'a> Rulebook<'a> {
             side: generation & 1,
             settings,
         }
+    }
+
+    /// The rules about names.
+    #[inline(always)]
+    pub(crate) fn name_rules(&self) -> u64 {
+        self.of_side(&self.settings.name_rules)
+    }
+
+    /// The rules whose verdicts are waited for.
+    #[inline(always)]
+    pub(crate) fn strict_rules(&self) -> u64 {
+        self.of_side(&self.settings.strict_rules)
+    }
+
+    /// The secret of the hashes of names.
+    #[inline(always)]
+    pub(crate) fn name_secret(&self) -> u64 {
+        self.of_side(&self.settings.name_secret)
+    }
+
+    /// The rules that refuse every name that is known at a remote address.
+    #[inline(always)]
+    pub(crate) fn learned(&self, key: &FlowKey) -> u64 {
+        let key = LearnedKey {
+            address: key.remote().octets(),
+            side: self.side,
+            family: key.family() as u32,
+        };
+        // SAFETY: the value is copied.
+        unsafe { LEARNED.get(key).copied() }.unwrap_or(0)
+    }
+
+    #[inline(always)]
+    fn of_side<T: Copy>(&self, both: &[T; 2]) -> T {
+        match self.side {
+            0 => both[0],
+            _ => both[1],
+        }
+    }
+}
+
+impl Names for Rulebook<'_> {
+    #[inline(always)]
+    fn bucket(&self, number: u32) -> Option<&NameBucket> {
+        NAMES.get_value(self.side, &number)
+    }
+
+    #[inline(always)]
+    fn mask(&self) -> u32 {
+        self.of_side(&self.settings.name_mask)
     }
 }
 
@@ -805,6 +1011,11 @@ impl Rules for Rulebook<'_> {
             }
         };
         CHAINS.get(self.side * MAX_CHAINS as u32 + number.copied().unwrap_or(0))
+    }
+
+    #[inline(always)]
+    fn chain(&self, number: u32) -> Option<&Chain> {
+        CHAINS.get(self.side * MAX_CHAINS as u32 + number)
     }
 
     #[inline(always)]

@@ -4,44 +4,87 @@
 //! in BTF), which the verifier checks once, for any argument, instead of once for every way that
 //! leads through the parser.
 
-use aya_ebpf::helpers::bpf_jiffies64;
+use aya_ebpf::helpers::{bpf_jiffies64, bpf_ktime_get_ns};
 use sensor_ebpf::{
-    books::{FURTHER_DEVICES, FragmentKey, Settings, Tally},
+    books::{FURTHER_DEVICES, FragmentKey, Tally},
     flow::{Direction, FlowKey, Judgement},
-    parse::{Fragment, Parsed, parse, plain, tcp_flag},
-    policy::{Decision, Verdict, decide},
+    parse::{Fragment, Parsed, Piece, parse, plain, protocol, tcp_flag},
+    policy::{Decision, Layer, Verdict, decide},
+    said::initial,
     sample::{Head, NO_SLOT, Watch, is_service},
     skip::Skip,
 };
 
 use crate::{
     access::Frame,
+    judge,
     maps::{self, Flow, Rulebook},
 };
+
+/// What becomes of a frame.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub(crate) enum Action {
+    /// It goes on.
+    Pass = 0,
+    /// It goes no further, and whoever waits for it is told.
+    Reject = 1,
+    /// It goes no further, in silence.
+    Drop = 2,
+    /// A DNS question: there is no such name.
+    NxDomain = 4,
+    /// A DNS question: its address is 0.0.0.0 or ::.
+    Zero = 5,
+}
+
+impl Action {
+    /// The action with this number; an unknown number passes (law 3).
+    #[inline(always)]
+    pub(crate) const fn from_number(number: u32) -> Self {
+        match number & 0xff {
+            1 => Self::Reject,
+            2 => Self::Drop,
+            4 => Self::NxDomain,
+            5 => Self::Zero,
+            _ => Self::Pass,
+        }
+    }
+}
 
 /// What there is to book about a frame.
 ///
 /// `#[repr(C)]` and without `enum`s: it is an argument of global functions, of which the verifier
 /// believes nothing.
 #[repr(C)]
-struct Seen {
-    key: FlowKey,
-    wire: Tally,
+pub(crate) struct Seen {
+    pub(crate) key: FlowKey,
+    pub(crate) wire: Tally,
     now: u64,
+    /// TCP: that of the packet. A QUIC Initial: the number of its connection.
     sequence: u32,
     /// Octets of payload.
     payload: u16,
     tcp_flags: u8,
+    /// By number of [`Direction`], and [`FRAGMENT`].
     direction: u8,
 }
+
+/// In [`Seen::direction`]: the packet is a piece of another.
+const FRAGMENT: u8 = 2;
+
+/// In what [`book`] gives, above the verdict: a fragment is to be told.
+const FRAGMENT_SEEN: u32 = 1 << 10;
 
 /// In what [`book`] gives, above the verdict: the payload is wanted, and its sample was begun.
 const SAMPLE_WANTED: u32 = 1 << 8;
 
+/// What [`book`] gives of a frame whose flow is not in the table: nothing was booked.
+const NO_FLOW: u32 = 1 << 9;
+
 impl Seen {
     #[inline(always)]
-    fn direction(&self) -> Direction {
-        match self.direction {
+    pub(crate) fn direction(&self) -> Direction {
+        match self.direction & 1 {
             0 => Direction::Upload,
             _ => Direction::Download,
         }
@@ -52,9 +95,9 @@ impl Seen {
 ///
 /// A steady packet of a known flow costs one search in the flow index and no other lookup.
 #[inline(always)]
-pub(crate) fn observe<F: Frame>(mut frame: F, direction: Direction) -> Verdict {
-    if let Some(verdict) = steady(&frame, direction) {
-        return verdict;
+pub(crate) fn observe<F: Frame>(mut frame: F, direction: Direction) -> Action {
+    if steady(&frame, direction).is_some() {
+        return Action::Pass;
     }
     let mut revealed = false;
     let parsed = loop {
@@ -91,6 +134,16 @@ pub(crate) fn observe<F: Frame>(mut frame: F, direction: Direction) -> Verdict {
         tcp_flags: parsed.tcp_flags,
         direction: direction as u8,
     };
+    if seen.key.protocol() == protocol::UDP
+        && direction == Direction::Upload
+        && seen.key.remote_port() == initial::PORT
+    {
+        let payload = frame.forget(parsed.payload_offset(), seen.now);
+        seen.sequence = initial::connection(&frame, payload);
+    }
+    if parsed.piece != Piece::Whole {
+        seen.direction |= FRAGMENT;
+    }
     match parsed.fragment() {
         Fragment::Whole => {}
         Fragment::First(identification) => {
@@ -100,11 +153,32 @@ pub(crate) fn observe<F: Frame>(mut frame: F, direction: Direction) -> Verdict {
             seen.key = seen.key.with_ports(later_fragment(&seen, identification));
         }
     }
-    let booked = book(&seen);
-    if booked & SAMPLE_WANTED != 0 {
-        frame.sample(parsed.payload_offset() as u32);
+    let mut booked = book(&seen);
+    // One after the other and not within each other: together they would take more stack than there
+    // is.
+    if booked == NO_FLOW {
+        let device = open(&seen);
+        if device == OPENED {
+            booked = book(&seen);
+        }
+        // Another CPU may have taken its entry of the index.
+        if booked == NO_FLOW {
+            booked = overflow(&seen, device);
+        }
     }
-    Verdict::from_number(booked as u8)
+    if booked & FRAGMENT_SEEN != 0 {
+        judge::tell_fragment();
+        return Action::from_number(booked);
+    }
+    if booked & SAMPLE_WANTED == 0 || frame.sample(parsed.payload_offset() as u32) == 0 {
+        return Action::from_number(booked);
+    }
+    let judged = match direction {
+        Direction::Upload => judge::judge(&seen, booked),
+        Direction::Download => booked,
+    };
+    judge::submit();
+    Action::from_number(judged)
 }
 
 /// The short way of most packets: a plain frame of a flow that is known, passes, and has told what
@@ -112,11 +186,20 @@ pub(crate) fn observe<F: Frame>(mut frame: F, direction: Direction) -> Verdict {
 ///
 /// Frames from and to group addresses have no flow, so they are not found here.
 #[inline(always)]
-fn steady<F: Frame>(frame: &F, direction: Direction) -> Option<Verdict> {
+fn steady<F: Frame>(frame: &F, direction: Direction) -> Option<()> {
     let parsed = plain(frame)?;
     let settings = maps::settings()?;
     let key = FlowKey::new(&parsed, direction, frame.ifindex());
     if parsed.tcp_flags & tcp_flag::SYN != 0 {
+        return None;
+    }
+    if parsed.protocol == protocol::UDP
+        && direction == Direction::Upload
+        && key.remote_port() == initial::PORT
+        && let Some([first]) = frame.load::<1>(parsed.payload_offset())
+        && initial::is_long(first)
+    {
+        // A connection may begin, at the ports of one that is known.
         return None;
     }
     let flow = maps::find_flow_near(key.hash(&settings.hash_secret), &key, settings)?;
@@ -127,11 +210,11 @@ fn steady<F: Frame>(frame: &F, direction: Direction) -> Option<Verdict> {
     // SAFETY: the helper reads a clock.
     flow.touch(direction, parsed.tcp_flags, unsafe { bpf_jiffies64() });
     flow.count(direction, frame.wire(Some(&parsed)));
-    Some(Verdict::Pass)
+    Some(())
 }
 
 /// Books a frame to its flow. Gives the number of its verdict and, where its payload is wanted,
-/// [`SAMPLE_WANTED`].
+/// [`SAMPLE_WANTED`]; [`NO_FLOW`] where it has none yet.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn book(seen: *const Seen) -> u32 {
@@ -141,48 +224,167 @@ extern "C" fn book(seen: *const Seen) -> u32 {
     };
     let hash = seen.key.hash(&settings.hash_secret);
     let Some(flow) = maps::find_flow(hash, &seen.key, settings) else {
-        return first_packet(seen, hash);
+        return NO_FLOW;
     };
     let generation = maps::generation(settings);
     let mut judgement = flow.judgement();
     if judgement.generation != generation {
-        judgement = judge(flow, seen, generation, judgement.watch);
+        judgement = judge(flow, seen, generation, judgement);
     }
-    account(flow, seen, judgement, settings)
+    account(flow, seen, judgement)
 }
 
 /// Books a frame to its flow and gives the flow's verdict, and whether the payload is wanted.
 #[inline(always)]
-fn account(flow: Flow, seen: &Seen, mut judgement: Judgement, settings: &Settings) -> u32 {
-    let decision = judgement.decision;
+fn account(flow: Flow, seen: &Seen, mut judgement: Judgement) -> u32 {
     let direction = seen.direction();
+    if seen.tcp_flags & tcp_flag::SYN != 0 {
+        judgement = Judgement::unpack(open_again(seen, flow.slot()));
+    } else if seen.key.protocol() == protocol::UDP && seen.sequence != 0 {
+        judgement = Judgement::unpack(connect_again(seen, flow.slot()));
+    }
+    let decision = judgement.decision;
     flow.touch(direction, seen.tcp_flags, seen.now);
     if decision.policy != 0 {
         count_hit(seen, judgement.pack());
-    }
-    if direction == Direction::Download && decision.verdict != Verdict::Pass {
-        maps::count_refused(seen.key.ifindex(), seen.wire);
-    } else {
-        flow.count(direction, seen.wire);
-    }
-    if seen.tcp_flags & tcp_flag::SYN != 0 {
-        flow.set_initial_sequence(direction, seen.sequence);
-        if seen.tcp_flags & tcp_flag::ACK == 0 {
-            // A connection begins, perhaps with the ports of one that ended.
-            judgement.watch = Watch::of_new_flow(&seen.key, settings.watched_payloads);
-            flow.set_judgement(judgement);
+        if judgement.fresh {
+            flow.add_to_judgement(Judgement::COUNTED);
+            judgement.fresh = false;
         }
     }
-    if seen.payload == 0 || !judgement.watch.wants(direction) {
+    if direction == Direction::Download {
+        if decision.verdict.refuses() {
+            maps::count_refused(seen.key.ifindex(), seen.wire);
+            return decision.verdict as u32;
+        }
+        if judgement.held && waits(flow) {
+            maps::count_refused(seen.key.ifindex(), seen.wire);
+            return Verdict::Drop as u32;
+        }
+    }
+    flow.count(direction, seen.wire);
+    let is_fragment = seen.direction == Direction::Upload as u8 | FRAGMENT && seen.payload == 0;
+    if (seen.payload == 0 && !is_fragment) || !judgement.watch.wants(direction) {
         return decision.verdict as u32;
     }
-    judgement.watch = judgement.watch.after(&seen.key, direction);
-    flow.set_judgement(judgement);
-    if let Some(sample) = maps::sample_buffer() {
-        sample.head = head(seen);
-        flow.describe(direction, &mut sample.head);
+    let runs_out = judgement.watch.runs_out(direction) && !is_fragment;
+    if runs_out {
+        flow.add_to_judgement(Judgement::one_less(direction));
+    }
+    let is_last = runs_out && judgement.watch.of(direction) == 1;
+    begin_sample(seen, flow.slot(), u32::from(is_last));
+    if is_fragment {
+        return decision.verdict as u32 | FRAGMENT_SEEN;
     }
     decision.verdict as u32 | SAMPLE_WANTED
+}
+
+/// A SYN: a connection begins, perhaps with the ports of one that ended.
+///
+/// What was refused for its name is refused until the server has opened the new connection too: a
+/// SYN that the device made up, in the midst of the old one, is answered by none.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn open_again(seen: *const Seen, slot: u32) -> u64 {
+    // SAFETY: as in `book`.
+    let (Some(seen), Some(settings), Some(flow)) = (
+        unsafe { seen.as_ref() },
+        maps::settings(),
+        maps::flow_in(slot),
+    ) else {
+        return 0;
+    };
+    let word = flow.judgement_word();
+    let before = Judgement::unpack(word);
+    let direction = seen.direction();
+    flow.set_initial_sequence(direction, seen.sequence);
+    let opens = seen.tcp_flags & tcp_flag::ACK == 0;
+    let refused = before.decision.layer != Layer::Address && before.decision.verdict.refuses();
+    let answered = refused && direction == Direction::Download;
+    if !opens && !answered {
+        return word;
+    }
+    let mut judgement = Judgement::unpack(decision_of(&seen.key, before.generation));
+    judgement.watch = Watch::of_new_flow(&seen.key, settings.watched_payloads);
+    judgement.fresh &= before.fresh || before.decision != judgement.decision;
+    if !refused || direction == Direction::Download {
+        flow.set_judgement(judgement);
+    }
+    judgement.pack()
+}
+
+/// A QUIC Initial by which a device begins a connection, perhaps at the ports of another, or says more
+/// in one that it began. What was refused for its name is another connection's refusal; of what passed,
+/// a little more is read, in which another hello may be.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn connect_again(seen: *const Seen, slot: u32) -> u64 {
+    const MORE: u8 = 2;
+
+    // SAFETY: as in `book`.
+    let (Some(seen), Some(settings), Some(flow)) = (
+        unsafe { seen.as_ref() },
+        maps::settings(),
+        maps::flow_in(slot),
+    ) else {
+        return 0;
+    };
+    let word = flow.judgement_word();
+    let before = Judgement::unpack(word);
+    let known = flow.initial_sequence(Direction::Upload);
+    if known == seen.sequence {
+        return word;
+    }
+    flow.set_initial_sequence(Direction::Upload, seen.sequence);
+    if known == 0 {
+        return word;
+    }
+    let mut judgement = before;
+    if before.decision.layer != Layer::Address && before.decision.verdict.refuses() {
+        judgement = Judgement::unpack(decision_of(&seen.key, before.generation));
+        judgement.watch = Watch::of_new_flow(&seen.key, settings.watched_payloads);
+    } else if before.named {
+        judgement.watch = Watch::new(MORE, before.watch.of(Direction::Download));
+    } else {
+        return word;
+    }
+    flow.set_judgement(judgement);
+    judgement.pack()
+}
+
+/// Whether what a held flow's server says still waits for the verdict.
+#[inline(always)]
+fn waits(flow: Flow) -> bool {
+    // SAFETY: the helper reads a clock.
+    let now = unsafe { bpf_ktime_get_ns() };
+    if maps::held_until(flow).is_some_and(|until| now < until) {
+        maps::count_held();
+        return true;
+    }
+    flow.add_to_judgement(Judgement::HOLD.wrapping_neg());
+    maps::count_hold_expired();
+    false
+}
+
+/// Writes what goes before the copy of a payload, of the flow in a slot where it has one. Apart from
+/// its callers, whose share of the stack it would double.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn begin_sample(seen: *const Seen, slot: u32, is_last: u32) -> u32 {
+    // SAFETY: as in `book`.
+    let (Some(seen), Some(sample)) = (unsafe { seen.as_ref() }, maps::sample_buffer()) else {
+        return 0;
+    };
+    sample.head = head(seen);
+    if slot != NO_SLOT
+        && let Some(flow) = maps::flow_in(slot)
+    {
+        flow.describe(seen.direction(), &mut sample.head);
+    }
+    if is_last != 0 {
+        sample.head.flags |= Head::LAST;
+    }
+    0
 }
 
 /// What goes before the copy of a frame's payload, as far as the frame tells it.
@@ -191,29 +393,43 @@ fn head(seen: &Seen) -> Head {
     Head {
         key: seen.key,
         at: seen.now,
+        // SAFETY: the helper reads a clock.
+        nanoseconds: unsafe { bpf_ktime_get_ns() },
         slot: NO_SLOT,
         // A SYN has a number of its own, before that of the data it may carry (RFC 7413).
-        sequence: seen
-            .sequence
-            .wrapping_add(u32::from(seen.tcp_flags & tcp_flag::SYN != 0)),
+        sequence: match seen.key.protocol() {
+            protocol::TCP => seen
+                .sequence
+                .wrapping_add(u32::from(seen.tcp_flags & tcp_flag::SYN != 0)),
+            _ => 0,
+        },
         initial_sequence: 0,
         payload: u32::from(seen.payload),
         captured: 0,
         kind: 0,
-        direction: seen.direction,
+        direction: seen.direction & 1,
         flags: 0,
         reserved: 0,
     }
 }
 
 /// Decides about a flow that was not judged under the generation in force.
+///
+/// What a name led to stays where the addresses do not refuse, until whoever knows the name judges
+/// it again: there is no moment at which the flow passes for want of a judge.
 #[inline(always)]
-fn judge(flow: Flow, seen: &Seen, generation: u32, watch: Watch) -> Judgement {
-    let before = flow.judgement();
-    let judgement = Judgement {
-        watch,
-        ..Judgement::unpack(decision(&seen.key, generation))
+fn judge(flow: Flow, seen: &Seen, generation: u32, before: Judgement) -> Judgement {
+    let mut judgement = Judgement {
+        named: before.named,
+        held: before.held,
+        watch: before.watch,
+        ..Judgement::unpack(decision_of(&seen.key, generation))
     };
+    if before.decision.layer != Layer::Address && !judgement.decision.verdict.refuses() {
+        judgement.decision = before.decision;
+    }
+    judgement.fresh = judgement.decision.policy != 0 && judgement.decision != before.decision
+        || judgement.decision == before.decision && before.fresh;
     flow.set_judgement(judgement);
     if before.decision != judgement.decision && judgement.decision.policy != 0 {
         report_judged(seen, judgement.pack());
@@ -224,77 +440,99 @@ fn judge(flow: Flow, seen: &Seen, generation: u32, watch: Watch) -> Judgement {
 /// The packed judgement about a flow.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn decision(key: *const FlowKey, generation: u32) -> u64 {
+extern "C" fn decision_of(key: *const FlowKey, generation: u32) -> u64 {
     // SAFETY: as in `book`.
     let (Some(key), Some(settings)) = (unsafe { key.as_ref() }, maps::settings()) else {
-        return Judgement {
-            generation,
-            decision: Decision::PASS,
-            watch: Watch::NONE,
-        }
-        .pack();
+        return Judgement::new(generation, Decision::PASS, Watch::NONE).pack();
     };
     let decision = decide(&Rulebook::new(generation, settings), key);
-    Judgement {
-        generation,
-        decision,
-        watch: Watch::NONE,
-    }
-    .pack()
+    Judgement::new(generation, decision, Watch::NONE).pack()
 }
 
-/// A packet without a flow: opens one, or books the packet to the device's overflow.
+/// What [`open`] gives where there was room.
+const OPENED: u32 = u32::MAX;
+
+/// Opens a flow for a packet that has none, and decides about it. Gives [`OPENED`], or the number of
+/// the device's record where there was no room.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn first_packet(seen: *const Seen, hash: u64) -> u32 {
+extern "C" fn open(seen: *const Seen) -> u32 {
+    // SAFETY: as in `book`.
+    let (Some(seen), Some(settings)) = (unsafe { seen.as_ref() }, maps::settings()) else {
+        return FURTHER_DEVICES;
+    };
+    let device = maps::device(seen.key.mac(), seen.now);
+    if device == FURTHER_DEVICES {
+        return device;
+    }
+    let hash = seen.key.hash(&settings.hash_secret);
+    let Some(flow) = maps::open_flow(
+        &seen.key,
+        hash,
+        device,
+        seen.direction(),
+        seen.now,
+        settings,
+    ) else {
+        return device;
+    };
+    let watch = Watch::of_new_flow(&seen.key, settings.watched_payloads);
+    let generation = maps::generation(settings);
+    judge(
+        flow,
+        seen,
+        generation,
+        Judgement::new(generation, Decision::PASS, watch),
+    );
+    OPENED
+}
+
+/// Books a packet whose flow has no place to its device. Gives the same as [`book`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn overflow(seen: *const Seen, device: u32) -> u32 {
     // SAFETY: as in `book`.
     let (Some(seen), Some(settings)) = (unsafe { seen.as_ref() }, maps::settings()) else {
         return Verdict::Pass as u32;
     };
-    let generation = maps::generation(settings);
-    let device = maps::device(seen.key.mac(), seen.now);
-    if device != FURTHER_DEVICES
-        && let Some(flow) = maps::open_flow(
-            &seen.key,
-            hash,
-            device,
-            seen.direction(),
-            seen.now,
-            settings,
-        )
-    {
-        let watch = Watch::of_new_flow(&seen.key, settings.watched_payloads);
-        let judgement = judge(flow, seen, generation, watch);
-        return account(flow, seen, judgement, settings);
-    }
-    let judgement = decision(&seen.key, generation);
+    let device = match device {
+        OPENED => maps::device(seen.key.mac(), seen.now),
+        device => device,
+    };
+    let judgement = decision_of(&seen.key, maps::generation(settings));
     let decision = Judgement::unpack(judgement).decision;
     if decision.policy != 0 {
         count_hit(seen, judgement);
     }
-    if seen.direction() == Direction::Download && decision.verdict != Verdict::Pass {
+    if seen.direction() == Direction::Download && decision.verdict.refuses() {
         maps::count_refused(seen.key.ifindex(), seen.wire);
-    } else {
-        maps::count_overflow(device, &seen.key, seen.direction(), seen.wire, seen.now);
+        return decision.verdict as u32;
     }
+    maps::count_overflow(device, &seen.key, seen.direction(), seen.wire, seen.now);
     // Who has no place for flows still has an identity, and asks for names.
     if seen.payload == 0 || settings.watched_payloads == 0 || !is_service(&seen.key) {
         return decision.verdict as u32;
     }
-    if let Some(sample) = maps::sample_buffer() {
-        sample.head = head(seen);
-    }
+    begin_sample(seen, NO_SLOT, 0);
     decision.verdict as u32 | SAMPLE_WANTED
 }
 
 /// Counts a packet to which a policy applied.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn count_hit(seen: *const Seen, judgement: u64) -> u32 {
+pub(crate) extern "C" fn count_hit(seen: *const Seen, judgement: u64) -> u32 {
     // SAFETY: as in `book`.
     if let Some(seen) = unsafe { seen.as_ref() } {
-        let decision = Judgement::unpack(judgement).decision;
-        maps::count_hit(seen.key.mac(), decision, seen.direction(), seen.wire);
+        let judgement = Judgement::unpack(judgement);
+        let decision = judgement.decision;
+        let decided = u64::from(judgement.fresh);
+        maps::count_hit(
+            seen.key.mac(),
+            decision,
+            seen.direction(),
+            seen.wire,
+            decided,
+        );
     }
     0
 }
@@ -302,7 +540,7 @@ extern "C" fn count_hit(seen: *const Seen, judgement: u64) -> u32 {
 /// Tells user space that a policy matched a flow.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn report_judged(seen: *const Seen, judgement: u64) -> u32 {
+pub(crate) extern "C" fn report_judged(seen: *const Seen, judgement: u64) -> u32 {
     // SAFETY: as in `book`.
     if let Some(seen) = unsafe { seen.as_ref() } {
         let decision = Judgement::unpack(judgement).decision;
@@ -338,12 +576,12 @@ fn fragment(seen: &Seen, identification: u32) -> FragmentKey {
     FragmentKey {
         flow: seen.key.with_ports(0),
         identification,
-        direction: u32::from(seen.direction),
+        direction: u32::from(seen.direction & 1),
     }
 }
 
 #[inline(always)]
-fn multicast<F: Frame>(frame: &F, parsed: &Parsed) -> Verdict {
+fn multicast<F: Frame>(frame: &F, parsed: &Parsed) -> Action {
     let wire = frame.wire(Some(parsed));
     count_multicast(
         frame.ifindex(),
@@ -351,7 +589,7 @@ fn multicast<F: Frame>(frame: &F, parsed: &Parsed) -> Verdict {
         wire.packets,
         wire.bytes,
     );
-    Verdict::Pass
+    Action::Pass
 }
 
 /// Books a frame to a group address.
@@ -366,7 +604,7 @@ extern "C" fn count_multicast(ifindex: u32, family: u32, packets: u64, bytes: u6
 
 /// What cannot be read passes, and is counted by reason.
 #[inline(always)]
-fn skip<F: Frame>(frame: &F, direction: Direction, reason: Skip) -> Verdict {
+fn skip<F: Frame>(frame: &F, direction: Direction, reason: Skip) -> Action {
     let wire = frame.wire(None);
     count_skipped(
         frame.ifindex(),
@@ -375,7 +613,7 @@ fn skip<F: Frame>(frame: &F, direction: Direction, reason: Skip) -> Verdict {
         wire.packets,
         wire.bytes,
     );
-    Verdict::Pass
+    Action::Pass
 }
 
 /// Books a frame that is not accounted to a device.

@@ -1,9 +1,9 @@
-//! Copies early payloads to user space.
+//! Copies early payloads to a buffer, from which they are judged and go on to user space.
 //!
 //! Reached by the few packets that a flow's [`Watch`](sensor_ebpf::sample::Watch) wants, after they
-//! were booked and judged; never by a steady one. `observe` has written the sample's head by then.
-//! A function of its own for each kind of frame, because each reaches its payload in another way;
-//! the verifier checks it apart from the parser.
+//! were booked; never by a steady one. `observe` has written the sample's head by then. A function of
+//! its own for each kind of frame, because each reaches its payload in another way; the verifier
+//! checks it apart from the parser.
 
 use core::{arch::asm, ptr};
 
@@ -22,9 +22,18 @@ use crate::{
     maps::{self, Sample},
 };
 
-/// What all three do: how much there is, the copy, what it is, and the ring.
+/// What all three do: how much there is, the copy, and what it is. Gives whether somebody reads it.
 #[inline(always)]
-fn copy_to_ring(
+fn take(
+    offset: u32,
+    frame_len: u32,
+    copy: impl FnOnce(u32, u32, &mut [u8; MAX_PAYLOAD]) -> Option<u32>,
+) -> u32 {
+    u32::from(try_take(offset, frame_len, copy).is_some())
+}
+
+#[inline(always)]
+fn try_take(
     offset: u32,
     frame_len: u32,
     copy: impl FnOnce(u32, u32, &mut [u8; MAX_PAYLOAD]) -> Option<u32>,
@@ -59,7 +68,6 @@ fn copy_to_ring(
     )?;
     sample.head.kind = kind as u8;
     sample.head.captured = len;
-    maps::submit(sample, len, kind);
     Some(())
 }
 
@@ -88,10 +96,9 @@ const _: () = assert!(MAX_PAYLOAD.is_power_of_two());
 pub(crate) extern "C" fn sample_linear(context: *mut xdp_md, offset: u32) -> u32 {
     let frame = LinearFrame::new(&XdpContext::new(context));
     let frame_len = frame.wire(None).bytes as u32;
-    copy_to_ring(offset, frame_len, |offset, len, to| {
+    take(offset, frame_len, |offset, len, to| {
         Some(frame.copy(offset as usize, len as usize, to) as u32)
-    });
-    0
+    })
 }
 
 /// The payload of a frame that may lie in several buffers.
@@ -100,10 +107,9 @@ pub(crate) extern "C" fn sample_linear(context: *mut xdp_md, offset: u32) -> u32
 pub(crate) extern "C" fn sample_frags(context: *mut xdp_md, offset: u32) -> u32 {
     // SAFETY: the context is valid while the program runs.
     let frame_len = unsafe { bpf_xdp_get_buff_len(context) } as u32;
-    copy_to_ring(offset, frame_len, |offset, len, to| {
+    take(offset, frame_len, |offset, len, to| {
         copy_frags(context, offset, len, to).then_some(len)
-    });
-    0
+    })
 }
 
 /// The payload of a socket buffer.
@@ -112,8 +118,7 @@ pub(crate) extern "C" fn sample_frags(context: *mut xdp_md, offset: u32) -> u32 
 pub(crate) extern "C" fn sample_skb(skb: *mut __sk_buff, offset: u32) -> u32 {
     // SAFETY: the context is valid while the program runs.
     let frame_len = unsafe { (*skb).len };
-    copy_to_ring(offset, frame_len, |offset, len, to| {
+    take(offset, frame_len, |offset, len, to| {
         copy_skb(skb, offset, len, to).then_some(len)
-    });
-    0
+    })
 }

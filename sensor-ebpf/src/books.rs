@@ -87,8 +87,11 @@ pub struct InterfaceRecord {
     pub skipped: ByDirection<[Tally; Skip::COUNT]>,
     /// Packets refused before they reached the device, download only. Kernel.
     pub refused: Tally,
-    /// Packets that the sensor itself sent to devices (RST, ICMP). Kernel.
+    /// Packets that the sensor itself sent back to devices (RST, ICMP, DNS). Kernel.
     pub answered: Tally,
+    /// Packets that the sensor sent to devices in the place of refused downloads (RST, ICMP).
+    /// Kernel.
+    pub replaced: Tally,
     /// Answers that could not be made or sent; the packet was dropped. Kernel.
     pub answers_failed: u64,
     /// Last counts of reaped flows. User space.
@@ -119,6 +122,11 @@ pub struct Losses {
     pub samples_shed: [u64; Kind::COUNT],
     /// Samples lost because the ring had no room. Kernel.
     pub samples_lost: [u64; Kind::COUNT],
+    /// Packets of servers that waited for the verdict on a name: they were not delivered, and come
+    /// again. Kernel.
+    pub held: u64,
+    /// Flows whose time to wait was over before there was a verdict. Kernel.
+    pub hold_expired: u64,
     /// Slots in use, for the shares of the table. Kernel adds, user space subtracts.
     pub live_flows: u64,
 }
@@ -134,6 +142,20 @@ pub struct Settings {
     pub bucket_mask: u32,
     /// Slots of the flow table.
     pub flow_slots: u64,
+    /// For each side: the rules that are about names.
+    pub name_rules: [u64; 2],
+    /// For each side: the rules that are strict: see [`hold_nanoseconds`](Self::hold_nanoseconds).
+    pub strict_rules: [u64; 2],
+    /// For each side: the secret of the hashes of names.
+    pub name_secret: [u64; 2],
+    /// For each side: number of buckets of the table of names minus one.
+    pub name_mask: [u32; 2],
+    /// How long the packets of a server wait for the verdict on a name at most, where a rule is
+    /// strict.
+    pub hold_nanoseconds: u64,
+    /// Until when user space is believed to be there, in nanoseconds since boot
+    /// (`CLOCK_MONOTONIC`): behind it nothing waits for its verdicts.
+    pub alive_until: u64,
     /// Payloads of a new flow that are wanted in each direction, at most
     /// [`Watch::MAX`](crate::sample::Watch::MAX).
     pub watched_payloads: u64,
@@ -151,6 +173,8 @@ pub struct Settings {
     pub policies: u64,
     /// Prefixes in force, both families. Not read in the kernel.
     pub prefixes: u64,
+    /// Names in force. Not read in the kernel.
+    pub names: u64,
     /// Reloads that took effect. Not read in the kernel.
     pub reloads: u64,
     /// Reloads that were refused. Not read in the kernel.
@@ -160,7 +184,7 @@ pub struct Settings {
 /// The layout of the maps. A daemon adopts tables of its own layout only: raise the first number
 /// with every change of meaning that the sizes do not show.
 pub const LAYOUT: u64 = {
-    const VERSION: u64 = 2;
+    const VERSION: u64 = 3;
     let sizes = [
         size_of::<Settings>(),
         size_of::<crate::flow::FlowRecord>(),
@@ -170,6 +194,7 @@ pub const LAYOUT: u64 = {
         size_of::<Losses>(),
         size_of::<Journal>(),
         size_of::<HitKey>(),
+        size_of::<Hit>(),
         size_of::<crate::policy::Chain>(),
         size_of::<crate::policy::Rule>(),
         size_of::<crate::sample::Judged>(),
@@ -196,6 +221,20 @@ pub struct HitKey {
     pub verdict: u8,
     /// By number of [`Direction`].
     pub direction: u8,
+    /// By number of [`Layer`](crate::policy::Layer): what it was decided by.
+    pub layer: u8,
+    /// Keeps the size even; 0.
+    pub reserved: u8,
+}
+
+/// How often a policy applied.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Hit {
+    /// The packets it applied to.
+    pub wire: Tally,
+    /// The flows and DNS questions about which it was decided: attempts.
+    pub decided: u64,
 }
 
 /// Which piece of which packet, to find the ports of its first one.
@@ -276,19 +315,23 @@ wire! {
         name: [u8; 16], ifindex: u32, hooks: ByDirection<u16>,
         overflow: ByDirection<Tally>, multicast: Tally,
         skipped: ByDirection<[Tally; Skip::COUNT]>, refused: Tally, answered: Tally,
+        replaced: Tally,
         answers_failed: u64, retired: ByDirection<Tally>,
     }
     Losses {
         flow_table_full: u64, flow_share_used: u64, flow_index_full: u64, device_table_full: u64,
         interface_unknown: u64, hit_table_full: u64, samples: [u64; Kind::COUNT],
-        samples_shed: [u64; Kind::COUNT], samples_lost: [u64; Kind::COUNT], live_flows: u64,
+        samples_shed: [u64; Kind::COUNT], samples_lost: [u64; Kind::COUNT], held: u64, hold_expired: u64, live_flows: u64,
     }
     Settings {
-        generation: u32, bucket_mask: u32, flow_slots: u64, watched_payloads: u64, hash_secret: [u64; 6],
+        generation: u32, bucket_mask: u32, flow_slots: u64, name_rules: [u64; 2],
+        strict_rules: [u64; 2], name_secret: [u64; 2], name_mask: [u32; 2], hold_nanoseconds: u64,
+        alive_until: u64, watched_payloads: u64, hash_secret: [u64; 6],
         default_rules: [u64; 2], layout: u64, hz: u64, epoch_millis: u64,
-        policies: u64, prefixes: u64, reloads: u64, reloads_refused: u64,
+        policies: u64, prefixes: u64, names: u64, reloads: u64, reloads_refused: u64,
     }
-    HitKey { mac: [u8; 6], policy: u16, verdict: u8, direction: u8 }
+    HitKey { mac: [u8; 6], policy: u16, verdict: u8, direction: u8, layer: u8, reserved: u8 }
+    Hit { wire: Tally, decided: u64 }
     FragmentKey { flow: crate::flow::FlowKey, identification: u32, direction: u32 }
 }
 
@@ -301,6 +344,8 @@ impl HitKey {
             policy: decision.policy,
             verdict: decision.verdict as u8,
             direction: direction as u8,
+            layer: decision.layer as u8,
+            reserved: 0,
         }
     }
 }

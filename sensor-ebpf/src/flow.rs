@@ -19,7 +19,7 @@
 
 use crate::{
     parse::{Address, Family, Mac, Parsed},
-    policy::{Decision, Verdict},
+    policy::{Decision, Layer, Verdict},
     sample::Watch,
     wire,
 };
@@ -306,7 +306,8 @@ pub struct FlowRecord {
     /// A state of [`slot`].
     pub state: u8,
     /// The TCP sequence number of the last SYN, by [`Direction`]; of no meaning where `tcp_flags`
-    /// has none. What a name lies in starts at the number behind it.
+    /// has none. What a name lies in starts at the number behind it. Of QUIC, uploads: the number of
+    /// the connection that began last ([`connection`](crate::said::initial::connection)).
     pub initial_sequence: [u32; 2],
 }
 
@@ -322,38 +323,65 @@ wire! {
 const _: () = assert!(size_of::<FlowRecord>() == 128);
 
 /// A decision, the policy generation under which it was made, and what is still wanted of the flow.
+///
+/// The programs change only the watch of a stored word, by adding to it, where nothing is decided
+/// anew: user space may store a verdict at the same time, and it is not to be lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Judgement {
     /// The policy generation; 0 is never in force, so a new record counts as not judged.
     pub generation: u32,
     /// What was decided.
     pub decision: Decision,
+    /// A name was judged, or is known to be none. Under another generation the addresses are judged
+    /// again, and what the name led to stays until it is judged again too.
+    pub named: bool,
+    /// What the server says waits for the verdict on the name.
+    pub held: bool,
+    /// Nobody counted yet that this was decided.
+    pub fresh: bool,
     /// Which of the flow's next payloads are copied to user space.
     pub watch: Watch,
 }
 
 impl Judgement {
+    const VERDICT: u32 = 48;
+    const VERDICT_MASK: u64 = 0b11;
+    const NAMED: u64 = 1 << 50;
+    const HELD: u64 = 1 << 51;
+    const LAYER: u32 = 52;
+    const LAYER_MASK: u64 = 0b111;
+    const FRESH: u64 = 1 << 55;
+    const WATCH: u32 = 56;
+
+    /// A new flow's, of which nothing is known.
+    #[inline(always)]
+    pub const fn new(generation: u32, decision: Decision, watch: Watch) -> Self {
+        Self {
+            generation,
+            decision,
+            named: false,
+            held: false,
+            fresh: decision.policy != 0,
+            watch,
+        }
+    }
+
     /// A flow that passes, of which nothing more is wanted, by the policy of a generation.
     #[inline(always)]
     pub const fn steady(generation: u32) -> u64 {
-        Self {
-            generation,
-            decision: Decision::PASS,
-            watch: Watch::NONE,
-        }
-        .pack()
+        Self::new(generation, Decision::PASS, Watch::NONE).pack()
     }
 
     /// The bits of the stored word that a packet in `direction` has to find as
-    /// [`steady`](Self::steady) says: what is wanted of the other direction does not concern it.
+    /// [`steady`](Self::steady) says: what is wanted of the other direction does not concern it,
+    /// nor whether it has a name.
     #[inline(always)]
     pub const fn steady_mask(direction: Direction) -> u64 {
-        !((Watch::all_of(match direction {
+        let other = Watch::all_of(match direction {
             Direction::Upload => Direction::Download,
             Direction::Download => Direction::Upload,
-        })
-        .bits() as u64)
-            << 56)
+        });
+        !((other.bits() as u64) << Self::WATCH | Self::NAMED)
     }
 
     /// The word that is stored.
@@ -361,8 +389,12 @@ impl Judgement {
     pub const fn pack(self) -> u64 {
         self.generation as u64
             | (self.decision.policy as u64) << 32
-            | (self.decision.verdict as u64) << 48
-            | (self.watch.bits() as u64) << 56
+            | (self.decision.verdict as u64) << Self::VERDICT
+            | if self.named { Self::NAMED } else { 0 }
+            | if self.held { Self::HELD } else { 0 }
+            | (self.decision.layer as u64) << Self::LAYER
+            | if self.fresh { Self::FRESH } else { 0 }
+            | (self.watch.bits() as u64) << Self::WATCH
     }
 
     /// Reads the stored word.
@@ -372,10 +404,31 @@ impl Judgement {
             generation: word as u32,
             decision: Decision {
                 policy: (word >> 32) as u16,
-                verdict: Verdict::from_number((word >> 48) as u8),
+                verdict: Verdict::from_number((word >> Self::VERDICT & Self::VERDICT_MASK) as u8),
+                layer: Layer::from_number((word >> Self::LAYER & Self::LAYER_MASK) as u8),
             },
-            watch: Watch::from_bits((word >> 56) as u8),
+            named: word & Self::NAMED != 0,
+            held: word & Self::HELD != 0,
+            fresh: word & Self::FRESH != 0,
+            watch: Watch::from_bits((word >> Self::WATCH) as u8),
         }
+    }
+
+    /// What to add to the stored word so that a flow that is not held is, and the other way round
+    /// with its [`wrapping_neg`](u64::wrapping_neg).
+    pub const HOLD: u64 = Self::HELD;
+
+    /// What to add to the stored word of a fresh judgement so that it is not.
+    pub const COUNTED: u64 = Self::FRESH.wrapping_neg();
+
+    /// What to add to the stored word so that one payload less is wanted in a direction.
+    #[inline(always)]
+    pub const fn one_less(direction: Direction) -> u64 {
+        (match direction {
+            Direction::Upload => 1_u64 << Self::WATCH,
+            Direction::Download => 1 << (Self::WATCH + 4),
+        })
+        .wrapping_neg()
     }
 }
 

@@ -19,16 +19,20 @@
 //! | `INTERFACE_INDEX` | ifindex → number of a record | reads | writes | 64; attaching one more is refused |
 //! | `INTERFACES` | number → [`InterfaceRecord`](books::InterfaceRecord) | adds | reads, retires | 64 |
 //! | `FRAGMENTS` | [`FragmentKey`](books::FragmentKey) → ports | reads, writes | – | 4,096, oldest leaves; its later fragments are booked without ports |
-//! | `HITS` | [`HitKey`](books::HitKey) → [`Tally`](books::Tally) | adds | reads | 16,384; further hits are counted as lost |
+//! | `HITS` | [`HitKey`](books::HitKey) → [`Hit`](books::Hit) | adds | reads | 16,384; further hits are counted as lost |
 //! | `DEVICE_RULES` | [`DeviceRulesKey`](policy::DeviceRulesKey) → set of rules | reads | writes | 2 × 8,192 |
 //! | `PREFIXES_V4`, `PREFIXES_V6` | prefix → number of a chain | reads | writes | 2 × 1,048,576; a larger policy is refused |
+//! | `NAMES` | side → table of [`NameBucket`](name::NameBucket)s | reads | makes, exchanges | 2; a table is as large as it has to be, of 1,000,000 names at most |
+//! | `LEARNED` | [`LearnedKey`](policy::LearnedKey) → set of rules | reads | writes | 32,768; what is not learned is not refused |
+//! | `HELD` | slot → nanoseconds | reads, writes | – | 4,096, oldest leaves; its flow waits no longer |
 //! | `CHAINS` | side and number → [`Chain`](policy::Chain) | reads | writes | 2 × 1,024 |
 //! | `RULES` | side and number → [`Rule`](policy::Rule) | reads | writes | 2 × 64 |
 //! | `LOSSES` | 0 → [`Losses`](books::Losses) | adds | reads | 1 |
 //! | `SAMPLES` | ring of [`Judged`](sample::Judged), and of [`Head`](sample::Head)s with payloads behind them | writes | drains | 1 MiB; under pressure HTTP is left out first, DNS and DHCP last; each is counted by its kind |
 //! | `JOURNAL` | 0 → [`Journal`](books::Journal) | – | reads, writes | 1 |
 //! | `POLICY_NAMES` | identity → [`PolicyName`](books::PolicyName) | – | reads, writes | 4,096; a reload with one more is refused |
-//! | `ANSWER`, `SAMPLE` | one buffer for each CPU | writes | – | 1 |
+//! | `ANSWER` | two buffers for each CPU | writes | – | 2 |
+//! | `SAMPLE`, `SAID`, `REFUSED` | one buffer for each CPU | writes | – | 1 |
 
 #![no_std]
 #![forbid(clippy::undocumented_unsafe_blocks)]
@@ -39,9 +43,11 @@ extern crate std;
 pub mod answer;
 pub mod books;
 pub mod flow;
+pub mod name;
 pub mod packet;
 pub mod parse;
 pub mod policy;
+pub mod said;
 pub mod sample;
 pub mod skip;
 pub mod wire;

@@ -2,8 +2,10 @@
 //!
 //! User space compiles the policies of the configuration to: per device a set of rules (one bit
 //! each), per remote prefix a [`Chain`] (its rules, most specific prefix first, then in the order
-//! of the configuration), and the [`Rule`]s. Two sides of each table exist; the generation number
-//! tells which one is in force, so that a reload is one store.
+//! of the configuration), per name a chain likewise (see [`name`](crate::name)), and the [`Rule`]s.
+//! Two sides of each table exist; the generation's lowest bit tells which one is in force, so that a
+//! reload is one store. A generation that is higher by two has the same tables, and every flow is
+//! decided again.
 
 use crate::{
     flow::FlowKey,
@@ -30,6 +32,8 @@ pub enum Verdict {
     Reject = 1,
     /// It goes no further, in silence.
     Drop = 2,
+    /// It goes on because a policy says so, whatever less specific ones say.
+    Allow = 3,
 }
 
 impl Verdict {
@@ -39,9 +43,77 @@ impl Verdict {
         match number {
             1 => Self::Reject,
             2 => Self::Drop,
+            3 => Self::Allow,
             _ => Self::Pass,
         }
     }
+
+    /// Whether it goes no further.
+    #[inline(always)]
+    pub const fn refuses(self) -> bool {
+        matches!(self, Self::Reject | Self::Drop)
+    }
+}
+
+/// What told what a flow or a question is about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Layer {
+    /// Address, protocol and ports.
+    #[default]
+    Address = 0,
+    /// The name of a DNS question.
+    Dns = 1,
+    /// The SNI of a TLS hello.
+    Tls = 2,
+    /// The SNI of a QUIC Initial.
+    Quic = 3,
+    /// The host of an HTTP request.
+    Http = 4,
+}
+
+impl Layer {
+    /// How many there are.
+    pub const COUNT: usize = Self::ALL.len();
+
+    /// All, at the place of their number.
+    pub const ALL: [Self; 5] = [Self::Address, Self::Dns, Self::Tls, Self::Quic, Self::Http];
+
+    /// The layer with this number; an unknown number is an address.
+    #[inline(always)]
+    pub const fn from_number(number: u8) -> Self {
+        match number {
+            1 => Self::Dns,
+            2 => Self::Tls,
+            3 => Self::Quic,
+            4 => Self::Http,
+            _ => Self::Address,
+        }
+    }
+
+    /// The metric label.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Address => "address",
+            Self::Dns => "dns",
+            Self::Tls => "tls",
+            Self::Quic => "quic",
+            Self::Http => "http",
+        }
+    }
+}
+
+/// Bits of [`Rule::flags`].
+pub mod rule_flag {
+    /// The rule applies by name: an address alone does not lead to it, unless it was learned to be
+    /// that of such names and the flow told none.
+    pub const BY_NAME: u8 = 1;
+    /// Of a rule by name: the chain of the remote address has to have the rule too.
+    pub const AND_REMOTE: u8 = 2;
+    /// A refused DNS question is answered with 0.0.0.0 or ::, not with NXDOMAIN.
+    pub const ZERO: u8 = 4;
+    /// What the server says waits until the name is judged.
+    pub const STRICT: u8 = 8;
 }
 
 /// A range of remote ports.
@@ -63,7 +135,9 @@ pub struct Rule {
     /// The policy's identity in counters, never 0; it keeps it over reloads.
     pub policy: u16,
     /// A [`Verdict`]'s number. `observe` is `Pass` with a policy.
-    pub verdict: u16,
+    pub verdict: u8,
+    /// Bits of [`rule_flag`].
+    pub flags: u8,
     /// How many of `ports` count; 0: every port and every protocol.
     pub port_ranges: u32,
     /// Remote ports.
@@ -102,6 +176,19 @@ pub struct DeviceRulesKey {
     pub side: u16,
 }
 
+/// Key of the table of learned addresses: those at which a device would find only names that rules
+/// refuse, as DNS answers told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct LearnedKey {
+    /// The remote address; of an IPv4 address the first four octets.
+    pub address: [u8; 16],
+    /// Which side: the generation's lowest bit.
+    pub side: u32,
+    /// The [`Family`]'s number.
+    pub family: u32,
+}
+
 /// Data of a longest-prefix-match key: the side stands before the address and is always matched.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(C)]
@@ -127,9 +214,10 @@ pub const PREFIX_SIDE_BITS: u32 = 32;
 
 wire! {
     PortRange { first: u16, last: u16, protocol: u16 }
-    Rule { policy: u16, verdict: u16, port_ranges: u32, ports: [PortRange; MAX_PORT_RANGES] }
+    Rule { policy: u16, verdict: u8, flags: u8, port_ranges: u32, ports: [PortRange; MAX_PORT_RANGES] }
     Chain { set: u64, len: u64, rules: [u8; MAX_RULES] }
     DeviceRulesKey { mac: [u8; 6], side: u16 }
+    LearnedKey { address: [u8; 16], side: u32, family: u32 }
     PrefixV4 { side: [u8; 4], address: [u8; 4] }
     PrefixV6 { side: [u8; 4], address: [u8; 16] }
 }
@@ -140,6 +228,8 @@ pub trait Rules {
     fn for_device(&self, mac: Mac) -> u64;
     /// The chain of the longest prefix that holds the address, or the chain of every address.
     fn for_remote(&self, family: Family, remote: Address) -> Option<&Chain>;
+    /// The chain with this number.
+    fn chain(&self, number: u32) -> Option<&Chain>;
     /// One rule.
     fn rule(&self, number: u8) -> Option<&Rule>;
 }
@@ -151,6 +241,8 @@ pub struct Decision {
     pub policy: u16,
     /// What happens to the flow's packets.
     pub verdict: Verdict,
+    /// What it was decided by.
+    pub layer: Layer,
 }
 
 impl Decision {
@@ -158,10 +250,11 @@ impl Decision {
     pub const PASS: Self = Self {
         policy: 0,
         verdict: Verdict::Pass,
+        layer: Layer::Address,
     };
 }
 
-/// Decides about a flow.
+/// Decides about a flow by its addresses and ports.
 ///
 /// The first rule of the remote's chain that applies to the device and to the port wins. What
 /// keeps a link alive is never refused: everything but IP, group and link-local addresses, and
@@ -174,12 +267,91 @@ pub fn decide<R: Rules>(rules: &R, key: &FlowKey) -> Decision {
     let Some(chain) = rules.for_remote(key.family(), key.remote()) else {
         return Decision::PASS;
     };
-    if chain.set == 0 {
-        return Decision::PASS;
+    match first(rules, chain, rules.for_device(key.mac()), |_, rule| {
+        rule.flags & rule_flag::BY_NAME == 0 && matches_port(rule, key)
+    }) {
+        Some(rule) => decided(rule, Layer::Address),
+        None => Decision::PASS,
     }
+}
+
+/// Decides about a flow, or a DNS question, by a name that the device said: the rule, and what it
+/// decides. `None` where no rule is about the name.
+///
+/// `chain` is that of the longest suffix of the name that is in the table. A DNS question goes to
+/// a resolver, not to the party: rules that ask for the party's ports or addresses are left to the
+/// flow that follows.
+#[inline(always)]
+pub fn decide_name<'r, R: Rules>(
+    rules: &'r R,
+    key: &FlowKey,
+    chain: u32,
+    layer: Layer,
+) -> Option<(&'r Rule, Decision)> {
+    let chain = rules.chain(chain)?;
     let device = rules.for_device(key.mac());
     if chain.set & device == 0 {
-        return Decision::PASS;
+        return None;
+    }
+    let by_remote = match layer {
+        Layer::Dns => 0,
+        _ => match rules.for_remote(key.family(), key.remote()) {
+            Some(chain) => chain.set,
+            None => 0,
+        },
+    };
+    let rule = first(rules, chain, device, |number, rule| match layer {
+        Layer::Dns => rule.port_ranges == 0 && rule.flags & rule_flag::AND_REMOTE == 0,
+        _ => {
+            matches_port(rule, key)
+                && (rule.flags & rule_flag::AND_REMOTE == 0
+                    || by_remote & (1 << (number & 63)) != 0)
+        }
+    })?;
+    Some((rule, decided(rule, layer)))
+}
+
+/// Decides about a flow that said no name, by what is learned of its address: the set of rules that
+/// refuse every name there. The first of them that applies wins.
+#[inline(always)]
+pub fn decide_learned<R: Rules>(rules: &R, key: &FlowKey, learned: u64) -> Option<Decision> {
+    let mut rest = learned & rules.for_device(key.mac());
+    let mut looked = 0;
+    while looked < MAX_RULES {
+        if rest == 0 {
+            break;
+        }
+        let number = rest.trailing_zeros() as u8;
+        rest &= rest - 1;
+        looked += 1;
+        if let Some(rule) = rules.rule(number)
+            && matches_port(rule, key)
+        {
+            return Some(decided(rule, Layer::Address));
+        }
+    }
+    None
+}
+
+#[inline(always)]
+const fn decided(rule: &Rule, layer: Layer) -> Decision {
+    Decision {
+        policy: rule.policy,
+        verdict: Verdict::from_number(rule.verdict),
+        layer,
+    }
+}
+
+/// The first rule of a chain that applies to a device and of which something holds.
+#[inline(always)]
+fn first<'r, R: Rules>(
+    rules: &'r R,
+    chain: &Chain,
+    device: u64,
+    holds: impl Fn(u8, &Rule) -> bool,
+) -> Option<&'r Rule> {
+    if chain.set & device == 0 {
+        return None;
     }
     let mut place = 0;
     while place < MAX_RULES {
@@ -189,16 +361,13 @@ pub fn decide<R: Rules>(rules: &R, key: &FlowKey) -> Decision {
         let number = chain.rules[place];
         if device & (1 << (number & 63)) != 0
             && let Some(rule) = rules.rule(number)
-            && matches_port(rule, key)
+            && holds(number, rule)
         {
-            return Decision {
-                policy: rule.policy,
-                verdict: Verdict::from_number(rule.verdict as u8),
-            };
+            return Some(rule);
         }
         place += 1;
     }
-    Decision::PASS
+    None
 }
 
 #[inline(always)]

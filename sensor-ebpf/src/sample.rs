@@ -36,6 +36,8 @@ pub struct Head {
     pub key: FlowKey,
     /// Jiffies since boot.
     pub at: u64,
+    /// When the payload was copied, in nanoseconds since boot (`CLOCK_MONOTONIC`).
+    pub nanoseconds: u64,
     /// The slot of the flow's record; [`NO_SLOT`] where it has none.
     pub slot: u32,
     /// TCP: the sequence number of the payload's first octet.
@@ -50,7 +52,8 @@ pub struct Head {
     pub kind: u8,
     /// By number of [`Direction`].
     pub direction: u8,
-    /// [`Head::SYN_SEEN`].
+    /// [`Head::SYN_SEEN`], [`Head::JUDGED`], [`Head::REFUSED`], [`Head::LAST`],
+    /// [`Head::FRAGMENT`].
     pub flags: u8,
     /// Keeps the size a multiple of eight; 0.
     pub reserved: u8,
@@ -59,7 +62,7 @@ pub struct Head {
 wire! {
     Judged { key: FlowKey, at: u64, policy: u16, verdict: u8, direction: u8, reserved: u32 }
     Head {
-        key: FlowKey, at: u64, slot: u32, sequence: u32, initial_sequence: u32,
+        key: FlowKey, at: u64, nanoseconds: u64, slot: u32, sequence: u32, initial_sequence: u32,
         payload: u32, captured: u32, kind: u8, direction: u8, flags: u8, reserved: u8,
     }
 }
@@ -70,6 +73,15 @@ const _: () = assert!(size_of::<Judged>() < size_of::<Head>());
 impl Head {
     /// In `flags`: the SYN of this direction was seen, `initial_sequence` counts.
     pub const SYN_SEEN: u8 = 1;
+    /// In `flags`: the kernel has read what the payload says, and judged it.
+    pub const JUDGED: u8 = 2;
+    /// In `flags`: the packet was refused for what it says.
+    pub const REFUSED: u8 = 4;
+    /// In `flags`: no more payloads in this direction are wanted.
+    pub const LAST: u8 = 8;
+    /// In `flags`: the packet was a fragment without payload that could be read, and nothing of it is
+    /// copied. Only of devices that rules by name apply to.
+    pub const FRAGMENT: u8 = 16;
 }
 
 /// In [`Head::slot`]: the flow has no record.
@@ -161,26 +173,35 @@ impl Kind {
     }
 }
 
-/// How many of a flow's next payloads are still wanted, 0 to 15 in each direction.
+/// How many of a flow's next payloads are still wanted in each direction: 0 to 14, or
+/// [`ALWAYS`](Watch::ALWAYS).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Watch(u8);
 
 impl Watch {
-    /// The most payloads of one direction.
-    pub const MAX: u8 = 15;
+    /// The most payloads of one direction that are counted.
+    pub const MAX: u8 = 14;
+
+    /// Every payload of a direction, as long as the flow lives: services, and requests of HTTP,
+    /// each of which names a host.
+    pub const ALWAYS: u8 = 15;
 
     /// Nothing more.
     pub const NONE: Self = Self(0);
 
-    /// The same number in both directions; more than [`MAX`](Self::MAX) counts as that.
+    /// So many in each direction, at most [`ALWAYS`](Self::ALWAYS).
     #[inline(always)]
-    pub const fn both(payloads: u8) -> Self {
-        let payloads = if payloads > Self::MAX {
-            Self::MAX
-        } else {
-            payloads
-        };
-        Self(payloads | payloads << 4)
+    pub const fn new(upload: u8, download: u8) -> Self {
+        Self(upload & 0x0f | download << 4)
+    }
+
+    /// How many in a direction.
+    #[inline(always)]
+    pub const fn of(self, direction: Direction) -> u8 {
+        match direction {
+            Direction::Upload => self.0 & 0x0f,
+            Direction::Download => self.0 >> 4,
+        }
     }
 
     /// All that one direction can have, nothing of the other.
@@ -198,22 +219,23 @@ impl Watch {
     /// client that is asked for a token says its hello again.
     #[inline(always)]
     pub const fn of_new_flow(key: &FlowKey, payloads: u64) -> Self {
-        let payloads = if payloads > Self::MAX as u64 {
-            Self::MAX
-        } else {
-            payloads as u8
-        };
         if payloads == 0 {
             return Self::NONE;
         }
         if Service::of(key).is_some() {
-            return Self::both(Self::MAX);
+            return Self::new(Self::ALWAYS, Self::ALWAYS);
         }
-        match key.protocol() {
-            protocol::TCP => Self::both(payloads),
-            protocol::UDP => Self::both(payloads * 2),
-            _ => Self::NONE,
-        }
+        let wanted = match key.protocol() {
+            protocol::TCP => payloads,
+            protocol::UDP => payloads * 2,
+            _ => 0,
+        };
+        let wanted = if wanted > Self::MAX as u64 {
+            Self::MAX
+        } else {
+            wanted as u8
+        };
+        Self::new(wanted, wanted)
     }
 
     /// Whether the next payload in this direction is wanted.
@@ -222,17 +244,38 @@ impl Watch {
         self.0 & Self::all_of(direction).0 != 0
     }
 
-    /// What is wanted after one payload in this direction. Of services over datagrams every
-    /// payload is wanted as long as the flow lives.
+    /// Whether one payload in this direction makes the number that is wanted less.
     #[inline(always)]
-    pub const fn after(self, key: &FlowKey, direction: Direction) -> Self {
-        if key.protocol() == protocol::UDP && Service::of(key).is_some() {
+    pub const fn runs_out(self, direction: Direction) -> bool {
+        self.of(direction) != Self::ALWAYS
+    }
+
+    /// What is wanted after one payload in this direction, of which some were.
+    #[inline(always)]
+    pub const fn after(self, direction: Direction) -> Self {
+        if !self.runs_out(direction) {
             return self;
         }
         match direction {
             Direction::Upload => Self(self.0 - 0x01),
             Direction::Download => Self(self.0 - 0x10),
         }
+    }
+
+    /// What is wanted of a flow of which all is known that its first payloads tell: what is always
+    /// wanted, and of TLS one more payload, in which a second hello could be.
+    #[inline(always)]
+    pub const fn settled(self, key: &FlowKey) -> Self {
+        let upload = match self.of(Direction::Upload) {
+            Self::ALWAYS => Self::ALWAYS,
+            left if key.protocol() == protocol::TCP && left > 0 => 1,
+            _ => 0,
+        };
+        let download = match self.of(Direction::Download) {
+            Self::ALWAYS => Self::ALWAYS,
+            _ => 0,
+        };
+        Self::new(upload, download)
     }
 
     /// The octet that is stored.
@@ -312,7 +355,7 @@ pub const fn classify(key: &FlowKey, first: &[u8; LOOKED_AT], len: usize) -> Opt
     }
     match key.protocol() {
         protocol::TCP => Some(stream(first)),
-        protocol::UDP => datagram(first, len),
+        protocol::UDP => datagram(key, first, len),
         _ => None,
     }
 }
@@ -356,8 +399,12 @@ const fn is_openvpn_reset(octet: u8) -> bool {
 }
 
 #[inline(always)]
-const fn datagram(first: &[u8; LOOKED_AT], len: usize) -> Option<Kind> {
-    if is_quic(first) {
+const fn datagram(key: &FlowKey, first: &[u8; LOOKED_AT], len: usize) -> Option<Kind> {
+    // At the port of HTTP/3 whatever has the fixed bit (RFC 9000, section 17): a version that nobody
+    // knows, or a connection that came from another address, is to be seen and counted.
+    const HTTP3: u16 = 443;
+    const FIXED: u8 = 0x40;
+    if is_quic(first) || (key.remote_port() == HTTP3 && first[0] & FIXED != 0) {
         return Some(Kind::Quic);
     }
     // WireGuard, section 5.4: type 1 of 148 octets, type 2 of 92, three octets reserved.
@@ -455,7 +502,9 @@ mod tests {
         );
         check(UDP, (1, 443), b"\xc3\xff\0\0\x1d", 1200, Some(Kind::Quic));
         check(UDP, (1, 443), b"\x0d12345678Q039", 1350, Some(Kind::Quic));
-        check(UDP, (1, 443), b"\x43\0\0\0\x01", 40, None);
+        check(UDP, (1, 443), b"\x43\0\0\0\x01", 40, Some(Kind::Quic));
+        check(UDP, (1, 4433), b"\x43\0\0\0\x01", 40, None);
+        check(UDP, (1, 443), b"\x16\xfe\xfd\0", 40, None);
         check(UDP, (1, 51_820), b"\x01\0\0\0", 148, Some(Kind::Tunnel));
         check(UDP, (1, 51_820), b"\x01\0\0\0", 149, None);
         check(UDP, (1, 1194), b"\x38", 42, Some(Kind::Tunnel));
@@ -468,7 +517,7 @@ mod tests {
         let mut watch = Watch::of_new_flow(&key, 2);
         for _ in 0..2 {
             assert!(watch.wants(Direction::Upload));
-            watch = watch.after(&key, Direction::Upload);
+            watch = watch.after(Direction::Upload);
         }
         assert!(!watch.wants(Direction::Upload));
         assert!(watch.wants(Direction::Download));
@@ -478,7 +527,7 @@ mod tests {
     fn a_service_is_watched_as_long_as_it_lives() {
         let key = key(protocol::UDP, 40_000, 53);
         let watch = Watch::of_new_flow(&key, 1);
-        assert_eq!(watch.after(&key, Direction::Download), watch);
+        assert_eq!(watch.after(Direction::Download), watch);
     }
 
     #[test]

@@ -12,14 +12,16 @@ use frames::{
     table,
 };
 use sensor_ebpf::{
-    answer::{ANSWER_CAPACITY, refuse},
+    answer::{ANSWER_CAPACITY, Refused, To, refuse, seal},
     parse::{Fragment, parse},
 };
 
 fn answer(frame: &[u8]) -> Option<Vec<u8>> {
     let parsed = parse(frame).ok()?;
     let mut out = [0xee; ANSWER_CAPACITY];
-    let len = refuse(frame, &parsed, &mut out)?;
+    let refused = Refused::of(&parsed)?;
+    let len = refuse(frame, &refused, To::Sender, &mut out)?;
+    seal(&refused, len, &mut out)?;
     Some(out[..len].to_vec())
 }
 

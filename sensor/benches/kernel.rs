@@ -439,7 +439,7 @@ fn enforce(programs: &mut Programs, chain: u32) -> Result<[u8; 4]> {
     let side = settings.generation & 1;
     let rule = Rule {
         policy: 1,
-        verdict: Verdict::Reject as u16,
+        verdict: Verdict::Reject as u8,
         ..Rule::default()
     };
     let one = Chain {

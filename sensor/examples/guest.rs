@@ -22,8 +22,9 @@ use rustix::{
     thread::{LinkNameSpaceType, move_into_link_name_space},
 };
 use sensor::{
-    aggregate::Aggregate,
+    aggregate::{Aggregate, knowledge::Knowledge},
     config::Config,
+    enforcement::Enforcement,
     model::{Hook, Interface, Snapshot, Tally},
     record::Record,
     source::kernel::Kernel,
@@ -92,7 +93,9 @@ fn exercise() -> Result<String> {
 
     let begun = Instant::now();
     let mut kernel = Kernel::load(&config("reject")?)?;
-    kernel.install(&config("reject")?)?;
+    let knowledge = Knowledge::default();
+    let mut enforcement = Enforcement::new(&config("reject")?, 0.0);
+    enforcement.install(&mut kernel, &config("reject")?, &knowledge, &[], 0.0)?;
     kernel.set_watched_payloads(WATCHED);
     let _pass = enter(&PORTS[0], || {
         pass::attach(PORTS[0].device, pass::Mode::Native)
@@ -134,7 +137,7 @@ fn exercise() -> Result<String> {
 
     payloads(&mut kernel).context("the payloads in the ring")?;
 
-    kernel.install(&config("observe")?)?;
+    enforcement.install(&mut kernel, &config("observe")?, &knowledge, &[], 0.0)?;
     for port in &PORTS {
         enter(port, || tcp(REFUSED[0]))
             .with_context(|| format!("{}: after the policy was relaxed", port.interface))?;
@@ -354,12 +357,8 @@ fn tcp(host: &str) -> Result<()> {
 /// What the programs copied of the conversations over TCP: on each port, in each direction, as many
 /// payloads as are watched for, octet for octet.
 fn payloads(kernel: &mut Kernel) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    let batch = runtime.block_on(async { kernel.samples()?.next().await })?;
     let mut copied: BTreeMap<(u32, u8), usize> = BTreeMap::new();
-    for record in batch {
+    for record in kernel.samples()? {
         let Record::Sample(sample) = record else {
             continue;
         };
@@ -578,7 +577,7 @@ fn balanced(kernel: &mut Kernel, idle_after: Duration) -> Result<Snapshot> {
 /// both ends; a frame that a program sent back counts whole.
 fn difference(account: &Interface, [received, sent]: [Tally; 2]) -> Result<Option<String>> {
     let native = account.hooks.upload == Hook::XdpNative;
-    let answered = account.answered;
+    let (answered, replaced) = (account.answered, account.replaced);
     let headers = |packets: u64| match native {
         true => ETHERNET_HEADER * packets,
         false => 0,
@@ -597,8 +596,9 @@ fn difference(account: &Interface, [received, sent]: [Tally; 2]) -> Result<Optio
     let booked = [
         account.seen.upload,
         Tally {
-            packets: download.packets + answered.packets - account.refused.packets,
-            bytes: download.bytes + answered.bytes - account.refused.bytes,
+            packets: download.packets + answered.packets + replaced.packets
+                - account.refused.packets,
+            bytes: download.bytes + answered.bytes + replaced.bytes - account.refused.bytes,
         },
     ];
     Ok((booked != counted).then(|| {

@@ -26,7 +26,10 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::cli::{DevicesArgs, FlowsArgs, Output};
+use crate::{
+    cli::{DevicesArgs, ExplainArgs, FlowsArgs, Output},
+    config::DeviceSelector,
+};
 
 /// What can be asked. The answer is the text to print.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -37,7 +40,32 @@ pub enum Question {
     Flows(FlowsArgs),
     /// Hooks, tables, policy, names and losses.
     Status(Output),
+    /// What the policies say of something. The answer is a [`Told`].
+    Explain(ExplainArgs),
+    /// Block or allow a name; `since` is the daemon's to say. The answer is a [`Told`].
+    Say {
+        /// What is said.
+        said: Said,
+        /// How long it holds, in seconds; `None`: until it is taken back.
+        holds_for: Option<u64>,
+        /// Whether it is blocked; otherwise it is allowed.
+        blocks: bool,
+    },
+    /// Take back what was said. The answer is a [`Told`].
+    Forget(Said),
 }
+
+/// A name and devices that a command is about.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Said {
+    /// The name, as `domains` has names.
+    pub domain: String,
+    /// The devices; `None`: all.
+    pub device: Option<DeviceSelector>,
+}
+
+/// What the daemon says to a command: that it is done, or why not.
+pub type Told = Result<String, String>;
 
 /// The longest question, in octets.
 const MAX_QUESTION: u64 = 4096;

@@ -1,24 +1,32 @@
 //! What is typed, and what is printed.
 
 mod devices;
+mod explain;
 mod flows;
 pub mod replay;
+mod said;
 mod status;
 mod text;
 
 use std::{
     io::{self, Write},
     path::PathBuf,
+    time::Duration,
 };
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Config, Level, Problems};
+use crate::{
+    config::{Config, Level, Problems, typed},
+    policy::explain::Subject,
+};
 
 pub use devices::print_devices;
+pub use explain::explained;
 pub use flows::print_flows;
+pub use said::{print_forgotten, print_said};
 pub use status::print_status;
 
 use text::counted;
@@ -63,6 +71,19 @@ pub enum Command {
     Flows(FlowsArgs),
     /// Show hooks, tables, policy, names and losses.
     Status(Output),
+    /// Refuse a name and everything below it, at once, on a daemon that runs.
+    ///
+    /// It stands above every policy of the configuration, and survives a restart of the daemon.
+    Block(SayArgs),
+    /// Allow a name and everything below it, at once, on a daemon that runs.
+    ///
+    /// It stands above every policy of the configuration, and survives a restart of the daemon.
+    Allow(SayArgs),
+    /// Take back what `block` or `allow` said of a name for the same devices.
+    Forget(ForgetArgs),
+    /// Show what the policies say of a name or an address for a device, why, and what else is about
+    /// it.
+    Explain(ExplainArgs),
     /// Remove every program, map and link of the sensor from the kernel.
     Unload,
     /// Check what the sensor needs of this machine, and say what is missing.
@@ -103,6 +124,44 @@ pub struct FlowsArgs {
     /// Show every column, and shorten nothing.
     #[arg(long)]
     pub wide: bool,
+}
+
+/// What is blocked or allowed.
+#[derive(Clone, Debug, Args)]
+pub struct SayArgs {
+    /// What it is about.
+    #[command(flatten)]
+    pub about: ForgetArgs,
+    /// How long it holds, 1m to 365d; left out: until `sensor forget`.
+    #[arg(long = "for", value_name = "DURATION", value_parser = typed::holds_for)]
+    pub holds_for: Option<Duration>,
+}
+
+/// A name, and the devices for which something was said of it.
+#[derive(Clone, Debug, Args)]
+pub struct ForgetArgs {
+    /// The name; everything below it is meant too.
+    #[arg(value_name = "NAME", value_parser = typed::domain)]
+    pub domain: String,
+    /// For these devices: a MAC address, the name of a `[[device]]`, `group:…`, `vendor:…` or
+    /// `kind:…`; left out: for all.
+    #[arg(long, value_name = "DEVICES")]
+    pub device: Option<String>,
+}
+
+/// What is explained.
+#[derive(Clone, Debug, Args, Serialize, Deserialize)]
+pub struct ExplainArgs {
+    /// The device, by its MAC address or its name.
+    #[arg(value_name = "DEVICE")]
+    pub device: String,
+    /// A name or an address, with a remote port where that matters: `a.example`,
+    /// `192.0.2.1:443`, `[2001:db8::1]:443`.
+    #[arg(value_name = "NAME|ADDRESS[:PORT]", value_parser = typed::subject)]
+    pub subject: Subject,
+    /// How it is printed.
+    #[command(flatten)]
+    pub output: Output,
 }
 
 /// Which captures are replayed, and how.
@@ -191,4 +250,42 @@ pub fn print_problems(out: &mut impl Write, problems: &Problems, colours: bool) 
         )?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(words: &str) -> Result<Command, String> {
+        let words = ["sensor"].into_iter().chain(words.split(' '));
+        match Cli::try_parse_from(words) {
+            Ok(cli) => Ok(cli.command),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    #[test]
+    fn what_is_blocked_is_typed_as_in_the_configuration() {
+        let Ok(Command::Block(args)) = parsed("block *.Ads.Example. --device group:kids --for 2h")
+        else {
+            panic!("it is a command");
+        };
+        assert_eq!(args.about.domain, "ads.example");
+        assert_eq!(args.about.device.as_deref(), Some("group:kids"));
+        assert_eq!(args.holds_for, Some(Duration::from_hours(2)));
+        let Ok(Command::Forget(args)) = parsed("forget ads.example") else {
+            panic!("it is a command");
+        };
+        assert_eq!((&*args.domain, args.device), ("ads.example", None));
+        for (words, says) in [
+            ("allow 192.0.2.1", "is an address"),
+            ("allow ads", "one word"),
+            ("block ads.example --for 59s", "may be 1m to 365d"),
+            ("block ads.example --for 366d", "may be 1m to 365d"),
+            ("forget ads.example --for 2h", "unexpected argument"),
+        ] {
+            let error = parsed(words).err().unwrap_or_default();
+            assert!(error.contains(says), "{words}: {error}");
+        }
+    }
 }

@@ -8,17 +8,20 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use anyhow::Context as _;
 use tracing_subscriber::{
     filter::Targets, layer::SubscriberExt as _, util::SubscriberInitExt as _,
 };
 
 use crate::{
-    aggregate::{self, Aggregate},
-    asked::{self, Question},
-    cli::{self, Cli, Command, LogLevel},
-    config::{Checked, Config},
+    aggregate::{self, Aggregate, knowledge::Knowledge},
+    asked::{self, Question, Said, Told},
+    cli::{self, Cli, Command, ForgetArgs, LogLevel, SayArgs},
+    config::{Checked, Config, typed},
+    enforcement::Enforcement,
     model::{FlowFacts, Snapshot, Ticks},
     pipeline,
+    policy::Zone,
     source::kernel::{self, Books, preflight},
 };
 
@@ -82,9 +85,32 @@ pub fn execute(cli: &Cli) -> anyhow::Result<ExitCode> {
             None => {
                 let snapshot = snapshot(&Books::look(pin_directory)?)?;
                 say_names_are_missing();
-                cli::print_status(&mut out, &snapshot, *output)?;
+                cli::print_status(&mut out, &snapshot, *output, &zone(&config))?;
             }
         },
+        Command::Block(args) => return tell(&mut out, &config, &say(args, &config, true)?),
+        Command::Allow(args) => return tell(&mut out, &config, &say(args, &config, false)?),
+        Command::Forget(args) => {
+            return tell(&mut out, &config, &Question::Forget(said(args, &config)?));
+        }
+        Command::Explain(args) => {
+            let question = Question::Explain(args.clone());
+            let text = match asked::ask(pin_directory, &question)? {
+                Some(answer) => told(&answer)?,
+                None => {
+                    tracing::warn!(
+                        "no daemon runs: this is what the configuration, its lists and commands \
+                         would say; what devices showed of themselves is not known"
+                    );
+                    let knowledge = Knowledge::load(&config.parties, &config.lists);
+                    let mut enforcement = Enforcement::new(&config, now);
+                    enforcement.read_lists(&config);
+                    let deciding = enforcement.deciding(&config, &knowledge, now);
+                    cli::explained(args, &config, &[], &deciding)?
+                }
+            };
+            write!(out, "{text}")?;
+        }
         Command::Unload => {
             kernel::unload(pin_directory)?;
             writeln!(
@@ -98,6 +124,59 @@ pub fn execute(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Replay(_) => {}
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn zone(config: &Config) -> Zone {
+    Zone::named(config.daemon.time_zone.as_deref())
+}
+
+fn say(args: &SayArgs, config: &Config, blocks: bool) -> anyhow::Result<Question> {
+    Ok(Question::Say {
+        said: said(&args.about, config)?,
+        holds_for: args.holds_for.map(|duration| duration.as_secs()),
+        blocks,
+    })
+}
+
+fn said(args: &ForgetArgs, config: &Config) -> anyhow::Result<Said> {
+    let device = args
+        .device
+        .as_deref()
+        .map(|text| typed::devices(text, &config.devices))
+        .transpose()
+        .map_err(anyhow::Error::msg)?;
+    Ok(Said {
+        domain: args.domain.clone(),
+        device,
+    })
+}
+
+/// Has the daemon do something, and prints what it says to that.
+fn tell(
+    out: &mut impl std::io::Write,
+    config: &Config,
+    question: &Question,
+) -> anyhow::Result<ExitCode> {
+    let answer = asked::ask(&config.daemon.pin_directory, question)?;
+    let answer = answer.with_context(|| match rustix::process::geteuid().is_root() {
+        true => {
+            "no daemon runs, and nothing has changed: start one (`systemctl start gateway-sensor`)"
+        }
+        false => {
+            "no daemon takes this from you, and nothing has changed: only root may say what is \
+             blocked (`sudo sensor …`)"
+        }
+    })?;
+    write!(out, "{}", told(&answer)?)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What the daemon says to a command.
+fn told(answer: &str) -> anyhow::Result<String> {
+    let told: Told = serde_json::from_str(answer).context(
+        "the daemon is of another version: restart it (`systemctl restart gateway-sensor`)",
+    )?;
+    told.map_err(anyhow::Error::msg)
 }
 
 /// The configuration, after its problems were shown; `None` where it has errors.

@@ -2,8 +2,11 @@
 //! unchecked value.
 
 mod files;
+mod overlap;
 mod problem;
 mod read;
+mod schedule;
+pub mod typed;
 mod value;
 
 use std::{
@@ -53,8 +56,8 @@ pub struct Config {
 
 impl Config {
     /// Reads and checks a file, and the lists and databases that it names. Errors: every problem it
-    /// has; that it cannot be read, or is not UTF-8, is one. What is wrong with a list or a database
-    /// is a warning: all works without it.
+    /// has; that it cannot be read, or is not UTF-8, is one, as is a list of a policy that cannot be
+    /// read. What is wrong with another list or a database is a warning: all works without it.
     pub fn load(file: &Path) -> Result<Checked, Problems> {
         let octets = fs::read(file).map_err(|error| unreadable(file, &error))?;
         match str::from_utf8(&octets) {
@@ -182,21 +185,102 @@ pub struct Daemon {
     pub pin_directory: PathBuf,
     /// Whether accounting and filter stay when the daemon is told to end; true by default.
     pub keep_running: bool,
+    /// Where what is to outlive a restart is kept: what `sensor block` and `allow` were told;
+    /// absolute, /var/lib/gateway-sensor by default.
+    pub state_directory: PathBuf,
+    /// The time zone of schedules, by its name in the IANA database; left out: the system's.
+    pub time_zone: Option<String>,
 }
 
-/// One policy.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// One policy: which devices, about what, when, and what happens.
+///
+/// What it is about: names (`domains`, `lists`, `owners`, `categories`), addresses (`remotes`,
+/// `countries`, `networks`) and ports. Within each of the three one has to match, and all three have
+/// to, where they are given. Beside that, `encrypted_dns` and `quic` are about these of the same
+/// devices, with actions of their own; a policy that has one of them and none of the three is about
+/// nothing else.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
     /// Its name in metrics, 1 to 63 octets of `a-z 0-9 - _`.
     pub name: String,
     /// The devices it is about; empty: all.
-    pub devices: Vec<[u8; 6]>,
-    /// The remote prefixes it is about, canonical; empty: all.
+    pub devices: Vec<DeviceSelector>,
+    /// Names, each with everything below it; lower case, punycode, without a final dot.
+    pub domains: Vec<String>,
+    /// Files of names, absolute.
+    pub lists: Vec<PathBuf>,
+    /// Names whose owner is one of these, as the lists say; compared without case.
+    pub owners: Vec<String>,
+    /// Names of one of these categories, as the lists say.
+    pub categories: Vec<Category>,
+    /// The remote prefixes it is about, canonical.
     pub remotes: Vec<IpNet>,
+    /// Countries of remote addresses: two capital letters (ISO 3166-1).
+    pub countries: Vec<String>,
+    /// Networks of remote addresses.
+    pub networks: Vec<NetworkSelector>,
     /// The remote ports it is about, at most 8 ranges; empty: all ports and protocols.
     pub ports: Vec<Ports>,
+    /// What happens to DNS that the house cannot read: DoT, DoQ, DoH of known resolvers, and the
+    /// questions by which devices look for it.
+    pub encrypted_dns: Option<Action>,
+    /// What happens to QUIC: browsers fall back to TCP, where names are seen in the kernel.
+    pub quic: Option<Action>,
+    /// When it applies; empty: always.
+    pub schedule: Vec<Span>,
     /// What happens to what it matches.
     pub action: Action,
+    /// How a refused DNS question is answered.
+    pub answer: Answer,
+    /// Whether what a server says waits until the flow's name is judged, at most
+    /// [`Names::hold`].
+    pub strict: bool,
+}
+
+/// Devices that a policy is about.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+pub enum DeviceSelector {
+    /// By MAC address.
+    Mac([u8; 6]),
+    /// Every `[[device]]` with this name.
+    Name(String),
+    /// Every `[[device]]` of this group.
+    Group(String),
+    /// Every device of this vendor, as it is found out or said in `[[device]]`; without case.
+    Vendor(String),
+    /// Every device of this kind, as it is found out or said in `[[device]]`.
+    Kind(Kind),
+}
+
+/// Networks of remote addresses that a policy is about, as the databases of networks say.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum NetworkSelector {
+    /// By autonomous system number.
+    Asn(u32),
+    /// By the name of the organisation; without case, a part of it is enough.
+    Organisation(String),
+}
+
+/// A span of the week, in local time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Span {
+    /// The days on which it begins: bit 0 is Monday, bit 6 Sunday; never none.
+    pub days: u8,
+    /// Minutes after midnight at which it begins, 0 to 1,439.
+    pub from: u16,
+    /// Minutes after midnight at which it ends, 1 to 1,440; where that is not after `from`, on the
+    /// day that follows.
+    pub to: u16,
+}
+
+/// How a refused DNS question is answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Answer {
+    /// The name does not exist (RFC 2308).
+    #[default]
+    NxDomain,
+    /// Its address is 0.0.0.0 or ::; of other types there is nothing.
+    Zero,
 }
 
 /// A range of remote ports.
@@ -224,9 +308,11 @@ pub enum Transport {
 /// What happens to what a policy matches.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Action {
-    /// It passes, and is counted.
+    /// It passes, and is counted as what would have been refused.
     #[default]
     Observe,
+    /// It passes, whatever less specific policies say.
+    Allow,
     /// It goes no further, and the device is told.
     Reject,
     /// It goes no further, in silence.
@@ -236,9 +322,12 @@ pub enum Action {
 /// How names are learned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Names {
-    /// Segments with payload of a TCP flow that are read each way until its name is known, 1 to 15;
+    /// Segments with payload of a TCP flow that are read each way until its name is known, 1 to 14;
     /// 4 by default.
     pub segments: u8,
+    /// How long a server's packets wait for the verdict on a name at most, where a policy is
+    /// strict; 1 to 1,000 milliseconds, 20 by default.
+    pub hold: Duration,
 }
 
 /// Who is on the other side.
@@ -274,4 +363,6 @@ pub struct DeviceOverride {
     pub kind: Option<Kind>,
     /// Who made it, 1 to 63 octets.
     pub vendor: Option<String>,
+    /// The groups it belongs to, each 1 to 63 octets.
+    pub groups: Vec<String>,
 }

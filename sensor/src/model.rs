@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use sensor_ebpf::parse::Mac;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Everything that was known at one moment. Counters never step back while the kernel's tables
 /// live; they outlive the daemon.
@@ -31,8 +31,27 @@ pub struct Snapshot {
     pub decode_failures: Vec<DecodeFailures>,
     /// The tables of names.
     pub names: NameTables,
+    /// Names that are judged outside of the kernel.
+    pub judging: Judging,
+    /// What `sensor block` and `allow` said and still holds, the newest last.
+    pub commands: Vec<Said>,
     /// The ticks so far.
     pub ticks: Ticks,
+}
+
+/// What a command said of a name and everything below it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Said {
+    /// The name.
+    pub name: String,
+    /// `blocked` or `allowed`.
+    pub is: &'static str,
+    /// For which devices, as they are typed; `None`: all.
+    pub devices: Option<String>,
+    /// Seconds since the Unix epoch of the command.
+    pub since: f64,
+    /// Seconds since the Unix epoch at which it is over; `None`: when it is taken back.
+    pub until: Option<f64>,
 }
 
 /// `upload` leaves the device, `download` reaches it.
@@ -147,6 +166,62 @@ pub struct NameTables {
     pub devices_refused: u64,
 }
 
+/// Names that are judged outside of the kernel, since the daemon started.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Judging {
+    /// From the copy of a payload to the verdict in its flow.
+    pub latency: Latency,
+    /// Flows that policies by name are about and that could not be judged.
+    pub unread: Vec<UnreadFlows>,
+    /// Records of what was heard that were lost, because those who count were behind.
+    pub records_lost: u64,
+}
+
+/// How long verdicts took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Latency {
+    /// How many took at most as long as the bound in the same place, and longer than the one before;
+    /// the last are those that took longer than any.
+    pub counts: [u64; Self::BOUNDS.len() + 1],
+    /// All of them together.
+    pub total: Duration,
+}
+
+impl Latency {
+    /// The bounds of the counts.
+    pub const BOUNDS: [Duration; 10] = [
+        Duration::from_micros(50),
+        Duration::from_micros(100),
+        Duration::from_micros(200),
+        Duration::from_micros(500),
+        Duration::from_millis(1),
+        Duration::from_millis(2),
+        Duration::from_millis(5),
+        Duration::from_millis(10),
+        Duration::from_millis(20),
+        Duration::from_millis(50),
+    ];
+
+    /// Counts one.
+    pub fn add(&mut self, took: Duration) {
+        let place = Self::BOUNDS.partition_point(|bound| *bound < took);
+        self.counts[place] += 1;
+        self.total += took;
+    }
+}
+
+/// Flows that could not be judged by their name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct UnreadFlows {
+    /// Why: a reason of [`DecodeFailures`], `unknown-version`, `encrypted-hello`,
+    /// `several-questions` or `compressed-question`.
+    pub reason: &'static str,
+    /// Where a name was looked for: `dns`, `tls`, `quic` or `http`.
+    pub layer: &'static str,
+    /// How many.
+    pub count: u64,
+}
+
 /// What one family of one device amounts to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct FamilyBooks {
@@ -181,6 +256,8 @@ pub struct Interface {
     pub refused: Tally,
     /// Packets that the sensor itself sent to devices.
     pub answered: Tally,
+    /// Packets that the sensor sent to devices in the place of refused downloads.
+    pub replaced: Tally,
     /// Refused packets for which no answer could be sent.
     pub answers_failed: u64,
 }
@@ -244,8 +321,12 @@ pub struct PolicyHits {
     pub device: String,
     /// The policy's name.
     pub policy: String,
-    /// `observe`, `reject` or `drop`.
+    /// `observe`, `allow`, `reject` or `drop`.
     pub action: &'static str,
+    /// What told it: `address`, `dns`, `tls`, `quic` or `http`.
+    pub layer: &'static str,
+    /// Flows and DNS questions about which it decided.
+    pub decided: u64,
     /// By direction.
     pub hits: ByDirection<Tally>,
 }
@@ -318,10 +399,33 @@ pub struct PolicyState {
     pub policies: u64,
     /// Prefixes in force, both families.
     pub prefixes: u64,
+    /// Names in force.
+    pub names: u64,
+    /// Packets of servers that waited for the verdict on a name.
+    pub held: u64,
+    /// Flows whose time to wait was over before there was a verdict.
+    pub hold_expired: u64,
+    /// The lists that policies name.
+    pub lists: Vec<PolicyList>,
     /// Reloads that took effect since the tables were made.
     pub reloads: u64,
     /// Reloads that were refused since the tables were made.
     pub reloads_refused: u64,
+}
+
+/// A list that policies name.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct PolicyList {
+    /// The file.
+    pub list: String,
+    /// Names in it that are used.
+    pub names: u64,
+    /// Lines that are not used.
+    pub bad_lines: u64,
+    /// When the file was written, in seconds since the Unix epoch.
+    pub modified: f64,
+    /// It could not be read the last time: what it had before is in force.
+    pub kept: bool,
 }
 
 /// The ticks so far.
@@ -397,6 +501,9 @@ pub struct FlowFacts {
     /// Why the name is not known, or not all there is to know: `ech`, `encrypted-dns`, `vpn`,
     /// `plain-address`, `not-yet-seen`.
     pub hidden: Option<&'static str>,
+    /// Why a policy by name that is about the device could not judge the flow: as in
+    /// [`UnreadFlows`].
+    pub unread: Option<&'static str>,
 }
 
 /// A DNS question and its answer.
@@ -419,7 +526,9 @@ pub struct DnsQuestion {
 }
 
 /// What a device is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// A telephone.

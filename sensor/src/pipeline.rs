@@ -1,8 +1,12 @@
 //! From the kernel to the sinks: the only place with channels and tasks.
 //!
 //! One task owns the kernel's side and does all that touches it, a command at a time; the others
-//! wait for something (a signal, a changed file, an interface, samples, a scrape) and tell it.
+//! wait for something (a signal, a changed file, an interface, a scrape) and tell it. A thread of its
+//! own takes samples and judges names, and tells it what was heard: it never waits for that task.
 //! Everything ends when the stop channel's sender is dropped.
+
+mod listener;
+mod resets;
 
 use std::{
     collections::HashMap,
@@ -27,16 +31,19 @@ use crate::{
         knowledge::{Knowledge, overrides},
         mac_text,
     },
-    asked::{self, Question},
+    asked::{self, Question, Told},
     cli,
-    config::{Checked, Config},
+    config::{Checked, Config, typed},
+    enforcement::Enforcement,
     health::Health,
     model::{Snapshot, Ticks},
+    policy::Temporary,
     record::Record,
     sink::http,
-    source::kernel::{self, Kernel, LinkChanges, Messages, Samples},
+    source::kernel::{self, Kernel, LinkChanges, Messages, Samples, Verdicts},
     supervisor::Supervisor,
 };
+use listener::{Line, Listener, listen};
 
 /// What the task that owns the kernel's side is told.
 enum Command {
@@ -46,8 +53,8 @@ enum Command {
     ReloadRefused,
     /// Some interface changed.
     LinksChanged,
-    /// What the kernel put into the ring.
-    Samples(Vec<Record>),
+    /// What was heard.
+    Heard(Vec<Record>),
     /// Somebody asks, and is told here.
     Ask(Question, oneshot::Sender<String>),
 }
@@ -80,11 +87,14 @@ pub async fn run(file: &Path, config: Config) -> anyhow::Result<()> {
     let (stop, stopped) = watch::channel(());
 
     let mut tasks = JoinSet::new();
-    tasks.spawn(drain_samples(
+    let line = Arc::new(Line::new(started.enforcement.judge())?);
+    let thread = Listener::new(
         started.samples,
+        started.verdicts,
+        Arc::clone(&line),
         commands.clone(),
-        stopped.clone(),
-    ));
+    );
+    tasks.spawn(listen(thread, ended(stopped.clone())));
     if let Some(socket) = socket {
         let (commands, stopped) = (commands.clone(), ended(stopped.clone()));
         tasks.spawn(async move {
@@ -124,17 +134,17 @@ pub async fn run(file: &Path, config: Config) -> anyhow::Result<()> {
         false => begun,
     };
     let aggregate = Aggregate::new(
-        Arc::new(Knowledge::load(
-            &started.config.parties,
-            &started.config.lists,
-        )),
+        Arc::clone(&started.knowledge),
         overrides(&started.config),
         since,
     );
     let owner = Owner {
         kernel: started.kernel,
         config: started.config,
+        knowledge: started.knowledge,
+        enforcement: started.enforcement,
         aggregate,
+        line,
         ticks: Ticks::default(),
         said: HashMap::new(),
         health,
@@ -163,8 +173,11 @@ const STALE_AFTER: Duration = Duration::from_secs(10);
 struct Started {
     kernel: Kernel,
     samples: Samples,
+    verdicts: Verdicts,
     messages: Messages,
     config: Config,
+    knowledge: Arc<Knowledge>,
+    enforcement: Enforcement,
 }
 
 impl Started {
@@ -174,8 +187,10 @@ impl Started {
         let loaded = spawn_blocking(move || {
             let mut kernel = Kernel::load(&config)?;
             let tables_made = kernel.tables_made();
-            match begin(&mut kernel, &config) {
-                Ok(()) => Ok((kernel, config)),
+            let knowledge = Knowledge::load(&config.parties, &config.lists);
+            let mut enforcement = Enforcement::new(&config, unix_time());
+            match begin(&mut kernel, &config, &knowledge, &mut enforcement) {
+                Ok(()) => Ok((kernel, config, Arc::new(knowledge), enforcement)),
                 Err(error) => {
                     drop(kernel);
                     if tables_made {
@@ -186,8 +201,10 @@ impl Started {
                 }
             }
         });
-        let (mut kernel, config) = loaded.await.context("loading failed")??;
+        let (mut kernel, config, knowledge, enforcement) =
+            loaded.await.context("loading failed")??;
         let samples = kernel.samples()?;
+        let verdicts = kernel.verdicts()?;
         let messages = kernel.messages()?;
         tracing::info!(
             "the kernel's tables at {} {}",
@@ -201,16 +218,25 @@ impl Started {
         Ok(Self {
             kernel,
             samples,
+            verdicts,
             messages,
             config,
+            knowledge,
+            enforcement,
         })
     }
 }
 
 /// Policy first, then the interfaces.
-fn begin(kernel: &mut Kernel, config: &Config) -> anyhow::Result<()> {
-    let installed = kernel.install(config)?;
+fn begin(
+    kernel: &mut Kernel,
+    config: &Config,
+    knowledge: &Knowledge,
+    enforcement: &mut Enforcement,
+) -> anyhow::Result<()> {
+    let installed = enforcement.install(kernel, config, knowledge, &[], unix_time())?;
     kernel.set_watched_payloads(config.names.segments);
+    kernel.set_hold(config.names.hold);
     kernel.tidy(config);
     let mut absent = Vec::new();
     for interface in &config.interfaces {
@@ -229,8 +255,9 @@ fn begin(kernel: &mut Kernel, config: &Config) -> anyhow::Result<()> {
         tracing::warn!("{error}");
     }
     tracing::info!(
-        "{} policies and {} prefixes in force, generation {}",
+        "{} policies, {} names and {} prefixes in force, generation {}",
         installed.policies,
+        installed.names,
         installed.prefixes,
         installed.generation
     );
@@ -250,7 +277,11 @@ fn say_attached(attached: &kernel::Attached) {
 struct Owner {
     kernel: Kernel,
     config: Config,
+    knowledge: Arc<Knowledge>,
+    enforcement: Enforcement,
     aggregate: Aggregate,
+    /// To the thread that listens.
+    line: Arc<Line>,
     ticks: Ticks,
     /// What was said last about an interface that cannot be had.
     said: HashMap<String, String>,
@@ -331,7 +362,7 @@ impl Owner {
             }
             Some(Command::ReloadRefused) => self.kernel.count_reload(false),
             Some(Command::LinksChanged) => self.look_at_links(),
-            Some(Command::Samples(batch)) => {
+            Some(Command::Heard(batch)) => {
                 self.take(batch);
                 return Ok(self);
             }
@@ -350,11 +381,34 @@ impl Owner {
         let before = cpu_time();
         let aggregate = &mut self.aggregate;
         let now = unix_time();
-        self.kernel
+        let mut reaped = Vec::new();
+        let read = self
+            .kernel
             .read(self.config.flow_table.idle_after, |record| {
+                if let Record::Reaped(slot, flow) = &record {
+                    reaped.push((*slot, flow.key));
+                }
                 aggregate.apply(record, now)
-            })?;
+            });
+        self.line.reaped(reaped);
+        read?;
         let mut snapshot = aggregate.snapshot(self.ticks);
+        let changed = self.enforcement.keep(
+            &mut self.kernel,
+            &self.config,
+            &self.knowledge,
+            &snapshot.devices,
+            now,
+        )?;
+        if changed {
+            self.line.publish(self.enforcement.judge());
+        }
+        self.enforcement
+            .learn(&mut self.kernel, self.aggregate.names_at(), changed, now)?;
+        snapshot.judging = self.line.judging();
+        snapshot.policy.lists = self.enforcement.shown_lists();
+        let said = self.enforcement.temporary().iter();
+        snapshot.commands = said.map(Temporary::shown).collect();
         let spent = cpu_time().saturating_sub(before);
         let ticks = &mut self.ticks;
         ticks.count += 1;
@@ -366,7 +420,7 @@ impl Owner {
         Ok(())
     }
 
-    /// Takes samples, and tells the kernel of which flows no more are wanted.
+    /// Takes what was heard.
     fn take(&mut self, batch: Vec<Record>) {
         let now = unix_time();
         for record in batch {
@@ -375,7 +429,6 @@ impl Owner {
             }
             self.aggregate.apply(record, now);
         }
-        self.kernel.end_watch(self.aggregate.settled());
     }
 
     /// What the command line shows of a daemon that runs.
@@ -389,7 +442,7 @@ impl Owner {
             }
             Question::Status(output) => {
                 let snapshot = self.now()?;
-                cli::print_status(&mut text, &snapshot, *output)?;
+                cli::print_status(&mut text, &snapshot, *output, self.enforcement.zone())?;
             }
             Question::Flows(args) => {
                 let clock = self.kernel.clock();
@@ -413,7 +466,96 @@ impl Owner {
                     .collect();
                 cli::print_flows(&mut text, &flows, *args, now)?;
             }
+            Question::Explain(args) => {
+                let devices = Arc::clone(&self.publish.borrow());
+                let deciding = self
+                    .enforcement
+                    .deciding(&self.config, &self.knowledge, now);
+                let told: Told = cli::explained(args, &self.config, &devices.devices, &deciding)
+                    .map_err(|error| format!("{error:#}"));
+                return Ok(serde_json::to_string(&told)?);
+            }
+            Question::Say {
+                said,
+                holds_for,
+                blocks,
+            } => {
+                let said = Temporary {
+                    domain: said.domain.clone(),
+                    device: said.device.clone(),
+                    blocks: *blocks,
+                    since: now,
+                    until: holds_for.map(|seconds| now + seconds as f64),
+                };
+                return Ok(serde_json::to_string(&self.say(said))?);
+            }
+            Question::Forget(said) => {
+                return Ok(serde_json::to_string(&self.forget(said, now))?);
+            }
         }
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+
+    /// Has a command say something; it is in force when this returns.
+    fn say(&mut self, said: Temporary) -> Told {
+        let devices = Arc::clone(&self.publish.borrow());
+        let shown = said.shown();
+        let result = self.enforcement.say(
+            said,
+            &mut self.kernel,
+            &self.config,
+            &self.knowledge,
+            &devices.devices,
+        );
+        // Where it cannot be kept, it is in force all the same.
+        self.changed();
+        result.map_err(|error| format!("{error:#}"))?;
+        let mut text = Vec::new();
+        cli::print_said(&mut text, &shown, self.enforcement.zone())
+            .map_err(|error| error.to_string())?;
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+
+    /// Tells whoever judges that other policies are in force, and the kernel what is known of
+    /// addresses under them.
+    fn changed(&mut self) {
+        self.line.publish(self.enforcement.judge());
+        let names = self.aggregate.names_at();
+        let learned = self
+            .enforcement
+            .learn(&mut self.kernel, names, true, unix_time());
+        if let Err(error) = learned {
+            tracing::error!("what is known of addresses is not in force: {error:#}");
+        }
+    }
+
+    /// Takes back what a command said.
+    fn forget(&mut self, said: &asked::Said, now: f64) -> Told {
+        let devices = Arc::clone(&self.publish.borrow());
+        let result = self.enforcement.forget(
+            &said.domain,
+            said.device.as_ref(),
+            &mut self.kernel,
+            &self.config,
+            &self.knowledge,
+            &devices.devices,
+            now,
+        );
+        self.changed();
+        let forgotten = result
+            .map_err(|error| format!("{error:#}"))?
+            .ok_or_else(|| {
+                format!(
+                    "no command said anything of {} for {}; `sensor status` lists what they said",
+                    said.domain,
+                    match &said.device {
+                        Some(device) => typed::devices_text(device),
+                        None => "all devices".to_owned(),
+                    }
+                )
+            })?;
+        let mut text = Vec::new();
+        cli::print_forgotten(&mut text, &forgotten.shown()).map_err(|error| error.to_string())?;
         Ok(String::from_utf8_lossy(&text).into_owned())
     }
 
@@ -464,14 +606,24 @@ impl Owner {
 
     /// Puts a new configuration in force, or keeps the old one and says why.
     fn reload(&mut self, config: Config) {
-        let installed = match self.kernel.install(&config) {
+        let knowledge = Arc::new(Knowledge::load(&config.parties, &config.lists));
+        let devices = Arc::clone(&self.publish.borrow());
+        let installed = self.enforcement.install(
+            &mut self.kernel,
+            &config,
+            &knowledge,
+            &devices.devices,
+            unix_time(),
+        );
+        let installed = match installed {
             Ok(installed) => installed,
             Err(error) => {
-                tracing::error!("the new configuration is refused, the old one stays: {error}");
+                tracing::error!("the new configuration is refused, the old one stays: {error:#}");
                 self.kernel.count_reload(false);
                 return;
             }
         };
+        self.line.publish(self.enforcement.judge());
         self.kernel.count_reload(true);
         self.keep_what_needs_a_start(&config);
         for interface in &self.config.interfaces {
@@ -503,17 +655,19 @@ impl Owner {
             }
         }
         self.kernel.set_watched_payloads(config.names.segments);
-        self.aggregate.learn(
-            Arc::new(Knowledge::load(&config.parties, &config.lists)),
-            overrides(&config),
-        );
+        self.kernel.set_hold(config.names.hold);
+        self.aggregate
+            .learn(Arc::clone(&knowledge), overrides(&config));
+        self.knowledge = knowledge;
+        self.changed();
         let daemon = self.config.daemon.clone();
         self.config = config;
         self.config.daemon.pin_directory = daemon.pin_directory;
         self.look_at_links();
         tracing::info!(
-            "configuration reloaded: {} policies, {} prefixes, generation {}",
+            "configuration reloaded: {} policies, {} names, {} prefixes, generation {}",
             installed.policies,
+            installed.names,
             installed.prefixes,
             installed.generation
         );
@@ -578,25 +732,6 @@ async fn asked_to_end() {
     tokio::select! {
         () = wait(SignalKind::terminate()) => {}
         () = wait(SignalKind::interrupt()) => {}
-    }
-}
-
-/// Takes samples out of the ring, in batches. Where the owner is busy they wait in the ring, which
-/// the kernel sees and sheds.
-async fn drain_samples(
-    mut samples: Samples,
-    commands: mpsc::Sender<Command>,
-    stopped: watch::Receiver<()>,
-) -> anyhow::Result<()> {
-    let mut stopped = std::pin::pin!(ended(stopped));
-    loop {
-        let batch = tokio::select! {
-            () = &mut stopped => return Ok(()),
-            batch = samples.next() => batch?,
-        };
-        if commands.send(Command::Samples(batch)).await.is_err() {
-            return Ok(());
-        }
     }
 }
 

@@ -2,10 +2,12 @@
 
 use bytes::Bytes;
 use sensor_ebpf::{
-    books::{DeviceRecord, HitKey, InterfaceRecord, Losses, Tally},
+    books::{DeviceRecord, Hit, HitKey, InterfaceRecord, Losses},
     flow::FlowRecord,
     sample::{Head, Judged},
 };
+
+use crate::hearing::{GivenUp, Heard};
 
 /// One thing that a source says. A reading is the whole of the tables: `Tables` first, the others
 /// in any order, up to the tick that makes a snapshot of them.
@@ -24,11 +26,15 @@ pub enum Record {
     /// The last counts of a flow whose slot is free from now on.
     Reaped(u32, FlowRecord),
     /// How often a policy applied.
-    Hits(HitKey, Tally),
+    Hits(HitKey, Hit),
     /// A policy matched a flow.
     Judged(Judged),
     /// An early payload of a flow; boxed, because there are few of them and many flows.
     Sample(Box<Sample>),
+    /// What a sample says: a [`Desk`](crate::hearing::Desk) puts it in the sample's place.
+    Heard(Box<Heard>),
+    /// A desk waits no longer for something that a flow began.
+    GivenUp(GivenUp),
 }
 
 /// A payload that may carry a name or an identity.
@@ -57,6 +63,8 @@ pub struct Tables {
     pub policies: u64,
     /// Prefixes in force, both families.
     pub prefixes: u64,
+    /// Names in force.
+    pub names: u64,
     /// Reloads that took effect since the tables were made.
     pub reloads: u64,
     /// Reloads that were refused since the tables were made.

@@ -15,8 +15,9 @@ use rustix::{
     process::{Resource, Rlimit, getrlimit, setrlimit},
 };
 use sensor::{
-    asked::{self, Question},
+    asked::{self, Question, Said, Told},
     cli::Output,
+    config::DeviceSelector,
 };
 use tokio::{
     runtime::Builder,
@@ -87,6 +88,34 @@ fn one_that_never_ends_its_question_holds_up_nobody() -> Result<()> {
     endless.set_read_timeout(Some(Duration::from_secs(20)))?;
     endless.read_to_end(&mut nothing)?;
     assert!(nothing.is_empty() && began.elapsed() < Duration::from_secs(15));
+    Ok(())
+}
+
+#[test]
+fn a_command_arrives_as_it_was_said_and_its_refusal_too() -> Result<()> {
+    let said = Said {
+        domain: "ads.example".to_owned(),
+        device: Some(DeviceSelector::Group("kids".to_owned())),
+    };
+    let question = Question::Say {
+        said: said.clone(),
+        holds_for: Some(7_200),
+        blocks: true,
+    };
+    let told: Told = Err("there is no room".to_owned());
+    let path = daemon("command", Some(serde_json::to_string(&told)?))?;
+    let answer = asked::ask(&path, &question)?.context("a daemon runs")?;
+    assert_eq!(serde_json::from_str::<Told>(&answer)?, told);
+    let sent = serde_json::from_slice(&serde_json::to_vec(&question)?)?;
+    let Question::Say {
+        said: arrived,
+        holds_for: Some(7_200),
+        blocks: true,
+    } = sent
+    else {
+        panic!("{sent:?}");
+    };
+    assert_eq!(arrived, said);
     Ok(())
 }
 

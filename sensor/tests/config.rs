@@ -17,8 +17,9 @@ use proptest::prelude::*;
 use sensor::{
     aggregate::party::lists::Category,
     config::{
-        Action, Config, Daemon, DeviceOverride, DeviceTable, FlowTable, HookChoice, Interface,
-        Level, List, Names, Parties, Policy, Ports, Transport,
+        Action, Answer, Config, Daemon, DeviceOverride, DeviceSelector, DeviceTable, FlowTable,
+        HookChoice, Interface, Level, List, Names, NetworkSelector, Parties, Policy, Ports, Span,
+        Transport,
     },
     model::Kind,
 };
@@ -71,9 +72,14 @@ fn the_least_configuration_has_the_documented_defaults() {
             listen: "127.0.0.1:9617".parse().unwrap(),
             pin_directory: "/sys/fs/bpf/gateway-sensor".into(),
             keep_running: true,
+            state_directory: "/var/lib/gateway-sensor".into(),
+            time_zone: None,
         },
         policies: Vec::new(),
-        names: Names { segments: 4 },
+        names: Names {
+            segments: 4,
+            hold: Duration::from_millis(20),
+        },
         parties: Parties {
             top: 20,
             builtin_lists: true,
@@ -96,6 +102,8 @@ fn every_key_is_read() {
         listen = "[::1]:9000"
         pin_directory = "/sys/fs/bpf/lab"
         keep_running = false
+        state_directory = "/srv/sensor"
+        time_zone = "europe/berlin"
         [[policy]]
         name = "all"
         devices = ["A4:50:46:1F:00:2c"]
@@ -105,8 +113,36 @@ fn every_key_is_read() {
         [[policy]]
         name = "seen"
         ports = [22]
+        [[policy]]
+        name = "bedtime"
+        devices = ["group:kids", "Anna's phone", "vendor:Xiaomi", "kind:tv", "a4:50:46:1f:00:2d"]
+        domains = ["Ads.Example.COM", "*.b.example.", ".xn--mller-kva.example", "*.zip", "_x.y"]
+        lists = ["/etc/gateway-sensor/lists/a.txt", "/etc/gateway-sensor/lists/b.txt"]
+        owner = "Xiaomi"
+        category = ["telemetry", "advertising"]
+        remotes = ["192.0.2.0/24"]
+        country = "cn"
+        network = ["AS45102", "4134", 37963, "Alibaba Cloud"]
+        ports = ["tcp/443"]
+        encrypted_dns = "reject"
+        quic = "drop"
+        schedule = ["mon-fri 21:00-07:00", "sat,sun 22:00-24:00"]
+        action = "reject"
+        answer = "zero"
+        [[policy]]
+        name = "strictly"
+        owner = ["Xiaomi", "Meta"]
+        country = ["RU", "CN"]
+        category = "dns-bypass"
+        network = 45_102
+        action = "allow"
+        strict = true
+        [[policy]]
+        name = "seen-names"
+        encrypted_dns = "allow"
         [names]
-        segments = 15
+        segments = 14
+        hold = "1s"
         [parties]
         top = 1_000
         builtin_lists = false
@@ -122,6 +158,7 @@ fn every_key_is_read() {
         name = "Anna's phone"
         kind = "phone"
         vendor = "Xiaomi"
+        groups = ["kids", "Anna's"]
         [[device]]
         mac = "a4:50:46:1f:00:2d"
         kind = "iot"
@@ -152,11 +189,13 @@ fn every_key_is_read() {
             listen: "[::1]:9000".parse().unwrap(),
             pin_directory: "/sys/fs/bpf/lab".into(),
             keep_running: false,
+            state_directory: "/srv/sensor".into(),
+            time_zone: Some("Europe/Berlin".to_owned()),
         },
         policies: vec![
             Policy {
                 name: "all".to_owned(),
-                devices: vec![[0xa4, 0x50, 0x46, 0x1f, 0x00, 0x2c]],
+                devices: vec![DeviceSelector::Mac([0xa4, 0x50, 0x46, 0x1f, 0x00, 0x2c])],
                 remotes: vec![
                     "0.0.0.0/0".parse().unwrap(),
                     "2001:db8::/32".parse().unwrap(),
@@ -169,16 +208,83 @@ fn every_key_is_read() {
                     ports(1, 65_535, Transport::Tcp),
                 ],
                 action: Action::Drop,
+                ..Policy::default()
             },
             Policy {
                 name: "seen".to_owned(),
-                devices: Vec::new(),
-                remotes: Vec::new(),
                 ports: vec![ports(22, 22, Transport::Any)],
                 action: Action::Observe,
+                ..Policy::default()
+            },
+            Policy {
+                name: "bedtime".to_owned(),
+                devices: vec![
+                    DeviceSelector::Group("kids".to_owned()),
+                    DeviceSelector::Name("Anna's phone".to_owned()),
+                    DeviceSelector::Vendor("Xiaomi".to_owned()),
+                    DeviceSelector::Kind(Kind::Tv),
+                    DeviceSelector::Mac([0xa4, 0x50, 0x46, 0x1f, 0x00, 0x2d]),
+                ],
+                domains: vec![
+                    "ads.example.com".to_owned(),
+                    "b.example".to_owned(),
+                    "xn--mller-kva.example".to_owned(),
+                    "zip".to_owned(),
+                    "_x.y".to_owned(),
+                ],
+                lists: vec![
+                    "/etc/gateway-sensor/lists/a.txt".into(),
+                    "/etc/gateway-sensor/lists/b.txt".into(),
+                ],
+                owners: vec!["Xiaomi".to_owned()],
+                categories: vec![Category::Telemetry, Category::Advertising],
+                remotes: vec!["192.0.2.0/24".parse().unwrap()],
+                countries: vec!["CN".to_owned()],
+                networks: vec![
+                    NetworkSelector::Asn(45_102),
+                    NetworkSelector::Asn(4_134),
+                    NetworkSelector::Asn(37_963),
+                    NetworkSelector::Organisation("Alibaba Cloud".to_owned()),
+                ],
+                ports: vec![ports(443, 443, Transport::Tcp)],
+                encrypted_dns: Some(Action::Reject),
+                quic: Some(Action::Drop),
+                schedule: vec![
+                    Span {
+                        days: 0b001_1111,
+                        from: 21 * 60,
+                        to: 7 * 60,
+                    },
+                    Span {
+                        days: 0b110_0000,
+                        from: 22 * 60,
+                        to: 24 * 60,
+                    },
+                ],
+                action: Action::Reject,
+                answer: Answer::Zero,
+                strict: false,
+            },
+            Policy {
+                name: "strictly".to_owned(),
+                owners: vec!["Xiaomi".to_owned(), "Meta".to_owned()],
+                categories: vec![Category::DnsBypass],
+                countries: vec!["RU".to_owned(), "CN".to_owned()],
+                networks: vec![NetworkSelector::Asn(45_102)],
+                action: Action::Allow,
+                strict: true,
+                ..Policy::default()
+            },
+            Policy {
+                name: "seen-names".to_owned(),
+                encrypted_dns: Some(Action::Allow),
+                ..Policy::default()
             },
         ],
-        names: Names { segments: 15 },
+        names: Names {
+            segments: 14,
+            hold: Duration::from_secs(1),
+        },
         parties: Parties {
             top: 1_000,
             builtin_lists: false,
@@ -205,12 +311,14 @@ fn every_key_is_read() {
                 name: Some("Anna's phone".to_owned()),
                 kind: Some(Kind::Phone),
                 vendor: Some("Xiaomi".to_owned()),
+                groups: vec!["kids".to_owned(), "Anna's".to_owned()],
             },
             DeviceOverride {
                 mac: [0xa4, 0x50, 0x46, 0x1f, 0x00, 0x2d],
                 name: None,
                 kind: Some(Kind::Iot),
                 vendor: None,
+                groups: Vec::new(),
             },
         ],
     };
@@ -225,6 +333,52 @@ fn the_example_that_is_shipped_is_valid() {
         Ok(checked) => assert!(checked.warnings.is_empty(), "{}", checked.warnings),
         Err(problems) => panic!("{problems}"),
     }
+}
+
+/// The example with every section and key in force that it has as a comment: what follows `# [[` in
+/// a paragraph, and lines of a key.
+fn example_in_force() -> String {
+    let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../deploy/sensor.toml");
+    let mut text = String::new();
+    for paragraph in fs::read_to_string(file).unwrap().split("\n\n") {
+        let mut is_section = false;
+        for line in paragraph.lines() {
+            is_section |= line.starts_with("# [[");
+            let bare = line.strip_prefix('#').map(str::trim_start);
+            let is_key = bare.and_then(|bare| bare.split_once(" = "));
+            let is_key = is_key.is_some_and(|(key, _)| !key.contains([' ', '`', '#']));
+            let in_force = bare.filter(|_| is_section || is_key);
+            let _ = writeln!(text, "{}", in_force.unwrap_or(line));
+        }
+        text.push('\n');
+    }
+    text
+}
+
+#[test]
+fn the_example_shows_every_key_of_a_policy_and_is_valid_with_all_of_them() {
+    let text = example_in_force();
+    let checked = match Config::parse(&text, Path::new(FILE)) {
+        Ok(checked) => checked,
+        Err(problems) => panic!("{problems}"),
+    };
+    assert!(checked.warnings.is_empty(), "{}", checked.warnings);
+    let config = checked.config;
+    assert!(config.daemon.time_zone.is_some());
+    assert!(!config.parties.networks.is_empty());
+    assert!(
+        config
+            .devices
+            .iter()
+            .any(|device| !device.groups.is_empty())
+    );
+    let policy = &config.policies[0];
+    assert!(!policy.devices.is_empty() && !policy.domains.is_empty());
+    assert!(!policy.lists.is_empty() && !policy.owners.is_empty());
+    assert!(!policy.categories.is_empty() && !policy.remotes.is_empty());
+    assert!(!policy.countries.is_empty() && !policy.networks.is_empty());
+    assert!(!policy.ports.is_empty() && !policy.schedule.is_empty());
+    assert!(policy.encrypted_dns.is_some() && policy.quic.is_some());
 }
 
 #[test]
@@ -332,6 +486,86 @@ file = "FOLDER/empty.txt"
 }
 
 #[test]
+fn lists_of_policies_are_looked_at_once_and_needed() {
+    let text = r#"
+[[interface]]
+name = "lan0"
+[[policy]]
+name = "a"
+devices = ["02:00:00:00:00:01"]
+lists = ["FOLDER/good.txt", "FOLDER/none.txt", "FOLDER/bad.txt", "FOLDER/empty.txt"]
+[[policy]]
+name = "b"
+devices = ["02:00:00:00:00:02"]
+lists = ["FOLDER/bad.txt", "FOLDER/none.txt", "FOLDER", "FOLDER/both.txt"]
+[[list]]
+file = "FOLDER/both.txt"
+owner = "Example"
+"#;
+    let files: [(&str, &[u8]); 4] = [
+        ("good.txt", b"example.com\n@@||www.example.com^\n"),
+        ("bad.txt", b"a.example\nword\n\xff\xfe\n192.0.2.1\n"),
+        ("empty.txt", b"# none\n"),
+        ("both.txt", b"word\nb.example\n"),
+    ];
+    let printed = printed_with_files("policy-lists", &files, text);
+    assert!(!printed.contains("good.txt` "), "{printed}");
+    for part in [
+        "error: the list `FOLDER/none.txt` does not exist\n --> FOLDER/sensor.toml:7:",
+        "error: the list `FOLDER` is not a file\n",
+        "warning: `FOLDER/bad.txt` has 3 lines that are not used",
+        "line 2: `word` is one word",
+        "line 3: `��` has letters beyond ASCII",
+        "line 4: `192.0.2.1` is an address",
+        "warning: `FOLDER/empty.txt` names nothing",
+        "warning: `FOLDER/both.txt` has 1 line that is not used",
+    ] {
+        assert!(printed.contains(part), "no {part:?} in\n{printed}");
+    }
+    assert_eq!(printed.matches("error: ").count(), 2, "{printed}");
+    assert_eq!(printed.matches("warning: ").count(), 3, "{printed}");
+}
+
+#[test]
+fn owners_and_categories_are_those_of_the_lists() {
+    let text = r#"
+[parties]
+builtin_lists = BUILTIN
+[[interface]]
+name = "lan0"
+[[policy]]
+name = "a"
+owner = ["Exmaple Ltd", "example ltd", "Xiaomi", "Nobody at all"]
+category = ["telemetry", "advertising"]
+[[list]]
+file = "FOLDER/mine.txt"
+"#;
+    let files: [(&str, &[u8]); 1] = [(
+        "mine.txt",
+        b"# owner: Example Ltd\n# category: advertising\na.example\n",
+    )];
+    let printed = |builtin: &str| {
+        let text = text.replace("BUILTIN", builtin);
+        printed_with_files(&format!("owners-{builtin}"), &files, &text)
+    };
+    let without = printed("false");
+    for part in [
+        "warning: no list has a name of the owner `Exmaple Ltd`\n --> FOLDER/sensor.toml:8:10",
+        "= help: write `\"Example Ltd\"`",
+        "warning: no list has a name of the owner `Xiaomi`",
+        "warning: no list has a name of the owner `Nobody at all`",
+        "owner = \"Nobody at all\"",
+        "warning: no list has a name of the category `telemetry`\n --> FOLDER/sensor.toml:9:13",
+    ] {
+        assert!(without.contains(part), "no {part:?} in\n{without}");
+    }
+    assert_eq!(without.matches("warning: ").count(), 4, "{without}");
+    let with = printed("true");
+    assert_eq!(with.matches("warning: ").count(), 2, "{with}");
+    assert!(!with.contains("owner `Xiaomi`"), "{with}");
+}
+
+#[test]
 fn files_are_looked_at_where_the_configuration_has_an_error() {
     let text = "[[list]]\nfile = \"FOLDER/none.txt\"\ncategory = \"ads\"\n";
     let printed = printed_with_files("error", &[], text);
@@ -388,10 +622,35 @@ fn a_sixty_fifth_policy_is_refused_where_it_stands() {
     assert_eq!(printed(&policies(64)), "");
     let refused = printed(&policies(65));
     assert!(
-        refused.starts_with("error: 65 policies are configured; at most 64 can be in force"),
+        refused
+            .starts_with("error: 65 policies are configured, and at most 64 rules can be in force"),
         "{refused}"
     );
     assert!(refused.contains("sensor.toml:195:1"), "{refused}");
+}
+
+#[test]
+fn rules_count_and_not_policies_alone() {
+    let policies = |count: u32| {
+        let mut text = String::from("[[interface]]\nname = \"lan0\"\n");
+        for number in 1..=count {
+            let _ = writeln!(
+                text,
+                "[[policy]]\nname = \"p{number}\"\nports = [{number}]\nquic = \"allow\"\n\
+                 encrypted_dns = \"allow\"\ndevices = [\"02:00:00:00:00:{number:02x}\"]"
+            );
+        }
+        text
+    };
+    assert_eq!(printed(&policies(12)), "");
+    // 5 for each: the 13th has rules 61 to 65.
+    let refused = printed(&policies(13));
+    assert!(
+        refused.starts_with("error: 13 policies are configured, and at most 64 rules can be in"),
+        "{refused}"
+    );
+    assert!(refused.contains("sensor.toml:75:1"), "{refused}");
+    assert_eq!(refused.matches("error: ").count(), 1, "{refused}");
 }
 
 /// Far above what it takes (a debug build included), far below what a quadratic check would.
@@ -404,6 +663,22 @@ fn a_hundred_thousand_prefixes_are_read_at_once() {
     let checked = Config::parse(&text, Path::new(FILE)).unwrap();
     assert_eq!(checked.config.policies[0].remotes.len(), 100_000);
     assert!(checked.warnings.is_empty());
+    assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
+}
+
+#[test]
+fn sixty_four_policies_with_the_same_prefixes_are_compared_at_once() {
+    let mut text = String::from("[[interface]]\nname = \"lan0\"\n");
+    for policy in 1..=64 {
+        let _ = writeln!(text, "[[policy]]\nname = \"p{policy}\"\nports = [{policy}]");
+        text.push_str("domains = [\"a.example\", \"b.example\"]\nremotes = [");
+        for number in 0..1_000 {
+            let _ = write!(text, "\"10.{}.{}.0/24\", ", number >> 8, number & 255);
+        }
+        text.push_str("]\n");
+    }
+    let start = Instant::now();
+    assert_eq!(printed(&text), "");
     assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
 }
 
@@ -460,8 +735,27 @@ fn near_text() -> impl Strategy<Value = String> {
                 Just("mac"),
                 Just("kind"),
                 Just("vendor"),
+                Just("groups"),
+                Just("domains"),
+                Just("lists"),
+                Just("country"),
+                Just("network"),
+                Just("encrypted_dns"),
+                Just("quic"),
+                Just("schedule"),
+                Just("answer"),
+                Just("strict"),
+                Just("hold"),
+                Just("state_directory"),
+                Just("time_zone"),
             ],
             prop_oneof![
+                "(vendor|kind|group|mac|name)?:?[A-Za-z]{0,8}"
+                    .prop_map(|text| format!("[\"{text}\"]")),
+                "\\*?\\.?([a-z]{0,6}\\.){0,18}[a-z]{0,6}".prop_map(|text| format!("[\"{text}\"]")),
+                "(mon|fri-tue|daily|sat,sun|weekend)? ?[0-9:]{1,5}-[0-9:]{1,5}"
+                    .prop_map(|text| format!("[\"{text}\"]")),
+                "(AS)?[0-9]{1,12}".prop_map(|text| format!("\"{text}\"")),
                 "[0-9a-f:./-]{0,20}".prop_map(|text| format!("\"{text}\"")),
                 "[0-9a-f:./-]{0,20}".prop_map(|text| format!("[\"{text}\", \"{text}\"]")),
                 "\\PC{0,20}".prop_map(|text| format!("'{text}'")),

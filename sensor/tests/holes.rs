@@ -15,6 +15,7 @@ use sensor::{
         Aggregate,
         knowledge::{Knowledge, Overrides},
     },
+    hearing::Desk,
     record::Record,
     source::replay::{Engine, Options, replay},
 };
@@ -74,6 +75,7 @@ fn packets(file: &[u8]) -> Option<(&[u8], Vec<&[u8]>)> {
 /// The names that flows showed of themselves, by flow.
 fn names(capture: &[u8], knowledge: &Arc<Knowledge>) -> BTreeMap<String, BTreeSet<String>> {
     let mut aggregate = Aggregate::new(Arc::clone(knowledge), Overrides::default(), 0.0);
+    let mut desk = Desk::default();
     let mut flows = Vec::new();
     let options = Options {
         payloads: 4,
@@ -85,7 +87,7 @@ fn names(capture: &[u8], knowledge: &Arc<Knowledge>) -> BTreeMap<String, BTreeSe
             Record::Flow(slot, flow) => flows.push((*slot, *flow)),
             _ => {}
         }
-        aggregate.apply(record, now);
+        desk.hear(record, now, |record| aggregate.apply(record, now));
     });
     read.expect("the host refuses no frame");
     let mut names: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();

@@ -7,7 +7,7 @@ mod frames;
 #[allow(dead_code, reason = "the bench uses the rest")]
 mod programs;
 
-use std::{collections::HashMap, net::IpAddr};
+use std::{collections::HashMap, net::IpAddr, process::Command};
 
 use anyhow::{Context as _, Result, ensure};
 use aya::maps::{self, LpmTrie, lpm_trie};
@@ -18,7 +18,7 @@ use frames::{
 use ipnet::IpNet;
 use programs::{IFINDEX, Outcome, Programs, Raw, SocketBufferContext, Tables};
 use sensor_ebpf::{
-    answer::{ANSWER_CAPACITY, refuse},
+    answer::{ANSWER_CAPACITY, Refused, To, refuse, seal},
     books::{FIRST_DEVICE, Tally},
     flow::{Direction, FlowKey, FlowRecord},
     parse::{Address, Family, Fragment, Mac, Parsed, parse},
@@ -345,7 +345,7 @@ impl Everything {
         chain.rules[0] = 0;
         let rule = Rule {
             policy: 9,
-            verdict: verdict as u16,
+            verdict: verdict as u8,
             ..Rule::default()
         };
         Self(chain, rule)
@@ -372,6 +372,10 @@ impl Rules for Everything {
         Some(&self.0)
     }
 
+    fn chain(&self, number: u32) -> Option<&Chain> {
+        (number == 0).then_some(&self.0)
+    }
+
     fn rule(&self, number: u8) -> Option<&Rule> {
         (number == 0).then_some(&self.1)
     }
@@ -380,6 +384,14 @@ impl Rules for Everything {
 #[test]
 fn a_refused_frame_comes_back_as_the_library_answers() -> Result<()> {
     programs::enter_own_namespace()?;
+    // What is sent to the server goes by way of the interface, which has to be up.
+    let up = Command::new("ip")
+        .args(["link", "set", "lo", "up"])
+        .status()?;
+    ensure!(
+        up.success(),
+        "the loopback of the namespace does not come up"
+    );
     for way in &WAYS {
         let mut programs = Programs::load(SMALL)?;
         let policy = Everything::new(Verdict::Reject);
@@ -387,6 +399,7 @@ fn a_refused_frame_comes_back_as_the_library_answers() -> Result<()> {
         let mut oracle = Oracle::default();
         let mut all = Tally::default();
         let mut answered = Tally::default();
+        let mut replaced = Tally::default();
         let mut refused = Tally::default();
         for (name, frame, _) in table().into_iter().chain(table()) {
             if !(way.takes)(&frame) {
@@ -410,10 +423,17 @@ fn a_refused_frame_comes_back_as_the_library_answers() -> Result<()> {
                 continue;
             }
             let mut buffer = [0; ANSWER_CAPACITY];
-            let answer = match (way.direction, parse(&frame[..])) {
-                (Direction::Upload, Ok(parsed)) => refuse(&frame[..], &parsed, &mut buffer),
-                _ => None,
+            // Of a download, the device is told in the server's place.
+            let to = match way.direction {
+                Direction::Upload => To::Sender,
+                Direction::Download => To::Receiver,
             };
+            let refusal = parse(&frame[..]).ok().and_then(|p| Refused::of(&p));
+            let answer = refusal.and_then(|refusal| {
+                let len = refuse(&frame[..], &refusal, to, &mut buffer)?;
+                seal(&refusal, len, &mut buffer)?;
+                Some(len)
+            });
             if way.direction == Direction::Download {
                 refused.packets += 1;
                 refused.bytes += frame.len() as u64;
@@ -421,7 +441,11 @@ fn a_refused_frame_comes_back_as_the_library_answers() -> Result<()> {
             let xdp = way.pass == XDP_PASS;
             match answer {
                 Some(len) => {
-                    let back = if xdp { XDP_TX } else { TC_ACT_REDIRECT };
+                    let back = match way.direction {
+                        Direction::Upload if xdp => XDP_TX,
+                        Direction::Upload => TC_ACT_REDIRECT,
+                        Direction::Download => way.pass,
+                    };
                     ensure!(
                         outcome.verdict == back,
                         "{place}: verdict {}",
@@ -433,7 +457,10 @@ fn a_refused_frame_comes_back_as_the_library_answers() -> Result<()> {
                         outcome.output,
                         &buffer[..len]
                     );
-                    if xdp {
+                    if way.direction == Direction::Download {
+                        replaced.packets += 1;
+                        replaced.bytes += len as u64;
+                    } else if xdp {
                         answered.packets += 1;
                         answered.bytes += len as u64;
                     }
@@ -462,7 +489,14 @@ fn a_refused_frame_comes_back_as_the_library_answers() -> Result<()> {
             way.program,
             interface.refused
         );
+        ensure!(
+            interface.replaced == replaced,
+            "{}: {:?} replaced of {replaced:?}",
+            way.program,
+            interface.replaced
+        );
         ensure!((answered.packets > 0) == (way.pass == XDP_PASS));
+        ensure!((replaced.packets > 0) == (way.direction == Direction::Download));
         ensure!((refused.packets > 0) == (way.direction == Direction::Download));
         let sum = booked(&programs, way.direction, SMALL.devices)?;
         ensure!(sum == all, "{}: {sum:?} booked of {all:?}", way.program);
@@ -487,7 +521,7 @@ impl Household {
         let rule = |policy, verdict: Verdict, ranges: &[PortRange]| {
             let mut rule = Rule {
                 policy,
-                verdict: verdict as u16,
+                verdict: verdict as u8,
                 port_ranges: ranges.len() as u32,
                 ..Rule::default()
             };
@@ -597,6 +631,10 @@ impl Rules for Household {
             .map(|(_, chain)| chain)
     }
 
+    fn chain(&self, number: u32) -> Option<&Chain> {
+        self.chains.get(number as usize).map(|(_, chain)| chain)
+    }
+
     fn rule(&self, number: u8) -> Option<&Rule> {
         self.rules.get(usize::from(number))
     }
@@ -686,7 +724,7 @@ fn the_kernel_decides_as_the_library_does() -> Result<()> {
             for _ in 0..2 {
                 let outcome = programs.run_xdp("upload", frame, 1)?;
                 let expect = match decision.verdict {
-                    Verdict::Pass => XDP_PASS,
+                    Verdict::Pass | Verdict::Allow => XDP_PASS,
                     Verdict::Reject if matches!(key.protocol(), 6 | 17) => XDP_TX,
                     Verdict::Reject | Verdict::Drop => XDP_DROP,
                 };

@@ -18,9 +18,11 @@ use sensor::{
     health::Health,
     model::{
         ByDirection, Conclusion, DecodeFailures, Device, DeviceTable, EvidenceLine, FamilyBooks,
-        Flow, FlowFacts, FlowTable, FlowsRefused, Hook, Interface, Kind, NameTables, Party,
-        PartyTraffic, PolicyHits, PolicyState, Ring, SampleCounts, Snapshot, Tally, Ticks,
+        Flow, FlowFacts, FlowTable, FlowsRefused, Hook, Interface, Judging, Kind, Latency,
+        NameTables, Party, PartyTraffic, PolicyHits, PolicyList, PolicyState, Ring, Said,
+        SampleCounts, Snapshot, Tally, Ticks, UnreadFlows,
     },
+    policy::Zone,
     sink::{http, metrics},
 };
 use sensor_ebpf::parse::Mac;
@@ -134,6 +136,27 @@ fn phone() -> Device {
     }
 }
 
+/// Verdicts that took as long as two of the bounds and longer than all, and flows without one.
+fn judging() -> Judging {
+    let mut latency = Latency::default();
+    for micros in [50, 51, 60_000] {
+        latency.add(Duration::from_micros(micros));
+    }
+    let unread = |reason, layer, count| UnreadFlows {
+        reason,
+        layer,
+        count,
+    };
+    Judging {
+        latency,
+        unread: vec![
+            unread("conflict", "tls", 3),
+            unread("several-questions", "dns", 1),
+        ],
+        records_lost: 4,
+    }
+}
+
 /// That phone, it may be, under an address that it made up.
 fn same_phone() -> Device {
     Device {
@@ -163,6 +186,13 @@ fn snapshot() -> Snapshot {
         ..Party::default()
     };
     Snapshot {
+        commands: vec![Said {
+            name: "ads.example".to_owned(),
+            is: "blocked",
+            devices: Some("group:kids".to_owned()),
+            since: NOW,
+            until: Some(NOW + 7_200.0),
+        }],
         devices: vec![
             phone(),
             same_phone(),
@@ -201,6 +231,7 @@ fn snapshot() -> Snapshot {
             parties_refused: 2,
             devices_refused: 1,
         },
+        judging: judging(),
         interfaces: vec![
             Interface {
                 interface: "br-lan".to_owned(),
@@ -212,7 +243,8 @@ fn snapshot() -> Snapshot {
                 multicast: tally(5, 500),
                 skipped: BTreeMap::from([("vlan_too_deep", both(tally(2, 80), tally(0, 0)))]),
                 refused: tally(10, 400),
-                answered: tally(9, 540),
+                answered: tally(7, 432),
+                replaced: tally(2, 108),
                 answers_failed: 1,
             },
             Interface {
@@ -224,6 +256,8 @@ fn snapshot() -> Snapshot {
             device: PHONE.to_owned(),
             policy: "trackers".to_owned(),
             action: "reject",
+            layer: "tls",
+            decided: 3,
             hits: both(tally(12, 888), tally(0, 0)),
         }],
         unbooked_packets: 0,
@@ -263,7 +297,17 @@ fn snapshot() -> Snapshot {
         policy: PolicyState {
             generation: 3,
             policies: 1,
+            held: 6,
+            hold_expired: 1,
+            lists: vec![PolicyList {
+                list: "/etc/gateway-sensor/lists/ads.txt".to_owned(),
+                names: 41_000,
+                bad_lines: 3,
+                modified: 1_700_000_000.0,
+                kept: false,
+            }],
             prefixes: 2,
+            names: 0,
             reloads: 2,
             reloads_refused: 1,
         },
@@ -444,7 +488,13 @@ fn a_scrape_of_256_devices_is_cheap() {
 #[test]
 fn status_shows_hooks_books_and_losses() {
     let mut out = Vec::new();
-    cli::print_status(&mut out, &snapshot(), cli::Output { json: false }).unwrap();
+    cli::print_status(
+        &mut out,
+        &snapshot(),
+        cli::Output { json: false },
+        &Zone::default(),
+    )
+    .unwrap();
     expect("status.txt", &String::from_utf8(out).unwrap());
 }
 
@@ -453,7 +503,13 @@ fn packets_in_no_book_are_told() {
     let mut snapshot = snapshot();
     snapshot.unbooked_packets = 1_002;
     let mut out = Vec::new();
-    cli::print_status(&mut out, &snapshot, cli::Output { json: false }).unwrap();
+    cli::print_status(
+        &mut out,
+        &snapshot,
+        cli::Output { json: false },
+        &Zone::default(),
+    )
+    .unwrap();
     let text = String::from_utf8(out).unwrap();
     assert!(text.contains("1,002 packets are in no book"), "{text}");
     let metrics = metrics::render(&snapshot, BUILD).unwrap();

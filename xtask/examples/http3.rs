@@ -23,6 +23,7 @@ use quinn::{
 };
 use rustls::{
     RootCertStore,
+    crypto::CryptoProvider,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
 };
 use serde_json::json;
@@ -51,9 +52,6 @@ enum Side {
         /// The file the requests are appended to
         #[arg(long)]
         log: PathBuf,
-        /// What every request is answered with
-        #[arg(long)]
-        page: String,
         /// Where to listen
         #[arg(required = true)]
         addresses: Vec<SocketAddr>,
@@ -81,15 +79,11 @@ async fn main() -> Result<()> {
             certificate,
             key,
             log,
-            page,
             addresses,
         } => {
             let log = File::options().create(true).append(true).open(&log);
-            let site = Arc::new(Site {
-                page: Bytes::from(page),
-                log: Mutex::new(log.context("cannot write the log")?),
-            });
-            serve(server_configuration(&certificate, &key)?, &addresses, &site).await
+            let log = Arc::new(Mutex::new(log.context("cannot write the log")?));
+            serve(server_configuration(&certificate, &key)?, &addresses, &log).await
         }
         Side::Get {
             authority,
@@ -108,9 +102,12 @@ async fn main() -> Result<()> {
     }
 }
 
-struct Site {
-    page: Bytes,
-    log: Mutex<File>,
+/// Where requests are written down.
+type Log = Arc<Mutex<File>>;
+
+/// Of the two providers that the examples are built with, this one.
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
 }
 
 fn server_configuration(certificate: &Path, key: &Path) -> Result<ServerConfig> {
@@ -119,10 +116,13 @@ fn server_configuration(certificate: &Path, key: &Path) -> Result<ServerConfig> 
         .with_context(|| format!("no certificate in {}", certificate.display()))?;
     let key = PrivateKeyDer::from_pem_file(key)
         .with_context(|| format!("no key in {}", key.display()))?;
-    let mut tls = rustls::ServerConfig::builder()
+    let mut tls = rustls::ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()?
         .with_no_client_auth()
         .with_single_cert(chain, key)?;
     tls.alpn_protocols = vec![ALPN.to_vec()];
+    // All or nothing (RFC 9001, section 4.6.1): clients may come again with early data.
+    tls.max_early_data_size = u32::MAX;
     let tls = QuicServerConfig::try_from(tls)?;
     Ok(ServerConfig::with_crypto(Arc::new(tls)))
 }
@@ -133,7 +133,8 @@ fn client_configuration(authority: &Path) -> Result<ClientConfig> {
         CertificateDer::from_pem_file(authority)
             .with_context(|| format!("no certificate in {}", authority.display()))?,
     )?;
-    let mut tls = rustls::ClientConfig::builder()
+    let mut tls = rustls::ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()?
         .with_root_certificates(roots)
         .with_no_client_auth();
     tls.alpn_protocols = vec![ALPN.to_vec()];
@@ -141,16 +142,12 @@ fn client_configuration(authority: &Path) -> Result<ClientConfig> {
     Ok(ClientConfig::new(Arc::new(tls)))
 }
 
-async fn serve(
-    configuration: ServerConfig,
-    addresses: &[SocketAddr],
-    site: &Arc<Site>,
-) -> Result<()> {
+async fn serve(configuration: ServerConfig, addresses: &[SocketAddr], log: &Log) -> Result<()> {
     let mut listening = Vec::new();
     for &address in addresses {
         let endpoint = Endpoint::server(configuration.clone(), address)
             .with_context(|| format!("cannot listen on {address}"))?;
-        listening.push(tokio::spawn(listen(endpoint, Arc::clone(site))));
+        listening.push(tokio::spawn(listen(endpoint, address, Arc::clone(log))));
     }
     println!("listening");
     for one in listening {
@@ -159,26 +156,26 @@ async fn serve(
     Ok(())
 }
 
-async fn listen(endpoint: Endpoint, site: Arc<Site>) {
+async fn listen(endpoint: Endpoint, address: SocketAddr, log: Log) {
     while let Some(incoming) = endpoint.accept().await {
-        let site = Arc::clone(&site);
+        let log = Arc::clone(&log);
         tokio::spawn(async move {
             // A client that leaves, or that takes us for somebody else, ends its own connection.
-            if let Err(error) = converse(incoming, site).await {
+            if let Err(error) = converse(incoming, address, log).await {
                 eprintln!("{error:#}");
             }
         });
     }
 }
 
-async fn converse(incoming: Incoming, site: Arc<Site>) -> Result<()> {
+async fn converse(incoming: Incoming, address: SocketAddr, log: Log) -> Result<()> {
     let connection = h3_quinn::Connection::new(incoming.await?);
     let mut connection = h3::server::Connection::<_, Bytes>::new(connection).await?;
     while let Some(resolver) = connection.accept().await? {
-        let site = Arc::clone(&site);
+        let log = Arc::clone(&log);
         tokio::spawn(async move {
             let answered = match resolver.resolve_request().await {
-                Ok((request, stream)) => answer(&request, stream, &site).await,
+                Ok((request, stream)) => answer(&request, stream, address, &log).await,
                 Err(error) => Err(error.into()),
             };
             if let Err(error) = answered {
@@ -192,17 +189,20 @@ async fn converse(incoming: Incoming, site: Arc<Site>) -> Result<()> {
 async fn answer<S: BidiStream<Bytes>>(
     request: &Request<()>,
     mut stream: RequestStream<S, Bytes>,
-    site: &Site,
+    address: SocketAddr,
+    log: &Mutex<File>,
 ) -> Result<()> {
     let agent = request.headers().get(header::USER_AGENT);
+    let host = request.uri().host().unwrap_or_default();
     let line = json!({
+        "address": address.ip(),
         "agent": agent.and_then(|agent| agent.to_str().ok()).unwrap_or_default(),
-        "host": request.uri().host().unwrap_or_default(),
+        "host": host,
         "method": request.method().as_str(),
         "path": request.uri().path(),
         "protocol": "HTTP/3.0",
     });
-    match site.log.lock() {
+    match log.lock() {
         Ok(mut log) => writeln!(log, "{line}")?,
         Err(_) => bail!("a request before this one was not written down"),
     }
@@ -210,7 +210,8 @@ async fn answer<S: BidiStream<Bytes>>(
         .header(header::CONTENT_TYPE, "text/html")
         .body(())?;
     stream.send_response(response).await?;
-    stream.send_data(site.page.clone()).await?;
+    let page = format!("the page of {host} over HTTP/3\n");
+    stream.send_data(Bytes::from(page)).await?;
     stream.finish().await?;
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! `bench`: what a packet costs in the kernel, a message in a decoder, and the daemon on the machine,
-//! beside xdp-filter, ndpiReader and what was aimed at.
+//! beside xdp-filter, ndpiReader, dnsmasq, unbound and what was aimed at; and what a thousand attempts
+//! at a blocked name by every way come to.
 
 mod decoding;
 
@@ -26,6 +27,8 @@ struct Report {
     /// Where the captures are there.
     #[serde(skip_serializing_if = "Option::is_none")]
     replay: Option<ReplayFigures>,
+    filter: FilterFigures,
+    dns: DnsFigures,
     goals: Vec<Goal>,
 }
 
@@ -78,6 +81,66 @@ struct Comparison {
     ratio: f64,
 }
 
+/// What the bench of the filter writes: attempts at a blocked name, and as many at an allowed one, by
+/// circumstance and way.
+#[derive(Deserialize, Serialize)]
+struct FilterFigures {
+    attempts: u64,
+    figures: BTreeMap<String, BTreeMap<String, Attempts>>,
+}
+
+/// How attempts ended.
+#[derive(Deserialize, Serialize)]
+struct Attempts {
+    attempts: u64,
+    refused: u64,
+    silent: u64,
+    failed: u64,
+    answered: u64,
+    /// Those that the blocked name's servers know of.
+    leaked: u64,
+    allowed: u64,
+    refused_ms_median: f64,
+    refused_ms_most: f64,
+    allowed_ms_median: f64,
+}
+
+/// What the bench of DNS writes: answers by `sensor`, `dnsmasq` and `unbound`.
+#[derive(Deserialize, Serialize)]
+struct DnsFigures {
+    names: u64,
+    rounds: u64,
+    seconds: u64,
+    refused: BTreeMap<String, Answers>,
+    passed: BTreeMap<String, Answers>,
+}
+
+/// Answers to DNS questions.
+#[derive(Deserialize, Serialize)]
+struct Answers {
+    per_second: f64,
+    per_cpu_second: f64,
+}
+
+impl FilterFigures {
+    fn sum(&self, of: impl Fn(&Attempts) -> u64) -> f64 {
+        let all = self.figures.values().flat_map(BTreeMap::values);
+        all.map(of).sum::<u64>() as f64
+    }
+}
+
+impl DnsFigures {
+    /// Refused answers for a second on a CPU, to the better of the others.
+    fn ratio(&self) -> Result<f64> {
+        let of = |name: &str| {
+            let answers = self.refused.get(name);
+            let answers = answers.with_context(|| format!("the bench has no {name}"))?;
+            Ok::<_, anyhow::Error>(answers.per_cpu_second)
+        };
+        Ok(of("sensor")? / of("dnsmasq")?.max(of("unbound")?))
+    }
+}
+
 /// Something aimed at, and how near it is.
 #[derive(Serialize)]
 struct Goal {
@@ -128,11 +191,14 @@ pub fn bench(json: Option<&Path>) -> Result<()> {
     let daemon: DaemonFigures = measure("daemon")?;
     let decoding = decoding::measure()?;
     let replay: Option<ReplayFigures> = measure("replay")?;
+    let filter: FilterFigures = measure("filter")?;
+    let dns: DnsFigures = measure("dns")?;
     say("\nmessages that one core decodes in a second");
     for (name, per_second) in decoding.iter() {
         say(&format!("{name:44} {per_second:12.0}"));
     }
-    let goals = goals(&kernel, &daemon, &decoding, replay.as_ref())?;
+    let mut goals = goals(&kernel, &daemon, &decoding, replay.as_ref())?;
+    goals.extend(filter_goals(&filter, &dns)?);
     say(&format!("\n{}", table(&goals)));
     if let Some(file) = json {
         let report = Report {
@@ -140,6 +206,8 @@ pub fn bench(json: Option<&Path>) -> Result<()> {
             daemon,
             decoding,
             replay,
+            filter,
+            dns,
             goals,
         };
         fs::write(file, serde_json::to_vec_pretty(&report)?)
@@ -251,6 +319,29 @@ fn goals(
         ));
     }
     Ok(goals)
+}
+
+fn filter_goals(filter: &FilterFigures, dns: &DnsFigures) -> Result<[Goal; 3]> {
+    Ok([
+        Goal::new(
+            "attempts at a blocked name that a server knows of, or answered",
+            "",
+            filter.sum(|one| one.leaked + one.answered),
+            AtMost(0.0),
+        ),
+        Goal::new(
+            "attempts at an allowed name on its addresses that failed",
+            "",
+            filter.sum(|one| one.attempts) - filter.sum(|one| one.allowed),
+            AtMost(0.0),
+        ),
+        Goal::new(
+            "refused DNS answers per CPU second, to dnsmasq or unbound",
+            "",
+            dns.ratio()?,
+            AtLeast(5.0),
+        ),
+    ])
 }
 
 fn table(goals: &[Goal]) -> Table {

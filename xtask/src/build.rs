@@ -89,18 +89,17 @@ pub fn daemon(profile: Profile) -> Result<PathBuf> {
     Ok(binary(profile))
 }
 
-/// The HTTP/3 server and client of the lab, where [`http3`] leaves them.
-pub fn http3_binary() -> PathBuf {
-    target().join("debug/examples/http3")
+/// A program of the lab, where [`examples`] leaves it.
+pub fn example(name: &str) -> PathBuf {
+    target().join("debug/examples").join(name)
 }
 
-/// Builds the HTTP/3 server and client of the lab and gives their path.
+/// Builds the programs of the lab: the HTTP/3 server and client, and the one that makes attempts.
 ///
 /// # Errors
-/// Where it does not compile: with the compiler's words.
-pub fn http3() -> Result<PathBuf> {
-    run(host_cargo().args(["build", "--package", "xtask", "--example", "http3"]))?;
-    Ok(http3_binary())
+/// Where one does not compile: with the compiler's words.
+pub fn examples() -> Result<()> {
+    run(host_cargo().args(["build", "--package", "xtask", "--examples"]))
 }
 
 /// The cargo that builds for this machine: the one xtask itself was built with.

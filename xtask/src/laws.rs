@@ -52,7 +52,9 @@ const LAWS: &[Law] = &[
         within: &[
             "sensor/src/decode",
             "sensor/src/aggregate",
+            "sensor/src/hearing",
             "sensor/src/model",
+            "sensor/src/policy",
             "sensor/src/record",
         ],
         except: &[],
@@ -75,7 +77,9 @@ const LAWS: &[Law] = &[
         within: &[
             "sensor/src/decode",
             "sensor/src/aggregate",
+            "sensor/src/hearing",
             "sensor/src/model",
+            "sensor/src/policy",
             "sensor/src/record",
         ],
         except: &[],
@@ -86,7 +90,9 @@ const LAWS: &[Law] = &[
         within: &[
             "sensor/src/decode",
             "sensor/src/aggregate",
+            "sensor/src/hearing",
             "sensor/src/model",
+            "sensor/src/policy",
             "sensor/src/record",
         ],
         except: &[],
@@ -100,9 +106,10 @@ const LAWS: &[Law] = &[
             "sensor-ebpf/src/wire.rs",
             "xtask/src/lab/namespace.rs",
             "xtask/src/lab/pass.rs",
+            "xtask/src/lab/relay.rs",
             "xtask/src/lab/wire.rs",
         ],
-        why: "unsafe code stays where the kernel's memory is, and where namespaces are entered",
+        why: "unsafe code stays where the kernel's memory is, and where namespaces and raw frames are",
     },
     Law {
         what: Named::Crate("aya_ebpf"),

@@ -20,6 +20,7 @@ pub const HOUSEHOLD: Options = Options {
     offloads: false,
     sites: true,
     phone: Phone::Redmi,
+    delay: None,
 };
 
 /// The policies of the demo and of the lab: the phone is kept from the tracker, and what anyone

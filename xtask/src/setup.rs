@@ -27,7 +27,7 @@ pub enum Need {
     Prometheus,
     /// What others say about capture files.
     Captures,
-    /// The yardstick of `bench`.
+    /// The yardsticks of `bench`.
     Bench,
     /// Booting other kernels.
     Emulator,
@@ -62,7 +62,7 @@ impl Need {
             Self::Browser => &["chromium"],
             Self::Prometheus => &["prometheus"],
             Self::Captures => &["wireshark-common", "libndpi-bin"],
-            Self::Bench => &["xdp-tools"],
+            Self::Bench => &["xdp-tools", "dnsperf", "unbound"],
             Self::Emulator => &[
                 "qemu-system-x86",
                 "cpio",

@@ -1,19 +1,19 @@
 //! From records to a snapshot. Knows no clock, no channel and no kernel.
 //!
-//! A reading of the tables gives the books (`reading`); samples in between give names to flows
-//! ([naming]), to addresses ([answers]) and to devices ([identity]). What flows amount to is booked
+//! A reading of the tables gives the books (`reading`); what is [heard](crate::hearing) in between
+//! gives names to flows, to addresses ([answers]) and to devices ([identity]). What flows amount to is booked
 //! to [parties](party) when a reading comes ([traffic]).
 
 pub mod answers;
 pub mod identity;
 pub mod knowledge;
-pub mod naming;
+pub mod names_at;
 pub mod party;
 mod reading;
 pub mod traffic;
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque, hash_map::Entry},
+    collections::{BTreeMap, HashMap, hash_map::Entry},
     net::IpAddr,
     sync::Arc,
 };
@@ -30,30 +30,24 @@ use self::{
     answers::Answers,
     identity::{Fact, Identity},
     knowledge::{Knowledge, Overrides, Shown, is_local},
-    naming::{News, Readers, Source, Told},
+    names_at::NamesAt,
     party::hidden::Hidden,
     reading::Reading,
     traffic::{Amount, Counted, Parties, PartyId, Traffic},
 };
 use crate::{
-    decode::{Failure, dhcp4, dhcp6, dns},
+    decode::{Failure, dhcp4, dhcp6, dns, tunnel::Tunnel},
+    hearing::{Details, ECH_PROVIDERS, GivenUp, Heard, Outcome, Source, Unread, hash_of},
     model::{self, ByDirection, DnsQuestion, FlowFacts, PartyTraffic, Snapshot, Ticks},
-    record::{Clock, Record, Sample},
+    record::{Clock, Record},
 };
 
 /// How long a flow may be without a name before it is booked as one that has none, in seconds: a
 /// name comes with the first packets.
 const PATIENCE: f64 = 2.0;
 
-/// How long something that was begun is waited for, in seconds.
-const UNFINISHED_FOR: f64 = 15.0;
-
-/// Names that hellos with another name inside have outside.
-const ECH_PROVIDERS: [&str; 1] = ["cloudflare-ech.com"];
-
-/// Flows that may wait for more of something at a time; the one that waits longest is let go. Each
-/// holds what a flow is watched for, 16 KiB where that is four payloads in each direction.
-const MAX_WAITING: usize = 4_096;
+/// How long a device is remembered that no reading had, in seconds.
+const UNLISTED_FOR: f64 = 15.0;
 
 /// Devices of which something is kept before a reading has them, at most. Those of the kernel's
 /// table, which has a bound, always have room: MAC addresses that somebody makes up when it is full
@@ -70,11 +64,9 @@ pub struct Aggregate {
     flows: Vec<FlowState>,
     devices: HashMap<Mac, DeviceState>,
     answers: Answers,
+    names_at: NamesAt,
     parties: Parties,
     failures: BTreeMap<(&'static str, Failure), u64>,
-    settled: Vec<(u32, FlowKey)>,
-    /// Flows whose readers wait for more, in the order in which they began.
-    waiting: VecDeque<Waiting>,
     /// Devices that no reading had yet.
     unlisted: usize,
     questions: Option<Kept>,
@@ -85,29 +77,66 @@ pub struct Aggregate {
     now: f64,
 }
 
-/// A flow whose readers wait.
-#[derive(Clone, Copy, Debug)]
-struct Waiting {
-    slot: u32,
-    hash: u64,
-    since: f64,
-}
-
 /// What is known of the flow in a slot.
 #[derive(Debug, Default)]
 struct FlowState {
     /// Tells whether it is still the same flow; 0 where there is none.
     hash: u64,
     told: Told,
-    readers: Option<Box<Readers>>,
-    /// Since when they wait, in seconds since the Unix epoch.
-    waits_since: f64,
     /// Whom it is with, by the name that it has.
     party: Option<PartyId>,
     /// What is booked of it.
     booked: [u64; 2],
     /// Its opening is booked.
     opened: bool,
+}
+
+/// What a flow has told.
+#[derive(Debug, Default)]
+struct Told {
+    /// The name and where it is from.
+    name: Option<(Arc<str>, Source)>,
+    /// Rarer facts.
+    details: Option<Box<Details>>,
+    /// Some payload was seen.
+    spoke: bool,
+    /// It is a tunnel.
+    tunnel: Option<Tunnel>,
+    /// Why a policy by name could not judge it.
+    unread: Option<Unread>,
+}
+
+impl Told {
+    /// What is told before anything is seen.
+    const NOTHING: Self = Self {
+        name: None,
+        details: None,
+        spoke: false,
+        tunnel: None,
+        unread: None,
+    };
+
+    /// Takes what a payload told.
+    fn take(&mut self, heard: &mut Heard) {
+        self.spoke = true;
+        if heard.another {
+            *self = Self {
+                spoke: true,
+                ..Self::NOTHING
+            };
+        }
+        if let Outcome::Name(name, source) = &heard.outcome {
+            self.name = Some((Arc::clone(name), *source));
+            self.unread = None;
+        }
+        self.unread = heard.unread.or(self.unread);
+        if let Some(details) = heard.details.take() {
+            self.details = Some(details);
+        }
+        if let Some(tunnel) = heard.tunnel {
+            self.tunnel = Some(tunnel);
+        }
+    }
 }
 
 /// What is known of a device beside its books.
@@ -142,10 +171,9 @@ impl Aggregate {
             flows: Vec::new(),
             devices: HashMap::new(),
             answers: Answers::default(),
+            names_at: NamesAt::default(),
             parties: Parties::default(),
             failures: BTreeMap::new(),
-            settled: Vec::new(),
-            waiting: VecDeque::new(),
             unlisted: 0,
             questions: None,
             devices_refused: 0,
@@ -184,9 +212,13 @@ impl Aggregate {
     /// Takes one record. `now` is in seconds since the Unix epoch.
     pub fn apply(&mut self, record: Record, now: f64) {
         self.now = now;
+        match record {
+            Record::Heard(heard) => return self.hear(*heard),
+            Record::GivenUp(given) => return self.give_up(&given),
+            _ => {}
+        }
         match &record {
             Record::Tables(tables) => self.clock = tables.clock,
-            Record::Sample(sample) => self.sample(sample),
             Record::Device(reading) if reading::is_device(reading.number) => {
                 self.list(Mac::from_word(reading.record.mac));
             }
@@ -202,16 +234,14 @@ impl Aggregate {
         self.reading.apply(record);
     }
 
-    /// Flows of which nothing more is to be learned, since the last call: the kernel need not copy
-    /// their payloads.
-    pub fn settled(&mut self) -> impl Iterator<Item = (u32, FlowKey)> {
-        self.settled.drain(..)
+    /// Which names are at addresses.
+    pub fn names_at(&mut self) -> &mut NamesAt {
+        &mut self.names_at
     }
 
     /// Everything as a snapshot. The ticks are the daemon's own: no table knows them.
     pub fn snapshot(&mut self, ticks: Ticks) -> Snapshot {
-        self.forget_unfinished(self.now - UNFINISHED_FOR);
-        self.forget_unlisted(self.now - UNFINISHED_FOR);
+        self.forget_unlisted(self.now - UNLISTED_FOR);
         let mut snapshot = self.reading.snapshot(ticks);
         let top = self.knowledge.top;
         let mut named = vec![];
@@ -292,8 +322,6 @@ impl Aggregate {
         static NOTHING: FlowState = FlowState {
             hash: 0,
             told: Told::NOTHING,
-            readers: None,
-            waits_since: 0.0,
             party: None,
             booked: [0; 2],
             opened: false,
@@ -337,6 +365,7 @@ impl Aggregate {
                 .as_ref()
                 .and_then(|details| details.quic_version.clone()),
             hidden: hidden.map(|hidden| hidden.name()),
+            unread: told.unread.map(Unread::name),
         }
     }
 
@@ -548,94 +577,50 @@ impl Aggregate {
         }
     }
 
-    /// Takes one payload.
-    fn sample(&mut self, sample: &Sample) {
-        let head = &sample.head;
-        let Some(kind) = Kind::from_number(head.kind) else {
-            return;
-        };
-        match kind {
-            Kind::Mdns => self.mdns(head, &sample.octets),
-            Kind::Dhcp4 => self.dhcp4(head, &sample.octets),
-            Kind::Dhcp6 => self.dhcp6(head, &sample.octets),
+    /// Takes what one payload said.
+    fn hear(&mut self, mut heard: Heard) {
+        match heard.kind {
+            Kind::Mdns => self.mdns(&heard.head, &heard.octets),
+            Kind::Dhcp4 => self.dhcp4(&heard.head, &heard.octets),
+            Kind::Dhcp6 => self.dhcp6(&heard.head, &heard.octets),
             _ => {
-                let news = self.read(kind, sample);
-                self.take(head, news);
+                self.told(&mut heard);
+                self.take(heard);
             }
         }
     }
 
-    /// Lets the readers of a flow have a payload.
-    fn read(&mut self, kind: Kind, sample: &Sample) -> News {
-        let head = &sample.head;
-        let hash = hash_of(&head.key);
+    /// Keeps what a flow told.
+    fn told(&mut self, heard: &mut Heard) {
+        let head = &heard.head;
         // A flow that is booked has its slot until it is reaped: another's sample came too late.
+        let hash = hash_of(&head.key);
         let is_late = self
             .flows
             .get(head.slot as usize)
             .is_some_and(|state| state.opened && state.hash != hash);
         if head.slot == NO_SLOT || is_late {
-            let mut told = Told::default();
-            return Readers::default().sample(kind, head, &sample.octets, &mut told);
+            return;
         }
-        let now = self.now;
-        let state = self.state(head.slot, &head.key);
-        let mut readers = state.readers.take().unwrap_or_default();
-        let waited = readers.wait();
-        let news = readers.sample(kind, head, &sample.octets, &mut state.told);
+        if let Outcome::Name(name, _) = &heard.outcome
+            && let Some(remote) = ip_of(&head.key, head.key.remote())
+            && name.parse::<IpAddr>().is_err()
+        {
+            self.names_at.said(name, remote, self.now);
+        }
+        let state = self.state(head.slot, &heard.head.key);
+        state.told.take(heard);
         // What is booked from now on is by what it told.
         state.party = None;
-        if news.settled {
-            self.settled.push((head.slot, head.key));
-            return news;
-        }
-        let begins = readers.wait() && !waited;
-        if begins {
-            state.waits_since = now;
-        }
-        if !readers.are_fresh() {
-            state.readers = Some(readers);
-        }
-        if begins {
-            self.waiting.push_back(Waiting {
-                slot: head.slot,
-                hash,
-                since: now,
-            });
-            if self.waiting.len() > MAX_WAITING
-                && let Some(first) = self.waiting.pop_front()
-            {
-                self.let_go(first, Failure::Limit);
-            }
-        }
-        news
     }
 
-    /// Readers that wait in vain are let go.
-    fn forget_unfinished(&mut self, before: f64) {
-        while let Some(first) = self.waiting.front()
-            && first.since <= before
+    /// Counts something that never came to its end.
+    fn give_up(&mut self, given: &GivenUp) {
+        self.fail(given.decoder, given.why);
+        if let Some(state) = self.flows.get_mut(given.slot as usize)
+            && state.hash == hash_of(&given.key)
         {
-            let first = *first;
-            self.waiting.pop_front();
-            self.let_go(first, Failure::Truncated);
-        }
-    }
-
-    /// Lets the readers of a flow go, where they still wait for the same, and counts them.
-    fn let_go(&mut self, waiting: Waiting, why: Failure) {
-        let is_same = |state: &&mut FlowState| {
-            state.hash == waiting.hash
-                && state.waits_since == waiting.since
-                && state.readers.as_ref().is_some_and(|readers| readers.wait())
-        };
-        let readers = self
-            .flows
-            .get_mut(waiting.slot as usize)
-            .filter(is_same)
-            .and_then(|state| state.readers.take());
-        if let Some(decoder) = readers.and_then(|readers| readers.unfinished()) {
-            self.fail(decoder, why);
+            state.told.unread = given.unread.or(state.told.unread);
         }
     }
 
@@ -643,17 +628,18 @@ impl Aggregate {
         *self.failures.entry((decoder, failure)).or_default() += 1;
     }
 
-    fn take(&mut self, head: &Head, news: News) {
-        if let Some((decoder, failure)) = news.failure {
+    fn take(&mut self, heard: Heard) {
+        let head = &heard.head;
+        if let Some((decoder, failure)) = heard.failure {
             self.fail(decoder, failure);
         }
         let uploaded = head.direction == Direction::Upload as u8;
-        if let Some(user_agent) = news.user_agent
+        if let Some(user_agent) = heard.user_agent
             && uploaded
         {
             self.note(head.key.mac(), Fact::UserAgent(user_agent));
         }
-        for message in news.messages {
+        for message in heard.messages {
             self.dns(head, message);
         }
     }
@@ -668,6 +654,8 @@ impl Aggregate {
                 }
             }
             for record in &message.addresses {
+                self.names_at
+                    .answer(&record.name, record.address, record.ttl, self.now);
                 self.answers.learn(
                     key.mac(),
                     &record.name,
@@ -833,19 +821,6 @@ impl Kept {
             Entry::Occupied(_) => {}
         }
     }
-}
-
-/// Tells flows apart in a slot; never 0.
-fn hash_of(key: &FlowKey) -> u64 {
-    const MULTIPLIERS: [u64; 6] = [
-        0x9e37_79b9_7f4a_7c15,
-        0xbf58_476d_1ce4_e5b9,
-        0x94d0_49bb_1331_11eb,
-        0xd6e8_feb8_6659_fd93,
-        0xa076_1d64_78bd_642f,
-        0xe703_7ed1_a0b4_28db,
-    ];
-    key.hash(&MULTIPLIERS) | 1
 }
 
 /// An end of a flow; `None` where it is not IP.

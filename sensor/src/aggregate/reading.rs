@@ -11,12 +11,12 @@ use std::{
 
 use sensor_ebpf::{
     books::{
-        self, ByDirection as Both, FAMILIES, FAMILY_NAMES, FURTHER_DEVICES, HitKey,
+        self, ByDirection as Both, FAMILIES, FAMILY_NAMES, FURTHER_DEVICES, Hit, HitKey,
         MULTICAST_DEVICE, family_index,
     },
     flow::{Direction, FlowKey, FlowRecord, Judgement},
     parse::{Address, Family, Mac, protocol},
-    policy::Verdict,
+    policy::{Layer, Verdict},
     sample::Kind,
     skip::Skip,
 };
@@ -38,11 +38,12 @@ pub(super) struct Reading {
     policies: HashMap<u16, String>,
     interfaces: BTreeMap<u32, (Box<InterfaceReading>, Both<books::Tally>)>,
     devices: BTreeMap<u32, (DeviceReading, OfFlows)>,
-    hits: BTreeMap<(Mac6, u16, u8), Both<books::Tally>>,
+    hits: BTreeMap<HitsOf, (Both<books::Tally>, u64)>,
     live_flows: u64,
 }
 
-type Mac6 = [u8; 6];
+/// Whose hits, by which policy, with which verdict and at which layer.
+type HitsOf = ([u8; 6], u16, u8, u8);
 
 /// What the live flows of a device amount to.
 #[derive(Clone, Copy, Debug, Default)]
@@ -78,7 +79,7 @@ impl Reading {
             // Its counts are in the records of its device and its interface by now.
             Record::Reaped(..) => {}
             // What a policy matched is told to the log by the pipeline; the counts are in the hits.
-            Record::Judged(_) | Record::Sample(_) => {}
+            Record::Judged(_) | Record::Sample(_) | Record::Heard(_) | Record::GivenUp(_) => {}
         }
     }
 
@@ -109,13 +110,14 @@ impl Reading {
         }
     }
 
-    fn hits(&mut self, key: HitKey, tally: books::Tally) {
-        let both = self
+    fn hits(&mut self, key: HitKey, hit: Hit) {
+        let (both, decided) = self
             .hits
-            .entry((key.mac, key.policy, key.verdict))
+            .entry((key.mac, key.policy, key.verdict, key.layer))
             .or_default();
         let sum = &mut both[usize::from(key.direction & 1)];
-        *sum = plus(*sum, tally);
+        *sum = plus(*sum, hit.wire);
+        *decided += hit.decided;
     }
 
     /// The reading as a snapshot. The ticks are the daemon's own: no table knows them.
@@ -166,6 +168,10 @@ impl Reading {
                 generation: tables.generation,
                 policies: tables.policies,
                 prefixes: tables.prefixes,
+                names: tables.names,
+                held: tables.losses.held,
+                hold_expired: tables.losses.hold_expired,
+                lists: Vec::new(),
                 reloads: tables.reloads,
                 reloads_refused: tables.reloads_refused,
             },
@@ -184,16 +190,20 @@ impl Reading {
     fn policy_hits(&self) -> Vec<PolicyHits> {
         self.hits
             .iter()
-            .map(|((mac, policy, verdict), hits)| PolicyHits {
-                device: mac_text(Mac::new(*mac)),
-                policy: self
-                    .policies
-                    .get(policy)
-                    .cloned()
-                    .unwrap_or_else(|| policy.to_string()),
-                action: action(Verdict::from_number(*verdict)),
-                hits: both(*hits),
-            })
+            .map(
+                |((mac, policy, verdict, layer), (hits, decided))| PolicyHits {
+                    device: mac_text(Mac::new(*mac)),
+                    policy: self
+                        .policies
+                        .get(policy)
+                        .cloned()
+                        .unwrap_or_else(|| policy.to_string()),
+                    action: action(Verdict::from_number(*verdict)),
+                    layer: Layer::from_number(*layer).name(),
+                    decided: *decided,
+                    hits: both(*hits),
+                },
+            )
             .collect()
     }
 }
@@ -202,6 +212,7 @@ impl Reading {
 pub const fn action(verdict: Verdict) -> &'static str {
     match verdict {
         Verdict::Pass => "observe",
+        Verdict::Allow => "allow",
         Verdict::Reject => "reject",
         Verdict::Drop => "drop",
     }
@@ -286,7 +297,7 @@ pub fn flow(
             download: record.tcp_flags[1],
         },
         verdict: match verdict {
-            Verdict::Pass => "pass",
+            Verdict::Pass | Verdict::Allow => "pass",
             Verdict::Reject => "reject",
             Verdict::Drop => "drop",
         },
@@ -405,6 +416,7 @@ fn interface((reading, live): &(Box<InterfaceReading>, Both<books::Tally>)) -> I
         skipped,
         refused: tally(record.refused),
         answered: tally(record.answered),
+        replaced: tally(record.replaced),
         answers_failed: record.answers_failed,
     }
 }

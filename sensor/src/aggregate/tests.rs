@@ -9,7 +9,10 @@ use sensor_ebpf::{
 };
 
 use super::*;
-use crate::record::{DeviceReading, Tables};
+use crate::{
+    hearing::{Desk, MAX_WAITING, UNFINISHED_FOR},
+    record::{DeviceReading, Sample, Tables},
+};
 
 const HELLO: &[u8] = include_bytes!("../../tests/data/hello-zeek-google-de-51833.bin");
 const GOOGLE: &str = "www.google.de";
@@ -60,7 +63,7 @@ fn flow_of(key: FlowKey, up: u64, down: u64) -> FlowRecord {
     FlowRecord {
         key,
         judgement: Judgement {
-            watch: Watch::both(4),
+            watch: Watch::new(4, 4),
             ..Judgement::unpack(0)
         }
         .pack(),
@@ -81,8 +84,11 @@ const SERVER_HELLO: &[u8] = &[22, 3, 3, 0, 42, 2, 0, 0, 38, 3, 3, 0, 0, 0];
 
 /// A household, and a moment in it.
 struct House {
+    desk: Desk,
     aggregate: Aggregate,
     now: f64,
+    /// How often it was told that a flow is settled.
+    settled: usize,
 }
 
 impl House {
@@ -92,15 +98,23 @@ impl House {
 
     fn since(since: f64) -> Self {
         let mut house = Self {
+            desk: Desk::default(),
             aggregate: Aggregate::new(Arc::default(), Overrides::default(), since),
             now: BEGAN as f64,
+            settled: 0,
         };
         house.reading(&[PHONE, LAPTOP]);
         house
     }
 
     fn apply(&mut self, record: Record) {
-        self.aggregate.apply(record, self.now);
+        let now = self.now;
+        self.desk.hear(record, now, |record| {
+            if let Record::Heard(heard) = &record {
+                self.settled += usize::from(heard.settled);
+            }
+            self.aggregate.apply(record, now);
+        });
     }
 
     fn reading(&mut self, macs: &[[u8; 6]]) {
@@ -112,6 +126,7 @@ impl House {
             generation: 1,
             policies: 0,
             prefixes: 0,
+            names: 0,
             reloads: 0,
             reloads_refused: 0,
             clock: Clock {
@@ -156,6 +171,10 @@ impl House {
 
     fn failures(&mut self) -> Vec<(&'static str, &'static str, u64)> {
         self.reading(&[PHONE, LAPTOP]);
+        self.desk.forget_unfinished(self.now - UNFINISHED_FOR);
+        for given in self.desk.given_up() {
+            self.aggregate.apply(Record::GivenUp(given), self.now);
+        }
         let snapshot = self.aggregate.snapshot(Ticks::default());
         let failures = snapshot.decode_failures.iter();
         failures
@@ -287,7 +306,7 @@ fn without_its_start_a_hello_has_no_name() {
     assert_eq!(house.name(3, tcp(1)), None);
     house.now += UNFINISHED_FOR;
     assert_eq!(house.failures(), [], "nobody knows what it was");
-    assert!(house.aggregate.waiting.is_empty());
+    assert_eq!(house.desk.waiting(), 0);
 }
 
 #[test]
@@ -318,11 +337,11 @@ fn what_a_server_says_after_the_hello_is_neither_a_failure_nor_read() {
     house.sample(3, Kind::Stream, Payload::down(tcp(1), 3000), &[5; 1000]);
     house.sample(3, Kind::Stream, Payload::up(tcp(1), 3000), &[5; 1000]);
     assert_eq!(house.name(3, tcp(1)).as_deref(), Some(GOOGLE));
-    assert!(house.aggregate.flows[3].readers.is_none());
-    assert!(house.aggregate.waiting.is_empty());
+    assert_eq!(house.desk.readers(), 0);
+    assert_eq!(house.desk.waiting(), 0);
     assert_eq!(house.failures(), []);
     // The kernel may have missed it: it is told as often as it asks.
-    assert_eq!(house.aggregate.settled().count(), 4);
+    assert_eq!(house.settled, 4);
 }
 
 #[test]
@@ -434,8 +453,7 @@ fn messages_over_tcp_are_cut_anywhere_and_not_kept() {
             .map(|q| &*q.name)
             .collect();
         assert_eq!(names, ["a.example", "b.example"], "cut at {cut}");
-        let readers = house.aggregate.flows[3].readers.as_ref();
-        assert!(!readers.expect("it may go on").wait());
+        assert_eq!(house.desk.waits(3), Some(false), "it may go on");
     }
     // Far more than one stream holds.
     let mut house = House::new();
@@ -764,7 +782,7 @@ fn made_up_devices_are_few_and_leave_room_for_real_ones() {
     let new = [0x64, 0xcc, 0x2e, 9, 9, 9];
     house.reading(&[PHONE, LAPTOP, new]);
     assert!(house.aggregate.devices.contains_key(&Mac::new(new)));
-    house.now += UNFINISHED_FOR;
+    house.now += UNLISTED_FOR;
     house.reading(&[PHONE, LAPTOP, new]);
     let refused = house
         .aggregate
@@ -784,11 +802,7 @@ fn unfinished_hellos_are_bounded_and_counted() {
         let key = tcp(slot as u16);
         house.sample(slot, Kind::Tls, Payload::up(key, 0), &octets[..1000]);
     }
-    let held = house.aggregate.flows.iter();
-    assert_eq!(
-        held.filter(|flow| flow.readers.is_some()).count(),
-        MAX_WAITING
-    );
+    assert_eq!(house.desk.readers(), MAX_WAITING);
     house.now += UNFINISHED_FOR;
     assert_eq!(
         house.failures(),

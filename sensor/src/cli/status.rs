@@ -6,11 +6,15 @@ use serde::Serialize;
 
 use super::{
     Output,
+    said::print_all_said,
     text::{add_both, counted_u64, grouped, json, milliseconds, octets, print_table, table},
 };
-use crate::model::{
-    ByDirection, DecodeFailures, DeviceTable, FlowTable, Hook, Interface, NameTables, PolicyHits,
-    PolicyState, Ring, SampleCounts, Snapshot, Tally, Ticks,
+use crate::{
+    model::{
+        ByDirection, DecodeFailures, DeviceTable, FlowTable, Hook, Interface, NameTables,
+        PolicyHits, PolicyState, Ring, Said, SampleCounts, Snapshot, Tally, Ticks,
+    },
+    policy::Zone,
 };
 
 /// Prints hooks, tables, policy and losses; of names, where a daemon has ticked.
@@ -18,7 +22,12 @@ use crate::model::{
 /// # Errors
 ///
 /// When the output takes no more.
-pub fn print_status(out: &mut impl Write, snapshot: &Snapshot, output: Output) -> io::Result<()> {
+pub fn print_status(
+    out: &mut impl Write,
+    snapshot: &Snapshot,
+    output: Output,
+    zone: &Zone,
+) -> io::Result<()> {
     /// All of a snapshot but the devices.
     #[derive(Serialize)]
     struct Status<'a> {
@@ -31,6 +40,7 @@ pub fn print_status(out: &mut impl Write, snapshot: &Snapshot, output: Output) -
         names: NameTables,
         policy: &'a PolicyState,
         policy_hits: &'a [PolicyHits],
+        commands: &'a [Said],
         ticks: Ticks,
     }
 
@@ -47,6 +57,7 @@ pub fn print_status(out: &mut impl Write, snapshot: &Snapshot, output: Output) -
                 names: snapshot.names,
                 policy: &snapshot.policy,
                 policy_hits: &snapshot.policy_hits,
+                commands: &snapshot.commands,
                 ticks: snapshot.ticks,
             },
         );
@@ -55,6 +66,7 @@ pub fn print_status(out: &mut impl Write, snapshot: &Snapshot, output: Output) -
     writeln!(out)?;
     print_hits(out, snapshot)?;
     writeln!(out)?;
+    print_all_said(out, &snapshot.commands, zone)?;
     let flows = &snapshot.flow_table;
     let devices = &snapshot.device_table;
     let policy = &snapshot.policy;

@@ -9,7 +9,10 @@ use std::{
 use comfy_table::{CellAlignment, ContentArrangement, Table};
 use serde::Serialize;
 
-use crate::model::{ByDirection, Tally};
+use crate::{
+    model::{ByDirection, Tally},
+    policy::Zone,
+};
 
 /// A table of `N` columns without lines.
 pub(super) struct Listing<const N: usize>(Table);
@@ -201,6 +204,12 @@ pub(super) fn ago(then: f64, now: f64) -> String {
         7_200..=172_799 => format!("{} h ago", seconds / 3_600),
         _ => format!("{} d ago", seconds / 86_400),
     }
+}
+
+/// A moment in seconds since the Unix epoch, as a clock in that zone shows it.
+pub(super) fn local_time(zone: &Zone, moment: f64) -> String {
+    zone.text(moment)
+        .unwrap_or_else(|| "a time that no calendar has".to_owned())
 }
 
 pub(super) fn milliseconds(duration: Duration) -> String {

@@ -25,6 +25,7 @@ use crate::{
         },
     },
     config::{List, Parties},
+    hearing::Desk,
     model::Ticks,
     record::{Clock, Record},
     source::replay::{self, Engine, Options, Place, Summary},
@@ -130,6 +131,7 @@ impl Household {
     ) -> anyhow::Result<Self> {
         let mut aggregate = Aggregate::new(Arc::clone(knowledge), Overrides::default(), 0.0);
         aggregate.keep_questions();
+        let mut desk = Desk::default();
         let mut clock = Clock::default();
         let mut records = Vec::new();
         let summary = replay::replay(input, options, engine, |record, now| {
@@ -142,7 +144,7 @@ impl Household {
                 Record::Flow(slot, flow) => records.push((*slot, *flow)),
                 _ => {}
             }
-            aggregate.apply(record, now);
+            desk.hear(record, now, |record| aggregate.apply(record, now));
         })?;
         let flows = records
             .iter()

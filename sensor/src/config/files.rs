@@ -1,38 +1,164 @@
-//! The files that a configuration names: what is wrong with each, as a warning where it is named.
-//! Nothing depends on them, so none is an error.
+//! The files that a configuration names: what is wrong with each, where it is named.
+//!
+//! A list that a policy refuses by is needed: without it, less is refused than was asked for. The
+//! others only tell more of what is seen; what is wrong with them is a warning.
 
-use std::{io, ops::Range, path::Path};
+use std::{
+    collections::{BTreeSet, HashSet},
+    io,
+    ops::Range,
+    path::Path,
+};
 
 use super::{
-    List,
+    Config,
     problem::{Level, Problem},
-    read::Read,
-    value::excerpt,
+    read::{PolicyPlaces, Read},
+    value::{closest, excerpt},
 };
 use crate::aggregate::party::{
-    lists::{self, Report},
+    lists::{self, Category, Lists, Report},
     networks,
 };
 
 /// What is wrong with the lists and databases.
 pub(super) fn problems(read: &Read) -> Vec<Problem> {
-    let lists = read.config.lists.iter().zip(&read.places.lists);
-    let lists = lists.flat_map(|(list, place)| of_list(list, place));
-    let networks = read.config.parties.networks.iter();
-    let networks = networks.zip(&read.places.networks);
-    let networks = networks.filter_map(|(file, place)| of_networks(file, place));
-    lists.chain(networks).collect()
+    let (config, places) = (&read.config, &read.places);
+    let (mut problems, lists) = of_lists(config, &places.lists);
+    if let Some(lists) = lists {
+        problems.extend(of_owners_and_categories(config, &places.policies, &lists));
+    }
+    problems.extend(of_policy_lists(config, &places.policies));
+    let networks = config.parties.networks.iter().zip(&places.networks);
+    problems.extend(networks.filter_map(|(file, place)| of_networks(file, place)));
+    problems
 }
 
-fn of_list(list: &List, place: &Range<usize>) -> Vec<Problem> {
-    match lists::inspect(&list.file, list.category, list.owner.as_deref()) {
-        Ok(report) => of_report(&list.file, &report, place),
-        Err(error) => {
-            let help = "the other lists are used; this one is, once it can be read and the \
+/// What is wrong with each `[[list]]`, and all lists where policies ask for what they say.
+fn of_lists(config: &Config, places: &[Range<usize>]) -> (Vec<Problem>, Option<Lists>) {
+    const HELP: &str = "the other lists are used; this one is, once it can be read and the \
                         configuration is loaded anew";
-            vec![unreadable("list", &list.file, &error, place, help)]
+    let mut policies = config.policies.iter();
+    let are_asked =
+        policies.any(|policy| !policy.owners.is_empty() || !policy.categories.is_empty());
+    let mut all = are_asked.then(Lists::default);
+    let mut problems = Vec::new();
+    for (list, place) in config.lists.iter().zip(places) {
+        let owner = list.owner.as_deref();
+        let report = match &mut all {
+            Some(all) => all.add_file(&list.file, list.category, owner),
+            None => lists::inspect(&list.file, list.category, owner),
+        };
+        match report {
+            Ok(report) => {
+                problems.extend(of_report(&list.file, &report, place));
+                problems.extend(of_idle(&list.file, &report, place));
+            }
+            Err(error) => problems.push(unreadable(
+                (Level::Warning, "list"),
+                &list.file,
+                &error,
+                place,
+                HELP,
+            )),
         }
     }
+    if config.parties.builtin_lists
+        && let Some(all) = &mut all
+    {
+        all.add_builtin();
+    }
+    (problems, all)
+}
+
+/// What is wrong with the lists of policies, each where it is named first.
+fn of_policy_lists(config: &Config, places: &[PolicyPlaces]) -> Vec<Problem> {
+    const HELP: &str = "correct its name, or put it there; while it is missing, a running sensor \
+                        goes on with the names that it has";
+    let reported: HashSet<&Path> = (config.lists.iter())
+        .map(|list| list.file.as_path())
+        .collect();
+    let mut looked_at = HashSet::new();
+    let mut problems = Vec::new();
+    for (policy, places) in config.policies.iter().zip(places) {
+        for (file, place) in policy.lists.iter().zip(&places.lists) {
+            if !looked_at.insert(file.as_path()) {
+                continue;
+            }
+            match lists::inspect(file, None, None) {
+                Ok(_) if reported.contains(file.as_path()) => {}
+                Ok(report) => problems.extend(of_report(file, &report, place)),
+                Err(error) => {
+                    problems.push(unreadable(
+                        (Level::Error, "list"),
+                        file,
+                        &error,
+                        place,
+                        HELP,
+                    ));
+                }
+            }
+        }
+    }
+    problems
+}
+
+/// Owners and categories that policies ask for, and no list tells.
+fn of_owners_and_categories(
+    config: &Config,
+    places: &[PolicyPlaces],
+    lists: &Lists,
+) -> Vec<Problem> {
+    let mut owners: BTreeSet<&str> = BTreeSet::new();
+    let mut categories: BTreeSet<Category> = BTreeSet::new();
+    for entry in lists.names() {
+        owners.extend(entry.listed.owner);
+        categories.extend(entry.listed.category);
+    }
+    let lower: BTreeSet<String> = owners.iter().map(|owner| owner.to_lowercase()).collect();
+    let mut problems = Vec::new();
+    for (policy, places) in config.policies.iter().zip(places) {
+        for (owner, place) in policy.owners.iter().zip(&places.owners) {
+            if lower.contains(&owner.to_lowercase()) {
+                continue;
+            }
+            let help = match closest(&owner.to_lowercase(), lower.iter().map(String::as_str)) {
+                Some(meant) => {
+                    let is_meant = |name: &&&str| name.to_lowercase() == meant;
+                    let meant = owners.iter().find(is_meant).copied().unwrap_or(meant);
+                    format!("write `\"{}\"`", excerpt(meant))
+                }
+                None => format!(
+                    "write its names in `domains`, or a list of them\n\n[[list]]\nfile = \
+                     \"/etc/gateway-sensor/lists/mine.txt\"\nowner = \"{}\"",
+                    excerpt(owner)
+                ),
+            };
+            problems.push(warning(
+                format!("no list has a name of the owner `{}`", excerpt(owner)),
+                place,
+                "matches nothing".to_owned(),
+                help,
+            ));
+        }
+        for (category, place) in policy.categories.iter().zip(&places.categories) {
+            if categories.contains(category) {
+                continue;
+            }
+            let name = category.name();
+            problems.push(warning(
+                format!("no list has a name of the category `{name}`"),
+                place,
+                "matches nothing".to_owned(),
+                format!(
+                    "use the lists that the program carries (`builtin_lists = true` in \
+                     `[parties]`), or one of your own\n\n[[list]]\nfile = \
+                     \"/etc/gateway-sensor/lists/mine.txt\"\ncategory = \"{name}\""
+                ),
+            ));
+        }
+    }
+    problems
 }
 
 fn of_report(file: &Path, report: &Report, place: &Range<usize>) -> Vec<Problem> {
@@ -77,15 +203,23 @@ fn of_report(file: &Path, report: &Report, place: &Range<usize>) -> Vec<Problem>
             "write a domain in each line, for example `ads.example.com`".to_owned(),
         ));
     }
-    if report.idle > 0 {
-        problems.push(warning(
-            format!("`{file}` says nothing of {} of its names", report.idle),
+    problems
+}
+
+/// Names of which a list says nothing, where that is all that it is for.
+fn of_idle(file: &Path, report: &Report, place: &Range<usize>) -> Option<Problem> {
+    (report.idle > 0).then(|| {
+        warning(
+            format!(
+                "`{}` says nothing of {} of its names",
+                file.display(),
+                report.idle
+            ),
             place,
             "neither a category nor an owner".to_owned(),
             "add a line such as `category = \"advertising\"` or `owner = \"Xiaomi\"`".to_owned(),
-        ));
-    }
-    problems
+        )
+    })
 }
 
 fn of_networks(file: &Path, place: &Range<usize>) -> Option<Problem> {
@@ -93,7 +227,8 @@ fn of_networks(file: &Path, place: &Range<usize>) -> Option<Problem> {
                         this one is used once it can be read and the configuration is loaded anew";
     match networks::inspect(file).err()? {
         networks::Error::Unreadable(error) => {
-            Some(unreadable("database", file, &error, place, HELP))
+            let what = (Level::Warning, "database");
+            Some(unreadable(what, file, &error, place, HELP))
         }
         networks::Error::Damaged(error) => Some(warning(
             format!("`{}` is no database of networks", file.display()),
@@ -105,7 +240,7 @@ fn of_networks(file: &Path, place: &Range<usize>) -> Option<Problem> {
 }
 
 fn unreadable(
-    what: &str,
+    (level, what): (Level, &str),
     file: &Path,
     error: &io::Error,
     place: &Range<usize>,
@@ -130,7 +265,10 @@ fn unreadable(
             excerpt(&error.to_string()),
         ),
     };
-    warning(message, place, label, help.to_owned())
+    Problem {
+        level,
+        ..warning(message, place, label, help.to_owned())
+    }
 }
 
 fn warning(message: String, place: &Range<usize>, label: String, help: String) -> Problem {

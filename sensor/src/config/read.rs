@@ -1,7 +1,9 @@
 //! TOML to [`Config`], in one pass that reports everything it finds.
 
+mod policy;
+
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::{BTreeSet, HashMap, hash_map::Entry},
     hash::Hash,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     ops::{Range, RangeInclusive},
@@ -9,18 +11,16 @@ use std::{
     time::Duration,
 };
 
-use ipnet::IpNet;
-use sensor_ebpf::policy::{MAX_PORT_RANGES, MAX_RULES};
 use toml::{
     Spanned,
     de::{DeTable, DeValue},
 };
 
 use super::{
-    Action, Config, Daemon, DeviceOverride, DeviceTable, FlowTable, HookChoice, Interface, List,
-    Names, Parties, Policy, Ports,
+    Config, Daemon, DeviceOverride, DeviceSelector, DeviceTable, FlowTable, HookChoice, Interface,
+    List, Names, Parties, overlap,
     problem::{Level, Problem},
-    value::{self, Complaint},
+    value::{self, Complaint, closest},
 };
 use crate::{aggregate::party::lists::Category, model::Kind};
 
@@ -31,7 +31,9 @@ const DEVICE_CAPACITY: RangeInclusive<u32> = 1..=65_536;
 const IDLE_AFTER: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(24);
 const TICK: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_mins(1);
 
-const SEGMENTS: RangeInclusive<u32> = 1..=15;
+// 15 is no count in the kernel's word of a flow.
+const SEGMENTS: RangeInclusive<u32> = 1..=14;
+const HOLD: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(1);
 const TOP: RangeInclusive<u32> = 1..=1_000;
 
 /// The most `[[list]]`.
@@ -44,12 +46,6 @@ const HOOKS: [(&str, HookChoice); 4] = [
     ("tc", HookChoice::Tc),
 ];
 
-const ACTIONS: [(&str, Action); 3] = [
-    ("observe", Action::Observe),
-    ("reject", Action::Reject),
-    ("drop", Action::Drop),
-];
-
 /// Words that other tools use for a hook.
 const HOOKS_ELSEWHERE: [(&str, &str); 7] = [
     ("xdp", "xdp-native"),
@@ -59,18 +55,6 @@ const HOOKS_ELSEWHERE: [(&str, &str); 7] = [
     ("skb", "xdp-generic"),
     ("tcx", "tc"),
     ("clsact", "tc"),
-];
-
-/// Words that other firewalls use for an action.
-const ACTIONS_ELSEWHERE: [(&str, &str); 8] = [
-    ("accept", "observe"),
-    ("allow", "observe"),
-    ("log", "observe"),
-    ("pass", "observe"),
-    ("block", "reject"),
-    ("deny", "reject"),
-    ("refuse", "reject"),
-    ("discard", "drop"),
 ];
 
 const CATEGORIES: [(&str, Category); 4] = [
@@ -138,15 +122,36 @@ pub(super) struct Read {
     pub(super) config: Config,
     /// Every problem found.
     pub(super) problems: Vec<Problem>,
-    /// Where the files of `config.lists` and of `config.parties.networks` are named.
+    /// Where things stand that are looked at once all is read.
     pub(super) places: Places,
 }
 
-/// Where files are named, in the order of the configuration.
+/// Where things stand, in the order of the configuration.
 #[derive(Default)]
 pub(super) struct Places {
+    /// The files of `config.lists`.
     pub(super) lists: Vec<Range<usize>>,
+    /// The files of `config.parties.networks`.
     pub(super) networks: Vec<Range<usize>>,
+    /// Those of `config.policies`.
+    pub(super) policies: Vec<PolicyPlaces>,
+}
+
+/// Where the parts of a policy stand, each list in the order of the policy's.
+#[derive(Default)]
+pub(super) struct PolicyPlaces {
+    pub(super) name: Range<usize>,
+    pub(super) domains: Vec<Range<usize>>,
+    pub(super) lists: Vec<Range<usize>>,
+    pub(super) owners: Vec<Range<usize>>,
+    pub(super) categories: Vec<Range<usize>>,
+    pub(super) remotes: Vec<Range<usize>>,
+    pub(super) countries: Vec<Range<usize>>,
+    pub(super) networks: Vec<Range<usize>>,
+    /// All of them, or the name where there are none.
+    pub(super) ports: Range<usize>,
+    pub(super) encrypted_dns: Range<usize>,
+    pub(super) quic: Range<usize>,
 }
 
 /// Reads a text to its end, whatever is wrong with it.
@@ -161,12 +166,35 @@ pub(super) fn read(text: &str) -> Read {
             .map(|error| syntax_problem(text, error))
             .collect();
         reader.places = Places::default();
+    } else if !reader.has_errors() {
+        // Of a policy that could not be read whole, it is not known what it covers.
+        let overlaps = overlap::problems(&config, &reader.places.policies);
+        reader.problems.extend(overlaps);
     }
     Read {
         config,
         problems: reader.problems,
         places: reader.places,
     }
+}
+
+/// Devices, as a policy names them.
+pub(super) fn devices_called(
+    text: &str,
+    devices: &[DeviceOverride],
+) -> Result<DeviceSelector, Complaint> {
+    let reader = Reader {
+        device_names: devices
+            .iter()
+            .filter_map(|device| device.name.clone())
+            .collect(),
+        groups: devices
+            .iter()
+            .flat_map(|device| device.groups.iter().cloned())
+            .collect(),
+        ..Reader::default()
+    };
+    reader.device_selector(text)
 }
 
 fn syntax_problem(text: &str, error: &toml::de::Error) -> Problem {
@@ -215,9 +243,16 @@ impl<'a, 'i> Section<'a, 'i> {
 struct Reader {
     problems: Vec<Problem>,
     places: Places,
+    /// What a policy may call devices by, those of devices with a problem among them.
+    device_names: BTreeSet<String>,
+    groups: BTreeSet<String>,
 }
 
 impl Reader {
+    fn has_errors(&self) -> bool {
+        self.problems.iter().any(|p| p.level == Level::Error)
+    }
+
     fn config(&mut self, document: &DeTable<'_>) -> Config {
         let root = Section {
             name: "the configuration",
@@ -238,7 +273,9 @@ impl Reader {
                 "device",
             ],
         );
-        Config {
+        // Policies name devices.
+        let devices = self.device_overrides(&root);
+        let config = Config {
             interfaces: self.interfaces(&root),
             flow_table: self.flow_table(&root),
             device_table: self.device_table(&root),
@@ -247,8 +284,10 @@ impl Reader {
             names: self.names(&root),
             parties: self.parties(&root),
             lists: self.lists(&root),
-            devices: self.device_overrides(&root),
-        }
+            devices,
+        };
+        self.need_databases(&root, &config);
+        config
     }
 
     fn interfaces(&mut self, root: &Section<'_, '_>) -> Vec<Interface> {
@@ -315,13 +354,22 @@ impl Reader {
         let section = section.as_ref();
         self.know_keys_of(
             section,
-            &["tick", "listen", "pin_directory", "keep_running"],
+            &[
+                "tick",
+                "listen",
+                "pin_directory",
+                "keep_running",
+                "state_directory",
+                "time_zone",
+            ],
         );
         Daemon {
             tick: self.duration(section, "tick", TICK, Duration::from_secs(1)),
             listen: self.listen(section),
             pin_directory: self.pin_directory(section),
             keep_running: self.boolean(section, "keep_running", true),
+            state_directory: self.state_directory(section),
+            time_zone: self.time_zone(section),
         }
     }
 
@@ -360,155 +408,29 @@ impl Reader {
         directory.map_or_else(|| PathBuf::from(DEFAULT), |(path, _)| path)
     }
 
-    fn policies(&mut self, root: &Section<'_, '_>) -> Vec<Policy> {
-        let mut policies = Vec::new();
-        let mut names = Unique::default();
-        let sections = self
-            .sections(root, "policy", "[[policy]]")
-            .unwrap_or_default();
-        if let Some(first_too_many) = sections.get(MAX_RULES) {
-            self.problems.push(Problem {
-                level: Level::Error,
-                message: format!(
-                    "{} policies are configured; at most {MAX_RULES} can be in force",
-                    sections.len()
-                ),
-                span: Some(first_too_many.span.clone()),
-                label: format!("policy {}", MAX_RULES + 1),
-                related: None,
-                help: "put the prefixes of policies with the same devices, ports and action into \
-                       one"
-                .to_owned(),
-            });
-        }
-        for section in &sections {
-            if let Some(policy) = self.policy(section, &mut names) {
-                policies.push(policy);
-            }
-        }
-        policies
-    }
-
-    fn policy(&mut self, section: &Section<'_, '_>, names: &mut Unique<String>) -> Option<Policy> {
-        self.know_keys(section, &["name", "devices", "remotes", "ports", "action"]);
-        let devices = self.devices(section);
-        let remotes = self.remotes(section);
-        let ports = self.ports(section);
-        let action = self
-            .choice(section, "action", &ACTIONS, &ACTIONS_ELSEWHERE)
-            .unwrap_or_default();
-        let (name, span) =
-            self.required_text(section, "name", "name = \"trackers\"", value::policy_name)?;
-        if let Some(first) = names.add(name.clone(), &span) {
-            self.problems.push(Problem {
-                level: Level::Error,
-                message: format!("two policies have the name `{name}`"),
-                span: Some(span.clone()),
-                label: "again".to_owned(),
-                related: Some((first, "first here")),
-                help: format!("give one another name, for example `name = \"{name}-2\"`"),
-            });
-        }
-        let is_everything = ["devices", "remotes", "ports"]
-            .iter()
-            .all(|key| section.get(key).is_none());
-        if is_everything && action != Action::Observe {
-            self.problems.push(Problem {
-                level: Level::Warning,
-                message: format!("policy `{name}` refuses all traffic of all devices"),
-                span: Some(span),
-                label: "has no `devices`, no `remotes` and no `ports`".to_owned(),
-                related: None,
-                help: "say what it is about, for example `remotes = [\"203.0.113.0/24\"]`"
-                    .to_owned(),
-            });
-        }
-        Some(Policy {
-            name,
-            devices,
-            remotes,
-            ports,
-            action,
-        })
-    }
-
-    fn devices(&mut self, section: &Section<'_, '_>) -> Vec<[u8; 6]> {
-        const EXAMPLE: &str = "devices = [\"a4:50:46:1f:00:2c\"]";
-        self.list(section, "devices", EXAMPLE, |reader, item, unique| {
-            let device = reader.text(item, "devices", EXAMPLE, value::device)?;
-            if let Some(first) = unique.add(device, &item.span()) {
-                reader.twice(&value::mac_text(device), item.span(), first);
-                return None;
-            }
-            Some(device)
-        })
-    }
-
-    fn remotes(&mut self, section: &Section<'_, '_>) -> Vec<IpNet> {
-        const EXAMPLE: &str = "remotes = [\"203.0.113.0/24\", \"2001:db8::/32\"]";
-        self.list(section, "remotes", EXAMPLE, |reader, item, unique| {
-            let prefix = reader.text(item, "remotes", EXAMPLE, value::remote)?;
-            if let Some(first) = unique.add(prefix, &item.span()) {
-                reader.twice(&prefix.to_string(), item.span(), first);
-                return None;
-            }
-            if value::stays_on_link(&prefix) {
-                reader.problems.push(Problem {
-                    level: Level::Warning,
-                    message: format!("`{prefix}` has no effect"),
-                    span: Some(item.span()),
-                    label: "group and link-local addresses".to_owned(),
-                    related: None,
-                    help: "remove it: no policy applies to what stays on the link, or devices \
-                           would lose the gateway itself"
-                        .to_owned(),
-                });
-            }
-            Some(prefix)
-        })
-    }
-
-    fn ports(&mut self, section: &Section<'_, '_>) -> Vec<Ports> {
-        const EXAMPLE: &str = "ports = [443, \"8000-8100\", \"udp/443\"]";
-        let ports = self.list(section, "ports", EXAMPLE, |reader, item, unique| {
-            let ports = match item.get_ref() {
-                DeValue::Integer(_) => {
-                    let number = integer(item.get_ref()).unwrap_or(i64::MAX);
-                    reader.accept(item.span(), value::port_number(number))
-                }
-                _ => reader.text(item, "ports", EXAMPLE, value::ports),
-            }?;
-            if let Some(first) = unique.add(ports, &item.span()) {
-                reader.twice("this range", item.span(), first);
-                return None;
-            }
-            Some((ports, item.span()))
+    fn state_directory(&mut self, section: Option<&Section<'_, '_>>) -> PathBuf {
+        const DEFAULT: &str = "/var/lib/gateway-sensor";
+        let example = format!("state_directory = \"{DEFAULT}\"");
+        let directory = self.optional_text(section, "state_directory", &example, |text| {
+            value::absolute_path(text, || format!("write a folder, for example `{example}`"))
         });
-        if let Some((_, span)) = ports.get(MAX_PORT_RANGES) {
-            self.problems.push(Problem {
-                level: Level::Error,
-                message: format!(
-                    "{} port ranges in one policy; it may have {MAX_PORT_RANGES}",
-                    ports.len()
-                ),
-                span: Some(span.clone()),
-                label: format!("range {}", MAX_PORT_RANGES + 1),
-                related: None,
-                help: "join neighbouring ports to ranges such as `\"8000-8100\"`, or move the \
-                       rest to a second policy"
-                    .to_owned(),
-            });
-        }
-        ports.into_iter().map(|(ports, _)| ports).collect()
+        directory.map_or_else(|| PathBuf::from(DEFAULT), |(path, _)| path)
+    }
+
+    fn time_zone(&mut self, section: Option<&Section<'_, '_>>) -> Option<String> {
+        const EXAMPLE: &str = "time_zone = \"Europe/Berlin\"";
+        let zone = self.optional_text(section, "time_zone", EXAMPLE, value::time_zone);
+        zone.map(|(zone, _)| zone)
     }
 
     fn names(&mut self, root: &Section<'_, '_>) -> Names {
         let section = self.section(root, "names", "[names]");
         let section = section.as_ref();
-        self.know_keys_of(section, &["segments"]);
+        self.know_keys_of(section, &["segments", "hold"]);
         let segments = self.number(section, "segments", SEGMENTS, 4);
         Names {
             segments: u8::try_from(segments).unwrap_or(u8::MAX),
+            hold: self.duration(section, "hold", HOLD, Duration::from_millis(20)),
         }
     }
 
@@ -538,6 +460,43 @@ impl Reader {
         let (files, places) = files.unwrap_or_default().into_iter().unzip();
         self.places.networks = places;
         files
+    }
+
+    /// Countries and networks are known from databases alone.
+    fn need_databases(&mut self, root: &Section<'_, '_>, config: &Config) {
+        let parties = root.get("parties").map(Value::get_ref);
+        let written = match parties.and_then(DeValue::as_table) {
+            Some(table) => table.get("networks"),
+            None => None,
+        };
+        // Where something else is wrong with them, that is told already.
+        let are_none = written.is_none_or(|value| {
+            let items = value.get_ref().as_array();
+            items.is_some_and(|items| items.is_empty())
+        });
+        if !are_none {
+            return;
+        }
+        for (policy, places) in config.policies.iter().zip(&self.places.policies) {
+            let first = places.countries.first().or(places.networks.first());
+            let Some(place) = first else {
+                continue;
+            };
+            self.problems.push(Problem {
+                level: Level::Error,
+                message: format!(
+                    "policy `{}` is about a country or a network, and no database tells them",
+                    policy.name
+                ),
+                span: Some(place.clone()),
+                label: "needs a database".to_owned(),
+                related: None,
+                help: "name one in `[parties]`, for example\n\n[parties]\nnetworks = \
+                       [\"/usr/share/GeoIP/GeoLite2-Country.mmdb\", \
+                       \"/usr/share/GeoIP/GeoLite2-ASN.mmdb\"]"
+                    .to_owned(),
+            });
+        }
     }
 
     fn lists(&mut self, root: &Section<'_, '_>) -> Vec<List> {
@@ -598,10 +557,13 @@ impl Reader {
             .sections(root, "device", "[[device]]")
             .unwrap_or_default();
         for section in &sections {
-            self.know_keys(section, &["mac", "name", "kind", "vendor"]);
+            self.know_keys(section, &["mac", "name", "kind", "vendor", "groups"]);
             let name = self.label(section, "name", "name = \"Anna's phone\"");
             let kind = self.choice(section, "kind", &KINDS, &KINDS_ELSEWHERE);
             let vendor = self.label(section, "vendor", "vendor = \"Xiaomi\"");
+            let groups = self.groups(section);
+            self.device_names.extend(name.clone());
+            self.groups.extend(groups.iter().cloned());
             let Some((mac, span)) =
                 self.required_text(section, "mac", "mac = \"a4:50:46:1f:00:2c\"", value::device)
             else {
@@ -618,7 +580,7 @@ impl Reader {
                 });
                 continue;
             }
-            let says_nothing = ["name", "kind", "vendor"]
+            let says_nothing = ["name", "kind", "vendor", "groups"]
                 .iter()
                 .all(|key| section.get(key).is_none());
             if says_nothing {
@@ -626,7 +588,7 @@ impl Reader {
                     level: Level::Warning,
                     message: format!("nothing is said of device `{}`", value::mac_text(mac)),
                     span: Some(span),
-                    label: "has no `name`, no `kind` and no `vendor`".to_owned(),
+                    label: "has no `name`, no `kind`, no `vendor` and no `groups`".to_owned(),
                     related: None,
                     help: "say what it is, for example `name = \"Anna's phone\"`, or remove it"
                         .to_owned(),
@@ -637,9 +599,25 @@ impl Reader {
                 name,
                 kind,
                 vendor,
+                groups,
             });
         }
         devices
+    }
+
+    fn groups(&mut self, section: &Section<'_, '_>) -> Vec<String> {
+        const EXAMPLE: &str = "groups = [\"kids\"]";
+        let groups = self.items(section, "groups", EXAMPLE, |reader, item, unique| {
+            let group = reader.text(item, "groups", EXAMPLE, |text| {
+                value::label(text, "groups", EXAMPLE)
+            })?;
+            if let Some(first) = unique.add(group.clone(), &item.span()) {
+                reader.twice(&quoted_excerpt(&group), item.span(), first);
+                return None;
+            }
+            Some(group)
+        });
+        groups.unwrap_or_default()
     }
 
     /// A text that people read.
@@ -691,6 +669,26 @@ impl Reader {
             });
         }
         self.items(section, key, example, item).unwrap_or_default()
+    }
+
+    /// The items of a policy's list, or the one that stands there without brackets.
+    fn one_or_list<'i, K, T>(
+        &mut self,
+        section: &Section<'_, 'i>,
+        key: &str,
+        example: &str,
+        mut item: impl FnMut(&mut Self, &Value<'i>, &mut Unique<K>) -> Option<T>,
+    ) -> Vec<T>
+    where
+        Unique<K>: Default,
+    {
+        match section.get(key) {
+            Some(value) if !value.get_ref().is_array() => {
+                let one = item(self, value, &mut Unique::default());
+                one.into_iter().collect()
+            }
+            _ => self.list(section, key, example, item),
+        }
     }
 
     /// The items of a list that could be read; `None` where there is no list.
@@ -864,6 +862,14 @@ impl Reader {
         Some((self.text(value, key, example, check)?, value.span()))
     }
 
+    fn a_text<'v>(&mut self, value: &'v Value<'_>, key: &str, example: &str) -> Option<&'v str> {
+        let text = value.get_ref().as_str();
+        if text.is_none() {
+            self.wrong_type(value, key, "a text in quotes", example);
+        }
+        text
+    }
+
     fn text<T>(
         &mut self,
         value: &Value<'_>,
@@ -871,13 +877,8 @@ impl Reader {
         example: &str,
         check: impl Fn(&str) -> Result<T, Complaint>,
     ) -> Option<T> {
-        match value.get_ref().as_str() {
-            Some(text) => self.accept(value.span(), check(text)),
-            None => {
-                self.wrong_type(value, key, "a text in quotes", example);
-                None
-            }
-        }
+        let text = self.a_text(value, key, example)?;
+        self.accept(value.span(), check(text))
     }
 
     /// The value, or its complaint reported.
@@ -916,26 +917,10 @@ impl Reader {
         choices: &[(&str, T)],
         elsewhere: &[(&str, &str)],
     ) -> Option<T> {
-        let names = || choices.iter().map(|(name, _)| *name);
         let example = format!("{key} = \"{}\"", choices.first()?.0);
+        let written = |name: &str| format!("{key} = \"{name}\"");
         let chosen = self.optional_text(Some(section), key, &example, |text| {
-            if let Some((_, choice)) = choices.iter().find(|(name, _)| *name == text) {
-                return Ok(*choice);
-            }
-            let lower = text.to_ascii_lowercase();
-            let meant = elsewhere
-                .iter()
-                .find(|(word, _)| *word == lower)
-                .map(|(_, name)| *name)
-                .or_else(|| closest(&lower, names()));
-            Err(Complaint {
-                message: format!("`{}` is not a value of `{key}`", value::excerpt(text)),
-                label: format!("not one of {}", quoted(names())),
-                help: match meant {
-                    Some(meant) => format!("write `{key} = \"{meant}\"`"),
-                    None => format!("write for example `{example}`"),
-                },
-            })
+            chosen(text, key, choices, elsewhere, written)
         });
         chosen.map(|(choice, _)| choice)
     }
@@ -979,7 +964,12 @@ impl Reader {
         let example = format!("{key} = \"{}\"", value::duration_text(default));
         if value.get_ref().is_integer() {
             let number = integer(value.get_ref()).unwrap_or(i64::MAX);
-            let without_unit = value::duration(&number.to_string());
+            let mut without_unit = value::duration(&number.to_string());
+            if *range.end() <= Duration::from_secs(1)
+                && let Err(complaint) = &mut without_unit
+            {
+                complaint.help = format!("write `\"{number}ms\"` for milliseconds");
+            }
             self.accept(value.span(), without_unit);
             return default;
         }
@@ -1072,18 +1062,43 @@ fn what_it_is(value: &DeValue<'_>) -> String {
     .to_owned()
 }
 
-/// The known word that a wrong one was likely meant to be.
-fn closest<'k>(written: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
-    /// Above: unrelated words of four letters; below: one slip in a word of four.
-    const LEAST_LIKENESS: f64 = 0.6;
-    known
-        .map(|word| (strsim::normalized_damerau_levenshtein(written, word), word))
-        .filter(|(likeness, _)| *likeness >= LEAST_LIKENESS)
-        .max_by(|(a, _), (b, _)| a.total_cmp(b))
-        .map(|(_, word)| word)
+/// The choice with the name that is written; `written` is how a name is to be written there.
+fn chosen<T: Copy>(
+    text: &str,
+    key: &str,
+    choices: &[(&str, T)],
+    elsewhere: &[(&str, &str)],
+    written: impl Fn(&str) -> String,
+) -> Result<T, Complaint> {
+    if let Some((_, choice)) = choices.iter().find(|(name, _)| *name == text) {
+        return Ok(*choice);
+    }
+    let names = || choices.iter().map(|(name, _)| *name);
+    let lower = text.to_ascii_lowercase();
+    let meant = elsewhere
+        .iter()
+        .find(|(word, _)| *word == lower)
+        .map(|(_, name)| *name)
+        .or_else(|| closest(&lower, names()));
+    let help = match meant {
+        Some(meant) => format!("write `{}`", written(meant)),
+        None => {
+            let first = names().next().unwrap_or_default();
+            format!("write for example `{}`", written(first))
+        }
+    };
+    Err(Complaint {
+        message: format!("`{}` is not a value of `{key}`", value::excerpt(text)),
+        label: format!("not one of {}", quoted(names())),
+        help,
+    })
 }
 
 fn quoted<'k>(words: impl Iterator<Item = &'k str>) -> String {
     let words: Vec<String> = words.map(|word| format!("`{word}`")).collect();
     words.join(", ")
+}
+
+fn quoted_excerpt(text: &str) -> String {
+    format!("`{}`", value::excerpt(text))
 }

@@ -9,8 +9,10 @@ use std::{
 };
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use sensor_ebpf::name::MAX_LABELS;
 
-use super::{Ports, Transport};
+use super::{NetworkSelector, Ports, Transport};
+use crate::aggregate::party::domain::LONGEST_NAME;
 
 /// Why a value cannot be taken.
 #[derive(Debug, PartialEq, Eq)]
@@ -23,7 +25,7 @@ pub(super) struct Complaint {
     pub(super) help: String,
 }
 
-fn complaint(
+pub(super) fn complaint(
     message: impl Into<String>,
     label: impl Into<String>,
     help: impl Into<String>,
@@ -139,6 +141,17 @@ pub(super) fn device(text: &str) -> Result<[u8; 6], Complaint> {
 /// How a MAC address is written everywhere: lower case, with colons.
 pub(super) fn mac_text(mac: [u8; 6]) -> String {
     mac.map(|octet| format!("{octet:02x}")).join(":")
+}
+
+/// Whether a text is meant to be a MAC address, however it is written.
+pub(super) fn is_meant_as_mac(text: &str) -> bool {
+    let pairs = |separator| {
+        text.split(separator).count() >= 4
+            && text
+                .split(separator)
+                .all(|part| part.len() <= 2 && part.bytes().all(|b| b.is_ascii_hexdigit()))
+    };
+    pairs(':') || pairs('-') || bare_mac(text).is_some()
 }
 
 fn mac(text: &str, separator: char) -> Option<[u8; 6]> {
@@ -320,6 +333,208 @@ fn port(text: &str) -> Option<u16> {
         return None;
     }
     text.parse().ok().filter(|port| *port != 0)
+}
+
+/// The longest label of a name in octets (RFC 1035, section 2.3.4).
+const LONGEST_LABEL: usize = 63;
+
+/// A name that stands for itself and all below it: lower case, without a final dot. `*.` or `.`
+/// before it says the same, and has to stand before a whole top-level domain.
+pub(super) fn domain(text: &str) -> Result<String, Complaint> {
+    let refused = |label: String, help: String| {
+        Err(complaint(
+            format!("`{}` is not a domain", excerpt(text)),
+            label,
+            help,
+        ))
+    };
+    let example = || "write a domain such as `\"ads.example.com\"`".to_owned();
+    if remote(text).is_ok() || text.parse::<IpAddr>().is_ok() {
+        return refused(
+            "an address".to_owned(),
+            format!("write `remotes = [\"{}\"]`", excerpt(text)),
+        );
+    }
+    let below = text.strip_prefix("*.");
+    let written = below.or_else(|| text.strip_prefix('.')).unwrap_or(text);
+    let name = written
+        .strip_suffix('.')
+        .unwrap_or(written)
+        .to_ascii_lowercase();
+    if name.is_empty() {
+        return refused("a name has at least one label".to_owned(), example());
+    }
+    let is_octet = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if let Some(found) = name.chars().find(|c| !is_octet(*c)) {
+        // Of a URL or a pattern, the name in it is likely what is meant.
+        let host = name.split_once("://").map_or(&*name, |(_, rest)| rest);
+        let host = host.split(['/', ':', '?', '^', '$']).next();
+        let host = host.unwrap_or_default().trim_matches(['|', '*', '.', '@']);
+        let help = match found {
+            c if !c.is_ascii() && !c.is_control() => {
+                "write each label with such letters as it is on the wire, `xn--…` (punycode); \
+                 `sensor flows --wide` shows it so"
+                    .to_owned()
+            }
+            _ if host != text && host.contains('.') && domain(host).is_ok() => {
+                format!("write `\"{host}\"`: it stands for everything below it too")
+            }
+            _ => example(),
+        };
+        return refused(format!("has {}", character(found)), help);
+    }
+    if name.split('.').any(str::is_empty) {
+        return refused("has two dots side by side".to_owned(), example());
+    }
+    if let Some(label) = name.split('.').find(|label| label.len() > LONGEST_LABEL) {
+        return refused(
+            format!(
+                "a label of {} octets; it has at most {LONGEST_LABEL}",
+                label.len()
+            ),
+            example(),
+        );
+    }
+    if name.len() > LONGEST_NAME {
+        return refused(
+            format!("{} octets; a name has at most {LONGEST_NAME}", name.len()),
+            example(),
+        );
+    }
+    let labels: Vec<&str> = name.split('.').collect();
+    if labels.len() > MAX_LABELS {
+        return refused(
+            format!("{} labels; at most {MAX_LABELS} are compared", labels.len()),
+            format!(
+                "write a shorter one: `\"{}\"`",
+                labels[labels.len() - MAX_LABELS..].join(".")
+            ),
+        );
+    }
+    // No top-level domain is a number (RFC 3696, section 2); an address or a version is.
+    let last = labels.last().copied().unwrap_or_default();
+    if last.bytes().all(|octet| octet.is_ascii_digit()) {
+        return refused("ends with a number".to_owned(), example());
+    }
+    if labels.len() == 1 && below.is_none() {
+        return refused(
+            "one word".to_owned(),
+            format!("write a domain with a dot in it, or `\"*.{name}\"` for the whole top level"),
+        );
+    }
+    Ok(name)
+}
+
+/// The two letters of a country.
+pub(super) fn country(text: &str) -> Result<String, Complaint> {
+    let code = text.to_ascii_uppercase();
+    if code.len() == 2 && COUNTRIES.split(' ').any(|known| known == code) {
+        return Ok(code);
+    }
+    let meant = match code.as_str() {
+        "UK" | "ENGLAND" | "UNITED KINGDOM" => Some("GB"),
+        "USA" | "UNITED STATES" => Some("US"),
+        "CHINA" | "CHN" => Some("CN"),
+        "RUSSIA" | "RUS" => Some("RU"),
+        _ => None,
+    };
+    Err(complaint(
+        format!("`{}` is not the code of a country", excerpt(text)),
+        "not two letters of ISO 3166-1",
+        match meant {
+            Some(meant) => format!("write `\"{meant}\"`"),
+            None => "write two letters, for example `country = [\"CN\", \"RU\"]`".to_owned(),
+        },
+    ))
+}
+
+/// ISO 3166-1, and Kosovo's XK, which databases have.
+const COUNTRIES: &str = "AD AE AF AG AI AL AM AO AQ AR AS AT AU AW AX AZ BA BB BD BE BF BG BH BI \
+                         BJ BL BM BN BO BQ BR BS BT BV BW BY BZ CA CC CD CF CG CH CI CK CL CM CN \
+                         CO CR CU CV CW CX CY CZ DE DJ DK DM DO DZ EC EE EG EH ER ES ET FI FJ FK \
+                         FM FO FR GA GB GD GE GF GG GH GI GL GM GN GP GQ GR GS GT GU GW GY HK HM \
+                         HN HR HT HU ID IE IL IM IN IO IQ IR IS IT JE JM JO JP KE KG KH KI KM KN \
+                         KP KR KW KY KZ LA LB LC LI LK LR LS LT LU LV LY MA MC MD ME MF MG MH MK \
+                         ML MM MN MO MP MQ MR MS MT MU MV MW MX MY MZ NA NC NE NF NG NI NL NO NP \
+                         NR NU NZ OM PA PE PF PG PH PK PL PM PN PR PS PT PW PY QA RE RO RS RU RW \
+                         SA SB SC SD SE SG SH SI SJ SK SL SM SN SO SR SS ST SV SX SY SZ TC TD TF \
+                         TG TH TJ TK TL TM TN TO TR TT TV TW TZ UA UG UM US UY UZ VA VC VE VG VI \
+                         VN VU WF WS XK YE YT ZA ZM ZW";
+
+/// `AS45102` and `45102`, or the name of an organisation.
+pub(super) fn network(text: &str) -> Result<NetworkSelector, Complaint> {
+    let digits = match text.get(..2) {
+        Some(prefix) if prefix.eq_ignore_ascii_case("AS") => text.get(2..).unwrap_or_default(),
+        _ => text,
+    };
+    let digits = digits.trim_start();
+    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        let example = "network = \"Alibaba\"";
+        return label(text, "network", example).map(NetworkSelector::Organisation);
+    }
+    network_number(digits.parse().unwrap_or(i64::MAX))
+}
+
+/// The number of an autonomous system.
+pub(super) fn network_number(number: i64) -> Result<NetworkSelector, Complaint> {
+    match u32::try_from(number) {
+        Ok(asn) if asn != 0 => Ok(NetworkSelector::Asn(asn)),
+        _ => Err(complaint(
+            format!("`{number}` is not the number of a network"),
+            "autonomous systems are 1 to 4294967295",
+            "write for example `network = \"AS45102\"`",
+        )),
+    }
+}
+
+/// The name of a time zone as the IANA database writes it.
+pub(super) fn time_zone(text: &str) -> Result<String, Complaint> {
+    if let Ok(zone) = jiff::tz::TimeZone::get(text)
+        && let Some(name) = zone.iana_name()
+    {
+        return Ok(name.to_owned());
+    }
+    let known: Vec<String> = jiff::tz::db()
+        .available()
+        .map(|name| name.to_string())
+        .collect();
+    let known = || known.iter().map(String::as_str);
+    // `Berlin` is meant to be `Europe/Berlin`, and `New York` to be `America/New_York`.
+    let written = text.replace(' ', "_");
+    let city = known().find(|name| {
+        let city = name.rsplit('/').next().unwrap_or_default();
+        city.eq_ignore_ascii_case(&written)
+    });
+    Err(complaint(
+        format!("`{}` is not a time zone", excerpt(text)),
+        "not a name of the IANA database",
+        match city.or_else(|| closest(&written, known())) {
+            Some(meant) => format!("write `time_zone = \"{meant}\"`"),
+            None => "write for example `time_zone = \"Europe/Berlin\"`, or leave it out for that \
+                     of the machine"
+                .to_owned(),
+        },
+    ))
+}
+
+/// The known word that a wrong one was likely meant to be.
+pub(super) fn closest<'k>(written: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
+    /// Above: unrelated words of four letters; below: one slip in a word of four.
+    const LEAST_LIKENESS: f64 = 0.6;
+    closest_from(LEAST_LIKENESS, written, known)
+}
+
+/// The known word that is most like one, of those with a likeness of 0 to 1 that is not less.
+pub(super) fn closest_from<'k>(
+    least: f64,
+    written: &str,
+    known: impl Iterator<Item = &'k str>,
+) -> Option<&'k str> {
+    known
+        .map(|word| (strsim::normalized_damerau_levenshtein(written, word), word))
+        .filter(|(likeness, _)| *likeness >= least)
+        .max_by(|(a, _), (b, _)| a.total_cmp(b))
+        .map(|(_, word)| word)
 }
 
 /// A whole number and a unit: `500ms`, `1s`, `2m`, `6h`, `1d`.

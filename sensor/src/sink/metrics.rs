@@ -11,10 +11,14 @@ use std::{collections::BTreeMap, time::Duration};
 
 use prometheus::{
     TextEncoder,
-    proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType, Summary},
+    proto::{
+        Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType, Summary,
+    },
 };
 
-use crate::model::{ByDirection, Device, PartyTraffic, SampleCounts, Snapshot, Tally};
+use crate::model::{
+    ByDirection, Device, Latency, PartyTraffic, PolicyList, SampleCounts, Snapshot, Tally,
+};
 
 /// The media type of [`render`]'s text.
 pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
@@ -75,6 +79,12 @@ mod declared {
         "CPU time that ticks took: reading, reaping and adding up the tables of the kernel.",
     );
 
+    /// The one histogram: what verdicts on names took.
+    pub(super) const VERDICT_LATENCY: (&str, &str) = (
+        "sensor_verdict_latency_seconds",
+        "From the copy of a payload to the verdict in its flow, of names that are judged outside of the kernel, since the daemon started.",
+    );
+
     metrics! {
         BUILD_INFO: Gauge "sensor_build_info" ["version", "revision"]
             "Always 1; what was built.";
@@ -111,10 +121,16 @@ mod declared {
         PARTY_INFO: Gauge "sensor_party_info" ["party", "category", "owner", "country", "asn", "network"]
             "Always 1; who a party of sensor_device_party_bytes_total is, and where its first address was.";
 
-        POLICY_HITS: Counter "sensor_policy_hits_total" ["device", "policy", "action", "direction"]
+        POLICY_HITS: Counter "sensor_policy_hits_total" ["device", "policy", "layer", "action", "direction"]
             "Packets to which a policy applied; they passed where the action is observe.";
-        POLICY_HIT_BYTES: Counter "sensor_policy_hit_bytes_total" ["device", "policy", "action", "direction"]
+        POLICY_HIT_BYTES: Counter "sensor_policy_hit_bytes_total" ["device", "policy", "layer", "action", "direction"]
             "Octets to which a policy applied.";
+        POLICY_DECISIONS: Counter "sensor_policy_decisions_total" ["device", "policy", "layer", "action"]
+            "Flows and DNS questions about which a policy decided, by what told what they are about; what observe has here would have been refused.";
+        UNREAD_FLOWS: Counter "sensor_unread_flows_total" ["reason", "layer"]
+            "Flows since the daemon started that a policy by name is about and that could not be judged by it, and why: they passed.";
+        HEARD_LOST: Counter "sensor_heard_lost_records_total" []
+            "Records of what payloads say that were lost since the daemon started because the aggregate was behind; verdicts do not wait for it.";
         POLICY_RELOADS: Counter "sensor_policy_reloads_total" ["outcome"]
             "Reloads of the configuration since the tables were made; a refused one changed nothing.";
 
@@ -150,6 +166,20 @@ mod declared {
             "Policies in force.";
         PREFIXES: Gauge "sensor_policy_prefixes" []
             "Remote prefixes in force, both families.";
+        POLICY_NAMES: Gauge "sensor_policy_names" []
+            "Names in force.";
+        LIST_MODIFIED: Gauge "sensor_policy_list_modified_timestamp_seconds" ["list"]
+            "When the file of a list that policies name was written; time() less this is its age.";
+        POLICY_LIST_NAMES: Gauge "sensor_policy_list_names" ["list"]
+            "Names of a list that policies name.";
+        POLICY_LIST_BAD: Gauge "sensor_policy_list_bad_lines" ["list"]
+            "Lines of a list that policies name that are not used.";
+        POLICY_LIST_KEPT: Gauge "sensor_policy_list_kept" ["list"]
+            "1 where a list could not be read the last time, and what it had before is in force.";
+        HELD: Counter "sensor_held_packets_total" []
+            "Packets of servers that were not delivered because the verdict on a name was waited for; they come again.";
+        HOLD_EXPIRED: Counter "sensor_hold_expired_flows_total" []
+            "Flows whose time to wait for a verdict was over before there was one.";
 
         UNBOOKED_PACKETS: Counter "sensor_unbooked_packets_total" []
             "Packets seen on an interface that has no record, the only ones that no book has: a fault of the sensor.";
@@ -439,6 +469,7 @@ fn policies(snapshot: &Snapshot, families: &mut Text) {
                 let labels = [
                     hits.device.as_str(),
                     hits.policy.as_str(),
+                    hits.layer,
                     hits.action,
                     direction,
                 ];
@@ -449,14 +480,65 @@ fn policies(snapshot: &Snapshot, families: &mut Text) {
     let policy = &snapshot.policy;
     families.extend(declared::POLICY_HITS.family(hits(packets)));
     families.extend(declared::POLICY_HIT_BYTES.family(hits(bytes)));
+    families.extend(
+        declared::POLICY_DECISIONS.family(snapshot.policy_hits.iter().map(|hits| {
+            let labels = [
+                hits.device.as_str(),
+                hits.policy.as_str(),
+                hits.layer,
+                hits.action,
+            ];
+            (labels, number(hits.decided))
+        })),
+    );
     families.extend(declared::POLICY_HITS_LOST.value(number(snapshot.device_table.hits_lost)));
     families.extend(declared::POLICY_GENERATION.value(f64::from(policy.generation)));
     families.extend(declared::POLICIES.value(number(policy.policies)));
     families.extend(declared::PREFIXES.value(number(policy.prefixes)));
+    families.extend(declared::POLICY_NAMES.value(number(policy.names)));
+    let lists = |of: fn(&PolicyList) -> f64| {
+        let lists = policy.lists.iter();
+        lists.map(move |list| ([list.list.as_str()], of(list)))
+    };
+    families.extend(declared::LIST_MODIFIED.family(lists(|list| list.modified)));
+    families.extend(declared::POLICY_LIST_NAMES.family(lists(|list| number(list.names))));
+    families.extend(declared::POLICY_LIST_BAD.family(lists(|list| number(list.bad_lines))));
+    families
+        .extend(declared::POLICY_LIST_KEPT.family(lists(|list| f64::from(u8::from(list.kept)))));
+    families.extend(declared::HELD.value(number(policy.held)));
+    families.extend(declared::HOLD_EXPIRED.value(number(policy.hold_expired)));
     families.extend(declared::POLICY_RELOADS.family([
         (["applied"], number(policy.reloads)),
         (["refused"], number(policy.reloads_refused)),
     ]));
+    let judging = &snapshot.judging;
+    families.extend(latency(&judging.latency));
+    let unread = judging.unread.iter();
+    families.extend(
+        declared::UNREAD_FLOWS
+            .family(unread.map(|flows| ([flows.reason, flows.layer], number(flows.count)))),
+    );
+    families.extend(declared::HEARD_LOST.value(number(judging.records_lost)));
+}
+
+fn latency(latency: &Latency) -> Option<MetricFamily> {
+    let mut histogram = Histogram::default();
+    let mut sum = 0;
+    let buckets = Latency::BOUNDS.iter().zip(latency.counts);
+    let buckets = buckets.map(|(bound, count)| {
+        sum += count;
+        let mut bucket = Bucket::default();
+        bucket.set_upper_bound(bound.as_secs_f64());
+        bucket.set_cumulative_count(sum);
+        bucket
+    });
+    histogram.set_bucket(buckets.collect());
+    histogram.set_sample_count(latency.counts.iter().sum());
+    histogram.set_sample_sum(latency.total.as_secs_f64());
+    let mut metric = Metric::default();
+    metric.set_histogram(histogram);
+    let (name, help) = declared::VERDICT_LATENCY;
+    family(name, help, MetricType::HISTOGRAM, vec![metric])
 }
 
 fn interfaces(snapshot: &Snapshot, families: &mut Text) {
@@ -515,8 +597,12 @@ fn interfaces(snapshot: &Snapshot, families: &mut Text) {
     families.extend(declared::BOOKED_PACKETS.family(booked(packets)));
     families.extend(declared::SKIPPED_BYTES.family(skipped(bytes)));
     families.extend(declared::SKIPPED_PACKETS.family(skipped(packets)));
-    families.extend(declared::ANSWER_BYTES.family(each(|interface| bytes(interface.answered))));
-    families.extend(declared::ANSWER_PACKETS.family(each(|interface| packets(interface.answered))));
+    families.extend(declared::ANSWER_BYTES.family(each(|interface| {
+        bytes(interface.answered) + bytes(interface.replaced)
+    })));
+    families.extend(declared::ANSWER_PACKETS.family(each(|interface| {
+        packets(interface.answered) + packets(interface.replaced)
+    })));
     families.extend(
         declared::ANSWERS_FAILED.family(each(|interface| number(interface.answers_failed))),
     );

@@ -9,12 +9,13 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::{
     Ebpf, EbpfLoader, Pod, TestRun as _, TestRunOptions,
-    maps::{Array, HashMap, MapData, Queue},
+    maps::{Array, ArrayOfMaps, HashMap, MapData, Queue},
     programs::{Program, SchedClassifier, Xdp},
 };
 use sensor_ebpf::{
     books::{DeviceRecord, FIRST_DEVICE, InterfaceRecord, Losses, Settings},
     flow::{FlowRecord, buckets_for, slot},
+    name::NameBucket,
     wire::Wire,
 };
 
@@ -28,6 +29,10 @@ unsafe impl<T: Wire> Pod for Raw<T> {}
 
 /// The interface that `BPF_PROG_TEST_RUN` names: the loopback of the namespace.
 pub(crate) const IFINDEX: u32 = 1;
+
+/// Flags of the kernel's user API (`linux/bpf.h`).
+const BPF_F_MMAPABLE: u32 = 1 << 10;
+const BPF_F_INNER_MAP: u32 = 1 << 12;
 
 /// The interface's record.
 const INTERFACE: u32 = 0;
@@ -283,6 +288,20 @@ impl Programs {
     pub(crate) fn set_words<const N: usize>(&mut self, name: &str, words: [u64; N]) -> Result<()> {
         let mut array: Array<_, [u64; N]> = Array::try_from(self.map_mut(name)?)?;
         Ok(array.set(0, words, 0)?)
+    }
+
+    /// Puts a table of names in the place of the one of a side.
+    pub(crate) fn set_names(&mut self, side: u32, buckets: &[NameBucket]) -> Result<()> {
+        let mut table = Array::<MapData, Raw<NameBucket>>::create(
+            buckets.len() as u32,
+            BPF_F_INNER_MAP | BPF_F_MMAPABLE,
+        )?;
+        for (number, bucket) in (0..).zip(buckets) {
+            table.set(number, Raw(*bucket), 0)?;
+        }
+        let mut names: ArrayOfMaps<_, Array<MapData, Raw<NameBucket>>> =
+            ArrayOfMaps::try_from(self.map_mut("NAMES")?)?;
+        Ok(names.set(side, &table, 0)?)
     }
 
     /// Reads an element of an array.

@@ -44,6 +44,7 @@ struct Account {
     seen: ByDirection<Tally>,
     refused: Tally,
     answered: Tally,
+    replaced: Tally,
 }
 
 #[derive(Deserialize)]
@@ -73,7 +74,7 @@ pub struct PortBooks {
 impl PortBooks {
     fn new(account: Account, counters: Counters, passes: bool) -> Self {
         let native = account.hooks.upload == "xdp-native";
-        let own = account.answered;
+        let (own, onward) = (account.answered, account.replaced);
         // XDP sends an answer back whole; at TC it leaves like any other packet.
         let whole = if native { own.packets } else { 0 };
         let seen = account.seen.download;
@@ -86,8 +87,8 @@ impl PortBooks {
             sensor: ByDirection {
                 upload: account.seen.upload,
                 download: Tally {
-                    packets: seen.packets + own.packets - account.refused.packets,
-                    bytes: seen.bytes + own.bytes - account.refused.bytes,
+                    packets: seen.packets + own.packets + onward.packets - account.refused.packets,
+                    bytes: seen.bytes + own.bytes + onward.bytes - account.refused.bytes,
                 },
             },
             counted: ByDirection {

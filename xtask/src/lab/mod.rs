@@ -9,17 +9,19 @@
 //! The gateway bridges its two LAN ports, serves addresses and names (dnsmasq), translates IPv4
 //! (nftables) and routes IPv6. `internet` has web servers with certificates of a CA of the lab, a
 //! name server and a UDP echo, at addresses that documentation reserves (RFC 5737, RFC 3849). On
-//! request it has named sites as well ([`SITES`]), and the phone is a Redmi.
+//! request it has named sites as well ([`SITES`]) and is farther away, and the phone is a Redmi.
 //!
 //! A device is not plugged in before [`Lab::plug`]: a sensor that is started before sees every
 //! packet that its ports ever count.
 
+mod attempts;
 mod books;
 mod certificate;
 mod host;
 mod namespace;
 pub mod pass;
 mod redmi;
+mod relay;
 mod sensor;
 mod servers;
 mod sites;
@@ -37,15 +39,19 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 pub use self::{
+    attempts::{Again, Attempt, Outcome, Way},
     books::{ByDirection, PortBooks, Tally},
     host::{Count, Counters, Host, Process, wait_until},
     redmi::{By, REDMI_HOST_NAME, REDMI_MAC, REDMI_VENDOR_CLASS, VISITS},
     sensor::{LISTEN, Sensor},
     servers::{ask_prometheus, prometheus},
-    sites::{ALIAS_NAME, ANALYTICS, CAPTIVE, NEWS, Request, SHOP, SITES, Site, TRACKING, VIDEO},
-    wire::Wire,
+    sites::{
+        ALIAS_NAME, ALLOWED, ANALYTICS, BLOCKED, CAPTIVE, LISTED, NEWS, ONLY_BLOCKED, Request,
+        SHOP, SITES, Site, TRACKING, VIDEO,
+    },
+    wire::{Tap, Wire},
 };
-use self::{namespace::Mount, servers::Servers};
+use self::{namespace::Mount, relay::Relay, servers::Servers};
 use crate::build;
 
 /// The gateway's ports, to the phone and to the laptop.
@@ -84,6 +90,9 @@ pub struct Options {
     pub sites: bool,
     /// Which phone the household has.
     pub phone: Phone,
+    /// How far away the internet is: what the link to it adds to a round trip, half of it each way.
+    /// Left out: nothing but what a veth takes.
+    pub delay: Option<Duration>,
 }
 
 /// A make of phone.
@@ -125,6 +134,7 @@ pub struct Lab {
     /// The programs at the devices' ends.
     passes: Vec<OwnedFd>,
     options: Options,
+    relay: Option<Relay>,
 }
 
 impl Lab {
@@ -141,7 +151,7 @@ impl Lab {
         let internet = Host::new("internet", &folder, Vec::new())?;
         let phone = Host::new("phone", &folder, Vec::new())?;
         let laptop = Host::new("laptop", &folder, Vec::new())?;
-        link(&gateway, &internet, options)?;
+        let relay = link(&gateway, &internet, &folder, options)?;
         lan(
             &gateway,
             [(&phone, options.phone.mac()), (&laptop, LAPTOP_MAC)],
@@ -159,6 +169,7 @@ impl Lab {
             clients: Vec::new(),
             passes: Vec::new(),
             options,
+            relay,
         };
         lab.leave_a_note()?;
         Ok(lab)
@@ -238,6 +249,11 @@ impl Lab {
     /// The path of the certificate that the lab's servers are to be trusted by.
     pub fn authority(&self) -> &Path {
         &self.servers.authority
+    }
+
+    /// Frames that the delayed link has lost: 0 without a delay, and where it was never full.
+    pub fn lost_on_the_way(&self) -> u64 {
+        self.relay.as_ref().map_or(0, Relay::lost)
     }
 
     /// What the gateway's two ports have counted.
@@ -392,9 +408,32 @@ fn new_folder() -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// The link between the gateway and the internet.
-fn link(gateway: &Host, internet: &Host, options: Options) -> Result<()> {
-    veth(gateway, "wan0", internet, "02:00:00:00:00:02", options)?;
+/// The link between the gateway and the internet, and the relay on it where it is a long one.
+fn link(gateway: &Host, internet: &Host, folder: &Path, options: Options) -> Result<Option<Relay>> {
+    const INTERNET_MAC: &str = "02:00:00:00:00:02";
+    let relay = match options.delay {
+        None => {
+            veth((gateway, "wan0"), (internet, "eth0"), INTERNET_MAC, options)?;
+            None
+        }
+        Some(round_trip) => {
+            let options = Options {
+                offloads: false,
+                ..options
+            };
+            let host = Host::new("relay", folder, Vec::new())?;
+            // It is to say nothing of its own, on either side.
+            host.set("ipv6/conf/default/disable_ipv6", "1")?;
+            const MAC: &str = "02:00:00:00:00:03";
+            veth((gateway, "wan0"), (&host, "near"), MAC, options)?;
+            veth((&host, "far"), (internet, "eth0"), INTERNET_MAC, options)?;
+            let interfaces = ["near", "far"];
+            for interface in interfaces {
+                host.ip(&format!("link set {interface} promisc on up"))?;
+            }
+            Some(Relay::start(host, interfaces, round_trip / 2)?)
+        }
+    };
     for host in [gateway, internet] {
         host.set("ipv4/ip_forward", "1")?;
         host.set("ipv6/conf/all/forwarding", "1")?;
@@ -413,13 +452,14 @@ fn link(gateway: &Host, internet: &Host, options: Options) -> Result<()> {
         internet.ip(&format!("addr add {address} dev lo"))?;
     }
     if options.sites {
-        for address in SITES.iter().flat_map(|site| site.addresses) {
+        for address in sites::addresses() {
             internet.ip(&format!("addr add {address} dev lo"))?;
         }
     }
     internet.ip("-6 route add 2001:db8:1::/64 via 2001:db8:2::2")?;
     gateway.ip("route add default via 192.0.2.1")?;
-    gateway.ip("-6 route add default via 2001:db8:2::1")
+    gateway.ip("-6 route add default via 2001:db8:2::1")?;
+    Ok(relay)
 }
 
 /// The bridge with its ports, and the translation of what leaves it.
@@ -454,19 +494,21 @@ fn port_of_bridge(
     mac: &str,
     options: Options,
 ) -> Result<()> {
-    veth(gateway, port, device, mac, options)?;
+    veth((gateway, port), (device, "eth0"), mac, options)?;
     // A port has no addresses: what leaves it is the bridge's.
     gateway.set(&format!("ipv6/conf/{port}/disable_ipv6"), "1")?;
     gateway.ip(&format!("link set {port} master br-lan"))
 }
 
-/// A pair of interfaces: `port` on the gateway, `eth0` on the other host. Both are down.
-fn veth(gateway: &Host, port: &str, host: &Host, mac: &str, options: Options) -> Result<()> {
-    gateway.ip(&format!(
-        "link add {port} type veth peer name eth0 address {mac} netns {}",
-        host.netns()
+/// A pair of interfaces, each on a host; the second has this MAC address. Both are down.
+fn veth(near: (&Host, &str), far: (&Host, &str), mac: &str, options: Options) -> Result<()> {
+    let (other, peer) = far;
+    near.0.ip(&format!(
+        "link add {} type veth peer name {peer} address {mac} netns {}",
+        near.1,
+        other.netns()
     ))?;
-    for (host, interface) in [(gateway, port), (host, "eth0")] {
+    for (host, interface) in [near, far] {
         // A queue that holds what the driver's ring of 256 frames does not, or a fast sender's
         // packets are lost behind the sensor.
         host.run(&format!(

@@ -49,6 +49,7 @@ impl Servers {
         ];
         if options.sites {
             names.extend(SITES.map(|site| site.name));
+            names.extend(sites::addresses());
         }
         let key = certificate::write(lab, &names)?;
         echo(internet)?;
@@ -76,6 +77,7 @@ fn name_server(internet: &Host, options: Options) -> Result<Process> {
          bind-interfaces\n\
          no-resolv\n\
          no-hosts\n\
+         log-queries\n\
          host-record={WEB_NAME},{},{}\n\
          host-record={TRACKER_NAME},{},{}\n",
         WEB[0], WEB[1], TRACKER[0], TRACKER[1]
@@ -109,6 +111,7 @@ fn household(gateway: &Host, options: Options) -> Result<Process> {
          dhcp-host={LAPTOP_MAC},laptop,192.168.77.12\n\
          enable-ra\n\
          dhcp-range=2001:db8:1::,ra-stateless,64,1h\n\
+         log-queries\n\
          log-dhcp\n",
         gateway.folder.join("leases").display()
     );
@@ -140,10 +143,10 @@ fn web(internet: &Host, lab: &Path, options: Options) -> Result<Process> {
     fs::write(root.join("index.html"), "the lab's web server\n")?;
     fs::write(root.join("large"), vec![b'x'; LARGE])?;
     let file = internet.folder.join("nginx.conf");
-    let sites = if options.sites {
-        sites::nginx(internet)
+    let (sites, besides) = if options.sites {
+        (sites::nginx(internet), sites::nginx_besides(internet))
     } else {
-        String::new()
+        (String::new(), String::new())
     };
     // One process: a worker would outlive a master that is killed.
     fs::write(
@@ -165,16 +168,17 @@ fn web(internet: &Host, lab: &Path, options: Options) -> Result<Process> {
              \tssl_protocols TLSv1.2 TLSv1.3;\n\
              \tssl_certificate {lab}/server.pem;\n\
              \tssl_certificate_key {lab}/server.key;\n\
+             {sites}\
              \tserver {{\n\
-             \t\tlisten 0.0.0.0:80;\n\
-             \t\tlisten [::]:80;\n\
-             \t\tlisten 0.0.0.0:443 ssl http2;\n\
-             \t\tlisten [::]:443 ssl http2;\n\
+             \t\tlisten 0.0.0.0:80 default_server;\n\
+             \t\tlisten [::]:80 default_server;\n\
+             \t\tlisten 0.0.0.0:443 default_server ssl http2;\n\
+             \t\tlisten [::]:443 default_server ssl http2;\n\
+             \t\t{besides}\n\
              \t\tclient_max_body_size 0;\n\
              \t\troot {folder}/www;\n\
              \t\tlocation = /upload {{ return 204; }}\n\
              \t}}\n\
-             {sites}\
              }}\n",
             lab = lab.display(),
         ),

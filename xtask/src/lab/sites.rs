@@ -1,12 +1,13 @@
 //! The internet's named sites, on addresses of their own, and the clients that visit them.
 //!
-//! nginx serves them over HTTP and TLS; the video site is served over HTTP/3 as well, by the
+//! nginx serves them over HTTP and TLS; some sites are served over HTTP/3 as well, by the
 //! example `http3`. Each request is written down, by whoever answers it.
 
 use std::{
+    collections::BTreeSet,
     fs,
-    net::SocketAddr,
-    path::{Path, PathBuf},
+    net::{IpAddr, SocketAddr},
+    path::Path,
     sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
@@ -14,7 +15,7 @@ use std::{
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
-use super::{Host, Lab, Process, WEB_NAME};
+use super::{Host, Lab, Process, WEB, WEB_NAME};
 use crate::{build, command::capture};
 
 /// A site of the lab's internet.
@@ -56,8 +57,37 @@ pub const CAPTIVE: Site = Site {
     name: "connect.rom.miui.com",
     addresses: ["198.51.100.33", "2001:db8:a::33"],
 };
+/// A site that a policy is about. It speaks HTTP/3 too.
+pub const BLOCKED: Site = Site {
+    name: "blocked.lab.example",
+    addresses: ["198.51.100.41", "2001:db8:a::41"],
+};
+/// Another site of the server of [`BLOCKED`], at the same addresses.
+pub const ALLOWED: Site = Site {
+    name: "allowed.lab.example",
+    addresses: BLOCKED.addresses,
+};
+/// A site that a policy is about, at addresses that no other name has. It speaks HTTP/3 too.
+pub const ONLY_BLOCKED: Site = Site {
+    name: "only-blocked.lab.example",
+    addresses: ["198.51.100.42", "2001:db8:a::42"],
+};
 /// All there are.
-pub const SITES: [Site; 6] = [NEWS, SHOP, VIDEO, ANALYTICS, TRACKING, CAPTIVE];
+pub const SITES: [Site; 9] = [
+    NEWS,
+    SHOP,
+    VIDEO,
+    ANALYTICS,
+    TRACKING,
+    CAPTIVE,
+    BLOCKED,
+    ALLOWED,
+    ONLY_BLOCKED,
+];
+/// Those that speak HTTP/3.
+const HTTP3: [Site; 3] = [VIDEO, BLOCKED, ONLY_BLOCKED];
+/// A name with everything below it: every such name has an IPv4 address, that of the web server.
+pub const LISTED: &str = "listed.lab.example";
 /// Another name of the web server: a CNAME record.
 pub const ALIAS_NAME: &str = "static.lab.example";
 
@@ -67,12 +97,19 @@ const LIMIT: Duration = Duration::from_secs(10);
 const BROWSER_LIMIT: u32 = 60;
 /// Where nginx writes requests down, and where the HTTP/3 server does.
 const LOGS: [&str; 2] = ["requests.log", "http3-requests.log"];
+/// Where nginx writes down requests that are to none of the sites by name.
+const OTHER_LOG: &str = "other-requests.log";
 
 /// A request, as the server that answered it wrote it down.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Request {
-    /// The site's name, as the client asked for it.
+    /// The site's name, as the client asked for it; without one, what the server calls itself.
     pub host: String,
+    /// The address it was asked at.
+    pub address: IpAddr,
+    /// The name in the client's hello. Empty without, and over HTTP/3.
+    #[serde(default)]
+    pub sni: String,
     /// `GET`, `POST` …
     pub method: String,
     /// The path, without what follows a question mark.
@@ -102,8 +139,38 @@ impl Lab {
     /// # Errors
     /// Where the lab has no sites.
     pub fn requests(&self) -> Result<Vec<Request>> {
+        self.requests_of(&LOGS)
+    }
+
+    /// As [`requests`](Self::requests), with those that name no site.
+    ///
+    /// # Errors
+    /// As [`requests`](Self::requests).
+    pub fn all_requests(&self) -> Result<Vec<Request>> {
+        self.requests_of(&[LOGS[0], LOGS[1], OTHER_LOG])
+    }
+
+    /// How often the household's name server and the internet's were asked for this name, whatever
+    /// the type and the case.
+    ///
+    /// # Errors
+    /// Where their logs cannot be read.
+    pub fn questions(&self, name: &str) -> Result<usize> {
+        let asked = format!("] {} from ", name.to_ascii_lowercase());
+        let mut count = 0;
+        for host in [&self.gateway, &self.internet] {
+            let log = fs::read_to_string(host.folder.join("dnsmasq.log"))?;
+            let lines = log.lines().map(str::to_ascii_lowercase);
+            count += lines
+                .filter(|line| line.contains("query[") && line.contains(&asked))
+                .count();
+        }
+        Ok(count)
+    }
+
+    fn requests_of(&self, logs: &[&str]) -> Result<Vec<Request>> {
         let mut requests = Vec::new();
-        for log in LOGS {
+        for log in logs {
             let log = self.internet.folder.join(log);
             let text = fs::read_to_string(&log)
                 .with_context(|| format!("cannot read {}: has the lab sites?", log.display()))?;
@@ -124,7 +191,7 @@ impl Lab {
         let authority = self.authority().display();
         host.run(&format!(
             "{} get {family} --authority {authority} {url}",
-            build::http3_binary().display()
+            build::example("http3").display()
         ))
     }
 
@@ -136,6 +203,32 @@ impl Lab {
     /// Where it has not loaded within a minute. A page that cannot be reached is no error: the
     /// document says so.
     pub fn browse(&self, host: &Host, url: &str) -> Result<String> {
+        self.browse_by(host, url, &[])
+    }
+
+    /// How long a browser takes for a page, or for the error page that it shows in its place, from
+    /// the moment it is told to go there: in a frame of a page of [`ALLOWED`], both at the addresses
+    /// of that, without asking a name server.
+    ///
+    /// # Errors
+    /// As [`browse`](Self::browse).
+    pub fn time_in_browser(&self, host: &Host, url: &str) -> Result<Duration> {
+        let map = format!(
+            "--host-resolver-rules=MAP *.lab.example {}",
+            ALLOWED.addresses[0]
+        );
+        // A page over TLS has no frame without.
+        let (scheme, _) = url.split_once("://").context("a URL has a scheme")?;
+        let frame = format!("{scheme}://{}/frame?{url}", ALLOWED.name);
+        let document = self.browse_by(host, &frame, &[&map])?;
+        let milliseconds: f64 = document
+            .split_once("<p id=\"ms\">")
+            .and_then(|(_, rest)| rest.split_once('<')?.0.parse().ok())
+            .with_context(|| format!("no time in {document}"))?;
+        Ok(Duration::from_secs_f64(milliseconds / 1e3))
+    }
+
+    fn browse_by(&self, host: &Host, url: &str, more: &[&str]) -> Result<String> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let profile = host.folder.join(format!("browser-{number}"));
@@ -158,6 +251,7 @@ impl Lab {
             ))
             .arg(format!("--origin-to-force-quic-on={}:443", VIDEO.name))
             .arg(format!("--user-data-dir={}", profile.display()))
+            .args(more)
             .args(["--dump-dom", url])
             .env("HOME", &profile)
             .env("XDG_CONFIG_HOME", &profile)
@@ -169,6 +263,19 @@ impl Lab {
     }
 }
 
+/// The addresses of all sites, each once.
+pub(super) fn addresses() -> BTreeSet<&'static str> {
+    SITES.iter().flat_map(|site| site.addresses).collect()
+}
+
+/// A page with the page in it that stands behind its question mark, and how many milliseconds pass
+/// until that is there, or the error page in its place.
+const FRAME: &str = "<!doctype html><p id=ms>never</p><iframe id=page></iframe><script>\
+    const begun = performance.now(), page = document.getElementById(\"page\");\
+    page.onload = () => document.getElementById(\"ms\").textContent = performance.now() - begun;\
+    page.src = decodeURIComponent(location.search.slice(1));\
+    </script>";
+
 /// What the internet's name server knows of the sites, in dnsmasq's words. What it has no record
 /// for does not exist: a browser asks for more than addresses.
 pub(super) fn records() -> String {
@@ -179,16 +286,28 @@ pub(super) fn records() -> String {
             format!("host-record={},{v4},{v6}\n", site.name)
         })
         .collect();
-    format!("{hosts}cname={ALIAS_NAME},{WEB_NAME}\nlocal=/#/\n")
+    format!(
+        "{hosts}cname={ALIAS_NAME},{WEB_NAME}\naddress=/{LISTED}/{}\nlocal=/#/\n",
+        WEB[0]
+    )
 }
 
-/// What nginx is to know of the sites, inside its `http` block.
+/// What the server of everything else is to know where there are sites.
+pub(super) fn nginx_besides(internet: &Host) -> String {
+    format!(
+        "access_log {}/{OTHER_LOG} request;",
+        internet.folder.display()
+    )
+}
+
+/// What nginx is to know of the sites, inside its `http` block, before any other server.
 pub(super) fn nginx(internet: &Host) -> String {
     let names = SITES.map(|site| site.name).join(" ");
     // What the client's hello offers for the key exchange is known from the connection alone.
     format!(
         "\tlog_format request escape=json\n\
-         \t\t'{{\"host\":\"$host\",\"method\":\"$request_method\",\"path\":\"$uri\",'\n\
+         \t\t'{{\"host\":\"$host\",\"address\":\"$server_addr\",\"sni\":\"$ssl_server_name\",'\n\
+         \t\t'\"method\":\"$request_method\",\"path\":\"$uri\",'\n\
          \t\t'\"protocol\":\"$server_protocol\",\"agent\":\"$http_user_agent\",'\n\
          \t\t'\"groups\":\"$ssl_curves\"}}';\n\
          \tmap $host $also {{\n\
@@ -204,6 +323,7 @@ pub(super) fn nginx(internet: &Host) -> String {
          \t\tdefault_type text/html;\n\
          \t\tadd_header Alt-Svc $also;\n\
          \t\tlocation / {{ return 200 \"the page of $host over TCP\\n\"; }}\n\
+         \t\tlocation = /frame {{ return 200 '{FRAME}'; }}\n\
          \t\tlocation = /generate_204 {{ return 204; }}\n\
          \t\tlocation = /track {{ return 204; }}\n\
          \t}}\n",
@@ -213,20 +333,19 @@ pub(super) fn nginx(internet: &Host) -> String {
     )
 }
 
-/// The video site over HTTP/3.
+/// The sites that speak HTTP/3.
 pub(super) fn http3(internet: &Host, lab: &Path) -> Result<Process> {
-    let binary: PathBuf = build::http3()?;
-    let mut command = internet.command(&binary.display().to_string(), ["serve"]);
+    build::examples()?;
+    let binary = build::example("http3").display().to_string();
+    let mut command = internet.command(&binary, ["serve"]);
     command
         .arg("--certificate")
         .arg(lab.join("server.pem"))
         .arg("--key")
         .arg(lab.join("server.key"))
         .arg("--log")
-        .arg(internet.folder.join(LOGS[1]))
-        .arg("--page")
-        .arg(VIDEO.page(true) + "\n");
-    for address in VIDEO.addresses {
+        .arg(internet.folder.join(LOGS[1]));
+    for address in HTTP3.iter().flat_map(|site| site.addresses) {
         command.arg(SocketAddr::new(address.parse()?, 443).to_string());
     }
     let mut process = internet.start("http3", command)?;

@@ -120,6 +120,22 @@ impl Resolvers {
         }
     }
 
+    /// The names of resolvers that answer encrypted, each with what is below it, in no order.
+    pub fn encrypted_names(&self) -> impl Iterator<Item = &str> {
+        let names = self.names.iter();
+        names
+            .filter(|(_, kind)| **kind == Kind::Encrypted)
+            .map(|(name, _)| &**name)
+    }
+
+    /// The addresses of resolvers that answer encrypted, in no order.
+    pub fn encrypted_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let addresses = self.addresses.iter();
+        addresses
+            .filter(|(_, kind)| **kind == Kind::Encrypted)
+            .map(|(address, _)| *address)
+    }
+
     /// Whether a flow asks a resolver in a way that nobody else can read: by TCP or UDP, at port
     /// 853, or to a resolver known by its name (in any case), or by its address at 443, 853 or
     /// 8853. `name` is what the flow showed or was asked for, `protocol` IANA's number, `port` the

@@ -5,8 +5,11 @@
 
 use std::{fs, io, net::IpAddr, path::Path};
 
-use maxminddb::{MaxMindDbError, PathElement, Reader};
+use ipnet::IpNet;
+use maxminddb::{MaxMindDbError, PathElement, Reader, WithinOptions};
 use serde::Deserialize;
+
+use crate::config::NetworkSelector;
 
 /// The longest name of an organisation in octets; more is cut off.
 pub const LONGEST_ORGANISATION: usize = 100;
@@ -93,6 +96,43 @@ impl Networks {
             }
         }
         network
+    }
+
+    /// The prefixes of networks in one of these countries, or of one of these networks, in no order
+    /// and some perhaps twice. Of an address that two databases place differently, both count.
+    pub fn prefixes(&self, countries: &[String], networks: &[NetworkSelector]) -> Vec<IpNet> {
+        if countries.is_empty() && networks.is_empty() {
+            return Vec::new();
+        }
+        let mut prefixes = Vec::new();
+        for reader in &self.readers {
+            // A damaged database has what can be read of it.
+            let Ok(all) = reader.networks(WithinOptions::default()) else {
+                continue;
+            };
+            for found in all.flatten() {
+                let text = |path| found.decode_path::<&str>(path).ok().flatten();
+                let in_country = !countries.is_empty()
+                    && COUNTRY
+                        .into_iter()
+                        .find_map(|path| text(path).and_then(country))
+                        .is_some_and(|country| countries.contains(&country));
+                let is_one = |network: &NetworkSelector| match network {
+                    NetworkSelector::Asn(asn) => {
+                        found.decode_path::<u32>(NUMBER).ok().flatten() == Some(*asn)
+                    }
+                    NetworkSelector::Organisation(name) => text(ORGANISATION)
+                        .is_some_and(|known| known.to_lowercase().contains(&name.to_lowercase())),
+                };
+                if (in_country || networks.iter().any(is_one))
+                    && let Ok(network) = found.network()
+                    && let Ok(prefix) = IpNet::new(network.ip(), network.prefix())
+                {
+                    prefixes.push(prefix.trunc());
+                }
+            }
+        }
+        prefixes
     }
 }
 

@@ -1,15 +1,16 @@
 //! The pinned tables, read in place.
 
-use std::{collections::HashMap, mem::offset_of, path::Path, sync::atomic::Ordering};
+use std::{
+    collections::HashMap, mem::offset_of, path::Path, sync::atomic::Ordering, time::Duration,
+};
 
 use aya::maps::{Array, HashMap as KernelHashMap, Map, MapData};
 use sensor_ebpf::{
     books::{
-        DeviceRecord, FIRST_DEVICE, HitKey, InterfaceRecord, Journal, Losses, PolicyName, Settings,
-        Tally,
+        DeviceRecord, FIRST_DEVICE, Hit, HitKey, InterfaceRecord, Journal, Losses, PolicyName,
+        Settings,
     },
-    flow::{Bucket, FlowKey, FlowRecord, Judgement, slot},
-    sample::Watch,
+    flow::{Bucket, FlowRecord, Judgement, slot},
 };
 
 use super::{
@@ -28,7 +29,7 @@ pub struct Books {
     pub(super) interfaces: Table<InterfaceRecord>,
     pub(super) losses: Table<Losses>,
     pub(super) journal: Table<Journal>,
-    hits: KernelHashMap<MapData, Raw<HitKey>, Raw<Tally>>,
+    hits: KernelHashMap<MapData, Raw<HitKey>, Raw<Hit>>,
     pub(super) policy_names: Array<MapData, Raw<PolicyName>>,
 }
 
@@ -114,6 +115,13 @@ impl Books {
             .store(payloads.into(), Ordering::Relaxed);
     }
 
+    /// Says how long the packets of servers wait for a verdict at most.
+    pub(super) fn set_hold(&self, hold: Duration) {
+        self.settings
+            .word(0, offset_of!(Settings, hold_nanoseconds))
+            .store(hold.as_nanos() as u64, Ordering::Relaxed);
+    }
+
     /// Counts a reload. With the tables, because the count is not to step back with the daemon.
     pub(super) fn count_reload(&self, applied: bool) {
         let counter = match applied {
@@ -156,6 +164,7 @@ impl Books {
             generation: settings.generation,
             policies: settings.policies,
             prefixes: settings.prefixes,
+            names: settings.names,
             reloads: settings.reloads,
             reloads_refused: settings.reloads_refused,
             clock,
@@ -186,11 +195,11 @@ impl Books {
             emit(Record::Flow(slot, record));
         }
         for hit in self.hits.iter() {
-            let (Raw(key), Raw(tally)) = hit.map_err(|source| Error::Map {
+            let (Raw(key), Raw(hit)) = hit.map_err(|source| Error::Map {
                 map: "HITS",
                 source,
             })?;
-            emit(Record::Hits(key, tally));
+            emit(Record::Hits(key, hit));
         }
         Ok(())
     }
@@ -199,26 +208,6 @@ impl Books {
         (0..self.flows.len())
             .filter(|slot| self.flows.state(*slot).load(Ordering::Relaxed) != slot::FREE)
             .map(|slot| (slot, self.flows.read(slot)))
-    }
-
-    /// Ends the watch over a flow, of which everything is known: its next packets are steady.
-    ///
-    /// A program that spends the watch at the same moment may put it back: one more payload is
-    /// copied then, and the end is told again.
-    pub(super) fn end_watch(&self, slot: u32, key: &FlowKey) {
-        if slot >= self.flows.len() || self.flows.read(slot).key != *key {
-            return;
-        }
-        let judgement = self.flows.word(slot, offset_of!(FlowRecord, judgement));
-        let _ = judgement.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |word| {
-            Some(
-                Judgement {
-                    watch: Watch::NONE,
-                    ..Judgement::unpack(word)
-                }
-                .pack(),
-            )
-        });
     }
 
     pub(super) fn interface_records(&self) -> impl Iterator<Item = (u32, InterfaceRecord)> {

@@ -1,19 +1,23 @@
 //! From the embedded object to running programs over pinned maps: made new, or adopted.
 
 use std::{
+    collections::HashMap,
     fs, io,
+    net::IpAddr,
+    os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, Map, MapData, Queue},
+    maps::{Array, IterableMap as _, Map, MapData, Queue},
     programs::Xdp,
 };
 use rustix::rand::{GetRandomFlags, getrandom};
 use sensor_ebpf::{
     books::{FIRST_DEVICE, LAYOUT, Settings},
-    flow::{FlowKey, buckets_for},
+    flow::buckets_for,
 };
 
 use super::{
@@ -22,13 +26,15 @@ use super::{
     books::{Books, FlowLine},
     clock,
     lock::TablesLock,
-    policy::{self, Installed},
+    policy::{self, DeviceRules, Installed},
     preflight, reap,
     ring::{Messages, Samples},
     table::{Access, Raw},
+    verdicts::Verdicts,
 };
 use crate::{
     config::{Config, Interface},
+    policy::{Compiled, NameTable},
     record::{Clock, Record},
 };
 
@@ -36,7 +42,7 @@ use crate::{
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SENSOR_EBPF_OBJECT"));
 
 /// Maps that outlive the daemon, by the names of the object.
-pub(super) const PINNED: [&str; 20] = [
+pub(super) const PINNED: [&str; 23] = [
     "SETTINGS",
     "FLOWS",
     "FLOW_INDEX",
@@ -51,6 +57,9 @@ pub(super) const PINNED: [&str; 20] = [
     "DEVICE_RULES",
     "PREFIXES_V4",
     "PREFIXES_V6",
+    "NAMES",
+    "LEARNED",
+    "HELD",
     "CHAINS",
     "RULES",
     "LOSSES",
@@ -179,8 +188,42 @@ impl Kernel {
     /// # Errors
     ///
     /// When it does not fit into the tables; the old one stays in force.
-    pub fn install(&mut self, config: &Config) -> Result<Installed, Error> {
-        policy::install(&self.books, &self.pin_directory, config)
+    pub fn install(&mut self, compiled: &Compiled, who: &DeviceRules) -> Result<Installed, Error> {
+        policy::install(&self.books, &self.pin_directory, compiled, who)
+    }
+
+    /// The identities of policies in counters, by their names; they keep them over restarts.
+    ///
+    /// # Errors
+    ///
+    /// When there were too many different names.
+    pub fn identities<'n>(
+        &mut self,
+        names: impl IntoIterator<Item = &'n str>,
+    ) -> Result<HashMap<String, u16>, Error> {
+        policy::identities(&self.books, &self.pin_directory, names)
+    }
+
+    /// Says anew which rules apply to which device, and has every flow decided again. Gives the
+    /// generation.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses a map.
+    pub fn set_devices(&mut self, before: &DeviceRules, who: &DeviceRules) -> Result<u32, Error> {
+        policy::set_devices(&self.books, &self.pin_directory, before, who)
+    }
+
+    /// Says which rules refuse every name that is known at addresses; no rule: it is forgotten.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses the map.
+    pub fn set_learned(
+        &mut self,
+        learned: impl IntoIterator<Item = (IpAddr, u64)>,
+    ) -> Result<(), Error> {
+        policy::set_learned(&self.books, &self.pin_directory, learned)
     }
 
     /// The ring of samples; at most once.
@@ -201,16 +244,23 @@ impl Kernel {
         Messages::open(&mut self.programs)
     }
 
-    /// Ends the watch over flows of which everything is known.
-    pub fn end_watch(&self, flows: impl IntoIterator<Item = (u32, FlowKey)>) {
-        for (slot, key) in flows {
-            self.books.end_watch(slot, &key);
-        }
+    /// The judgements of all flows, for whoever judges names.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses the map.
+    pub fn verdicts(&self) -> Result<Verdicts, Error> {
+        Verdicts::open(&self.pin_directory)
     }
 
     /// Says how many payloads of a new flow are wanted in each direction, until its name is known.
     pub fn set_watched_payloads(&self, payloads: u8) {
         self.books.set_watched_payloads(payloads);
+    }
+
+    /// Says how long the packets of servers wait for a verdict at most.
+    pub fn set_hold(&self, hold: Duration) {
+        self.books.set_hold(hold);
     }
 
     /// The live flows, for those who list them.
@@ -275,6 +325,7 @@ pub(super) fn load_program(
 }
 
 fn load_object(directory: &Path, config: &Config) -> Result<Ebpf, Error> {
+    make_names(directory)?;
     let mut loader = EbpfLoader::new();
     for name in PINNED {
         loader.map_pin_path(name, directory.join(name));
@@ -284,6 +335,68 @@ fn load_object(directory: &Path, config: &Config) -> Result<Ebpf, Error> {
         config.flow_table.capacity,
         config.device_table.capacity,
     )
+}
+
+/// Makes the map that holds the tables of names, where there is none.
+///
+/// By hand: the loader gives the table that it makes as a pattern the types that the object describes
+/// (BTF), and Linux before 6.3 takes no table in its place whose description differs. Those that are
+/// made later have none.
+fn make_names(directory: &Path) -> Result<(), Error> {
+    const NAMES: &str = "NAMES";
+    /// `BPF_MAP_CREATE` and `BPF_MAP_TYPE_ARRAY_OF_MAPS` of `linux/bpf.h`.
+    const MAP_CREATE: libc::c_int = 0;
+    const ARRAY_OF_MAPS: u32 = 12;
+    const SIDES: u32 = 2;
+
+    let path = directory.join(NAMES);
+    if path.exists() {
+        return Ok(());
+    }
+    let of_map = |source| Error::Map { map: NAMES, source };
+    let pattern = policy::name_table(&NameTable::default())?;
+    let pattern = pattern.map().fd().as_fd().as_raw_fd();
+    // The start of `union bpf_attr`: type, sizes of key and value, entries, flags, the pattern; the
+    // node and the name, which are left zero.
+    let word = size_of::<u32>() as u32;
+    let attributes: [u32; 12] = [
+        ARRAY_OF_MAPS,
+        word,
+        word,
+        SIDES,
+        0,
+        pattern as u32,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+    ];
+    // SAFETY: the kernel reads so many octets of the attributes, and keeps no pointer to them.
+    let made = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            MAP_CREATE,
+            attributes.as_ptr(),
+            size_of_val(&attributes),
+        )
+    };
+    if made < 0 {
+        return Err(Error::System {
+            what: "the map of the tables of names cannot be made",
+            source: io::Error::last_os_error(),
+        });
+    }
+    // SAFETY: the kernel has just given the descriptor, and nobody else has it.
+    let made = unsafe { OwnedFd::from_raw_fd(made as i32) };
+    MapData::from_fd(made)
+        .map_err(of_map)?
+        .pin(&path)
+        .map_err(|error| Error::PinDirectory {
+            path,
+            source: io::Error::other(error),
+        })
 }
 
 /// Loads the object with room for so many flows and devices.

@@ -3,7 +3,7 @@
 //! `load` makes or adopts the pinned maps · `attach` puts programs on interfaces ·
 //! `links` tells when they come and go · `books` reads
 //! the tables · `reap` takes the last counts of idle flows · `policy` is the one place that writes
-//! policy down · `ring` drains samples · `clock` tells jiffies from time · `lock` keeps a second
+//! policy down · `ring` drains samples · `verdicts` writes those on names · `clock` tells jiffies from time · `lock` keeps a second
 //! instance out · `run` runs the programs over frames of a capture · `preflight` turns what the system lacks into a sentence.
 
 mod attach;
@@ -18,6 +18,7 @@ mod reap;
 mod ring;
 mod run;
 mod table;
+mod verdicts;
 
 use std::{io, path::PathBuf};
 
@@ -25,9 +26,10 @@ pub use attach::{Attached, available, ifindex, unload};
 pub use books::{Books, FlowLine};
 pub use links::LinkChanges;
 pub use load::Kernel;
-pub use policy::Installed;
+pub use policy::{DeviceRules, Installed};
 pub use ring::{Messages, Samples};
 pub use run::{Runner, enter_own_namespace};
+pub use verdicts::Verdicts;
 
 /// What can go wrong between the daemon and the kernel. Each says what to do.
 #[derive(Debug, thiserror::Error)]

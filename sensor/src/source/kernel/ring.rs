@@ -1,8 +1,11 @@
 //! The sample ring: woken by the kernel, drained in batches.
 
-use std::path::Path;
+use std::{
+    os::fd::{AsFd, BorrowedFd},
+    path::Path,
+};
 
-use aya::maps::{MapData, RingBuf};
+use aya::maps::{Map, MapData, RingBuf};
 use bytes::Bytes;
 use sensor_ebpf::{
     sample::{Head, Judged},
@@ -13,62 +16,42 @@ use tokio::io::{Interest, unix::AsyncFd};
 use super::{Error, load::pinned};
 use crate::record::{Record, Sample};
 
-/// How many samples are taken before others get their turn.
-const BATCH: usize = 256;
-
-/// Samples on their way from the kernel.
+/// Samples on their way from the kernel. The descriptor is readable while some wait.
 pub struct Samples {
-    ring: AsyncFd<RingBuf<MapData>>,
+    ring: RingBuf<MapData>,
 }
 
 impl Samples {
     pub(super) fn open(directory: &Path) -> Result<Self, Error> {
-        let ring =
-            RingBuf::try_from(pinned(directory, "SAMPLES")?).map_err(|source| Error::Map {
-                map: "SAMPLES",
-                source,
-            })?;
-        // SAFETY: the ring owns its descriptor, gives the same one at every call, and closes it only
-        // when it is dropped, with the registration.
-        let ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }.map_err(
-            |error| Error::System {
-                what: "the sample ring cannot be waited on",
-                source: error.into(),
-            },
-        )?;
-        Ok(Self { ring })
+        Self::over(pinned(directory, "SAMPLES")?)
     }
 
-    /// Waits for samples and gives up to a batch of them.
-    ///
-    /// # Errors
-    ///
-    /// When the ring cannot be waited on.
-    pub async fn next(&mut self) -> Result<Vec<Record>, Error> {
+    /// The ring, wherever its map comes from.
+    pub(super) fn over(map: Map) -> Result<Self, Error> {
+        let ring = RingBuf::try_from(map).map_err(|source| Error::Map {
+            map: "SAMPLES",
+            source,
+        })?;
+        Ok(Self { ring })
+    }
+}
+
+/// Takes the next one out of the ring; `None` where none waits. What is of no form is passed over.
+impl Iterator for Samples {
+    type Item = Record;
+
+    fn next(&mut self) -> Option<Record> {
         loop {
-            let mut ready = self
-                .ring
-                .readable_mut()
-                .await
-                .map_err(|source| Error::System {
-                    what: "the sample ring cannot be waited on",
-                    source,
-                })?;
-            let ring = ready.get_inner_mut();
-            let mut batch = Vec::new();
-            while batch.len() < BATCH {
-                let Some(sample) = ring.next() else {
-                    break;
-                };
-                batch.extend(record(&sample));
-            }
-            if batch.len() < BATCH {
-                ready.clear_ready();
-            }
-            if !batch.is_empty() {
-                return Ok(batch);
+            if let Some(record) = record(&self.ring.next()?) {
+                return Some(record);
             }
         }
+    }
+}
+
+impl AsFd for Samples {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.ring.as_fd()
     }
 }
 

@@ -278,3 +278,38 @@ where
 {
     T::try_from(take(programs, map)?).map_err(refused(map))
 }
+
+#[cfg(test)]
+impl Runner {
+    /// What a thread that listens has of the tables; the ring is its own from then on.
+    pub(crate) fn ears(&mut self) -> Result<(super::Samples, super::Verdicts), Error> {
+        let upload: &mut Xdp = program(&mut self.programs, "upload");
+        let refused = |source| Error::Program {
+            program: "upload",
+            source,
+        };
+        let ids = upload.info().and_then(|info| info.map_ids());
+        let (mut samples, mut flows, mut settings) = (None, None, None);
+        for id in ids.map_err(refused)?.unwrap_or_default() {
+            let data = MapData::from_id(id).map_err(self::refused("a map of upload"))?;
+            let info = data.info().map_err(self::refused("a map of upload"))?;
+            match info.name_as_str() {
+                Some("SAMPLES") => {
+                    let map = Map::from_map_data(data).map_err(self::refused("SAMPLES"))?;
+                    samples = Some(super::Samples::over(map)?);
+                }
+                Some("FLOWS") => {
+                    flows = Some(Map::from_map_data(data).map_err(self::refused("FLOWS"))?);
+                }
+                Some("SETTINGS") => {
+                    settings = Some(Map::from_map_data(data).map_err(self::refused("SETTINGS"))?);
+                }
+                _ => {}
+            }
+        }
+        let (Some(samples), Some(flows), Some(settings)) = (samples, flows, settings) else {
+            return Err(Error::ForeignLayout);
+        };
+        Ok((samples, super::Verdicts::over(flows, settings)?))
+    }
+}

@@ -12,8 +12,9 @@ use sensor_ebpf::{
     },
     flow::{Direction, FlowKey, FlowRecord, Judgement, slot},
     packet::Packet as _,
-    parse::{Family, Fragment, Parsed, tcp_flag},
+    parse::{Family, Fragment, Parsed, protocol, tcp_flag},
     policy::Decision,
+    said::initial,
     sample::{Head, LOOKED_AT, MAX_PAYLOAD, NO_SLOT, Watch, classify, is_service},
     skip::Skip,
 };
@@ -141,6 +142,16 @@ impl Host {
         *packets += wire.packets;
         *bytes += wire.bytes;
         let mut judgement = Judgement::unpack(flow.judgement);
+        if packet.key.protocol() == protocol::UDP
+            && direction == Direction::Upload
+            && packet.key.remote_port() == initial::PORT
+        {
+            let payload = packet.parsed.payload_offset();
+            match initial::connection(&packet.seen.frame, payload) {
+                0 => {}
+                connection => flow.initial_sequence[at] = connection,
+            }
+        }
         if flags & tcp_flag::SYN != 0 {
             flow.initial_sequence[at] = packet.parsed.sequence;
             if flags & tcp_flag::ACK == 0 {
@@ -152,15 +163,19 @@ impl Host {
         if packet.payload == 0 || !judgement.watch.wants(direction) {
             return None;
         }
-        judgement.watch = judgement.watch.after(&packet.key, direction);
+        let is_last = judgement.watch.runs_out(direction) && judgement.watch.of(direction) == 1;
+        judgement.watch = judgement.watch.after(direction);
         flow.judgement = judgement.pack();
         Some(Head {
             slot,
-            initial_sequence: flow.initial_sequence[at],
+            initial_sequence: match packet.key.protocol() {
+                protocol::TCP => flow.initial_sequence[at],
+                _ => 0,
+            },
             flags: match flow.tcp_flags[at] & tcp_flag::SYN {
                 0 => 0,
                 _ => Head::SYN_SEEN,
-            },
+            } | if is_last { Head::LAST } else { 0 },
             ..head(packet)
         })
     }
@@ -182,11 +197,11 @@ impl Host {
         let number = self.reading.flows.len() as u32;
         self.reading.flows.push(FlowRecord {
             key: packet.key,
-            judgement: Judgement {
-                generation: GENERATION,
-                decision: Decision::PASS,
-                watch: Watch::of_new_flow(&packet.key, self.payloads),
-            }
+            judgement: Judgement::new(
+                GENERATION,
+                Decision::PASS,
+                Watch::of_new_flow(&packet.key, self.payloads),
+            )
             .pack(),
             first_seen: packet.seen.at,
             device,

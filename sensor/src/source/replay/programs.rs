@@ -166,6 +166,8 @@ impl Run<'_> {
             sample.head.captured = sample.octets.len() as u32;
             sample.head.key = sample.head.key.on_interface(seen.place.ifindex());
             sample.head.at = seen.at;
+            // The time of this machine says nothing of the capture.
+            sample.head.nanoseconds = 0;
             sample.head.slot = tables
                 .flows
                 .get(&sample.head.slot)

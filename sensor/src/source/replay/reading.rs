@@ -115,6 +115,7 @@ impl Reading {
             generation: GENERATION,
             policies: 0,
             prefixes: 0,
+            names: 0,
             reloads: 0,
             reloads_refused: 0,
             clock: CLOCK,

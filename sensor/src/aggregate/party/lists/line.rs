@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use sensor_ebpf::name::MAX_LABELS;
+
 use super::{super::domain::LONGEST_NAME, Category};
 
 /// The longest line in octets; a longer one is bad, and only its beginning is ever in memory.
@@ -65,6 +67,8 @@ pub enum Reason {
     OneLabel,
     /// It cannot be a name.
     NotAName,
+    /// It has more labels than are looked at.
+    TooManyLabels,
     /// There is no room for more names or owners.
     Full,
 }
@@ -82,6 +86,7 @@ impl Reason {
             Self::Address => "is an address; only lists of category `dns-bypass` have them",
             Self::OneLabel => "is one word; a whole top-level domain is written `*.word`",
             Self::NotAName => "is not a domain name",
+            Self::TooManyLabels => "has more than 16 labels, of which the last 16 are looked at",
             Self::Full => "comes after the last for which there is room",
         }
     }
@@ -238,6 +243,9 @@ fn name(written: &str) -> Result<&str, Reason> {
     let last = name.rsplit('.').next().unwrap_or_default();
     if last.bytes().all(|octet| octet.is_ascii_digit()) {
         return Err(Reason::NotAName);
+    }
+    if name.split('.').count() > MAX_LABELS {
+        return Err(Reason::TooManyLabels);
     }
     Ok(name)
 }
@@ -407,9 +415,12 @@ mod tests {
             &[&format!("{}.example", "a".repeat(63))],
         );
         check_bad(format!("{}.example", "a".repeat(64)), Reason::NotAName);
-        let longest = "a.".repeat(126) + "b";
+        let longest = format!("{}.", "a".repeat(63)).repeat(3) + &"b".repeat(61);
         check(&longest, &[&longest]);
-        check_bad(format!("a{}.b", longest), Reason::NotAName);
+        check_bad(format!("{longest}b"), Reason::NotAName);
+        let most = "a.".repeat(15) + "b";
+        check(&most, &[&most]);
+        check_bad(format!("||a.{most}^"), Reason::TooManyLabels);
     }
 
     #[test]

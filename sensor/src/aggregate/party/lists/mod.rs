@@ -130,7 +130,7 @@ pub struct BadLine {
 }
 
 /// All lists, ready to be asked.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Lists {
     names: Names,
     addresses: HashMap<IpAddr, Said>,

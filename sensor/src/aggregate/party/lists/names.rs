@@ -12,7 +12,7 @@ use super::{super::domain::LONGEST_NAME, Category, MOST_NAMES, OwnerNumber, Reas
 const MOST_LABELS: usize = LONGEST_NAME.div_ceil(2);
 
 /// Names, and what is said of each.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Names {
     records: Records,
     index: Index,
@@ -143,7 +143,7 @@ impl<H: Hasher> Iterator for Suffixes<'_, H> {
 }
 
 /// Names, each behind what is said of it.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Records {
     octets: Vec<u8>,
 }
@@ -225,7 +225,7 @@ impl Said {
 }
 
 /// From a hash to the places that may have it: open addressing with linear steps.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Index {
     /// None, or a power of two, at most three quarters of them in use.
     slots: Vec<Slot>,

@@ -1,60 +1,24 @@
 //! What a flow tells of itself: from its early payloads to a name.
 
-use std::sync::Arc;
-
 use sensor_ebpf::{
     flow::Direction,
     parse::protocol,
     sample::{Head, Kind},
 };
 
+use super::{Details, Heard, Outcome, Source};
 use crate::decode::{
     Failure, Progress, dns,
     http::{self, Request},
     quic::Initials,
     stream::{MAX_STREAM, Stream, is_padding},
     tls::{self, ClientHello},
-    tunnel::{self, Tunnel},
+    tunnel,
 };
 
-/// Where a flow's name is from, the best first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// The SNI of a TLS ClientHello.
-    Tls,
-    /// The SNI of a QUIC Initial.
-    Quic,
-    /// The host of an HTTP request.
-    Http,
-    /// A DNS answer that the device got.
-    Dns,
-    /// A DNS answer that another device got.
-    DnsOfAnother,
-}
-
-impl Source {
-    /// Its name in listings.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Tls => "tls",
-            Self::Quic => "quic",
-            Self::Http => "http",
-            Self::Dns | Self::DnsOfAnother => "dns",
-        }
-    }
-}
-
-/// What a flow has told.
-#[derive(Clone, Debug, Default)]
-pub struct Told {
-    /// The name and where it is from.
-    pub name: Option<(Arc<str>, Source)>,
-    /// Rarer facts.
-    pub details: Option<Box<Details>>,
-    /// Some payload was seen.
-    pub spoke: bool,
-    /// It is a tunnel.
-    pub tunnel: Option<Tunnel>,
+/// What outlives the readers of a flow.
+#[derive(Debug, Default)]
+pub(super) struct Told {
     /// Nothing more is to be learned of it; which direction told the last of it, by number.
     settled: Option<u8>,
     /// TCP: the sequence numbers of the SYNs by direction, where payloads came; `None` inside where
@@ -63,16 +27,6 @@ pub struct Told {
 }
 
 impl Told {
-    /// What is told before anything is seen.
-    pub const NOTHING: Self = Self {
-        name: None,
-        details: None,
-        spoke: false,
-        tunnel: None,
-        settled: None,
-        initial: [None; 2],
-    };
-
     /// Forgets what a connection told whose ports another one took, and gives whether one did.
     ///
     /// Of the new connection the other direction has not come yet: its first number is no change.
@@ -84,13 +38,17 @@ impl Told {
         let told_by_other = self.settled.is_some_and(|by| usize::from(by) != at);
         let is_another = !told_by_other && known.is_some_and(|known| known != initial(head));
         if is_another {
-            *self = Self {
-                spoke: self.spoke,
-                ..Self::NOTHING
-            };
+            *self = Self::default();
             self.initial[at] = Some(initial(head));
         }
         is_another
+    }
+}
+
+impl Told {
+    /// The number of the upload's SYN before what was told, where it was seen.
+    pub(super) fn began(&self) -> Option<u32> {
+        self.initial[Direction::Upload as usize].flatten()
     }
 }
 
@@ -99,33 +57,9 @@ fn initial(head: &Head) -> Option<u32> {
     (head.flags & Head::SYN_SEEN != 0).then_some(head.initial_sequence)
 }
 
-/// What a hello says beside the name.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Details {
-    /// The application protocols it offers.
-    pub alpn: Vec<String>,
-    /// It is encrypted; the name is the one it is wrapped in.
-    pub ech: bool,
-    /// The version of QUIC.
-    pub quic_version: Option<String>,
-}
-
-/// What one payload brought, for whom it concerns.
-#[derive(Debug, Default)]
-pub struct News {
-    /// DNS messages.
-    pub messages: Vec<dns::Message>,
-    /// What the program that speaks calls itself.
-    pub user_agent: Option<String>,
-    /// Nothing more is to be learned from the flow.
-    pub settled: bool,
-    /// What could not be decoded, and by which decoder.
-    pub failure: Option<(&'static str, Failure)>,
-}
-
 /// The readers of a flow, while there is something to read.
 #[derive(Debug, Default)]
-pub struct Readers {
+pub(super) struct Readers {
     sides: [Side; 2],
     quic: Option<Quic>,
 }
@@ -158,60 +92,79 @@ enum State {
 }
 
 impl Readers {
-    /// Takes one payload of the flow.
-    pub fn sample(&mut self, kind: Kind, head: &Head, octets: &[u8], told: &mut Told) -> News {
-        let direction = match head.direction {
+    /// Takes one payload of the flow, and says what it brought.
+    /// `known` is the name that the flow has told.
+    pub(super) fn sample(
+        &mut self,
+        told: &mut Told,
+        known: Option<&str>,
+        octets: &[u8],
+        heard: &mut Heard,
+    ) {
+        let direction = match heard.head.direction {
             0 => Direction::Upload,
             _ => Direction::Download,
         };
-        told.spoke = true;
-        if head.key.protocol() == protocol::TCP && told.meet(head) {
+        if heard.head.key.protocol() == protocol::TCP && told.meet(&heard.head) {
             *self = Self::default();
+            heard.another = true;
         }
         if told.settled.is_some() {
-            // It was told already; who is to know has missed it.
-            return News {
-                settled: true,
-                ..News::default()
-            };
+            if self.another_quic(direction, known, octets, heard) {
+                return;
+            }
+            heard.settled = true;
+            heard.told_before = true;
+            return;
         }
-        let news = self.news(kind, direction, head, octets, told);
-        told.settled = news.settled.then_some(head.direction & 1);
-        news
+        self.read(direction, octets, heard);
+        told.settled = heard.settled.then_some(heard.head.direction & 1);
     }
 
-    fn news(
+    /// Reads a QUIC packet of a flow that has told its name: another connection may begin at the same
+    /// ports. Gives whether one has.
+    fn another_quic(
         &mut self,
-        kind: Kind,
         direction: Direction,
-        head: &Head,
+        known: Option<&str>,
         octets: &[u8],
-        told: &mut Told,
-    ) -> News {
-        match kind {
-            Kind::Dns => self.sides[direction as usize].messages(head, octets),
-            Kind::Quic => self.quic(direction, octets, told),
-            Kind::Tls | Kind::Http | Kind::Stream | Kind::Tunnel
-                if head.key.protocol() == protocol::TCP =>
-            {
-                if kind == Kind::Tunnel && recognise(octets, told) {
-                    return News {
-                        settled: true,
-                        ..News::default()
-                    };
-                }
-                self.sides[direction as usize].stream(kind, head, octets, told)
+        heard: &mut Heard,
+    ) -> bool {
+        if heard.kind != Kind::Quic || direction != Direction::Upload {
+            return false;
+        }
+        let mut another = Heard::new(heard.head, heard.kind);
+        self.quic(direction, octets, &mut another);
+        let says = match &another.outcome {
+            Outcome::Name(name, _) => Some(&**name),
+            _ => None,
+        };
+        // The same name again is the same connection, in another version.
+        if another.settled && says != known {
+            another.another = true;
+            *heard = another;
+        }
+        heard.another
+    }
+
+    fn read(&mut self, direction: Direction, octets: &[u8], heard: &mut Heard) {
+        let side = &mut self.sides[direction as usize];
+        let is_stream = heard.head.key.protocol() == protocol::TCP;
+        if heard.kind == Kind::Tunnel && recognise(octets, heard) {
+            return;
+        }
+        match heard.kind {
+            Kind::Dns => side.messages(octets, heard),
+            Kind::Quic => self.quic(direction, octets, heard),
+            Kind::Tls | Kind::Http | Kind::Stream | Kind::Tunnel if is_stream => {
+                side.stream(octets, heard);
             }
-            Kind::Tunnel => News {
-                settled: recognise(octets, told),
-                ..News::default()
-            },
-            _ => News::default(),
+            _ => {}
         }
     }
 
     /// Whether nothing came yet.
-    pub fn are_fresh(&self) -> bool {
+    pub(super) fn are_fresh(&self) -> bool {
         self.quic.is_none()
             && self
                 .sides
@@ -220,7 +173,7 @@ impl Readers {
     }
 
     /// Whether octets are held that others are to complete.
-    pub fn wait(&self) -> bool {
+    pub(super) fn wait(&self) -> bool {
         let waits = |side: &Side| match &side.state {
             State::Reading(_) => true,
             State::Messages(stream, _) => !stream.is_empty(),
@@ -234,7 +187,7 @@ impl Readers {
     }
 
     /// Whether something was begun and not ended: what decoder waits for it.
-    pub fn unfinished(&self) -> Option<&'static str> {
+    pub(super) fn unfinished(&self) -> Option<&'static str> {
         let reading = |side: &Side| match &side.state {
             State::Reading(stream) if tls::looks_like(stream.contiguous()) => Some("tls"),
             State::Reading(stream) if http::looks_like(stream.contiguous()) => Some("http"),
@@ -248,11 +201,15 @@ impl Readers {
         })
     }
 
-    fn quic(&mut self, direction: Direction, octets: &[u8], told: &mut Told) -> News {
+    fn quic(&mut self, direction: Direction, octets: &[u8], heard: &mut Heard) {
         let quic = self.quic.get_or_insert_with(|| Quic {
             client: direction,
             initials: Initials::new(),
         });
+        if direction == Direction::Upload && quic.initials.are_none() && is_short(octets) {
+            heard.outcome = Outcome::NoHello;
+            return;
+        }
         if quic.initials.are_none() {
             // The first one that came may have been the server's.
             quic.client = direction;
@@ -260,40 +217,51 @@ impl Readers {
         match quic.initials.datagram(direction == quic.client, octets) {
             Ok(Progress::Complete(hello)) => {
                 let version = hello.version.label();
-                learn(told, hello.hello, Source::Quic, Some(version));
+                learn(hello.hello, Source::Quic, Some(version), heard);
                 self.quic = None;
-                News {
-                    user_agent: hello.user_agent,
-                    settled: true,
-                    ..News::default()
-                }
+                heard.user_agent = hello.user_agent;
+                heard.settled = true;
             }
-            Ok(Progress::Incomplete) => News::default(),
-            Err(failure) => News {
-                failure: Some(("quic", failure)),
-                ..News::default()
-            },
+            Ok(Progress::Incomplete) => heard.outcome = Outcome::Waiting,
+            Err(failure) => fail("quic", failure, heard),
         }
     }
 }
 
-fn recognise(octets: &[u8], told: &mut Told) -> bool {
-    told.tunnel = tunnel::recognise(octets);
-    told.tunnel.is_some()
+/// Whether a QUIC packet has a short header (RFC 8999, section 5.2): it is of a connection that began
+/// before. gQUIC's had two of these bits clear.
+fn is_short(octets: &[u8]) -> bool {
+    octets.first().is_some_and(|first| first & 0xc0 == 0x40)
+}
+
+/// Whether it is a tunnel, of which nothing more is to be learned.
+fn recognise(octets: &[u8], heard: &mut Heard) -> bool {
+    heard.tunnel = tunnel::recognise(octets);
+    heard.settled = heard.tunnel.is_some();
+    if heard.settled {
+        heard.outcome = Outcome::Nameless;
+    }
+    heard.settled
 }
 
 /// Takes what a hello says.
-fn learn(told: &mut Told, hello: ClientHello, source: Source, quic_version: Option<String>) {
+fn learn(hello: ClientHello, source: Source, quic_version: Option<String>, heard: &mut Heard) {
     if hello.ech || !hello.alpn.is_empty() || quic_version.is_some() {
-        told.details = Some(Box::new(Details {
+        heard.details = Some(Box::new(Details {
             alpn: hello.alpn,
             ech: hello.ech,
             quic_version,
         }));
     }
-    if let Some(name) = hello.server_name {
-        told.name = Some((name.into(), source));
-    }
+    heard.outcome = match hello.server_name {
+        Some(name) => Outcome::Name(name.into(), source),
+        None => Outcome::Nameless,
+    };
+}
+
+fn fail(decoder: &'static str, failure: Failure, heard: &mut Heard) {
+    heard.failure = Some((decoder, failure));
+    heard.outcome = Outcome::Unread(failure);
 }
 
 /// What the start of a stream is.
@@ -337,21 +305,23 @@ impl Start {
 }
 
 impl Side {
-    fn stream(&mut self, kind: Kind, head: &Head, octets: &[u8], told: &mut Told) -> News {
+    fn stream(&mut self, octets: &[u8], heard: &mut Heard) {
+        let head = &heard.head;
         if matches!(self.state, State::Fresh) && is_padding(octets) {
-            return News::default();
+            return;
         }
         let start = match &mut self.state {
-            State::Done | State::Messages(..) => return News::default(),
+            State::Done | State::Messages(..) => return,
             // A connection that turns to TLS begins it with a segment.
-            State::Other if kind != Kind::Tls => return News::default(),
+            State::Other if heard.kind != Kind::Tls => return,
             State::Other => {
                 let mut stream = Stream::new(Some(head.sequence.wrapping_sub(1)));
                 let start = Start::of(octets);
                 if matches!(start, Start::Incomplete) {
                     stream.segment(head.sequence, octets);
                     self.state = State::Reading(stream);
-                    return News::default();
+                    heard.outcome = Outcome::Waiting;
+                    return;
                 }
                 start
             }
@@ -370,7 +340,8 @@ impl Side {
                 if matches!(start, Start::Incomplete) {
                     stream.segment(head.sequence, octets);
                     self.state = State::Reading(stream);
-                    return News::default();
+                    heard.outcome = Outcome::Waiting;
+                    return;
                 }
                 start
             }
@@ -387,53 +358,57 @@ impl Side {
                 }
             }
         };
-        self.conclude(start, told)
+        self.conclude(start, heard);
     }
 
-    fn conclude(&mut self, start: Start, told: &mut Told) -> News {
-        let mut news = News::default();
+    fn conclude(&mut self, start: Start, heard: &mut Heard) {
         match start {
-            Start::Incomplete => {}
-            Start::Unknown => self.state = State::Other,
+            Start::Incomplete => heard.outcome = Outcome::Waiting,
+            Start::Unknown => {
+                self.state = State::Other;
+                heard.outcome = Outcome::Nameless;
+            }
             Start::Failed(decoder, failure) => {
                 self.state = State::Done;
-                news.failure = Some((decoder, failure));
+                fail(decoder, failure, heard);
             }
             Start::Hello(hello) => {
                 self.state = State::Done;
-                learn(told, hello, Source::Tls, None);
-                news.settled = true;
+                learn(hello, Source::Tls, None, heard);
+                heard.settled = true;
             }
             Start::Request(request) => {
                 // Behind a proxy's name comes the one that is meant.
                 let connects = request.method == "CONNECT";
                 self.state = if connects { State::Other } else { State::Done };
-                if let Some(name) = request.name() {
-                    told.name = Some((name.into(), Source::Http));
-                    news.settled = !connects;
-                }
-                news.user_agent = request.user_agent;
+                heard.outcome = match request.name() {
+                    Some(name) => {
+                        heard.settled = !connects;
+                        Outcome::Name(name.into(), Source::Http)
+                    }
+                    None => Outcome::Nameless,
+                };
+                heard.user_agent = request.user_agent;
             }
         }
-        news
     }
 
     /// DNS: a datagram is a message, a stream is several, each behind its length.
-    fn messages(&mut self, head: &Head, octets: &[u8]) -> News {
-        let mut news = News::default();
+    fn messages(&mut self, octets: &[u8], heard: &mut Heard) {
+        let head = heard.head;
         let mut take = |message: &[u8]| match dns::message(message) {
-            Ok(message) => news.messages.push(message),
-            Err(failure) => news.failure = Some(("dns", failure)),
+            Ok(message) => heard.messages.push(message),
+            Err(failure) => heard.failure = Some(("dns", failure)),
         };
         if head.key.protocol() == protocol::UDP {
             take(octets);
-            return news;
+            return;
         }
         if matches!(self.state, State::Fresh) {
-            self.state = State::Messages(Stream::new(initial(head)), 0);
+            self.state = State::Messages(Stream::new(initial(&head)), 0);
         }
         let State::Messages(stream, read) = &mut self.state else {
-            return news;
+            return;
         };
         stream.segment(head.sequence, octets);
         let mut framed = dns::framed(stream.contiguous().get(*read..).unwrap_or_default());
@@ -452,9 +427,8 @@ impl Side {
             self.state = State::Messages(behind, 0);
         }
         if failed {
-            news.failure = Some(("dns", Failure::Malformed));
+            heard.failure = Some(("dns", Failure::Malformed));
             self.state = State::Done;
         }
-        news
     }
 }

@@ -1,0 +1,121 @@
+//! DNS questions (RFC 1035, section 4.1).
+
+use super::{Found, Text};
+use crate::packet::Packet;
+
+/// Octets of a message's header.
+pub const HEADER_LEN: usize = 12;
+
+/// The longest name with its length octets (RFC 1035, section 3.1).
+const LONGEST: usize = 255;
+
+/// A label that is longer is a pointer to another place, or of no meaning (section 4.1.4).
+const LONGEST_LABEL: u8 = 63;
+
+/// Reads the name of the only question of a message that begins at `start`.
+///
+/// Answers, and messages that are no plain query, say no name. Several questions, pointers in the
+/// question, dots inside of labels and names that do not end are unread: nobody asks so (RFC 9619).
+#[inline(always)]
+pub fn read<P: Packet + ?Sized>(message: &P, start: usize, text: &mut Text) -> Found {
+    const RESPONSE_OR_OPCODE: u8 = 0xf8;
+
+    let Some(header) = message.load::<HEADER_LEN>(start) else {
+        return Found::Unread;
+    };
+    let [id, _, flags, _, questions_high, questions_low, ..] = header;
+    if flags & RESPONSE_OR_OPCODE != 0 {
+        return Found::Nameless;
+    }
+    if questions_high != 0 || questions_low != 1 {
+        return Found::Unread;
+    }
+    let mut rest_of_label = 0;
+    let mut at = 0;
+    while at < LONGEST {
+        let Some([octet]) = message.load::<1>(start + HEADER_LEN + at) else {
+            return Found::Unread;
+        };
+        let mut octet = octet;
+        if rest_of_label != 0 {
+            rest_of_label -= 1;
+            if octet == b'.' {
+                // Inside of a label, which no listed name has: it is not to part it.
+                return Found::Unread;
+            }
+        } else {
+            if octet == 0 {
+                text.len = at.saturating_sub(1) as u64;
+                return Found::Name;
+            }
+            if octet > LONGEST_LABEL {
+                return Found::Unread;
+            }
+            rest_of_label = octet as usize;
+            octet = b'.';
+        }
+        rest_of_label = message.forget(rest_of_label, id as u64);
+        // The text has no dot before its first label: one octet behind.
+        if at > 0 {
+            text.put(at - 1, octet);
+        }
+        at += 1;
+    }
+    Found::Unread
+}
+
+#[cfg(test)]
+mod tests {
+    use std::vec::Vec;
+
+    use super::*;
+
+    fn message(questions: u8, name: &[u8]) -> Vec<u8> {
+        let mut message = std::vec![0x12, 0x34, 1, 0, 0, questions, 0, 0, 0, 0, 0, 0];
+        message.extend_from_slice(name);
+        message.extend_from_slice(&[0, 1, 0, 1]);
+        message
+    }
+
+    #[track_caller]
+    fn check(message: &[u8], found: Found, name: &str) {
+        let mut text = Text::default();
+        assert_eq!(read(message, 0, &mut text), found);
+        if found == Found::Name {
+            assert_eq!(text.as_octets(), name.as_bytes());
+        }
+        for end in 0..message.len() - 4 {
+            assert_ne!(read(&message[..end], 0, &mut text), Found::Name, "{end}");
+        }
+    }
+
+    #[test]
+    fn the_name_of_a_question_is_read_in_lower_case() {
+        check(
+            &message(1, b"\x03WwW\x07eXample\0"),
+            Found::Name,
+            "www.example",
+        );
+        check(&message(1, b"\x03a.b\x01c\0"), Found::Unread, "");
+        check(&message(2, b"\x01a\0"), Found::Unread, "");
+        check(&message(1, b"\x01a\xc0\x0c"), Found::Unread, "");
+        check(&message(1, &[1; 300]), Found::Unread, "");
+    }
+
+    #[test]
+    fn the_longest_name_is_read() {
+        let label = [&[63_u8][..], &[b'x'; 63]].concat();
+        let name = [&label[..], &label, &label, &[61], &[b'y'; 61], &[0]].concat();
+        assert_eq!(name.len(), LONGEST);
+        let mut text = Text::default();
+        assert_eq!(read(&message(1, &name)[..], 0, &mut text), Found::Name);
+        assert_eq!(text.len, 253);
+    }
+
+    #[test]
+    fn an_answer_says_nothing() {
+        let mut answer = message(1, b"\x01a\0");
+        answer[2] = 0x81;
+        assert_eq!(read(&answer[..], 0, &mut Text::default()), Found::Nameless);
+    }
+}

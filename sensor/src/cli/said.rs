@@ -1,0 +1,109 @@
+//! What `block`, `allow` and `forget` print, and what `status` prints of them.
+
+use std::{
+    io::{self, Write},
+    ops::RangeInclusive,
+};
+
+use super::text::{local_time, print_table, printable, table};
+use crate::{model::Said, policy::Zone};
+
+/// Prints what is in force now.
+///
+/// # Errors
+///
+/// When the output takes no more.
+pub fn print_said(out: &mut impl Write, said: &Said, zone: &Zone) -> io::Result<()> {
+    writeln!(
+        out,
+        "{} and everything below it is {} for {} {}",
+        printable(&said.name),
+        said.is,
+        whom(said),
+        match said.until {
+            Some(until) => format!("until {}", local_time(zone, until)),
+            None => "until `sensor forget` takes it back".to_owned(),
+        }
+    )
+}
+
+/// Prints what is no longer in force.
+///
+/// # Errors
+///
+/// When the output takes no more.
+pub fn print_forgotten(out: &mut impl Write, said: &Said) -> io::Result<()> {
+    writeln!(
+        out,
+        "{} is no longer {} by a command for {}: the policies of the configuration decide",
+        printable(&said.name),
+        said.is,
+        whom(said),
+    )
+}
+
+/// Prints what commands said and still holds, the newest first; nothing where that is nothing.
+pub(super) fn print_all_said(out: &mut impl Write, said: &[Said], zone: &Zone) -> io::Result<()> {
+    if said.is_empty() {
+        return Ok(());
+    }
+    let mut newest_first: Vec<_> = said.iter().collect();
+    newest_first.sort_by(|a, b| b.since.total_cmp(&a.since));
+    let mut table = table(
+        ["NAME", "BY COMMAND", "DEVICES", "SINCE", "UNTIL"],
+        RangeInclusive::new(1, 0),
+    );
+    for said in newest_first {
+        table.add_row([
+            said.name.clone(),
+            said.is.to_owned(),
+            whom(said),
+            local_time(zone, said.since),
+            said.until
+                .map_or_else(|| "taken back".to_owned(), |until| local_time(zone, until)),
+        ]);
+    }
+    print_table(out, &table, "")?;
+    writeln!(out)
+}
+
+fn whom(said: &Said) -> String {
+    match &said.devices {
+        Some(devices) => printable(devices),
+        None => "all devices".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sentence_tells_what_for_whom_and_until_when() -> io::Result<()> {
+        let mut said = Said {
+            name: "ads.example".to_owned(),
+            is: "blocked",
+            devices: Some("group:kids".to_owned()),
+            since: 1_795_000_000.0,
+            until: Some(1_795_000_000.0 + 7_200.0),
+        };
+        let zone = Zone::named(Some("Europe/Berlin"));
+        let mut text = Vec::new();
+        print_said(&mut text, &said, &zone)?;
+        said.devices = None;
+        said.is = "allowed";
+        said.until = None;
+        print_said(&mut text, &said, &zone)?;
+        print_forgotten(&mut text, &said)?;
+        assert_eq!(
+            String::from_utf8_lossy(&text),
+            "ads.example and everything below it is blocked for group:kids until \
+             2026-11-18 14:06:40 CET\n\
+             ads.example and everything below it is allowed for all devices until `sensor forget` \
+             takes it back\n\
+             ads.example is no longer allowed by a command for all devices: the policies of the \
+             configuration decide\n"
+        );
+        Ok(())
+    }
+}

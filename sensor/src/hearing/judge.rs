@@ -1,0 +1,352 @@
+//! Judges the names that are heard: what the kernel could not read whole, and every known name
+//! again when another policy comes in force.
+
+use std::{fmt, net::IpAddr, sync::Arc};
+
+use sensor_ebpf::{
+    flow::{Direction, FlowKey, Judgement},
+    parse::{Mac, protocol},
+    policy::{Decision, Layer},
+    sample::{Head, Kind, Watch},
+};
+
+use super::{ECH_PROVIDERS, GivenUp, Heard, Outcome, Source};
+use crate::decode::Failure;
+
+/// What decides about a name: the flow's key, the name in lower case, and what told it. `None`
+/// where no rule is about it.
+pub type ByName = dyn Fn(&FlowKey, &str, Layer) -> Option<Decision> + Send + Sync;
+
+/// Whether some rule by name applies to a device.
+pub type Concerns = dyn Fn(Mac) -> bool + Send + Sync;
+
+/// What decides about a flow that says no name, by what is learned of its address. `None` where
+/// nothing is.
+pub type ByAddress = dyn Fn(&FlowKey) -> Option<Decision> + Send + Sync;
+
+/// The policy that is in force.
+pub struct InForce {
+    /// The kernel's number for it.
+    pub generation: u32,
+    /// Decides about a name.
+    pub by_name: Box<ByName>,
+    /// Decides about a flow without a name.
+    pub by_address: Box<ByAddress>,
+    /// Says whether some rule by name applies to a device.
+    pub concerns: Box<Concerns>,
+}
+
+impl InForce {
+    /// A policy that is about no name.
+    pub fn without_names(generation: u32) -> Self {
+        Self {
+            generation,
+            by_name: Box::new(|_, _, _| None),
+            by_address: Box::new(|_| None),
+            concerns: Box::new(|_| false),
+        }
+    }
+}
+
+impl fmt::Debug for InForce {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("InForce")
+            .field("generation", &self.generation)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why the name of a flow that a policy by name is about could not be judged. The
+/// [name](Self::name) is the metric label `reason`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Unread {
+    /// It could not be decoded.
+    Failed(Failure),
+    /// The hello of a QUIC connection never came: it began elsewhere, or before.
+    NoHello,
+    /// It is in fragments.
+    Fragment,
+    /// The hello is encrypted; what is outside names whoever passes it on.
+    EncryptedHello,
+    /// A DNS message has several questions.
+    SeveralQuestions,
+    /// A DNS question is written so that only user space reads it, when it is gone.
+    CompressedQuestion,
+}
+
+impl Unread {
+    /// The metric label.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Failed(Failure::Unsupported) => "unknown-version",
+            Self::Failed(failure) => failure.name(),
+            Self::NoHello => "no-hello",
+            Self::Fragment => "fragment",
+            Self::EncryptedHello => "encrypted-hello",
+            Self::SeveralQuestions => "several-questions",
+            Self::CompressedQuestion => "compressed-question",
+        }
+    }
+}
+
+/// What is to be written into a flow's judgement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ruling {
+    /// The generation of the policy that it is by.
+    pub generation: u32,
+    /// What the name decided; `None` where no rule is about it, or where there is none: what the
+    /// addresses led to stays.
+    pub decision: Option<Decision>,
+    /// The name was judged before, by another policy.
+    pub again: bool,
+    /// Nothing more is to be learned from the flow.
+    pub settled: bool,
+    /// Every request of the flow names a host: all are wanted.
+    pub requests: bool,
+}
+
+impl Ruling {
+    /// The judgement with this in it.
+    ///
+    /// A refusal of the same generation stays: what was judged first binds. A flow that passes keeps
+    /// its generation: where that is an older one, the kernel judges the addresses again, and what
+    /// the name decided stays where they refuse nothing.
+    ///
+    /// A name that is judged again may be that of a QUIC connection whose ports another one has taken:
+    /// the kernel, which has seen that, wants the new one's payloads, and knows no name of it. Its own
+    /// comes with them. Of TCP the [desk](super::Desk::began) knows which connection it is.
+    pub fn apply(&self, before: Judgement, key: &FlowKey) -> Judgement {
+        let begins_anew = key.protocol() == protocol::UDP
+            && !before.named
+            && before.watch.of(Direction::Upload) > 1;
+        if self.again && begins_anew {
+            return before;
+        }
+        let mut after = Judgement {
+            named: true,
+            held: false,
+            ..before
+        };
+        let by_address = before.decision.layer == Layer::Address;
+        let binds = before.generation == self.generation
+            && before.decision.verdict.refuses()
+            && (by_address || !self.again);
+        match self.decision {
+            Some(decision) if !binds => {
+                if decision != before.decision {
+                    after.decision = decision;
+                    after.fresh = decision.policy != 0;
+                }
+                if decision.verdict.refuses() {
+                    after.generation = self.generation;
+                }
+            }
+            None if self.again && !by_address => {
+                // Generation 0 is never in force: the next packet has the addresses judged.
+                after.generation = 0;
+                after.decision = Decision::PASS;
+                after.fresh = false;
+            }
+            _ => {}
+        }
+        after.watch = if after.decision.verdict.refuses() {
+            Watch::NONE
+        } else if self.requests {
+            Watch::new(Watch::ALWAYS, 0)
+        } else if self.settled {
+            before.watch.settled(key)
+        } else {
+            before.watch
+        };
+        after
+    }
+}
+
+/// What the judge says of something that was heard.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Judged {
+    /// What is to be written.
+    pub ruling: Option<Ruling>,
+    /// Why there was nothing to judge, and where.
+    pub unread: Option<(Unread, Layer)>,
+}
+
+/// Judges by the policy that is in force.
+#[derive(Debug)]
+pub struct Judge {
+    in_force: Arc<InForce>,
+}
+
+impl Judge {
+    /// By this policy.
+    pub const fn new(in_force: Arc<InForce>) -> Self {
+        Self { in_force }
+    }
+
+    /// The number of the policy in force.
+    pub fn generation(&self) -> u32 {
+        self.in_force.generation
+    }
+
+    /// Judges what a device said.
+    pub fn judge(&self, heard: &Heard) -> Judged {
+        let (head, key) = (&heard.head, &heard.head.key);
+        let uploaded = head.direction == Direction::Upload as u8;
+        if !uploaded || heard.is_announcement() || !(self.in_force.concerns)(key.mac()) {
+            return Judged::default();
+        }
+        match &heard.outcome {
+            _ if heard.kind == Kind::Dns => self.questions(heard),
+            // The first request was read; the kernel could not read this one, which may name another.
+            _ if heard.told_before
+                && heard.kind == Kind::Http
+                && head.flags & Head::JUDGED == 0 =>
+            {
+                unread(Unread::Failed(Failure::Truncated), Layer::Http)
+            }
+            Outcome::Name(name, source) => {
+                let layer = layer(*source);
+                let decision = match name.parse::<IpAddr>() {
+                    // The host of a request may be an address.
+                    Ok(_) => (self.in_force.by_address)(key),
+                    Err(_) => (self.in_force.by_name)(key, name, layer),
+                };
+                let hides = heard.details.as_ref().is_some_and(|details| details.ech)
+                    && ECH_PROVIDERS.contains(&&**name);
+                let refused = decision.is_some_and(|decision| decision.verdict.refuses());
+                Judged {
+                    ruling: Some(Ruling {
+                        decision,
+                        requests: *source == Source::Http && heard.settled,
+                        ..self.ruling(heard.settled)
+                    }),
+                    unread: (hides && !refused).then_some((Unread::EncryptedHello, layer)),
+                }
+            }
+            Outcome::Nameless => Judged {
+                ruling: Some(Ruling {
+                    decision: (self.in_force.by_address)(key),
+                    ..self.ruling(heard.settled)
+                }),
+                unread: None,
+            },
+            Outcome::Unread(failure) => Judged {
+                ruling: Some(self.ruling(false)),
+                unread: Some((Unread::Failed(*failure), layer_of(heard))),
+            },
+            Outcome::NoHello => Judged {
+                ruling: Some(self.ruling(false)),
+                unread: Some((Unread::NoHello, Layer::Quic)),
+            },
+            Outcome::Fragment => Judged {
+                ruling: None,
+                unread: Some((Unread::Fragment, layer_of(heard))),
+            },
+            Outcome::Nothing | Outcome::Waiting => Judged::default(),
+        }
+    }
+
+    /// Judges a flow of which something is missing for good.
+    pub fn judge_given_up(&self, given: &GivenUp) -> Judged {
+        if !(self.in_force.concerns)(given.key.mac()) {
+            return Judged::default();
+        }
+        Judged {
+            ruling: Some(self.ruling(false)),
+            unread: Some((Unread::Failed(given.why), by_decoder(given.decoder))),
+        }
+    }
+
+    /// Judges the name of a flow again, because another policy came in force.
+    pub fn judge_again(&self, key: &FlowKey, name: &str, source: Source) -> Ruling {
+        Ruling {
+            decision: (self.in_force.by_name)(key, name, layer(source)),
+            again: true,
+            ..self.ruling(false)
+        }
+    }
+
+    /// DNS: a question in a datagram is on its way, one in a stream ends the stream.
+    fn questions(&self, heard: &Heard) -> Judged {
+        let head = &heard.head;
+        let failed = || match heard.failure {
+            Some((_, failure)) => unread(Unread::Failed(failure), Layer::Dns),
+            None => Judged::default(),
+        };
+        // Of a stream the kernel reads one message, and does not know where others begin.
+        let is_datagram = head.key.protocol() == protocol::UDP;
+        if is_datagram && (heard.failure.is_some() || head.flags & Head::JUDGED != 0) {
+            return failed();
+        }
+        let asked = heard.messages.iter().filter(|message| !message.response);
+        if is_datagram {
+            let reason = asked
+                .filter_map(|message| match message.questions.len() {
+                    0 => None,
+                    1 => Some(Unread::CompressedQuestion),
+                    _ => Some(Unread::SeveralQuestions),
+                })
+                .next();
+            return Judged {
+                ruling: None,
+                unread: reason.map(|reason| (reason, Layer::Dns)),
+            };
+        }
+        let decision = asked
+            .flat_map(|message| &message.questions)
+            .filter_map(|question| (self.in_force.by_name)(&head.key, &question.name, Layer::Dns))
+            .find(|decision| decision.verdict.refuses());
+        match decision {
+            Some(decision) => Judged {
+                ruling: Some(Ruling {
+                    decision: Some(decision),
+                    ..self.ruling(false)
+                }),
+                unread: None,
+            },
+            None => failed(),
+        }
+    }
+
+    fn ruling(&self, settled: bool) -> Ruling {
+        Ruling {
+            generation: self.in_force.generation,
+            decision: None,
+            again: false,
+            settled,
+            requests: false,
+        }
+    }
+}
+
+const fn unread(reason: Unread, layer: Layer) -> Judged {
+    Judged {
+        ruling: None,
+        unread: Some((reason, layer)),
+    }
+}
+
+const fn layer(source: Source) -> Layer {
+    match source {
+        Source::Tls => Layer::Tls,
+        Source::Quic => Layer::Quic,
+        Source::Http => Layer::Http,
+        Source::Dns | Source::DnsOfAnother => Layer::Dns,
+    }
+}
+
+fn layer_of(heard: &Heard) -> Layer {
+    heard
+        .failure
+        .map_or(Layer::Tls, |(decoder, _)| by_decoder(decoder))
+}
+
+fn by_decoder(decoder: &str) -> Layer {
+    match decoder {
+        "quic" => Layer::Quic,
+        "http" => Layer::Http,
+        "dns" => Layer::Dns,
+        _ => Layer::Tls,
+    }
+}

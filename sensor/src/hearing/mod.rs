@@ -1,0 +1,426 @@
+//! What flows say: from samples to what they tell, before anybody counts it.
+//!
+//! The [`Desk`] has the readers of every flow (`readers`). What it has [`Heard`] goes to whoever
+//! judges names, and then to the aggregate. Knows no clock, no channel and no kernel.
+
+mod judge;
+mod readers;
+
+use std::{collections::VecDeque, mem, sync::Arc};
+
+use bytes::Bytes;
+use sensor_ebpf::{
+    flow::FlowKey,
+    sample::{Head, Kind, NO_SLOT},
+};
+
+pub use judge::{ByAddress, ByName, Concerns, InForce, Judge, Judged, Ruling, Unread};
+
+use self::readers::{Readers, Told};
+use crate::{
+    decode::{Failure, dns, tunnel::Tunnel},
+    record::{Record, Sample},
+};
+
+/// How long something that was begun is waited for, in seconds.
+pub const UNFINISHED_FOR: f64 = 15.0;
+
+/// Flows that may wait for more of something at a time; the one that waits longest is let go. Each
+/// holds what a flow is watched for, 16 KiB where that is four payloads in each direction.
+pub const MAX_WAITING: usize = 4_096;
+
+/// Names that hellos with another name inside have outside.
+pub const ECH_PROVIDERS: [&str; 1] = ["cloudflare-ech.com"];
+
+/// Where a flow's name is from, the best first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The SNI of a TLS ClientHello.
+    Tls,
+    /// The SNI of a QUIC Initial.
+    Quic,
+    /// The host of an HTTP request.
+    Http,
+    /// A DNS answer that the device got.
+    Dns,
+    /// A DNS answer that another device got.
+    DnsOfAnother,
+}
+
+impl Source {
+    /// Its name in listings.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tls => "tls",
+            Self::Quic => "quic",
+            Self::Http => "http",
+            Self::Dns | Self::DnsOfAnother => "dns",
+        }
+    }
+}
+
+/// What a hello says beside the name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Details {
+    /// The application protocols it offers.
+    pub alpn: Vec<String>,
+    /// It is encrypted; the name is the one it is wrapped in.
+    pub ech: bool,
+    /// The version of QUIC.
+    pub quic_version: Option<String>,
+}
+
+/// What is known of a flow's name after a payload.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Outcome {
+    /// The payload told nothing, and nobody looks for a name in it.
+    #[default]
+    Nothing,
+    /// The name that the flow has told, now or before. A request may have an address for its host,
+    /// which no rule by name is about.
+    Name(Arc<str>, Source),
+    /// All was read that could tell a name, and there is none: a hello or a request without one, a
+    /// protocol that tells none.
+    Nameless,
+    /// The rest of something is waited for.
+    Waiting,
+    /// It could not be read, and why.
+    Unread(Failure),
+    /// The connection began elsewhere, or before: its hello does not come.
+    NoHello,
+    /// It is in fragments, of which the kernel reads no payload.
+    Fragment,
+}
+
+/// What one payload brought, for whom it concerns.
+#[derive(Clone, Debug)]
+pub struct Heard {
+    /// Whose payload it was.
+    pub head: Head,
+    /// What it was taken for.
+    pub kind: Kind,
+    /// Of what devices say of themselves to all (multicast DNS, DHCP): the payload.
+    pub octets: Bytes,
+    /// DNS messages.
+    pub messages: Vec<dns::Message>,
+    /// What the program that speaks calls itself.
+    pub user_agent: Option<String>,
+    /// Another connection has taken the flow's ports: what the one before told is not its own.
+    pub another: bool,
+    /// All had been told before this payload came.
+    pub told_before: bool,
+    /// What is known of the flow's name.
+    pub outcome: Outcome,
+    /// What a hello says beside the name.
+    pub details: Option<Box<Details>>,
+    /// It is a tunnel.
+    pub tunnel: Option<Tunnel>,
+    /// Nothing more is to be learned from the flow.
+    pub settled: bool,
+    /// What could not be decoded, and by which decoder.
+    pub failure: Option<(&'static str, Failure)>,
+    /// A policy is about the names of the device, and this one could not be judged.
+    pub unread: Option<Unread>,
+}
+
+impl Heard {
+    /// Nothing yet.
+    fn new(head: Head, kind: Kind) -> Self {
+        Self {
+            head,
+            kind,
+            octets: Bytes::new(),
+            messages: Vec::new(),
+            user_agent: None,
+            another: false,
+            told_before: false,
+            outcome: Outcome::Nothing,
+            details: None,
+            tunnel: None,
+            settled: false,
+            failure: None,
+            unread: None,
+        }
+    }
+
+    /// Whether a device speaks of itself, and not to whom a flow is with.
+    pub const fn is_announcement(&self) -> bool {
+        matches!(self.kind, Kind::Mdns | Kind::Dhcp4 | Kind::Dhcp6)
+    }
+}
+
+/// Something that a flow began and that is waited for no longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GivenUp {
+    /// The flow.
+    pub key: FlowKey,
+    /// The slot of its record.
+    pub slot: u32,
+    /// What decoder waited for it.
+    pub decoder: &'static str,
+    /// Why it waits no longer: [`Failure::Truncated`] or [`Failure::Limit`].
+    pub why: Failure,
+    /// As in [`Heard`].
+    pub unread: Option<Unread>,
+}
+
+/// The readers of all flows.
+#[derive(Debug, Default)]
+pub struct Desk {
+    /// By the number of the slot.
+    flows: Vec<Flow>,
+    /// Flows whose readers wait for more, in the order in which they began.
+    waiting: VecDeque<Waiting>,
+    given_up: Vec<GivenUp>,
+}
+
+/// A flow whose readers wait.
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    slot: u32,
+    key: FlowKey,
+    since: f64,
+}
+
+/// What is held of the flow in a slot. Most flows are settled: of those it is the name, which is
+/// judged again when another policy comes in force, and what tells another connection with the same
+/// ports.
+#[derive(Debug, Default)]
+struct Flow {
+    /// Tells whether it is still the same flow; 0 where there is none.
+    hash: u64,
+    told: Told,
+    name: Option<(Arc<str>, Source)>,
+    /// It is counted among those that could not be judged.
+    is_unread: bool,
+    reading: Option<Box<Reading>>,
+}
+
+/// Readers, and since when they wait, in seconds since the Unix epoch.
+#[derive(Debug, Default)]
+struct Reading {
+    readers: Readers,
+    waits_since: f64,
+}
+
+impl Desk {
+    /// Puts in the place of a sample what it says, and gives on every other record. Where a flow
+    /// gives its slot back, its readers go. `now` is in seconds since the Unix epoch.
+    pub fn hear(&mut self, record: Record, now: f64, mut emit: impl FnMut(Record)) {
+        match record {
+            Record::Sample(sample) => {
+                if let Some(heard) = self.sample(&sample, now) {
+                    emit(Record::Heard(Box::new(heard)));
+                }
+                self.given_up()
+                    .for_each(|given| emit(Record::GivenUp(given)));
+            }
+            Record::Reaped(slot, flow) => {
+                self.forget(slot, &flow.key);
+                emit(Record::Reaped(slot, flow));
+            }
+            record => emit(record),
+        }
+    }
+
+    /// Takes one payload; `None` where it is of no kind. `now` is in seconds since the Unix epoch.
+    pub fn sample(&mut self, sample: &Sample, now: f64) -> Option<Heard> {
+        let head = &sample.head;
+        let kind = Kind::from_number(head.kind)?;
+        let mut heard = Heard::new(*head, kind);
+        if heard.is_announcement() {
+            heard.octets = sample.octets.clone();
+            return Some(heard);
+        }
+        if head.flags & Head::FRAGMENT != 0 {
+            heard.outcome = Outcome::Fragment;
+            return Some(heard);
+        }
+        if head.slot == NO_SLOT {
+            let mut told = Told::default();
+            Readers::default().sample(&mut told, None, &sample.octets, &mut heard);
+            return Some(heard);
+        }
+        let flow = self.flow(head.slot, &head.key);
+        let mut reading = flow.reading.take().unwrap_or_default();
+        let waited = reading.readers.wait();
+        let known = flow.name.as_ref().map(|(name, _)| &**name);
+        reading
+            .readers
+            .sample(&mut flow.told, known, &sample.octets, &mut heard);
+        if heard.another {
+            flow.name = None;
+            flow.is_unread = false;
+        }
+        if let Outcome::Name(name, source) = &heard.outcome {
+            flow.name = Some((Arc::clone(name), *source));
+        } else if heard.told_before
+            && let Some((name, source)) = &flow.name
+        {
+            // Who is to know may have missed it.
+            heard.outcome = Outcome::Name(Arc::clone(name), *source);
+        }
+        // Of a connection that took the place of one that has told its name, more may be waited for.
+        let waits = reading.readers.wait();
+        if heard.settled && !waits {
+            return Some(heard);
+        }
+        if head.flags & Head::LAST != 0 && heard.outcome == Outcome::Waiting {
+            // What is waited for is not copied any more.
+            heard.outcome = Outcome::Unread(Failure::Limit);
+        }
+        let begins = reading.readers.wait() && !waited;
+        if begins {
+            reading.waits_since = now;
+        }
+        if !reading.readers.are_fresh() {
+            flow.reading = Some(reading);
+        }
+        if begins {
+            self.waiting.push_back(Waiting {
+                slot: head.slot,
+                key: head.key,
+                since: now,
+            });
+            if self.waiting.len() > MAX_WAITING
+                && let Some(first) = self.waiting.pop_front()
+            {
+                self.let_go(first, Failure::Limit);
+            }
+        }
+        Some(heard)
+    }
+
+    /// Lets readers go that wait since before a time, in seconds since the Unix epoch.
+    pub fn forget_unfinished(&mut self, before: f64) {
+        while let Some(first) = self.waiting.front()
+            && first.since <= before
+        {
+            let first = *first;
+            self.waiting.pop_front();
+            self.let_go(first, Failure::Truncated);
+        }
+    }
+
+    /// What was given up since the last call.
+    pub fn given_up(&mut self) -> impl Iterator<Item = GivenUp> {
+        mem::take(&mut self.given_up).into_iter()
+    }
+
+    /// Marks a flow as one that could not be judged, and gives whether it was not marked before.
+    /// Flows without a slot are marked nowhere.
+    pub fn mark_unread(&mut self, slot: u32, key: &FlowKey) -> bool {
+        match self.flows.get_mut(slot as usize) {
+            Some(flow) if flow.hash == hash_of(key) => !mem::replace(&mut flow.is_unread, true),
+            _ => true,
+        }
+    }
+
+    /// How many slots may have a flow with a name.
+    pub fn slots(&self) -> u32 {
+        self.flows.len() as u32
+    }
+
+    /// The name that the flow in a slot told, if it is the flow with this key.
+    pub fn name(&self, slot: u32, key: &FlowKey) -> Option<(&Arc<str>, Source)> {
+        let flow = self.flows.get(slot as usize)?;
+        let (name, source) = flow.name.as_ref()?;
+        (flow.hash == hash_of(key)).then_some((name, *source))
+    }
+
+    /// Whether the name of the flow in a slot is that of a TCP connection that began with a SYN of this
+    /// number, as far as both are known: ports are taken again before their next name is heard.
+    pub fn began(&self, slot: u32, sequence: Option<u32>) -> bool {
+        let known = self
+            .flows
+            .get(slot as usize)
+            .and_then(|flow| flow.told.began());
+        known.is_none() || sequence.is_none() || known == sequence
+    }
+
+    /// Forgets a flow that gave its slot back.
+    pub fn forget(&mut self, slot: u32, key: &FlowKey) {
+        if let Some(flow) = self.flows.get_mut(slot as usize)
+            && flow.hash == hash_of(key)
+        {
+            *flow = Flow::default();
+        }
+    }
+
+    /// What is held of the flow in a slot, made new where another was there.
+    fn flow(&mut self, slot: u32, key: &FlowKey) -> &mut Flow {
+        let slot = slot as usize;
+        if slot >= self.flows.len() {
+            self.flows.resize_with(slot + 1, Flow::default);
+        }
+        let flow = &mut self.flows[slot];
+        let hash = hash_of(key);
+        if flow.hash != hash {
+            *flow = Flow {
+                hash,
+                ..Flow::default()
+            };
+        }
+        flow
+    }
+
+    /// Lets the readers of a flow go, where they still wait for the same.
+    fn let_go(&mut self, waiting: Waiting, why: Failure) {
+        let is_same = |flow: &&mut Flow| {
+            flow.hash == hash_of(&waiting.key)
+                && flow.reading.as_ref().is_some_and(|reading| {
+                    reading.waits_since == waiting.since && reading.readers.wait()
+                })
+        };
+        let reading = self
+            .flows
+            .get_mut(waiting.slot as usize)
+            .filter(is_same)
+            .and_then(|flow| flow.reading.take());
+        if let Some(decoder) = reading.and_then(|reading| reading.readers.unfinished()) {
+            self.given_up.push(GivenUp {
+                key: waiting.key,
+                slot: waiting.slot,
+                decoder,
+                why,
+                unread: None,
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+impl Desk {
+    /// How many flows have readers.
+    pub(crate) fn readers(&self) -> usize {
+        let flows = self.flows.iter();
+        flows.filter(|flow| flow.reading.is_some()).count()
+    }
+
+    /// How many flows wait for more, or did until they were settled.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Whether the readers of the flow in a slot, which has some, wait for more.
+    pub(crate) fn waits(&self, slot: u32) -> Option<bool> {
+        let reading = self.flows.get(slot as usize)?.reading.as_ref()?;
+        Some(reading.readers.wait())
+    }
+}
+
+/// Tells flows apart in a slot; never 0.
+pub fn hash_of(key: &FlowKey) -> u64 {
+    const MULTIPLIERS: [u64; 6] = [
+        0x9e37_79b9_7f4a_7c15,
+        0xbf58_476d_1ce4_e5b9,
+        0x94d0_49bb_1331_11eb,
+        0xd6e8_feb8_6659_fd93,
+        0xa076_1d64_78bd_642f,
+        0xe703_7ed1_a0b4_28db,
+    ];
+    key.hash(&MULTIPLIERS) | 1
+}
+
+#[cfg(test)]
+mod tests;

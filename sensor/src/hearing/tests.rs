@@ -1,0 +1,399 @@
+//! What the desk makes of payloads, and the judge of that.
+
+use std::collections::BTreeMap;
+
+use sensor_ebpf::{
+    flow::{Direction, FlowRecord, Judgement},
+    parse::{Parsed, parse, protocol},
+    policy::{Decision, Layer, Verdict},
+    sample::Watch,
+};
+
+use super::*;
+
+const HELLO: &[u8] = include_bytes!("../../tests/data/hello-zeek-google-de-51833.bin");
+const GOOGLE: &str = "www.google.de";
+const INITIAL: &[u8] = include_bytes!("../../tests/data/initial-rfc9001-a2.bin");
+
+const UP: Direction = Direction::Upload;
+const DOWN: Direction = Direction::Download;
+
+/// The policy of the tests.
+const GENERATION: u32 = 5;
+
+fn key(protocol: u8, local: u16, remote: u16) -> FlowKey {
+    let mut frame = [0; 54];
+    frame[6..12].copy_from_slice(&[2, 0, 0, 0, 0, 1]);
+    frame[12..14].copy_from_slice(&[8, 0]);
+    frame[14] = 0x45;
+    frame[16..18].copy_from_slice(&40_u16.to_be_bytes());
+    frame[23] = protocol;
+    frame[26..34].copy_from_slice(&[192, 168, 1, 7, 198, 51, 100, 9]);
+    frame[34..36].copy_from_slice(&local.to_be_bytes());
+    frame[36..38].copy_from_slice(&remote.to_be_bytes());
+    frame[46] = 5 << 4;
+    if protocol == protocol::UDP {
+        frame[38..40].copy_from_slice(&20_u16.to_be_bytes());
+    }
+    let parsed: Parsed = parse(&frame[..]).expect("a whole frame");
+    FlowKey::new(&parsed, UP, 1)
+}
+
+fn tcp() -> FlowKey {
+    key(protocol::TCP, 40_000, 443)
+}
+
+fn records(hello: &[u8]) -> Vec<u8> {
+    [&[22, 3, 1], &(hello.len() as u16).to_be_bytes()[..], hello].concat()
+}
+
+/// A payload of the flow in slot 3, so far behind a SYN with number 0.
+fn sample(key: FlowKey, kind: Kind, direction: Direction, at: usize, octets: &[u8]) -> Sample {
+    Sample {
+        head: Head {
+            key,
+            slot: 3,
+            kind: kind as u8,
+            direction: direction as u8,
+            flags: Head::SYN_SEEN,
+            sequence: at as u32 + 1,
+            ..Head::default()
+        },
+        octets: Bytes::copy_from_slice(octets),
+    }
+}
+
+fn said(desk: &mut Desk, key: FlowKey, kind: Kind, at: usize, octets: &[u8]) -> Heard {
+    let heard = desk.sample(&sample(key, kind, UP, at, octets), 0.0);
+    heard.expect("the kind is known")
+}
+
+fn refused(layer: Layer) -> Decision {
+    Decision {
+        policy: 7,
+        verdict: Verdict::Reject,
+        layer,
+    }
+}
+
+/// A judge who refuses some names to every device.
+fn judge(names: &'static [&'static str]) -> Judge {
+    Judge::new(Arc::new(InForce {
+        generation: GENERATION,
+        by_address: Box::new(|_| None),
+        by_name: Box::new(|_, name, layer| names.contains(&name).then(|| refused(layer))),
+        concerns: Box::new(|_| true),
+    }))
+}
+
+fn unread(judged: Judged) -> Option<(&'static str, &'static str)> {
+    judged
+        .unread
+        .map(|(reason, layer)| (reason.name(), layer.name()))
+}
+
+fn question(names: &[&str]) -> Vec<u8> {
+    let mut message = vec![0, 7, 1, 0, 0, names.len() as u8, 0, 0, 0, 0, 0, 0];
+    for name in names {
+        for label in name.split('.') {
+            message.push(label.len() as u8);
+            message.extend(label.as_bytes());
+        }
+        message.extend([0, 0, 1, 0, 1]);
+    }
+    message
+}
+
+#[test]
+fn a_hello_in_pieces_waits_and_then_has_its_name() {
+    let octets = records(HELLO);
+    let mut desk = Desk::default();
+    let first = said(&mut desk, tcp(), Kind::Tls, 0, &octets[..1400]);
+    assert_eq!(first.outcome, Outcome::Waiting);
+    let second = said(&mut desk, tcp(), Kind::Stream, 1400, &octets[1400..]);
+    assert_eq!(second.outcome, Outcome::Name(GOOGLE.into(), Source::Tls));
+    assert!(second.settled && !second.told_before);
+    let third = said(&mut desk, tcp(), Kind::Stream, 3000, b"more");
+    assert_eq!(third.outcome, second.outcome, "it may have been missed");
+    assert!(third.settled && third.told_before);
+    assert_eq!(desk.name(3, &tcp()).map(|(name, _)| &**name), Some(GOOGLE));
+    let other = key(protocol::TCP, 40_001, 443);
+    assert_eq!(desk.name(3, &other), None);
+    desk.forget(3, &other);
+    assert!(desk.name(3, &tcp()).is_some());
+    desk.forget(3, &tcp());
+    assert_eq!(desk.name(3, &tcp()), None);
+}
+
+#[test]
+fn another_connection_does_not_inherit_a_name() {
+    let mut desk = Desk::default();
+    said(&mut desk, tcp(), Kind::Tls, 0, &records(HELLO));
+    let mut again = sample(tcp(), Kind::Stream, UP, 0, b"SSH-2.0-x\r\n");
+    again.head.initial_sequence = 99;
+    again.head.sequence = 100;
+    let heard = desk.sample(&again, 0.0).expect("the kind is known");
+    assert!(heard.another);
+    assert_eq!(heard.outcome, Outcome::Nameless);
+    assert_eq!(desk.name(3, &tcp()), None);
+}
+
+#[test]
+fn what_tells_no_name_is_told_from_what_is_not_read() {
+    let outcome = |kind, octets: &[u8]| {
+        let mut desk = Desk::default();
+        said(&mut desk, tcp(), kind, 0, octets).outcome
+    };
+    assert_eq!(outcome(Kind::Stream, b"SSH-2.0-x\r\n"), Outcome::Nameless);
+    assert_eq!(
+        outcome(Kind::Http, b"GET / HTTP/1.0\r\n\r\n"),
+        Outcome::Nameless
+    );
+    assert_eq!(
+        outcome(Kind::Http, b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n"),
+        Outcome::Name("a.test".into(), Source::Http)
+    );
+    let mut damaged = records(HELLO);
+    // A session has at most 32 octets (RFC 8446, section 4.1.2).
+    damaged[43] = 0xff;
+    assert!(matches!(
+        outcome(Kind::Tls, &damaged),
+        Outcome::Unread(Failure::Malformed | Failure::Limit)
+    ));
+}
+
+#[test]
+fn what_is_given_up_is_told_with_its_flow() {
+    let mut desk = Desk::default();
+    said(&mut desk, tcp(), Kind::Tls, 0, &records(HELLO)[..1000]);
+    desk.forget_unfinished(-1.0);
+    assert_eq!(desk.given_up().count(), 0);
+    desk.forget_unfinished(0.0);
+    let given: Vec<_> = desk.given_up().collect();
+    let [given] = given[..] else {
+        panic!("{given:?}");
+    };
+    assert_eq!((given.slot, given.key), (3, tcp()));
+    assert_eq!((given.decoder, given.why), ("tls", Failure::Truncated));
+    let judged = judge(&[GOOGLE]).judge_given_up(&given);
+    assert_eq!(unread(judged), Some(("truncated", "tls")));
+    assert!(desk.mark_unread(3, &tcp()));
+    assert!(!desk.mark_unread(3, &tcp()), "each flow is counted once");
+}
+
+#[test]
+fn names_are_judged_by_what_told_them() {
+    let google = judge(&[GOOGLE, "example.com", "a.test"]);
+    let request = b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n";
+    for (key, kind, octets, layer) in [
+        (tcp(), Kind::Tls, &records(HELLO)[..], Layer::Tls),
+        (key(protocol::UDP, 1, 443), Kind::Quic, INITIAL, Layer::Quic),
+        (tcp(), Kind::Http, &request[..], Layer::Http),
+    ] {
+        let heard = said(&mut Desk::default(), key, kind, 0, octets);
+        let ruling = google.judge(&heard).ruling.expect("a name was told");
+        assert_eq!(ruling.decision, Some(refused(layer)));
+        assert_eq!(ruling.generation, GENERATION);
+        let passed = judge(&[]).judge(&heard).ruling.expect("a name was told");
+        assert_eq!(passed.decision, None);
+        let nobody = Judge::new(Arc::new(InForce::without_names(1)));
+        assert_eq!(nobody.judge(&heard), Judged::default());
+    }
+    // What reaches the device is not what it said.
+    let mut desk = Desk::default();
+    let heard = desk.sample(&sample(tcp(), Kind::Tls, DOWN, 0, &records(HELLO)), 0.0);
+    assert_eq!(
+        google.judge(&heard.expect("the kind is known")),
+        Judged::default()
+    );
+}
+
+#[test]
+fn a_later_request_that_the_kernel_could_not_read_is_unread() {
+    let mut desk = Desk::default();
+    let first = b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n";
+    let ruling = judge(&["b.test"])
+        .judge(&said(&mut desk, tcp(), Kind::Http, 0, first))
+        .ruling
+        .expect("a name was told");
+    let watched = Judgement::new(GENERATION, Decision::PASS, Watch::new(3, 3));
+    assert_eq!(
+        ruling.apply(watched, &tcp()).watch,
+        Watch::new(Watch::ALWAYS, 0),
+        "each request names a host"
+    );
+    let mut second = sample(tcp(), Kind::Http, UP, first.len(), b"GET / HTTP/1.1\r\nHo");
+    let heard = desk.sample(&second, 0.0).expect("the kind is known");
+    assert_eq!(
+        unread(judge(&["b.test"]).judge(&heard)),
+        Some(("truncated", "http"))
+    );
+    second.head.flags |= Head::JUDGED;
+    let heard = desk.sample(&second, 0.0).expect("the kind is known");
+    assert_eq!(unread(judge(&["b.test"]).judge(&heard)), None);
+}
+
+#[test]
+fn questions_are_judged_in_streams_and_counted_in_datagrams() {
+    let blocked = judge(&["blocked.test"]);
+    let resolver = |protocol| key(protocol, 40_000, 53);
+    let over_udp = |names: &[&str], flags: u8| {
+        let mut sample = sample(resolver(protocol::UDP), Kind::Dns, UP, 0, &question(names));
+        sample.head.flags |= flags;
+        let heard = Desk::default().sample(&sample, 0.0);
+        let judged = blocked.judge(&heard.expect("the kind is known"));
+        assert_eq!(judged.ruling, None, "the flow is the resolver's");
+        unread(judged)
+    };
+    assert_eq!(over_udp(&["a.test"], Head::JUDGED), None);
+    assert_eq!(
+        over_udp(&["a.test"], 0),
+        Some(("compressed-question", "dns"))
+    );
+    assert_eq!(
+        over_udp(&["a.test", "blocked.test"], 0),
+        Some(("several-questions", "dns"))
+    );
+    let framed: Vec<u8> = ["a.test", "blocked.test"]
+        .into_iter()
+        .flat_map(|name| {
+            let message = question(&[name]);
+            [&(message.len() as u16).to_be_bytes()[..], &message].concat()
+        })
+        .collect();
+    for cut in 1..framed.len() {
+        let mut desk = Desk::default();
+        let stream = resolver(protocol::TCP);
+        let rulings: Vec<_> = [(0, &framed[..cut]), (cut, &framed[cut..])]
+            .into_iter()
+            .filter_map(|(at, octets)| {
+                blocked
+                    .judge(&said(&mut desk, stream, Kind::Dns, at, octets))
+                    .ruling
+            })
+            .collect();
+        let [ruling] = rulings[..] else {
+            panic!("cut at {cut}: {rulings:?}");
+        };
+        assert_eq!(ruling.decision, Some(refused(Layer::Dns)));
+    }
+}
+
+#[test]
+fn a_ruling_keeps_what_others_decided() {
+    let by_address = |generation, verdict| Judgement {
+        watch: Watch::new(4, 4),
+        held: true,
+        ..Judgement::new(
+            generation,
+            Decision {
+                policy: 2,
+                verdict,
+                layer: Layer::Address,
+            },
+            Watch::NONE,
+        )
+    };
+    let ruling = |decision, again| Ruling {
+        generation: GENERATION,
+        decision,
+        again,
+        settled: false,
+        requests: false,
+    };
+    let passed = Decision {
+        verdict: Verdict::Pass,
+        ..refused(Layer::Tls)
+    };
+    let none = by_address(GENERATION, Verdict::Pass);
+
+    let after = ruling(None, false).apply(none, &tcp());
+    assert_eq!(after.decision, none.decision);
+    assert!(after.named && !after.held);
+    assert_eq!(after.watch, Watch::new(4, 4));
+
+    let after = ruling(Some(refused(Layer::Tls)), false).apply(none, &tcp());
+    assert_eq!(after.decision, refused(Layer::Tls));
+    assert!(after.fresh, "it is not counted yet");
+    assert_eq!(after.watch, Watch::NONE);
+    let counted = Judgement {
+        fresh: false,
+        ..after
+    };
+    assert_eq!(
+        ruling(Some(refused(Layer::Tls)), false).apply(counted, &tcp()),
+        counted,
+        "once"
+    );
+
+    // What was judged first binds, until another policy comes in force.
+    let later = ruling(Some(passed), false).apply(counted, &tcp());
+    assert_eq!(later.decision, refused(Layer::Tls));
+    let again = ruling(Some(passed), true).apply(counted, &tcp());
+    assert_eq!(again.decision, passed);
+    let address = by_address(GENERATION, Verdict::Drop);
+    let again = ruling(Some(passed), true).apply(address, &tcp());
+    assert_eq!(again.decision, address.decision);
+
+    // A flow that passes by its name has its addresses judged again under another policy.
+    let old = by_address(GENERATION - 1, Verdict::Drop);
+    assert_eq!(
+        ruling(Some(passed), true).apply(old, &tcp()).generation,
+        GENERATION - 1
+    );
+    assert_eq!(
+        ruling(Some(refused(Layer::Tls)), true)
+            .apply(old, &tcp())
+            .generation,
+        GENERATION
+    );
+    let gone = ruling(None, true).apply(counted, &tcp());
+    assert_eq!((gone.generation, gone.decision), (0, Decision::PASS));
+}
+
+#[test]
+fn the_desk_holds_little_of_flows_that_are_settled() {
+    let mut desk = Desk::default();
+    for slot in 0..2_000 {
+        let mut sample = sample(tcp(), Kind::Tls, UP, 0, &records(HELLO));
+        sample.head.slot = slot;
+        desk.sample(&sample, 0.0);
+    }
+    assert_eq!((desk.readers(), desk.waiting()), (0, 0));
+    assert!(
+        size_of::<Flow>() <= 72,
+        "65,536 of them are {} MiB",
+        size_of::<Flow>() / 16
+    );
+}
+
+#[test]
+fn other_records_go_through_and_a_reaped_flow_is_forgotten() {
+    let mut desk = Desk::default();
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    let hello = sample(tcp(), Kind::Tls, UP, 0, &records(HELLO));
+    let flow = FlowRecord {
+        key: tcp(),
+        ..FlowRecord::default()
+    };
+    for record in [
+        Record::Sample(Box::new(hello)),
+        Record::Flow(3, flow),
+        Record::Reaped(3, flow),
+    ] {
+        desk.hear(record, 0.0, |record| {
+            let what = match record {
+                Record::Heard(_) => "heard",
+                Record::Flow(..) => "flow",
+                Record::Reaped(..) => "reaped",
+                _ => "other",
+            };
+            *counts.entry(what).or_default() += 1;
+        });
+    }
+    assert_eq!(
+        counts,
+        BTreeMap::from([("flow", 1), ("heard", 1), ("reaped", 1)])
+    );
+    assert_eq!(desk.name(3, &tcp()), None);
+}

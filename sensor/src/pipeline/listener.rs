@@ -1,0 +1,558 @@
+//! The thread that listens: from the ring to a verdict in the flow, and then to the owner's task.
+//!
+//! It waits for nobody: what the owner has no room for is kept, and lost and counted where that
+//! becomes too much.
+
+use std::{
+    collections::BTreeMap,
+    os::fd::{AsFd, OwnedFd},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use rustix::{
+    event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll},
+    io::{Errno, read, write},
+    time::{ClockId, clock_gettime},
+};
+use sensor_ebpf::{
+    flow::FlowKey,
+    parse::protocol,
+    policy::Layer,
+    sample::{Head, NO_SLOT},
+};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{Command, resets::Resets, unix_time};
+use crate::{
+    hearing::{Desk, GivenUp, Heard, InForce, Judge, Outcome, Ruling, UNFINISHED_FOR, Unread},
+    model::{Judging, Latency, UnreadFlows},
+    record::Record,
+    source::kernel::{Samples, Verdicts},
+};
+
+/// How many records are taken before the stop, the policy and the owner get their turn.
+const BATCH: usize = 256;
+
+/// How long records are gathered before the owner gets them.
+const GATHER: Duration = Duration::from_millis(10);
+
+/// Records that may wait for the owner; what comes then is lost.
+const MAX_BACKLOG: usize = 16_384;
+
+/// Slots whose flows are judged again before the ring gets its turn.
+const AGAIN: u32 = 1_024;
+
+/// How often readers that wait in vain are looked for.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// How long the kernel believes that the thread is there, and how often it is told: a thread that is
+/// gone holds nothing up for longer.
+const ALIVE: Duration = Duration::from_secs(1);
+const BEAT: Duration = Duration::from_millis(250);
+
+/// What others tell the thread, and what they read of it.
+pub(super) struct Line {
+    in_force: Mutex<Arc<InForce>>,
+    reaped: Mutex<Vec<(u32, FlowKey)>>,
+    counts: Mutex<Counts>,
+    stops: AtomicBool,
+    bell: OwnedFd,
+}
+
+/// What was judged so far.
+#[derive(Debug, Default)]
+struct Counts {
+    latency: Latency,
+    unread: BTreeMap<(Unread, &'static str), u64>,
+    records_lost: u64,
+}
+
+impl Line {
+    /// A line to a thread that judges by this policy at first.
+    pub(super) fn new(in_force: Arc<InForce>) -> anyhow::Result<Self> {
+        let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .context("no event descriptor from the system")?;
+        Ok(Self {
+            in_force: Mutex::new(in_force),
+            reaped: Mutex::default(),
+            counts: Mutex::default(),
+            stops: AtomicBool::new(false),
+            bell,
+        })
+    }
+
+    /// Says what is in force now: every name that is known is judged again.
+    pub(super) fn publish(&self, in_force: Arc<InForce>) {
+        *locked(&self.in_force) = in_force;
+        self.ring();
+    }
+
+    /// Says which flows gave their slots back. It is heard with the next payloads.
+    pub(super) fn reaped(&self, flows: impl IntoIterator<Item = (u32, FlowKey)>) {
+        locked(&self.reaped).extend(flows);
+    }
+
+    /// Ends the thread.
+    pub(super) fn stop(&self) {
+        self.stops.store(true, Ordering::Release);
+        self.ring();
+    }
+
+    /// What was judged so far.
+    pub(super) fn judging(&self) -> Judging {
+        let counts = locked(&self.counts);
+        let unread = counts.unread.iter();
+        Judging {
+            latency: counts.latency,
+            unread: unread
+                .map(|((reason, layer), count)| UnreadFlows {
+                    reason: reason.name(),
+                    layer,
+                    count: *count,
+                })
+                .collect(),
+            records_lost: counts.records_lost,
+        }
+    }
+
+    fn ring(&self) {
+        // Full: it rings already.
+        let _ = write(&self.bell, &1_u64.to_ne_bytes());
+    }
+}
+
+/// Nothing panics in between: what a lock holds is whole.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Runs the thread until it is told to stop or nobody takes its records any more.
+///
+/// # Errors
+///
+/// When it cannot be started, or cannot wait.
+pub(super) async fn listen(
+    listener: Listener,
+    stopped: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
+    let line = Arc::clone(&listener.line);
+    let (tell, mut told) = oneshot::channel();
+    let thread = thread::Builder::new()
+        .name("listener".to_owned())
+        .spawn(move || {
+            let _ = tell.send(listener.run());
+        })
+        .context("the thread that listens cannot be started")?;
+    let ended = tokio::select! {
+        ended = &mut told => ended,
+        () = stopped => {
+            line.stop();
+            told.await
+        }
+    };
+    // It has told its end, or panicked.
+    let joined = thread.join();
+    match (ended, joined) {
+        (Ok(ended), Ok(())) => ended.context("the sample ring cannot be waited on"),
+        _ => anyhow::bail!("the thread that listens failed"),
+    }
+}
+
+/// The thread.
+pub(super) struct Listener {
+    samples: Samples,
+    verdicts: Verdicts,
+    resets: Resets,
+    line: Arc<Line>,
+    commands: mpsc::Sender<Command>,
+    desk: Desk,
+    judge: Judge,
+    /// The next slot whose flow is judged again.
+    again: u32,
+    backlog: Vec<Record>,
+    /// When the first record of the backlog came.
+    since: Instant,
+    swept: Instant,
+}
+
+impl Listener {
+    /// A thread that is yet to run.
+    pub(super) fn new(
+        samples: Samples,
+        verdicts: Verdicts,
+        line: Arc<Line>,
+        commands: mpsc::Sender<Command>,
+    ) -> Self {
+        let judge = Judge::new(Arc::clone(&locked(&line.in_force)));
+        Self {
+            samples,
+            verdicts,
+            resets: Resets::open(),
+            line,
+            commands,
+            desk: Desk::default(),
+            judge,
+            again: u32::MAX,
+            backlog: Vec::new(),
+            since: Instant::now(),
+            swept: Instant::now(),
+        }
+    }
+
+    fn run(mut self) -> Result<(), Errno> {
+        loop {
+            self.verdicts.alive_until(since_boot() + ALIVE);
+            self.wait()?;
+            self.attend();
+            self.drain();
+            self.judge_again();
+            if self.line.stops.load(Ordering::Acquire) || self.hand_over().is_err() {
+                // Nothing waits for who has gone.
+                self.verdicts.alive_until(Duration::ZERO);
+                return Ok(());
+            }
+        }
+    }
+
+    /// Waits for samples, the bell, or the time at which something is due.
+    fn wait(&self) -> Result<(), Errno> {
+        let limit = if self.again < self.desk.slots() {
+            Duration::ZERO
+        } else if self.backlog.is_empty() {
+            BEAT
+        } else {
+            GATHER
+        };
+        let timeout = Timespec {
+            tv_sec: limit.as_secs() as i64,
+            tv_nsec: i64::from(limit.subsec_nanos()),
+        };
+        let mut waits = [
+            PollFd::new(&self.samples, PollFlags::IN),
+            PollFd::from_borrowed_fd(self.line.bell.as_fd(), PollFlags::IN),
+        ];
+        match poll(&mut waits, Some(&timeout)) {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    /// Hears what others told.
+    fn attend(&mut self) {
+        let mut rung = [0; 8];
+        if read(&self.line.bell, &mut rung).is_ok() {
+            let in_force = Arc::clone(&locked(&self.line.in_force));
+            self.judge = Judge::new(in_force);
+            self.again = 0;
+        }
+        let reaped = std::mem::take(&mut *locked(&self.line.reaped));
+        for (slot, key) in reaped {
+            self.desk.forget(slot, &key);
+        }
+        if self.swept.elapsed() >= SWEEP {
+            self.swept = Instant::now();
+            self.desk.forget_unfinished(unix_time() - UNFINISHED_FOR);
+            self.give_up();
+        }
+    }
+
+    /// Takes what waits in the ring, a batch at most.
+    fn drain(&mut self) {
+        for _ in 0..BATCH {
+            let Some(record) = self.samples.next() else {
+                return;
+            };
+            match record {
+                Record::Sample(sample) => {
+                    let heard = self.desk.sample(&sample, unix_time());
+                    if let Some(heard) = heard {
+                        let heard = self.conclude(heard);
+                        self.keep(Record::Heard(Box::new(heard)));
+                    }
+                    self.give_up();
+                }
+                record => self.keep(record),
+            }
+        }
+    }
+
+    /// Lets the judge say what a payload leads to, and writes it down.
+    fn conclude(&mut self, mut heard: Heard) -> Heard {
+        let head = heard.head;
+        if head.flags & Head::REFUSED != 0 && head.key.protocol() == protocol::TCP {
+            self.resets.send(&head.key, head.sequence);
+        }
+        let judged = self.judge.judge(&heard);
+        match judged.ruling {
+            Some(ruling) => self.write(&head, &heard, &ruling),
+            None if heard.settled && head.slot != NO_SLOT => {
+                self.verdicts.end_watch(head.slot, &head.key);
+            }
+            None => {}
+        }
+        if let Some((reason, layer)) = judged.unread
+            && self.count_unread(head.slot, &head.key, reason, layer)
+        {
+            heard.unread = Some(reason);
+        }
+        heard
+    }
+
+    fn write(&self, head: &Head, heard: &Heard, ruling: &Ruling) {
+        let changed = self.verdicts.write(head.slot, &head.key, ruling);
+        let is_first = changed && head.flags & Head::JUDGED == 0;
+        if is_first && matches!(heard.outcome, Outcome::Name(..)) {
+            let took = since_boot().saturating_sub(Duration::from_nanos(head.nanoseconds));
+            locked(&self.line.counts).latency.add(took);
+        }
+    }
+
+    /// Tells what the desk waits for no longer.
+    fn give_up(&mut self) {
+        let given: Vec<_> = self.desk.given_up().collect();
+        for mut given in given {
+            self.judge_given_up(&mut given);
+            self.keep(Record::GivenUp(given));
+        }
+    }
+
+    fn judge_given_up(&mut self, given: &mut GivenUp) {
+        let judged = self.judge.judge_given_up(given);
+        if let Some(ruling) = judged.ruling {
+            self.verdicts.write(given.slot, &given.key, &ruling);
+        }
+        if let Some((reason, layer)) = judged.unread
+            && self.count_unread(given.slot, &given.key, reason, layer)
+        {
+            given.unread = Some(reason);
+        }
+    }
+
+    /// Counts a flow that could not be judged, once, and gives whether it was counted now.
+    fn count_unread(&mut self, slot: u32, key: &FlowKey, reason: Unread, layer: Layer) -> bool {
+        let is_first = self.desk.mark_unread(slot, key);
+        if is_first {
+            let mut counts = locked(&self.line.counts);
+            *counts.unread.entry((reason, layer.name())).or_default() += 1;
+        }
+        is_first
+    }
+
+    /// Judges some of the names again that are known, after another policy came in force.
+    fn judge_again(&mut self) {
+        let end = self.desk.slots().min(self.again.saturating_add(AGAIN));
+        for slot in self.again..end {
+            if let Some(key) = self.verdicts.key(slot)
+                && self.desk.began(slot, self.verdicts.began(slot))
+                && let Some((name, source)) = self.desk.name(slot, &key)
+            {
+                let ruling = self.judge.judge_again(&key, name, source);
+                self.verdicts.write(slot, &key, &ruling);
+            }
+        }
+        self.again = self.again.max(end);
+    }
+
+    fn keep(&mut self, record: Record) {
+        if self.backlog.len() >= MAX_BACKLOG {
+            locked(&self.line.counts).records_lost += 1;
+            return;
+        }
+        if self.backlog.is_empty() {
+            self.since = Instant::now();
+        }
+        self.backlog.push(record);
+    }
+
+    /// Hands the owner what was gathered, where it has room. An error: it has gone.
+    fn hand_over(&mut self) -> Result<(), ()> {
+        let is_due = self.backlog.len() >= BATCH || self.since.elapsed() >= GATHER;
+        if self.backlog.is_empty() || !is_due {
+            return match self.commands.is_closed() {
+                true => Err(()),
+                false => Ok(()),
+            };
+        }
+        match self.commands.try_reserve() {
+            Ok(place) => {
+                place.send(Command::Heard(std::mem::take(&mut self.backlog)));
+                Ok(())
+            }
+            Err(mpsc::error::TrySendError::Full(())) => Ok(()),
+            Err(mpsc::error::TrySendError::Closed(())) => Err(()),
+        }
+    }
+}
+
+/// Time since boot as the kernel programs read it (`bpf_ktime_get_ns`).
+fn since_boot() -> Duration {
+    Duration::try_from(clock_gettime(ClockId::Monotonic)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::env;
+
+    use rustix::process::geteuid;
+    use sensor_ebpf::{
+        flow::{Direction, Judgement},
+        policy::{Decision, Verdict},
+    };
+
+    use super::*;
+    use crate::{
+        hearing::Source,
+        source::kernel::{Runner, enter_own_namespace},
+    };
+
+    const HELLO: &[u8] = include_bytes!("../../tests/data/hello-zeek-google-de-51833.bin");
+    const GOOGLE: &str = "www.google.de";
+
+    /// Flows of the test; the generation that the tables begin with.
+    const FLOWS: u32 = 200;
+    const GENERATION: u32 = 1;
+
+    const REFUSED: Decision = Decision {
+        policy: 7,
+        verdict: Verdict::Reject,
+        layer: Layer::Tls,
+    };
+
+    fn refuses(generation: u32) -> Arc<InForce> {
+        Arc::new(InForce {
+            generation,
+            by_address: Box::new(|_| None),
+            by_name: Box::new(|_, name, _| (name == GOOGLE).then_some(REFUSED)),
+            concerns: Box::new(|_| true),
+        })
+    }
+
+    /// A segment of a phone's, so far behind its SYN.
+    fn segment(port: u16, at: usize, flags: u8, payload: &[u8]) -> Vec<u8> {
+        let mut frame = vec![0; 54];
+        frame[..12].copy_from_slice(&[2, 0, 0, 0, 0, 9, 2, 0, 0, 0, 0, 1]);
+        frame[12..14].copy_from_slice(&[8, 0]);
+        frame[14] = 0x45;
+        frame[16..18].copy_from_slice(&(40 + payload.len() as u16).to_be_bytes());
+        frame[22] = 64;
+        frame[23] = 6;
+        frame[26..34].copy_from_slice(&[192, 168, 1, 7, 198, 51, 100, 9]);
+        frame[34..36].copy_from_slice(&port.to_be_bytes());
+        frame[36..38].copy_from_slice(&443_u16.to_be_bytes());
+        frame[38..42].copy_from_slice(&(at as u32).to_be_bytes());
+        frame[46] = 5 << 4;
+        frame[47] = flags;
+        frame.extend_from_slice(payload);
+        frame
+    }
+
+    /// Runs a hello of two segments, a flow for each port.
+    fn say_hello(runner: &mut Runner, port: u16) {
+        const SYN: u8 = 2;
+        const ACK: u8 = 16;
+        let octets = [&[22, 3, 1], &(HELLO.len() as u16).to_be_bytes()[..], HELLO].concat();
+        let (one, two) = octets.split_at(1400);
+        for frame in [
+            segment(port, 0, SYN, b""),
+            segment(port, 1, ACK, one),
+            segment(port, 1401, ACK, two),
+        ] {
+            let (header, body) = frame.split_at(54);
+            runner
+                .run(Direction::Upload, header, body, frame.len())
+                .expect("the frame is taken");
+        }
+    }
+
+    fn judgement(runner: &Runner, slot: u32) -> Judgement {
+        Judgement::unpack(runner.flow(slot).judgement)
+    }
+
+    /// Waits until all flows are judged so.
+    fn wait_for(runner: &Runner, what: &str, is_so: impl Fn(Judgement) -> bool) {
+        let began = Instant::now();
+        while !(0..FLOWS).all(|slot| is_so(judgement(runner, slot))) {
+            assert!(began.elapsed() < Duration::from_secs(10), "{what}");
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    #[test]
+    fn a_split_hello_is_judged_while_the_owner_is_busy_and_again_by_another_policy() {
+        if !geteuid().is_root() && env::var_os("CI").is_none() {
+            eprintln!("not run: programs in the kernel take root");
+            return;
+        }
+        enter_own_namespace().expect("root makes namespaces");
+        let mut runner = Runner::load(4_096, 16, 4).expect("the programs load");
+        let (samples, verdicts) = runner.ears().expect("the maps are there");
+        let line = Arc::new(Line::new(refuses(GENERATION)).expect("a descriptor"));
+        let (commands, mut inbox) = mpsc::channel(1);
+        // The owner is busy: its inbox is full.
+        commands
+            .try_send(Command::LinksChanged)
+            .expect("there is room for one");
+        let listener = Listener::new(samples, verdicts, Arc::clone(&line), commands);
+        let thread = thread::spawn(move || listener.run());
+
+        for port in 0..FLOWS {
+            say_hello(&mut runner, 10_000 + port as u16);
+            // One at a time, so that what is told is the latency and not the length of the queue.
+            thread::sleep(Duration::from_millis(1));
+        }
+        wait_for(&runner, "each is refused", |judgement| {
+            judgement.named && judgement.decision == REFUSED
+        });
+        let latency = line.judging().latency;
+        eprintln!(
+            "verdict latency: {:?} in all {:?}",
+            latency.counts, latency.total
+        );
+        assert_eq!(latency.counts.iter().sum::<u64>(), u64::from(FLOWS));
+
+        line.publish(Arc::new(InForce::without_names(GENERATION)));
+        wait_for(&runner, "no rule is about it any more", |judgement| {
+            judgement.generation == 0 && judgement.decision == Decision::PASS
+        });
+        line.publish(refuses(GENERATION));
+        wait_for(&runner, "it is refused again", |judgement| {
+            judgement.generation == GENERATION && judgement.decision == REFUSED
+        });
+        line.reaped([(0, runner.flow(0).key)]);
+        line.publish(Arc::new(InForce::without_names(GENERATION)));
+        let began = Instant::now();
+        while judgement(&runner, 1).decision == REFUSED {
+            assert!(began.elapsed() < Duration::from_secs(10));
+            thread::sleep(Duration::from_millis(1));
+        }
+        assert_eq!(
+            judgement(&runner, 0).decision,
+            REFUSED,
+            "its name is forgotten"
+        );
+
+        // The owner comes back and is told all.
+        let mut named = 0;
+        while named < FLOWS {
+            if let Some(Command::Heard(records)) = inbox.blocking_recv() {
+                let is_named = |record: &&Record| {
+                    matches!(record, Record::Heard(heard) if !heard.told_before
+                        && heard.outcome == Outcome::Name(GOOGLE.into(), Source::Tls))
+                };
+                named += records.iter().filter(is_named).count() as u32;
+            }
+        }
+        assert_eq!(line.judging().records_lost, 0);
+        line.stop();
+        thread
+            .join()
+            .expect("it does not panic")
+            .expect("it can wait");
+    }
+}

@@ -1,0 +1,661 @@
+//! From policies to tables.
+
+use std::{
+    collections::{
+        BTreeMap, HashMap,
+        hash_map::{Entry, RandomState},
+    },
+    hash::{BuildHasher as _, BuildHasherDefault, Hasher},
+};
+
+use ipnet::IpNet;
+use sensor_ebpf::{
+    name::{MAX_LABELS, MAX_NAMES, Suffixes},
+    policy::{Chain, MAX_CHAINS, MAX_PORT_RANGES, MAX_RULES, PortRange, Rule, Verdict, rule_flag},
+};
+
+use super::{ALLOWED, BLOCKED, Compiled, NameTable, PolicyLists, Temporary, Who, names::Collision};
+use crate::{
+    aggregate::{knowledge::Knowledge, party::lists::Category},
+    config::{Action, Answer, Policy, Ports, Transport},
+};
+
+/// Policies that do not fit into the tables.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct TooLarge(String);
+
+/// Questions by which a device looks for DNS that the house cannot read: Firefox's canary, Apple's
+/// Private Relay, and the discovery of designated resolvers (RFC 9462).
+pub(super) const DISCOVERY: [&str; 4] = [
+    "use-application-dns.net",
+    "mask.icloud.com",
+    "mask-h2.icloud.com",
+    "_dns.resolver.arpa",
+];
+
+/// How many secrets are tried until all names can be told from each other. Under one secret, two of a
+/// million names are taken for each other in fewer than 1 of a million cases.
+const MOST_SECRETS: u32 = 64;
+
+/// The names under which policies are counted.
+pub fn policy_names<'p>(
+    policies: &'p [Policy],
+    temporary: &[Temporary],
+) -> impl Iterator<Item = &'p str> {
+    let said = match temporary.is_empty() {
+        true => [].as_slice(),
+        false => [BLOCKED, ALLOWED].as_slice(),
+    };
+    let policies = policies.iter().map(|policy| policy.name.as_str());
+    policies.chain(said.iter().copied())
+}
+
+/// Compiles policies. `identities` has every name of [`policy_names`].
+///
+/// # Errors
+/// They do not fit.
+pub fn compile(
+    policies: &[Policy],
+    temporary: &[Temporary],
+    knowledge: &Knowledge,
+    lists: &PolicyLists,
+    identities: &HashMap<String, u16>,
+) -> Result<Compiled, TooLarge> {
+    let mut parts = Parts::default();
+    let identity = |name: &str| identities.get(name).copied().unwrap_or(0);
+    // The newest first.
+    let mut said: Vec<_> = temporary.iter().collect();
+    said.sort_by(|a, b| b.since.total_cmp(&a.since));
+    for temporary in said {
+        let name = if temporary.blocks { BLOCKED } else { ALLOWED };
+        let mut rule = rule(identity(name), temporary.action());
+        rule.flags = rule_flag::BY_NAME;
+        let who = Who {
+            devices: temporary.device.iter().cloned().collect(),
+            schedule: Vec::new(),
+        };
+        let number = parts.rule(rule, who);
+        parts.domains.push((&temporary.domain, number, true));
+    }
+    for policy in policies {
+        let identity = identity(&policy.name);
+        let by_name = !(policy.domains.is_empty()
+            && policy.lists.is_empty()
+            && policy.owners.is_empty()
+            && policy.categories.is_empty());
+        let by_address = !(policy.remotes.is_empty()
+            && policy.countries.is_empty()
+            && policy.networks.is_empty());
+        let aside = policy.encrypted_dns.is_some() || policy.quic.is_some();
+        let who = Who {
+            devices: policy.devices.clone(),
+            schedule: policy.schedule.clone(),
+        };
+        if by_name || by_address || !policy.ports.is_empty() || !aside {
+            let mut rule = rule(identity, policy.action);
+            set_ports(&mut rule, &policy.ports);
+            if by_name {
+                rule.flags = name_flags(policy);
+                if by_address {
+                    rule.flags |= rule_flag::AND_REMOTE;
+                }
+            }
+            let number = parts.rule(rule, who.clone());
+            for domain in &policy.domains {
+                parts.domains.push((domain, number, false));
+            }
+            for list in policy.lists.iter().filter_map(|file| lists.get(file)) {
+                parts.lists.push((&list.names, number));
+            }
+            parts
+                .owners
+                .extend(policy.owners.iter().map(|owner| (owner.as_str(), number)));
+            let categories = policy.categories.iter();
+            parts
+                .categories
+                .extend(categories.map(|category| (*category, number)));
+            if by_address {
+                let found = knowledge
+                    .networks
+                    .prefixes(&policy.countries, &policy.networks);
+                let prefixes = policy.remotes.iter().copied().chain(found);
+                parts
+                    .prefixes
+                    .extend(prefixes.map(|prefix| (prefix.trunc(), number)));
+            } else if !by_name {
+                parts.everywhere.push(number);
+            }
+        }
+        if let Some(action) = policy.quic {
+            let mut rule = rule(identity, action);
+            set_ports(&mut rule, &[port(443, Transport::Udp)]);
+            let number = parts.rule(rule, who.clone());
+            parts.everywhere.push(number);
+        }
+        if let Some(action) = policy.encrypted_dns {
+            let mut by_port = rule(identity, action);
+            set_ports(&mut by_port, &[port(853, Transport::Any)]);
+            let number = parts.rule(by_port, who.clone());
+            parts.everywhere.push(number);
+
+            let mut by_address = rule(identity, action);
+            set_ports(&mut by_address, &[port(443, Transport::Any)]);
+            let number = parts.rule(by_address, who.clone());
+            let addresses = knowledge.resolvers.encrypted_addresses();
+            parts
+                .prefixes
+                .extend(addresses.map(|address| (IpNet::from(address), number)));
+
+            let mut by_name = rule(identity, action);
+            // An address in answer to a canary would be taken for consent.
+            by_name.flags = name_flags(policy) & !rule_flag::ZERO;
+            let number = parts.rule(by_name, who.clone());
+            parts
+                .domains
+                .extend(DISCOVERY.map(|name| (name, number, false)));
+            parts.resolvers.push(number);
+        }
+    }
+    parts.finish(knowledge, policies.len() as u64)
+}
+
+fn name_flags(policy: &Policy) -> u8 {
+    let mut flags = rule_flag::BY_NAME;
+    if policy.answer == Answer::Zero {
+        flags |= rule_flag::ZERO;
+    }
+    if policy.strict {
+        flags |= rule_flag::STRICT;
+    }
+    flags
+}
+
+const fn port(port: u16, transport: Transport) -> Ports {
+    Ports {
+        first: port,
+        last: port,
+        transport,
+    }
+}
+
+fn rule(policy: u16, action: Action) -> Rule {
+    let verdict = match action {
+        Action::Observe => Verdict::Pass,
+        Action::Allow => Verdict::Allow,
+        Action::Reject => Verdict::Reject,
+        Action::Drop => Verdict::Drop,
+    };
+    Rule {
+        policy,
+        verdict: verdict as u8,
+        ..Rule::default()
+    }
+}
+
+fn set_ports(rule: &mut Rule, ports: &[Ports]) {
+    for (place, range) in rule.ports.iter_mut().zip(ports) {
+        let protocol = match range.transport {
+            Transport::Any => 0,
+            Transport::Tcp => 6,
+            Transport::Udp => 17,
+        };
+        *place = PortRange {
+            first: range.first,
+            last: range.last,
+            protocol,
+        };
+    }
+    rule.port_ranges = ports.len().min(MAX_PORT_RANGES) as u32;
+}
+
+/// What policies are about, rule by rule.
+#[derive(Default)]
+struct Parts<'p> {
+    rules: Vec<Rule>,
+    who: Vec<Who>,
+    /// Names that a policy names, and whether a command did.
+    domains: Vec<(&'p str, u8, bool)>,
+    lists: Vec<(&'p crate::aggregate::party::lists::Lists, u8)>,
+    owners: Vec<(&'p str, u8)>,
+    categories: Vec<(Category, u8)>,
+    /// Rules about resolvers that answer encrypted.
+    resolvers: Vec<u8>,
+    prefixes: Vec<(IpNet, u8)>,
+    everywhere: Vec<u8>,
+}
+
+impl<'p> Parts<'p> {
+    /// The number of a rule; the same rule for the same devices has one number.
+    fn rule(&mut self, rule: Rule, who: Who) -> u8 {
+        let known = self.rules.iter().zip(&self.who);
+        let number = known
+            .enumerate()
+            .position(|(_, (other, others))| *other == rule && *others == who);
+        let number = number.unwrap_or_else(|| {
+            self.rules.push(rule);
+            self.who.push(who);
+            self.rules.len() - 1
+        });
+        u8::try_from(number).unwrap_or(u8::MAX)
+    }
+
+    fn finish(mut self, knowledge: &'p Knowledge, policies: u64) -> Result<Compiled, TooLarge> {
+        if self.rules.len() > MAX_RULES {
+            return Err(TooLarge(format!(
+                "the policies make {} rules, and there is room for {MAX_RULES}: put policies with \
+                 the same devices, ports and action into one",
+                self.rules.len()
+            )));
+        }
+        let mut chains = Chains::default();
+        // Two parts of a policy may be the same rule.
+        let mut known = 0_u64;
+        self.everywhere.retain(|number| {
+            let is_new = known >> number & 1 == 0;
+            known |= 1 << number;
+            is_new
+        });
+        chains.number(&self.everywhere)?;
+        let prefixes = self.prefix_chains(&mut chains)?;
+        let names = self.name_table(knowledge, &mut chains)?;
+        let bits = |flag: u8| {
+            let rules = self.rules.iter().enumerate();
+            rules
+                .filter(|(_, rule)| rule.flags & flag != 0)
+                .fold(0, |set, (number, _)| set | 1 << number)
+        };
+        Ok(Compiled {
+            name_rules: bits(rule_flag::BY_NAME),
+            strict_rules: bits(rule_flag::STRICT),
+            rules: self.rules,
+            chains: chains.chains,
+            prefixes,
+            names,
+            policies,
+            who: self.who,
+        })
+    }
+
+    fn prefix_chains(&self, chains: &mut Chains) -> Result<BTreeMap<IpNet, u32>, TooLarge> {
+        let mut own: BTreeMap<IpNet, Vec<u8>> = BTreeMap::new();
+        for (prefix, number) in &self.prefixes {
+            let rules = own.entry(*prefix).or_default();
+            if let Err(place) = rules.binary_search(number) {
+                rules.insert(place, *number);
+            }
+        }
+        let mut prefixes = BTreeMap::new();
+        // A prefix sorts before those it holds: the last of the stack that holds one is its parent.
+        let mut holders: Vec<(IpNet, Vec<u8>)> = Vec::new();
+        for (prefix, mut rules) in own {
+            while holders
+                .pop_if(|(holder, _)| !holder.contains(&prefix))
+                .is_some()
+            {}
+            let less_specific = holders.last().map_or(&self.everywhere, |(_, rules)| rules);
+            for number in less_specific {
+                if !rules.contains(number) {
+                    rules.push(*number);
+                }
+            }
+            prefixes.insert(prefix, chains.number(&rules)?);
+            holders.push((prefix, rules));
+        }
+        Ok(prefixes)
+    }
+
+    fn name_table(
+        &self,
+        knowledge: &'p Knowledge,
+        chains: &mut Chains,
+    ) -> Result<NameTable, TooLarge> {
+        for _ in 0..MOST_SECRETS {
+            // Whoever writes lists, or names to ask for, must not know it.
+            let secret = RandomState::new().hash_one(0_u8);
+            if let Ok(table) = self.name_table_under(secret, knowledge, chains)? {
+                return Ok(table);
+            }
+        }
+        Err(TooLarge(format!(
+            "the lists have names that cannot be told from each other, whichever of {MOST_SECRETS} \
+             secrets they are looked up by: a list was made to have them"
+        )))
+    }
+
+    fn name_table_under(
+        &self,
+        secret: u64,
+        knowledge: &'p Knowledge,
+        chains: &mut Chains,
+    ) -> Result<Result<NameTable, Collision>, TooLarge> {
+        let Ok(mut tree) = self.tree(secret, knowledge) else {
+            return Ok(Err(Collision));
+        };
+        let count = tree
+            .nodes
+            .values()
+            .filter(|node| tree.has_rules(node))
+            .count();
+        if count > MAX_NAMES {
+            return Err(TooLarge(format!(
+                "the policies are about {count} names, and there is room for {MAX_NAMES}"
+            )));
+        }
+        let hashes: Vec<u64> = tree.nodes.keys().copied().collect();
+        let mut entries = Vec::new();
+        for hash in hashes {
+            let resolved = tree.resolve(hash);
+            let above = tree.above(hash).map_or(ROOT, |above| tree.resolve(above));
+            // What the name above says holds anyway.
+            if tree.resolved[resolved].chain() != tree.resolved[above].chain() {
+                let chain = chains.number(&tree.resolved[resolved].chain())?;
+                entries.push((hash, chain as u16));
+            }
+        }
+        Ok(NameTable::new(secret, &entries).map(|table| NameTable {
+            count: count as u64,
+            ..table
+        }))
+    }
+
+    /// All names that matter, with what is said of exactly each.
+    fn tree(&self, secret: u64, knowledge: &'p Knowledge) -> Result<Tree<'p>, Collision> {
+        let mut tree = Tree::new(secret);
+        for (domain, number, said) in &self.domains {
+            tree.say(domain, |own| match said {
+                // Of the same name, the newest command comes first; its rule may be an older one's too.
+                true if own.said.contains(number) => {}
+                true => own.said.push(*number),
+                false => own.explicit |= 1 << number,
+            })?;
+        }
+        for (list, number) in &self.lists {
+            for entry in list.names() {
+                let exception = entry.listed.category == Some(Category::NeverBlock);
+                tree.say(entry.what, |own| match exception {
+                    true => own.never = true,
+                    false => own.listed |= 1 << number,
+                })?;
+            }
+        }
+        let resolvers = self
+            .resolvers
+            .iter()
+            .fold(0, |set, number| set | 1 << number);
+        if resolvers != 0 {
+            for name in knowledge.resolvers.encrypted_names() {
+                tree.say(name, |own| own.listed |= resolvers)?;
+            }
+        }
+        if tree.nodes.is_empty() && self.owners.is_empty() && self.categories.is_empty() {
+            return Ok(tree);
+        }
+        for entry in knowledge.lists.names() {
+            let (category, owner) = (entry.listed.category, entry.listed.owner);
+            let never = category == Some(Category::NeverBlock);
+            let categorised = category.filter(|_| !self.categories.is_empty());
+            let owned = owner.filter(|_| !self.owners.is_empty());
+            if !never && categorised.is_none() && owned.is_none() {
+                continue;
+            }
+            let of_category = self.categories.iter();
+            let by_category = of_category
+                .filter(|(wanted, _)| Some(*wanted) == categorised)
+                .fold(0, |set, (_, number)| set | 1 << number);
+            let of_owner = self.owners.iter();
+            let by_owner = of_owner
+                .filter(|(wanted, _)| owned.is_some_and(|owner| owner.eq_ignore_ascii_case(wanted)))
+                .fold(0, |set, (_, number)| set | 1 << number);
+            tree.say(entry.what, |own| {
+                own.never |= never;
+                own.has_category |= categorised.is_some();
+                own.has_owner |= owned.is_some();
+                own.by_category |= by_category;
+                own.by_owner |= by_owner;
+            })?;
+        }
+        Ok(tree)
+    }
+}
+
+/// What is said of exactly one name, as sets of rules.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+struct Own {
+    /// By commands: in order, the newest first.
+    said: Vec<u8>,
+    explicit: u64,
+    listed: u64,
+    by_category: u64,
+    by_owner: u64,
+    has_category: bool,
+    has_owner: bool,
+    never: bool,
+}
+
+/// Names by their hashes, and what holds for each with what names above say.
+struct Tree<'p> {
+    secret: u64,
+    nodes: HashMap<u64, Node<'p>, BuildHasherDefault<Hashed>>,
+    /// The few different things that are said.
+    owns: Vec<Own>,
+    own_numbers: HashMap<Own, u32>,
+    resolved: Vec<Resolved>,
+    resolutions: HashMap<(usize, u32), usize>,
+}
+
+struct Node<'p> {
+    name: &'p str,
+    own: u32,
+    resolved: Option<u32>,
+}
+
+/// What holds for a name and everything below it: rules, the most specific first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Resolved {
+    said: Vec<u8>,
+    rules: Vec<(u8, Because)>,
+    never: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Because {
+    Named,
+    Listed,
+    Category,
+    Owner,
+}
+
+/// The number of what holds for a name above which nothing is said.
+const ROOT: usize = 0;
+
+impl<'p> Tree<'p> {
+    fn new(secret: u64) -> Self {
+        Self {
+            secret,
+            nodes: HashMap::default(),
+            owns: vec![Own::default()],
+            own_numbers: HashMap::from([(Own::default(), 0)]),
+            resolved: vec![Resolved::default()],
+            resolutions: HashMap::new(),
+        }
+    }
+
+    fn say(&mut self, name: &'p str, say: impl FnOnce(&mut Own)) -> Result<(), Collision> {
+        // Its hash would be that of its last labels, and it would be taken for all below them.
+        // Lists count it as a bad line, and the configuration refuses it.
+        if name.split('.').count() > MAX_LABELS {
+            return Ok(());
+        }
+        let Some(hash) = Suffixes::of(name.as_bytes(), self.secret).whole() else {
+            return Ok(());
+        };
+        let node = match self.nodes.entry(hash) {
+            Entry::Occupied(node) => node.into_mut(),
+            Entry::Vacant(place) => place.insert(Node {
+                name,
+                own: 0,
+                resolved: None,
+            }),
+        };
+        if node.name != name {
+            return Err(Collision);
+        }
+        let mut own = self.owns[node.own as usize].clone();
+        say(&mut own);
+        let owns = &mut self.owns;
+        node.own = *self.own_numbers.entry(own).or_insert_with_key(|own| {
+            owns.push(own.clone());
+            owns.len() as u32 - 1
+        });
+        Ok(())
+    }
+
+    fn has_rules(&self, node: &Node<'_>) -> bool {
+        let own = &self.owns[node.own as usize];
+        !own.said.is_empty() || own.explicit | own.listed | own.by_category | own.by_owner != 0
+    }
+
+    /// The longest name above one that is there.
+    fn above(&self, hash: u64) -> Option<u64> {
+        let suffixes = Suffixes::of(self.nodes[&hash].name.as_bytes(), self.secret);
+        let above = suffixes.hashes[..(suffixes.len as usize).saturating_sub(1)].iter();
+        above
+            .rev()
+            .copied()
+            .find(|hash| self.nodes.contains_key(hash))
+    }
+
+    /// The number of what holds for a name that is there.
+    fn resolve(&mut self, hash: u64) -> usize {
+        let node = &self.nodes[&hash];
+        if let Some(resolved) = node.resolved {
+            return resolved as usize;
+        }
+        let own = node.own;
+        let above = match self.above(hash) {
+            Some(above) => self.resolve(above),
+            None => ROOT,
+        };
+        let number = match self.resolutions.get(&(above, own)) {
+            Some(number) => *number,
+            None => {
+                let resolved = self.resolved[above].below(&self.owns[own as usize]);
+                self.resolved.push(resolved);
+                let number = self.resolved.len() - 1;
+                self.resolutions.insert((above, own), number);
+                number
+            }
+        };
+        if let Some(node) = self.nodes.get_mut(&hash) {
+            node.resolved = Some(number as u32);
+        }
+        number
+    }
+}
+
+impl Resolved {
+    /// What holds where `own` is said of a name below.
+    fn below(&self, own: &Own) -> Self {
+        let mut said = own.said.clone();
+        let above = self.said.iter().copied();
+        said.extend(above.filter(|number| !own.said.contains(number)));
+        let never = self.never || own.never;
+        let mut own_rules: Vec<_> = numbers(own.explicit)
+            .map(|number| (number, Because::Named))
+            .collect();
+        if !never {
+            for (set, because) in [
+                (own.listed, Because::Listed),
+                (own.by_category, Because::Category),
+                (own.by_owner, Because::Owner),
+            ] {
+                own_rules.extend(numbers(set).map(|number| (number, because)));
+            }
+            own_rules.sort_by_key(|(number, _)| *number);
+        }
+        let inherited = self.rules.iter().copied().filter(|(_, because)| {
+            !own.never
+                && match because {
+                    Because::Category => !own.has_category,
+                    Because::Owner => !own.has_owner,
+                    Because::Named | Because::Listed => true,
+                }
+        });
+        let mut rules: Vec<(u8, Because)> = Vec::new();
+        for rule in own_rules.into_iter().chain(inherited) {
+            // A rule by two reasons is kept by both: a longer name may take one of them away.
+            if !rules.contains(&rule) {
+                rules.push(rule);
+            }
+        }
+        Self { said, rules, never }
+    }
+
+    /// The numbers of the rules in order, each once.
+    fn chain(&self) -> Vec<u8> {
+        let mut chain = self.said.clone();
+        for (number, _) in &self.rules {
+            if !chain.contains(number) {
+                chain.push(*number);
+            }
+        }
+        chain
+    }
+}
+
+fn numbers(set: u64) -> impl Iterator<Item = u8> {
+    (0..MAX_RULES as u8).filter(move |number| set >> number & 1 != 0)
+}
+
+/// Chains, each once.
+#[derive(Default)]
+struct Chains {
+    numbers: HashMap<Vec<u8>, u32>,
+    chains: Vec<Chain>,
+}
+
+impl Chains {
+    fn number(&mut self, rules: &[u8]) -> Result<u32, TooLarge> {
+        if let Some(number) = self.numbers.get(rules) {
+            return Ok(*number);
+        }
+        if self.chains.len() == MAX_CHAINS {
+            return Err(TooLarge(format!(
+                "the names and prefixes of the policies overlap in more than {MAX_CHAINS} ways"
+            )));
+        }
+        let mut chain = Chain {
+            len: rules.len() as u64,
+            ..Chain::default()
+        };
+        for (place, number) in chain.rules.iter_mut().zip(rules) {
+            *place = *number;
+            chain.set |= 1 << number;
+        }
+        let number = self.chains.len() as u32;
+        self.chains.push(chain);
+        self.numbers.insert(rules.to_vec(), number);
+        Ok(number)
+    }
+}
+
+/// A hash is its own hash.
+#[derive(Default)]
+struct Hashed(u64);
+
+impl Hasher for Hashed {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, octets: &[u8]) {
+        for octet in octets {
+            self.0 = self.0 << 8 | u64::from(*octet);
+        }
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+}

@@ -1,0 +1,712 @@
+//! What the policies say of one name or address for one device, and why: by a plain reading of the
+//! table in [`policy`](super), one suffix and one prefix after the other. [`compile`](super::compile())
+//! is held against it.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use ipnet::IpNet;
+use sensor_ebpf::{name::MAX_LABELS, policy::Layer};
+use serde::{Deserialize, Serialize};
+
+use super::{DeviceFacts, PolicyLists, Temporary, Zone, compile::DISCOVERY};
+use crate::{
+    aggregate::{
+        knowledge::Knowledge,
+        party::lists::{Category, Listed},
+    },
+    config::{Action, DeviceSelector, NetworkSelector, Policy, Ports, Span, Transport, typed},
+};
+
+/// All that decides.
+#[derive(Clone, Copy, Debug)]
+pub struct Deciding<'a> {
+    /// The policies of the configuration, in its order.
+    pub policies: &'a [Policy],
+    /// What commands said.
+    pub temporary: &'a [Temporary],
+    /// Lists of the sensor and of its owner, resolvers and networks.
+    pub knowledge: &'a Knowledge,
+    /// The lists of the policies.
+    pub lists: &'a PolicyLists,
+    /// The zone of schedules.
+    pub zone: &'a Zone,
+    /// Seconds since the Unix epoch.
+    pub now: f64,
+}
+
+/// What is asked about.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subject {
+    /// A name or an address.
+    pub what: What,
+    /// The remote port; `None`: the usual one of each layer for a name, any for an address.
+    pub port: Option<u16>,
+}
+
+/// A name or an address.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum What {
+    /// In any case, with or without its final dot.
+    Name(String),
+    /// Of the other side.
+    Address(IpAddr),
+}
+
+impl std::fmt::Display for Subject {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (&self.what, self.port) {
+            (What::Name(name), None) => write!(f, "{name}"),
+            (What::Name(name), Some(port)) => write!(f, "{name}:{port}"),
+            (What::Address(address), None) => write!(f, "{address}"),
+            (What::Address(address), Some(port)) => {
+                write!(f, "{}", std::net::SocketAddr::new(*address, port))
+            }
+        }
+    }
+}
+
+/// What is said of a subject.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Explanation {
+    /// What happens, by what it is judged by. Where it depends on the address of the other side,
+    /// several are about the same layers: the first that is about the address counts.
+    pub judgements: Vec<Judgement>,
+    /// What is about it too, and has no effect.
+    pub lost: Vec<Lost>,
+}
+
+/// What happens where it is judged by some layers.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Judgement {
+    /// `dns`, `tls`, `quic`, `http`, or `address`, with a transport where that matters.
+    pub layers: Vec<&'static str>,
+    /// `pass`, `observe`, `allow`, `reject` or `drop`.
+    pub verdict: &'static str,
+    /// What says so; `None` where nothing is about it.
+    pub said: Option<Said>,
+    /// Whether that is so only at the remote addresses that the policy names.
+    pub at_its_addresses: bool,
+}
+
+/// Who says something, and why it is about the subject.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Said {
+    /// The policy; `None`: a command.
+    pub policy: Option<String>,
+    /// What would happen.
+    pub action: &'static str,
+    /// Why it is about the subject.
+    pub reason: Reason,
+}
+
+/// Why a policy is about a subject.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "by")]
+pub enum Reason {
+    /// `sensor block` or `sensor allow`.
+    Command {
+        /// The name it is about.
+        name: String,
+        /// The devices; `None`: all.
+        devices: Option<String>,
+        /// Seconds since the Unix epoch at which it was said.
+        since: f64,
+        /// Seconds since the Unix epoch at which it is over; `None`: when it is taken back.
+        until: Option<f64>,
+    },
+    /// An entry of `domains`.
+    Domain {
+        /// The entry.
+        name: String,
+    },
+    /// A list of the policy.
+    List(Line),
+    /// The category of the name.
+    Category {
+        /// Which.
+        category: &'static str,
+        /// Where it says so.
+        at: Line,
+    },
+    /// The owner of the name.
+    Owner {
+        /// Whose it is.
+        owner: String,
+        /// Where it says so.
+        at: Line,
+    },
+    /// A name or an address of a resolver that answers encrypted, or a name that devices look for
+    /// such by.
+    Resolver {
+        /// Which.
+        name: String,
+    },
+    /// An entry of `remotes`.
+    Remote {
+        /// The entry.
+        prefix: String,
+    },
+    /// The country or the network of the address.
+    Network {
+        /// The prefix that the databases have.
+        prefix: String,
+    },
+    /// `encrypted_dns`, by its port.
+    EncryptedDns,
+    /// `quic`, by its port.
+    Quic,
+    /// The policy is about everything, or about ports alone.
+    Everything,
+}
+
+/// A line of a list.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Line {
+    /// The name that stands there.
+    pub name: String,
+    /// The file, or the name of a list that the program carries.
+    pub list: String,
+    /// The line, from 1.
+    pub line: u32,
+}
+
+/// What has no effect, and why.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Lost {
+    /// What says it.
+    #[serde(flatten)]
+    pub said: Said,
+    /// Why it has no effect.
+    pub because: Loss,
+}
+
+/// Why something has no effect.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Loss {
+    /// It is about other devices.
+    OtherDevices,
+    /// It does not apply now.
+    OutOfSchedule {
+        /// Seconds since the Unix epoch at which it applies next.
+        next: Option<f64>,
+    },
+    /// The name is one that lists do not refuse.
+    NeverBlock(Line),
+    /// A longer name has another category.
+    OtherCategory(Line),
+    /// A longer name has another owner.
+    OtherOwner(Line),
+    /// It is about other ports.
+    OtherPorts,
+    /// A command stands above the configuration, a newer one or one about a longer name above
+    /// others.
+    Command,
+    /// What decides is about a longer name or prefix.
+    LessSpecific,
+    /// What decides stands before it.
+    LaterInOrder,
+    /// Without addresses that keep the link alive, nobody on it can talk.
+    KeepsLinkAlive,
+}
+
+/// Explains what is said of a subject.
+pub fn explain(
+    deciding: &Deciding<'_>,
+    device: &DeviceFacts<'_>,
+    subject: &Subject,
+) -> Explanation {
+    let (claims, judges) = match &subject.what {
+        What::Name(name) => {
+            let port = |usual| subject.port.unwrap_or(usual);
+            let judges = vec![
+                Judge::new(Layer::Dns, "dns", Transport::Udp, None),
+                Judge::new(Layer::Tls, "tls", Transport::Tcp, Some(port(443))),
+                Judge::new(Layer::Quic, "quic", Transport::Udp, Some(port(443))),
+                Judge::new(Layer::Http, "http", Transport::Tcp, Some(port(80))),
+            ];
+            (name_claims(deciding, device, name), judges)
+        }
+        What::Address(address) => {
+            let judges = match subject.port {
+                None => vec![Judge::new(Layer::Address, "address", Transport::Any, None)],
+                Some(_) => vec![
+                    Judge::new(Layer::Address, "address tcp", Transport::Tcp, subject.port),
+                    Judge::new(Layer::Address, "address udp", Transport::Udp, subject.port),
+                ],
+            };
+            (address_claims(deciding, device, *address), judges)
+        }
+    };
+    let mut judgements: Vec<(Vec<&'static str>, Vec<usize>)> = Vec::new();
+    for judge in &judges {
+        // All that may decide: those that ask for addresses, and the first that does not.
+        let mut path = Vec::new();
+        for (number, claim) in claims.iter().enumerate() {
+            if claim.loss.is_none() && judge.holds(claim) {
+                path.push(number);
+                if claim.at.is_none() {
+                    break;
+                }
+            }
+        }
+        match judgements.iter_mut().find(|(_, known)| *known == path) {
+            Some((layers, _)) => layers.push(judge.name),
+            None => judgements.push((vec![judge.name], path)),
+        }
+    }
+    let lost = lost(&claims, &judgements);
+    let mut shown = Vec::new();
+    for (layers, path) in judgements {
+        let undecided = path
+            .last()
+            .is_none_or(|number| claims[*number].at.is_some());
+        shown.extend(path.into_iter().map(|number| Judgement {
+            layers: layers.clone(),
+            verdict: claims[number].said.action,
+            said: Some(claims[number].said.clone()),
+            at_its_addresses: claims[number].at.is_some(),
+        }));
+        if undecided {
+            shown.push(Judgement {
+                layers,
+                verdict: "pass",
+                said: None,
+                at_its_addresses: false,
+            });
+        }
+    }
+    Explanation {
+        judgements: shown,
+        lost,
+    }
+}
+
+fn lost(claims: &[Claim<'_>], judgements: &[(Vec<&'static str>, Vec<usize>)]) -> Vec<Lost> {
+    let paths = || judgements.iter().map(|(_, path)| path);
+    let losers = claims
+        .iter()
+        .enumerate()
+        .filter(|(number, _)| !paths().any(|path| path.contains(number)));
+    losers
+        .map(|(number, claim)| {
+            // What decides most: of a name, a flow by that name.
+            let winner = paths().rev().find_map(|path| {
+                let last = path.last().copied()?;
+                (last < number).then(|| &claims[last])
+            });
+            let because = match (&claim.loss, winner) {
+                (Some(loss), _) => loss.clone(),
+                (None, None) => Loss::OtherPorts,
+                (None, Some(winner)) if winner.command => Loss::Command,
+                (None, Some(winner)) if winner.specific > claim.specific => Loss::LessSpecific,
+                (None, Some(_)) => Loss::LaterInOrder,
+            };
+            Lost {
+                said: claim.said.clone(),
+                because,
+            }
+        })
+        .collect()
+}
+
+/// A layer, and a port that is asked for there.
+struct Judge {
+    layer: Layer,
+    name: &'static str,
+    transport: Transport,
+    port: Option<u16>,
+}
+
+impl Judge {
+    const fn new(
+        layer: Layer,
+        name: &'static str,
+        transport: Transport,
+        port: Option<u16>,
+    ) -> Self {
+        Self {
+            layer,
+            name,
+            transport,
+            port,
+        }
+    }
+
+    /// Whether a claim is about what this layer judges, wherever that is.
+    fn holds(&self, claim: &Claim<'_>) -> bool {
+        if self.layer == Layer::Dns {
+            return claim.ports.is_empty() && claim.at.is_none();
+        }
+        claim.ports.is_empty()
+            || self.port.is_some_and(|port| {
+                claim.ports.iter().any(|range| {
+                    (range.first..=range.last).contains(&port)
+                        && (range.transport == Transport::Any || range.transport == self.transport)
+                })
+            })
+    }
+}
+
+/// What a policy or a command says of a subject.
+struct Claim<'a> {
+    said: Said,
+    command: bool,
+    /// Octets of the name or bits of the prefix, from 1; 0 for everything.
+    specific: usize,
+    /// The order among those that are as specific.
+    order: (usize, usize),
+    ports: Vec<Ports>,
+    /// The policy that names the addresses at which it holds.
+    at: Option<&'a Policy>,
+    /// Why it has no effect, wherever it stands.
+    loss: Option<Loss>,
+}
+
+/// The claims in the order in which they are asked.
+fn in_order(mut claims: Vec<Claim<'_>>) -> Vec<Claim<'_>> {
+    claims.sort_by_key(|claim| {
+        (
+            !claim.command,
+            std::cmp::Reverse(claim.specific),
+            claim.order,
+        )
+    });
+    claims
+}
+
+/// What holds for all that a policy says.
+fn applies(
+    deciding: &Deciding<'_>,
+    device: &DeviceFacts<'_>,
+    devices: &[DeviceSelector],
+    schedule: &[Span],
+) -> Option<Loss> {
+    if !devices.is_empty() && !devices.iter().any(|selector| device.are(selector)) {
+        return Some(Loss::OtherDevices);
+    }
+    let Deciding { zone, now, .. } = deciding;
+    (!zone.is_within(schedule, *now)).then(|| Loss::OutOfSchedule {
+        next: zone.next_change(schedule, *now),
+    })
+}
+
+const fn word(action: Action) -> &'static str {
+    match action {
+        Action::Observe => "observe",
+        Action::Allow => "allow",
+        Action::Reject => "reject",
+        Action::Drop => "drop",
+    }
+}
+
+const fn is_by_name(policy: &Policy) -> bool {
+    !(policy.domains.is_empty()
+        && policy.lists.is_empty()
+        && policy.owners.is_empty()
+        && policy.categories.is_empty())
+}
+
+const fn is_by_address(policy: &Policy) -> bool {
+    !(policy.remotes.is_empty() && policy.countries.is_empty() && policy.networks.is_empty())
+}
+
+/// A name and all names above it, the longest first; of very long ones the last labels.
+fn suffixes(name: &str) -> Vec<&str> {
+    let starts = std::iter::once(0).chain(name.match_indices('.').map(|(dot, _)| dot + 1));
+    let all: Vec<_> = starts.map(|start| &name[start..]).collect();
+    all[all.len().saturating_sub(MAX_LABELS)..].to_vec()
+}
+
+fn line(name: &str, listed: &Listed<'_>) -> Line {
+    Line {
+        name: name.to_owned(),
+        list: listed.list.to_owned(),
+        line: listed.line,
+    }
+}
+
+fn name_claims<'a>(
+    deciding: &Deciding<'a>,
+    device: &DeviceFacts<'_>,
+    name: &str,
+) -> Vec<Claim<'a>> {
+    let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+    let suffixes = suffixes(&name);
+    let has = |other: &str| suffixes.contains(&other);
+    let known: BTreeMap<&str, Listed<'_>> = deciding
+        .knowledge
+        .lists
+        .names()
+        .filter(|entry| has(entry.what))
+        .map(|entry| (entry.what, entry.listed))
+        .collect();
+    let mut never: Vec<Line> = Vec::new();
+    let mut on_lists: BTreeMap<&std::path::Path, Vec<Line>> = BTreeMap::new();
+    for (name, listed) in &known {
+        if listed.category == Some(Category::NeverBlock) {
+            never.push(line(name, listed));
+        }
+    }
+    for (file, list) in deciding.lists.iter() {
+        for entry in list.names.names().filter(|entry| has(entry.what)) {
+            let line = line(entry.what, &entry.listed);
+            match entry.listed.category {
+                Some(Category::NeverBlock) => never.push(line),
+                _ => on_lists.entry(file).or_default().push(line),
+            }
+        }
+    }
+    let never = never.into_iter().max_by_key(|line| line.name.len());
+    // Of categories and owners, that of the longest name that has one counts.
+    let longest_first = || suffixes.iter().filter_map(|name| known.get_key_value(name));
+    let decisive = |has: fn(&Listed<'_>) -> bool| longest_first().find(|(_, listed)| has(listed));
+    let categorised = decisive(|listed| listed.category.is_some());
+    let owned = decisive(|listed| listed.owner.is_some());
+
+    let mut claims = Vec::new();
+    let mut newest_first: Vec<_> = deciding.temporary.iter().collect();
+    newest_first.sort_by(|a, b| b.since.total_cmp(&a.since));
+    for (order, said) in newest_first.into_iter().enumerate() {
+        if has(&said.domain) {
+            let devices: Vec<_> = said.device.iter().cloned().collect();
+            claims.push(Claim {
+                said: Said {
+                    policy: None,
+                    action: word(said.action()),
+                    reason: Reason::Command {
+                        name: said.domain.clone(),
+                        devices: said.device.as_ref().map(typed::devices_text),
+                        since: said.since,
+                        until: said.until,
+                    },
+                },
+                command: true,
+                specific: said.domain.len(),
+                order: (order, 0),
+                ports: Vec::new(),
+                at: None,
+                loss: applies(deciding, device, &devices, &[]),
+            });
+        }
+    }
+    for (order, policy) in deciding.policies.iter().enumerate() {
+        let applies = applies(deciding, device, &policy.devices, &policy.schedule);
+        let mut claim = |part, action, name: &str, reason, loss: Option<Loss>| {
+            let of_policy = part == 0;
+            claims.push(Claim {
+                said: Said {
+                    policy: Some(policy.name.clone()),
+                    action: word(action),
+                    reason,
+                },
+                command: false,
+                specific: name.len(),
+                order: (order, part),
+                ports: match of_policy {
+                    true => policy.ports.clone(),
+                    false => Vec::new(),
+                },
+                at: (of_policy && is_by_address(policy)).then_some(policy),
+                loss: applies.clone().or(loss),
+            });
+        };
+        let listed = || never.clone().map(Loss::NeverBlock);
+        // A name that is as long as the exception, or longer, is meant all the same.
+        let named = |name: &str| {
+            let above = never.clone().filter(|never| name.len() < never.name.len());
+            above.map(Loss::NeverBlock)
+        };
+        for domain in policy.domains.iter().filter(|domain| has(domain)) {
+            let reason = Reason::Domain {
+                name: domain.clone(),
+            };
+            claim(0, policy.action, domain, reason, named(domain));
+        }
+        for found in policy
+            .lists
+            .iter()
+            .filter_map(|file| on_lists.get(&**file))
+            .flatten()
+        {
+            let reason = Reason::List(found.clone());
+            claim(0, policy.action, &found.name, reason, listed());
+        }
+        for (name, of) in longest_first() {
+            if let Some(category) = of.category
+                && policy.categories.contains(&category)
+            {
+                let at = line(name, of);
+                let category = category.name();
+                let other = categorised.filter(|(decisive, _)| *decisive != name);
+                let other = other.map(|(name, of)| Loss::OtherCategory(line(name, of)));
+                let reason = Reason::Category { category, at };
+                claim(0, policy.action, name, reason, listed().or(other));
+            }
+            if let Some(owner) = of.owner
+                && policy
+                    .owners
+                    .iter()
+                    .any(|wanted| wanted.eq_ignore_ascii_case(owner))
+            {
+                let at = line(name, of);
+                let owner = owner.to_owned();
+                let other = owned.filter(|(decisive, _)| *decisive != name);
+                let other = other.map(|(name, of)| Loss::OtherOwner(line(name, of)));
+                let reason = Reason::Owner { owner, at };
+                claim(0, policy.action, name, reason, listed().or(other));
+            }
+        }
+        if let Some(action) = policy.encrypted_dns {
+            let resolver = |name: &str| Reason::Resolver {
+                name: name.to_owned(),
+            };
+            for name in DISCOVERY.into_iter().filter(|name| has(name)) {
+                claim(1, action, name, resolver(name), named(name));
+            }
+            let resolvers = deciding.knowledge.resolvers.encrypted_names();
+            for name in resolvers.filter(|name| has(name)) {
+                claim(1, action, name, resolver(name), listed());
+            }
+        }
+    }
+    in_order(claims)
+}
+
+/// The entries of a policy that hold an address, and why it is about it.
+fn addresses_of(
+    policy: &Policy,
+    knowledge: &Knowledge,
+    address: IpAddr,
+) -> impl Iterator<Item = (IpNet, Reason)> {
+    let remotes = policy.remotes.iter().copied();
+    let remotes = remotes.map(|prefix| {
+        (
+            prefix,
+            Reason::Remote {
+                prefix: prefix.to_string(),
+            },
+        )
+    });
+    let networks: &[NetworkSelector] = &policy.networks;
+    let found = knowledge.networks.prefixes(&policy.countries, networks);
+    let found = found.into_iter().map(|prefix| {
+        (
+            prefix,
+            Reason::Network {
+                prefix: prefix.to_string(),
+            },
+        )
+    });
+    let all: Vec<_> = remotes.chain(found).collect();
+    all.into_iter()
+        .filter(move |(prefix, _)| prefix.contains(&address))
+}
+
+fn address_claims<'a>(
+    deciding: &Deciding<'a>,
+    device: &DeviceFacts<'_>,
+    address: IpAddr,
+) -> Vec<Claim<'a>> {
+    const fn port(first: u16, transport: Transport) -> Ports {
+        Ports {
+            first,
+            last: first,
+            transport,
+        }
+    }
+
+    let mut claims = Vec::new();
+    for (order, policy) in deciding.policies.iter().enumerate() {
+        let mut loss = applies(deciding, device, &policy.devices, &policy.schedule);
+        if keeps_link_alive(address) {
+            loss = Some(Loss::KeepsLinkAlive);
+        }
+        let mut claim = |part, action, specific: usize, reason, ports: &[Ports]| {
+            claims.push(Claim {
+                said: Said {
+                    policy: Some(policy.name.clone()),
+                    action: word(action),
+                    reason,
+                },
+                command: false,
+                specific,
+                order: (order, part),
+                ports: ports.to_vec(),
+                at: None,
+                loss: loss.clone(),
+            });
+        };
+        let aside = policy.encrypted_dns.is_some() || policy.quic.is_some();
+        if is_by_name(policy) {
+            // The name decides, when it is said.
+        } else if is_by_address(policy) {
+            for (prefix, reason) in addresses_of(policy, deciding.knowledge, address) {
+                let specific = usize::from(prefix.prefix_len()) + 1;
+                claim(0, policy.action, specific, reason, &policy.ports);
+            }
+        } else if !policy.ports.is_empty() || !aside {
+            claim(0, policy.action, 0, Reason::Everything, &policy.ports);
+        }
+        if let Some(action) = policy.quic {
+            let ports = [port(443, Transport::Udp)];
+            claim(1, action, 0, Reason::Quic, &ports);
+        }
+        if let Some(action) = policy.encrypted_dns {
+            let ports = [port(853, Transport::Any)];
+            claim(2, action, 0, Reason::EncryptedDns, &ports);
+            let mut resolvers = deciding.knowledge.resolvers.encrypted_addresses();
+            if resolvers.any(|resolver| resolver == address) {
+                let specific = usize::from(IpNet::from(address).prefix_len()) + 1;
+                let name = address.to_string();
+                let ports = [port(443, Transport::Any)];
+                claim(3, action, specific, Reason::Resolver { name }, &ports);
+            }
+        }
+    }
+    in_order(claims)
+}
+
+/// Whether an address is on the link alone, where nothing is refused.
+fn keeps_link_alive(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => {
+            address.octets()[0] >= 224 || address.is_link_local() || address.is_unspecified()
+        }
+        IpAddr::V6(address) => {
+            address.is_multicast() || address.is_unicast_link_local() || address.is_unspecified()
+        }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod testing {
+    //! The same reading, for a flow whose address is known.
+
+    use super::*;
+
+    /// The policy and the action of what decides about a name, or by address where there is none.
+    pub(in crate::policy) fn decides(
+        deciding: &Deciding<'_>,
+        device: &DeviceFacts<'_>,
+        name: Option<&str>,
+        layer: Layer,
+        (address, transport, port): (IpAddr, Transport, u16),
+    ) -> Option<(Option<String>, &'static str)> {
+        let claims = match name {
+            Some(name) => name_claims(deciding, device, name),
+            None => address_claims(deciding, device, address),
+        };
+        let judge = Judge::new(layer, "", transport, Some(port));
+        let found = claims.into_iter().find(|claim| {
+            claim.loss.is_none()
+                && judge.holds(claim)
+                && claim.at.is_none_or(|policy| {
+                    addresses_of(policy, deciding.knowledge, address)
+                        .next()
+                        .is_some()
+                })
+        })?;
+        Some((found.said.policy, found.said.action))
+    }
+}

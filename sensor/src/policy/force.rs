@@ -1,0 +1,109 @@
+//! The decisions of the kernel, made in user space: for names that only it can read.
+
+use std::{collections::HashMap, sync::Arc};
+
+use sensor_ebpf::{
+    flow::FlowKey,
+    name::{Suffixes, longest},
+    parse::{Address, Family, Mac},
+    policy::{
+        Chain, Decision, Layer, Rule, Rules, Verdict, decide, decide_learned, decide_name,
+        rule_flag,
+    },
+};
+
+use super::Compiled;
+
+/// Policies in force.
+#[derive(Clone, Debug, Default)]
+pub struct InForce {
+    /// The generation under which the kernel decides.
+    pub generation: u32,
+    /// The tables.
+    pub compiled: Arc<Compiled>,
+    /// The rules that apply to devices, where they are others than those of everybody.
+    pub devices: HashMap<[u8; 6], u64>,
+    /// Those of everybody else.
+    pub default_rules: u64,
+}
+
+impl InForce {
+    /// What is decided about a flow by a name that it said; `None` where no rule is about it.
+    pub fn judge_name(&self, key: &FlowKey, name: &str, layer: Layer) -> Option<Decision> {
+        let chain = self.chain_of(name)?;
+        Some(decide_name(self, key, chain, layer)?.1)
+    }
+
+    /// What is decided about a flow by its addresses and ports.
+    pub fn judge_address(&self, key: &FlowKey) -> Decision {
+        decide(self, key)
+    }
+
+    /// What is decided about a flow that said no name, where these rules refuse every name that is
+    /// known at its address.
+    pub fn judge_learned(&self, key: &FlowKey, learned: u64) -> Option<Decision> {
+        decide_learned(self, key, learned)
+    }
+
+    /// Whether a rule by name applies to a device.
+    pub fn applies_by_name(&self, mac: Mac) -> bool {
+        self.for_device(mac) & self.compiled.name_rules != 0
+    }
+
+    /// The rules that refuse this name wherever it is, of those that may apply first.
+    pub fn refusing(&self, name: &str) -> u64 {
+        let Some(chain) = self.chain_of(name).and_then(|chain| self.chain(chain)) else {
+            return 0;
+        };
+        let mut set = 0;
+        for number in &chain.rules[..chain.len as usize] {
+            let Some(rule) = self.rule(*number) else {
+                continue;
+            };
+            if !Verdict::from_number(rule.verdict).refuses() {
+                // Whom it applies to is not known here: what it lets pass is not refused.
+                break;
+            }
+            if rule.port_ranges == 0 && rule.flags & rule_flag::AND_REMOTE == 0 {
+                set |= 1 << number;
+            }
+        }
+        set
+    }
+
+    fn chain_of(&self, name: &str) -> Option<u32> {
+        let lower = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+        let names = &self.compiled.names;
+        longest(names, &Suffixes::of(lower.as_bytes(), names.secret))
+    }
+}
+
+impl Rules for InForce {
+    fn for_device(&self, mac: Mac) -> u64 {
+        let own = self.devices.get(&mac.octets());
+        own.copied().unwrap_or(self.default_rules)
+    }
+
+    fn for_remote(&self, family: Family, remote: Address) -> Option<&Chain> {
+        let octets = remote.octets();
+        let (address, bits): (std::net::IpAddr, u8) = match family {
+            Family::Other => return self.compiled.chains.first(),
+            Family::V4 => ([octets[0], octets[1], octets[2], octets[3]].into(), 32),
+            Family::V6 => (octets.into(), 128),
+        };
+        let prefixes = &self.compiled.prefixes;
+        let found = (0..=bits).rev().find_map(|bits| {
+            let prefix = ipnet::IpNet::new(address, bits).ok()?.trunc();
+            prefixes.get(&prefix).copied()
+        });
+        self.compiled.chains.get(found.unwrap_or(0) as usize)
+    }
+
+    fn chain(&self, number: u32) -> Option<&Chain> {
+        self.compiled.chains.get(number as usize)
+    }
+
+    fn rule(&self, number: u8) -> Option<&Rule> {
+        self.compiled.rules.get(usize::from(number))
+    }
+}

@@ -1,0 +1,166 @@
+//! Lists that were made to harm, and lists that are none.
+
+use std::{
+    collections::HashMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use sensor_ebpf::name::{MAX_LABELS, NAME_BUCKET_ENTRIES, NAME_BUCKETS_PROBED, Suffixes, longest};
+
+use super::*;
+use crate::{
+    aggregate::{knowledge::Knowledge, party::lists::Reason},
+    config::Policy,
+};
+
+/// A folder that goes when the test ends.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let folder = std::env::temp_dir().join(format!("sensor-{name}-{}", std::process::id()));
+        fs::create_dir_all(&folder).expect("a folder for temporary files");
+        Self(folder)
+    }
+
+    fn file(&self, text: &[u8]) -> PathBuf {
+        let file = self.0.join("list.txt");
+        fs::write(&file, text).expect("a temporary file");
+        file
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn refusing(list: &Path) -> [Policy; 1] {
+    [Policy {
+        name: "list".to_owned(),
+        lists: vec![list.to_owned()],
+        action: Action::Reject,
+        ..Policy::default()
+    }]
+}
+
+fn compiled(
+    policies: &[Policy],
+    temporary: &[Temporary],
+    lists: &PolicyLists,
+) -> Result<Compiled, TooLarge> {
+    let names = policy_names(policies, temporary);
+    let identities: HashMap<_, _> = names.map(str::to_owned).zip(1..).collect();
+    compile(
+        policies,
+        temporary,
+        &Knowledge::default(),
+        lists,
+        &identities,
+    )
+}
+
+fn is_refused(compiled: &Compiled, name: &str) -> bool {
+    let suffixes = Suffixes::of(name.as_bytes(), compiled.names.secret);
+    longest(&compiled.names, &suffixes).is_some_and(|chain| compiled.chains[chain as usize].len > 0)
+}
+
+#[test]
+fn a_name_of_too_many_labels_is_a_bad_line_and_taken_for_no_other() {
+    let most = "a.".repeat(MAX_LABELS - 2) + "b.example";
+    let most = most.strip_prefix("a.").expect("it begins so");
+    assert_eq!(most.split('.').count(), MAX_LABELS - 1);
+    let folder = Folder::new("labels");
+    // Of the last two, the last labels are the same.
+    let text = format!("c.{most}\nx.c.{most}\ny.d.{most}\nz.d.{most}\n");
+    let policies = refusing(&folder.file(text.as_bytes()));
+    let lists = PolicyLists::load(&policies, &PolicyLists::default());
+    let (_, list) = lists.iter().next().expect("a list");
+    assert_eq!((list.report.used, list.report.bad), (1, 3));
+    assert_eq!(list.report.shown[0].line, 2);
+    assert_eq!(list.report.shown[0].reason, Reason::TooManyLabels);
+
+    let said = Temporary {
+        domain: format!("x.e.{most}"),
+        device: None,
+        blocks: true,
+        since: 0.0,
+        until: None,
+    };
+    let compiled = compiled(&policies, &[said], &lists).expect("it fits");
+    assert!(is_refused(&compiled, &format!("c.{most}")));
+    assert!(is_refused(&compiled, &format!("x.c.{most}")));
+    for other in ["d", "e"] {
+        assert!(!is_refused(&compiled, &format!("{other}.{most}")));
+    }
+}
+
+#[test]
+fn nobody_can_know_where_names_lie_in_the_table() {
+    let folder = Folder::new("secret");
+    let policies = refusing(&folder.file(b"a.example"));
+    let lists = PolicyLists::load(&policies, &PolicyLists::default());
+    let secret = || {
+        compiled(&policies, &[], &lists)
+            .expect("it fits")
+            .names
+            .secret
+    };
+    assert_ne!(secret(), secret());
+}
+
+#[test]
+fn names_that_crowd_into_one_place_take_another_secret_not_more_memory() {
+    let crowd = |count: u64| {
+        (0..count)
+            .map(|number| (number << 40, 0))
+            .collect::<Vec<_>>()
+    };
+    let most = u64::from(NAME_BUCKETS_PROBED) * NAME_BUCKET_ENTRIES as u64;
+    let fits = NameTable::new(0, &crowd(most));
+    assert!(fits.is_ok());
+    // More tables would have them no less crowded.
+    assert!(NameTable::new(0, &crowd(most + 1)).is_err());
+    assert!(NameTable::new(0, &[(1 << 40, 0), (1 << 40, 1)]).is_err());
+}
+
+#[test]
+fn a_list_of_garbage_gives_what_is_good_in_it_and_what_it_was_when_it_cannot_be_read() {
+    let folder = Folder::new("garbage");
+    let mut text = b"a.example\n".to_vec();
+    text.extend(b"\xff\xfeb\0.\0e\0\n\0".repeat(500_000));
+    text.extend(vec![b'a'; 10_000_000]);
+    text.extend(b"\nb\xfccher.example\n||b.example^\n");
+    for number in 0..1_000_000 {
+        text.extend(format!("{number} %garbage%\n").as_bytes());
+    }
+    text.extend(b"last.example");
+    let file = folder.file(&text);
+    let policies = refusing(&file);
+    let first = PolicyLists::load(&policies, &PolicyLists::default());
+    let list = first.get(&file).expect("it is read");
+    assert!(list.problem.is_none());
+    // Every second line of UTF-16 is what stands before the low octet of its end.
+    assert_eq!((list.report.used, list.report.bad), (3, 1_500_002));
+    let shown: Vec<_> = list.report.shown.iter().map(|bad| bad.line).collect();
+    assert_eq!(shown, [2, 3, 4, 5, 6]);
+    let check = |lists: &PolicyLists| {
+        let compiled = compiled(&policies, &[], lists).expect("it fits");
+        for name in ["a.example", "x.b.example", "last.example"] {
+            assert!(is_refused(&compiled, name), "{name}");
+        }
+        assert!(!is_refused(&compiled, "c.example"));
+    };
+    check(&first);
+
+    fs::remove_file(&file).expect("it was made above");
+    fs::create_dir(&file).expect("a folder in its place");
+    let second = PolicyLists::load(&policies, &first);
+    let kept = second.get(&file).expect("it is kept");
+    assert!(kept.problem.is_some());
+    assert_eq!(kept.report.bad, 1_500_002);
+    check(&second);
+    check(&PolicyLists::load(&policies, &second));
+}

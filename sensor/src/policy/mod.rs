@@ -1,0 +1,187 @@
+//! What may pass: from the policies of the configuration to tables that the kernel searches, and the
+//! same decisions in user space.
+//!
+//! A policy is about names, addresses and ports. **The most specific wins, then the order of the
+//! configuration**: of names the longest that matches, of addresses the longest prefix. What is judged
+//! first binds: what is refused by its address never says a name.
+//!
+//! | there is | and | a flow or question about | is |
+//! | --- | --- | --- | --- |
+//! | `domains = ["b.example"]` reject | | `b.example`, `a.b.example` | refused |
+//! | | | `ab.example` | not touched |
+//! | `domains = ["b.example"]` reject | `domains = ["a.b.example"]` allow, anywhere | `a.b.example` | allowed |
+//! | `domains = ["b.example"]` reject | `domains = ["b.example"]` allow, later | `b.example` | refused |
+//! | a list with `b.example`, reject | `a.b.example` never-block | `a.b.example` and below | not touched |
+//! | a list with `x.a.b.example`, reject | `a.b.example` never-block | `x.a.b.example` | not touched |
+//! | `domains = ["b.example"]` reject | `a.b.example` never-block | `a.b.example` | not touched |
+//! | `domains = ["a.b.example"]` reject | `a.b.example` never-block | `a.b.example` | refused |
+//! | `domains = ["x.a.b.example"]` reject | `a.b.example` never-block | `x.a.b.example` | refused |
+//! | `category = "telemetry"` reject | `a.b.example` advertising below `b.example` telemetry | `a.b.example` | not touched |
+//! | any of these | `sensor allow b.example` | `a.b.example` | allowed |
+//! | any of these | `sensor block b.example` | `a.b.example` | refused |
+//! | `domains = ["b.example"] ports = [443]` reject | | the DNS question for it | not touched |
+//!
+//! `compile` makes the tables · `names` is the table of names · `lists` reads the policies' own lists ·
+//! `schedule` tells when a policy applies · `force` decides in user space · `explain` tells why.
+
+mod compile;
+pub mod explain;
+mod force;
+mod lists;
+mod names;
+mod schedule;
+
+use std::collections::BTreeMap;
+
+use ipnet::IpNet;
+use sensor_ebpf::policy::{Chain, Rule};
+
+use crate::config::{Action, DeviceSelector, Span, typed};
+use crate::model::{Kind, Said};
+
+pub use self::{
+    compile::{TooLarge, compile, policy_names},
+    force::InForce,
+    lists::{PolicyList, PolicyLists},
+    names::NameTable,
+    schedule::Zone,
+};
+
+/// The identity of what `sensor block` was told.
+pub const BLOCKED: &str = "blocked-by-command";
+/// The identity of what `sensor allow` was told.
+pub const ALLOWED: &str = "allowed-by-command";
+
+/// What `sensor block` or `sensor allow` was told.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Temporary {
+    /// The name, with everything below it.
+    pub domain: String,
+    /// The devices; `None`: all.
+    pub device: Option<DeviceSelector>,
+    /// Whether it is refused; otherwise it is allowed.
+    pub blocks: bool,
+    /// When it was said, in seconds since the Unix epoch.
+    pub since: f64,
+    /// When it is over, in seconds since the Unix epoch; `None`: never.
+    pub until: Option<f64>,
+}
+
+impl Temporary {
+    /// The same for people.
+    pub fn shown(&self) -> Said {
+        Said {
+            name: self.domain.clone(),
+            is: match self.blocks {
+                true => "blocked",
+                false => "allowed",
+            },
+            devices: self.device.as_ref().map(typed::devices_text),
+            since: self.since,
+            until: self.until,
+        }
+    }
+
+    /// What happens to what it is about.
+    pub const fn action(&self) -> Action {
+        match self.blocks {
+            true => Action::Reject,
+            false => Action::Allow,
+        }
+    }
+}
+
+/// Policies as tables.
+#[derive(Debug, Default)]
+pub struct Compiled {
+    /// By their numbers, which are bits of a set.
+    pub rules: Vec<Rule>,
+    /// By their numbers; the first is that of every address.
+    pub chains: Vec<Chain>,
+    /// Number of the chain of each prefix.
+    pub prefixes: BTreeMap<IpNet, u32>,
+    /// Chains of names.
+    pub names: NameTable,
+    /// The rules by name.
+    pub name_rules: u64,
+    /// The rules by name whose verdicts are waited for.
+    pub strict_rules: u64,
+    /// How many policies there are, temporary ones aside.
+    pub policies: u64,
+    /// To whom and when each rule applies.
+    who: Vec<Who>,
+}
+
+/// To whom and when a rule applies.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Who {
+    devices: Vec<DeviceSelector>,
+    schedule: Vec<Span>,
+}
+
+/// What is known of a device, for policies.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DeviceFacts<'a> {
+    /// Its MAC address.
+    pub mac: [u8; 6],
+    /// What `[[device]]` calls it.
+    pub name: Option<&'a str>,
+    /// The groups that `[[device]]` has it in.
+    pub groups: &'a [String],
+    /// Who made it.
+    pub vendor: Option<&'a str>,
+    /// What it is.
+    pub kind: Option<Kind>,
+}
+
+impl DeviceFacts<'_> {
+    /// Whether a selector is about this device.
+    pub fn are(&self, selector: &DeviceSelector) -> bool {
+        match selector {
+            DeviceSelector::Mac(mac) => *mac == self.mac,
+            DeviceSelector::Name(name) => self.name == Some(name),
+            DeviceSelector::Group(group) => self.groups.contains(group),
+            DeviceSelector::Vendor(vendor) => self
+                .vendor
+                .is_some_and(|known| known.eq_ignore_ascii_case(vendor)),
+            DeviceSelector::Kind(kind) => self.kind == Some(*kind),
+        }
+    }
+}
+
+impl Compiled {
+    /// The rules that apply to a device at a time, in seconds since the Unix epoch.
+    pub fn rules_of(&self, device: &DeviceFacts<'_>, zone: &Zone, now: f64) -> u64 {
+        self.rules_where(zone, now, |who| {
+            who.devices.is_empty() || who.devices.iter().any(|selector| device.are(selector))
+        })
+    }
+
+    /// The rules that apply to every device at a time.
+    pub fn default_rules(&self, zone: &Zone, now: f64) -> u64 {
+        self.rules_where(zone, now, |who| who.devices.is_empty())
+    }
+
+    /// When a schedule begins or ends next, in seconds since the Unix epoch; `None`: never.
+    pub fn next_change(&self, zone: &Zone, now: f64) -> Option<f64> {
+        let changes = self
+            .who
+            .iter()
+            .filter_map(|who| zone.next_change(&who.schedule, now));
+        changes.min_by(f64::total_cmp)
+    }
+
+    fn rules_where(&self, zone: &Zone, now: f64, holds: impl Fn(&Who) -> bool) -> u64 {
+        let rules = self.who.iter().enumerate();
+        rules
+            .filter(|(_, who)| holds(who) && zone.is_within(&who.schedule, now))
+            .fold(0, |set, (number, _)| set | 1 << number)
+    }
+}
+
+#[cfg(test)]
+mod hostile;
+#[cfg(test)]
+mod reference;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,314 @@
+//! The compiled tables against the words of the documentation, read by somebody else than
+//! [`explain`](super::explain), and what has to hold whatever the policies are.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use ipnet::IpNet;
+use proptest::{prelude::*, sample::select};
+use sensor_ebpf::{flow::FlowKey, policy::Layer};
+
+use super::{
+    tests::{House, NOW, a_facts, a_house, an_address, decided, key},
+    *,
+};
+use crate::{
+    aggregate::party::lists::{Category, Listed},
+    config::{Policy, Ports, Transport},
+};
+
+/// A flow, or a question, and whose it is.
+struct Asked<'a> {
+    device: DeviceFacts<'a>,
+    layer: Layer,
+    address: IpAddr,
+    transport: Transport,
+    port: u16,
+}
+
+impl Asked<'_> {
+    fn is_of(&self, devices: &[DeviceSelector]) -> bool {
+        devices.is_empty() || devices.iter().any(|device| self.device.are(device))
+    }
+
+    fn is_at(&self, ports: &[Ports]) -> bool {
+        ports.is_empty()
+            || self.layer != Layer::Dns
+                && ports.iter().any(|range| {
+                    let transports = [Transport::Any, self.transport];
+                    transports.contains(&range.transport)
+                        && (range.first..=range.last).contains(&self.port)
+                })
+    }
+
+    /// No prefix is the condition of a policy that names none.
+    fn is_in(&self, remotes: &[IpNet]) -> bool {
+        remotes.is_empty()
+            || self.layer != Layer::Dns
+                && remotes.iter().any(|prefix| prefix.contains(&self.address))
+    }
+}
+
+type Decided = Option<(Option<String>, &'static str)>;
+
+fn word(action: Action) -> &'static str {
+    match action {
+        Action::Observe => "observe",
+        Action::Allow => "allow",
+        Action::Reject => "reject",
+        Action::Drop => "drop",
+    }
+}
+
+fn holds(above: &str, name: &str) -> bool {
+    name == above || name.ends_with(&format!(".{above}"))
+}
+
+/// What decides about a name.
+fn of_name(house: &House, asked: &Asked<'_>, name: &str) -> Decided {
+    // Commands stand above all: the longest, then the newest, then the one that is kept first.
+    let mut said: Vec<_> = house.temporary.iter().collect();
+    said.retain(|said| holds(&said.domain, name) && asked.is_of(said.device.as_slice()));
+    said.sort_by(|a, b| {
+        let by_length = b.domain.len().cmp(&a.domain.len());
+        by_length.then(b.since.total_cmp(&a.since))
+    });
+    if let Some(said) = said.first() {
+        return Some((None, word(said.action())));
+    }
+
+    let known: BTreeMap<&str, Listed<'_>> = house
+        .knowledge
+        .lists
+        .names()
+        .filter(|entry| holds(entry.what, name))
+        .map(|entry| (entry.what, entry.listed))
+        .collect();
+    let of_lists: Vec<_> = house
+        .lists
+        .iter()
+        .flat_map(|(file, list)| list.names.names().map(move |entry| (file, entry)))
+        .filter(|(_, entry)| holds(entry.what, name))
+        .collect();
+    let is_never = |listed: &Listed<'_>| listed.category == Some(Category::NeverBlock);
+    let never = known.iter().filter(|(_, listed)| is_never(listed));
+    let never = never.map(|(name, _)| name.len());
+    let excepted = of_lists.iter().filter(|(_, entry)| is_never(&entry.listed));
+    let never = never
+        .chain(excepted.map(|(_, entry)| entry.what.len()))
+        .max();
+    let longest = |has: &dyn Fn(&Listed<'_>) -> bool| {
+        let having = known.iter().filter(|(_, listed)| has(listed));
+        having.max_by_key(|(name, _)| name.len())
+    };
+    let category = longest(&|listed| listed.category.is_some());
+    let owner = longest(&|listed| listed.owner.is_some());
+
+    let mut best: Option<(usize, &Policy, Action)> = None;
+    for policy in &house.policies {
+        if !asked.is_of(&policy.devices) || !house.zone.is_within(&policy.schedule, NOW) {
+            continue;
+        }
+        let mut says = |length: usize, action| {
+            // What comes later has to be longer.
+            if best.is_none_or(|(longest, ..)| length > longest) {
+                best = Some((length, policy, action));
+            }
+        };
+        let explicit = |name: &str| never.is_none_or(|never| name.len() >= never);
+        if asked.is_at(&policy.ports) && asked.is_in(&policy.remotes) {
+            for domain in &policy.domains {
+                if holds(domain, name) && explicit(domain) {
+                    says(domain.len(), policy.action);
+                }
+            }
+            if never.is_none() {
+                for (file, entry) in &of_lists {
+                    if policy.lists.iter().any(|list| list == file) {
+                        says(entry.what.len(), policy.action);
+                    }
+                }
+                if let Some((name, listed)) = category
+                    && policy
+                        .categories
+                        .iter()
+                        .any(|wanted| Some(*wanted) == listed.category)
+                {
+                    says(name.len(), policy.action);
+                }
+                if let Some((name, listed)) = owner
+                    && policy.owners.iter().any(|wanted| {
+                        listed
+                            .owner
+                            .is_some_and(|owner| owner.eq_ignore_ascii_case(wanted))
+                    })
+                {
+                    says(name.len(), policy.action);
+                }
+            }
+        }
+        if let Some(action) = policy.encrypted_dns {
+            let discovery = [
+                "use-application-dns.net",
+                "mask.icloud.com",
+                "mask-h2.icloud.com",
+                "_dns.resolver.arpa",
+            ];
+            for found in discovery {
+                if holds(found, name) && explicit(found) {
+                    says(found.len(), action);
+                }
+            }
+            let bypass = |listed: &Listed<'_>| listed.category == Some(Category::DnsBypass);
+            if never.is_none() {
+                for (found, _) in known.iter().filter(|(_, listed)| bypass(listed)) {
+                    says(found.len(), action);
+                }
+            }
+        }
+    }
+    best.map(|(_, policy, action)| (Some(policy.name.clone()), word(action)))
+}
+
+/// What decides about an address.
+fn of_address(house: &House, asked: &Asked<'_>) -> Decided {
+    let on_link = match asked.address {
+        IpAddr::V4(address) => address.is_multicast() || address.is_link_local(),
+        IpAddr::V6(address) => address.is_multicast() || address.is_unicast_link_local(),
+    };
+    if on_link {
+        return None;
+    }
+    let only = |port, transport| {
+        asked.is_at(&[Ports {
+            first: port,
+            last: port,
+            transport,
+        }])
+    };
+    let resolves = house.knowledge.resolvers.encrypted_addresses();
+    let resolves = resolves.into_iter().any(|address| address == asked.address);
+    let mut best: Option<(u8, &Policy, Action)> = None;
+    for policy in &house.policies {
+        if !asked.is_of(&policy.devices) || !house.zone.is_within(&policy.schedule, NOW) {
+            continue;
+        }
+        // The length of a prefix from 1; 0 is everything.
+        let mut says = |length: u8, action| {
+            if best.is_none_or(|(longest, ..)| length > longest) {
+                best = Some((length, policy, action));
+            }
+        };
+        let Policy {
+            domains,
+            lists,
+            owners,
+            categories,
+            ..
+        } = policy;
+        let by_name = !domains.is_empty()
+            || !lists.is_empty()
+            || !owners.is_empty()
+            || !categories.is_empty();
+        let aside = policy.encrypted_dns.is_some() || policy.quic.is_some();
+        let nothing = policy.remotes.is_empty() && policy.ports.is_empty();
+        if !by_name && asked.is_at(&policy.ports) && !(nothing && aside) {
+            if policy.remotes.is_empty() {
+                says(0, policy.action);
+            }
+            for prefix in &policy.remotes {
+                if prefix.contains(&asked.address) {
+                    says(prefix.prefix_len() + 1, policy.action);
+                }
+            }
+        }
+        if let Some(action) = policy.quic
+            && only(443, Transport::Udp)
+        {
+            says(0, action);
+        }
+        if let Some(action) = policy.encrypted_dns {
+            if only(853, Transport::Any) {
+                says(0, action);
+            }
+            if resolves && only(443, Transport::Any) {
+                says(IpNet::from(asked.address).prefix_len() + 1, action);
+            }
+        }
+    }
+    best.map(|(_, policy, action)| (Some(policy.name.clone()), word(action)))
+}
+
+/// Names that the policies of a house may be about, their neighbours, and names below.
+fn names() -> Vec<String> {
+    let mut names = vec!["example".to_owned(), "ab.example".to_owned()];
+    let mut deepest = vec!["b.example".to_owned()];
+    for _ in 0..5 {
+        names.extend_from_slice(&deepest);
+        let below = deepest.iter().flat_map(|name| {
+            let labels = ["a", "c"].into_iter();
+            labels.map(move |label| format!("{label}.{name}"))
+        });
+        deepest = below.collect();
+    }
+    let more = ["mask.icloud.com", "icloud.com", "x._dns.resolver.arpa"];
+    names.extend(more.map(str::to_owned));
+    names
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_tables_say_what_the_documentation_says(
+        house in a_house(),
+        device in a_facts(),
+        address in an_address(),
+        transport in select(&[Transport::Tcp, Transport::Udp][..]),
+        port in select(&[443_u16, 80, 853, 8443][..]),
+    ) {
+        let (in_force, policies) = house.in_force(&device).expect("it fits");
+        let key: FlowKey = key(device.mac, address, transport, port);
+        let mut asked = Asked { device, layer: Layer::Address, address, transport, port };
+        let by_address = decided(in_force.judge_address(&key), &policies);
+        prop_assert_eq!(by_address, of_address(&house, &asked));
+        for name in names() {
+            for layer in [Layer::Dns, Layer::Tls, Layer::Quic, Layer::Http] {
+                asked.layer = layer;
+                let judged = in_force.judge_name(&key, &name, layer);
+                let judged = judged.and_then(|decision| decided(decision, &policies));
+                prop_assert_eq!(judged, of_name(&house, &asked, &name), "{} {:?}", name, layer);
+            }
+        }
+    }
+
+    #[test]
+    fn what_refuses_an_unnamed_flow_refuses_every_name_at_its_address(
+        house in a_house(),
+        device in a_facts(),
+        others in a_facts(),
+        address in an_address(),
+        at in prop::sample::subsequence(names(), 1..=3),
+        transport in select(&[Transport::Tcp, Transport::Udp][..]),
+        port in select(&[443_u16, 80, 853, 8443][..]),
+    ) {
+        let (mut in_force, _) = house.in_force(&device).expect("it fits");
+        let rules = in_force.compiled.rules_of(&others, &house.zone, NOW);
+        in_force.devices.insert(others.mac, rules);
+        let learned = at.iter().fold(u64::MAX, |set, name| set & in_force.refusing(name));
+        for mac in [device.mac, others.mac, [0; 6]] {
+            let key = key(mac, address, transport, port);
+            let unnamed = in_force.judge_learned(&key, learned);
+            if unnamed.is_some_and(|decision| decision.verdict.refuses()) {
+                for name in &at {
+                    let named = in_force.judge_name(&key, name, Layer::Tls);
+                    prop_assert!(
+                        named.is_some_and(|decision| decision.verdict.refuses()),
+                        "{} {:?}", name, named
+                    );
+                }
+            } else {
+                prop_assert!(unnamed.is_none(), "{:?}", unnamed);
+            }
+        }
+    }
+}

@@ -1,0 +1,619 @@
+//! The semantics of policies: the table, row by row, and the compiled tables held against a plain
+//! reading of the policies.
+
+use std::{collections::HashMap, net::IpAddr, path::Path, sync::Arc};
+
+use proptest::{prelude::*, sample::select};
+use sensor_ebpf::{
+    flow::{Direction, FlowKey},
+    parse::{Address, Family, Mac, Parsed, Piece, Ports as WirePorts},
+    policy::{Decision, Layer, Verdict},
+};
+
+use super::{
+    explain::{Deciding, Loss, Reason, Subject, What, explain, testing::decides},
+    *,
+};
+use crate::{
+    aggregate::{
+        knowledge::Knowledge,
+        party::{
+            hidden::Resolvers,
+            lists::{About, Category, Lists},
+            networks::Networks,
+        },
+    },
+    config::{Policy, Ports, Transport},
+};
+
+const MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x11];
+const OTHER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x22];
+
+/// 2026-11-23, a Monday, at noon.
+pub(super) const NOW: f64 = 1_795_435_200.0;
+
+/// All that decides, owned.
+#[derive(Debug)]
+pub(super) struct House {
+    pub(super) policies: Vec<Policy>,
+    pub(super) temporary: Vec<Temporary>,
+    pub(super) knowledge: Knowledge,
+    pub(super) lists: PolicyLists,
+    pub(super) zone: Zone,
+}
+
+impl House {
+    fn deciding(&self) -> Deciding<'_> {
+        Deciding {
+            policies: &self.policies,
+            temporary: &self.temporary,
+            knowledge: &self.knowledge,
+            lists: &self.lists,
+            zone: &self.zone,
+            now: NOW,
+        }
+    }
+
+    /// The compiled policies for one device, and the identities of policies by number.
+    pub(super) fn in_force(
+        &self,
+        device: &DeviceFacts<'_>,
+    ) -> Result<(InForce, Vec<String>), TooLarge> {
+        let names = policy_names(&self.policies, &self.temporary);
+        let names: Vec<String> = names.map(str::to_owned).collect();
+        let numbers = (1..).zip(&names);
+        let identities = numbers
+            .map(|(number, name)| (name.clone(), number))
+            .collect();
+        let compiled = compile(
+            &self.policies,
+            &self.temporary,
+            &self.knowledge,
+            &self.lists,
+            &identities,
+        )?;
+        let rules = compiled.rules_of(device, &self.zone, NOW);
+        let in_force = InForce {
+            generation: 2,
+            devices: HashMap::from([(device.mac, rules)]),
+            default_rules: compiled.default_rules(&self.zone, NOW),
+            compiled: Arc::new(compiled),
+        };
+        Ok((in_force, names))
+    }
+}
+
+pub(super) fn key(mac: [u8; 6], address: IpAddr, transport: Transport, port: u16) -> FlowKey {
+    let (family, destination) = match address {
+        IpAddr::V4(address) => (Family::V4, Address::v4(address.octets())),
+        IpAddr::V6(address) => (Family::V6, Address::v6(address.octets())),
+    };
+    let [high, low] = port.to_be_bytes();
+    let parsed = Parsed {
+        source_mac: Mac::new(mac),
+        family,
+        protocol: if transport == Transport::Tcp { 6 } else { 17 },
+        destination,
+        ports: WirePorts::new([0xc0, 0, high, low]),
+        piece: Piece::Whole,
+        destination_mac: Mac::new([2, 0, 0, 0, 0, 1]),
+        ethertype: 0,
+        source: Address::v4([0; 4]),
+        tcp_flags: 0,
+        sequence: 0,
+        identification: 0,
+        network_offset: 14,
+        transport_offset: 34,
+        transport_len: 20,
+        transport_header_len: 20,
+    };
+    FlowKey::new(&parsed, Direction::Upload, 1)
+}
+
+const fn word(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Pass => "observe",
+        Verdict::Allow => "allow",
+        Verdict::Reject => "reject",
+        Verdict::Drop => "drop",
+    }
+}
+
+/// Who decides, as the plain reading has it.
+pub(super) fn decided(
+    decision: Decision,
+    names: &[String],
+) -> Option<(Option<String>, &'static str)> {
+    let policy = names.get(usize::from(decision.policy).checked_sub(1)?)?;
+    let policy = Some(policy.clone()).filter(|name| name != BLOCKED && name != ALLOWED);
+    Some((policy, word(decision.verdict)))
+}
+
+// The table.
+
+fn policy(name: &str, domains: &[&str], action: Action) -> Policy {
+    Policy {
+        name: name.to_owned(),
+        domains: domains.iter().map(|domain| (*domain).to_owned()).collect(),
+        action,
+        ..Policy::default()
+    }
+}
+
+fn knowledge(entries: &[(String, Option<Category>, Option<&str>)]) -> Knowledge {
+    let mut lists = Lists::default();
+    for (name, category, owner) in entries {
+        let about = About {
+            name: "own",
+            category: *category,
+            owner: *owner,
+        };
+        let report = lists.add(about, name.as_bytes()).expect("memory is read");
+        assert_eq!(report.bad, 0, "{name}");
+    }
+    let mut resolvers = Resolvers::default();
+    resolvers.add(&lists);
+    Knowledge {
+        lists,
+        resolvers,
+        networks: Networks::default(),
+        top: 1,
+    }
+}
+
+fn house(policies: Vec<Policy>, entries: &[(&str, Category)]) -> House {
+    let entries: Vec<_> = entries
+        .iter()
+        .map(|(name, category)| ((*name).to_owned(), Some(*category), None))
+        .collect();
+    House {
+        policies,
+        temporary: Vec::new(),
+        knowledge: knowledge(&entries),
+        lists: PolicyLists::default(),
+        zone: Zone::default(),
+    }
+}
+
+const ANYWHERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+
+/// What happens to a name, compiled and plainly read.
+#[track_caller]
+fn check(house: &House, layer: Layer, name: &str, expected: Option<Verdict>) {
+    let device = DeviceFacts {
+        mac: MAC,
+        ..DeviceFacts::default()
+    };
+    let (in_force, _) = house.in_force(&device).expect("it fits");
+    let key = key(MAC, ANYWHERE, Transport::Tcp, 443);
+    let verdict = in_force.judge_name(&key, name, layer);
+    assert_eq!(verdict.map(|decision| decision.verdict), expected, "{name}");
+    let flow = (ANYWHERE, Transport::Tcp, 443);
+    let read = decides(&house.deciding(), &device, Some(name), layer, flow);
+    assert_eq!(read.map(|(_, action)| action), expected.map(word), "{name}");
+}
+
+const REFUSED: Option<Verdict> = Some(Verdict::Reject);
+const ALLOWS: Option<Verdict> = Some(Verdict::Allow);
+
+fn rejects(domain: &str) -> Policy {
+    policy("rejects", &[domain], Action::Reject)
+}
+
+fn allows(domain: &str) -> Policy {
+    policy("allows", &[domain], Action::Allow)
+}
+
+#[test]
+fn a_name_stands_for_all_below_it_alone() {
+    let house = house(vec![rejects("b.example")], &[]);
+    check(&house, Layer::Dns, "b.example", REFUSED);
+    check(&house, Layer::Tls, "a.B.example", REFUSED);
+    check(&house, Layer::Dns, "ab.example", None);
+    check(&house, Layer::Dns, "example", None);
+}
+
+#[test]
+fn the_longest_name_decides_then_the_order() {
+    for policies in [
+        vec![rejects("b.example"), allows("a.b.example")],
+        vec![allows("a.b.example"), rejects("b.example")],
+    ] {
+        let house = house(policies, &[]);
+        check(&house, Layer::Dns, "a.b.example", ALLOWS);
+        check(&house, Layer::Dns, "x.a.b.example", ALLOWS);
+        check(&house, Layer::Dns, "b.example", REFUSED);
+    }
+    let order = house(vec![rejects("b.example"), allows("b.example")], &[]);
+    check(&order, Layer::Dns, "b.example", REFUSED);
+}
+
+#[test]
+fn never_block_stands_above_lists_and_above_names_that_are_shorter() {
+    const NEVER: [(&str, Category); 1] = [("a.b.example", Category::NeverBlock)];
+    for (listed, touched) in [
+        ("b.example", "c.b.example"),
+        ("x.a.b.example", "x.b.example"),
+    ] {
+        let list = Path::new("/ads.txt");
+        let mut house = house(vec![policy("list", &[], Action::Reject)], &NEVER);
+        house.policies[0].lists = vec![list.to_owned()];
+        house.lists = PolicyLists::of(&[(list, listed)]).expect("memory is read");
+        check(&house, Layer::Dns, "a.b.example", None);
+        check(&house, Layer::Dns, "x.a.b.example", None);
+        let outside = (listed == "b.example").then_some(Verdict::Reject);
+        check(&house, Layer::Dns, touched, outside);
+    }
+    let shorter = house(vec![rejects("b.example")], &NEVER);
+    check(&shorter, Layer::Dns, "a.b.example", None);
+    check(&shorter, Layer::Dns, "b.example", REFUSED);
+    let equal = house(vec![rejects("a.b.example")], &NEVER);
+    check(&equal, Layer::Dns, "a.b.example", REFUSED);
+    let longer = house(vec![rejects("x.a.b.example")], &NEVER);
+    check(&longer, Layer::Dns, "x.a.b.example", REFUSED);
+    check(&longer, Layer::Dns, "a.b.example", None);
+}
+
+#[test]
+fn a_longer_name_has_its_own_category() {
+    let entries = [
+        ("b.example", Category::Telemetry),
+        ("a.b.example", Category::Advertising),
+    ];
+    let mut house = house(vec![policy("category", &[], Action::Reject)], &entries);
+    house.policies[0].categories = vec![Category::Telemetry];
+    check(&house, Layer::Dns, "a.b.example", None);
+    check(&house, Layer::Dns, "b.example", REFUSED);
+}
+
+fn said(domain: &str, device: Option<[u8; 6]>, blocks: bool, since: f64) -> Temporary {
+    Temporary {
+        domain: domain.to_owned(),
+        device: device.map(DeviceSelector::Mac),
+        blocks,
+        since,
+        until: None,
+    }
+}
+
+#[test]
+fn commands_stand_above_all_and_the_newest_above_the_others() {
+    let mut house = house(
+        vec![rejects("a.b.example")],
+        &[("c.b.example", Category::NeverBlock)],
+    );
+    house.temporary = vec![said("b.example", None, false, 1.0)];
+    check(&house, Layer::Dns, "a.b.example", ALLOWS);
+    house.temporary = vec![said("b.example", None, true, 1.0)];
+    check(&house, Layer::Dns, "a.b.example", REFUSED);
+    check(&house, Layer::Dns, "c.b.example", REFUSED);
+    // A rule that is shared with a newer command about another name makes no older one newer.
+    house.temporary = vec![
+        said("b.example", Some(MAC), true, 1.0),
+        said("b.example", None, false, 2.0),
+        said("d.example", Some(MAC), true, 3.0),
+    ];
+    check(&house, Layer::Dns, "b.example", ALLOWS);
+}
+
+#[test]
+fn a_question_has_no_port() {
+    let mut house = house(vec![rejects("b.example")], &[]);
+    house.policies[0].ports = vec![range(443, 443, Transport::Any)];
+    check(&house, Layer::Dns, "b.example", None);
+    check(&house, Layer::Tls, "b.example", REFUSED);
+}
+
+const fn range(first: u16, last: u16, transport: Transport) -> Ports {
+    Ports {
+        first,
+        last,
+        transport,
+    }
+}
+
+#[test]
+fn an_explanation_tells_the_line_that_decides_and_what_lost() {
+    let list = Path::new("/ads.txt");
+    let mut house = house(
+        vec![
+            policy("list", &[], Action::Reject),
+            allows("a.b.example"),
+            rejects("example"),
+        ],
+        &[],
+    );
+    house.policies[0].lists = vec![list.to_owned()];
+    house.policies[1].devices = vec![DeviceSelector::Mac(OTHER_MAC)];
+    house.lists = PolicyLists::of(&[(list, "# ads\nb.example\n")]).expect("memory is read");
+    let device = DeviceFacts {
+        mac: MAC,
+        ..DeviceFacts::default()
+    };
+    let subject = Subject {
+        what: What::Name("a.b.example".to_owned()),
+        port: None,
+    };
+    let told = explain(&house.deciding(), &device, &subject);
+    let [judgement] = &*told.judgements else {
+        panic!("{told:?}");
+    };
+    assert_eq!(judgement.layers, ["dns", "tls", "quic", "http"]);
+    assert_eq!(judgement.verdict, "reject");
+    let Some(Reason::List(line)) = judgement.said.as_ref().map(|said| &said.reason) else {
+        panic!("{told:?}");
+    };
+    assert_eq!(
+        (&*line.list, line.line, &*line.name),
+        ("/ads.txt", 2, "b.example")
+    );
+    let lost: Vec<_> = told.lost.iter().map(|lost| &lost.because).collect();
+    assert_eq!(lost, [&Loss::OtherDevices, &Loss::LessSpecific]);
+}
+
+// The compiled tables against the plain reading.
+
+const FILES: [&str; 2] = ["/list/0", "/list/1"];
+
+/// Few names, so that they meet.
+fn a_name() -> impl Strategy<Value = String> {
+    let labels = prop::collection::vec(select(&["a", "c"][..]), 0..=3);
+    labels.prop_map(|labels| {
+        let above = ["b", "example"];
+        let labels: Vec<_> = labels.into_iter().chain(above).collect();
+        labels.join(".")
+    })
+}
+
+fn an_action() -> impl Strategy<Value = Action> {
+    select(&[Action::Observe, Action::Allow, Action::Reject, Action::Drop][..])
+}
+
+fn a_category() -> impl Strategy<Value = Category> {
+    select(&Category::ALL[..])
+}
+
+fn a_device() -> impl Strategy<Value = DeviceSelector> {
+    select(vec![
+        DeviceSelector::Mac(MAC),
+        DeviceSelector::Mac(OTHER_MAC),
+        DeviceSelector::Group("kids".to_owned()),
+        DeviceSelector::Vendor("xiaomi".to_owned()),
+        DeviceSelector::Kind(Kind::Tv),
+    ])
+}
+
+/// Now, or later on the same day.
+fn a_schedule() -> impl Strategy<Value = Vec<Span>> {
+    let span = |from, to| Span { days: 1, from, to };
+    select(vec![
+        vec![],
+        vec![],
+        vec![span(600, 900)],
+        vec![span(900, 960)],
+    ])
+}
+
+fn some_ports() -> impl Strategy<Value = Vec<Ports>> {
+    select(vec![
+        vec![],
+        vec![],
+        vec![],
+        vec![range(443, 443, Transport::Any)],
+        vec![range(443, 443, Transport::Udp)],
+        vec![
+            range(1, 100, Transport::Tcp),
+            range(853, 853, Transport::Any),
+        ],
+    ])
+}
+
+fn some_remotes() -> impl Strategy<Value = Vec<IpNet>> {
+    let all = [
+        "0.0.0.0/0",
+        "192.0.2.0/24",
+        "192.0.2.0/28",
+        "192.0.2.1/32",
+        "2001:db8::/32",
+        "2001:db8::1/128",
+    ];
+    let all: Vec<IpNet> = all.iter().filter_map(|text| text.parse().ok()).collect();
+    prop_oneof![
+        3 => Just(vec![]),
+        2 => prop::sample::subsequence(all, 1..=3),
+    ]
+}
+
+fn maybe<T: Clone + std::fmt::Debug + 'static>(all: &'static [T]) -> impl Strategy<Value = Vec<T>> {
+    prop_oneof![
+        2 => Just(vec![]),
+        1 => prop::sample::subsequence(all.to_vec(), 1..=all.len()),
+    ]
+}
+
+fn a_policy() -> impl Strategy<Value = Policy> {
+    let names = (
+        prop::collection::vec(a_name(), 0..=3),
+        maybe(&FILES),
+        maybe(&["Xiaomi", "google"]),
+        maybe(&Category::ALL),
+    );
+    let rest = (
+        some_remotes(),
+        some_ports(),
+        prop::option::weighted(0.2, an_action()),
+        prop::option::weighted(0.2, an_action()),
+        a_schedule(),
+        prop_oneof![Just(vec![]), prop::collection::vec(a_device(), 1..=2)],
+        an_action(),
+    );
+    (names, rest).prop_map(|((domains, lists, owners, categories), rest)| {
+        let (remotes, ports, encrypted_dns, quic, schedule, devices, action) = rest;
+        let mut domains = domains;
+        domains.sort();
+        domains.dedup();
+        Policy {
+            name: String::new(),
+            devices,
+            domains,
+            lists: lists.into_iter().map(Into::into).collect(),
+            owners: owners.into_iter().map(str::to_owned).collect(),
+            categories,
+            remotes,
+            ports,
+            encrypted_dns,
+            quic,
+            schedule,
+            action,
+            ..Policy::default()
+        }
+    })
+}
+
+pub(super) fn a_house() -> impl Strategy<Value = House> {
+    let entry = (
+        a_name(),
+        prop::option::of(a_category()),
+        prop::option::of(select(&["Xiaomi", "Google"][..])),
+    );
+    let on_list = || {
+        (a_name(), prop::bool::weighted(0.2)).prop_map(|(name, exception)| match exception {
+            true => format!("@@||{name}^\n"),
+            false => format!("{name}\n"),
+        })
+    };
+    let list = || prop::collection::vec(on_list(), 0..=4);
+    let command = (
+        a_name(),
+        prop::option::of(a_device()),
+        any::<bool>(),
+        (0..4_u8).prop_map(f64::from),
+    );
+    (
+        prop::collection::vec(a_policy(), 0..=5),
+        prop::collection::vec(entry, 0..=5),
+        any::<bool>(),
+        (list(), list()),
+        prop_oneof![Just(vec![]), prop::collection::vec(command, 1..=5)],
+    )
+        .prop_map(|(mut policies, mut entries, resolver, lists, commands)| {
+            for (number, policy) in policies.iter_mut().enumerate() {
+                policy.name = format!("policy-{number}");
+            }
+            if resolver {
+                let bypass = Some(Category::DnsBypass);
+                entries.push(("192.0.2.1".to_owned(), bypass, None));
+            }
+            let texts = [lists.0.concat(), lists.1.concat()];
+            let texts: Vec<_> = FILES.iter().map(Path::new).zip(texts).collect();
+            // Only lists that a policy names are read.
+            let named = |file: &Path| {
+                let mut lists = policies.iter().flat_map(|policy| &policy.lists);
+                lists.any(|list| list == file)
+            };
+            let texts = texts.iter().filter(|(file, _)| named(file));
+            let texts: Vec<_> = texts.map(|(file, text)| (*file, &**text)).collect();
+            let commands = commands.into_iter();
+            House {
+                policies,
+                temporary: commands
+                    .map(|(domain, device, blocks, since)| Temporary {
+                        domain,
+                        device,
+                        blocks,
+                        since,
+                        until: None,
+                    })
+                    .collect(),
+                knowledge: knowledge(&entries),
+                lists: PolicyLists::of(&texts).expect("memory is read"),
+                zone: Zone::default(),
+            }
+        })
+}
+
+pub(super) fn an_address() -> impl Strategy<Value = IpAddr> {
+    let all = [
+        "192.0.2.1",
+        "192.0.2.2",
+        "192.0.2.200",
+        "198.51.100.1",
+        "224.0.0.1",
+        "2001:db8::1",
+        "2001:db8::2",
+        "fe80::1",
+    ];
+    select(
+        all.iter()
+            .filter_map(|text| text.parse().ok())
+            .collect::<Vec<IpAddr>>(),
+    )
+}
+
+pub(super) fn a_facts() -> impl Strategy<Value = DeviceFacts<'static>> {
+    let groups = std::sync::LazyLock::force(&KIDS).as_slice();
+    select(vec![
+        DeviceFacts {
+            mac: MAC,
+            groups,
+            ..DeviceFacts::default()
+        },
+        DeviceFacts {
+            mac: OTHER_MAC,
+            vendor: Some("Xiaomi"),
+            kind: Some(Kind::Tv),
+            ..DeviceFacts::default()
+        },
+    ])
+}
+
+static KIDS: std::sync::LazyLock<Vec<String>> =
+    std::sync::LazyLock::new(|| vec!["kids".to_owned()]);
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_tables_say_what_a_plain_reading_says(
+        house in a_house(),
+        device in a_facts(),
+        address in an_address(),
+        transport in select(&[Transport::Tcp, Transport::Udp][..]),
+        port in select(&[443_u16, 80, 853, 8443][..]),
+    ) {
+        let (in_force, names) = house.in_force(&device).expect("it fits");
+        let key = key(device.mac, address, transport, port);
+        let deciding = house.deciding();
+        let flow = (address, transport, port);
+
+        let by_address = decided(in_force.judge_address(&key), &names);
+        let read = decides(&deciding, &device, None, Layer::Address, flow);
+        prop_assert_eq!(by_address, read);
+
+        let mut all = vec!["example".to_owned(), "ab.example".to_owned()];
+        let mut deepest = vec!["b.example".to_owned()];
+        for _ in 0..4 {
+            all.extend_from_slice(&deepest);
+            let below = deepest.iter().flat_map(|name| ["a", "c"].map(|label| format!("{label}.{name}")));
+            deepest = below.collect();
+        }
+        all.extend(["mask.icloud.com".to_owned(), "x.use-application-dns.net".to_owned()]);
+        for name in all {
+            for layer in [Layer::Dns, Layer::Tls] {
+                let compiled = in_force
+                    .judge_name(&key, &name, layer)
+                    .and_then(|decision| decided(decision, &names));
+                let read = decides(&deciding, &device, Some(&name), layer, flow);
+                prop_assert_eq!(compiled, read, "{} {:?}", name, layer);
+            }
+            // What is told is what is decided.
+            let subject = Subject { what: What::Name(name.clone()), port: None };
+            let told = explain(&deciding, &device, &subject);
+            let read = decides(&deciding, &device, Some(&name), Layer::Dns, flow);
+            let dns = told.judgements.iter().find(|told| told.layers.contains(&"dns"));
+            let dns = dns.and_then(|dns| dns.said.as_ref());
+            let dns = dns.map(|said| (said.policy.clone(), said.action));
+            prop_assert_eq!(dns, read, "{}", name);
+        }
+    }
+}

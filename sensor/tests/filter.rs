@@ -1,0 +1,393 @@
+//! Ring 3: a name that is refused, whatever path it takes, with real clients and the servers' own
+//! logs. Needs root.
+//!
+//! `cargo xtask bench` makes a thousand attempts by each way; here it is [`ATTEMPTS`].
+
+#[path = "filter/paths.rs"]
+mod paths;
+
+use std::{
+    env,
+    fmt::Write as _,
+    fs,
+    net::{SocketAddr, UdpSocket},
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use rustix::process::{Signal, geteuid};
+use xtask::{
+    lab::{
+        ALLOWED, BLOCKED, Device, GATEWAY, Host, LISTED, Lab, ONLY_BLOCKED, Options, PHONE_MAC,
+        Sensor, Way, wait_until,
+    },
+    setup::{self, Need},
+};
+
+/// Attempts by each way at the blocked name, and as many at the allowed one.
+const ATTEMPTS: usize = 60;
+/// The distance at which a verdict of user space has to be there before the server's answer.
+const DELAY: Duration = Duration::from_millis(5);
+/// Swaps under traffic.
+const SWAPS: u64 = 100;
+/// Kills in the middle of a swap.
+const KILLS: u64 = 200;
+
+fn binary() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_sensor"))
+}
+
+/// Whether there can be a lab; where nobody insists, there need not be.
+fn can_be() -> Result<bool> {
+    if !geteuid().is_root() && env::var_os("CI").is_none() {
+        eprintln!("not run: namespaces and programs in the kernel take root");
+        return Ok(false);
+    }
+    setup::ensure(&[Need::Lab, Need::Browser])?;
+    Ok(true)
+}
+
+/// A lab with sites, both devices, and a sensor with these policies.
+fn household(delay: Option<Duration>, policies: &str) -> Result<(Lab, Sensor)> {
+    let mut lab = Lab::start(Options {
+        sites: true,
+        delay,
+        ..Options::default()
+    })?;
+    let sensor = lab.sensor(binary(), &lab.configuration(policies))?;
+    lab.plug(Device::Phone)?;
+    lab.plug(Device::Laptop)?;
+    Ok((lab, sensor))
+}
+
+/// A policy about the blocked name, of all devices.
+fn blocking(more: &str) -> String {
+    format!(
+        "[[policy]]\nname = \"blocked\"\ndomains = [\"{}\"]\naction = \"reject\"\n{more}\n",
+        BLOCKED.name
+    )
+}
+
+fn by_every_way(delay: Option<Duration>, more: &str) -> Result<()> {
+    if !can_be()? {
+        return Ok(());
+    }
+    let (lab, sensor) = household(delay, &blocking(more))?;
+    for way in Way::ALL {
+        let figures = paths::attempt(&lab, way, ATTEMPTS)?;
+        println!(
+            "{:9} {} refused, {} silent, median {:.1} ms; {} allowed, median {:.1} ms",
+            way.name(),
+            figures.refused,
+            figures.silent,
+            figures.refused_ms_median,
+            figures.allowed,
+            figures.allowed_ms_median
+        );
+        figures.check(way.name())?;
+    }
+    lab.balanced_books(&sensor)?;
+    Ok(())
+}
+
+#[test]
+fn no_request_by_any_way_at_five_milliseconds() -> Result<()> {
+    by_every_way(Some(DELAY), "")
+}
+
+#[test]
+fn no_request_by_any_way_without_distance_where_it_is_strict() -> Result<()> {
+    by_every_way(None, "strict = true")
+}
+
+#[test]
+fn an_address_is_refused_where_no_allowed_name_shares_it() -> Result<()> {
+    if !can_be()? {
+        return Ok(());
+    }
+    // The laptop may: its questions are how the addresses are learned.
+    let policies = format!(
+        "[[policy]]\nname = \"blocked\"\ndevices = [\"{PHONE_MAC}\"]\n\
+         domains = [\"{}\", \"{}\"]\naction = \"reject\"\n",
+        BLOCKED.name, ONLY_BLOCKED.name
+    );
+    let (lab, sensor) = household(Some(DELAY), &policies)?;
+    for name in [BLOCKED.name, ALLOWED.name, ONLY_BLOCKED.name] {
+        lab.laptop.run(&format!("getent ahosts {name}"))?;
+    }
+    // They are learned on a tick.
+    thread::sleep(Duration::from_secs(2));
+    for way in [Way::Tls, Way::TlsSplit, Way::Http] {
+        let figures = paths::attempt_without_name(&lab, way, ATTEMPTS)?;
+        figures.check(&format!("{}, without a name", way.name()))?;
+    }
+    lab.balanced_books(&sensor)?;
+    Ok(())
+}
+
+#[test]
+fn a_refusal_is_quick() -> Result<()> {
+    const RUNS: usize = 30;
+    if !can_be()? {
+        return Ok(());
+    }
+    let (lab, _sensor) = household(Some(DELAY), &blocking(""))?;
+    let authority = lab.authority().display();
+    let curl = |name: &str, more: &str| -> Result<(bool, f64)> {
+        let words = format!(
+            "curl -sS -o /dev/null -w %{{time_total}} --max-time 10 --cacert {authority} {more} {name}"
+        );
+        let mut words = words.split(' ').filter(|word| !word.is_empty());
+        let program = words.next().context("a program")?;
+        let output = lab.phone.command(program, words).output()?;
+        let seconds: f64 = String::from_utf8_lossy(&output.stdout).parse()?;
+        Ok((output.status.success(), seconds * 1e3))
+    };
+    // By the question, and by the hello of one who knows the address already.
+    let [address, _] = BLOCKED.addresses;
+    let known = format!(
+        "--resolve {}:443:{address} --resolve {}:80:{address}",
+        BLOCKED.name, BLOCKED.name
+    );
+    for (scheme, more) in [("https", ""), ("https", &*known), ("http", &*known)] {
+        let mut times = Vec::new();
+        for _ in 0..RUNS {
+            let (reached, ms) = curl(&format!("{scheme}://{}/", BLOCKED.name), more)?;
+            ensure!(!reached, "curl {more} {scheme}: it has a page");
+            times.push(ms);
+        }
+        times.sort_by(f64::total_cmp);
+        println!("curl {scheme} {more}: median {:.1} ms", times[RUNS / 2]);
+        ensure!(times[RUNS / 2] <= 50.0, "{scheme} {more}: {times:?}");
+        let (reached, _) = curl(&format!("{scheme}://{}/", ALLOWED.name), "")?;
+        ensure!(reached, "{scheme} does not reach the allowed name");
+    }
+    let taken = lab.time_in_browser(&lab.phone, &format!("https://{}/", ALLOWED.name))?;
+    println!("Chromium, allowed: {taken:?}");
+    for scheme in ["https", "http"] {
+        let url = format!("{scheme}://{}/", BLOCKED.name);
+        let taken = lab.time_in_browser(&lab.phone, &url)?;
+        println!("Chromium, {scheme}, refused: {taken:?}");
+        ensure!(taken <= Duration::from_secs(1), "{taken:?}");
+    }
+    let document = lab.browse(&lab.phone, &format!("https://{}/", BLOCKED.name));
+    // The browser's own page says what it met with; it has none of the site's words.
+    if let Ok(document) = document {
+        ensure!(!document.contains(&BLOCKED.page(false)), "{document}");
+    }
+    let requests = lab.all_requests()?;
+    // Both names are at one address and in one certificate, and the browser was told the addresses: it
+    // may ask for one host in a connection that it has for the other (RFC 9113, section 9.1.1). No
+    // filter of names sees that; a DNS question of its own would have been refused.
+    let leaked = requests
+        .iter()
+        .any(|one| one.host == BLOCKED.name && one.sni != ALLOWED.name);
+    ensure!(!leaked, "{requests:#?}");
+    Ok(())
+}
+
+/// How a name server, or the filter before it, answers a question for an A record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Answer {
+    /// It exists.
+    Exists,
+    /// NXDOMAIN.
+    Refused,
+}
+
+/// Asks the gateway's name server. None: no answer within a second.
+fn ask(socket: &UdpSocket, name: &str, id: u16) -> Result<Option<Answer>> {
+    let mut question = [&id.to_be_bytes()[..], &[1, 0, 0, 1, 0, 0, 0, 0, 0, 0]].concat();
+    for label in name.split('.') {
+        question.push(label.len() as u8);
+        question.extend(label.bytes());
+    }
+    question.extend([0, 0, 1, 0, 1]);
+    socket.send(&question)?;
+    let mut answer = [0; 512];
+    loop {
+        match socket.recv(&mut answer) {
+            Ok(length) if length >= 12 && answer[..2] == id.to_be_bytes() => {
+                return match answer[3] & 15 {
+                    0 => Ok(Some(Answer::Exists)),
+                    3 => Ok(Some(Answer::Refused)),
+                    code => bail!("{name}: the answer has code {code}"),
+                };
+            }
+            // Late, to a question that was given up.
+            Ok(_) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(None),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn resolver(host: &Host) -> Result<UdpSocket> {
+    host.enter(|| -> Result<UdpSocket> {
+        let socket = UdpSocket::bind("0.0.0.0:0")?;
+        socket.connect(SocketAddr::new(GATEWAY[0].parse()?, 53))?;
+        socket.set_read_timeout(Some(Duration::from_secs(1)))?;
+        Ok(socket)
+    })?
+}
+
+/// A list of names that all exist, and that differ by `letter`, and the blocked one.
+fn list(lab: &Lab, letter: char, names: usize) -> Result<std::path::PathBuf> {
+    let file = lab.gateway.folder.join(format!("{letter}.list"));
+    let mut text = String::new();
+    writeln!(text, "{}", BLOCKED.name)?;
+    for number in 0..names {
+        writeln!(text, "{letter}{number}.{LISTED}")?;
+    }
+    fs::write(&file, text)?;
+    Ok(file)
+}
+
+fn by_list(file: &Path) -> String {
+    format!(
+        "[[policy]]\nname = \"list\"\nlists = [\"{}\"]\naction = \"reject\"\n",
+        file.display()
+    )
+}
+
+#[test]
+fn a_hundred_swaps_under_traffic_without_a_wrong_verdict() -> Result<()> {
+    if !can_be()? {
+        return Ok(());
+    }
+    let (lab, sensor) = household(None, "")?;
+    let lists = [list(&lab, 'a', 20_000)?, list(&lab, 'b', 20_000)?];
+    let running = AtomicBool::new(true);
+    let swap = |number: u64| -> Result<()> {
+        let file = &lists[(number % 2) as usize];
+        sensor.rewrite(&lab.configuration(&by_list(file)))?;
+        sensor.process.signal(Signal::HUP)?;
+        wait_until("swapped", Duration::from_secs(20), || {
+            sensor
+                .scrape(&lab)
+                .is_ok_and(|text| reloads(&text) > number)
+        })
+    };
+    swap(0)?;
+    let wrong = thread::scope(|scope| {
+        let asking = scope.spawn(|| -> Result<[u64; 3]> {
+            let socket = resolver(&lab.phone)?;
+            let [mut asked, mut wrong, mut silent] = [0; 3];
+            while running.load(Ordering::Relaxed) {
+                // On both lists, and on none.
+                for (name, expected) in [
+                    (BLOCKED.name, Answer::Refused),
+                    (ALLOWED.name, Answer::Exists),
+                ] {
+                    asked += 1;
+                    match ask(&socket, name, asked as u16)? {
+                        Some(answer) => wrong += u64::from(answer != expected),
+                        None => silent += 1,
+                    }
+                }
+            }
+            Ok([asked, wrong, silent])
+        });
+        let visiting = scope.spawn(|| -> Result<usize> {
+            let mut leaked = 0;
+            while running.load(Ordering::Relaxed) {
+                let figures = paths::attempt(&lab, Way::Tls, 40)?;
+                let wrong = figures.answered + figures.leaked + figures.attempts - figures.allowed;
+                if wrong > 0 {
+                    println!("{figures:#?}");
+                }
+                leaked += wrong;
+            }
+            Ok(leaked)
+        });
+        let swapped = (1..=SWAPS).try_for_each(swap);
+        running.store(false, Ordering::Relaxed);
+        let asked = asking.join().expect("it does not panic")?;
+        let leaked = visiting.join().expect("it does not panic")?;
+        swapped?;
+        println!("{asked:?} questions, wrong answers, no answers; {leaked} wrong connections");
+        Ok::<_, anyhow::Error>((asked, leaked))
+    })?;
+    let ([asked, wrong, silent], leaked) = wrong;
+    ensure!(asked > 2_000, "only {asked} questions");
+    ensure!(
+        wrong == 0 && silent == 0 && leaked == 0,
+        "{wrong} wrong, {silent} silent, {leaked} leaked"
+    );
+    Ok(())
+}
+
+fn reloads(metrics: &str) -> u64 {
+    metrics
+        .lines()
+        .find_map(|line| line.strip_prefix("sensor_policy_reloads_total{outcome=\"applied\"} "))
+        .and_then(|count| count.parse().ok())
+        .unwrap_or_default()
+}
+
+#[test]
+fn killed_in_the_middle_of_a_swap_the_policy_is_one_of_both() -> Result<()> {
+    /// Of each list; every one of them is asked for after a kill by chance.
+    const NAMES: usize = 5_000;
+    const PROBES: usize = 40;
+    if !can_be()? {
+        return Ok(());
+    }
+    let (lab, sensor) = household(None, "")?;
+    let lists = [list(&lab, 'a', NAMES)?, list(&lab, 'b', NAMES)?];
+    let configurations = lists.map(|file| lab.configuration(&by_list(&file)));
+    sensor.rewrite(&configurations[0])?;
+    sensor.process.signal(Signal::HUP)?;
+    wait_until("swapped", Duration::from_secs(20), || {
+        sensor.scrape(&lab).is_ok_and(|text| reloads(&text) >= 1)
+    })?;
+    let socket = resolver(&lab.phone)?;
+    let mut sensor = Some(sensor);
+    let mut in_force = [0_u64; 2];
+    // How long a swap takes here, so that kills fall on all of it.
+    let mut longest = Duration::from_millis(60);
+    for kill in 0..KILLS {
+        let running = sensor.take().context("a sensor")?;
+        let to = &configurations[((kill + 1) % 2) as usize];
+        let begun = Instant::now();
+        running.rewrite(to)?;
+        running.process.signal(Signal::HUP)?;
+        // The golden ratio spreads the moments evenly.
+        let moment = longest.mul_f64((kill as f64 * 0.618_034).fract());
+        thread::sleep(moment.saturating_sub(begun.elapsed()));
+        running.process.kill()?;
+
+        // Nobody is there: what is in the kernel answers alone.
+        let mut seen = Vec::new();
+        for probe in 0..PROBES {
+            let number = (probe * 7_919 + kill as usize * 31) % NAMES;
+            for (side, letter) in ["a", "b"].into_iter().enumerate() {
+                let name = format!("{letter}{number}.{LISTED}");
+                let answer = ask(&socket, &name, seen.len() as u16)?;
+                let answer = answer.with_context(|| format!("{name} is not answered"))?;
+                seen.push((side, answer == Answer::Refused));
+            }
+        }
+        let side = seen
+            .iter()
+            .find(|(_, refused)| *refused)
+            .map(|(side, _)| *side)
+            .with_context(|| format!("kill {kill} after {moment:?}: there is no policy"))?;
+        ensure!(
+            seen.iter().all(|(of, refused)| *refused == (*of == side)),
+            "kill {kill} after {moment:?}: a mixture: {seen:?}"
+        );
+        in_force[side] += 1;
+        let blocked = ask(&socket, BLOCKED.name, kill as u16)?;
+        ensure!(blocked == Some(Answer::Refused), "{blocked:?}");
+        let begun = Instant::now();
+        sensor = Some(lab.sensor(binary(), &configurations[(kill % 2) as usize])?);
+        longest = longest.max(begun.elapsed() / 8);
+    }
+    println!("after {KILLS} kills: {in_force:?} old and new lists in force");
+    ensure!(in_force.iter().all(|count| *count > 0), "{in_force:?}");
+    Ok(())
+}

@@ -1,0 +1,345 @@
+//! Ring 2: what the kernel programs make of the names that payloads say, by `BPF_PROG_TEST_RUN`. Their
+//! answers are held against the library's, and against decoders of others. Needs root.
+
+#[allow(dead_code, reason = "the other rings' half")]
+mod programs;
+
+use anyhow::{Context as _, Result, ensure};
+use domain::base::{Message, iana::Rcode};
+use programs::{Outcome, Programs, Tables};
+use sensor_ebpf::{
+    flow::{FlowRecord, Judgement},
+    name::{NAME_BUCKET_ENTRIES, NameBucket, NameEntry, Suffixes, name_bucket},
+    policy::{Chain, Layer, MAX_CHAINS, MAX_RULES, PortRange, Rule, Verdict, rule_flag},
+};
+
+const XDP_DROP: u32 = 1;
+const XDP_PASS: u32 = 2;
+const XDP_TX: u32 = 3;
+
+/// The secret of the names' hashes.
+const SECRET: u64 = 0x5eed;
+
+/// The chains of names in the order of their numbers, from 1, with the rule of each.
+const NAMES: [(&str, u8); 5] = [
+    ("blocked.example", 0),
+    ("zero.example", 1),
+    ("dropped.example", 2),
+    ("port.example", 3),
+    ("open.blocked.example", 4),
+];
+
+/// Rules about the names, for every device, in force.
+fn household() -> Result<Programs> {
+    let mut programs = Programs::load(Tables::default())?;
+    let mut settings = programs.settings()?;
+    let side = settings.generation & 1;
+    let rule = |policy, verdict: Verdict, flags| Rule {
+        policy,
+        verdict: verdict as u8,
+        flags: flags | rule_flag::BY_NAME,
+        ..Rule::default()
+    };
+    let mut rules = [
+        rule(1, Verdict::Reject, 0),
+        rule(2, Verdict::Reject, rule_flag::ZERO),
+        rule(3, Verdict::Drop, 0),
+        rule(4, Verdict::Reject, 0),
+        rule(5, Verdict::Allow, 0),
+    ];
+    rules[3].port_ranges = 1;
+    rules[3].ports[0] = PortRange {
+        first: 443,
+        last: 443,
+        protocol: 6,
+    };
+    for (number, rule) in rules.into_iter().enumerate() {
+        programs.set("RULES", side * MAX_RULES as u32 + number as u32, rule)?;
+    }
+    let mut buckets = vec![NameBucket::default(); 4];
+    for (number, (name, rule)) in (1..).zip(NAMES) {
+        let mut chain = Chain {
+            set: 1 << rule,
+            len: 1,
+            ..Chain::default()
+        };
+        chain.rules[0] = rule;
+        programs.set(
+            "CHAINS",
+            side * MAX_CHAINS as u32 + u32::from(number),
+            chain,
+        )?;
+        let hash = Suffixes::of(name.as_bytes(), SECRET)
+            .whole()
+            .context("a name")?;
+        let bucket = &mut buckets[name_bucket(hash, 3) as usize];
+        let place = bucket.entries.iter().position(|entry| *entry == 0);
+        bucket.entries[place.context("room")?] = NameEntry::new(hash, number).0;
+    }
+    assert!(
+        buckets
+            .iter()
+            .all(|b| b.entries[NAME_BUCKET_ENTRIES - 1] == 0)
+    );
+    programs.set_names(side, &buckets)?;
+    let side = side as usize;
+    settings.default_rules[side] = 0b11111;
+    settings.name_rules[side] = 0b11111;
+    settings.name_secret[side] = SECRET;
+    settings.name_mask[side] = 3;
+    programs.set("SETTINGS", 0, settings)?;
+    Ok(programs)
+}
+
+/// A UDP or TCP frame from a device's port to a server's; TCP with these flags.
+fn frame(v6: bool, protocol: u8, ports: (u16, u16), flags: u8, payload: &[u8]) -> Vec<u8> {
+    let mut transport = [ports.0.to_be_bytes(), ports.1.to_be_bytes()].concat();
+    if protocol == 17 {
+        transport.extend((payload.len() as u16 + 8).to_be_bytes());
+        transport.extend([0, 0]);
+    } else {
+        transport.extend(1_000_u32.to_be_bytes());
+        transport.extend(2_000_u32.to_be_bytes());
+        transport.extend([0x50, flags, 0xff, 0xff, 0, 0, 0, 0]);
+    }
+    transport.extend(payload);
+    let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 0x11];
+    if v6 {
+        frame.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
+        frame.extend((transport.len() as u16).to_be_bytes());
+        frame.extend([protocol, 64]);
+        frame.extend([0x20, 1, 0xd, 0xb8, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x11]);
+        frame.extend([0x20, 1, 0xd, 0xb8, 0, 0xa, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10]);
+    } else {
+        frame.extend([8, 0, 0x45, 0]);
+        frame.extend((transport.len() as u16 + 20).to_be_bytes());
+        frame.extend([0, 1, 0x40, 0, 64, protocol, 0, 0]);
+        frame.extend([192, 168, 77, 17, 198, 51, 100, 10]);
+    }
+    frame.extend(transport);
+    frame
+}
+
+/// A DNS question with EDNS or without.
+fn question(name: &str, kind: u16, edns: bool) -> Vec<u8> {
+    let mut message = vec![0x12, 0x34, 0x01, 0x10, 0, 1, 0, 0, 0, 0, 0, u8::from(edns)];
+    for label in name.split('.').filter(|label| !label.is_empty()) {
+        message.push(label.len() as u8);
+        message.extend(label.as_bytes());
+    }
+    message.push(0);
+    message.extend(kind.to_be_bytes());
+    message.extend([0, 1]);
+    if edns {
+        // With a cookie, which is not answered.
+        message.extend([
+            0, 0, 41, 0x10, 0, 0, 0, 0x80, 0, 0, 12, 0, 10, 0, 8, 1, 2, 3, 4, 5, 6, 7, 8,
+        ]);
+    }
+    message
+}
+
+/// The DNS message of a UDP answer, after its addresses, lengths and checksums were looked at.
+fn answered(asked: &[u8], outcome: &Outcome, v6: bool) -> Result<Vec<u8>> {
+    ensure!(outcome.verdict == XDP_TX, "verdict {}", outcome.verdict);
+    let out = &outcome.output;
+    ensure!(
+        out[..6] == asked[6..12] && out[6..12] == asked[..6],
+        "MAC addresses"
+    );
+    let ip = 14;
+    let (udp, pseudo): (usize, Vec<u8>) = if v6 {
+        ensure!(out[ip + 8..ip + 24] == asked[ip + 24..ip + 40], "source");
+        ensure!(
+            out[ip + 24..ip + 40] == asked[ip + 8..ip + 24],
+            "destination"
+        );
+        (ip + 40, out[ip + 8..ip + 40].to_vec())
+    } else {
+        ensure!(out[ip + 12..ip + 16] == asked[ip + 16..ip + 20], "source");
+        ensure!(
+            out[ip + 16..ip + 20] == asked[ip + 12..ip + 16],
+            "destination"
+        );
+        ensure!(sum(&out[ip..ip + 20]) == 0xffff, "the header's checksum");
+        let total = u16::from_be_bytes([out[ip + 2], out[ip + 3]]);
+        ensure!(usize::from(total) + ip == out.len(), "the header's length");
+        (ip + 20, out[ip + 12..ip + 20].to_vec())
+    };
+    ensure!(out[udp..udp + 2] == asked[udp + 2..udp + 4], "ports");
+    ensure!(out[udp + 2..udp + 4] == asked[udp..udp + 2], "ports");
+    let len = (out.len() - udp) as u16;
+    ensure!(out[udp + 4..udp + 6] == len.to_be_bytes(), "the length");
+    let whole = [&pseudo[..], &[0, 17], &len.to_be_bytes(), &out[udp..]].concat();
+    ensure!(sum(&whole) == 0xffff, "the checksum");
+    Ok(out[udp + 8..].to_vec())
+}
+
+/// The sum of RFC 1071.
+fn sum(octets: &[u8]) -> u16 {
+    let words = octets.chunks(2).map(|pair| {
+        u32::from(u16::from_be_bytes([
+            pair[0],
+            pair.get(1).copied().unwrap_or(0),
+        ]))
+    });
+    let sum: u32 = words.sum();
+    let sum = (sum & 0xffff) + (sum >> 16);
+    ((sum & 0xffff) + (sum >> 16)) as u16
+}
+
+#[test]
+fn questions_are_answered_or_pass() -> Result<()> {
+    programs::enter_own_namespace()?;
+    let programs = household()?;
+    let longest = format!("{}.{}.blocked.example", "x".repeat(63), "y".repeat(63));
+    for v6 in [false, true] {
+        for edns in [false, true] {
+            for (kind, name, code, addresses) in [
+                (1, "blocked.example", Some(Rcode::NXDOMAIN), 0),
+                (65, "www.BLOCKED.Example", Some(Rcode::NXDOMAIN), 0),
+                (28, &longest, Some(Rcode::NXDOMAIN), 0),
+                (1, "zero.example", Some(Rcode::NOERROR), 1),
+                (28, "x.zero.example", Some(Rcode::NOERROR), 1),
+                (65, "zero.example", Some(Rcode::NOERROR), 0),
+                (1, "port.example", None, 0),
+                (1, "open.blocked.example", None, 0),
+                (1, "example", None, 0),
+                (1, "notblocked.example", None, 0),
+                (1, "", None, 0),
+            ] {
+                let asked = question(name, kind, edns);
+                let frame = frame(v6, 17, (40_000, 53), 0, &asked);
+                let outcome = programs.run_xdp("upload", &frame, 1)?;
+                let place = format!("{name} {kind}, IPv6 {v6}, EDNS {edns}");
+                let Some(code) = code else {
+                    ensure!(outcome.verdict == XDP_PASS, "{place}: {}", outcome.verdict);
+                    ensure!(outcome.output == frame, "{place}: changed");
+                    continue;
+                };
+                let message = answered(&frame, &outcome, v6).context(place.clone())?;
+                let answer = Message::from_octets(&message[..])?;
+                let header = answer.header();
+                ensure!(header.id() == 0x1234 && header.qr() && header.rd() && header.ra());
+                ensure!(header.cd(), "{place}");
+                ensure!(header.rcode() == code, "{place}: {}", header.rcode());
+                let end = asked.len() - if edns { 23 } else { 0 };
+                ensure!(message[12..end] == asked[12..end], "{place}: the question");
+                ensure!(answer.answer()?.count() == addresses, "{place}");
+                let soa = answer.authority()?.count();
+                ensure!(soa == 1 - addresses, "{place}");
+                ensure!(answer.opt().is_some() == edns, "{place}");
+                for record in answer.answer()? {
+                    let record = record?;
+                    let data = record.to_any_record::<domain::rdata::AllRecordData<_, _>>()?;
+                    let text = data.data().to_string();
+                    ensure!(text == if kind == 1 { "0.0.0.0" } else { "::" }, "{text}");
+                }
+                // Each record to its end.
+                for record in answer.authority()?.chain(answer.additional()?) {
+                    record?;
+                }
+            }
+        }
+        let dropped = frame(
+            v6,
+            17,
+            (40_000, 53),
+            0,
+            &question("dropped.example", 1, false),
+        );
+        ensure!(programs.run_xdp("upload", &dropped, 1)?.verdict == XDP_DROP);
+    }
+    let interface = programs.interface()?;
+    ensure!(interface.answers_failed == 0);
+    Ok(())
+}
+
+/// A hello with this name.
+fn hello(name: &str, before: usize) -> Vec<u8> {
+    let mut extensions = vec![0xff, 1];
+    extensions.extend((before as u16).to_be_bytes());
+    extensions.extend(vec![0; before]);
+    let len = name.len() as u16;
+    extensions.extend([0, 0]);
+    extensions.extend((len + 5).to_be_bytes());
+    extensions.extend((len + 3).to_be_bytes());
+    extensions.push(0);
+    extensions.extend(len.to_be_bytes());
+    extensions.extend(name.as_bytes());
+    let mut body = vec![3, 3];
+    body.extend([7; 32]);
+    body.push(32);
+    body.extend([8; 32]);
+    body.extend([0, 4, 0x13, 1, 0x13, 2, 1, 0]);
+    body.extend((extensions.len() as u16).to_be_bytes());
+    body.extend(extensions);
+    let mut record = vec![22, 3, 1];
+    record.extend((body.len() as u16 + 4).to_be_bytes());
+    record.extend([1, 0]);
+    record.extend((body.len() as u16).to_be_bytes());
+    record.extend(body);
+    record
+}
+
+fn flow_of(programs: &Programs, port: u16) -> Result<FlowRecord> {
+    let flows = programs.flows()?;
+    let found = flows.into_iter().find(|flow| flow.key.local_port() == port);
+    found.with_context(|| format!("no flow of port {port}"))
+}
+
+#[test]
+fn first_flights_are_refused_by_name() -> Result<()> {
+    programs::enter_own_namespace()?;
+    let programs = household()?;
+    let request = |host: &str| format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n").into_bytes();
+    let absolute = |host: &str| {
+        format!("GET http://{host}/ HTTP/1.1\r\nHost: allowed.example\r\n\r\n").into_bytes()
+    };
+    for (port, (payload, layer, expected, policy)) in (40_000..).zip([
+        (hello("www.blocked.example", 1), Layer::Tls, XDP_TX, 1),
+        (hello("Blocked.Example.", 1_200), Layer::Tls, XDP_TX, 1),
+        (hello("dropped.example", 1), Layer::Tls, XDP_DROP, 3),
+        (hello("port.example", 1), Layer::Tls, XDP_TX, 4),
+        (hello("open.blocked.example", 1), Layer::Tls, XDP_PASS, 5),
+        (hello("allowed.example", 1), Layer::Address, XDP_PASS, 0),
+        (request("blocked.example"), Layer::Http, XDP_TX, 1),
+        (request("allowed.example"), Layer::Address, XDP_PASS, 0),
+        (absolute("blocked.example"), Layer::Http, XDP_TX, 1),
+        (absolute("allowed.example"), Layer::Address, XDP_PASS, 0),
+    ]) {
+        let ends = (port, 443);
+        let syn = frame(false, 6, ends, 2, b"");
+        ensure!(programs.run_xdp("upload", &syn, 1)?.verdict == XDP_PASS);
+        let data = frame(false, 6, ends, 0x18, &payload);
+        let outcome = programs.run_xdp("upload", &data, 1)?;
+        let place = String::from_utf8_lossy(&payload).into_owned();
+        ensure!(
+            outcome.verdict == expected,
+            "{place:?}: {}",
+            outcome.verdict
+        );
+        let judgement = Judgement::unpack(flow_of(&programs, port)?.judgement);
+        ensure!(
+            judgement.named && judgement.decision.policy == policy,
+            "{judgement:?}"
+        );
+        ensure!(judgement.decision.layer == layer, "{judgement:?}");
+        // What follows finds it decided.
+        let more = programs.run_xdp("upload", &frame(false, 6, ends, 0x18, b"more"), 1)?;
+        ensure!(
+            more.verdict == expected,
+            "{place:?} again: {}",
+            more.verdict
+        );
+        // The server has not opened another connection: a SYN of the device's own changes nothing.
+        ensure!(programs.run_xdp("upload", &syn, 1)?.verdict == XDP_PASS);
+        let more = programs.run_xdp("upload", &frame(false, 6, ends, 0x18, b"more"), 1)?;
+        ensure!(
+            more.verdict == expected,
+            "{place:?} after a SYN: {}",
+            more.verdict
+        );
+    }
+    Ok(())
+}
