@@ -234,7 +234,7 @@ fn an_xdp_program_of_somebody_else_is_left_alone() {
         run(&lab, &settings, &["unload"]).fine();
         assert_eq!(wire::xdp(&lab.gateway, "one"), there, "{mode:?}");
         assert_eq!(wire::tc(&lab.gateway, "one"), 0, "{mode:?}");
-        drop(foreign);
+        wire::release(&lab.gateway, "one", foreign);
     }
 }
 

@@ -8,6 +8,8 @@ use std::{
     ffi::CString,
     io,
     os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+    thread,
+    time::{Duration, Instant},
 };
 
 use xtask::lab::Host;
@@ -121,6 +123,21 @@ pub(crate) fn xdp(host: &Host, name: &str) -> Option<serde_json::Value> {
         .expect("the link");
     let links: serde_json::Value = serde_json::from_str(&text).expect("JSON");
     links[0].get("xdp").cloned()
+}
+
+/// Closes the link of an XDP program, and waits until the program is off the interface: a process that
+/// another test of this run has just forked holds a copy of every descriptor until it runs its own
+/// program.
+pub(crate) fn release(host: &Host, name: &str, link: OwnedFd) {
+    drop(link);
+    let end = Instant::now() + Duration::from_secs(5);
+    while xdp(host, name).is_some() {
+        assert!(
+            Instant::now() < end,
+            "{name} keeps a program without a link"
+        );
+        thread::sleep(Duration::from_millis(10));
+    }
 }
 
 /// How many programs TC has at an interface, both directions, by links (tcx) and by filters.
