@@ -10,7 +10,9 @@ use crate::{
     wire,
 };
 
-/// A policy matched a flow: sent once for each flow and generation, `observe` included.
+/// A policy matched a flow, `observe` included: sent where the decision by the flow's addresses is
+/// another than before, and for each hello and each request whose name a rule is about. DNS
+/// questions over UDP send none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Judged {
@@ -292,6 +294,9 @@ impl Watch {
 }
 
 /// A service that is known by its port, because its messages cannot be told by their octets.
+///
+/// The device's own port counts only towards neighbours, to whom it may be the server: anywhere else
+/// it is a number that a program chose, perhaps not to be read.
 struct Service;
 
 impl Service {
@@ -304,7 +309,11 @@ impl Service {
         const DHCP6_CLIENT: u16 = 546;
         const DHCP6_SERVER: u16 = 547;
 
-        let (local, remote) = (key.local_port(), key.remote_port());
+        let remote = key.remote_port();
+        let local = match key.remote().is_near(key.family()) {
+            true => key.local_port(),
+            false => remote,
+        };
         if local == DNS || remote == DNS {
             return match key.protocol() {
                 protocol::TCP | protocol::UDP => Some(Kind::Dns),
