@@ -262,7 +262,14 @@ impl Enforcement {
             }
             return Ok(true);
         }
-        let who = who(&self.in_force.compiled, config, &self.zone, devices, now);
+        let who = who(
+            &self.in_force.compiled,
+            config,
+            &self.temporary,
+            &self.zone,
+            devices,
+            now,
+        );
         if who == self.who {
             return Ok(false);
         }
@@ -290,7 +297,7 @@ impl Enforcement {
             lists,
             &identities,
         )?;
-        let who = who(&compiled, config, zone, devices, now);
+        let who = who(&compiled, config, &self.temporary, zone, devices, now);
         let installed = kernel.install(&compiled, &who)?;
         self.take(installed.generation, Arc::new(compiled), who);
         Ok(installed)
@@ -367,6 +374,7 @@ fn is_valid(said: &Temporary, now: f64) -> bool {
 fn who(
     compiled: &Compiled,
     config: &Config,
+    temporary: &[Temporary],
     zone: &Zone,
     devices: &[Device],
     now: f64,
@@ -376,7 +384,8 @@ fn who(
         .filter_map(|device| Some((device.mac?.octets(), device)))
         .collect();
     let named = config.policies.iter().flat_map(|policy| &policy.devices);
-    let named = named.filter_map(|selector| match selector {
+    let said = temporary.iter().filter_map(|said| said.device.as_ref());
+    let named = named.chain(said).filter_map(|selector| match selector {
         DeviceSelector::Mac(mac) => Some(*mac),
         _ => None,
     });
