@@ -1,13 +1,15 @@
 //! Which policies are in force: what the configuration says, what commands said, and to which devices
 //! each rule applies at the moment.
 
+mod learned;
+
 use std::{
     collections::{BTreeSet, HashMap},
     fs::{self, File},
     io::Write as _,
     net::IpAddr,
     path::{Path, PathBuf},
-    sync::{Arc, PoisonError, RwLock},
+    sync::Arc,
 };
 
 use anyhow::Context as _;
@@ -16,6 +18,7 @@ use sensor_ebpf::{
     parse::{Family, Mac},
 };
 
+use self::learned::Learned;
 use crate::{
     aggregate::{knowledge::Knowledge, names_at::NamesAt},
     config::{Config, DeviceSelector, typed},
@@ -40,8 +43,7 @@ pub struct Enforcement {
     zone: Zone,
     in_force: Arc<InForce>,
     who: DeviceRules,
-    /// The rules that refuse every name that is known at an address, where there are any.
-    learned: Arc<RwLock<HashMap<IpAddr, u64>>>,
+    learned: Learned,
 }
 
 impl Enforcement {
@@ -63,7 +65,7 @@ impl Enforcement {
             zone: Zone::named(config.daemon.time_zone.as_deref()),
             in_force: Arc::default(),
             who: DeviceRules::default(),
-            learned: Arc::default(),
+            learned: Learned::default(),
         }
     }
 
@@ -75,14 +77,12 @@ impl Enforcement {
     /// The same for whoever judges the names that are heard.
     pub fn judge(&self) -> Arc<hearing::InForce> {
         let [by_name, by_address, concerns] = [(); 3].map(|()| Arc::clone(&self.in_force));
-        let learned = Arc::clone(&self.learned);
+        let learned = self.learned.at();
         Arc::new(hearing::InForce {
             generation: self.in_force.generation,
             by_name: Box::new(move |key, name, layer| by_name.judge_name(key, name, layer)),
             by_address: Box::new(move |key| {
-                let remote = address_of(key)?;
-                let learned = learned.read().unwrap_or_else(PoisonError::into_inner);
-                by_address.judge_learned(key, *learned.get(&remote)?)
+                by_address.judge_learned(key, learned(address_of(key)?)?)
             }),
             concerns: Box::new(move |mac| concerns.applies_by_name(mac)),
         })
@@ -292,11 +292,13 @@ impl Enforcement {
         )?;
         let who = who(&compiled, config, zone, devices, now);
         let installed = kernel.install(&compiled, &who)?;
+        self.learned = Learned::default();
         self.take(installed.generation, Arc::new(compiled), who);
         Ok(installed)
     }
 
-    /// Takes which names came to addresses and went. `all`: the policies are others than before.
+    /// Takes which names came to addresses and went, since the last time or since other policies are
+    /// in force.
     ///
     /// # Errors
     /// The kernel refuses it.
@@ -304,38 +306,12 @@ impl Enforcement {
         &mut self,
         kernel: &mut Kernel,
         names: &mut NamesAt,
-        all: bool,
         now: f64,
     ) -> anyhow::Result<()> {
-        let changed = names.changed();
-        let looked_at = match all {
-            true => names.addresses().collect(),
-            false => changed,
-        };
-        if looked_at.is_empty() || self.in_force.compiled.name_rules == 0 && !all {
-            return Ok(());
-        }
-        let mut learned = self.learned.write().unwrap_or_else(PoisonError::into_inner);
-        if all {
-            // They were forgotten with the tables that they were in.
-            learned.clear();
-        }
-        let mut news = Vec::new();
-        for address in looked_at {
-            let rules = names.refusing(address, now, |name| self.in_force.refusing(name));
-            let before = match rules {
-                0 => learned.remove(&address),
-                _ => learned.insert(address, rules),
-            };
-            if before.unwrap_or(0) != rules {
-                news.push((address, rules));
-            }
-        }
-        drop(learned);
-        if !news.is_empty() {
-            kernel.set_learned(news)?;
-        }
-        Ok(())
+        let in_force = &self.in_force;
+        let refusing = |name: &str| in_force.refusing(name);
+        let tell = |news| kernel.set_learned(news);
+        Ok(self.learned.update(names, now, refusing, tell)?)
     }
 
     fn take(&mut self, generation: u32, compiled: Arc<Compiled>, who: DeviceRules) {
@@ -469,8 +445,15 @@ fn write(file: &Path, temporary: &[Temporary]) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::env;
+
+    use rustix::{
+        mount::{MountFlags, UnmountFlags, mount, unmount},
+        process::geteuid,
+    };
+
     use super::*;
-    use crate::config::Checked;
+    use crate::{config::Checked, source::kernel::enter_own_namespace};
 
     const NOW: f64 = 1_795_000_000.0;
 
@@ -515,6 +498,84 @@ mod tests {
         fs::write(folder.join(FILE), "[{\"domain\": \"for-e")?;
         assert_eq!(Enforcement::new(&config, NOW).temporary(), []);
         fs::remove_dir_all(&folder)?;
+        Ok(())
+    }
+
+    /// A BPF file system of the test's own: what is pinned there goes with it.
+    struct Pins(PathBuf);
+
+    impl Pins {
+        fn mount() -> anyhow::Result<Self> {
+            let folder = env::temp_dir().join(format!("sensor-learned-{}", std::process::id()));
+            fs::create_dir_all(&folder)?;
+            mount("bpf", &folder, "bpf", MountFlags::empty(), None)?;
+            Ok(Self(folder))
+        }
+    }
+
+    impl Drop for Pins {
+        fn drop(&mut self) {
+            let gone = unmount(&self.0, UnmountFlags::DETACH).map_err(std::io::Error::from);
+            if let Err(error) = gone.and_then(|()| fs::remove_dir(&self.0)) {
+                eprintln!("{}: {error}", self.0.display());
+            }
+        }
+    }
+
+    #[test]
+    fn the_kernel_forgets_the_blame_of_an_address() -> anyhow::Result<()> {
+        /// The start of the schedule.
+        const LATER: f64 = NOW + 60.0;
+        const OVER: f64 = NOW + 3_700.0;
+        if !geteuid().is_root() && env::var_os("CI").is_none() {
+            eprintln!("not run: tables in the kernel take root");
+            return Ok(());
+        }
+        enter_own_namespace()?;
+        let pins = Pins::mount()?;
+        let text = format!(
+            "[[interface]]\nname = \"lan0\"\n\
+             [daemon]\npin_directory = \"{}\"\ntime_zone = \"UTC\"\n\
+             [flow_table]\ncapacity = 1024\n[device_table]\ncapacity = 64\n\
+             [[policy]]\nname = \"blocked\"\ndomains = [\"blocked.test\"]\naction = \"reject\"\n\
+             [[policy]]\nname = \"later\"\nports = [\"tcp/9\"]\naction = \"reject\"\n\
+             schedule = [\"mon-sun 11:07-14:00\"]\n",
+            pins.0.join("pins").display()
+        );
+        let Checked { config, .. } =
+            Config::parse(&text, Path::new("sensor.toml")).expect("it is valid");
+        let mut kernel = Kernel::load(&config)?;
+        let (mut enforcement, mut names) = (Enforcement::new(&config, NOW), NamesAt::default());
+        let knowledge = Knowledge::default();
+        let at = |last: u8| IpAddr::from([192, 0, 2, last]);
+        let v6 = IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]);
+        enforcement.install(&mut kernel, &config, &knowledge, &[], NOW)?;
+        for address in [at(1), at(2), v6] {
+            names.answer("blocked.test", address, 0, NOW);
+        }
+        enforcement.learn(&mut kernel, &mut names, NOW)?;
+        let blamed = |addresses: &[IpAddr]| -> HashMap<IpAddr, u64> {
+            addresses.iter().map(|address| (*address, 0b1)).collect()
+        };
+        assert_eq!(kernel.learned()?, blamed(&[at(1), at(2), v6]));
+
+        // In one tick an allowed name comes and rules begin to apply.
+        names.answer("allowed.test", at(1), 86_400, LATER);
+        names.answer("blocked.test", v6, 86_400, LATER);
+        assert!(enforcement.keep(&mut kernel, &config, &knowledge, &[], LATER)?);
+        enforcement.learn(&mut kernel, &mut names, LATER)?;
+        assert_eq!(kernel.learned()?, blamed(&[at(2), v6]));
+
+        // Nothing comes any more, and time goes on.
+        enforcement.learn(&mut kernel, &mut names, OVER)?;
+        assert_eq!(kernel.learned()?, blamed(&[v6]));
+
+        // Others are learned again, by other rules.
+        enforcement.install(&mut kernel, &config, &knowledge, &[], OVER)?;
+        assert_eq!(kernel.learned()?, HashMap::new());
+        names.answer("blocked.test", at(3), 0, OVER);
+        enforcement.learn(&mut kernel, &mut names, OVER)?;
+        assert_eq!(kernel.learned()?, blamed(&[at(3), v6]));
         Ok(())
     }
 }

@@ -404,7 +404,7 @@ impl Owner {
             self.line.publish(self.enforcement.judge());
         }
         self.enforcement
-            .learn(&mut self.kernel, self.aggregate.names_at(), changed, now)?;
+            .learn(&mut self.kernel, self.aggregate.names_at(), now)?;
         snapshot.judging = self.line.judging();
         snapshot.policy.lists = self.enforcement.shown_lists();
         let said = self.enforcement.temporary().iter();
@@ -521,9 +521,7 @@ impl Owner {
     fn changed(&mut self) {
         self.line.publish(self.enforcement.judge());
         let names = self.aggregate.names_at();
-        let learned = self
-            .enforcement
-            .learn(&mut self.kernel, names, true, unix_time());
+        let learned = self.enforcement.learn(&mut self.kernel, names, unix_time());
         if let Err(error) = learned {
             tracing::error!("what is known of addresses is not in force: {error:#}");
         }
