@@ -1,13 +1,15 @@
 //! Which policies are in force: what the configuration says, what commands said, and to which devices
 //! each rule applies at the moment.
 
+mod learned;
+
 use std::{
     collections::{BTreeSet, HashMap},
     fs::{self, File},
     io::Write as _,
     net::IpAddr,
     path::{Path, PathBuf},
-    sync::{Arc, PoisonError, RwLock},
+    sync::Arc,
 };
 
 use anyhow::Context as _;
@@ -16,6 +18,7 @@ use sensor_ebpf::{
     parse::{Family, Mac},
 };
 
+use self::learned::Learned;
 use crate::{
     aggregate::{knowledge::Knowledge, names_at::NamesAt},
     config::{Config, DeviceSelector, typed},
@@ -51,9 +54,6 @@ pub struct Circumstances<'a> {
 /// Is told what decides, right before it is in force in the kernel.
 type Tell = Box<dyn Fn(Arc<hearing::InForce>) + Send>;
 
-/// The rules that refuse every name that is known at an address, where there are any.
-type Learned = Arc<RwLock<HashMap<IpAddr, u64>>>;
-
 /// The policies in force.
 pub struct Enforcement {
     lists: PolicyLists,
@@ -85,7 +85,7 @@ impl Enforcement {
             zone: Zone::named(config.daemon.time_zone.as_deref()),
             in_force: Arc::default(),
             who: DeviceRules::default(),
-            learned: Arc::default(),
+            learned: Learned::default(),
             tell: Box::new(|_| {}),
         }
     }
@@ -256,12 +256,12 @@ impl Enforcement {
         let compiled = &self.in_force.compiled;
         let who = who(compiled, config, &self.temporary, &self.zone, devices, now);
         if who != self.who {
-            let (compiled, learned) = (Arc::clone(compiled), Arc::clone(&self.learned));
+            let compiled = Arc::clone(compiled);
             let mut in_force = None;
             kernel.set_devices(&self.who, &who, |generation| {
-                in_force = Some(self.announce(generation, compiled, &who, &learned));
+                in_force = Some(self.announce(generation, compiled, &who, &self.learned));
             })?;
-            self.take(in_force, who, learned);
+            self.take(in_force, who);
         }
         self.learn(kernel, names, now)
     }
@@ -290,23 +290,17 @@ impl Enforcement {
         )?);
         let who = who(&compiled, config, &self.temporary, zone, devices, now);
         // The rules have other numbers than before.
-        let learned: HashMap<_, _> = names
-            .addresses()
-            .map(|address| {
-                (
-                    address,
-                    names.refusing(address, now, |name| compiled.refusing(name)),
-                )
-            })
-            .filter(|(_, rules)| *rules != 0)
-            .collect();
-        let shared: Learned = Arc::new(RwLock::new(learned.clone()));
+        let learned = Learned::of(names, now, |name| compiled.refusing(name));
         let mut in_force = None;
-        let installed = kernel.install(&compiled, &who, &learned, |generation| {
-            in_force = Some(self.announce(generation, Arc::clone(&compiled), &who, &shared));
-        })?;
-        self.take(in_force, who, shared);
-        names.changed();
+        let installed = kernel.install(&compiled, &who, &learned.all(), |generation| {
+            in_force = Some(self.announce(generation, Arc::clone(&compiled), &who, &learned));
+        });
+        if installed.is_err() {
+            self.learned.look_afresh();
+        }
+        let installed = installed?;
+        self.learned = learned;
+        self.take(in_force, who);
         Ok(installed)
     }
 
@@ -329,53 +323,30 @@ impl Enforcement {
         in_force
     }
 
-    fn take(&mut self, in_force: Option<Arc<InForce>>, who: DeviceRules, learned: Learned) {
+    fn take(&mut self, in_force: Option<Arc<InForce>>, who: DeviceRules) {
         if let Some(in_force) = in_force {
             self.in_force = in_force;
             self.who = who;
-            self.learned = learned;
         }
     }
 
     /// Takes which names came to addresses and went.
     fn learn(&mut self, kernel: &mut Kernel, names: &mut NamesAt, now: f64) -> anyhow::Result<()> {
-        let changed = names.changed();
-        if self.in_force.compiled.name_rules == 0 {
-            return Ok(());
-        }
-        let mut learned = self.learned.write().unwrap_or_else(PoisonError::into_inner);
-        let mut news = Vec::new();
-        for address in changed {
-            let refusing = |name: &str| self.in_force.compiled.refusing(name);
-            let rules = names.refusing(address, now, refusing);
-            let before = match rules {
-                0 => learned.remove(&address),
-                _ => learned.insert(address, rules),
-            };
-            if before.unwrap_or(0) != rules {
-                news.push((address, rules));
-            }
-        }
-        drop(learned);
-        if !news.is_empty() {
-            kernel.set_learned(news)?;
-        }
-        Ok(())
+        let in_force = &self.in_force;
+        let refusing = |name: &str| in_force.compiled.refusing(name);
+        let tell = |news| kernel.set_learned(news);
+        Ok(self.learned.update(names, now, refusing, tell)?)
     }
 }
 
 /// What decides, for whoever judges the names that are heard.
 fn judge(in_force: &Arc<InForce>, learned: &Learned) -> Arc<hearing::InForce> {
     let [by_name, by_address, concerns] = [(); 3].map(|()| Arc::clone(in_force));
-    let learned = Arc::clone(learned);
+    let learned = learned.at();
     Arc::new(hearing::InForce {
         generation: in_force.generation,
         by_name: Box::new(move |key, name, layer| by_name.judge_name(key, name, layer)),
-        by_address: Box::new(move |key| {
-            let remote = address_of(key)?;
-            let learned = learned.read().unwrap_or_else(PoisonError::into_inner);
-            by_address.judge_learned(key, *learned.get(&remote)?)
-        }),
+        by_address: Box::new(move |key| by_address.judge_learned(key, learned(address_of(key)?)?)),
         concerns: Box::new(move |mac| concerns.applies_by_name(mac)),
     })
 }
@@ -502,8 +473,15 @@ fn write(file: &Path, temporary: &[Temporary]) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::env;
+
+    use rustix::{
+        mount::{MountFlags, UnmountFlags, mount, unmount},
+        process::geteuid,
+    };
+
     use super::*;
-    use crate::config::Checked;
+    use crate::{config::Checked, source::kernel::enter_own_namespace};
 
     const NOW: f64 = 1_795_000_000.0;
 
@@ -548,6 +526,99 @@ mod tests {
         fs::write(folder.join(FILE), "[{\"domain\": \"for-e")?;
         assert_eq!(Enforcement::new(&config, NOW).temporary(), []);
         fs::remove_dir_all(&folder)?;
+        Ok(())
+    }
+
+    /// A BPF file system of the test's own: what is pinned there goes with it.
+    struct Pins(PathBuf);
+
+    impl Pins {
+        fn mount() -> anyhow::Result<Self> {
+            let folder = env::temp_dir().join(format!("sensor-learned-{}", std::process::id()));
+            fs::create_dir_all(&folder)?;
+            mount("bpf", &folder, "bpf", MountFlags::empty(), None)?;
+            Ok(Self(folder))
+        }
+    }
+
+    impl Drop for Pins {
+        fn drop(&mut self) {
+            let gone = unmount(&self.0, UnmountFlags::DETACH).map_err(std::io::Error::from);
+            if let Err(error) = gone.and_then(|()| fs::remove_dir(&self.0)) {
+                eprintln!("{}: {error}", self.0.display());
+            }
+        }
+    }
+
+    #[test]
+    fn the_kernel_forgets_the_blame_of_an_address() -> anyhow::Result<()> {
+        /// The start of the schedule.
+        const LATER: f64 = NOW + 60.0;
+        const OVER: f64 = NOW + 3_700.0;
+        if !geteuid().is_root() && env::var_os("CI").is_none() {
+            eprintln!("not run: tables in the kernel take root");
+            return Ok(());
+        }
+        enter_own_namespace()?;
+        let pins = Pins::mount()?;
+        let text = format!(
+            "[[interface]]\nname = \"lan0\"\n\
+             [daemon]\npin_directory = \"{}\"\ntime_zone = \"UTC\"\n\
+             [flow_table]\ncapacity = 1024\n[device_table]\ncapacity = 64\n\
+             [[policy]]\nname = \"blocked\"\ndomains = [\"blocked.test\"]\naction = \"reject\"\n\
+             [[policy]]\nname = \"later\"\nports = [\"tcp/9\"]\naction = \"reject\"\n\
+             schedule = [\"mon-sun 11:07-14:00\"]\n",
+            pins.0.join("pins").display()
+        );
+        let Checked { config, .. } =
+            Config::parse(&text, Path::new("sensor.toml")).expect("it is valid");
+        let mut kernel = Kernel::load(&config)?;
+        let (mut enforcement, mut names) = (Enforcement::new(&config, NOW), NamesAt::default());
+        let knowledge = Knowledge::default();
+        let at = |last: u8| IpAddr::from([192, 0, 2, last]);
+        let v6 = IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]);
+        fn circumstances<'a>(
+            kernel: &'a mut Kernel,
+            (config, knowledge): (&'a Config, &'a Knowledge),
+            names: &'a mut NamesAt,
+            now: f64,
+        ) -> Circumstances<'a> {
+            Circumstances {
+                kernel,
+                config,
+                knowledge,
+                devices: &[],
+                names,
+                now,
+            }
+        }
+        let by = (&config, &knowledge);
+        enforcement.install(circumstances(&mut kernel, by, &mut names, NOW))?;
+        for address in [at(1), at(2), v6] {
+            names.answer("blocked.test", address, 0, NOW);
+        }
+        enforcement.learn(&mut kernel, &mut names, NOW)?;
+        let blamed = |addresses: &[IpAddr]| -> HashMap<IpAddr, u64> {
+            addresses.iter().map(|address| (*address, 0b1)).collect()
+        };
+        assert_eq!(kernel.learned()?, blamed(&[at(1), at(2), v6]));
+
+        // In one tick an allowed name comes and rules begin to apply.
+        names.answer("allowed.test", at(1), 86_400, LATER);
+        names.answer("blocked.test", v6, 86_400, LATER);
+        enforcement.keep(circumstances(&mut kernel, by, &mut names, LATER))?;
+        assert_eq!(kernel.learned()?, blamed(&[at(2), v6]));
+
+        // Nothing comes any more, and time goes on.
+        enforcement.learn(&mut kernel, &mut names, OVER)?;
+        assert_eq!(kernel.learned()?, blamed(&[v6]));
+
+        // Others are learned again, by other rules.
+        enforcement.install(circumstances(&mut kernel, by, &mut names, OVER))?;
+        assert_eq!(kernel.learned()?, blamed(&[v6]));
+        names.answer("blocked.test", at(3), 0, OVER);
+        enforcement.learn(&mut kernel, &mut names, OVER)?;
+        assert_eq!(kernel.learned()?, blamed(&[at(3), v6]));
         Ok(())
     }
 }
