@@ -5,10 +5,8 @@ mod learned;
 
 use std::{
     collections::{BTreeSet, HashMap},
-    fs::{self, File},
-    io::Write as _,
     net::IpAddr,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
 };
 
@@ -26,7 +24,9 @@ use crate::{
     model::{self, Device},
     policy::explain::Deciding,
     policy::{Compiled, DeviceFacts, InForce, PolicyLists, Temporary, Zone, compile, policy_names},
+    remembered::Remembered,
     source::kernel::{DeviceRules, Installed, Kernel},
+    state,
 };
 
 /// The file of what commands said, in the state directory.
@@ -59,6 +59,7 @@ pub struct Enforcement {
     lists: PolicyLists,
     temporary: Vec<Temporary>,
     file: PathBuf,
+    remembered: Remembered,
     zone: Zone,
     in_force: Arc<InForce>,
     who: DeviceRules,
@@ -67,10 +68,11 @@ pub struct Enforcement {
 }
 
 impl Enforcement {
-    /// With nothing in force, and with what commands said before the daemon began.
+    /// With nothing in force, and with what commands said and what was known of devices before the
+    /// daemon began.
     pub fn new(config: &Config, now: f64) -> Self {
         let file = config.daemon.state_directory.join(FILE);
-        let mut temporary = read(&file).unwrap_or_else(|error| {
+        let mut temporary: Vec<Temporary> = state::read(&file).unwrap_or_else(|error| {
             tracing::error!(
                 "{}: {error:#}; what `sensor block` and `allow` said is not in force",
                 file.display()
@@ -82,6 +84,7 @@ impl Enforcement {
             lists: PolicyLists::default(),
             temporary,
             file,
+            remembered: Remembered::new(config, now),
             zone: Zone::named(config.daemon.time_zone.as_deref()),
             in_force: Arc::default(),
             who: DeviceRules::default(),
@@ -122,6 +125,28 @@ impl Enforcement {
     /// What commands said.
     pub fn temporary(&self) -> &[Temporary] {
         &self.temporary
+    }
+
+    /// Takes what is known of devices, and tells them what was known before the daemon began, where
+    /// that is surer; it is kept for the next one.
+    pub fn recall(&mut self, devices: &mut [Device], now: f64) {
+        self.remembered.recall(devices, now);
+    }
+
+    /// Keeps for the next daemon what is known of devices.
+    pub fn end(&mut self, now: f64) {
+        self.remembered.keep(now);
+    }
+
+    /// What is known of a device, for policies.
+    pub fn facts<'a>(
+        &'a self,
+        mac: Mac,
+        config: &'a Config,
+        devices: &'a [Device],
+    ) -> DeviceFacts<'a> {
+        let seen = devices.iter().find(|device| device.mac == Some(mac));
+        facts(mac.octets(), config, seen, &self.remembered)
     }
 
     /// The time zone of schedules.
@@ -221,7 +246,7 @@ impl Enforcement {
             self.temporary = before;
             return Err(error);
         }
-        write(&self.file, &self.temporary).with_context(|| {
+        state::write(&self.file, &self.temporary).with_context(|| {
             format!(
                 "it is in force, but not after the daemon ends: {} cannot be written; \
                  `daemon.state_directory` says where it is to be",
@@ -241,7 +266,7 @@ impl Enforcement {
             self.temporary.retain(|said| is_valid(said, now));
             let (lists, zone) = (self.lists.clone(), self.zone.clone());
             self.put(&lists, &zone, circumstances)?;
-            if let Err(error) = write(&self.file, &self.temporary) {
+            if let Err(error) = state::write(&self.file, &self.temporary) {
                 tracing::warn!("{}: {error:#}", self.file.display());
             }
             return Ok(());
@@ -254,7 +279,7 @@ impl Enforcement {
             ..
         } = circumstances;
         let compiled = &self.in_force.compiled;
-        let who = who(compiled, config, &self.temporary, &self.zone, devices, now);
+        let who = self.who(compiled, config, &self.zone, devices, now);
         if who != self.who {
             let compiled = Arc::clone(compiled);
             let mut in_force = None;
@@ -288,7 +313,7 @@ impl Enforcement {
             lists,
             &identities,
         )?);
-        let who = who(&compiled, config, &self.temporary, zone, devices, now);
+        let who = self.who(&compiled, config, zone, devices, now);
         // The rules have other numbers than before.
         let learned = Learned::of(names, now, |name| compiled.refusing(name));
         let mut in_force = None;
@@ -302,6 +327,47 @@ impl Enforcement {
         self.learned = learned;
         self.take(in_force, who);
         Ok(installed)
+    }
+
+    /// The rules of each device at a time: of those that were seen or are remembered, and of those that
+    /// are named.
+    fn who(
+        &self,
+        compiled: &Compiled,
+        config: &Config,
+        zone: &Zone,
+        devices: &[Device],
+        now: f64,
+    ) -> DeviceRules {
+        let seen: HashMap<[u8; 6], &Device> = devices
+            .iter()
+            .filter_map(|device| Some((device.mac?.octets(), device)))
+            .collect();
+        let named = config.policies.iter().flat_map(|policy| &policy.devices);
+        let said = self.temporary.iter();
+        let said = said.filter_map(|said| said.device.as_ref());
+        let named = named.chain(said).filter_map(|selector| match selector {
+            DeviceSelector::Mac(mac) => Some(*mac),
+            _ => None,
+        });
+        let configured = config.devices.iter().map(|device| device.mac);
+        let all: BTreeSet<_> = seen
+            .keys()
+            .copied()
+            .chain(self.remembered.devices())
+            .chain(named)
+            .chain(configured)
+            .collect();
+        let default = compiled.default_rules(zone, now);
+        let rules = all.into_iter().map(|mac| {
+            let seen = seen.get(&mac).copied();
+            let facts = facts(mac, config, seen, &self.remembered);
+            (mac, compiled.rules_of(&facts, zone, now))
+        });
+        DeviceRules {
+            devices: rules.filter(|(_, rules)| *rules != default).collect(),
+            default,
+        }
     }
 
     /// Tells what will be in force in a moment. Who judges by it too early judges as will be judged;
@@ -365,63 +431,26 @@ fn is_valid(said: &Temporary, now: f64) -> bool {
     said.until.is_none_or(|until| now < until)
 }
 
-/// The rules of each device at a time: of those that were seen, and of those that are named.
-fn who(
-    compiled: &Compiled,
-    config: &Config,
-    temporary: &[Temporary],
-    zone: &Zone,
-    devices: &[Device],
-    now: f64,
-) -> DeviceRules {
-    let seen: HashMap<[u8; 6], &Device> = devices
-        .iter()
-        .filter_map(|device| Some((device.mac?.octets(), device)))
-        .collect();
-    let named = config.policies.iter().flat_map(|policy| &policy.devices);
-    let said = temporary.iter().filter_map(|said| said.device.as_ref());
-    let named = named.chain(said).filter_map(|selector| match selector {
-        DeviceSelector::Mac(mac) => Some(*mac),
-        _ => None,
-    });
-    let configured = config.devices.iter().map(|device| device.mac);
-    let all: BTreeSet<_> = seen
-        .keys()
-        .copied()
-        .chain(named)
-        .chain(configured)
-        .collect();
-    let default = compiled.default_rules(zone, now);
-    let devices = all
-        .into_iter()
-        .map(|mac| {
-            (
-                mac,
-                compiled.rules_of(&facts(mac, config, &seen), zone, now),
-            )
-        })
-        .filter(|(_, rules)| *rules != default)
-        .collect();
-    DeviceRules { devices, default }
-}
-
 fn facts<'a>(
     mac: [u8; 6],
     config: &'a Config,
-    seen: &HashMap<[u8; 6], &'a Device>,
+    seen: Option<&'a Device>,
+    remembered: &'a Remembered,
 ) -> DeviceFacts<'a> {
     let said = config.devices.iter().find(|device| device.mac == mac);
-    let identity = seen.get(&mac).map(|device| &device.identity);
+    let identity = seen.map(|device| &device.identity);
     DeviceFacts {
         mac,
         name: said.and_then(|said| said.name.as_deref()),
         groups: said.map_or(&[], |said| &said.groups),
         vendor: said
             .and_then(|said| said.vendor.as_deref())
-            .or(identity.and_then(|identity| identity.vendor.as_deref())),
+            .or(identity.and_then(|identity| identity.vendor.as_deref()))
+            .or_else(|| remembered.vendor(mac)),
         kind: said
             .and_then(|said| said.kind)
-            .or(identity.map(|identity| identity.kind)),
+            .or(identity.map(|identity| identity.kind))
+            .or_else(|| remembered.kind(mac)),
     }
 }
 
@@ -441,39 +470,9 @@ pub fn called(text: &str, config: &Config, devices: &[Device]) -> Option<Mac> {
     })
 }
 
-/// The facts of a device that is given by its MAC address or by its name in the configuration.
-pub fn facts_of<'a>(mac: Mac, config: &'a Config, devices: &'a [Device]) -> DeviceFacts<'a> {
-    let seen = devices
-        .iter()
-        .filter_map(|device| Some((device.mac?.octets(), device)))
-        .collect();
-    facts(mac.octets(), config, &seen)
-}
-
-fn read(file: &Path) -> anyhow::Result<Vec<Temporary>> {
-    match fs::read(file) {
-        Ok(text) => Ok(serde_json::from_slice(&text)?),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// Old or new, whenever the power fails.
-fn write(file: &Path, temporary: &[Temporary]) -> anyhow::Result<()> {
-    let folder = file.parent().context("it is in no folder")?;
-    fs::create_dir_all(folder)?;
-    let new = file.with_extension("new");
-    let mut written = File::create(&new)?;
-    written.write_all(&serde_json::to_vec_pretty(temporary)?)?;
-    written.sync_all()?;
-    fs::rename(&new, file)?;
-    File::open(folder)?.sync_all()?;
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
-    use std::env;
+    use std::{env, fs, path::Path};
 
     use rustix::{
         mount::{MountFlags, UnmountFlags, mount, unmount},
@@ -515,7 +514,7 @@ mod tests {
             said("over.example", Some(NOW)),
             said("holds.example", Some(NOW + 0.5)),
         ];
-        write(&folder.join(FILE), &all)?;
+        state::write(&folder.join(FILE), &all[..])?;
         let kept = [all[0].clone(), all[2].clone()];
         assert_eq!(Enforcement::new(&config, NOW).temporary(), kept);
         assert_eq!(

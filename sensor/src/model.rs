@@ -601,6 +601,21 @@ pub struct Conclusion {
     pub evidence: Vec<EvidenceLine>,
 }
 
+impl Conclusion {
+    /// The lesser confidence of kind and vendor, of those that are known; 0 where neither is.
+    pub fn least_confidence(&self) -> f32 {
+        let known = [
+            (self.kind != Kind::Unknown, self.kind_confidence),
+            (self.vendor.is_some(), self.vendor_confidence),
+        ];
+        let known = known.iter().filter(|(is_known, _)| *is_known);
+        known
+            .map(|(_, sure)| *sure)
+            .reduce(f32::min)
+            .unwrap_or_default()
+    }
+}
+
 /// One thing that was seen of a device, and one thing that it suggests.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct EvidenceLine {
