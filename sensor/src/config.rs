@@ -188,7 +188,8 @@ pub struct Daemon {
     /// Where what is to outlive a restart is kept: what `sensor block` and `allow` were told;
     /// absolute, /var/lib/gateway-sensor by default.
     pub state_directory: PathBuf,
-    /// The time zone of schedules, by its name in the IANA database; left out: the system's.
+    /// The time zone of schedules, by its name in the IANA database; left out: the system's, UTC
+    /// where it has none.
     pub time_zone: Option<String>,
 }
 

@@ -1,4 +1,5 @@
-//! The files that a configuration names: what is wrong with each, where it is named.
+//! The files that a configuration names: what is wrong with each, where it is named; and the time zone
+//! of the machine, where it is needed and none is named.
 //!
 //! A list that a policy refuses by is needed: without it, less is refused than was asked for. The
 //! others only tell more of what is seen; what is wrong with them is a warning.
@@ -16,12 +17,15 @@ use super::{
     read::{PolicyPlaces, Read},
     value::{closest, excerpt},
 };
-use crate::aggregate::party::{
-    lists::{self, Category, Lists, Report},
-    networks,
+use crate::{
+    aggregate::party::{
+        lists::{self, Category, Lists, Report},
+        networks,
+    },
+    policy::Zone,
 };
 
-/// What is wrong with the lists and databases.
+/// What is wrong with the lists and databases, and with the time zone.
 pub(super) fn problems(read: &Read) -> Vec<Problem> {
     let (config, places) = (&read.config, &read.places);
     let (mut problems, lists) = of_lists(config, &places.lists);
@@ -31,7 +35,28 @@ pub(super) fn problems(read: &Read) -> Vec<Problem> {
     problems.extend(of_policy_lists(config, &places.policies));
     let networks = config.parties.networks.iter().zip(&places.networks);
     problems.extend(networks.filter_map(|(file, place)| of_networks(file, place)));
+    if Zone::of_system().is_none() {
+        problems.extend(of_unknown_zone(config, &places.policies));
+    }
     problems
+}
+
+/// Hours of which nobody knows in which time zone they are.
+fn of_unknown_zone(config: &Config, places: &[PolicyPlaces]) -> Option<Problem> {
+    if config.daemon.time_zone.is_some() {
+        return None;
+    }
+    let mut policies = config.policies.iter().zip(places);
+    let (policy, places) = policies.find(|(policy, _)| !policy.schedule.is_empty())?;
+    Some(warning(
+        format!(
+            "policy `{}` has a schedule, and the time zone of this machine is not known",
+            policy.name
+        ),
+        &places.schedule,
+        "taken for UTC".to_owned(),
+        "name it, for example\n\n[daemon]\ntime_zone = \"Europe/Berlin\"".to_owned(),
+    ))
 }
 
 /// What is wrong with each `[[list]]`, and all lists where policies ask for what they say.
@@ -279,5 +304,33 @@ fn warning(message: String, place: &Range<usize>, label: String, help: String) -
         label,
         related: None,
         help,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::read::read, *};
+
+    #[test]
+    fn hours_need_a_time_zone() {
+        let told = |text: &str| {
+            let read = read(text);
+            assert_eq!(read.problems, [], "{text}");
+            let problem = of_unknown_zone(&read.config, &read.places.policies);
+            problem.map(|problem| (problem.message, problem.span.map(|span| text[span].to_owned())))
+        };
+        let text = "[[interface]]\nname = \"lan0\"\n[[policy]]\nname = \"a\"\nports = [1]\n";
+        let night = "[[policy]]\nname = \"night\"\nschedule = [\"daily 21:00-07:00\"]\n";
+        let zone = "[daemon]\ntime_zone = \"Europe/Berlin\"\n";
+        assert_eq!(told(text), None);
+        assert_eq!(
+            told(&format!("{text}{night}")),
+            Some((
+                "policy `night` has a schedule, and the time zone of this machine is not known"
+                    .to_owned(),
+                Some("[\"daily 21:00-07:00\"]".to_owned())
+            ))
+        );
+        assert_eq!(told(&format!("{text}{night}{zone}")), None);
     }
 }

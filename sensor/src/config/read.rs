@@ -152,6 +152,7 @@ pub(super) struct PolicyPlaces {
     pub(super) ports: Range<usize>,
     pub(super) encrypted_dns: Range<usize>,
     pub(super) quic: Range<usize>,
+    pub(super) schedule: Range<usize>,
 }
 
 /// Reads a text to its end, whatever is wrong with it.
