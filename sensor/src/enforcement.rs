@@ -32,6 +32,28 @@ const FILE: &str = "commands.json";
 /// The most that commands can have said at a time.
 pub const MOST_TEMPORARY: usize = 1_000;
 
+/// What policies depend on beside themselves, and the kernel, in which they are put in force.
+pub struct Circumstances<'a> {
+    /// Where they are put in force.
+    pub kernel: &'a mut Kernel,
+    /// What the configuration says.
+    pub config: &'a Config,
+    /// What the program knows of names and addresses.
+    pub knowledge: &'a Knowledge,
+    /// The devices that were seen.
+    pub devices: &'a [Device],
+    /// The names that are known at addresses.
+    pub names: &'a mut NamesAt,
+    /// In seconds since the Unix epoch.
+    pub now: f64,
+}
+
+/// Is told what decides, right before it is in force in the kernel.
+type Tell = Box<dyn Fn(Arc<hearing::InForce>) + Send>;
+
+/// The rules that refuse every name that is known at an address, where there are any.
+type Learned = Arc<RwLock<HashMap<IpAddr, u64>>>;
+
 /// The policies in force.
 pub struct Enforcement {
     lists: PolicyLists,
@@ -40,8 +62,8 @@ pub struct Enforcement {
     zone: Zone,
     in_force: Arc<InForce>,
     who: DeviceRules,
-    /// The rules that refuse every name that is known at an address, where there are any.
-    learned: Arc<RwLock<HashMap<IpAddr, u64>>>,
+    learned: Learned,
+    tell: Tell,
 }
 
 impl Enforcement {
@@ -64,28 +86,18 @@ impl Enforcement {
             in_force: Arc::default(),
             who: DeviceRules::default(),
             learned: Arc::default(),
+            tell: Box::new(|_| {}),
         }
     }
 
-    /// What decides at the moment.
-    pub fn in_force(&self) -> &Arc<InForce> {
-        &self.in_force
+    /// Has somebody told, from now on, of whatever comes in force.
+    pub fn tell(&mut self, tell: impl Fn(Arc<hearing::InForce>) + Send + 'static) {
+        self.tell = Box::new(tell);
     }
 
-    /// The same for whoever judges the names that are heard.
+    /// What decides at the moment, for whoever judges the names that are heard.
     pub fn judge(&self) -> Arc<hearing::InForce> {
-        let [by_name, by_address, concerns] = [(); 3].map(|()| Arc::clone(&self.in_force));
-        let learned = Arc::clone(&self.learned);
-        Arc::new(hearing::InForce {
-            generation: self.in_force.generation,
-            by_name: Box::new(move |key, name, layer| by_name.judge_name(key, name, layer)),
-            by_address: Box::new(move |key| {
-                let remote = address_of(key)?;
-                let learned = learned.read().unwrap_or_else(PoisonError::into_inner);
-                by_address.judge_learned(key, *learned.get(&remote)?)
-            }),
-            concerns: Box::new(move |mac| concerns.applies_by_name(mac)),
-        })
+        judge(&self.in_force, &self.learned)
     }
 
     /// The lists of the policies.
@@ -143,17 +155,11 @@ impl Enforcement {
     ///
     /// # Errors
     /// It does not fit, or the kernel refuses it; what was in force stays.
-    pub fn install(
-        &mut self,
-        kernel: &mut Kernel,
-        config: &Config,
-        knowledge: &Knowledge,
-        devices: &[Device],
-        now: f64,
-    ) -> anyhow::Result<Installed> {
+    pub fn install(&mut self, circumstances: Circumstances<'_>) -> anyhow::Result<Installed> {
+        let config = circumstances.config;
         let lists = PolicyLists::load(&config.policies, &self.lists);
         let zone = Zone::named(config.daemon.time_zone.as_deref());
-        let installed = self.put(kernel, config, knowledge, &lists, &zone, devices, now)?;
+        let installed = self.put(&lists, &zone, circumstances)?;
         self.lists = lists;
         self.zone = zone;
         Ok(installed)
@@ -164,15 +170,8 @@ impl Enforcement {
     /// # Errors
     /// As [`install`](Self::install), and where it cannot be kept: then it is in force until the
     /// daemon ends.
-    pub fn say(
-        &mut self,
-        said: Temporary,
-        kernel: &mut Kernel,
-        config: &Config,
-        knowledge: &Knowledge,
-        devices: &[Device],
-    ) -> anyhow::Result<()> {
-        let now = said.since;
+    pub fn say(&mut self, said: Temporary, circumstances: Circumstances<'_>) -> anyhow::Result<()> {
+        let now = circumstances.now;
         let mut temporary = self.temporary.clone();
         temporary.retain(|other| {
             is_valid(other, now) && !(other.domain == said.domain && other.device == said.device)
@@ -183,7 +182,7 @@ impl Enforcement {
              configuration"
         );
         temporary.push(said);
-        self.hold(temporary, kernel, config, knowledge, devices, now)
+        self.hold(temporary, circumstances)
     }
 
     /// Takes back what a command said of this name for these devices, and gives it; `None` where
@@ -191,19 +190,14 @@ impl Enforcement {
     ///
     /// # Errors
     /// As [`say`](Self::say).
-    #[allow(clippy::too_many_arguments, reason = "all that policies depend on")]
     pub fn forget(
         &mut self,
         domain: &str,
         device: Option<&DeviceSelector>,
-        kernel: &mut Kernel,
-        config: &Config,
-        knowledge: &Knowledge,
-        devices: &[Device],
-        now: f64,
+        circumstances: Circumstances<'_>,
     ) -> anyhow::Result<Option<Temporary>> {
         let mut temporary = self.temporary.clone();
-        temporary.retain(|said| is_valid(said, now));
+        temporary.retain(|said| is_valid(said, circumstances.now));
         let place = temporary
             .iter()
             .position(|said| said.domain == domain && said.device.as_ref() == device);
@@ -211,7 +205,7 @@ impl Enforcement {
             return Ok(None);
         };
         let forgotten = temporary.remove(place);
-        self.hold(temporary, kernel, config, knowledge, devices, now)?;
+        self.hold(temporary, circumstances)?;
         Ok(Some(forgotten))
     }
 
@@ -219,15 +213,11 @@ impl Enforcement {
     fn hold(
         &mut self,
         temporary: Vec<Temporary>,
-        kernel: &mut Kernel,
-        config: &Config,
-        knowledge: &Knowledge,
-        devices: &[Device],
-        now: f64,
+        circumstances: Circumstances<'_>,
     ) -> anyhow::Result<()> {
         let before = std::mem::replace(&mut self.temporary, temporary);
         let (lists, zone) = (self.lists.clone(), self.zone.clone());
-        if let Err(error) = self.put(kernel, config, knowledge, &lists, &zone, devices, now) {
+        if let Err(error) = self.put(&lists, &zone, circumstances) {
             self.temporary = before;
             return Err(error);
         }
@@ -240,89 +230,124 @@ impl Enforcement {
         })
     }
 
-    /// What time and identities change: commands that are over, schedules, devices that became known.
-    /// Gives whether anything changed.
+    /// What time and identities change: commands that are over, schedules, devices that became
+    /// known, names that came to addresses and went.
     ///
     /// # Errors
     /// The kernel refuses it.
-    pub fn keep(
-        &mut self,
-        kernel: &mut Kernel,
-        config: &Config,
-        knowledge: &Knowledge,
-        devices: &[Device],
-        now: f64,
-    ) -> anyhow::Result<bool> {
+    pub fn keep(&mut self, circumstances: Circumstances<'_>) -> anyhow::Result<()> {
+        let now = circumstances.now;
         if self.temporary.iter().any(|said| !is_valid(said, now)) {
             self.temporary.retain(|said| is_valid(said, now));
             let (lists, zone) = (self.lists.clone(), self.zone.clone());
-            self.put(kernel, config, knowledge, &lists, &zone, devices, now)?;
+            self.put(&lists, &zone, circumstances)?;
             if let Err(error) = write(&self.file, &self.temporary) {
                 tracing::warn!("{}: {error:#}", self.file.display());
             }
-            return Ok(true);
+            return Ok(());
         }
-        let who = who(&self.in_force.compiled, config, &self.zone, devices, now);
-        if who == self.who {
-            return Ok(false);
+        let Circumstances {
+            kernel,
+            config,
+            devices,
+            names,
+            ..
+        } = circumstances;
+        let compiled = &self.in_force.compiled;
+        let who = who(compiled, config, &self.temporary, &self.zone, devices, now);
+        if who != self.who {
+            let (compiled, learned) = (Arc::clone(compiled), Arc::clone(&self.learned));
+            let mut in_force = None;
+            kernel.set_devices(&self.who, &who, |generation| {
+                in_force = Some(self.announce(generation, compiled, &who, &learned));
+            })?;
+            self.take(in_force, who, learned);
         }
-        let generation = kernel.set_devices(&self.who, &who)?;
-        self.take(generation, Arc::clone(&self.in_force.compiled), who);
-        Ok(true)
+        self.learn(kernel, names, now)
     }
 
-    #[allow(clippy::too_many_arguments, reason = "all that policies depend on")]
     fn put(
         &mut self,
-        kernel: &mut Kernel,
-        config: &Config,
-        knowledge: &Knowledge,
         lists: &PolicyLists,
         zone: &Zone,
-        devices: &[Device],
-        now: f64,
+        circumstances: Circumstances<'_>,
     ) -> anyhow::Result<Installed> {
+        let Circumstances {
+            kernel,
+            config,
+            knowledge,
+            devices,
+            names,
+            now,
+        } = circumstances;
         let identities = kernel.identities(policy_names(&config.policies, &self.temporary))?;
-        let compiled = compile(
+        let compiled = Arc::new(compile(
             &config.policies,
             &self.temporary,
             knowledge,
             lists,
             &identities,
-        )?;
-        let who = who(&compiled, config, zone, devices, now);
-        let installed = kernel.install(&compiled, &who)?;
-        self.take(installed.generation, Arc::new(compiled), who);
+        )?);
+        let who = who(&compiled, config, &self.temporary, zone, devices, now);
+        // The rules have other numbers than before.
+        let learned: HashMap<_, _> = names
+            .addresses()
+            .map(|address| {
+                (
+                    address,
+                    names.refusing(address, now, |name| compiled.refusing(name)),
+                )
+            })
+            .filter(|(_, rules)| *rules != 0)
+            .collect();
+        let shared: Learned = Arc::new(RwLock::new(learned.clone()));
+        let mut in_force = None;
+        let installed = kernel.install(&compiled, &who, &learned, |generation| {
+            in_force = Some(self.announce(generation, Arc::clone(&compiled), &who, &shared));
+        })?;
+        self.take(in_force, who, shared);
+        names.changed();
         Ok(installed)
     }
 
-    /// Takes which names came to addresses and went. `all`: the policies are others than before.
-    ///
-    /// # Errors
-    /// The kernel refuses it.
-    pub fn learn(
-        &mut self,
-        kernel: &mut Kernel,
-        names: &mut NamesAt,
-        all: bool,
-        now: f64,
-    ) -> anyhow::Result<()> {
+    /// Tells what will be in force in a moment. Who judges by it too early judges as will be judged;
+    /// who judged by the old one for longer would undo what the kernel decides by the new one.
+    fn announce(
+        &self,
+        generation: u32,
+        compiled: Arc<Compiled>,
+        who: &DeviceRules,
+        learned: &Learned,
+    ) -> Arc<InForce> {
+        let in_force = Arc::new(InForce {
+            generation,
+            compiled,
+            devices: who.devices.clone(),
+            default_rules: who.default,
+        });
+        (self.tell)(judge(&in_force, learned));
+        in_force
+    }
+
+    fn take(&mut self, in_force: Option<Arc<InForce>>, who: DeviceRules, learned: Learned) {
+        if let Some(in_force) = in_force {
+            self.in_force = in_force;
+            self.who = who;
+            self.learned = learned;
+        }
+    }
+
+    /// Takes which names came to addresses and went.
+    fn learn(&mut self, kernel: &mut Kernel, names: &mut NamesAt, now: f64) -> anyhow::Result<()> {
         let changed = names.changed();
-        let looked_at = match all {
-            true => names.addresses().collect(),
-            false => changed,
-        };
-        if looked_at.is_empty() || self.in_force.compiled.name_rules == 0 && !all {
+        if self.in_force.compiled.name_rules == 0 {
             return Ok(());
         }
         let mut learned = self.learned.write().unwrap_or_else(PoisonError::into_inner);
-        if all {
-            // They were forgotten with the tables that they were in.
-            learned.clear();
-        }
         let mut news = Vec::new();
-        for address in looked_at {
-            let rules = names.refusing(address, now, |name| self.in_force.refusing(name));
+        for address in changed {
+            let refusing = |name: &str| self.in_force.compiled.refusing(name);
+            let rules = names.refusing(address, now, refusing);
             let before = match rules {
                 0 => learned.remove(&address),
                 _ => learned.insert(address, rules),
@@ -337,16 +362,22 @@ impl Enforcement {
         }
         Ok(())
     }
+}
 
-    fn take(&mut self, generation: u32, compiled: Arc<Compiled>, who: DeviceRules) {
-        self.in_force = Arc::new(InForce {
-            generation,
-            compiled,
-            devices: who.devices.clone(),
-            default_rules: who.default,
-        });
-        self.who = who;
-    }
+/// What decides, for whoever judges the names that are heard.
+fn judge(in_force: &Arc<InForce>, learned: &Learned) -> Arc<hearing::InForce> {
+    let [by_name, by_address, concerns] = [(); 3].map(|()| Arc::clone(in_force));
+    let learned = Arc::clone(learned);
+    Arc::new(hearing::InForce {
+        generation: in_force.generation,
+        by_name: Box::new(move |key, name, layer| by_name.judge_name(key, name, layer)),
+        by_address: Box::new(move |key| {
+            let remote = address_of(key)?;
+            let learned = learned.read().unwrap_or_else(PoisonError::into_inner);
+            by_address.judge_learned(key, *learned.get(&remote)?)
+        }),
+        concerns: Box::new(move |mac| concerns.applies_by_name(mac)),
+    })
 }
 
 /// The remote address of a flow.
@@ -367,6 +398,7 @@ fn is_valid(said: &Temporary, now: f64) -> bool {
 fn who(
     compiled: &Compiled,
     config: &Config,
+    temporary: &[Temporary],
     zone: &Zone,
     devices: &[Device],
     now: f64,
@@ -376,7 +408,8 @@ fn who(
         .filter_map(|device| Some((device.mac?.octets(), device)))
         .collect();
     let named = config.policies.iter().flat_map(|policy| &policy.devices);
-    let named = named.filter_map(|selector| match selector {
+    let said = temporary.iter().filter_map(|said| said.device.as_ref());
+    let named = named.chain(said).filter_map(|selector| match selector {
         DeviceSelector::Mac(mac) => Some(*mac),
         _ => None,
     });

@@ -3,6 +3,8 @@
 //!
 //! `cargo xtask bench` makes a thousand attempts by each way; here it is [`ATTEMPTS`].
 
+#[path = "filter/commands.rs"]
+mod commands;
 #[path = "filter/paths.rs"]
 mod paths;
 
@@ -52,15 +54,26 @@ fn can_be() -> Result<bool> {
 
 /// A lab with sites, both devices, and a sensor with these policies.
 fn household(delay: Option<Duration>, policies: &str) -> Result<(Lab, Sensor)> {
-    let mut lab = Lab::start(Options {
+    let mut lab = lab(delay)?;
+    let sensor = inhabit(&mut lab, policies)?;
+    Ok((lab, sensor))
+}
+
+/// A lab with sites, and nobody in it.
+fn lab(delay: Option<Duration>) -> Result<Lab> {
+    Lab::start(Options {
         sites: true,
         delay,
         ..Options::default()
-    })?;
+    })
+}
+
+/// Starts a sensor with these policies, and plugs both devices in.
+fn inhabit(lab: &mut Lab, policies: &str) -> Result<Sensor> {
     let sensor = lab.sensor(binary(), &lab.configuration(policies))?;
     lab.plug(Device::Phone)?;
     lab.plug(Device::Laptop)?;
-    Ok((lab, sensor))
+    Ok(sensor)
 }
 
 /// A policy about the blocked name, of all devices.

@@ -87,7 +87,7 @@ impl Line {
         })
     }
 
-    /// Says what is in force now: every name that is known is judged again.
+    /// Says what is in force now, or in a moment: every name that is known is judged again.
     pub(super) fn publish(&self, in_force: Arc<InForce>) {
         *locked(&self.in_force) = in_force;
         self.ring();
@@ -247,9 +247,7 @@ impl Listener {
     fn attend(&mut self) {
         let mut rung = [0; 8];
         if read(&self.line.bell, &mut rung).is_ok() {
-            let in_force = Arc::clone(&locked(&self.line.in_force));
-            self.judge = Judge::new(in_force);
-            self.again = 0;
+            self.take_policy();
         }
         let reaped = std::mem::take(&mut *locked(&self.line.reaped));
         for (slot, key) in reaped {
@@ -262,12 +260,24 @@ impl Listener {
         }
     }
 
+    fn take_policy(&mut self) {
+        let in_force = Arc::clone(&locked(&self.line.in_force));
+        self.judge = Judge::new(in_force);
+        self.again = 0;
+    }
+
     /// Takes what waits in the ring, a batch at most.
     fn drain(&mut self) {
         for _ in 0..BATCH {
             let Some(record) = self.samples.next() else {
                 return;
             };
+            // What the kernel let pass by a new policy is not to be refused by the old one.
+            if self.judge.generation() != self.verdicts.generation()
+                && self.judge.generation() != locked(&self.line.in_force).generation
+            {
+                self.take_policy();
+            }
             match record {
                 Record::Sample(sample) => {
                     let heard = self.desk.sample(&sample, unix_time());
