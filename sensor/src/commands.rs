@@ -102,7 +102,7 @@ pub fn execute(cli: &Cli) -> anyhow::Result<ExitCode> {
                         "no daemon runs: this is what the configuration, its lists and commands \
                          would say; what devices showed of themselves is not known"
                     );
-                    let knowledge = Knowledge::load(&config.parties, &config.lists);
+                    let knowledge = Knowledge::load(&config.parties, &config.lists, None);
                     let mut enforcement = Enforcement::new(&config, now);
                     enforcement.read_lists(&config);
                     let deciding = enforcement.deciding(&config, &knowledge, now);

@@ -317,7 +317,12 @@ mod tests {
             let read = read(text);
             assert_eq!(read.problems, [], "{text}");
             let problem = of_unknown_zone(&read.config, &read.places.policies);
-            problem.map(|problem| (problem.message, problem.span.map(|span| text[span].to_owned())))
+            problem.map(|problem| {
+                (
+                    problem.message,
+                    problem.span.map(|span| text[span].to_owned()),
+                )
+            })
         };
         let text = "[[interface]]\nname = \"lan0\"\n[[policy]]\nname = \"a\"\nports = [1]\n";
         let night = "[[policy]]\nname = \"night\"\nschedule = [\"daily 21:00-07:00\"]\n";
