@@ -34,7 +34,7 @@ use crate::{
     },
     asked::{self, Question, Told},
     cli,
-    config::{Checked, Config, typed},
+    config::{Checked, Config, Level, typed},
     enforcement::{Circumstances, Enforcement},
     health::Health,
     model::{Snapshot, Ticks},
@@ -836,9 +836,12 @@ async fn reload(
         }
         supervisor.reloading();
         let command = match Config::load(&file) {
-            Ok(Checked { config, warnings }) => {
-                if !warnings.is_empty() {
-                    tracing::warn!("{warnings}");
+            Ok(Checked { config, problems }) => {
+                // A file that cannot be used is no reason to do without the rest.
+                if problems.count(Level::Error) > 0 {
+                    tracing::error!("{problems}");
+                } else if !problems.is_empty() {
+                    tracing::warn!("{problems}");
                 }
                 Command::Reload(Box::new(config))
             }
