@@ -155,6 +155,7 @@ fn knowledge(entries: &[(String, Option<Category>, Option<&str>)]) -> Knowledge 
     resolvers.add(&lists);
     Knowledge {
         lists,
+        files: HashMap::new(),
         resolvers,
         networks: Networks::default(),
         top: 1,
