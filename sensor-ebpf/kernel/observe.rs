@@ -267,7 +267,7 @@ fn account(flow: Flow, seen: &Seen, mut judgement: Judgement) -> u32 {
     if (seen.payload == 0 && !is_fragment) || !judgement.watch.wants(direction) {
         return decision.verdict as u32;
     }
-    let runs_out = judgement.watch.runs_out(direction) && !is_fragment;
+    let runs_out = judgement.watch.runs_out(direction);
     if runs_out {
         flow.add_to_judgement(Judgement::one_less(direction));
     }

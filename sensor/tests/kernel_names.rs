@@ -8,9 +8,10 @@ use anyhow::{Context as _, Result, ensure};
 use domain::base::{Message, iana::Rcode};
 use programs::{Outcome, Programs, Tables};
 use sensor_ebpf::{
-    flow::{FlowRecord, Judgement},
+    flow::{Direction, FlowRecord, Judgement},
     name::{NAME_BUCKET_ENTRIES, NameBucket, NameEntry, Suffixes, name_bucket},
     policy::{Chain, Layer, MAX_CHAINS, MAX_RULES, PortRange, Rule, Verdict, rule_flag},
+    sample::Kind,
 };
 
 const XDP_DROP: u32 = 1;
@@ -341,5 +342,32 @@ fn first_flights_are_refused_by_name() -> Result<()> {
             more.verdict
         );
     }
+    Ok(())
+}
+
+/// Each piece of a packet is one of the payloads that a flow is watched for: of a flow that is all
+/// pieces, user space is told no more than of any other.
+#[test]
+fn fragments_use_up_the_watch() -> Result<()> {
+    const FLAGS_OFFSET: usize = 20;
+    const MORE: [u8; 2] = [0x20, 0];
+
+    programs::enter_own_namespace()?;
+    let programs = household()?;
+    let mut first = frame(false, 6, (40_000, 443), 0x18, &hello("allowed.example", 1));
+    first[FLAGS_OFFSET..FLAGS_OFFSET + 2].copy_from_slice(&MORE);
+    programs.run_xdp("upload", &first, 1)?;
+    for eights in 1..=20_u16 {
+        let mut later = first.clone();
+        let offset = (0x2000 | eights * 8).to_be_bytes();
+        later[FLAGS_OFFSET..FLAGS_OFFSET + 2].copy_from_slice(&offset);
+        programs.run_xdp("upload", &later, 1)?;
+    }
+    let flow = flow_of(&programs, 40_000)?;
+    ensure!(flow.upload_packets == 21, "the pieces are the flow's");
+    ensure!(!Judgement::unpack(flow.judgement).watch.wants(Direction::Upload));
+    let told = programs.losses()?.samples;
+    let of = |kind: Kind| told[kind as usize];
+    ensure!((of(Kind::Tls), of(Kind::Stream)) == (1, 3), "{told:?}");
     Ok(())
 }
