@@ -408,7 +408,10 @@ fn head(seen: &Seen) -> Head {
         captured: 0,
         kind: 0,
         direction: seen.direction & 1,
-        flags: 0,
+        flags: match seen.tcp_flags & tcp_flag::URG {
+            0 => 0,
+            _ => Head::URGENT,
+        },
         reserved: 0,
     }
 }

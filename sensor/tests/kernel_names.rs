@@ -4,14 +4,17 @@
 #[allow(dead_code, reason = "the other rings' half")]
 mod programs;
 
+use std::mem::offset_of;
+
 use anyhow::{Context as _, Result, ensure};
+use aya::maps::RingBuf;
 use domain::base::{Message, iana::Rcode};
 use programs::{Outcome, Programs, Tables};
 use sensor_ebpf::{
     flow::{Direction, FlowRecord, Judgement},
     name::{NAME_BUCKET_ENTRIES, NameBucket, NameEntry, Suffixes, name_bucket},
     policy::{Chain, Layer, MAX_CHAINS, MAX_RULES, PortRange, Rule, Verdict, rule_flag},
-    sample::Kind,
+    sample::{Head, Kind},
 };
 
 const XDP_DROP: u32 = 1;
@@ -369,5 +372,32 @@ fn fragments_use_up_the_watch() -> Result<()> {
     let told = programs.losses()?.samples;
     let of = |kind: Kind| told[kind as usize];
     ensure!((of(Kind::Tls), of(Kind::Stream)) == (1, 3), "{told:?}");
+    Ok(())
+}
+
+/// An octet that is sent as urgent data is none of the stream for most receivers.
+#[test]
+fn what_has_urgent_data_is_left_to_user_space() -> Result<()> {
+    const PUSHED: u8 = 0x18;
+    const URGENT: u8 = 0x20;
+
+    programs::enter_own_namespace()?;
+    let mut programs = household()?;
+    for (port, payload) in (40_000..).zip([
+        hello("blocked.example", 1),
+        b"GET / HTTP/1.1\r\nHost: blocked.example\r\n\r\n".to_vec(),
+    ]) {
+        let data = frame(false, 6, (port, 443), PUSHED | URGENT, &payload);
+        ensure!(programs.run_xdp("upload", &data, 1)?.verdict == XDP_PASS);
+        ensure!(!Judgement::unpack(flow_of(&programs, port)?.judgement).named);
+    }
+    let mut ring = RingBuf::try_from(programs.map_mut("SAMPLES")?)?;
+    let mut told = 0;
+    while let Some(entry) = ring.next() {
+        let flags = entry[offset_of!(Head, flags)];
+        ensure!(flags == Head::URGENT, "{flags}");
+        told += 1;
+    }
+    ensure!(told == 2, "{told} samples");
     Ok(())
 }
