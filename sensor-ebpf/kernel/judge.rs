@@ -261,6 +261,13 @@ pub(crate) extern "C" fn judge(seen: *const Seen, booked: u32) -> u32 {
     }
     let kind = sample.head.kind;
     let head = &mut sample.head;
+    if head.flags & Head::URGENT != 0 {
+        // What the server reads has an octet less.
+        if device & rules.strict_rules() != 0 {
+            wait(head);
+        }
+        return booked;
+    }
     const DNS: u8 = Kind::Dns as u8;
     const TLS: u8 = Kind::Tls as u8;
     const HTTP: u8 = Kind::Http as u8;

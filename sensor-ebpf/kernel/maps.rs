@@ -289,7 +289,7 @@ impl Flow {
             }
             let flags = of_direction(&raw mut (*self.0).tcp_flags, direction);
             if ptr::read_volatile(flags) & tcp_flag::SYN != 0 {
-                head.flags = Head::SYN_SEEN;
+                head.flags |= Head::SYN_SEEN;
             }
         }
         head.slot = self.1;

@@ -216,7 +216,7 @@ impl Latency {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct UnreadFlows {
     /// Why: a reason of [`DecodeFailures`], `unknown-version`, `encrypted-hello`,
-    /// `several-questions` or `compressed-question`.
+    /// `several-questions`, `compressed-question` or `urgent`.
     pub reason: &'static str,
     /// Where a name was looked for: `dns`, `tls`, `quic` or `http`.
     pub layer: &'static str,
