@@ -83,11 +83,11 @@ extern "C" fn read_question() -> u32 {
     read(|payload, text| question::read(payload, 0, text))
 }
 
-/// The name of a DNS question in a stream: behind two octets of length (RFC 1035, section 4.2.2).
+/// The name of a DNS question in a stream.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn read_framed_question() -> u32 {
-    read(|payload, text| question::read(payload, 2, text))
+    read(|payload, text| question::read_framed(payload, text))
 }
 
 /// Where a TLS hello has its list of names: a [`Place`]'s number.
@@ -291,7 +291,8 @@ pub(crate) extern "C" fn judge(seen: *const Seen, booked: u32) -> u32 {
         if by_target != 0 {
             decided = by_target;
         }
-        if target == Found::Name as u32 {
+        if target != Found::Nameless as u32 {
+            // Where it cannot be told what the target names, the field does not say it all.
             found = target;
         }
     }
