@@ -506,6 +506,8 @@ impl Owner {
     fn say(&mut self, said: Temporary) -> Told {
         let devices = Arc::clone(&self.publish.borrow());
         let shown = said.shown();
+        let allowed = (!said.blocks).then(|| said.device.clone());
+        let now = said.since;
         let result = self.enforcement.say(
             said,
             &mut self.kernel,
@@ -519,6 +521,16 @@ impl Owner {
         let mut text = Vec::new();
         cli::print_said(&mut text, &shown, self.enforcement.zone())
             .map_err(|error| error.to_string())?;
+        if let Some(device) = allowed {
+            let refused = self.enforcement.refused_before_a_name(
+                device.as_ref(),
+                &self.config,
+                &self.knowledge,
+                &devices.devices,
+                now,
+            );
+            cli::print_refused_before(&mut text, &refused).map_err(|error| error.to_string())?;
+        }
         Ok(String::from_utf8_lossy(&text).into_owned())
     }
 
