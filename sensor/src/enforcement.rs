@@ -1,11 +1,13 @@
 //! Which policies are in force: what the configuration says, what commands said, and to which devices
 //! each rule applies at the moment.
 
+mod learned;
+
 use std::{
     collections::{BTreeSet, HashMap},
     net::IpAddr,
     path::PathBuf,
-    sync::{Arc, PoisonError, RwLock},
+    sync::Arc,
 };
 
 use anyhow::Context as _;
@@ -15,6 +17,7 @@ use sensor_ebpf::{
     policy::Verdict,
 };
 
+use self::learned::Learned;
 use crate::{
     aggregate::{knowledge::Knowledge, names_at::NamesAt},
     config::{Config, DeviceSelector, typed},
@@ -36,6 +39,25 @@ const FILE: &str = "commands.json";
 /// The most that commands can have said at a time.
 pub const MOST_TEMPORARY: usize = 1_000;
 
+/// What policies depend on beside themselves, and the kernel, in which they are put in force.
+pub struct Circumstances<'a> {
+    /// Where they are put in force.
+    pub kernel: &'a mut Kernel,
+    /// What the configuration says.
+    pub config: &'a Config,
+    /// What the program knows of names and addresses.
+    pub knowledge: &'a Knowledge,
+    /// The devices that were seen.
+    pub devices: &'a [Device],
+    /// The names that are known at addresses.
+    pub names: &'a mut NamesAt,
+    /// In seconds since the Unix epoch.
+    pub now: f64,
+}
+
+/// Is told what decides, right before it is in force in the kernel.
+type Tell = Box<dyn Fn(Arc<hearing::InForce>) + Send>;
+
 /// The policies in force.
 pub struct Enforcement {
     lists: PolicyLists,
@@ -45,10 +67,10 @@ pub struct Enforcement {
     zone: Zone,
     in_force: Arc<InForce>,
     who: DeviceRules,
-    /// The rules that refuse every name that is known at an address, where there are any.
-    learned: Arc<RwLock<HashMap<IpAddr, u64>>>,
+    learned: Learned,
     /// The names of policies in the tables, by their identities.
     policies: HashMap<u16, String>,
+    tell: Tell,
 }
 
 impl Enforcement {
@@ -72,30 +94,20 @@ impl Enforcement {
             zone: Zone::named(config.daemon.time_zone.as_deref()),
             in_force: Arc::default(),
             who: DeviceRules::default(),
-            learned: Arc::default(),
+            learned: Learned::default(),
             policies: HashMap::new(),
+            tell: Box::new(|_| {}),
         }
     }
 
-    /// What decides at the moment.
-    pub fn in_force(&self) -> &Arc<InForce> {
-        &self.in_force
+    /// Has somebody told, from now on, of whatever comes in force.
+    pub fn tell(&mut self, tell: impl Fn(Arc<hearing::InForce>) + Send + 'static) {
+        self.tell = Box::new(tell);
     }
 
-    /// The same for whoever judges the names that are heard.
+    /// What decides at the moment, for whoever judges the names that are heard.
     pub fn judge(&self) -> Arc<hearing::InForce> {
-        let [by_name, by_address, concerns] = [(); 3].map(|()| Arc::clone(&self.in_force));
-        let learned = Arc::clone(&self.learned);
-        Arc::new(hearing::InForce {
-            generation: self.in_force.generation,
-            by_name: Box::new(move |key, name, layer| by_name.judge_name(key, name, layer)),
-            by_address: Box::new(move |key| {
-                let remote = address_of(key)?;
-                let learned = learned.read().unwrap_or_else(PoisonError::into_inner);
-                by_address.judge_learned(key, *learned.get(&remote)?)
-            }),
-            concerns: Box::new(move |mac| concerns.applies_by_name(mac)),
-        })
+        judge(&self.in_force, &self.learned)
     }
 
     /// The lists of the policies.
@@ -182,9 +194,8 @@ impl Enforcement {
         device: &DeviceFacts<'_>,
         now: f64,
     ) -> Option<(Option<String>, Verdict)> {
-        let learned = self.learned.read().unwrap_or_else(PoisonError::into_inner);
         let compiled = &self.in_force.compiled;
-        let rules = learned.get(&address)? & compiled.rules_of(device, &self.zone, now);
+        let rules = self.learned.at()(address)? & compiled.rules_of(device, &self.zone, now);
         let rule = compiled.rules.get(rules.trailing_zeros() as usize)?;
         let policy = self.policies.get(&rule.policy).cloned();
         let policy = policy.filter(|name| name != BLOCKED && name != ALLOWED);
@@ -222,17 +233,11 @@ impl Enforcement {
     ///
     /// # Errors
     /// It does not fit, or the kernel refuses it; what was in force stays.
-    pub fn install(
-        &mut self,
-        kernel: &mut Kernel,
-        config: &Config,
-        knowledge: &Knowledge,
-        devices: &[Device],
-        now: f64,
-    ) -> anyhow::Result<Installed> {
+    pub fn install(&mut self, circumstances: Circumstances<'_>) -> anyhow::Result<Installed> {
+        let config = circumstances.config;
         let lists = PolicyLists::load(&config.policies, &self.lists);
         let zone = Zone::named(config.daemon.time_zone.as_deref());
-        let installed = self.put(kernel, config, knowledge, &lists, &zone, devices, now)?;
+        let installed = self.put(&lists, &zone, circumstances)?;
         self.lists = lists;
         self.zone = zone;
         Ok(installed)
@@ -243,15 +248,8 @@ impl Enforcement {
     /// # Errors
     /// As [`install`](Self::install), and where it cannot be kept: then it is in force until the
     /// daemon ends.
-    pub fn say(
-        &mut self,
-        said: Temporary,
-        kernel: &mut Kernel,
-        config: &Config,
-        knowledge: &Knowledge,
-        devices: &[Device],
-    ) -> anyhow::Result<()> {
-        let now = said.since;
+    pub fn say(&mut self, said: Temporary, circumstances: Circumstances<'_>) -> anyhow::Result<()> {
+        let now = circumstances.now;
         let mut temporary = self.temporary.clone();
         temporary.retain(|other| {
             is_valid(other, now) && !(other.domain == said.domain && other.device == said.device)
@@ -262,7 +260,7 @@ impl Enforcement {
              configuration"
         );
         temporary.push(said);
-        self.hold(temporary, kernel, config, knowledge, devices, now)
+        self.hold(temporary, circumstances)
     }
 
     /// Takes back what a command said of this name for these devices, and gives it; `None` where
@@ -270,19 +268,14 @@ impl Enforcement {
     ///
     /// # Errors
     /// As [`say`](Self::say).
-    #[allow(clippy::too_many_arguments, reason = "all that policies depend on")]
     pub fn forget(
         &mut self,
         domain: &str,
         device: Option<&DeviceSelector>,
-        kernel: &mut Kernel,
-        config: &Config,
-        knowledge: &Knowledge,
-        devices: &[Device],
-        now: f64,
+        circumstances: Circumstances<'_>,
     ) -> anyhow::Result<Option<Temporary>> {
         let mut temporary = self.temporary.clone();
-        temporary.retain(|said| is_valid(said, now));
+        temporary.retain(|said| is_valid(said, circumstances.now));
         let place = temporary
             .iter()
             .position(|said| said.domain == domain && said.device.as_ref() == device);
@@ -290,7 +283,7 @@ impl Enforcement {
             return Ok(None);
         };
         let forgotten = temporary.remove(place);
-        self.hold(temporary, kernel, config, knowledge, devices, now)?;
+        self.hold(temporary, circumstances)?;
         Ok(Some(forgotten))
     }
 
@@ -298,15 +291,11 @@ impl Enforcement {
     fn hold(
         &mut self,
         temporary: Vec<Temporary>,
-        kernel: &mut Kernel,
-        config: &Config,
-        knowledge: &Knowledge,
-        devices: &[Device],
-        now: f64,
+        circumstances: Circumstances<'_>,
     ) -> anyhow::Result<()> {
         let before = std::mem::replace(&mut self.temporary, temporary);
         let (lists, zone) = (self.lists.clone(), self.zone.clone());
-        if let Err(error) = self.put(kernel, config, knowledge, &lists, &zone, devices, now) {
+        if let Err(error) = self.put(&lists, &zone, circumstances) {
             self.temporary = before;
             return Err(error);
         }
@@ -319,106 +308,82 @@ impl Enforcement {
         })
     }
 
-    /// What time and identities change: commands that are over, schedules, devices that became known.
-    /// Gives whether anything changed.
+    /// What time and identities change: commands that are over, schedules, devices that became
+    /// known, names that came to addresses and went.
     ///
     /// # Errors
     /// The kernel refuses it.
-    pub fn keep(
-        &mut self,
-        kernel: &mut Kernel,
-        config: &Config,
-        knowledge: &Knowledge,
-        devices: &[Device],
-        now: f64,
-    ) -> anyhow::Result<bool> {
+    pub fn keep(&mut self, circumstances: Circumstances<'_>) -> anyhow::Result<()> {
+        let now = circumstances.now;
         if self.temporary.iter().any(|said| !is_valid(said, now)) {
             self.temporary.retain(|said| is_valid(said, now));
             let (lists, zone) = (self.lists.clone(), self.zone.clone());
-            self.put(kernel, config, knowledge, &lists, &zone, devices, now)?;
+            self.put(&lists, &zone, circumstances)?;
             if let Err(error) = state::write(&self.file, &self.temporary) {
                 tracing::warn!("{}: {error:#}", self.file.display());
             }
-            return Ok(true);
+            return Ok(());
         }
-        let who = self.who(&self.in_force.compiled, config, &self.zone, devices, now);
-        if who == self.who {
-            return Ok(false);
+        let Circumstances {
+            kernel,
+            config,
+            devices,
+            names,
+            ..
+        } = circumstances;
+        let compiled = &self.in_force.compiled;
+        let who = self.who(compiled, config, &self.zone, devices, now);
+        if who != self.who {
+            let compiled = Arc::clone(compiled);
+            let mut in_force = None;
+            kernel.set_devices(&self.who, &who, |generation| {
+                in_force = Some(self.announce(generation, compiled, &who, &self.learned));
+            })?;
+            self.take(in_force, who);
         }
-        let generation = kernel.set_devices(&self.who, &who)?;
-        self.take(generation, Arc::clone(&self.in_force.compiled), who);
-        Ok(true)
+        self.learn(kernel, names, now)
     }
 
-    #[allow(clippy::too_many_arguments, reason = "all that policies depend on")]
     fn put(
         &mut self,
-        kernel: &mut Kernel,
-        config: &Config,
-        knowledge: &Knowledge,
         lists: &PolicyLists,
         zone: &Zone,
-        devices: &[Device],
-        now: f64,
+        circumstances: Circumstances<'_>,
     ) -> anyhow::Result<Installed> {
+        let Circumstances {
+            kernel,
+            config,
+            knowledge,
+            devices,
+            names,
+            now,
+        } = circumstances;
         let identities = kernel.identities(policy_names(&config.policies, &self.temporary))?;
-        let compiled = compile(
+        let compiled = Arc::new(compile(
             &config.policies,
             &self.temporary,
             knowledge,
             lists,
             &identities,
-        )?;
+        )?);
         let who = self.who(&compiled, config, zone, devices, now);
-        let installed = kernel.install(&compiled, &who)?;
-        self.take(installed.generation, Arc::new(compiled), who);
+        // The rules have other numbers than before.
+        let learned = Learned::of(names, now, |name| compiled.refusing(name));
+        let mut in_force = None;
+        let installed = kernel.install(&compiled, &who, &learned.all(), |generation| {
+            in_force = Some(self.announce(generation, Arc::clone(&compiled), &who, &learned));
+        });
+        if installed.is_err() {
+            self.learned.look_afresh();
+        }
+        let installed = installed?;
+        self.learned = learned;
+        self.take(in_force, who);
         self.policies = identities
             .into_iter()
             .map(|(name, id)| (id, name))
             .collect();
         Ok(installed)
-    }
-
-    /// Takes which names came to addresses and went. `all`: the policies are others than before.
-    ///
-    /// # Errors
-    /// The kernel refuses it.
-    pub fn learn(
-        &mut self,
-        kernel: &mut Kernel,
-        names: &mut NamesAt,
-        all: bool,
-        now: f64,
-    ) -> anyhow::Result<()> {
-        let changed = names.changed();
-        let looked_at = match all {
-            true => names.addresses().collect(),
-            false => changed,
-        };
-        if looked_at.is_empty() || self.in_force.compiled.name_rules == 0 && !all {
-            return Ok(());
-        }
-        let mut learned = self.learned.write().unwrap_or_else(PoisonError::into_inner);
-        if all {
-            // They were forgotten with the tables that they were in.
-            learned.clear();
-        }
-        let mut news = Vec::new();
-        for address in looked_at {
-            let rules = names.refusing(address, now, |name| self.in_force.refusing(name));
-            let before = match rules {
-                0 => learned.remove(&address),
-                _ => learned.insert(address, rules),
-            };
-            if before.unwrap_or(0) != rules {
-                news.push((address, rules));
-            }
-        }
-        drop(learned);
-        if !news.is_empty() {
-            kernel.set_learned(news)?;
-        }
-        Ok(())
     }
 
     /// The rules of each device at a time: of those that were seen or are remembered, and of those that
@@ -459,15 +424,51 @@ impl Enforcement {
         }
     }
 
-    fn take(&mut self, generation: u32, compiled: Arc<Compiled>, who: DeviceRules) {
-        self.in_force = Arc::new(InForce {
+    /// Tells what will be in force in a moment. Who judges by it too early judges as will be judged;
+    /// who judged by the old one for longer would undo what the kernel decides by the new one.
+    fn announce(
+        &self,
+        generation: u32,
+        compiled: Arc<Compiled>,
+        who: &DeviceRules,
+        learned: &Learned,
+    ) -> Arc<InForce> {
+        let in_force = Arc::new(InForce {
             generation,
             compiled,
             devices: who.devices.clone(),
             default_rules: who.default,
         });
-        self.who = who;
+        (self.tell)(judge(&in_force, learned));
+        in_force
     }
+
+    fn take(&mut self, in_force: Option<Arc<InForce>>, who: DeviceRules) {
+        if let Some(in_force) = in_force {
+            self.in_force = in_force;
+            self.who = who;
+        }
+    }
+
+    /// Takes which names came to addresses and went.
+    fn learn(&mut self, kernel: &mut Kernel, names: &mut NamesAt, now: f64) -> anyhow::Result<()> {
+        let in_force = &self.in_force;
+        let refusing = |name: &str| in_force.compiled.refusing(name);
+        let tell = |news| kernel.set_learned(news);
+        Ok(self.learned.update(names, now, refusing, tell)?)
+    }
+}
+
+/// What decides, for whoever judges the names that are heard.
+fn judge(in_force: &Arc<InForce>, learned: &Learned) -> Arc<hearing::InForce> {
+    let [by_name, by_address, concerns] = [(); 3].map(|()| Arc::clone(in_force));
+    let learned = learned.at();
+    Arc::new(hearing::InForce {
+        generation: in_force.generation,
+        by_name: Box::new(move |key, name, layer| by_name.judge_name(key, name, layer)),
+        by_address: Box::new(move |key| by_address.judge_learned(key, learned(address_of(key)?)?)),
+        concerns: Box::new(move |mac| concerns.applies_by_name(mac)),
+    })
 }
 
 /// The remote address of a flow.
@@ -533,10 +534,15 @@ pub fn called(text: &str, config: &Config, devices: &[Device]) -> Option<Mac> {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, path::Path};
+    use std::{env, fs, path::Path};
+
+    use rustix::{
+        mount::{MountFlags, UnmountFlags, mount, unmount},
+        process::geteuid,
+    };
 
     use super::*;
-    use crate::config::Checked;
+    use crate::{config::Checked, source::kernel::enter_own_namespace};
 
     const NOW: f64 = 1_795_000_000.0;
 
@@ -581,6 +587,99 @@ mod tests {
         fs::write(folder.join(FILE), "[{\"domain\": \"for-e")?;
         assert_eq!(Enforcement::new(&config, NOW).temporary(), []);
         fs::remove_dir_all(&folder)?;
+        Ok(())
+    }
+
+    /// A BPF file system of the test's own: what is pinned there goes with it.
+    struct Pins(PathBuf);
+
+    impl Pins {
+        fn mount() -> anyhow::Result<Self> {
+            let folder = env::temp_dir().join(format!("sensor-learned-{}", std::process::id()));
+            fs::create_dir_all(&folder)?;
+            mount("bpf", &folder, "bpf", MountFlags::empty(), None)?;
+            Ok(Self(folder))
+        }
+    }
+
+    impl Drop for Pins {
+        fn drop(&mut self) {
+            let gone = unmount(&self.0, UnmountFlags::DETACH).map_err(std::io::Error::from);
+            if let Err(error) = gone.and_then(|()| fs::remove_dir(&self.0)) {
+                eprintln!("{}: {error}", self.0.display());
+            }
+        }
+    }
+
+    #[test]
+    fn the_kernel_forgets_the_blame_of_an_address() -> anyhow::Result<()> {
+        /// The start of the schedule.
+        const LATER: f64 = NOW + 60.0;
+        const OVER: f64 = NOW + 3_700.0;
+        if !geteuid().is_root() && env::var_os("CI").is_none() {
+            eprintln!("not run: tables in the kernel take root");
+            return Ok(());
+        }
+        enter_own_namespace()?;
+        let pins = Pins::mount()?;
+        let text = format!(
+            "[[interface]]\nname = \"lan0\"\n\
+             [daemon]\npin_directory = \"{}\"\ntime_zone = \"UTC\"\n\
+             [flow_table]\ncapacity = 1024\n[device_table]\ncapacity = 64\n\
+             [[policy]]\nname = \"blocked\"\ndomains = [\"blocked.test\"]\naction = \"reject\"\n\
+             [[policy]]\nname = \"later\"\nports = [\"tcp/9\"]\naction = \"reject\"\n\
+             schedule = [\"mon-sun 11:07-14:00\"]\n",
+            pins.0.join("pins").display()
+        );
+        let Checked { config, .. } =
+            Config::parse(&text, Path::new("sensor.toml")).expect("it is valid");
+        let mut kernel = Kernel::load(&config)?;
+        let (mut enforcement, mut names) = (Enforcement::new(&config, NOW), NamesAt::default());
+        let knowledge = Knowledge::default();
+        let at = |last: u8| IpAddr::from([192, 0, 2, last]);
+        let v6 = IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]);
+        fn circumstances<'a>(
+            kernel: &'a mut Kernel,
+            (config, knowledge): (&'a Config, &'a Knowledge),
+            names: &'a mut NamesAt,
+            now: f64,
+        ) -> Circumstances<'a> {
+            Circumstances {
+                kernel,
+                config,
+                knowledge,
+                devices: &[],
+                names,
+                now,
+            }
+        }
+        let by = (&config, &knowledge);
+        enforcement.install(circumstances(&mut kernel, by, &mut names, NOW))?;
+        for address in [at(1), at(2), v6] {
+            names.answer("blocked.test", address, 0, NOW);
+        }
+        enforcement.learn(&mut kernel, &mut names, NOW)?;
+        let blamed = |addresses: &[IpAddr]| -> HashMap<IpAddr, u64> {
+            addresses.iter().map(|address| (*address, 0b1)).collect()
+        };
+        assert_eq!(kernel.learned()?, blamed(&[at(1), at(2), v6]));
+
+        // In one tick an allowed name comes and rules begin to apply.
+        names.answer("allowed.test", at(1), 86_400, LATER);
+        names.answer("blocked.test", v6, 86_400, LATER);
+        enforcement.keep(circumstances(&mut kernel, by, &mut names, LATER))?;
+        assert_eq!(kernel.learned()?, blamed(&[at(2), v6]));
+
+        // Nothing comes any more, and time goes on.
+        enforcement.learn(&mut kernel, &mut names, OVER)?;
+        assert_eq!(kernel.learned()?, blamed(&[v6]));
+
+        // Others are learned again, by other rules.
+        enforcement.install(circumstances(&mut kernel, by, &mut names, OVER))?;
+        assert_eq!(kernel.learned()?, blamed(&[v6]));
+        names.answer("blocked.test", at(3), 0, OVER);
+        enforcement.learn(&mut kernel, &mut names, OVER)?;
+        assert_eq!(kernel.learned()?, blamed(&[at(3), v6]));
         Ok(())
     }
 }

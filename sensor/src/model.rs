@@ -175,6 +175,8 @@ pub struct Judging {
     pub unread: Vec<UnreadFlows>,
     /// Records of what was heard that were lost, because those who count were behind.
     pub records_lost: u64,
+    /// Servers of refused connections that could not be told: they wait until they lose patience.
+    pub resets_failed: u64,
 }
 
 /// How long verdicts took.

@@ -30,11 +30,12 @@ use crate::{
         Aggregate, action, flow,
         knowledge::{Knowledge, overrides},
         mac_text,
+        names_at::NamesAt,
     },
     asked::{self, Question, Told},
     cli,
     config::{Checked, Config, typed},
-    enforcement::Enforcement,
+    enforcement::{Circumstances, Enforcement},
     health::Health,
     model::{Snapshot, Ticks},
     policy::Temporary,
@@ -77,7 +78,7 @@ pub async fn run(file: &Path, config: Config) -> anyhow::Result<()> {
     let supervisor = Arc::new(Supervisor::from_environment());
 
     let begun = unix_time();
-    let started = Started::start(config).await?;
+    let mut started = Started::start(config).await?;
     let health = Health::new(
         STALE_AFTER.max(started.config.daemon.tick * 5),
         Instant::now(),
@@ -88,6 +89,10 @@ pub async fn run(file: &Path, config: Config) -> anyhow::Result<()> {
 
     let mut tasks = JoinSet::new();
     let line = Arc::new(Line::new(started.enforcement.judge())?);
+    started.enforcement.tell({
+        let line = Arc::clone(&line);
+        move |in_force| line.publish(in_force)
+    });
     let thread = Listener::new(
         started.samples,
         started.verdicts,
@@ -234,7 +239,14 @@ fn begin(
     knowledge: &Knowledge,
     enforcement: &mut Enforcement,
 ) -> anyhow::Result<()> {
-    let installed = enforcement.install(kernel, config, knowledge, &[], unix_time())?;
+    let installed = enforcement.install(Circumstances {
+        kernel,
+        config,
+        knowledge,
+        devices: &[],
+        names: &mut NamesAt::default(),
+        now: unix_time(),
+    })?;
     kernel.set_watched_payloads(config.names.segments);
     kernel.set_hold(config.names.hold);
     kernel.tidy(config);
@@ -395,18 +407,14 @@ impl Owner {
         read?;
         let mut snapshot = aggregate.snapshot(self.ticks);
         self.enforcement.recall(&mut snapshot.devices, now);
-        let changed = self.enforcement.keep(
-            &mut self.kernel,
-            &self.config,
-            &self.knowledge,
-            &snapshot.devices,
+        self.enforcement.keep(Circumstances {
+            kernel: &mut self.kernel,
+            config: &self.config,
+            knowledge: &self.knowledge,
+            devices: &snapshot.devices,
+            names: self.aggregate.names_at(),
             now,
-        )?;
-        if changed {
-            self.line.publish(self.enforcement.judge());
-        }
-        self.enforcement
-            .learn(&mut self.kernel, self.aggregate.names_at(), changed, now)?;
+        })?;
         snapshot.judging = self.line.judging();
         snapshot.policy.lists = self.enforcement.shown_lists();
         let said = self.enforcement.temporary().iter();
@@ -508,15 +516,15 @@ impl Owner {
         let shown = said.shown();
         let allowed = (!said.blocks).then(|| said.device.clone());
         let now = said.since;
-        let result = self.enforcement.say(
-            said,
-            &mut self.kernel,
-            &self.config,
-            &self.knowledge,
-            &devices.devices,
-        );
-        // Where it cannot be kept, it is in force all the same.
-        self.changed();
+        let circumstances = Circumstances {
+            kernel: &mut self.kernel,
+            config: &self.config,
+            knowledge: &self.knowledge,
+            devices: &devices.devices,
+            names: self.aggregate.names_at(),
+            now,
+        };
+        let result = self.enforcement.say(said, circumstances);
         result.map_err(|error| format!("{error:#}"))?;
         let mut text = Vec::new();
         cli::print_said(&mut text, &shown, self.enforcement.zone())
@@ -534,32 +542,19 @@ impl Owner {
         Ok(String::from_utf8_lossy(&text).into_owned())
     }
 
-    /// Tells whoever judges that other policies are in force, and the kernel what is known of
-    /// addresses under them.
-    fn changed(&mut self) {
-        self.line.publish(self.enforcement.judge());
-        let names = self.aggregate.names_at();
-        let learned = self
-            .enforcement
-            .learn(&mut self.kernel, names, true, unix_time());
-        if let Err(error) = learned {
-            tracing::error!("what is known of addresses is not in force: {error:#}");
-        }
-    }
-
     /// Takes back what a command said.
     fn forget(&mut self, said: &asked::Said, now: f64) -> Told {
         let devices = Arc::clone(&self.publish.borrow());
-        let result = self.enforcement.forget(
-            &said.domain,
-            said.device.as_ref(),
-            &mut self.kernel,
-            &self.config,
-            &self.knowledge,
-            &devices.devices,
+        let circumstances = Circumstances {
+            kernel: &mut self.kernel,
+            config: &self.config,
+            knowledge: &self.knowledge,
+            devices: &devices.devices,
+            names: self.aggregate.names_at(),
             now,
-        );
-        self.changed();
+        };
+        let device = said.device.as_ref();
+        let result = (self.enforcement).forget(&said.domain, device, circumstances);
         let forgotten = result
             .map_err(|error| format!("{error:#}"))?
             .ok_or_else(|| {
@@ -626,13 +621,14 @@ impl Owner {
     fn reload(&mut self, config: Config) {
         let knowledge = Arc::new(Knowledge::load(&config.parties, &config.lists));
         let devices = Arc::clone(&self.publish.borrow());
-        let installed = self.enforcement.install(
-            &mut self.kernel,
-            &config,
-            &knowledge,
-            &devices.devices,
-            unix_time(),
-        );
+        let installed = self.enforcement.install(Circumstances {
+            kernel: &mut self.kernel,
+            config: &config,
+            knowledge: &knowledge,
+            devices: &devices.devices,
+            names: self.aggregate.names_at(),
+            now: unix_time(),
+        });
         let installed = match installed {
             Ok(installed) => installed,
             Err(error) => {
@@ -641,7 +637,6 @@ impl Owner {
                 return;
             }
         };
-        self.line.publish(self.enforcement.judge());
         self.kernel.count_reload(true);
         self.keep_what_needs_a_start(&config);
         for interface in &self.config.interfaces {
@@ -677,7 +672,6 @@ impl Owner {
         self.aggregate
             .learn(Arc::clone(&knowledge), overrides(&config));
         self.knowledge = knowledge;
-        self.changed();
         let daemon = self.config.daemon.clone();
         self.config = config;
         self.config.daemon.pin_directory = daemon.pin_directory;

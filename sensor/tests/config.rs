@@ -497,12 +497,13 @@ lists = ["FOLDER/good.txt", "FOLDER/none.txt", "FOLDER/bad.txt", "FOLDER/empty.t
 [[policy]]
 name = "b"
 devices = ["02:00:00:00:00:02"]
-lists = ["FOLDER/bad.txt", "FOLDER/none.txt", "FOLDER", "FOLDER/both.txt"]
+lists = ["FOLDER/bad.txt", "FOLDER/none.txt", "FOLDER", "FOLDER/both.txt", "FOLDER/page.txt"]
 [[list]]
 file = "FOLDER/both.txt"
 owner = "Example"
 "#;
-    let files: [(&str, &[u8]); 4] = [
+    let files: [(&str, &[u8]); 5] = [
+        ("page.txt", b"<html>\n<p>Please sign in.</p>\n</html>\n"),
         ("good.txt", b"example.com\n@@||www.example.com^\n"),
         ("bad.txt", b"a.example\nword\n\xff\xfe\n192.0.2.1\n"),
         ("empty.txt", b"# none\n"),
@@ -513,6 +514,9 @@ owner = "Example"
     for part in [
         "error: the list `FOLDER/none.txt` does not exist\n --> FOLDER/sensor.toml:7:",
         "error: the list `FOLDER` is not a file\n",
+        "error: no line of the list `FOLDER/page.txt` can be used\n",
+        "line 1: `<html>` ",
+        "line 3: `</html>` ",
         "warning: `FOLDER/bad.txt` has 3 lines that are not used",
         "line 2: `word` is one word",
         "line 3: `��` has letters beyond ASCII",
@@ -522,7 +526,7 @@ owner = "Example"
     ] {
         assert!(printed.contains(part), "no {part:?} in\n{printed}");
     }
-    assert_eq!(printed.matches("error: ").count(), 2, "{printed}");
+    assert_eq!(printed.matches("error: ").count(), 3, "{printed}");
     assert_eq!(printed.matches("warning: ").count(), 3, "{printed}");
 }
 

@@ -332,6 +332,29 @@ fn too_little_privilege_is_said() {
 }
 
 #[test]
+fn the_capabilities_of_the_unit_are_enough() {
+    let Some(lab) = lab() else { return };
+    wire::lay(&lab.gateway, "one");
+    let settings = Settings::new(&lab, &["one"]);
+    let unit = include_str!("../../deploy/systemd/gateway-sensor.service");
+    let of_unit = unit
+        .lines()
+        .find_map(|line| line.strip_prefix("CapabilityBoundingSet="))
+        .expect("the unit says which");
+    let bounding: String = of_unit
+        .split(' ')
+        .map(|name| name.replace("CAP_", ",+").to_lowercase())
+        .collect();
+    let set = format!("--bounding-set=-all{bounding}");
+    let word = |word| lab.gateway.command("setpriv", [set.as_str(), SENSOR, word]);
+    run_by(&lab, &settings, word("doctor")).fine();
+    // One less is told.
+    let less = set.replace(",+net_raw", "");
+    let less = lab.gateway.command("setpriv", [&less, SENSOR, "doctor"]);
+    run_by(&lab, &settings, less).refused("servers of refused connections wait");
+}
+
+#[test]
 fn without_a_bpf_file_system_the_mount_is_named() {
     let Some(lab) = lab() else { return };
     wire::lay(&lab.gateway, "one");

@@ -75,6 +75,8 @@ fn of_lists(config: &Config, places: &[Range<usize>]) -> (Vec<Problem>, Option<L
 fn of_policy_lists(config: &Config, places: &[PolicyPlaces]) -> Vec<Problem> {
     const HELP: &str = "correct its name, or put it there; while it is missing, a running sensor \
                         goes on with the names that it has";
+    const NO_LIST: &str = "put a list of names there; until then, a running sensor goes on with \
+                           the names that it has";
     let reported: HashSet<&Path> = (config.lists.iter())
         .map(|list| list.file.as_path())
         .collect();
@@ -86,6 +88,16 @@ fn of_policy_lists(config: &Config, places: &[PolicyPlaces]) -> Vec<Problem> {
                 continue;
             }
             match lists::inspect(file, None, None) {
+                Ok(report) if report.is_of_no_list() => {
+                    let file = file.display();
+                    let message = format!("no line of the list `{file}` can be used");
+                    problems.extend(of_lines(&report, place, message, NO_LIST).map(|problem| {
+                        Problem {
+                            level: Level::Error,
+                            ..problem
+                        }
+                    }));
+                }
                 Ok(_) if reported.contains(file.as_path()) => {}
                 Ok(report) => problems.extend(of_report(file, &report, place)),
                 Err(error) => {
@@ -163,38 +175,18 @@ fn of_owners_and_categories(
 
 fn of_report(file: &Path, report: &Report, place: &Range<usize>) -> Vec<Problem> {
     let file = file.display();
-    let mut problems = Vec::new();
-    if let Some(first) = report.shown.first() {
-        let (lines, them) = match report.bad {
-            1 => ("1 line that is".to_owned(), "it"),
-            bad => (format!("{bad} lines that are"), "them"),
-        };
-        let used = match report.used {
-            0 => "nothing of this list is".to_owned(),
-            1 => "the 1 name on this list is".to_owned(),
-            used => format!("the other {used} names are"),
-        };
-        let mut help = format!("correct or remove {them}; {used} used");
-        for bad in &report.shown[1..] {
-            let (line, excerpt, why) = (bad.line, &bad.excerpt, bad.reason.sentence());
-            help.push_str(&format!("\nline {line}: `{excerpt}` {why}"));
-        }
-        let shown = report.shown.len() as u64;
-        if report.bad > shown {
-            help.push_str(&format!("\nand {} more", report.bad - shown));
-        }
-        problems.push(warning(
-            format!("`{file}` has {lines} not used"),
-            place,
-            format!(
-                "line {}: `{}` {}",
-                first.line,
-                first.excerpt,
-                first.reason.sentence()
-            ),
-            help,
-        ));
-    }
+    let (lines, them) = match report.bad {
+        1 => ("1 line that is".to_owned(), "it"),
+        bad => (format!("{bad} lines that are"), "them"),
+    };
+    let used = match report.used {
+        0 => "nothing of this list is".to_owned(),
+        1 => "the 1 name on this list is".to_owned(),
+        used => format!("the other {used} names are"),
+    };
+    let message = format!("`{file}` has {lines} not used");
+    let help = format!("correct or remove {them}; {used} used");
+    let mut problems = Vec::from_iter(of_lines(report, place, message, &help));
     if report.used == 0 && report.bad == 0 {
         problems.push(warning(
             format!("`{file}` names nothing"),
@@ -204,6 +196,27 @@ fn of_report(file: &Path, report: &Report, place: &Range<usize>) -> Vec<Problem>
         ));
     }
     problems
+}
+
+/// The first of the bad lines, where there are any.
+fn of_lines(report: &Report, place: &Range<usize>, message: String, help: &str) -> Option<Problem> {
+    let (first, others) = report.shown.split_first()?;
+    let mut help = help.to_owned();
+    for bad in others {
+        let (line, excerpt, why) = (bad.line, &bad.excerpt, bad.reason.sentence());
+        help.push_str(&format!("\nline {line}: `{excerpt}` {why}"));
+    }
+    let shown = report.shown.len() as u64;
+    if report.bad > shown {
+        help.push_str(&format!("\nand {} more", report.bad - shown));
+    }
+    let label = format!(
+        "line {}: `{}` {}",
+        first.line,
+        first.excerpt,
+        first.reason.sentence()
+    );
+    Some(warning(message, place, label, help))
 }
 
 /// Names of which a list says nothing, where that is all that it is for.

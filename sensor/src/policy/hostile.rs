@@ -164,3 +164,56 @@ fn a_list_of_garbage_gives_what_is_good_in_it_and_what_it_was_when_it_cannot_be_
     check(&second);
     check(&PolicyLists::load(&policies, &second));
 }
+
+/// What a portal or a proxy gives in the place of a list, with success.
+const PAGE: &str = "<!doctype html>\n<html><body>\n<p>Please sign in.</p>\n</body></html>\n";
+
+#[test]
+fn a_file_of_which_no_line_can_be_used_is_no_list_and_an_empty_one_is() {
+    let folder = Folder::new("page");
+    let file = folder.file(b"a.example\nb.example\n");
+    let policies = refusing(&file);
+    let first = PolicyLists::load(&policies, &PolicyLists::default());
+    let refused = |lists: &PolicyLists| {
+        let compiled = compiled(&policies, &[], lists).expect("it fits");
+        ["a.example", "b.example"].map(|name| is_refused(&compiled, name))
+    };
+    assert_eq!(refused(&first), [true, true]);
+
+    let mut lists = first;
+    for no_list in [
+        PAGE.as_bytes(),
+        &b"\xff\xfea\0.\0e\0x\0\n\0".repeat(1_000),
+        b"# ads\nword\n",
+        &[0; 10_000],
+    ] {
+        folder.file(no_list);
+        lists = PolicyLists::load(&policies, &lists);
+        let kept = lists.get(&file).expect("it is kept");
+        let problem = kept.problem.as_deref().expect("it is said");
+        assert!(problem.contains("can be used"), "{problem}");
+        assert_eq!((kept.report.used, kept.report.bad), (2, 0));
+        assert_eq!(refused(&lists), [true, true]);
+    }
+    folder.file(format!("{PAGE}b.example\n").as_bytes());
+    lists = PolicyLists::load(&policies, &lists);
+    let list = lists.get(&file).expect("it is read");
+    assert!(list.problem.is_none());
+    assert_eq!((list.report.used, list.report.bad), (1, 4));
+    assert_eq!(refused(&lists), [false, true]);
+
+    for empty in [&b""[..], b"\n\n", b"# no more names\n! none\n"] {
+        folder.file(b"a.example\nb.example\n");
+        lists = PolicyLists::load(&policies, &lists);
+        assert_eq!(refused(&lists), [true, true]);
+        folder.file(empty);
+        lists = PolicyLists::load(&policies, &lists);
+        assert!(lists.get(&file).expect("it is read").problem.is_none());
+        assert_eq!(refused(&lists), [false, false]);
+    }
+    // Where there was nothing before, nothing is in force, and that is said.
+    folder.file(PAGE.as_bytes());
+    let lists = PolicyLists::load(&policies, &PolicyLists::default());
+    assert!(lists.get(&file).expect("it is there").problem.is_some());
+    assert_eq!(refused(&lists), [false, false]);
+}

@@ -31,7 +31,8 @@ pub struct PolicyList {
 pub struct PolicyLists(HashMap<PathBuf, Arc<PolicyList>>);
 
 impl PolicyLists {
-    /// Reads the lists of policies. Of one that cannot be read, what it had before stays.
+    /// Reads the lists of policies. Of one that cannot be read, or of which no line can be used, what
+    /// it had before stays.
     pub fn load(policies: &[Policy], before: &Self) -> Self {
         let mut lists = HashMap::new();
         for file in policies.iter().flat_map(|policy| &policy.lists) {
@@ -41,7 +42,7 @@ impl PolicyLists {
             let list = read(file).unwrap_or_else(|error| {
                 let kept = before.0.get(file);
                 tracing::error!(
-                    "{}: {error}; {}",
+                    "{}: {error:#}; {}",
                     file.display(),
                     match kept {
                         Some(_) => "what it had before stays in force",
@@ -52,10 +53,10 @@ impl PolicyLists {
                     names: kept.map_or_else(Lists::default, |kept| kept.names.clone()),
                     report: kept.map_or_else(Report::default, |kept| kept.report.clone()),
                     modified: kept.map_or(0.0, |kept| kept.modified),
-                    problem: Some(error.to_string()),
+                    problem: Some(format!("{error:#}")),
                 }
             });
-            if list.report.bad > 0 {
+            if list.problem.is_none() && list.report.bad > 0 {
                 tracing::warn!(
                     "{}: {} lines are not used; `sensor check` shows the first of them",
                     file.display(),
@@ -101,9 +102,15 @@ impl PolicyLists {
     }
 }
 
-fn read(file: &Path) -> std::io::Result<PolicyList> {
+fn read(file: &Path) -> anyhow::Result<PolicyList> {
     let mut names = Lists::default();
     let report = names.add_file(file, None, None)?;
+    // A page of a portal that came in its place, or another format.
+    anyhow::ensure!(
+        !report.is_of_no_list(),
+        "none of its lines can be used ({} are bad; `sensor check` shows the first of them)",
+        report.bad
+    );
     names.shrink();
     Ok(PolicyList {
         names,

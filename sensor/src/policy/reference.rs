@@ -294,7 +294,7 @@ proptest! {
         let (mut in_force, _) = house.in_force(&device).expect("it fits");
         let rules = in_force.compiled.rules_of(&others, &house.zone, NOW);
         in_force.devices.insert(others.mac, rules);
-        let learned = at.iter().fold(u64::MAX, |set, name| set & in_force.refusing(name));
+        let learned = at.iter().fold(u64::MAX, |set, name| set & in_force.compiled.refusing(name));
         for mac in [device.mac, others.mac, [0; 6]] {
             let key = key(mac, address, transport, port);
             let unnamed = in_force.judge_learned(&key, learned);

@@ -51,6 +51,11 @@ impl Verdicts {
             .store(since_boot.as_nanos() as u64, Ordering::Relaxed);
     }
 
+    /// The number of the policy by which the kernel decides.
+    pub fn generation(&self) -> u32 {
+        self.settings.generation().load(Ordering::Acquire)
+    }
+
     /// The flow in a slot; `None` where there is none.
     pub fn key(&self, slot: u32) -> Option<FlowKey> {
         if slot >= self.flows.len() || self.flows.state(slot).load(Ordering::Acquire) != slot::LIVE

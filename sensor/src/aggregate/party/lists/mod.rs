@@ -118,6 +118,14 @@ pub struct Report {
     pub shown: Vec<BadLine>,
 }
 
+impl Report {
+    /// Whether this is no list: there are lines, and none of them can be used. Comments alone are an
+    /// empty list.
+    pub const fn is_of_no_list(&self) -> bool {
+        self.used == 0 && self.bad > 0
+    }
+}
+
 /// A line that is not used, or not wholly.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadLine {
