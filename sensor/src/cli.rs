@@ -234,23 +234,22 @@ pub fn print_valid(out: &mut impl Write, config: &Config) -> io::Result<()> {
     )
 }
 
-/// Prints problems, and how many they are.
+/// Prints problems.
 pub fn print_problems(out: &mut impl Write, problems: &Problems, colours: bool) -> io::Result<()> {
-    if problems.is_empty() {
-        return Ok(());
+    match problems.is_empty() {
+        true => Ok(()),
+        false => writeln!(out, "{}\n", problems.render(colours)),
     }
-    let errors = problems.count(Level::Error);
-    let warnings = problems.count(Level::Warning);
-    writeln!(out, "{}\n", problems.render(colours))?;
-    if errors > 0 {
-        writeln!(
-            out,
-            "configuration is not valid: {}, {}",
-            counted(errors, "error", "errors"),
-            counted(warnings, "warning", "warnings"),
-        )?;
-    }
-    Ok(())
+}
+
+/// Prints how many problems an invalid configuration has.
+pub fn print_invalid(out: &mut impl Write, problems: &Problems) -> io::Result<()> {
+    writeln!(
+        out,
+        "configuration is not valid: {}, {}",
+        counted(problems.count(Level::Error), "error", "errors"),
+        counted(problems.count(Level::Warning), "warning", "warnings"),
+    )
 }
 
 #[cfg(test)]

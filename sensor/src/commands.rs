@@ -17,7 +17,7 @@ use crate::{
     aggregate::{self, Aggregate, knowledge::Knowledge},
     asked::{self, Question, Said, Told},
     cli::{self, Cli, Command, ForgetArgs, LogLevel, SayArgs},
-    config::{Checked, Config, typed},
+    config::{Checked, Config, Level, Problems, typed},
     enforcement::Enforcement,
     model::{FlowFacts, Snapshot, Ticks},
     pipeline,
@@ -36,7 +36,7 @@ pub fn execute(cli: &Cli) -> anyhow::Result<ExitCode> {
     if let Command::Replay(args) = &cli.command {
         return replay::replay(args);
     }
-    let Some(config) = checked(cli)? else {
+    let Some(Checked { config, problems }) = read(cli)? else {
         return Ok(ExitCode::FAILURE);
     };
     let mut out = stdout().lock();
@@ -97,12 +97,17 @@ pub fn execute(cli: &Cli) -> anyhow::Result<ExitCode> {
             let question = Question::Explain(args.clone());
             let text = match asked::ask(pin_directory, &question)? {
                 Some(answer) => told(&answer)?,
+                // What is left of it would say something else.
+                None if problems.count(Level::Error) > 0 => {
+                    refuse(&problems)?;
+                    return Ok(ExitCode::FAILURE);
+                }
                 None => {
                     tracing::warn!(
                         "no daemon runs: this is what the configuration, its lists and commands \
                          would say; what devices showed of themselves is not known"
                     );
-                    let knowledge = Knowledge::load(&config.parties, &config.lists);
+                    let knowledge = Knowledge::load(&config.parties, &config.lists, None);
                     let mut enforcement = Enforcement::new(&config, now);
                     enforcement.read_lists(&config);
                     cli::explained(args, &config, &knowledge, &enforcement, &[], now)?
@@ -178,20 +183,51 @@ fn told(answer: &str) -> anyhow::Result<String> {
     told.map_err(anyhow::Error::msg)
 }
 
-/// The configuration, after its problems were shown; `None` where it has errors.
-fn checked(cli: &Cli) -> anyhow::Result<Option<Config>> {
+/// The configuration, after its problems were shown; `None` where it cannot be used.
+///
+/// Who starts a daemon, or checks the configuration, needs all of it. The others need to know where
+/// the daemon is: they work while a list is missing or the file is half edited, and read no list.
+fn read(cli: &Cli) -> anyhow::Result<Option<Checked>> {
+    let read = match cli.command {
+        Command::Run | Command::Check => Config::load(&cli.config),
+        _ => Config::glance(&cli.config),
+    };
+    let checked = match read {
+        Ok(checked) => checked,
+        Err(problems) => {
+            refuse(&problems)?;
+            return Ok(None);
+        }
+    };
+    let problems = &checked.problems;
+    let has_errors = problems.count(Level::Error) > 0;
+    match cli.command {
+        Command::Check if has_errors => {
+            refuse(problems)?;
+            return Ok(None);
+        }
+        Command::Run | Command::Check => {
+            let mut out = stderr().lock();
+            let colours = out.is_terminal();
+            cli::print_problems(&mut out, problems, colours)?;
+        }
+        _ if has_errors => tracing::warn!(
+            "{} has errors, which `sensor check` shows; this is about the sensor at {}",
+            cli.config.display(),
+            checked.config.daemon.pin_directory.display()
+        ),
+        _ => {}
+    }
+    Ok(Some(checked))
+}
+
+/// Tells why a configuration cannot be used.
+fn refuse(problems: &Problems) -> anyhow::Result<()> {
     let mut out = stderr().lock();
     let colours = out.is_terminal();
-    match Config::load(&cli.config) {
-        Ok(Checked { config, warnings }) => {
-            cli::print_problems(&mut out, &warnings, colours)?;
-            Ok(Some(config))
-        }
-        Err(problems) => {
-            cli::print_problems(&mut out, &problems, colours)?;
-            Ok(None)
-        }
-    }
+    cli::print_problems(&mut out, problems, colours)?;
+    cli::print_invalid(&mut out, problems)?;
+    Ok(())
 }
 
 /// The kernel's tables outlive the daemon; what it learned does not.

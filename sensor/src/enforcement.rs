@@ -4,7 +4,7 @@
 mod learned;
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
     path::PathBuf,
     sync::Arc,
@@ -115,18 +115,35 @@ impl Enforcement {
         &self.lists
     }
 
-    /// The lists of the policies, for those who look.
-    pub fn shown_lists(&self) -> Vec<model::PolicyList> {
-        let lists = self.lists.iter().map(|(file, list)| model::PolicyList {
-            list: file.display().to_string(),
-            names: list.names.len() as u64,
-            bad_lines: list.report.bad,
-            modified: list.modified,
-            kept: list.problem.is_some(),
-        });
-        let mut lists: Vec<_> = lists.collect();
-        lists.sort_by(|a, b| a.list.cmp(&b.list));
-        lists
+    /// The files that policies may ask, for those who look: lists and databases of networks.
+    pub fn shown_lists(&self, knowledge: &Knowledge) -> Vec<model::PolicyList> {
+        let own = knowledge.files.iter();
+        let own = own.map(|(file, list)| (file.as_path(), list));
+        let mut shown = BTreeMap::new();
+        for (file, list) in own.chain(self.lists.iter()) {
+            let entry = model::PolicyList {
+                list: file.display().to_string(),
+                names: Some(list.names.len() as u64),
+                bad_lines: Some(list.report.bad),
+                modified: list.modified,
+                kept: list.problem.is_some(),
+            };
+            let is_kept = entry.kept;
+            // A policy may name what is a `[[list]]` too.
+            let place = shown.entry(file).or_insert(entry);
+            place.kept |= is_kept;
+        }
+        for database in knowledge.networks.databases() {
+            let entry = model::PolicyList {
+                list: database.file.display().to_string(),
+                names: None,
+                bad_lines: None,
+                modified: database.modified,
+                kept: database.problem.is_some(),
+            };
+            shown.entry(&database.file).or_insert(entry);
+        }
+        shown.into_values().collect()
     }
 
     /// What commands said.

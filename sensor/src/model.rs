@@ -407,7 +407,7 @@ pub struct PolicyState {
     pub held: u64,
     /// Flows whose time to wait was over before there was a verdict.
     pub hold_expired: u64,
-    /// The lists that policies name.
+    /// The files that policies may ask.
     pub lists: Vec<PolicyList>,
     /// Reloads that took effect since the tables were made.
     pub reloads: u64,
@@ -415,18 +415,18 @@ pub struct PolicyState {
     pub reloads_refused: u64,
 }
 
-/// A list that policies name.
+/// A file that policies may ask: a list, or a database of networks.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct PolicyList {
     /// The file.
     pub list: String,
-    /// Names in it that are used.
-    pub names: u64,
-    /// Lines that are not used.
-    pub bad_lines: u64,
-    /// When the file was written, in seconds since the Unix epoch.
+    /// Names in it that are used; `None`: it is no list.
+    pub names: Option<u64>,
+    /// Lines that are not used; `None`: it is no list.
+    pub bad_lines: Option<u64>,
+    /// When the file was written, in seconds since the Unix epoch; 0 where it could never be read.
     pub modified: f64,
-    /// It could not be read the last time: what it had before is in force.
+    /// It could not be read the last time: what it had before, if anything, is in force.
     pub kept: bool,
 }
 

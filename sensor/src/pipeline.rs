@@ -34,7 +34,7 @@ use crate::{
     },
     asked::{self, Question, Told},
     cli,
-    config::{Checked, Config, typed},
+    config::{Checked, Config, Level, typed},
     enforcement::{Circumstances, Enforcement},
     health::Health,
     model::{Snapshot, Ticks},
@@ -192,7 +192,7 @@ impl Started {
         let loaded = spawn_blocking(move || {
             let mut kernel = Kernel::load(&config)?;
             let tables_made = kernel.tables_made();
-            let knowledge = Knowledge::load(&config.parties, &config.lists);
+            let knowledge = Knowledge::load(&config.parties, &config.lists, None);
             let mut enforcement = Enforcement::new(&config, unix_time());
             match begin(&mut kernel, &config, &knowledge, &mut enforcement) {
                 Ok(()) => Ok((kernel, config, Arc::new(knowledge), enforcement)),
@@ -416,7 +416,7 @@ impl Owner {
             now,
         })?;
         snapshot.judging = self.line.judging();
-        snapshot.policy.lists = self.enforcement.shown_lists();
+        snapshot.policy.lists = self.enforcement.shown_lists(&self.knowledge);
         let said = self.enforcement.temporary().iter();
         snapshot.commands = said.map(Temporary::shown).collect();
         let spent = cpu_time().saturating_sub(before);
@@ -619,7 +619,8 @@ impl Owner {
 
     /// Puts a new configuration in force, or keeps the old one and says why.
     fn reload(&mut self, config: Config) {
-        let knowledge = Arc::new(Knowledge::load(&config.parties, &config.lists));
+        let before = Some(&*self.knowledge);
+        let knowledge = Arc::new(Knowledge::load(&config.parties, &config.lists, before));
         let devices = Arc::clone(&self.publish.borrow());
         let installed = self.enforcement.install(Circumstances {
             kernel: &mut self.kernel,
@@ -853,9 +854,12 @@ async fn reload(
         }
         supervisor.reloading();
         let command = match Config::load(&file) {
-            Ok(Checked { config, warnings }) => {
-                if !warnings.is_empty() {
-                    tracing::warn!("{warnings}");
+            Ok(Checked { config, problems }) => {
+                // A file that cannot be used is no reason to do without the rest.
+                if problems.count(Level::Error) > 0 {
+                    tracing::error!("{problems}");
+                } else if !problems.is_empty() {
+                    tracing::warn!("{problems}");
                 }
                 Command::Reload(Box::new(config))
             }

@@ -654,6 +654,107 @@ fn a_bad_configuration_is_refused_and_the_old_policy_stays() {
 }
 
 #[test]
+fn a_list_that_is_missing_takes_nothing_else_with_it() {
+    let Some(mut lab) = lab() else { return };
+    let folder = lab.gateway.folder.clone();
+    let (list, own) = (folder.join("ads.txt"), folder.join("own.txt"));
+    let more = format!(
+        "{}[[policy]]\nname = \"ads\"\nlists = [\"{}\"]\ncategory = \"advertising\"\n\
+         action = \"reject\"\n[[list]]\nfile = \"{}\"\ncategory = \"advertising\"\n\
+         [parties]\nbuiltin_lists = false\n",
+        no_tracker(),
+        list.display(),
+        own.display()
+    );
+    // As on a disk that is not mounted yet.
+    let configuration = lab.configuration(&more);
+    let mut sensor = lab
+        .sensor(Path::new(SENSOR), &configuration)
+        .expect("a sensor");
+    lab.plug(Device::Phone).expect("a phone");
+    assert!(tracker_refused(&lab.phone));
+
+    let metrics =
+        |lab: &Lab, sensor: &lab::Sensor| Metrics::new(sensor.scrape(lab).expect("metrics"));
+    // Whether each is kept, the names of each, and those in force.
+    let lists = |lab: &Lab, sensor: &lab::Sensor| {
+        let metrics = metrics(lab, sensor);
+        let of = |name: &str, file: &Path| {
+            let file = file.to_str().expect("UTF-8");
+            metrics.value(name, &[("list", file)])
+        };
+        let both = |name: &str| [of(name, &list), of(name, &own)];
+        (
+            both("sensor_policy_list_kept"),
+            both("sensor_policy_list_names"),
+            metrics.value("sensor_policy_names", &[]),
+        )
+    };
+    assert_eq!(lists(&lab, &sensor), ([1.0; 2], [0.0; 2], 0.0));
+    let log = sensor.process.log();
+    assert!(log.contains("nothing of it is in force"), "{log}");
+    let command = |lab: &Lab, sensor: &lab::Sensor, words: &[&str]| {
+        xtask::command::capture(&mut sensor.command(lab, words))
+    };
+    let works = |lab: &Lab, sensor: &lab::Sensor| {
+        for words in [
+            &["status"][..],
+            &["devices"],
+            &["flows"],
+            &["doctor"],
+            &["explain", lab::PHONE_MAC, "a.example"],
+            &["block", "a.example"],
+            &["allow", "a.example"],
+            &["forget", "a.example"],
+        ] {
+            command(lab, sensor, words).unwrap_or_else(|error| panic!("{words:?}: {error:#}"));
+        }
+    };
+    let check = |lab: &Lab, sensor: &lab::Sensor, expected: &str| {
+        let error = command(lab, sensor, &["check"]).expect_err("it has an error");
+        assert!(error.to_string().contains(expected), "{error:#}");
+    };
+    works(&lab, &sensor);
+    check(&lab, &sensor, "ads.txt` does not exist");
+
+    let reload = |lab: &Lab, sensor: &mut lab::Sensor| {
+        let applied = |metrics: &Metrics| {
+            metrics.value("sensor_policy_reloads_total", &[("outcome", "applied")])
+        };
+        let before = applied(&metrics(lab, sensor));
+        sensor.process.signal(Signal::HUP).expect("running");
+        lab::wait_until("applied", LIMIT, || applied(&metrics(lab, sensor)) > before)
+            .unwrap_or_else(|error| panic!("{error:#}\n{}", sensor.process.log()));
+    };
+    // The disk is mounted, and lost.
+    fs::write(&list, "a.example\nb.example\n").expect("a list");
+    fs::write(&own, "c.example\n").expect("a list");
+    reload(&lab, &mut sensor);
+    assert_eq!(lists(&lab, &sensor), ([0.0; 2], [2.0, 1.0], 3.0));
+    fs::remove_file(&list).expect("a list");
+    fs::remove_file(&own).expect("a list");
+    reload(&lab, &mut sensor);
+    assert_eq!(lists(&lab, &sensor), ([1.0; 2], [2.0, 1.0], 3.0));
+    let log = sensor.process.log();
+    assert!(log.contains("what it had before stays in force"), "{log}");
+    works(&lab, &sensor);
+
+    // And the configuration is half edited.
+    let half = configuration.clone() + "[[policy]]\nname = \"half";
+    sensor.rewrite(&half).expect("written");
+    works(&lab, &sensor);
+    check(&lab, &sensor, "this is not TOML");
+    let file = sensor.configuration().to_owned();
+    sensor.process.stop().expect("an end");
+    for word in ["status", "unload"] {
+        let mut command = lab.gateway.command(SENSOR, [word]);
+        command.arg("--config").arg(&file);
+        xtask::command::capture(&mut command).expect("exit status 0");
+    }
+    nothing_pinned(&lab, &lab.pins());
+}
+
+#[test]
 fn unload_waits_for_the_daemon_and_removes_everything() {
     let Some(lab) = lab() else { return };
     wire::lay(&lab.gateway, "one");

@@ -300,13 +300,21 @@ fn snapshot() -> Snapshot {
             policies: 1,
             held: 6,
             hold_expired: 1,
-            lists: vec![PolicyList {
-                list: "/etc/gateway-sensor/lists/ads.txt".to_owned(),
-                names: 41_000,
-                bad_lines: 3,
-                modified: 1_700_000_000.0,
-                kept: false,
-            }],
+            lists: vec![
+                PolicyList {
+                    list: "/etc/gateway-sensor/lists/ads.txt".to_owned(),
+                    names: Some(41_000),
+                    bad_lines: Some(3),
+                    modified: 1_700_000_000.0,
+                    kept: false,
+                },
+                PolicyList {
+                    list: "/usr/share/GeoIP/GeoLite2-Country.mmdb".to_owned(),
+                    modified: 1_600_000_000.0,
+                    kept: true,
+                    ..PolicyList::default()
+                },
+            ],
             prefixes: 2,
             names: 0,
             reloads: 2,

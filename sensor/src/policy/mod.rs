@@ -43,7 +43,7 @@ use crate::model::{Kind, Said};
 pub use self::{
     compile::{TooLarge, compile, policy_names},
     force::InForce,
-    lists::{PolicyList, PolicyLists},
+    lists::PolicyLists,
     names::NameTable,
     schedule::Zone,
 };

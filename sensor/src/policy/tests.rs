@@ -158,6 +158,7 @@ fn knowledge(entries: &[(String, Option<Category>, Option<&str>)]) -> Knowledge 
     resolvers.add(&lists);
     Knowledge {
         lists,
+        files: HashMap::new(),
         resolvers,
         networks: Networks::default(),
         top: 1,

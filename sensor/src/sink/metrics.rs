@@ -171,13 +171,13 @@ mod declared {
         POLICY_NAMES: Gauge "sensor_policy_names" []
             "Names in force.";
         LIST_MODIFIED: Gauge "sensor_policy_list_modified_timestamp_seconds" ["list"]
-            "When the file of a list that policies name was written; time() less this is its age.";
+            "When a list, or a database of networks, was written; time() less this is its age. 0: it could never be read.";
         POLICY_LIST_NAMES: Gauge "sensor_policy_list_names" ["list"]
-            "Names of a list that policies name.";
+            "Names of a list.";
         POLICY_LIST_BAD: Gauge "sensor_policy_list_bad_lines" ["list"]
-            "Lines of a list that policies name that are not used.";
+            "Lines of a list that are not used.";
         POLICY_LIST_KEPT: Gauge "sensor_policy_list_kept" ["list"]
-            "1 where a list could not be read the last time, and what it had before is in force.";
+            "1 where a list or database could not be read the last time: what it had before, if anything, is in force.";
         HELD: Counter "sensor_held_packets_total" []
             "Packets of servers that were not delivered because the verdict on a name was waited for; they come again.";
         HOLD_EXPIRED: Counter "sensor_hold_expired_flows_total" []
@@ -498,15 +498,15 @@ fn policies(snapshot: &Snapshot, families: &mut Text) {
     families.extend(declared::POLICIES.value(number(policy.policies)));
     families.extend(declared::PREFIXES.value(number(policy.prefixes)));
     families.extend(declared::POLICY_NAMES.value(number(policy.names)));
-    let lists = |of: fn(&PolicyList) -> f64| {
+    let lists = |of: fn(&PolicyList) -> Option<f64>| {
         let lists = policy.lists.iter();
-        lists.map(move |list| ([list.list.as_str()], of(list)))
+        lists.filter_map(move |list| Some(([list.list.as_str()], of(list)?)))
     };
-    families.extend(declared::LIST_MODIFIED.family(lists(|list| list.modified)));
-    families.extend(declared::POLICY_LIST_NAMES.family(lists(|list| number(list.names))));
-    families.extend(declared::POLICY_LIST_BAD.family(lists(|list| number(list.bad_lines))));
-    families
-        .extend(declared::POLICY_LIST_KEPT.family(lists(|list| f64::from(u8::from(list.kept)))));
+    families.extend(declared::LIST_MODIFIED.family(lists(|list| Some(list.modified))));
+    families.extend(declared::POLICY_LIST_NAMES.family(lists(|list| list.names.map(number))));
+    families.extend(declared::POLICY_LIST_BAD.family(lists(|list| list.bad_lines.map(number))));
+    let kept = lists(|list| Some(f64::from(u8::from(list.kept))));
+    families.extend(declared::POLICY_LIST_KEPT.family(kept));
     families.extend(declared::HELD.value(number(policy.held)));
     families.extend(declared::HOLD_EXPIRED.value(number(policy.hold_expired)));
     families.extend(declared::POLICY_RELOADS.family([
