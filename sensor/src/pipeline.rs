@@ -239,7 +239,7 @@ fn begin(
     knowledge: &Knowledge,
     enforcement: &mut Enforcement,
 ) -> anyhow::Result<()> {
-    let installed = enforcement.install(Circumstances {
+    let installed = enforcement.start(Circumstances {
         kernel,
         config,
         knowledge,

@@ -21,11 +21,12 @@
 //! | any of these | `sensor block b.example` | `a.b.example` | refused |
 //! | `domains = ["b.example"] ports = [443]` reject | | the DNS question for it | not touched |
 //!
-//! `compile` makes the tables · `names` is the table of names · `lists` reads the policies' own lists ·
+//! `compile` makes the tables · `fit` leaves out what has no place in them · `names` is the table of names · `lists` reads the policies' own lists ·
 //! `schedule` tells when a policy applies · `force` decides in user space · `explain` tells why.
 
 mod compile;
 pub mod explain;
+mod fit;
 mod force;
 mod lists;
 mod names;
@@ -40,7 +41,8 @@ use crate::config::{Action, DeviceSelector, Span, typed};
 use crate::model::{Kind, Said};
 
 pub use self::{
-    compile::{TooLarge, compile, policy_names},
+    compile::{TooLarge, TooMuch, compile, policy_names},
+    fit::{Fitting, fitting},
     force::InForce,
     lists::PolicyLists,
     names::NameTable,
