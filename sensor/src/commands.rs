@@ -109,8 +109,7 @@ pub fn execute(cli: &Cli) -> anyhow::Result<ExitCode> {
                     let knowledge = Knowledge::load(&config.parties, &config.lists, None);
                     let mut enforcement = Enforcement::new(&config, now);
                     enforcement.read_lists(&config);
-                    let deciding = enforcement.deciding(&config, &knowledge, now);
-                    cli::explained(args, &config, &[], &deciding)?
+                    cli::explained(args, &config, &knowledge, &enforcement, &[], now)?
                 }
             };
             write!(out, "{text}")?;

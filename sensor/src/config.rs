@@ -213,8 +213,8 @@ pub struct Daemon {
     pub pin_directory: PathBuf,
     /// Whether accounting and filter stay when the daemon is told to end; true by default.
     pub keep_running: bool,
-    /// Where what is to outlive a restart is kept: what `sensor block` and `allow` were told;
-    /// absolute, /var/lib/gateway-sensor by default.
+    /// Where what is to outlive a restart is kept: what `sensor block` and `allow` were told, and which
+    /// vendor and kind each device is; absolute, /var/lib/gateway-sensor by default.
     pub state_directory: PathBuf,
     /// The time zone of schedules, by its name in the IANA database; left out: the system's, UTC
     /// where it has none.

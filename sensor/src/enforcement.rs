@@ -1,13 +1,13 @@
 //! Which policies are in force: what the configuration says, what commands said, and to which devices
 //! each rule applies at the moment.
 
+mod learned;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    fs::{self, File},
-    io::Write as _,
     net::IpAddr,
-    path::{Path, PathBuf},
-    sync::{Arc, PoisonError, RwLock},
+    path::PathBuf,
+    sync::Arc,
 };
 
 use anyhow::Context as _;
@@ -16,6 +16,7 @@ use sensor_ebpf::{
     parse::{Family, Mac},
 };
 
+use self::learned::Learned;
 use crate::{
     aggregate::{knowledge::Knowledge, names_at::NamesAt},
     config::{Config, DeviceSelector, Policy, typed},
@@ -26,7 +27,9 @@ use crate::{
         Compiled, DeviceFacts, Fitting, InForce, PolicyLists, Temporary, TooLarge, Zone, compile,
         fitting, policy_names,
     },
+    remembered::Remembered,
     source::kernel::{DeviceRules, Installed, Kernel},
+    state,
 };
 
 /// The file of what commands said, in the state directory.
@@ -54,9 +57,6 @@ pub struct Circumstances<'a> {
 /// Is told what decides, right before it is in force in the kernel.
 type Tell = Box<dyn Fn(Arc<hearing::InForce>) + Send>;
 
-/// The rules that refuse every name that is known at an address, where there are any.
-type Learned = Arc<RwLock<HashMap<IpAddr, u64>>>;
-
 /// How much of what is said is put in force, where not all has a place.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum PartOf {
@@ -75,6 +75,7 @@ pub struct Enforcement {
     /// The policies in force, where not all of the configuration's have a place.
     in_part: Option<Vec<Policy>>,
     file: PathBuf,
+    remembered: Remembered,
     zone: Zone,
     in_force: Arc<InForce>,
     who: DeviceRules,
@@ -83,10 +84,11 @@ pub struct Enforcement {
 }
 
 impl Enforcement {
-    /// With nothing in force, and with what commands said before the daemon began.
+    /// With nothing in force, and with what commands said and what was known of devices before the
+    /// daemon began.
     pub fn new(config: &Config, now: f64) -> Self {
         let file = config.daemon.state_directory.join(FILE);
-        let mut temporary = read(&file).unwrap_or_else(|error| {
+        let mut temporary: Vec<Temporary> = state::read(&file).unwrap_or_else(|error| {
             tracing::error!(
                 "{}: {error:#}; what `sensor block` and `allow` said is not in force",
                 file.display()
@@ -100,10 +102,11 @@ impl Enforcement {
             without_commands: false,
             in_part: None,
             file,
+            remembered: Remembered::new(config, now),
             zone: Zone::named(config.daemon.time_zone.as_deref()),
             in_force: Arc::default(),
             who: DeviceRules::default(),
-            learned: Arc::default(),
+            learned: Learned::default(),
             tell: Box::new(|_| {}),
         }
     }
@@ -162,6 +165,28 @@ impl Enforcement {
             true => &[],
             false => &self.temporary,
         }
+    }
+
+    /// Takes what is known of devices, and tells them what was known before the daemon began, where
+    /// that is surer; it is kept for the next one.
+    pub fn recall(&mut self, devices: &mut [Device], now: f64) {
+        self.remembered.recall(devices, now);
+    }
+
+    /// Keeps for the next daemon what is known of devices.
+    pub fn end(&mut self, now: f64) {
+        self.remembered.keep(now);
+    }
+
+    /// What is known of a device, for policies.
+    pub fn facts<'a>(
+        &'a self,
+        mac: Mac,
+        config: &'a Config,
+        devices: &'a [Device],
+    ) -> DeviceFacts<'a> {
+        let seen = devices.iter().find(|device| device.mac == Some(mac));
+        facts(mac.octets(), config, seen, &self.remembered)
     }
 
     /// The time zone of schedules.
@@ -300,7 +325,7 @@ impl Enforcement {
             self.temporary = before;
             return Err(error);
         }
-        write(&self.file, &self.temporary).with_context(|| {
+        state::write(&self.file, &self.temporary).with_context(|| {
             format!(
                 "it is in force, but not after the daemon ends: {} cannot be written; \
                  `daemon.state_directory` says where it is to be",
@@ -319,7 +344,7 @@ impl Enforcement {
         if self.temporary.iter().any(|said| !is_valid(said, now)) {
             self.temporary.retain(|said| is_valid(said, now));
             self.put_again(PartOf::Fitting, circumstances)?;
-            if let Err(error) = write(&self.file, &self.temporary) {
+            if let Err(error) = state::write(&self.file, &self.temporary) {
                 tracing::warn!("{}: {error:#}", self.file.display());
             }
             return Ok(());
@@ -332,14 +357,14 @@ impl Enforcement {
             ..
         } = circumstances;
         let compiled = &self.in_force.compiled;
-        let who = who(compiled, config, &self.temporary, &self.zone, devices, now);
+        let who = self.who(compiled, config, &self.zone, devices, now);
         if who != self.who {
-            let (compiled, learned) = (Arc::clone(compiled), Arc::clone(&self.learned));
+            let compiled = Arc::clone(compiled);
             let mut in_force = None;
             kernel.set_devices(&self.who, &who, |generation| {
-                in_force = Some(self.announce(generation, compiled, &who, &learned));
+                in_force = Some(self.announce(generation, compiled, &who, &self.learned));
             })?;
-            self.take(in_force, who, learned);
+            self.take(in_force, who);
         }
         self.learn(kernel, names, now)
     }
@@ -383,30 +408,65 @@ impl Enforcement {
             },
         };
         let compiled = Arc::new(fitting.compiled);
-        let who = who(&compiled, config, &self.temporary, zone, devices, now);
+        let who = self.who(&compiled, config, zone, devices, now);
         // The rules have other numbers than before.
-        let learned: HashMap<_, _> = names
-            .addresses()
-            .map(|address| {
-                (
-                    address,
-                    names.refusing(address, now, |name| compiled.refusing(name)),
-                )
-            })
-            .filter(|(_, rules)| *rules != 0)
-            .collect();
-        let shared: Learned = Arc::new(RwLock::new(learned.clone()));
+        let learned = Learned::of(names, now, |name| compiled.refusing(name));
         let mut in_force = None;
-        let installed = kernel.install(&compiled, &who, &learned, |generation| {
-            in_force = Some(self.announce(generation, Arc::clone(&compiled), &who, &shared));
-        })?;
-        self.take(in_force, who, shared);
+        let installed = kernel.install(&compiled, &who, &learned.all(), |generation| {
+            in_force = Some(self.announce(generation, Arc::clone(&compiled), &who, &learned));
+        });
+        if installed.is_err() {
+            self.learned.look_afresh();
+        }
+        let installed = installed?;
+        self.learned = learned;
+        self.take(in_force, who);
         self.lists = fitting.lists;
         self.without_commands = !fitting.with_commands;
         let are_all = fitting.policies.len() == config.policies.len();
         self.in_part = (!are_all).then_some(fitting.policies);
-        names.changed();
         Ok(installed)
+    }
+
+    /// The rules of each device at a time: of those that were seen or are remembered, and of those that
+    /// are named.
+    fn who(
+        &self,
+        compiled: &Compiled,
+        config: &Config,
+        zone: &Zone,
+        devices: &[Device],
+        now: f64,
+    ) -> DeviceRules {
+        let seen: HashMap<[u8; 6], &Device> = devices
+            .iter()
+            .filter_map(|device| Some((device.mac?.octets(), device)))
+            .collect();
+        let named = config.policies.iter().flat_map(|policy| &policy.devices);
+        let said = self.temporary.iter();
+        let said = said.filter_map(|said| said.device.as_ref());
+        let named = named.chain(said).filter_map(|selector| match selector {
+            DeviceSelector::Mac(mac) => Some(*mac),
+            _ => None,
+        });
+        let configured = config.devices.iter().map(|device| device.mac);
+        let all: BTreeSet<_> = seen
+            .keys()
+            .copied()
+            .chain(self.remembered.devices())
+            .chain(named)
+            .chain(configured)
+            .collect();
+        let default = compiled.default_rules(zone, now);
+        let rules = all.into_iter().map(|mac| {
+            let seen = seen.get(&mac).copied();
+            let facts = facts(mac, config, seen, &self.remembered);
+            (mac, compiled.rules_of(&facts, zone, now))
+        });
+        DeviceRules {
+            devices: rules.filter(|(_, rules)| *rules != default).collect(),
+            default,
+        }
     }
 
     /// Tells what will be in force in a moment. Who judges by it too early judges as will be judged;
@@ -428,53 +488,30 @@ impl Enforcement {
         in_force
     }
 
-    fn take(&mut self, in_force: Option<Arc<InForce>>, who: DeviceRules, learned: Learned) {
+    fn take(&mut self, in_force: Option<Arc<InForce>>, who: DeviceRules) {
         if let Some(in_force) = in_force {
             self.in_force = in_force;
             self.who = who;
-            self.learned = learned;
         }
     }
 
     /// Takes which names came to addresses and went.
     fn learn(&mut self, kernel: &mut Kernel, names: &mut NamesAt, now: f64) -> anyhow::Result<()> {
-        let changed = names.changed();
-        if self.in_force.compiled.name_rules == 0 {
-            return Ok(());
-        }
-        let mut learned = self.learned.write().unwrap_or_else(PoisonError::into_inner);
-        let mut news = Vec::new();
-        for address in changed {
-            let refusing = |name: &str| self.in_force.compiled.refusing(name);
-            let rules = names.refusing(address, now, refusing);
-            let before = match rules {
-                0 => learned.remove(&address),
-                _ => learned.insert(address, rules),
-            };
-            if before.unwrap_or(0) != rules {
-                news.push((address, rules));
-            }
-        }
-        drop(learned);
-        if !news.is_empty() {
-            kernel.set_learned(news)?;
-        }
-        Ok(())
+        let in_force = &self.in_force;
+        let refusing = |name: &str| in_force.compiled.refusing(name);
+        let tell = |news| kernel.set_learned(news);
+        Ok(self.learned.update(names, now, refusing, tell)?)
     }
 }
 
 /// What decides, for whoever judges the names that are heard.
 fn judge(in_force: &Arc<InForce>, learned: &Learned) -> Arc<hearing::InForce> {
     let [by_name, by_address, concerns] = [(); 3].map(|()| Arc::clone(in_force));
-    let learned = Arc::clone(learned);
+    let learned = learned.at();
     Arc::new(hearing::InForce {
         generation: in_force.generation,
         by_name: Box::new(move |key, name, layer| by_name.judge_name(key, name, layer)),
-        by_address: Box::new(move |key| {
-            let remote = address_of(key)?;
-            let learned = learned.read().unwrap_or_else(PoisonError::into_inner);
-            by_address.judge_learned(key, *learned.get(&remote)?)
-        }),
+        by_address: Box::new(move |key| by_address.judge_learned(key, learned(address_of(key)?)?)),
         concerns: Box::new(move |mac| concerns.applies_by_name(mac)),
     })
 }
@@ -493,63 +530,26 @@ fn is_valid(said: &Temporary, now: f64) -> bool {
     said.until.is_none_or(|until| now < until)
 }
 
-/// The rules of each device at a time: of those that were seen, and of those that are named.
-fn who(
-    compiled: &Compiled,
-    config: &Config,
-    temporary: &[Temporary],
-    zone: &Zone,
-    devices: &[Device],
-    now: f64,
-) -> DeviceRules {
-    let seen: HashMap<[u8; 6], &Device> = devices
-        .iter()
-        .filter_map(|device| Some((device.mac?.octets(), device)))
-        .collect();
-    let named = config.policies.iter().flat_map(|policy| &policy.devices);
-    let said = temporary.iter().filter_map(|said| said.device.as_ref());
-    let named = named.chain(said).filter_map(|selector| match selector {
-        DeviceSelector::Mac(mac) => Some(*mac),
-        _ => None,
-    });
-    let configured = config.devices.iter().map(|device| device.mac);
-    let all: BTreeSet<_> = seen
-        .keys()
-        .copied()
-        .chain(named)
-        .chain(configured)
-        .collect();
-    let default = compiled.default_rules(zone, now);
-    let devices = all
-        .into_iter()
-        .map(|mac| {
-            (
-                mac,
-                compiled.rules_of(&facts(mac, config, &seen), zone, now),
-            )
-        })
-        .filter(|(_, rules)| *rules != default)
-        .collect();
-    DeviceRules { devices, default }
-}
-
 fn facts<'a>(
     mac: [u8; 6],
     config: &'a Config,
-    seen: &HashMap<[u8; 6], &'a Device>,
+    seen: Option<&'a Device>,
+    remembered: &'a Remembered,
 ) -> DeviceFacts<'a> {
     let said = config.devices.iter().find(|device| device.mac == mac);
-    let identity = seen.get(&mac).map(|device| &device.identity);
+    let identity = seen.map(|device| &device.identity);
     DeviceFacts {
         mac,
         name: said.and_then(|said| said.name.as_deref()),
         groups: said.map_or(&[], |said| &said.groups),
         vendor: said
             .and_then(|said| said.vendor.as_deref())
-            .or(identity.and_then(|identity| identity.vendor.as_deref())),
+            .or(identity.and_then(|identity| identity.vendor.as_deref()))
+            .or_else(|| remembered.vendor(mac)),
         kind: said
             .and_then(|said| said.kind)
-            .or(identity.map(|identity| identity.kind)),
+            .or(identity.map(|identity| identity.kind))
+            .or_else(|| remembered.kind(mac)),
     }
 }
 
@@ -569,40 +569,17 @@ pub fn called(text: &str, config: &Config, devices: &[Device]) -> Option<Mac> {
     })
 }
 
-/// The facts of a device that is given by its MAC address or by its name in the configuration.
-pub fn facts_of<'a>(mac: Mac, config: &'a Config, devices: &'a [Device]) -> DeviceFacts<'a> {
-    let seen = devices
-        .iter()
-        .filter_map(|device| Some((device.mac?.octets(), device)))
-        .collect();
-    facts(mac.octets(), config, &seen)
-}
-
-fn read(file: &Path) -> anyhow::Result<Vec<Temporary>> {
-    match fs::read(file) {
-        Ok(text) => Ok(serde_json::from_slice(&text)?),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// Old or new, whenever the power fails.
-fn write(file: &Path, temporary: &[Temporary]) -> anyhow::Result<()> {
-    let folder = file.parent().context("it is in no folder")?;
-    fs::create_dir_all(folder)?;
-    let new = file.with_extension("new");
-    let mut written = File::create(&new)?;
-    written.write_all(&serde_json::to_vec_pretty(temporary)?)?;
-    written.sync_all()?;
-    fs::rename(&new, file)?;
-    File::open(folder)?.sync_all()?;
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
+    use std::{env, fs, path::Path};
+
+    use rustix::{
+        mount::{MountFlags, UnmountFlags, mount, unmount},
+        process::geteuid,
+    };
+
     use super::*;
-    use crate::config::Checked;
+    use crate::{config::Checked, source::kernel::enter_own_namespace};
 
     const NOW: f64 = 1_795_000_000.0;
 
@@ -636,7 +613,7 @@ mod tests {
             said("over.example", Some(NOW)),
             said("holds.example", Some(NOW + 0.5)),
         ];
-        write(&folder.join(FILE), &all)?;
+        state::write(&folder.join(FILE), &all[..])?;
         let kept = [all[0].clone(), all[2].clone()];
         assert_eq!(Enforcement::new(&config, NOW).temporary(), kept);
         assert_eq!(
@@ -647,6 +624,99 @@ mod tests {
         fs::write(folder.join(FILE), "[{\"domain\": \"for-e")?;
         assert_eq!(Enforcement::new(&config, NOW).temporary(), []);
         fs::remove_dir_all(&folder)?;
+        Ok(())
+    }
+
+    /// A BPF file system of the test's own: what is pinned there goes with it.
+    struct Pins(PathBuf);
+
+    impl Pins {
+        fn mount() -> anyhow::Result<Self> {
+            let folder = env::temp_dir().join(format!("sensor-learned-{}", std::process::id()));
+            fs::create_dir_all(&folder)?;
+            mount("bpf", &folder, "bpf", MountFlags::empty(), None)?;
+            Ok(Self(folder))
+        }
+    }
+
+    impl Drop for Pins {
+        fn drop(&mut self) {
+            let gone = unmount(&self.0, UnmountFlags::DETACH).map_err(std::io::Error::from);
+            if let Err(error) = gone.and_then(|()| fs::remove_dir(&self.0)) {
+                eprintln!("{}: {error}", self.0.display());
+            }
+        }
+    }
+
+    #[test]
+    fn the_kernel_forgets_the_blame_of_an_address() -> anyhow::Result<()> {
+        /// The start of the schedule.
+        const LATER: f64 = NOW + 60.0;
+        const OVER: f64 = NOW + 3_700.0;
+        if !geteuid().is_root() && env::var_os("CI").is_none() {
+            eprintln!("not run: tables in the kernel take root");
+            return Ok(());
+        }
+        enter_own_namespace()?;
+        let pins = Pins::mount()?;
+        let text = format!(
+            "[[interface]]\nname = \"lan0\"\n\
+             [daemon]\npin_directory = \"{}\"\ntime_zone = \"UTC\"\n\
+             [flow_table]\ncapacity = 1024\n[device_table]\ncapacity = 64\n\
+             [[policy]]\nname = \"blocked\"\ndomains = [\"blocked.test\"]\naction = \"reject\"\n\
+             [[policy]]\nname = \"later\"\nports = [\"tcp/9\"]\naction = \"reject\"\n\
+             schedule = [\"mon-sun 11:07-14:00\"]\n",
+            pins.0.join("pins").display()
+        );
+        let Checked { config, .. } =
+            Config::parse(&text, Path::new("sensor.toml")).expect("it is valid");
+        let mut kernel = Kernel::load(&config)?;
+        let (mut enforcement, mut names) = (Enforcement::new(&config, NOW), NamesAt::default());
+        let knowledge = Knowledge::default();
+        let at = |last: u8| IpAddr::from([192, 0, 2, last]);
+        let v6 = IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]);
+        fn circumstances<'a>(
+            kernel: &'a mut Kernel,
+            (config, knowledge): (&'a Config, &'a Knowledge),
+            names: &'a mut NamesAt,
+            now: f64,
+        ) -> Circumstances<'a> {
+            Circumstances {
+                kernel,
+                config,
+                knowledge,
+                devices: &[],
+                names,
+                now,
+            }
+        }
+        let by = (&config, &knowledge);
+        enforcement.install(circumstances(&mut kernel, by, &mut names, NOW))?;
+        for address in [at(1), at(2), v6] {
+            names.answer("blocked.test", address, 0, NOW);
+        }
+        enforcement.learn(&mut kernel, &mut names, NOW)?;
+        let blamed = |addresses: &[IpAddr]| -> HashMap<IpAddr, u64> {
+            addresses.iter().map(|address| (*address, 0b1)).collect()
+        };
+        assert_eq!(kernel.learned()?, blamed(&[at(1), at(2), v6]));
+
+        // In one tick an allowed name comes and rules begin to apply.
+        names.answer("allowed.test", at(1), 86_400, LATER);
+        names.answer("blocked.test", v6, 86_400, LATER);
+        enforcement.keep(circumstances(&mut kernel, by, &mut names, LATER))?;
+        assert_eq!(kernel.learned()?, blamed(&[at(2), v6]));
+
+        // Nothing comes any more, and time goes on.
+        enforcement.learn(&mut kernel, &mut names, OVER)?;
+        assert_eq!(kernel.learned()?, blamed(&[v6]));
+
+        // Others are learned again, by other rules.
+        enforcement.install(circumstances(&mut kernel, by, &mut names, OVER))?;
+        assert_eq!(kernel.learned()?, blamed(&[v6]));
+        names.answer("blocked.test", at(3), 0, OVER);
+        enforcement.learn(&mut kernel, &mut names, OVER)?;
+        assert_eq!(kernel.learned()?, blamed(&[at(3), v6]));
         Ok(())
     }
 }

@@ -175,6 +175,8 @@ pub struct Judging {
     pub unread: Vec<UnreadFlows>,
     /// Records of what was heard that were lost, because those who count were behind.
     pub records_lost: u64,
+    /// Servers of refused connections that could not be told: they wait until they lose patience.
+    pub resets_failed: u64,
 }
 
 /// How long verdicts took.
@@ -214,7 +216,7 @@ impl Latency {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct UnreadFlows {
     /// Why: a reason of [`DecodeFailures`], `unknown-version`, `encrypted-hello`,
-    /// `several-questions` or `compressed-question`.
+    /// `several-questions`, `compressed-question` or `urgent`.
     pub reason: &'static str,
     /// Where a name was looked for: `dns`, `tls`, `quic` or `http`.
     pub layer: &'static str,
@@ -599,6 +601,21 @@ pub struct Conclusion {
     pub confidence: f32,
     /// What all this was concluded from, the most trusted source first.
     pub evidence: Vec<EvidenceLine>,
+}
+
+impl Conclusion {
+    /// The lesser confidence of kind and vendor, of those that are known; 0 where neither is.
+    pub fn least_confidence(&self) -> f32 {
+        let known = [
+            (self.kind != Kind::Unknown, self.kind_confidence),
+            (self.vendor.is_some(), self.vendor_confidence),
+        ];
+        let known = known.iter().filter(|(is_known, _)| *is_known);
+        known
+            .map(|(_, sure)| *sure)
+            .reduce(f32::min)
+            .unwrap_or_default()
+    }
 }
 
 /// One thing that was seen of a device, and one thing that it suggests.

@@ -337,6 +337,7 @@ impl Owner {
         }
         let pin_directory = self.config.daemon.pin_directory.clone();
         let keep_running = self.config.daemon.keep_running;
+        self.enforcement.end(unix_time());
         drop(self);
         if keep_running {
             tracing::info!(
@@ -405,6 +406,7 @@ impl Owner {
         self.line.reaped(reaped);
         read?;
         let mut snapshot = aggregate.snapshot(self.ticks);
+        self.enforcement.recall(&mut snapshot.devices, now);
         self.enforcement.keep(Circumstances {
             kernel: &mut self.kernel,
             config: &self.config,
@@ -476,11 +478,15 @@ impl Owner {
             }
             Question::Explain(args) => {
                 let devices = Arc::clone(&self.publish.borrow());
-                let deciding = self
-                    .enforcement
-                    .deciding(&self.config, &self.knowledge, now);
-                let told: Told = cli::explained(args, &self.config, &devices.devices, &deciding)
-                    .map_err(|error| format!("{error:#}"));
+                let told: Told = cli::explained(
+                    args,
+                    &self.config,
+                    &self.knowledge,
+                    &self.enforcement,
+                    &devices.devices,
+                    now,
+                )
+                .map_err(|error| format!("{error:#}"));
                 return Ok(serde_json::to_string(&told)?);
             }
             Question::Say {

@@ -25,12 +25,17 @@ use daemon::{Daemon, LIMIT, Metrics, SENSOR, Settings, run, run_by};
 
 /// A lab without devices; `None` where there can be none and nobody insists.
 fn lab() -> Option<Lab> {
+    lab_of(Options::default())
+}
+
+/// As [`lab`], of another kind.
+fn lab_of(options: Options) -> Option<Lab> {
     if !geteuid().is_root() && env::var_os("CI").is_none() {
         eprintln!("not run: namespaces and programs in the kernel take root");
         return None;
     }
     setup::ensure(&[Need::Lab]).expect("the lab's programs");
-    Some(Lab::start(Options::default()).expect("a lab"))
+    Some(Lab::start(options).expect("a lab"))
 }
 
 /// That a pin directory has nothing in it, as only the gateway can see.
@@ -327,6 +332,29 @@ fn too_little_privilege_is_said() {
 }
 
 #[test]
+fn the_capabilities_of_the_unit_are_enough() {
+    let Some(lab) = lab() else { return };
+    wire::lay(&lab.gateway, "one");
+    let settings = Settings::new(&lab, &["one"]);
+    let unit = include_str!("../../deploy/systemd/gateway-sensor.service");
+    let of_unit = unit
+        .lines()
+        .find_map(|line| line.strip_prefix("CapabilityBoundingSet="))
+        .expect("the unit says which");
+    let bounding: String = of_unit
+        .split(' ')
+        .map(|name| name.replace("CAP_", ",+").to_lowercase())
+        .collect();
+    let set = format!("--bounding-set=-all{bounding}");
+    let word = |word| lab.gateway.command("setpriv", [set.as_str(), SENSOR, word]);
+    run_by(&lab, &settings, word("doctor")).fine();
+    // One less is told.
+    let less = set.replace(",+net_raw", "");
+    let less = lab.gateway.command("setpriv", [&less, SENSOR, "doctor"]);
+    run_by(&lab, &settings, less).refused("servers of refused connections wait");
+}
+
+#[test]
 fn without_a_bpf_file_system_the_mount_is_named() {
     let Some(lab) = lab() else { return };
     wire::lay(&lab.gateway, "one");
@@ -474,6 +502,71 @@ fn what_is_told_to_stay_filters_and_counts_without_the_daemon() {
     assert!(tracker_refused(&lab.phone));
     echo(&lab.phone, 10);
     lab.balanced_books(&sensor).expect("exact books");
+}
+
+#[test]
+fn a_policy_by_kind_holds_from_the_first_moment_of_a_restart() {
+    let redmi = Options {
+        phone: lab::Phone::Redmi,
+        ..Options::default()
+    };
+    let Some(mut lab) = lab_of(redmi) else { return };
+    let policy = no_tracker().replace(
+        "remotes",
+        "devices = [\"kind:phone\", \"vendor:Nobody\"]\nremotes",
+    );
+    let configuration = lab.configuration(&policy);
+    let start = |lab: &Lab| lab.sensor(Path::new(SENSOR), &configuration);
+    let mut sensor = start(&lab).expect("a sensor");
+    // Its DHCP client says what it is, once in half an hour.
+    lab.plug(Device::Phone).expect("a phone");
+    lab::wait_until("taken for a phone", LIMIT, || tracker_refused(&lab.phone))
+        .expect("a policy by kind");
+    let file = lab.gateway.folder.join("state/devices.json");
+    let kept = || fs::read_to_string(&file).is_ok_and(|text| text.contains("\"phone\""));
+    lab::wait_until("kept", LIMIT, kept).expect("a file");
+
+    for end in ["killed", "stopped"] {
+        let stop = AtomicBool::new(false);
+        let attempts = AtomicU64::new(0);
+        sensor = thread::scope(|scope| {
+            let refused = scope.spawn(|| {
+                let mut refused = true;
+                while refused && !stop.load(Ordering::Relaxed) {
+                    refused = tracker_refused(&lab.phone);
+                    attempts.fetch_add(1, Ordering::Relaxed);
+                }
+                refused
+            });
+            match end {
+                "killed" => sensor.process.kill().expect("running"),
+                _ => drop(sensor.process.stop().expect("running")),
+            }
+            let sensor = start(&lab);
+            // Several ticks.
+            thread::sleep(Duration::from_secs(3));
+            stop.store(true, Ordering::Relaxed);
+            assert!(refused.join().expect("it does not panic"), "{end}");
+            sensor.expect("a sensor")
+        });
+        assert!(attempts.into_inner() > 10, "{end}");
+    }
+    // Who asks is told from what it is known.
+    let known = sensor.json(&lab, "devices").expect("devices");
+    let phone = known.as_array().expect("devices").iter();
+    let phone = phone.filter(|device| device["device"] == lab::REDMI_MAC);
+    let phone: Vec<_> = phone.collect();
+    assert_eq!(phone.len(), 1, "{known:#}");
+    assert_eq!(phone[0]["kind"], "phone", "{known:#}");
+    assert_eq!(phone[0]["evidence"][0]["source"], "before-restart");
+
+    // Half a file is none: that is said, and the daemon starts.
+    sensor.process.kill().expect("running");
+    fs::write(&file, "[{\"device\": \"02:00:").expect("written");
+    let sensor = start(&lab).expect("a sensor");
+    let log = sensor.process.log();
+    assert!(log.contains("devices.json"), "{log}");
+    assert!(log.contains("until they tell again"), "{log}");
 }
 
 #[test]

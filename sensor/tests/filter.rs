@@ -116,6 +116,33 @@ fn no_request_by_any_way_without_distance_where_it_is_strict() -> Result<()> {
     by_every_way(None, "strict = true")
 }
 
+/// A socket buffer whose checksum is left to whoever sends it on, as those of virtual machines and of
+/// merged segments are: what the program at TC makes of it has one that a phone believes.
+#[test]
+fn a_refusal_is_believed_where_checksums_are_left_to_the_sender() -> Result<()> {
+    if !can_be()? {
+        return Ok(());
+    }
+    let mut lab = Lab::start(Options {
+        sites: true,
+        offloads: true,
+        ..Options::default()
+    })?;
+    // What a phone's link carries is finished: by the gateway.
+    lab.gateway.run("ethtool -K lan0 tx off")?;
+    let configuration = lab.configuration(&blocking("strict = true"));
+    let configuration = configuration.replace("hook = \"auto\"", "hook = \"tc\"");
+    let _sensor = lab.sensor(binary(), &configuration)?;
+    lab.plug(Device::Phone)?;
+    for way in Way::ALL {
+        let figures = paths::attempt(&lab, way, ATTEMPTS)?;
+        figures.check(way.name())?;
+        // Who believes no refusal waits.
+        ensure!(figures.silent == 0, "{}: {figures:#?}", way.name());
+    }
+    Ok(())
+}
+
 #[test]
 fn an_address_is_refused_where_no_allowed_name_shares_it() -> Result<()> {
     if !can_be()? {

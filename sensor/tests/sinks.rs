@@ -154,6 +154,7 @@ fn judging() -> Judging {
             unread("several-questions", "dns", 1),
         ],
         records_lost: 4,
+        resets_failed: 5,
     }
 }
 

@@ -127,7 +127,9 @@ impl Told {
         }
         if let Outcome::Name(name, source) = &heard.outcome {
             self.name = Some((Arc::clone(name), *source));
-            self.unread = None;
+            if !heard.told_before {
+                self.unread = self.unread.filter(|unread| unread.outlasts_a_name());
+            }
         }
         self.unread = heard.unread.or(self.unread);
         if let Some(details) = heard.details.take() {

@@ -10,12 +10,13 @@ use super::{
     text::{json, local_time, printable},
 };
 use crate::{
+    aggregate::knowledge::Knowledge,
     config::Config,
-    enforcement,
+    enforcement::{self, Enforcement},
     model::Device,
     policy::{
         Zone,
-        explain::{Deciding, Explanation, Judgement, Line, Loss, Reason, Said, explain},
+        explain::{Explanation, Judgement, Line, Loss, Reason, Said, explain},
     },
 };
 
@@ -27,8 +28,10 @@ use crate::{
 pub fn explained(
     args: &ExplainArgs,
     config: &Config,
+    knowledge: &Knowledge,
+    enforcement: &Enforcement,
     devices: &[Device],
-    deciding: &Deciding<'_>,
+    now: f64,
 ) -> anyhow::Result<String> {
     let mac = enforcement::called(&args.device, config, devices).with_context(|| {
         format!(
@@ -36,11 +39,9 @@ pub fn explained(
             printable(&args.device)
         )
     })?;
-    let explanation = explain(
-        deciding,
-        &enforcement::facts_of(mac, config, devices),
-        &args.subject,
-    );
+    let deciding = enforcement.deciding(config, knowledge, now);
+    let facts = enforcement.facts(mac, config, devices);
+    let explanation = explain(&deciding, &facts, &args.subject);
     let mut text = Vec::new();
     let subject = (&*args.device, &*args.subject.to_string());
     print_explanation(&mut text, subject, &explanation, args.output, deciding.zone)?;

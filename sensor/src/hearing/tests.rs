@@ -234,6 +234,22 @@ fn a_later_request_that_the_kernel_could_not_read_is_unread() {
 }
 
 #[test]
+fn what_has_urgent_data_is_unread_unless_it_is_refused() {
+    for (name, expected) in [("a.test", None), ("b.test", Some(("urgent", "http")))] {
+        let mut desk = Desk::default();
+        let octets = format!("GET / HTTP/1.1\r\nHost: {name}\r\n\r\n");
+        let mut request = sample(tcp(), Kind::Http, UP, 0, octets.as_bytes());
+        request.head.flags |= Head::URGENT;
+        let heard = desk.sample(&request, 0.0).expect("the kind is known");
+        assert_eq!(unread(judge(&["a.test"]).judge(&heard)), expected);
+        // What is said by a server is not.
+        request.head.direction = DOWN as u8;
+        let heard = desk.sample(&request, 0.0).expect("the kind is known");
+        assert_eq!(judge(&["a.test"]).judge(&heard), Judged::default());
+    }
+}
+
+#[test]
 fn questions_are_judged_in_streams_and_counted_in_datagrams() {
     let blocked = judge(&["blocked.test"]);
     let resolver = |protocol| key(protocol, 40_000, 53);

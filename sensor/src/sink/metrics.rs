@@ -131,6 +131,8 @@ mod declared {
             "Flows since the daemon started that a policy by name is about and that could not be judged by it, and why: they passed.";
         HEARD_LOST: Counter "sensor_heard_lost_records_total" []
             "Records of what payloads say that were lost since the daemon started because the aggregate was behind; verdicts do not wait for it.";
+        RESETS_FAILED: Counter "sensor_resets_failed_total" []
+            "Servers of refused connections that could not be told since the daemon started: they wait until they lose patience.";
         POLICY_RELOADS: Counter "sensor_policy_reloads_total" ["outcome"]
             "Reloads of the configuration since the tables were made; a refused one changed nothing.";
 
@@ -523,6 +525,7 @@ fn policies(snapshot: &Snapshot, families: &mut Text) {
             .family(unread.map(|flows| ([flows.reason, flows.layer], number(flows.count)))),
     );
     families.extend(declared::HEARD_LOST.value(number(judging.records_lost)));
+    families.extend(declared::RESETS_FAILED.value(number(judging.resets_failed)));
 }
 
 fn latency(latency: &Latency) -> Option<MetricFamily> {
