@@ -430,6 +430,8 @@ pub struct PolicyList {
     pub modified: f64,
     /// It could not be read the last time: what it had before, if anything, is in force.
     pub kept: bool,
+    /// It has no place in the kernel's tables: nothing of it is in force but its exceptions.
+    pub left_out: bool,
 }
 
 /// The ticks so far.

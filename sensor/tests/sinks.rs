@@ -308,6 +308,7 @@ fn snapshot() -> Snapshot {
                     bad_lines: Some(3),
                     modified: 1_700_000_000.0,
                     kept: false,
+                    left_out: true,
                 },
                 PolicyList {
                     list: "/usr/share/GeoIP/GeoLite2-Country.mmdb".to_owned(),

@@ -648,11 +648,15 @@ fn name_claims<'a>(
     let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
     let suffixes = suffixes(&name);
     let has = |other: &str| suffixes.contains(&other);
+    let is_used = |listed: &Listed<'_>| {
+        listed.category == Some(Category::NeverBlock)
+            || !deciding.lists.left_out().contains(listed.list)
+    };
     let known: BTreeMap<&str, Listed<'_>> = deciding
         .knowledge
         .lists
         .names()
-        .filter(|entry| has(entry.what))
+        .filter(|entry| has(entry.what) && is_used(&entry.listed))
         .map(|entry| (entry.what, entry.listed))
         .collect();
     let mut never: Vec<Line> = Vec::new();
@@ -663,7 +667,8 @@ fn name_claims<'a>(
         }
     }
     for (file, list) in deciding.lists.iter() {
-        for entry in list.names.names().filter(|entry| has(entry.what)) {
+        let entries = list.names.names();
+        for entry in entries.filter(|entry| has(entry.what) && is_used(&entry.listed)) {
             let line = line(entry.what, &entry.listed);
             match entry.listed.category {
                 Some(Category::NeverBlock) => never.push(line),
