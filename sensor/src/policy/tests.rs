@@ -23,7 +23,7 @@ use crate::{
             networks::Networks,
         },
     },
-    config::{Policy, Ports, Transport},
+    config::{Config, Policy, Ports, Transport, in_vain},
 };
 
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x11];
@@ -51,6 +51,17 @@ impl House {
             lists: &self.lists,
             zone: &self.zone,
             now: NOW,
+        }
+    }
+
+    /// A configuration of these policies, which knows the group of one of the devices.
+    fn config(&self) -> Config {
+        let text = "[[interface]]\nname = \"lan0\"\n[[device]]\n\
+                    mac = \"02:00:00:00:00:11\"\ngroups = [\"kids\"]\n";
+        let checked = Config::parse(text, Path::new("sensor.toml")).expect("it is valid");
+        Config {
+            policies: self.policies.clone(),
+            ..checked.config
         }
     }
 
@@ -616,4 +627,81 @@ proptest! {
             prop_assert_eq!(dns, read, "{}", name);
         }
     }
+}
+
+/// Policies that allow names, and others about addresses, in turn.
+fn a_house_of_two_minds() -> impl Strategy<Value = House> {
+    a_house().prop_map(|mut house| {
+        for (number, policy) in house.policies.iter_mut().enumerate() {
+            if number % 2 == 0 {
+                policy.domains.push("d.example".to_owned());
+                policy.action = Action::Allow;
+                continue;
+            }
+            policy.domains.clear();
+            policy.lists.clear();
+            policy.owners.clear();
+            policy.categories.clear();
+            if number == 1 {
+                policy.devices.clear();
+                policy.schedule.clear();
+                policy.ports.clear();
+                policy.action = Action::Reject;
+            }
+        }
+        house
+    })
+}
+
+#[test]
+fn who_allows_names_in_vain_has_all_its_addresses_refused() {
+    let told = std::cell::Cell::new(0);
+    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
+        failure_persistence: None,
+        cases: 1_000,
+        ..ProptestConfig::default()
+    });
+    let on_link = |address: &IpAddr| match address {
+        IpAddr::V4(address) => address.is_multicast(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    };
+    let result = runner.run(
+        &(
+            a_house_of_two_minds(),
+            a_facts(),
+            an_address(),
+            select(&[Transport::Tcp, Transport::Udp][..]),
+            select(&[443_u16, 80, 853, 8443][..]),
+        ),
+        |(house, device, address, transport, port)| {
+            let (in_force, names) = house.in_force(&device).expect("it fits");
+            let decision = in_force.judge_address(&key(device.mac, address, transport, port));
+            for (allows, refuses) in in_vain(&house.config()) {
+                let policy = &house.policies[allows];
+                let is_of = |selector| device.are(selector);
+                let is_at = |range: &Ports| {
+                    (range.first..=range.last).contains(&port)
+                        && [Transport::Any, transport].contains(&range.transport)
+                };
+                let is_in = |prefix: &IpNet| prefix.contains(&address);
+                let applies = (policy.devices.is_empty() || policy.devices.iter().any(is_of))
+                    && house.zone.is_within(&policy.schedule, NOW)
+                    && (policy.ports.is_empty() || policy.ports.iter().any(is_at))
+                    && (policy.remotes.is_empty() || policy.remotes.iter().any(is_in));
+                if applies && !on_link(&address) {
+                    told.set(told.get() + 1);
+                    prop_assert!(
+                        decision.verdict.refuses(),
+                        "{} by {}: {:?}",
+                        policy.name,
+                        house.policies[refuses].name,
+                        decided(decision, &names)
+                    );
+                }
+            }
+            Ok(())
+        },
+    );
+    result.expect("it is refused");
+    assert!(told.get() > 20, "told {} times", told.get());
 }
