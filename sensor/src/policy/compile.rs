@@ -11,7 +11,10 @@ use std::{
 use ipnet::IpNet;
 use sensor_ebpf::{
     name::{MAX_LABELS, MAX_NAMES, Suffixes},
-    policy::{Chain, MAX_CHAINS, MAX_PORT_RANGES, MAX_RULES, PortRange, Rule, Verdict, rule_flag},
+    policy::{
+        Chain, MAX_CHAINS, MAX_PORT_RANGES, MAX_PREFIXES, MAX_RULES, PortRange, Rule, Verdict,
+        rule_flag,
+    },
 };
 
 use super::{ALLOWED, BLOCKED, Compiled, NameTable, PolicyLists, Temporary, Who, names::Collision};
@@ -120,9 +123,7 @@ pub fn compile(
                     .networks
                     .prefixes(&policy.countries, &policy.networks);
                 let prefixes = policy.remotes.iter().copied().chain(found);
-                parts
-                    .prefixes
-                    .extend(prefixes.map(|prefix| (prefix.trunc(), number)));
+                parts.about(&policy.name, number, prefixes);
             } else if !by_name {
                 parts.everywhere.push(number);
             }
@@ -143,9 +144,7 @@ pub fn compile(
             set_ports(&mut by_address, &[port(443, Transport::Any)]);
             let number = parts.rule(by_address, who.clone());
             let addresses = knowledge.resolvers.encrypted_addresses();
-            parts
-                .prefixes
-                .extend(addresses.map(|address| (IpNet::from(address), number)));
+            parts.about(&policy.name, number, addresses.map(IpNet::from));
 
             let mut by_name = rule(identity, action);
             // An address in answer to a canary would be taken for consent.
@@ -222,6 +221,8 @@ struct Parts<'p> {
     /// Rules about resolvers that answer encrypted.
     resolvers: Vec<u8>,
     prefixes: Vec<(IpNet, u8)>,
+    /// The policies of rules about prefixes, by the rules' numbers.
+    policies: BTreeMap<u8, &'p str>,
     everywhere: Vec<u8>,
 }
 
@@ -238,6 +239,13 @@ impl<'p> Parts<'p> {
             self.rules.len() - 1
         });
         u8::try_from(number).unwrap_or(u8::MAX)
+    }
+
+    /// Takes that a rule of a policy is about these prefixes.
+    fn about(&mut self, policy: &'p str, number: u8, prefixes: impl Iterator<Item = IpNet>) {
+        self.policies.insert(number, policy);
+        let prefixes = prefixes.map(|prefix| (prefix.trunc(), number));
+        self.prefixes.extend(prefixes);
     }
 
     fn finish(mut self, knowledge: &'p Knowledge, policies: u64) -> Result<Compiled, TooLarge> {
@@ -285,6 +293,7 @@ impl<'p> Parts<'p> {
                 rules.insert(place, *number);
             }
         }
+        self.check_room(&own)?;
         let mut prefixes = BTreeMap::new();
         // A prefix sorts before those it holds: the last of the stack that holds one is its parent.
         let mut holders: Vec<(IpNet, Vec<u8>)> = Vec::new();
@@ -303,6 +312,44 @@ impl<'p> Parts<'p> {
             holders.push((prefix, rules));
         }
         Ok(prefixes)
+    }
+
+    /// Whether the kernel has room for prefixes.
+    fn check_room(&self, own: &BTreeMap<IpNet, Vec<u8>>) -> Result<(), TooLarge> {
+        for (family, is_of) in [
+            (
+                "IPv4",
+                (|prefix| matches!(prefix, IpNet::V4(_))) as fn(&IpNet) -> bool,
+            ),
+            ("IPv6", |prefix| matches!(prefix, IpNet::V6(_))),
+        ] {
+            let count = own.keys().filter(|prefix| is_of(prefix)).count();
+            if count <= MAX_PREFIXES {
+                continue;
+            }
+            let mut by_policy: BTreeMap<&str, usize> = BTreeMap::new();
+            for numbers in own
+                .iter()
+                .filter(|(prefix, _)| is_of(prefix))
+                .map(|(_, rules)| rules)
+            {
+                let mut names: Vec<_> = (numbers.iter())
+                    .filter_map(|number| self.policies.get(number))
+                    .collect();
+                names.dedup();
+                for name in names {
+                    *by_policy.entry(name).or_default() += 1;
+                }
+            }
+            let most = by_policy.iter().max_by_key(|(_, count)| **count);
+            let (name, of_it) = most.map_or(("", 0), |(name, count)| (*name, *count));
+            return Err(TooLarge(format!(
+                "the policies are about {count} {family} prefixes, and there is room for \
+                 {MAX_PREFIXES}: policy `{name}` is about {of_it} of them; have it name fewer \
+                 countries, networks or remotes"
+            )));
+        }
+        Ok(())
     }
 
     fn name_table(
