@@ -11,7 +11,10 @@ use std::{
 use ipnet::IpNet;
 use sensor_ebpf::{
     name::{MAX_LABELS, MAX_NAMES, Suffixes},
-    policy::{Chain, MAX_CHAINS, MAX_PORT_RANGES, MAX_RULES, PortRange, Rule, Verdict, rule_flag},
+    policy::{
+        Chain, MAX_CHAINS, MAX_PORT_RANGES, MAX_PREFIXES, MAX_RULES, PortRange, Rule, Verdict,
+        rule_flag,
+    },
 };
 
 use super::{ALLOWED, BLOCKED, Compiled, NameTable, PolicyLists, Temporary, Who, names::Collision};
@@ -96,10 +99,6 @@ impl From<TooMuch> for TooLarge {
         Self { what }
     }
 }
-
-/// The most prefixes of each family: the kernel's tables have room for those in force and as many new
-/// ones.
-const MAX_PREFIXES: usize = 1 << 20;
 
 /// Questions by which a device looks for DNS that the house cannot read: Firefox's canary, Apple's
 /// Private Relay, and the discovery of designated resolvers (RFC 9462).
