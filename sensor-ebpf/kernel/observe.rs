@@ -299,7 +299,7 @@ extern "C" fn open_again(seen: *const Seen, slot: u32) -> u64 {
     let direction = seen.direction();
     flow.set_initial_sequence(direction, seen.sequence);
     let opens = seen.tcp_flags & tcp_flag::ACK == 0;
-    let refused = before.decision.layer != Layer::Address && before.decision.verdict.refuses();
+    let refused = is_refused_by_name(&before);
     let answered = refused && direction == Direction::Download;
     if !opens && !answered {
         return word;
@@ -313,12 +313,17 @@ extern "C" fn open_again(seen: *const Seen, slot: u32) -> u64 {
     judgement.pack()
 }
 
+#[inline(always)]
+const fn is_refused_by_name(judgement: &Judgement) -> bool {
+    judgement.decision.layer as u8 != Layer::Address as u8 && judgement.decision.verdict.refuses()
+}
+
 /// A QUIC Initial by which a device begins a connection, perhaps at the ports of another, or says more
 /// in one that it began. Of what passed, a little more is read, in which another hello may be.
 ///
 /// What was refused for its name stays refused as long as packets come: the first connection's
 /// server still speaks, and what it says cannot be told from the answers to the second. Who was
-/// silent for [`FORGOTTEN_AFTER`] begins anew.
+/// silent for some seconds begins anew.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn connect_again(seen: *const Seen, slot: u32) -> u64 {
@@ -341,7 +346,7 @@ extern "C" fn connect_again(seen: *const Seen, slot: u32) -> u64 {
     if known == seen.sequence {
         return word;
     }
-    let refused = before.decision.layer != Layer::Address && before.decision.verdict.refuses();
+    let refused = is_refused_by_name(&before);
     if refused && seen.now.wrapping_sub(flow.last_seen()) < settings.hz * FORGOTTEN_AFTER {
         return word;
     }

@@ -200,10 +200,9 @@ pub fn refuse<P: Packet + ?Sized>(
     let network_len = refused.network_len();
     let transport = refused.network_offset() + network_len;
     let (answer_protocol, transport_len) = match (refused.protocol, to) {
-        (protocol::TCP, To::Sender) => (protocol::TCP, tcp_reset(packet, refused, out, transport)?),
-        (protocol::TCP, To::Receiver) => (
+        (protocol::TCP, to) => (
             protocol::TCP,
-            tcp_reset_onward(packet, refused, out, transport)?,
+            tcp_reset(packet, refused, to, out, transport)?,
         ),
         (protocol::UDP, To::Sender) => {
             let quoted = quote(packet, refused, out, transport)?;
@@ -440,24 +439,58 @@ fn icmp(refused: &Refused) -> u8 {
     }
 }
 
-/// The reset that stands in the place of a packet, for whom it was: with the packet's own numbers it
-/// is what the receiver expects next (RFC 9293, section 3.10.7.4; RFC 5961, section 3.2).
+/// The reset that refuses a segment: for its sender that of a closed port (RFC 9293, section 3.10.7.1),
+/// for its receiver one in the segment's place, with its own numbers: they are what the receiver
+/// expects next (RFC 9293, section 3.10.7.4; RFC 5961, section 3.2).
 #[inline(always)]
-fn tcp_reset_onward<P: Packet + ?Sized>(
+fn tcp_reset<P: Packet + ?Sized>(
     packet: &P,
     refused: &Refused,
+    to: To,
     out: &mut [u8; ANSWER_CAPACITY],
     at: usize,
 ) -> Option<usize> {
     let header: [u8; TCP_LEN] = packet.load(refused.transport_offset())?;
-    let [s0, s1, d0, d1, q0, q1, q2, q3, a0, a1, a2, a3, _, flags, ..] = header;
+    let [
+        s0,
+        s1,
+        d0,
+        d1,
+        q0,
+        q1,
+        q2,
+        q3,
+        a0,
+        a1,
+        a2,
+        a3,
+        offset,
+        flags,
+        ..,
+    ] = header;
     if flags & flag::RST != 0 {
         return None;
     }
-    put(out, at, [s0, s1, d0, d1])?;
-    put(out, at + 4, [q0, q1, q2, q3])?;
-    put(out, at + 8, [a0, a1, a2, a3])?;
-    let flags = flag::RST | flags & flag::ACK;
+    let (own, acknowledged) = ([q0, q1, q2, q3], [a0, a1, a2, a3]);
+    let is_acknowledging = flags & flag::ACK;
+    let (ports, sequence, acknowledgment, acknowledges) = match to {
+        To::Receiver => ([s0, s1, d0, d1], own, acknowledged, is_acknowledging),
+        To::Sender if is_acknowledging != 0 => ([d0, d1, s0, s1], acknowledged, [0; 4], 0),
+        To::Sender => {
+            let header_len = u32::from(offset >> 4) * 4;
+            let payload = refused.transport_len.saturating_sub(header_len);
+            let virtual_octets =
+                u32::from(flags & flag::SYN != 0) + u32::from(flags & flag::FIN != 0);
+            let end = u32::from_be_bytes(own)
+                .wrapping_add(payload)
+                .wrapping_add(virtual_octets);
+            ([d0, d1, s0, s1], [0; 4], end.to_be_bytes(), flag::ACK)
+        }
+    };
+    put(out, at, ports)?;
+    put(out, at + 4, sequence)?;
+    put(out, at + 8, acknowledgment)?;
+    let flags = flag::RST | acknowledges;
     put(out, at + 12, [(TCP_LEN as u8 / 4) << 4, flags, 0, 0])?;
     put(out, at + 16, [0; 4])?;
     Some(TCP_LEN)
@@ -505,54 +538,6 @@ fn quote_reversed<P: Packet + ?Sized>(
     put(out, quoted + len, [d0, d1, s0, s1])?;
     put(out, quoted + len + 4, [0, UDP_LEN as u8, 0, 0])?;
     Some(ICMP_LEN + len + UDP_LEN)
-}
-
-/// RFC 9293, section 3.10.7.1: the reset that a closed port sends.
-#[inline(always)]
-fn tcp_reset<P: Packet + ?Sized>(
-    packet: &P,
-    refused: &Refused,
-    out: &mut [u8; ANSWER_CAPACITY],
-    at: usize,
-) -> Option<usize> {
-    let header: [u8; TCP_LEN] = packet.load(refused.transport_offset())?;
-    let [
-        s0,
-        s1,
-        d0,
-        d1,
-        q0,
-        q1,
-        q2,
-        q3,
-        a0,
-        a1,
-        a2,
-        a3,
-        offset,
-        flags,
-        ..,
-    ] = header;
-    if flags & flag::RST != 0 {
-        return None;
-    }
-    let (sequence, acknowledgment, answer_flags) = if flags & flag::ACK != 0 {
-        ([a0, a1, a2, a3], [0; 4], flag::RST)
-    } else {
-        let header_len = usize::from(offset >> 4) * 4;
-        let payload = refused.transport_len.saturating_sub(header_len as u32);
-        let virtual_octets = u32::from(flags & flag::SYN != 0) + u32::from(flags & flag::FIN != 0);
-        let end = u32::from_be_bytes([q0, q1, q2, q3])
-            .wrapping_add(payload)
-            .wrapping_add(virtual_octets);
-        ([0; 4], end.to_be_bytes(), flag::RST | flag::ACK)
-    };
-    put(out, at, [d0, d1, s0, s1])?;
-    put(out, at + 4, sequence)?;
-    put(out, at + 8, acknowledgment)?;
-    put(out, at + 12, [(TCP_LEN as u8 / 4) << 4, answer_flags, 0, 0])?;
-    put(out, at + 16, [0; 4])?;
-    Some(TCP_LEN)
 }
 
 /// RFC 792 and RFC 4443, section 3.1: port unreachable, with the start of the refused packet.
