@@ -267,7 +267,7 @@ fn account(flow: Flow, seen: &Seen, mut judgement: Judgement) -> u32 {
     if (seen.payload == 0 && !is_fragment) || !judgement.watch.wants(direction) {
         return decision.verdict as u32;
     }
-    let runs_out = judgement.watch.runs_out(direction) && !is_fragment;
+    let runs_out = judgement.watch.runs_out(direction);
     if runs_out {
         flow.add_to_judgement(Judgement::one_less(direction));
     }
@@ -418,7 +418,10 @@ fn head(seen: &Seen) -> Head {
         captured: 0,
         kind: 0,
         direction: seen.direction & 1,
-        flags: 0,
+        flags: match seen.tcp_flags & tcp_flag::URG {
+            0 => 0,
+            _ => Head::URGENT,
+        },
         reserved: 0,
     }
 }

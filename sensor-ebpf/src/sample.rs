@@ -55,7 +55,7 @@ pub struct Head {
     /// By number of [`Direction`].
     pub direction: u8,
     /// [`Head::SYN_SEEN`], [`Head::JUDGED`], [`Head::REFUSED`], [`Head::LAST`],
-    /// [`Head::FRAGMENT`].
+    /// [`Head::FRAGMENT`], [`Head::URGENT`].
     pub flags: u8,
     /// Keeps the size a multiple of eight; 0.
     pub reserved: u8,
@@ -84,6 +84,9 @@ impl Head {
     /// In `flags`: the packet was a fragment without payload that could be read, and nothing of it is
     /// copied. Only of devices that rules by name apply to.
     pub const FRAGMENT: u8 = 16;
+    /// In `flags`: the segment has an urgent pointer (RFC 9293, section 3.8.5). Most receivers leave
+    /// one octet of it out of the stream, and hand it over apart.
+    pub const URGENT: u8 = 32;
 }
 
 /// In [`Head::slot`]: the flow has no record.

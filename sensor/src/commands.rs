@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use tracing::subscriber::NoSubscriber;
 use tracing_subscriber::{
     filter::Targets, layer::SubscriberExt as _, util::SubscriberInitExt as _,
 };
@@ -40,9 +41,7 @@ pub fn execute(cli: &Cli) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::FAILURE);
     };
     let mut out = stdout().lock();
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0.0, |now| now.as_secs_f64());
+    let now = now();
     let pin_directory = &config.daemon.pin_directory;
     match &cli.command {
         Command::Run => {
@@ -193,13 +192,16 @@ fn read(cli: &Cli) -> anyhow::Result<Option<Checked>> {
         Command::Run | Command::Check => Config::load(&cli.config),
         _ => Config::glance(&cli.config),
     };
-    let checked = match read {
+    let mut checked = match read {
         Ok(checked) => checked,
         Err(problems) => {
             refuse(&problems)?;
             return Ok(None);
         }
     };
+    if let Command::Check = cli.command {
+        weigh(&mut checked);
+    }
     let problems = &checked.problems;
     let has_errors = problems.count(Level::Error) > 0;
     match cli.command {
@@ -220,6 +222,35 @@ fn read(cli: &Cli) -> anyhow::Result<Option<Checked>> {
         _ => {}
     }
     Ok(Some(checked))
+}
+
+/// Adds to the problems of a configuration what of it has no place in the kernel's tables.
+fn weigh(checked: &mut Checked) {
+    let Checked { config, problems } = checked;
+    // What is wrong with the files is told already.
+    let (without, with) = tracing::subscriber::with_default(NoSubscriber::default(), || {
+        let knowledge = Knowledge::load(&config.parties, &config.lists, None);
+        let mut enforcement = Enforcement::new(config, now());
+        enforcement.read_lists(config);
+        enforcement.too_large(config, &knowledge)
+    });
+    if let Some(error) = without {
+        problems.add(Level::Error, error.what.to_string(), error.help());
+    }
+    if let Some(error) = with {
+        let message = format!("with what commands said, {}", error.what);
+        let help =
+            "take some of it back with `sensor forget`, which `sensor status` lists; a reload \
+                    is refused, and a start leaves all of it out"
+                .to_owned();
+        problems.add(Level::Warning, message, help);
+    }
+}
+
+/// Seconds since the Unix epoch.
+fn now() -> f64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0.0, |now| now.as_secs_f64())
 }
 
 /// Tells why a configuration cannot be used.

@@ -20,13 +20,13 @@ use sensor_ebpf::{
 use self::learned::Learned;
 use crate::{
     aggregate::{knowledge::Knowledge, mac_text, names_at::NamesAt},
-    config::{Config, DeviceSelector, typed},
+    config::{Config, DeviceSelector, Policy, typed},
     hearing,
     model::{self, Device},
     policy::explain::{self, Deciding, RefusedBefore},
     policy::{
-        ALLOWED, BLOCKED, Compiled, DeviceFacts, InForce, PolicyLists, Temporary, Zone, compile,
-        policy_names,
+        ALLOWED, BLOCKED, Compiled, DeviceFacts, Fitting, InForce, PolicyLists, Temporary,
+        TooLarge, Zone, compile, fitting, policy_names,
     },
     remembered::Remembered,
     source::kernel::{DeviceRules, Installed, Kernel},
@@ -58,10 +58,23 @@ pub struct Circumstances<'a> {
 /// Is told what decides, right before it is in force in the kernel.
 type Tell = Box<dyn Fn(Arc<hearing::InForce>) + Send>;
 
+/// How much of what is said is put in force, where not all has a place.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum PartOf {
+    /// All, or nothing.
+    All,
+    /// What fits.
+    Fitting,
+}
+
 /// The policies in force.
 pub struct Enforcement {
     lists: PolicyLists,
     temporary: Vec<Temporary>,
+    /// What commands said has no place.
+    without_commands: bool,
+    /// The policies in force, where not all of the configuration's have a place.
+    in_part: Option<Vec<Policy>>,
     file: PathBuf,
     remembered: Remembered,
     zone: Zone,
@@ -89,6 +102,8 @@ impl Enforcement {
         Self {
             lists: PolicyLists::default(),
             temporary,
+            without_commands: false,
+            in_part: None,
             file,
             remembered: Remembered::new(config, now),
             zone: Zone::named(config.daemon.time_zone.as_deref()),
@@ -127,6 +142,7 @@ impl Enforcement {
                 bad_lines: Some(list.report.bad),
                 modified: list.modified,
                 kept: list.problem.is_some(),
+                left_out: self.lists.left_out().contains(&*file.to_string_lossy()),
             };
             let is_kept = entry.kept;
             // A policy may name what is a `[[list]]` too.
@@ -140,15 +156,19 @@ impl Enforcement {
                 bad_lines: None,
                 modified: database.modified,
                 kept: database.problem.is_some(),
+                left_out: false,
             };
             shown.entry(&database.file).or_insert(entry);
         }
         shown.into_values().collect()
     }
 
-    /// What commands said.
+    /// What commands said, and is in force.
     pub fn temporary(&self) -> &[Temporary] {
-        &self.temporary
+        match self.without_commands {
+            true => &[],
+            false => &self.temporary,
+        }
     }
 
     /// Takes what is known of devices, and tells them what was known before the daemon began, where
@@ -232,8 +252,8 @@ impl Enforcement {
         now: f64,
     ) -> Deciding<'a> {
         Deciding {
-            policies: &config.policies,
-            temporary: &self.temporary,
+            policies: self.policies(config),
+            temporary: self.temporary(),
             knowledge,
             lists: &self.lists,
             zone: &self.zone,
@@ -246,16 +266,56 @@ impl Enforcement {
         self.lists = PolicyLists::load(&config.policies, &self.lists);
     }
 
+    /// The policies in force.
+    fn policies<'a>(&'a self, config: &'a Config) -> &'a [Policy] {
+        self.in_part.as_deref().unwrap_or(&config.policies)
+    }
+
+    /// What keeps a configuration from being put in force, whose lists were read: without what
+    /// commands said, and with it.
+    pub fn too_large(
+        &self,
+        config: &Config,
+        knowledge: &Knowledge,
+    ) -> (Option<TooLarge>, Option<TooLarge>) {
+        let error = |temporary: &[Temporary]| {
+            let policies = &config.policies;
+            let names = policy_names(policies, temporary).map(str::to_owned);
+            let identities = names.zip(1..).collect();
+            compile(policies, temporary, knowledge, &self.lists, &identities).err()
+        };
+        match error(&[]) {
+            None if !self.temporary.is_empty() => (None, error(&self.temporary)),
+            without => (without, None),
+        }
+    }
+
+    /// Puts a configuration in force where nothing is: as much of it as has a place. The log is told
+    /// what has none.
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    pub fn start(&mut self, circumstances: Circumstances<'_>) -> anyhow::Result<Installed> {
+        self.load(PartOf::Fitting, circumstances)
+    }
+
     /// Puts a configuration in force, lists read anew.
     ///
     /// # Errors
     /// It does not fit, or the kernel refuses it; what was in force stays.
     pub fn install(&mut self, circumstances: Circumstances<'_>) -> anyhow::Result<Installed> {
+        self.load(PartOf::All, circumstances)
+    }
+
+    fn load(
+        &mut self,
+        part: PartOf,
+        circumstances: Circumstances<'_>,
+    ) -> anyhow::Result<Installed> {
         let config = circumstances.config;
         let lists = PolicyLists::load(&config.policies, &self.lists);
         let zone = Zone::named(config.daemon.time_zone.as_deref());
-        let installed = self.put(&lists, &zone, circumstances)?;
-        self.lists = lists;
+        let installed = self.put(part, &config.policies, lists, &zone, circumstances)?;
         self.zone = zone;
         Ok(installed)
     }
@@ -311,8 +371,7 @@ impl Enforcement {
         circumstances: Circumstances<'_>,
     ) -> anyhow::Result<()> {
         let before = std::mem::replace(&mut self.temporary, temporary);
-        let (lists, zone) = (self.lists.clone(), self.zone.clone());
-        if let Err(error) = self.put(&lists, &zone, circumstances) {
+        if let Err(error) = self.put_again(PartOf::All, circumstances) {
             self.temporary = before;
             return Err(error);
         }
@@ -334,8 +393,7 @@ impl Enforcement {
         let now = circumstances.now;
         if self.temporary.iter().any(|said| !is_valid(said, now)) {
             self.temporary.retain(|said| is_valid(said, now));
-            let (lists, zone) = (self.lists.clone(), self.zone.clone());
-            self.put(&lists, &zone, circumstances)?;
+            self.put_again(PartOf::Fitting, circumstances)?;
             if let Err(error) = state::write(&self.file, &self.temporary) {
                 tracing::warn!("{}: {error:#}", self.file.display());
             }
@@ -361,9 +419,22 @@ impl Enforcement {
         self.learn(kernel, names, now)
     }
 
+    /// The same policies once more, with other commands.
+    fn put_again(
+        &mut self,
+        part: PartOf,
+        circumstances: Circumstances<'_>,
+    ) -> anyhow::Result<Installed> {
+        let policies = self.policies(circumstances.config).to_vec();
+        let (lists, zone) = (self.lists.clone(), self.zone.clone());
+        self.put(part, &policies, lists, &zone, circumstances)
+    }
+
     fn put(
         &mut self,
-        lists: &PolicyLists,
+        part: PartOf,
+        policies: &[Policy],
+        lists: PolicyLists,
         zone: &Zone,
         circumstances: Circumstances<'_>,
     ) -> anyhow::Result<Installed> {
@@ -375,14 +446,18 @@ impl Enforcement {
             names,
             now,
         } = circumstances;
-        let identities = kernel.identities(policy_names(&config.policies, &self.temporary))?;
-        let compiled = Arc::new(compile(
-            &config.policies,
-            &self.temporary,
-            knowledge,
-            lists,
-            &identities,
-        )?);
+        let said = &self.temporary;
+        let identities = kernel.identities(policy_names(policies, said))?;
+        let fitting = match part {
+            PartOf::Fitting => fitting(policies, said, knowledge, &lists, &identities),
+            PartOf::All => Fitting {
+                compiled: compile(policies, said, knowledge, &lists, &identities)?,
+                policies: policies.to_vec(),
+                with_commands: true,
+                lists,
+            },
+        };
+        let compiled = Arc::new(fitting.compiled);
         let who = self.who(&compiled, config, zone, devices, now);
         // The rules have other numbers than before.
         let learned = Learned::of(names, now, |name| compiled.refusing(name));
@@ -400,6 +475,10 @@ impl Enforcement {
             .into_iter()
             .map(|(name, id)| (id, name))
             .collect();
+        self.lists = fitting.lists;
+        self.without_commands = !fitting.with_commands;
+        let are_all = fitting.policies.len() == config.policies.len();
+        self.in_part = (!are_all).then_some(fitting.policies);
         Ok(installed)
     }
 

@@ -158,6 +158,8 @@ pub struct NameTables {
     pub list_names: u64,
     /// Addresses that DNS answers gave a name and that left to make room.
     pub addresses_evicted: u64,
+    /// Names at addresses that left to make room, or found none.
+    pub names_evicted: u64,
     /// Parties.
     pub parties: u64,
     /// Flows booked to `other` because their party had no room.
@@ -216,7 +218,7 @@ impl Latency {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct UnreadFlows {
     /// Why: a reason of [`DecodeFailures`], `unknown-version`, `encrypted-hello`,
-    /// `several-questions` or `compressed-question`.
+    /// `several-questions`, `compressed-question` or `urgent`.
     pub reason: &'static str,
     /// Where a name was looked for: `dns`, `tls`, `quic` or `http`.
     pub layer: &'static str,
@@ -428,6 +430,8 @@ pub struct PolicyList {
     pub modified: f64,
     /// It could not be read the last time: what it had before, if anything, is in force.
     pub kept: bool,
+    /// It has no place in the kernel's tables: nothing of it is in force but its exceptions.
+    pub left_out: bool,
 }
 
 /// The ticks so far.

@@ -239,7 +239,7 @@ fn begin(
     knowledge: &Knowledge,
     enforcement: &mut Enforcement,
 ) -> anyhow::Result<()> {
-    let installed = enforcement.install(Circumstances {
+    let installed = enforcement.start(Circumstances {
         kernel,
         config,
         knowledge,
@@ -659,7 +659,9 @@ impl Owner {
             }
         };
         self.kernel.count_reload(true);
-        self.keep_what_needs_a_start(&config);
+        for (key, when) in later(&self.config, &config) {
+            tracing::warn!("{key} has changed: it takes effect {when}");
+        }
         for interface in &self.config.interfaces {
             if !config
                 .interfaces
@@ -693,9 +695,14 @@ impl Owner {
         self.aggregate
             .learn(Arc::clone(&knowledge), overrides(&config));
         self.knowledge = knowledge;
-        let daemon = self.config.daemon.clone();
-        self.config = config;
-        self.config.daemon.pin_directory = daemon.pin_directory;
+        let old = std::mem::replace(&mut self.config, config);
+        // What has not changed yet is told at the next reload too.
+        let daemon = &mut self.config.daemon;
+        daemon.listen = old.daemon.listen;
+        daemon.pin_directory = old.daemon.pin_directory;
+        daemon.state_directory = old.daemon.state_directory;
+        self.config.flow_table.capacity = old.flow_table.capacity;
+        self.config.device_table = old.device_table;
         self.look_at_links();
         tracing::info!(
             "configuration reloaded: {} policies, {} names, {} prefixes, generation {}",
@@ -705,37 +712,38 @@ impl Owner {
             installed.generation
         );
     }
+}
 
-    fn keep_what_needs_a_start(&self, new: &Config) {
-        let old = &self.config;
-        const START: &str = "at the next start";
-        const UNLOAD: &str = "after `sensor unload`, which starts the counters at zero";
-        let changed = [
-            (
-                "daemon.listen",
-                START,
-                new.daemon.listen != old.daemon.listen,
-            ),
-            (
-                "daemon.pin_directory",
-                START,
-                new.daemon.pin_directory != old.daemon.pin_directory,
-            ),
-            (
-                "flow_table.capacity",
-                UNLOAD,
-                new.flow_table.capacity != old.flow_table.capacity,
-            ),
-            (
-                "device_table.capacity",
-                UNLOAD,
-                new.device_table.capacity != old.device_table.capacity,
-            ),
-        ];
-        for (key, when, _) in changed.into_iter().filter(|(.., changed)| *changed) {
-            tracing::warn!("{key} has changed: it takes effect {when}");
-        }
-    }
+/// The keys that have changed and take effect later, and when.
+fn later(old: &Config, new: &Config) -> Vec<(&'static str, &'static str)> {
+    const START: &str = "at the next start";
+    const UNLOAD: &str = "after `sensor unload`, which starts the counters at zero";
+    let (old_daemon, daemon) = (&old.daemon, &new.daemon);
+    let keys = [
+        ("daemon.listen", START, daemon.listen != old_daemon.listen),
+        (
+            "daemon.pin_directory",
+            START,
+            daemon.pin_directory != old_daemon.pin_directory,
+        ),
+        (
+            "daemon.state_directory",
+            START,
+            daemon.state_directory != old_daemon.state_directory,
+        ),
+        (
+            "flow_table.capacity",
+            UNLOAD,
+            new.flow_table.capacity != old.flow_table.capacity,
+        ),
+        (
+            "device_table.capacity",
+            UNLOAD,
+            new.device_table.capacity != old.device_table.capacity,
+        ),
+    ];
+    let changed = keys.into_iter().filter(|(.., has_changed)| *has_changed);
+    changed.map(|(key, when, _)| (key, when)).collect()
 }
 
 /// Seconds since the Unix epoch.
@@ -891,5 +899,43 @@ async fn reload(
         if commands.send(command).await.is_err() {
             return Ok(());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_reload_does_not_change_is_told() {
+        let parse = |text: &str| {
+            let text = format!("[[interface]]\nname = \"lan0\"\n{text}");
+            let checked = Config::parse(&text, Path::new("sensor.toml")).expect("it is valid");
+            checked.config
+        };
+        let old = parse("");
+        let keys = |text: &str| {
+            let later = later(&old, &parse(text));
+            later.iter().map(|(key, _)| *key).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            keys(
+                "[daemon]\nlisten = \"127.0.0.1:1\"\npin_directory = \"/sys/fs/bpf/a\"\n\
+                 state_directory = \"/a\"\n[flow_table]\ncapacity = 64\n[device_table]\n\
+                 capacity = 1\n"
+            ),
+            [
+                "daemon.listen",
+                "daemon.pin_directory",
+                "daemon.state_directory",
+                "flow_table.capacity",
+                "device_table.capacity",
+            ]
+        );
+        let others = "[daemon]\ntick = \"2s\"\nkeep_running = false\n\
+                      time_zone = \"Europe/Berlin\"\n[flow_table]\nidle_after = \"1m\"\n\
+                      [names]\nsegments = 2\nhold = \"5ms\"\n[parties]\ntop = 2\n\
+                      [[policy]]\nname = \"a\"\nports = [1]\n";
+        assert_eq!(keys(others), [""; 0]);
     }
 }

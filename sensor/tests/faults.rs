@@ -765,6 +765,51 @@ fn a_list_that_is_missing_takes_nothing_else_with_it() {
 }
 
 #[test]
+fn what_commands_said_is_no_reason_not_to_start_where_it_does_not_fit() {
+    let Some(mut lab) = lab() else { return };
+    let state = lab.gateway.folder.join("state");
+    fs::create_dir_all(&state).expect("a folder");
+    let said: Vec<_> = (0..64)
+        .map(|number| {
+            serde_json::json!({
+                "domain": "a.example", "device": {"Mac": [2, 0, 0, 0, 0, number]},
+                "blocks": true, "since": 1.0, "until": null,
+            })
+        })
+        .collect();
+    let commands = serde_json::Value::from(said).to_string();
+    fs::write(state.join("commands.json"), &commands).expect("written");
+    let sensor = lab
+        .sensor(Path::new(SENSOR), &lab.configuration(&no_tracker()))
+        .expect("a sensor");
+    lab.plug(Device::Phone).expect("a phone");
+    assert!(tracker_refused(&lab.phone));
+    let log = sensor.process.log();
+    let expected = "what `sensor block` and `allow` said is not in force, for not all has a place: \
+                    the policies make 65 rules, and there is room for 64";
+    assert!(log.contains(expected), "{log}");
+    let check = sensor.command(&lab, &["check"]).output().expect("started");
+    let warned = String::from_utf8_lossy(&check.stderr);
+    assert!(check.status.success(), "{warned}");
+    assert!(
+        warned.contains("with what commands said, the policies make 65 rules"),
+        "{warned}"
+    );
+    let status = sensor.json(&lab, "status").expect("a status");
+    assert_eq!(status["commands"], serde_json::json!([]));
+
+    // Not forgotten, and in force again once there is a place.
+    let command = |words: &[&str]| xtask::command::capture(&mut sensor.command(&lab, words));
+    let refused = command(&["block", "b.example", "--device", "02:00:00:00:01:00"]);
+    let refused = refused.expect_err("it has no place").to_string();
+    assert!(refused.contains("66 rules"), "{refused}");
+    command(&["forget", "a.example", "--device", "02:00:00:00:00:00"]).expect("forgotten");
+    let status = sensor.json(&lab, "status").expect("a status");
+    assert_eq!(status["commands"].as_array().map(Vec::len), Some(63));
+    assert!(tracker_refused(&lab.phone));
+}
+
+#[test]
 fn unload_waits_for_the_daemon_and_removes_everything() {
     let Some(lab) = lab() else { return };
     wire::lay(&lab.gateway, "one");

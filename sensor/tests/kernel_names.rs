@@ -4,14 +4,17 @@
 #[allow(dead_code, reason = "the other rings' half")]
 mod programs;
 
+use std::mem::offset_of;
+
 use anyhow::{Context as _, Result, ensure};
+use aya::maps::RingBuf;
 use domain::base::{Message, iana::Rcode};
 use programs::{Outcome, Programs, Tables};
 use sensor_ebpf::{
-    flow::{FlowRecord, Judgement, slot},
+    flow::{Direction, FlowRecord, Judgement, slot},
     name::{NAME_BUCKET_ENTRIES, NameBucket, NameEntry, Suffixes, name_bucket},
     policy::{Chain, Decision, Layer, MAX_CHAINS, MAX_RULES, PortRange, Rule, Verdict, rule_flag},
-    sample::Watch,
+    sample::{Head, Kind, Watch},
 };
 
 const XDP_DROP: u32 = 1;
@@ -297,6 +300,7 @@ fn first_flights_are_refused_by_name() -> Result<()> {
     let absolute = |host: &str| {
         format!("GET http://{host}/ HTTP/1.1\r\nHost: allowed.example\r\n\r\n").into_bytes()
     };
+    let secure = b"GET https://blocked.example/ HTTP/1.1\r\nHost: a.example\r\n\r\n".to_vec();
     for (port, (payload, layer, expected, policy)) in (40_000..).zip([
         (hello("www.blocked.example", 1), Layer::Tls, XDP_TX, 1),
         (hello("Blocked.Example.", 1_200), Layer::Tls, XDP_TX, 1),
@@ -308,6 +312,7 @@ fn first_flights_are_refused_by_name() -> Result<()> {
         (request("allowed.example"), Layer::Address, XDP_PASS, 0),
         (absolute("blocked.example"), Layer::Http, XDP_TX, 1),
         (absolute("allowed.example"), Layer::Address, XDP_PASS, 0),
+        (secure, Layer::Http, XDP_TX, 1),
     ]) {
         let ends = (port, 443);
         let syn = frame(false, 6, ends, 2, b"");
@@ -432,5 +437,85 @@ fn a_second_quic_connection_opens_no_refused_one() -> Result<()> {
     ensure!(programs.run_xdp("upload", &upload(4), 1)?.verdict == XDP_PASS);
     let judgement = Judgement::unpack(flow_of(&programs, 40_000)?.judgement);
     ensure!(judgement.watch != Watch::NONE, "its name is not read");
+    Ok(())
+}
+
+/// Each piece of a packet is one of the payloads that a flow is watched for: of a flow that is all
+/// pieces, user space is told no more than of any other.
+#[test]
+fn fragments_use_up_the_watch() -> Result<()> {
+    const FLAGS_OFFSET: usize = 20;
+    const MORE: [u8; 2] = [0x20, 0];
+
+    programs::enter_own_namespace()?;
+    let programs = household(Tables::default())?;
+    let mut first = frame(false, 6, (40_000, 443), 0x18, &hello("allowed.example", 1));
+    first[FLAGS_OFFSET..FLAGS_OFFSET + 2].copy_from_slice(&MORE);
+    programs.run_xdp("upload", &first, 1)?;
+    for eights in 1..=20_u16 {
+        let mut later = first.clone();
+        let offset = (0x2000 | eights * 8).to_be_bytes();
+        later[FLAGS_OFFSET..FLAGS_OFFSET + 2].copy_from_slice(&offset);
+        programs.run_xdp("upload", &later, 1)?;
+    }
+    let flow = flow_of(&programs, 40_000)?;
+    ensure!(flow.upload_packets == 21, "the pieces are the flow's");
+    ensure!(
+        !Judgement::unpack(flow.judgement)
+            .watch
+            .wants(Direction::Upload)
+    );
+    let told = programs.losses()?.samples;
+    let of = |kind: Kind| told[kind as usize];
+    ensure!((of(Kind::Tls), of(Kind::Stream)) == (1, 3), "{told:?}");
+    Ok(())
+}
+
+/// An octet that is sent as urgent data is none of the stream for most receivers.
+#[test]
+fn what_has_urgent_data_is_left_to_user_space() -> Result<()> {
+    const PUSHED: u8 = 0x18;
+    const URGENT: u8 = 0x20;
+
+    programs::enter_own_namespace()?;
+    let mut programs = household(Tables::default())?;
+    for (port, payload) in (40_000..).zip([
+        hello("blocked.example", 1),
+        b"GET / HTTP/1.1\r\nHost: blocked.example\r\n\r\n".to_vec(),
+    ]) {
+        let data = frame(false, 6, (port, 443), PUSHED | URGENT, &payload);
+        ensure!(programs.run_xdp("upload", &data, 1)?.verdict == XDP_PASS);
+        ensure!(!Judgement::unpack(flow_of(&programs, port)?.judgement).named);
+    }
+    let mut ring = RingBuf::try_from(programs.map_mut("SAMPLES")?)?;
+    let mut told = 0;
+    while let Some(entry) = ring.next() {
+        let flags = entry[offset_of!(Head, flags)];
+        ensure!(flags == Head::URGENT, "{flags}");
+        told += 1;
+    }
+    ensure!(told == 2, "{told} samples");
+    Ok(())
+}
+
+/// What the kernel cannot read in a first flight is not taken for judged: user space reads it.
+#[test]
+fn requests_that_are_not_plain_are_left_to_user_space() -> Result<()> {
+    programs::enter_own_namespace()?;
+    let programs = household(Tables::default())?;
+    for (port, (target, field)) in (40_000..).zip([
+        ("http://user@blocked.example/", "Host: allowed.example"),
+        ("http://user:1@blocked.example/", "Host: allowed.example"),
+        (" http://blocked.example/", "Host: allowed.example"),
+        ("/", "Host:          blocked.example"),
+        ("/", "Host:\r\n blocked.example"),
+        ("/", "Host : blocked.example\r\nHost: allowed.example"),
+    ]) {
+        let request = format!("GET {target} HTTP/1.1\r\n{field}\r\n\r\n");
+        let data = frame(false, 6, (port, 80), 0x18, request.as_bytes());
+        ensure!(programs.run_xdp("upload", &data, 1)?.verdict == XDP_PASS);
+        let judgement = Judgement::unpack(flow_of(&programs, port)?.judgement);
+        ensure!(!judgement.named, "{request:?}");
+    }
     Ok(())
 }

@@ -228,6 +228,7 @@ fn snapshot() -> Snapshot {
         names: NameTables {
             list_names: 12_345,
             addresses_evicted: 3,
+            names_evicted: 5,
             parties: 120,
             parties_refused: 2,
             devices_refused: 1,
@@ -307,6 +308,7 @@ fn snapshot() -> Snapshot {
                     bad_lines: Some(3),
                     modified: 1_700_000_000.0,
                     kept: false,
+                    left_out: true,
                 },
                 PolicyList {
                     list: "/usr/share/GeoIP/GeoLite2-Country.mmdb".to_owned(),

@@ -2,8 +2,8 @@
 
 use std::{
     collections::{
-        BTreeMap, HashMap,
-        hash_map::{Entry, RandomState},
+        BTreeMap, BTreeSet, HashMap,
+        hash_map::{self, RandomState},
     },
     hash::{BuildHasher as _, BuildHasherDefault, Hasher},
 };
@@ -11,19 +11,94 @@ use std::{
 use ipnet::IpNet;
 use sensor_ebpf::{
     name::{MAX_LABELS, MAX_NAMES, Suffixes},
-    policy::{Chain, MAX_CHAINS, MAX_PORT_RANGES, MAX_RULES, PortRange, Rule, Verdict, rule_flag},
+    policy::{
+        Chain, MAX_CHAINS, MAX_PORT_RANGES, MAX_PREFIXES, MAX_RULES, PortRange, Rule, Verdict,
+        rule_flag,
+    },
 };
 
 use super::{ALLOWED, BLOCKED, Compiled, NameTable, PolicyLists, Temporary, Who, names::Collision};
 use crate::{
-    aggregate::{knowledge::Knowledge, party::lists::Category},
+    aggregate::{
+        knowledge::Knowledge,
+        party::lists::{Category, Entry, Listed},
+    },
     config::{Action, Answer, Policy, Ports, Transport},
 };
 
-/// Policies that do not fit into the tables.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct TooLarge(String);
+/// Policies that do not fit into the tables. As text: in which respect, and what to do.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{what}; {}", self.help())]
+pub struct TooLarge {
+    /// What there is too much of.
+    pub what: TooMuch,
+}
+
+/// What there is too much of for the tables.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TooMuch {
+    /// Rules.
+    #[error("the policies make {0} rules, and there is room for {MAX_RULES}")]
+    Rules(usize),
+    /// Names.
+    #[error("the policies are about {count} names, and there is room for {MAX_NAMES}")]
+    Names {
+        /// How many.
+        count: usize,
+        /// The list with the most of them, and how many it has.
+        largest: Option<(String, u64)>,
+    },
+    /// Prefixes.
+    #[error(
+        "the policies are about {count} prefixes of one family, and there is room for {MAX_PREFIXES}"
+    )]
+    Prefixes {
+        /// How many.
+        count: usize,
+        /// The policy with the most of them.
+        largest: String,
+    },
+    /// Combinations of rules.
+    #[error("the names and prefixes of the policies overlap in more than {MAX_CHAINS} ways")]
+    Chains,
+    /// Names that are taken for each other.
+    #[error(
+        "the lists have names that cannot be told from each other, whichever of {MOST_SECRETS} \
+         secrets they are looked up by"
+    )]
+    Alike,
+}
+
+impl TooLarge {
+    /// What to do.
+    pub fn help(&self) -> String {
+        match &self.what {
+            TooMuch::Rules(_) => "put policies with the same devices, ports and action into one; \
+                                  what commands said of each device is a rule too"
+                .to_owned(),
+            TooMuch::Names {
+                largest: Some((list, names)),
+                ..
+            } => format!(
+                "take a smaller list in the place of the largest, {list}, which has {names}"
+            ),
+            TooMuch::Names { .. } => "take some out of `domains`".to_owned(),
+            TooMuch::Prefixes { largest, .. } => {
+                format!("take some out of policy `{largest}`, which has the most")
+            }
+            TooMuch::Chains => "let fewer policies be about the same".to_owned(),
+            TooMuch::Alike => {
+                "a list was made to have them: leave out the one that is new".to_owned()
+            }
+        }
+    }
+}
+
+impl From<TooMuch> for TooLarge {
+    fn from(what: TooMuch) -> Self {
+        Self { what }
+    }
+}
 
 /// Questions by which a device looks for DNS that the house cannot read: Firefox's canary, Apple's
 /// Private Relay, and the discovery of designated resolvers (RFC 9462).
@@ -62,7 +137,10 @@ pub fn compile(
     lists: &PolicyLists,
     identities: &HashMap<String, u16>,
 ) -> Result<Compiled, TooLarge> {
-    let mut parts = Parts::default();
+    let mut parts = Parts {
+        left_out: Some(lists.left_out()),
+        ..Parts::default()
+    };
     let identity = |name: &str| identities.get(name).copied().unwrap_or(0);
     // The newest first.
     let mut said: Vec<_> = temporary.iter().collect();
@@ -119,6 +197,8 @@ pub fn compile(
                 let found = knowledge
                     .networks
                     .prefixes(&policy.countries, &policy.networks);
+                let count = policy.remotes.len() + found.len();
+                parts.prefix_counts.push((&policy.name, count));
                 let prefixes = policy.remotes.iter().copied().chain(found);
                 parts
                     .prefixes
@@ -212,6 +292,10 @@ fn set_ports(rule: &mut Rule, ports: &[Ports]) {
 /// What policies are about, rule by rule.
 #[derive(Default)]
 struct Parts<'p> {
+    /// The lists that are left out.
+    left_out: Option<&'p BTreeSet<String>>,
+    /// How many prefixes each policy has.
+    prefix_counts: Vec<(&'p str, usize)>,
     rules: Vec<Rule>,
     who: Vec<Who>,
     /// Names that a policy names, and whether a command did.
@@ -242,11 +326,7 @@ impl<'p> Parts<'p> {
 
     fn finish(mut self, knowledge: &'p Knowledge, policies: u64) -> Result<Compiled, TooLarge> {
         if self.rules.len() > MAX_RULES {
-            return Err(TooLarge(format!(
-                "the policies make {} rules, and there is room for {MAX_RULES}: put policies with \
-                 the same devices, ports and action into one",
-                self.rules.len()
-            )));
+            return Err(TooMuch::Rules(self.rules.len()).into());
         }
         let mut chains = Chains::default();
         // Two parts of a policy may be the same rule.
@@ -285,6 +365,13 @@ impl<'p> Parts<'p> {
                 rules.insert(place, *number);
             }
         }
+        let count_v4 = own.keys().filter(|prefix| prefix.addr().is_ipv4()).count();
+        let count = count_v4.max(own.len() - count_v4);
+        if count > MAX_PREFIXES {
+            let largest = self.prefix_counts.iter().max_by_key(|(_, count)| *count);
+            let largest = largest.map_or_else(String::new, |(policy, _)| (*policy).to_owned());
+            return Err(TooMuch::Prefixes { count, largest }.into());
+        }
         let mut prefixes = BTreeMap::new();
         // A prefix sorts before those it holds: the last of the stack that holds one is its parent.
         let mut holders: Vec<(IpNet, Vec<u8>)> = Vec::new();
@@ -317,10 +404,7 @@ impl<'p> Parts<'p> {
                 return Ok(table);
             }
         }
-        Err(TooLarge(format!(
-            "the lists have names that cannot be told from each other, whichever of {MOST_SECRETS} \
-             secrets they are looked up by: a list was made to have them"
-        )))
+        Err(TooMuch::Alike.into())
     }
 
     fn name_table_under(
@@ -338,9 +422,8 @@ impl<'p> Parts<'p> {
             .filter(|node| tree.has_rules(node))
             .count();
         if count > MAX_NAMES {
-            return Err(TooLarge(format!(
-                "the policies are about {count} names, and there is room for {MAX_NAMES}"
-            )));
+            let largest = self.largest_list(knowledge);
+            return Err(TooMuch::Names { count, largest }.into());
         }
         let hashes: Vec<u64> = tree.nodes.keys().copied().collect();
         let mut entries = Vec::new();
@@ -359,6 +442,38 @@ impl<'p> Parts<'p> {
         }))
     }
 
+    /// Whether what is on a list counts.
+    fn uses(&self, listed: &Listed<'_>) -> bool {
+        self.left_out
+            .is_none_or(|left_out| left_out.is_empty() || !left_out.contains(listed.list))
+    }
+
+    /// The list with the most names that a policy is about, and how many they are.
+    fn largest_list(&self, knowledge: &Knowledge) -> Option<(String, u64)> {
+        let of_policies = self.lists.iter().flat_map(|(list, _)| list.names());
+        let asked = |listed: &Listed<'_>| {
+            let mut of_category = self.categories.iter();
+            let mut of_owner = self.owners.iter();
+            of_category.any(|(wanted, _)| Some(*wanted) == listed.category)
+                || of_owner.any(|(wanted, _)| {
+                    listed
+                        .owner
+                        .is_some_and(|owner| owner.eq_ignore_ascii_case(wanted))
+                })
+        };
+        let known = knowledge.lists.names().filter(|entry| asked(&entry.listed));
+        let mut counts: HashMap<&str, u64> = HashMap::new();
+        for Entry { listed, .. } in of_policies.chain(known) {
+            if listed.category != Some(Category::NeverBlock) && self.uses(&listed) {
+                *counts.entry(listed.list).or_default() += 1;
+            }
+        }
+        let largest = counts
+            .into_iter()
+            .max_by_key(|(list, count)| (*count, *list));
+        largest.map(|(list, count)| (list.to_owned(), count))
+    }
+
     /// All names that matter, with what is said of exactly each.
     fn tree(&self, secret: u64, knowledge: &'p Knowledge) -> Result<Tree<'p>, Collision> {
         let mut tree = Tree::new(secret);
@@ -372,11 +487,11 @@ impl<'p> Parts<'p> {
         }
         for (list, number) in &self.lists {
             for entry in list.names() {
-                let exception = entry.listed.category == Some(Category::NeverBlock);
-                tree.say(entry.what, |own| match exception {
-                    true => own.never = true,
-                    false => own.listed |= 1 << number,
-                })?;
+                if entry.listed.category == Some(Category::NeverBlock) {
+                    tree.say(entry.what, |own| own.never = true)?;
+                } else if self.uses(&entry.listed) {
+                    tree.say(entry.what, |own| own.listed |= 1 << number)?;
+                }
             }
         }
         let resolvers = self
@@ -394,6 +509,10 @@ impl<'p> Parts<'p> {
         for entry in knowledge.lists.names() {
             let (category, owner) = (entry.listed.category, entry.listed.owner);
             let never = category == Some(Category::NeverBlock);
+            // What it makes an exception of is one still.
+            if !never && !self.uses(&entry.listed) {
+                continue;
+            }
             let categorised = category.filter(|_| !self.categories.is_empty());
             let owned = owner.filter(|_| !self.owners.is_empty());
             if !never && categorised.is_none() && owned.is_none() {
@@ -491,8 +610,8 @@ impl<'p> Tree<'p> {
             return Ok(());
         };
         let node = match self.nodes.entry(hash) {
-            Entry::Occupied(node) => node.into_mut(),
-            Entry::Vacant(place) => place.insert(Node {
+            hash_map::Entry::Occupied(node) => node.into_mut(),
+            hash_map::Entry::Vacant(place) => place.insert(Node {
                 name,
                 own: 0,
                 resolved: None,
@@ -621,9 +740,7 @@ impl Chains {
             return Ok(*number);
         }
         if self.chains.len() == MAX_CHAINS {
-            return Err(TooLarge(format!(
-                "the names and prefixes of the policies overlap in more than {MAX_CHAINS} ways"
-            )));
+            return Err(TooMuch::Chains.into());
         }
         let mut chain = Chain {
             len: rules.len() as u64,

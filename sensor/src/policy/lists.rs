@@ -1,7 +1,7 @@
 //! The lists that policies name.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     path::{Path, PathBuf},
 };
 
@@ -12,7 +12,11 @@ use crate::{
 
 /// The lists of all policies, each once.
 #[derive(Clone, Debug, Default)]
-pub struct PolicyLists(HashMap<PathBuf, ListFile>);
+pub struct PolicyLists {
+    files: HashMap<PathBuf, ListFile>,
+    /// Lists of any kind by their names: what they say is not in force, but for their exceptions.
+    left_out: BTreeSet<String>,
+}
 
 impl PolicyLists {
     /// Reads the lists of policies. Of one that cannot be read, or of which no line can be used, what
@@ -25,7 +29,10 @@ impl PolicyLists {
                 lists.insert(file.clone(), list);
             }
         }
-        Self(lists)
+        Self {
+            files: lists,
+            left_out: BTreeSet::new(),
+        }
     }
 
     /// Lists with these texts, as if they had been read from files.
@@ -47,16 +54,29 @@ impl PolicyLists {
             };
             Ok(((*file).to_owned(), list))
         });
-        Ok(Self(lists.collect::<std::io::Result<_>>()?))
+        Ok(Self {
+            files: lists.collect::<std::io::Result<_>>()?,
+            left_out: BTreeSet::new(),
+        })
+    }
+
+    /// Leaves out a list of any kind, until they are loaded anew; its exceptions stay.
+    pub fn leave_out(&mut self, list: &str) {
+        self.left_out.insert(list.to_owned());
+    }
+
+    /// The lists that are left out, by their names.
+    pub const fn left_out(&self) -> &BTreeSet<String> {
+        &self.left_out
     }
 
     /// The list in a file.
     pub fn get(&self, file: &Path) -> Option<&ListFile> {
-        self.0.get(file)
+        self.files.get(file)
     }
 
     /// All, in no order.
     pub fn iter(&self) -> impl Iterator<Item = (&Path, &ListFile)> {
-        self.0.iter().map(|(file, list)| (&**file, list))
+        self.files.iter().map(|(file, list)| (&**file, list))
     }
 }

@@ -178,6 +178,8 @@ mod declared {
             "Lines of a list that are not used.";
         POLICY_LIST_KEPT: Gauge "sensor_policy_list_kept" ["list"]
             "1 where a list or database could not be read the last time: what it had before, if anything, is in force.";
+        POLICY_LIST_LEFT_OUT: Gauge "sensor_policy_list_left_out" ["list"]
+            "1 where a list has no place in the kernel's tables: nothing of it is in force but its exceptions.";
         HELD: Counter "sensor_held_packets_total" []
             "Packets of servers that were not delivered because the verdict on a name was waited for; they come again.";
         HOLD_EXPIRED: Counter "sensor_hold_expired_flows_total" []
@@ -213,7 +215,7 @@ mod declared {
         PARTIES: Gauge "sensor_parties" []
             "Parties that are known.";
         NAMES_EVICTED: Counter "sensor_names_evicted_total" ["table"]
-            "Entries since the daemon started that left a table of names to make room: addresses that a DNS answer gave a name.";
+            "Entries since the daemon started that left a table of names to make room: addresses that a DNS answer gave a name; names by which flows without one are judged, those too that found no room at their address.";
         NAMES_REFUSED: Counter "sensor_names_refused_total" ["table"]
             "What a table of names had no room for since the daemon started: flows of further parties, facts about further devices.";
         TICK_LAST: Gauge "sensor_tick_last_duration_seconds" []
@@ -507,6 +509,8 @@ fn policies(snapshot: &Snapshot, families: &mut Text) {
     families.extend(declared::POLICY_LIST_BAD.family(lists(|list| list.bad_lines.map(number))));
     let kept = lists(|list| Some(f64::from(u8::from(list.kept))));
     families.extend(declared::POLICY_LIST_KEPT.family(kept));
+    let left_out = lists(|list| Some(f64::from(u8::from(list.left_out))));
+    families.extend(declared::POLICY_LIST_LEFT_OUT.family(left_out));
     families.extend(declared::HELD.value(number(policy.held)));
     families.extend(declared::HOLD_EXPIRED.value(number(policy.hold_expired)));
     families.extend(declared::POLICY_RELOADS.family([
@@ -642,8 +646,10 @@ fn tables(snapshot: &Snapshot, families: &mut Text) {
     let names = &snapshot.names;
     families.extend(declared::LIST_NAMES.value(number(names.list_names)));
     families.extend(declared::PARTIES.value(number(names.parties)));
-    families
-        .extend(declared::NAMES_EVICTED.family([(["addresses"], number(names.addresses_evicted))]));
+    families.extend(declared::NAMES_EVICTED.family([
+        (["addresses"], number(names.addresses_evicted)),
+        (["names"], number(names.names_evicted)),
+    ]));
     families.extend(declared::NAMES_REFUSED.family([
         (["parties"], number(names.parties_refused)),
         (["devices"], number(names.devices_refused)),
