@@ -144,7 +144,7 @@ pub struct ForgetArgs {
     /// The name; everything below it is meant too.
     #[arg(value_name = "NAME", value_parser = typed::domain)]
     pub domain: String,
-    /// For these devices: a MAC address, the name of a `[[device]]`, `group:…`, `vendor:…` or
+    /// For these devices: a MAC address, a name as `sensor devices` shows it, `group:…`, `vendor:…` or
     /// `kind:…`; left out: for all.
     #[arg(long, value_name = "DEVICES")]
     pub device: Option<String>,

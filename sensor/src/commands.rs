@@ -103,8 +103,9 @@ pub fn execute(cli: &Cli) -> anyhow::Result<ExitCode> {
                 }
                 None => {
                     tracing::warn!(
-                        "no daemon runs: this is what the configuration, its lists and commands \
-                         would say; what devices showed of themselves is not known"
+                        "{}: this is what the configuration and its lists would say, with what is \
+                         kept of commands and devices; what DNS told of addresses is not known",
+                        nobody_answers()
                     );
                     let knowledge = Knowledge::load(&config.parties, &config.lists, None);
                     let mut enforcement = Enforcement::new(&config, now);
@@ -145,7 +146,7 @@ fn said(args: &ForgetArgs, config: &Config) -> anyhow::Result<Said> {
     let device = args
         .device
         .as_deref()
-        .map(|text| typed::devices(text, &config.devices))
+        .map(|text| typed::said_devices(text, &config.devices))
         .transpose()
         .map_err(anyhow::Error::msg)?;
     Ok(Said {
@@ -264,9 +265,18 @@ fn refuse(problems: &Problems) -> anyhow::Result<()> {
 /// The kernel's tables outlive the daemon; what it learned does not.
 fn say_names_are_missing() {
     tracing::warn!(
-        "no daemon runs: the kernel goes on counting, names are known when one runs (`sensor run`, \
-         `systemctl start gateway-sensor`)"
+        "{}: the kernel goes on counting, names are known when one runs (`sensor run`, `systemctl \
+         start gateway-sensor`)",
+        nobody_answers()
     );
+}
+
+/// Why a question has no answer. A daemon says nothing to who is not root, not even that it is there.
+fn nobody_answers() -> &'static str {
+    match rustix::process::geteuid().is_root() {
+        true => "no daemon runs",
+        false => "no daemon runs, or none that answers you, so ask as root (`sudo sensor …`)",
+    }
 }
 
 fn snapshot(books: &Books) -> Result<Snapshot, kernel::Error> {

@@ -19,7 +19,7 @@ use sensor_ebpf::{
 
 use self::learned::Learned;
 use crate::{
-    aggregate::{knowledge::Knowledge, names_at::NamesAt},
+    aggregate::{knowledge::Knowledge, mac_text, names_at::NamesAt},
     config::{Config, DeviceSelector, Policy, typed},
     hearing,
     model::{self, Device},
@@ -93,7 +93,7 @@ impl Enforcement {
         let file = config.daemon.state_directory.join(FILE);
         let mut temporary: Vec<Temporary> = state::read(&file).unwrap_or_else(|error| {
             tracing::error!(
-                "{}: {error:#}; what `sensor block` and `allow` said is not in force",
+                "{}: {error:#}; what `sensor block` and `allow` said is left out",
                 file.display()
             );
             Vec::new()
@@ -615,17 +615,65 @@ fn facts<'a>(
 /// The device that is called so: by its MAC address, by its name in the configuration, or by the name
 /// that was found out.
 pub fn called(text: &str, config: &Config, devices: &[Device]) -> Option<Mac> {
+    all_called(text, config, devices).first().copied()
+}
+
+/// The devices that a command means. A name that is not in the configuration is one that was found out;
+/// it stands for the device that has it now, as it may have another one tomorrow.
+///
+/// # Errors
+/// No device is called so, several are, or none is in that group.
+pub fn meant(
+    selector: &DeviceSelector,
+    config: &Config,
+    devices: &[Device],
+) -> Result<DeviceSelector, String> {
+    let mut configured = config.devices.iter();
+    match selector {
+        DeviceSelector::Name(name)
+            if configured.all(|device| device.name.as_ref() != Some(name)) =>
+        {
+            match &*all_called(name, config, devices) {
+                [] => Err(format!(
+                    "no device is called `{}`, in the configuration of the daemon or by what was seen; \
+                     `sensor devices` lists those that were seen, `systemctl reload gateway-sensor` \
+                     takes a changed configuration",
+                    name.escape_debug()
+                )),
+                [mac] => Ok(DeviceSelector::Mac(mac.octets())),
+                several => {
+                    let several = several.iter().map(|mac| mac_text(*mac));
+                    Err(format!(
+                        "several devices are called `{}`: say which by its MAC address, {}",
+                        name.escape_debug(),
+                        several.collect::<Vec<_>>().join(" or ")
+                    ))
+                }
+            }
+        }
+        DeviceSelector::Group(group) if configured.all(|device| !device.groups.contains(group)) => {
+            Err(format!(
+                "no device is in the group `{}` in the configuration of the daemon; `systemctl reload \
+                 gateway-sensor` takes a changed one",
+                group.escape_debug()
+            ))
+        }
+        _ => Ok(selector.clone()),
+    }
+}
+
+fn all_called(text: &str, config: &Config, devices: &[Device]) -> Vec<Mac> {
     if let Ok(DeviceSelector::Mac(mac)) = typed::devices(text, &[]) {
-        return Some(Mac::new(mac));
+        return vec![Mac::new(mac)];
     }
     let is_it = |name: Option<&String>| name.is_some_and(|name| name.eq_ignore_ascii_case(text));
     let mut configured = config.devices.iter();
-    let configured = configured.find(|device| is_it(device.name.as_ref()));
-    configured.map(|device| Mac::new(device.mac)).or_else(|| {
-        let mut seen = devices.iter();
-        seen.find(|device| is_it(device.identity.name.as_ref()))?
-            .mac
-    })
+    if let Some(device) = configured.find(|device| is_it(device.name.as_ref())) {
+        return vec![Mac::new(device.mac)];
+    }
+    let seen = devices.iter();
+    let seen = seen.filter(|device| is_it(device.identity.name.as_ref()));
+    seen.filter_map(|device| device.mac).collect()
 }
 
 #[cfg(test)]
@@ -660,6 +708,57 @@ mod tests {
             since: NOW - 10.0,
             until,
         }
+    }
+
+    #[test]
+    fn a_command_means_devices_that_the_daemon_knows() {
+        let text = "[[interface]]\nname = \"lan0\"\n[[device]]\nmac = \"02:00:00:00:00:01\"\n\
+                    name = \"Anna's phone\"\ngroups = [\"kids\"]\n";
+        let Checked { config, .. } =
+            Config::parse(text, Path::new("sensor.toml")).expect("it is valid");
+        let seen = |number, name: &str| {
+            let mut device = Device {
+                mac: Some(Mac::new([2, 0, 0, 0, 0, number])),
+                ..Device::default()
+            };
+            device.identity.name = Some(name.to_owned());
+            device
+        };
+        let devices = [
+            seen(1, "Pixel-6"),
+            seen(2, "Pixel-7"),
+            seen(3, "TV"),
+            seen(4, "TV"),
+        ];
+        let meant = |selector: DeviceSelector| meant(&selector, &config, &devices);
+        let name = |name: &str| meant(DeviceSelector::Name(name.to_owned()));
+        let group = |group: &str| meant(DeviceSelector::Group(group.to_owned()));
+        let mac = |number| Ok(DeviceSelector::Mac([2, 0, 0, 0, 0, number]));
+
+        let anna = DeviceSelector::Name("Anna's phone".to_owned());
+        assert_eq!(name("Anna's phone"), Ok(anna));
+        assert_eq!(name("anna's PHONE"), mac(1));
+        // By what it says of itself, as `explain` and `devices` take it.
+        assert_eq!(name("pixel-7"), mac(2));
+        assert_eq!(
+            called("pixel-7", &config, &devices),
+            Some(Mac::new([2, 0, 0, 0, 0, 2]))
+        );
+        let error = name("TV").expect_err("there are two");
+        assert!(
+            error.contains("02:00:00:00:00:03 or 02:00:00:00:00:04"),
+            "{error}"
+        );
+        let error = name("Bert's phone").expect_err("nobody has it");
+        assert!(
+            error.contains("no device is called `Bert's phone`"),
+            "{error}"
+        );
+        let kids = DeviceSelector::Group("kids".to_owned());
+        assert_eq!(group("kids"), Ok(kids));
+        assert!(group("parents").is_err_and(|error| error.contains("in the group `parents`")));
+        let vendor = DeviceSelector::Vendor("Nobody".to_owned());
+        assert_eq!(meant(vendor.clone()), Ok(vendor));
     }
 
     #[test]

@@ -34,8 +34,8 @@ use crate::{
     },
     asked::{self, Question, Told},
     cli,
-    config::{Checked, Config, Level, typed},
-    enforcement::{Circumstances, Enforcement},
+    config::{Checked, Config, DeviceSelector, Level, typed},
+    enforcement::{self, Circumstances, Enforcement},
     health::Health,
     model::{Snapshot, Ticks},
     policy::Temporary,
@@ -477,7 +477,7 @@ impl Owner {
                 cli::print_flows(&mut text, &flows, *args, now)?;
             }
             Question::Explain(args) => {
-                let devices = Arc::clone(&self.publish.borrow());
+                let devices = self.now()?;
                 let told: Told = cli::explained(
                     args,
                     &self.config,
@@ -494,9 +494,14 @@ impl Owner {
                 holds_for,
                 blocks,
             } => {
+                self.tick()?;
+                let device = match self.meant(said.device.as_ref()) {
+                    Ok(device) => device,
+                    Err(error) => return Ok(serde_json::to_string(&Told::Err(error))?),
+                };
                 let said = Temporary {
                     domain: said.domain.clone(),
-                    device: said.device.clone(),
+                    device,
                     blocks: *blocks,
                     since: now,
                     until: holds_for.map(|seconds| now + seconds as f64),
@@ -504,10 +509,19 @@ impl Owner {
                 return Ok(serde_json::to_string(&self.say(said))?);
             }
             Question::Forget(said) => {
+                self.tick()?;
                 return Ok(serde_json::to_string(&self.forget(said, now))?);
             }
         }
         Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+
+    /// The devices that a command means, as this daemon knows them.
+    fn meant(&self, device: Option<&DeviceSelector>) -> Result<Option<DeviceSelector>, String> {
+        let devices = Arc::clone(&self.publish.borrow());
+        device
+            .map(|device| enforcement::meant(device, &self.config, &devices.devices))
+            .transpose()
     }
 
     /// Has a command say something; it is in force when this returns.
@@ -544,6 +558,13 @@ impl Owner {
 
     /// Takes back what a command said.
     fn forget(&mut self, said: &asked::Said, now: f64) -> Told {
+        let mut all_said = self.enforcement.temporary().iter();
+        let device = match all_said
+            .any(|other| other.domain == said.domain && other.device == said.device)
+        {
+            true => said.device.clone(),
+            false => self.meant(said.device.as_ref())?,
+        };
         let devices = Arc::clone(&self.publish.borrow());
         let circumstances = Circumstances {
             kernel: &mut self.kernel,
@@ -553,15 +574,14 @@ impl Owner {
             names: self.aggregate.names_at(),
             now,
         };
-        let device = said.device.as_ref();
-        let result = (self.enforcement).forget(&said.domain, device, circumstances);
+        let result = (self.enforcement).forget(&said.domain, device.as_ref(), circumstances);
         let forgotten = result
             .map_err(|error| format!("{error:#}"))?
             .ok_or_else(|| {
                 format!(
                     "no command said anything of {} for {}; `sensor status` lists what they said",
                     said.domain,
-                    match &said.device {
+                    match &device {
                         Some(device) => typed::devices_text(device),
                         None => "all devices".to_owned(),
                     }

@@ -91,7 +91,7 @@ impl Remembered {
         let file = config.daemon.state_directory.join(FILE);
         let kept = read(&file).unwrap_or_else(|error| {
             tracing::warn!(
-                "{}: {error:#}; which vendor and kind devices are is not known until they tell again",
+                "{}: {error:#}; which vendor and kind devices are is left out until they tell again",
                 file.display()
             );
             BTreeMap::new()

@@ -289,14 +289,15 @@ fn too_little_privilege_is_said() {
     fs::copy(SENSOR, &program).expect("a copy");
     let file = folder.join("sensor.toml");
     fs::write(&file, settings.text()).expect("a configuration");
-    let as_nobody = |word: &str| {
+    let as_nobody = |words: &str| {
         let program = program.display().to_string();
         let file = file.display().to_string();
         let mut command = lab.gateway.command(
             "setpriv",
             ["--reuid=65534", "--regid=65534", "--clear-groups"],
         );
-        command.args([&program, "--config", &file, word]);
+        command.args([&program, "--config", &file]);
+        command.args(words.split(' '));
         let output = command.output().expect("setpriv");
         daemon::Ended {
             code: output.status.code(),
@@ -327,6 +328,15 @@ fn too_little_privilege_is_said() {
             "{}",
             ended.said
         );
+    }
+    // Nor is a daemon that does not answer none, or what is kept from this user not in force.
+    run(&lab, &settings, &["block", "a.example"]).fine();
+    let said = as_nobody(&format!("explain {} a.example", wire::DEVICE_MAC)).fine();
+    for sentence in [
+        "or none that answers you, so ask as root",
+        "said is left out",
+    ] {
+        assert!(said.contains(sentence), "{said}");
     }
     fs::remove_dir_all(&folder).expect("removed");
 }

@@ -165,6 +165,18 @@ fn an_address_is_refused_where_no_allowed_name_shares_it() -> Result<()> {
         let figures = paths::attempt_without_name(&lab, way, ATTEMPTS)?;
         figures.check(&format!("{}, without a name", way.name()))?;
     }
+    // It is explained as it is; the address of an allowed name is not refused.
+    for (site, is_refused) in [(ONLY_BLOCKED, true), (BLOCKED, false)] {
+        let words = ["explain", PHONE_MAC, site.addresses[0]];
+        let told = xtask::command::capture(&mut sensor.command(&lab, &words))?;
+        let refused =
+            "without a name            is refused, and the device is told: policy `blocked`";
+        ensure!(
+            told.contains(refused) == is_refused,
+            "{}: {told}",
+            site.name
+        );
+    }
     lab.balanced_books(&sensor)?;
     // Whether an allowed name has come to the address is known to nobody now.
     sensor.process.kill()?;

@@ -297,10 +297,11 @@ impl Listener {
     /// Lets the judge say what a payload leads to, and writes it down.
     fn conclude(&mut self, mut heard: Heard) -> Heard {
         let head = heard.head;
-        if head.flags & Head::REFUSED != 0 && head.key.protocol() == protocol::TCP {
-            if self.resets.send(&head.key, head.sequence).is_err() {
-                locked(&self.line.counts).resets_failed += 1;
-            }
+        if head.flags & Head::REFUSED != 0
+            && head.key.protocol() == protocol::TCP
+            && self.resets.send(&head.key, head.sequence).is_err()
+        {
+            locked(&self.line.counts).resets_failed += 1;
         }
         let judged = self.judge.judge(&heard);
         match judged.ruling {

@@ -301,6 +301,83 @@ fn what_is_said_survives_a_crash_until_it_is_over() -> Result<()> {
 }
 
 #[test]
+fn what_is_refused_by_its_address_stays_so_and_that_is_said() -> Result<()> {
+    if !can_be()? {
+        return Ok(());
+    }
+    let mut lab = super::lab(None)?;
+    let policies = format!(
+        "[[policy]]\nname = \"bedtime\"\ndevices = [\"{PHONE_MAC}\"]\naction = \"reject\"\n"
+    );
+    let sensor = inhabit(&mut lab, &policies)?;
+    let told = tell(&lab, &sensor, &["allow", NEWS.name, "--device", PHONE_MAC])?;
+    let but = "but not by dns, tls, quic, http: policy `bedtime` refuses that now by its address";
+    ensure!(
+        told.contains("is allowed for") && told.contains(but),
+        "{told}"
+    );
+    for way in [Way::Tls, Way::Http] {
+        let targets = NEWS.addresses.map(|address| (NEWS.name, address));
+        let attempts = lab.attempts(&lab.phone, way, 2, &targets)?;
+        let refused = attempts.iter().all(|one| one.outcome == Outcome::Refused);
+        ensure!(refused, "{}: {attempts:#?}", way.name());
+    }
+    let told = tell(&lab, &sensor, &["explain", PHONE_MAC, NEWS.name])?;
+    let refused = "is refused, and the device is told, by its address, before it says a name: policy \
+                   `bedtime`";
+    ensure!(told.contains(refused), "{told}");
+    ensure!(
+        told.contains("a command would allow it") && told.contains("says no name"),
+        "{told}"
+    );
+    let told = tell(&lab, &sensor, &["allow", NEWS.name, "--device", LAPTOP_MAC])?;
+    ensure!(!told.contains("but not by"), "{told}");
+    let told = tell(&lab, &sensor, &["allow", NEWS.name])?;
+    ensure!(
+        told.contains("quic, http for some of them: policy"),
+        "{told}"
+    );
+
+    // By the name that its DHCP client gave, which stands in no configuration.
+    let name = || -> Result<Option<String>> {
+        let devices = sensor.json(&lab, "devices")?;
+        let mut devices = devices.as_array().context("a list")?.iter();
+        let laptop = devices.find(|device| device["device"] == LAPTOP_MAC);
+        Ok(laptop.and_then(|laptop| Some(laptop["name"].as_str()?.to_owned())))
+    };
+    wait_until("called something", Duration::from_secs(10), || {
+        name().is_ok_and(|name| name.is_some())
+    })?;
+    let name = name()?.context("a name")?;
+    let told = tell(&lab, &sensor, &["block", SHOP.name, "--device", &name])?;
+    ensure!(
+        told.contains(&format!("is blocked for {LAPTOP_MAC}")),
+        "{told}"
+    );
+    all(&lab, &lab.laptop, SHOP, Outcome::Refused)?;
+    let told = tell(&lab, &sensor, &["forget", SHOP.name, "--device", &name])?;
+    ensure!(told.contains("is no longer blocked"), "{told}");
+    all(&lab, &lab.laptop, SHOP, Outcome::Answered)?;
+    // What the daemon does not know is not taken for done.
+    sensor.rewrite(&lab.configuration(
+        "[[device]]\nmac = \"02:00:00:00:00:77\"\nname = \"Lea\"\ngroups = [\"kids\"]\n[[",
+    ))?;
+    for (device, error) in [
+        ("Nobody", "no device is called `Nobody`"),
+        (
+            "Lea",
+            "no device is called `Lea`, in the configuration of the daemon",
+        ),
+    ] {
+        let words = ["block", SHOP.name, "--device", device];
+        let output = sensor.command(&lab, &words).output()?;
+        let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        ensure!(!output.status.success() && text.contains(error), "«{text}»");
+    }
+    Ok(())
+}
+
+#[test]
 fn nobody_but_root_says_anything() -> Result<()> {
     if !can_be()? {
         return Ok(());
