@@ -30,8 +30,8 @@ use sensor_ebpf::{
     name::{NameBucket, Names, Suffixes},
     parse::{Address, Family, Mac, protocol, tcp_flag},
     policy::{
-        Chain, Decision, DeviceRulesKey, LearnedKey, MAX_CHAINS, MAX_RULES, PREFIX_SIDE_BITS,
-        PrefixV4, PrefixV6, Rule, Rules,
+        Chain, Decision, DeviceRulesKey, LearnedKey, MAX_CHAINS, MAX_PREFIXES, MAX_RULES,
+        PREFIX_SIDE_BITS, PrefixV4, PrefixV6, Rule, Rules,
     },
     said::Text,
     sample::{Head, Judged, Kind, MAX_PAYLOAD, Watch},
@@ -92,12 +92,12 @@ static DEVICE_RULES: HashMap<DeviceRulesKey, u64> =
 /// Chains of rules by remote IPv4 prefix.
 #[map]
 static PREFIXES_V4: LpmTrie<PrefixV4, u32> =
-    LpmTrie::with_max_entries(2_097_152, BPF_F_NO_PREALLOC);
+    LpmTrie::with_max_entries(2 * MAX_PREFIXES as u32, BPF_F_NO_PREALLOC);
 
 /// Chains of rules by remote IPv6 prefix.
 #[map]
 static PREFIXES_V6: LpmTrie<PrefixV6, u32> =
-    LpmTrie::with_max_entries(2_097_152, BPF_F_NO_PREALLOC);
+    LpmTrie::with_max_entries(2 * MAX_PREFIXES as u32, BPF_F_NO_PREALLOC);
 
 /// The tables of names of both sides: each is made as large as it is needed, and put here whole.
 #[btf_map]

@@ -7,6 +7,7 @@ mod problem;
 mod read;
 mod schedule;
 pub mod typed;
+mod vain;
 mod value;
 
 use std::{
@@ -21,6 +22,8 @@ use ipnet::IpNet;
 use crate::{aggregate::party::lists::Category, model::Kind};
 
 pub use problem::{Level, Problem, Problems};
+#[cfg(test)]
+pub(crate) use vain::in_vain;
 
 /// A configuration that may be used, and what is wrong or doubtful about it all the same.
 #[derive(Clone, Debug, PartialEq)]

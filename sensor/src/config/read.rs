@@ -20,6 +20,7 @@ use super::{
     Config, Daemon, DeviceOverride, DeviceSelector, DeviceTable, FlowTable, HookChoice, Interface,
     List, Names, Parties, overlap,
     problem::{Level, Problem},
+    vain,
     value::{self, Complaint, closest},
 };
 use crate::{aggregate::party::lists::Category, model::Kind};
@@ -180,6 +181,8 @@ pub(super) fn read(text: &str) -> Read {
         // Of a policy that could not be read whole, it is not known what it covers.
         let overlaps = overlap::problems(&config, &reader.places.policies);
         reader.problems.extend(overlaps);
+        let vain = vain::problems(&config, &reader.places.policies);
+        reader.problems.extend(vain);
     }
     let is_pin_directory_certain = match &reader.pin_directory {
         Some(place) => is_whole(text, place, &syntax_errors),

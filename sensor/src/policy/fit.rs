@@ -51,9 +51,10 @@ pub fn fitting(
                 lists.leave_out(list);
                 format!("the list {list}")
             }
-            TooMuch::Prefixes { largest, .. }
-                if policies.iter().any(|policy| policy.name == *largest) =>
-            {
+            TooMuch::Prefixes {
+                largest: (largest, _),
+                ..
+            } if policies.iter().any(|policy| policy.name == *largest) => {
                 policies.retain(|policy| policy.name != *largest);
                 format!("policy `{largest}`")
             }

@@ -3,10 +3,14 @@
 use std::{
     collections::HashMap,
     fs,
+    net::IpAddr,
     path::{Path, PathBuf},
 };
 
-use sensor_ebpf::name::{MAX_LABELS, NAME_BUCKET_ENTRIES, NAME_BUCKETS_PROBED, Suffixes, longest};
+use sensor_ebpf::{
+    name::{MAX_LABELS, NAME_BUCKET_ENTRIES, NAME_BUCKETS_PROBED, Suffixes, longest},
+    policy::MAX_PREFIXES,
+};
 
 use super::*;
 use crate::{
@@ -216,4 +220,35 @@ fn a_file_of_which_no_line_can_be_used_is_no_list_and_an_empty_one_is() {
     let lists = PolicyLists::load(&policies, &PolicyLists::default());
     assert!(lists.get(&file).expect("it is there").problem.is_some());
     assert_eq!(refused(&lists), [false, false]);
+}
+
+#[test]
+fn more_prefixes_than_the_kernel_has_room_for_are_refused_before_anything_is_written() {
+    let hosts = |first: u32, count: usize| -> Vec<IpNet> {
+        let addresses = (first..).take(count);
+        let addresses = addresses.map(|address| IpAddr::V4(address.into()));
+        addresses.map(IpNet::from).collect()
+    };
+    let about = |name: &str, remotes: Vec<IpNet>| Policy {
+        name: name.to_owned(),
+        remotes,
+        action: Action::Reject,
+        ..Policy::default()
+    };
+    // The second has some of the first's, and one prefix of the other family, which is no matter.
+    let mut few = hosts(0x0100_0000 + MAX_PREFIXES as u32 - 12, 10);
+    few.push("2001:db8::/32".parse().expect("a prefix"));
+    let mut policies = [
+        about("most", hosts(0x0100_0000, MAX_PREFIXES - 7)),
+        about("few", few),
+    ];
+    let all = compiled(&policies, &[], &PolicyLists::default()).expect("it fits");
+    assert_eq!(all.prefixes.len(), MAX_PREFIXES - 1);
+    policies[1].remotes.extend(hosts(0x0200_0000, 3));
+    let error = compiled(&policies, &[], &PolicyLists::default()).expect_err("it is too large");
+    assert_eq!(
+        error.to_string(),
+        "the policies are about 1048577 IPv4 prefixes, and there is room for 1048576: policy `most` \
+         is about 1048569 of them; have it name fewer countries, networks or remotes"
+    );
 }

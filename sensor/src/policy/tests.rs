@@ -20,10 +20,13 @@ use crate::{
         party::{
             hidden::Resolvers,
             lists::{About, Category, Lists},
-            networks::Networks,
+            networks::{
+                Networks,
+                testing::{Entry, networks},
+            },
         },
     },
-    config::{Policy, Ports, Transport},
+    config::{Config, NetworkSelector, Policy, Ports, Transport, in_vain},
 };
 
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x11];
@@ -40,6 +43,8 @@ pub(super) struct House {
     pub(super) knowledge: Knowledge,
     pub(super) lists: PolicyLists,
     pub(super) zone: Zone,
+    /// What the databases of networks in `knowledge` were made of.
+    databases: Vec<Vec<Entry>>,
 }
 
 impl House {
@@ -51,6 +56,40 @@ impl House {
             lists: &self.lists,
             zone: &self.zone,
             now: NOW,
+        }
+    }
+
+    /// The prefixes that hold an address, of those that a policy names itself or by a country or
+    /// network.
+    pub(super) fn prefixes_of(&self, policy: &Policy, address: IpAddr) -> Vec<IpNet> {
+        let is_named = |entry: &&Entry| {
+            let (country, asn) = (entry.country, entry.asn);
+            let in_country =
+                country.is_some_and(|code| policy.countries.contains(&code.to_uppercase()));
+            in_country
+                || policy.networks.iter().any(|network| match network {
+                    NetworkSelector::Asn(number) => asn == Some(*number),
+                    NetworkSelector::Organisation(part) => entry
+                        .organisation
+                        .is_some_and(|name| name.to_lowercase().contains(&part.to_lowercase())),
+                })
+        };
+        let entries = self.databases.iter().flatten().filter(is_named);
+        let found = entries.map(|entry| entry.prefix.parse().expect("a prefix"));
+        let prefixes = policy.remotes.iter().copied().chain(found);
+        prefixes
+            .filter(|prefix: &IpNet| prefix.contains(&address))
+            .collect()
+    }
+
+    /// A configuration of these policies, which knows the group of one of the devices.
+    fn config(&self) -> Config {
+        let text = "[[interface]]\nname = \"lan0\"\n[[device]]\n\
+                    mac = \"02:00:00:00:00:11\"\ngroups = [\"kids\"]\n";
+        let checked = Config::parse(text, Path::new("sensor.toml")).expect("it is valid");
+        Config {
+            policies: self.policies.clone(),
+            ..checked.config
         }
     }
 
@@ -173,6 +212,7 @@ fn house(policies: Vec<Policy>, entries: &[(&str, Category)]) -> House {
         knowledge: knowledge(&entries),
         lists: PolicyLists::default(),
         zone: Zone::default(),
+        databases: Vec::new(),
     }
 }
 
@@ -432,6 +472,59 @@ fn maybe<T: Clone + std::fmt::Debug + 'static>(all: &'static [T]) -> impl Strate
     ]
 }
 
+/// Databases of networks, of which two may tell of the same address.
+fn some_databases() -> impl Strategy<Value = Vec<Vec<Entry>>> {
+    let entries = |prefixes: &'static [&'static str]| {
+        let entry = (
+            prop::option::of(select(&["CN", "de", "FR"][..])),
+            prop::option::of(select(&[64_496, 64_497][..])),
+            prop::option::of(select(&["Example Net", "Other"][..])),
+        );
+        let entries = prop::collection::vec(prop::option::weighted(0.7, entry), prefixes.len());
+        entries.prop_map(|entries| {
+            let entries = prefixes.iter().zip(entries);
+            let entries = entries.filter_map(|(prefix, entry)| {
+                let (country, asn, organisation) = entry?;
+                Some(Entry {
+                    prefix,
+                    country,
+                    asn,
+                    organisation,
+                })
+            });
+            entries.collect::<Vec<_>>()
+        })
+    };
+    let coarse = entries(&[
+        "192.0.2.0/24",
+        "198.51.100.0/24",
+        "224.0.0.0/8",
+        "2001:db8::/33",
+    ]);
+    let fine = entries(&[
+        "192.0.2.0/31",
+        "192.0.2.2/31",
+        "192.0.2.192/26",
+        "2001:db8::1/128",
+    ]);
+    prop_oneof![
+        1 => Just(vec![]),
+        2 => (coarse, fine).prop_map(|(coarse, fine)| vec![coarse, fine]),
+    ]
+}
+
+fn some_networks() -> impl Strategy<Value = Vec<NetworkSelector>> {
+    let all = vec![
+        NetworkSelector::Asn(64_496),
+        NetworkSelector::Organisation("example".to_owned()),
+        NetworkSelector::Organisation("E".to_owned()),
+    ];
+    prop_oneof![
+        4 => Just(vec![]),
+        1 => prop::sample::subsequence(all, 1..=2),
+    ]
+}
+
 fn a_policy() -> impl Strategy<Value = Policy> {
     let names = (
         prop::collection::vec(a_name(), 0..=3),
@@ -440,7 +533,11 @@ fn a_policy() -> impl Strategy<Value = Policy> {
         maybe(&Category::ALL),
     );
     let rest = (
-        some_remotes(),
+        (
+            some_remotes(),
+            prop_oneof![4 => Just(vec![]), 1 => maybe(&["CN", "DE"])],
+            some_networks(),
+        ),
         some_ports(),
         prop::option::weighted(0.2, an_action()),
         prop::option::weighted(0.2, an_action()),
@@ -449,7 +546,8 @@ fn a_policy() -> impl Strategy<Value = Policy> {
         an_action(),
     );
     (names, rest).prop_map(|((domains, lists, owners, categories), rest)| {
-        let (remotes, ports, encrypted_dns, quic, schedule, devices, action) = rest;
+        let (addresses, ports, encrypted_dns, quic, schedule, devices, action) = rest;
+        let (remotes, countries, networks) = addresses;
         let mut domains = domains;
         domains.sort();
         domains.dedup();
@@ -461,6 +559,8 @@ fn a_policy() -> impl Strategy<Value = Policy> {
             owners: owners.into_iter().map(str::to_owned).collect(),
             categories,
             remotes,
+            countries: countries.into_iter().map(str::to_owned).collect(),
+            networks,
             ports,
             encrypted_dns,
             quic,
@@ -496,41 +596,48 @@ pub(super) fn a_house() -> impl Strategy<Value = House> {
         any::<bool>(),
         (list(), list()),
         prop_oneof![Just(vec![]), prop::collection::vec(command, 1..=5)],
+        some_databases(),
     )
-        .prop_map(|(mut policies, mut entries, resolver, lists, commands)| {
-            for (number, policy) in policies.iter_mut().enumerate() {
-                policy.name = format!("policy-{number}");
-            }
-            if resolver {
-                let bypass = Some(Category::DnsBypass);
-                entries.push(("192.0.2.1".to_owned(), bypass, None));
-            }
-            let texts = [lists.0.concat(), lists.1.concat()];
-            let texts: Vec<_> = FILES.iter().map(Path::new).zip(texts).collect();
-            // Only lists that a policy names are read.
-            let named = |file: &Path| {
-                let mut lists = policies.iter().flat_map(|policy| &policy.lists);
-                lists.any(|list| list == file)
-            };
-            let texts = texts.iter().filter(|(file, _)| named(file));
-            let texts: Vec<_> = texts.map(|(file, text)| (*file, &**text)).collect();
-            let commands = commands.into_iter();
-            House {
-                policies,
-                temporary: commands
-                    .map(|(domain, device, blocks, since)| Temporary {
-                        domain,
-                        device,
-                        blocks,
-                        since,
-                        until: None,
-                    })
-                    .collect(),
-                knowledge: knowledge(&entries),
-                lists: PolicyLists::of(&texts).expect("memory is read"),
-                zone: Zone::default(),
-            }
-        })
+        .prop_map(
+            |(mut policies, mut entries, resolver, lists, commands, databases)| {
+                for (number, policy) in policies.iter_mut().enumerate() {
+                    policy.name = format!("policy-{number}");
+                }
+                if resolver {
+                    let bypass = Some(Category::DnsBypass);
+                    entries.push(("192.0.2.1".to_owned(), bypass, None));
+                }
+                let texts = [lists.0.concat(), lists.1.concat()];
+                let texts: Vec<_> = FILES.iter().map(Path::new).zip(texts).collect();
+                // Only lists that a policy names are read.
+                let named = |file: &Path| {
+                    let mut lists = policies.iter().flat_map(|policy| &policy.lists);
+                    lists.any(|list| list == file)
+                };
+                let texts = texts.iter().filter(|(file, _)| named(file));
+                let texts: Vec<_> = texts.map(|(file, text)| (*file, &**text)).collect();
+                let commands = commands.into_iter();
+                House {
+                    policies,
+                    temporary: commands
+                        .map(|(domain, device, blocks, since)| Temporary {
+                            domain,
+                            device,
+                            blocks,
+                            since,
+                            until: None,
+                        })
+                        .collect(),
+                    knowledge: Knowledge {
+                        networks: networks(&databases),
+                        ..knowledge(&entries)
+                    },
+                    lists: PolicyLists::of(&texts).expect("memory is read"),
+                    zone: Zone::default(),
+                    databases,
+                }
+            },
+        )
 }
 
 pub(super) fn an_address() -> impl Strategy<Value = IpAddr> {
@@ -617,4 +724,83 @@ proptest! {
             prop_assert_eq!(dns, read, "{}", name);
         }
     }
+}
+
+/// Policies that allow names, and others about addresses, in turn.
+fn a_house_of_two_minds() -> impl Strategy<Value = House> {
+    a_house().prop_map(|mut house| {
+        for (number, policy) in house.policies.iter_mut().enumerate() {
+            if number % 2 == 0 {
+                policy.domains.push("d.example".to_owned());
+                policy.action = Action::Allow;
+                continue;
+            }
+            policy.domains.clear();
+            policy.lists.clear();
+            policy.owners.clear();
+            policy.categories.clear();
+            if number == 1 {
+                policy.devices.clear();
+                policy.schedule.clear();
+                policy.ports.clear();
+                policy.action = Action::Reject;
+            }
+        }
+        house
+    })
+}
+
+#[test]
+fn who_allows_names_in_vain_has_all_its_addresses_refused() {
+    let told = std::cell::Cell::new(0);
+    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
+        failure_persistence: None,
+        cases: 1_000,
+        ..ProptestConfig::default()
+    });
+    let on_link = |address: &IpAddr| match address {
+        IpAddr::V4(address) => address.is_multicast(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    };
+    let result = runner.run(
+        &(
+            a_house_of_two_minds(),
+            a_facts(),
+            an_address(),
+            select(&[Transport::Tcp, Transport::Udp][..]),
+            select(&[443_u16, 80, 853, 8443][..]),
+        ),
+        |(house, device, address, transport, port)| {
+            let (in_force, names) = house.in_force(&device).expect("it fits");
+            let decision = in_force.judge_address(&key(device.mac, address, transport, port));
+            for (allows, refuses) in in_vain(&house.config()) {
+                let policy = &house.policies[allows];
+                let is_of = |selector| device.are(selector);
+                let is_at = |range: &Ports| {
+                    (range.first..=range.last).contains(&port)
+                        && [Transport::Any, transport].contains(&range.transport)
+                };
+                let is_anywhere = policy.remotes.is_empty()
+                    && policy.countries.is_empty()
+                    && policy.networks.is_empty();
+                let applies = (policy.devices.is_empty() || policy.devices.iter().any(is_of))
+                    && house.zone.is_within(&policy.schedule, NOW)
+                    && (policy.ports.is_empty() || policy.ports.iter().any(is_at))
+                    && (is_anywhere || !house.prefixes_of(policy, address).is_empty());
+                if applies && !on_link(&address) {
+                    told.set(told.get() + 1);
+                    prop_assert!(
+                        decision.verdict.refuses(),
+                        "{} by {}: {:?}",
+                        policy.name,
+                        house.policies[refuses].name,
+                        decided(decision, &names)
+                    );
+                }
+            }
+            Ok(())
+        },
+    );
+    result.expect("it is refused");
+    assert!(told.get() > 20, "told {} times", told.get());
 }

@@ -194,12 +194,16 @@ impl Database {
     fn read(file: &Path) -> Result<Self, Error> {
         let reader = open(file)?;
         let metadata = fs::metadata(file).map_err(Error::Unreadable)?;
-        Ok(Self {
-            file: file.to_owned(),
-            modified: metadata.mtime() as f64,
+        Ok(Self::of(file.to_owned(), metadata.mtime() as f64, reader))
+    }
+
+    fn of(file: PathBuf, modified: f64, reader: Reader<Vec<u8>>) -> Self {
+        Self {
+            file,
+            modified,
             problem: None,
             reader: Some(Arc::new(reader)),
-        })
+        }
     }
 }
 
@@ -237,128 +241,18 @@ fn organisation(name: &str) -> Option<String> {
 }
 
 #[cfg(test)]
+pub(crate) mod testing;
+
+#[cfg(test)]
 mod tests {
     use std::{collections::BTreeMap, path::PathBuf};
 
     use proptest::prelude::*;
 
-    use super::*;
-
-    /// A value as a database stores it (MaxMind DB file format 2.0, "Output Data Section").
-    enum Data {
-        Text(String),
-        Short(u16),
-        Number(u32),
-        Long(u64),
-        Map(Vec<(&'static str, Data)>),
-        NoList,
-    }
-
-    impl Data {
-        fn text(text: &str) -> Self {
-            Self::Text(text.to_owned())
-        }
-
-        /// The control octets: the type, and a length below 285.
-        fn control(out: &mut Vec<u8>, kind: u8, length: usize) {
-            match length {
-                0..29 => out.push(kind << 5 | length as u8),
-                _ => out.extend([kind << 5 | 29, (length - 29) as u8]),
-            }
-        }
-
-        fn write(&self, out: &mut Vec<u8>) {
-            match self {
-                Self::Text(text) => {
-                    Self::control(out, 2, text.len());
-                    out.extend(text.as_bytes());
-                }
-                Self::Short(number) => {
-                    Self::control(out, 5, 2);
-                    out.extend(number.to_be_bytes());
-                }
-                Self::NoList => out.extend([0, 4]),
-                // A type above 7 stands in an octet of its own, less 7, as that of an empty list above.
-                Self::Long(number) => {
-                    out.extend([8, 2]);
-                    out.extend(number.to_be_bytes());
-                }
-                Self::Number(number) => {
-                    Self::control(out, 6, 4);
-                    out.extend(number.to_be_bytes());
-                }
-                Self::Map(pairs) => {
-                    Self::control(out, 7, pairs.len());
-                    for (key, value) in pairs {
-                        Self::text(key).write(out);
-                        value.write(out);
-                    }
-                }
-            }
-        }
-    }
-
-    /// A database with an entry for each prefix: its bits in the IPv6 tree (IPv4 lies below 96
-    /// zeroes) and what is there.
-    fn database(entries: &[(&str, u8, Data)]) -> Vec<u8> {
-        #[derive(Clone, Copy)]
-        enum To {
-            Nothing,
-            Node(u32),
-            Data(u32),
-        }
-        let mut nodes = vec![[To::Nothing; 2]];
-        let mut data = Vec::new();
-        for (address, length, value) in entries {
-            let bits = match address.parse().expect("an address") {
-                IpAddr::V4(address) => u128::from(address.to_bits()),
-                IpAddr::V6(address) => address.to_bits(),
-            };
-            let mut node = 0;
-            for depth in 0..*length {
-                let side = (bits >> (127 - depth) & 1) as usize;
-                if depth == *length - 1 {
-                    nodes[node][side] = To::Data(data.len() as u32);
-                    break;
-                }
-                node = match nodes[node][side] {
-                    To::Node(next) => next as usize,
-                    _ => {
-                        nodes.push([To::Nothing; 2]);
-                        nodes[node][side] = To::Node(nodes.len() as u32 - 1);
-                        nodes.len() - 1
-                    }
-                };
-            }
-            value.write(&mut data);
-        }
-        let count = nodes.len() as u32;
-        let mut file = Vec::new();
-        for to in nodes.into_iter().flatten() {
-            let record = match to {
-                To::Nothing => count,
-                To::Node(node) => node,
-                To::Data(offset) => count + 16 + offset,
-            };
-            file.extend(&record.to_be_bytes()[1..]);
-        }
-        file.extend([0; 16]);
-        file.extend(data);
-        file.extend(b"\xab\xcd\xefMaxMind.com");
-        Data::Map(vec![
-            ("binary_format_major_version", Data::Short(2)),
-            ("binary_format_minor_version", Data::Short(0)),
-            ("build_epoch", Data::Long(1_700_000_000)),
-            ("database_type", Data::text("Test")),
-            ("description", Data::Map(Vec::new())),
-            ("ip_version", Data::Short(6)),
-            ("languages", Data::NoList),
-            ("node_count", Data::Number(count)),
-            ("record_size", Data::Short(24)),
-        ])
-        .write(&mut file);
-        file
-    }
+    use super::{
+        testing::{Data, database},
+        *,
+    };
 
     fn code(code: &str) -> Data {
         Data::Map(vec![("iso_code", Data::text(code))])
@@ -367,18 +261,16 @@ mod tests {
     /// As GeoLite2-Country and DB-IP are laid out, with a place that is not known.
     fn countries() -> Vec<u8> {
         database(&[
-            ("192.0.2.0", 120, Data::Map(vec![("country", code("SG"))])),
+            ("192.0.2.0/24", Data::Map(vec![("country", code("SG"))])),
             (
-                "198.51.100.0",
-                120,
+                "198.51.100.0/24",
                 Data::Map(vec![("registered_country", code("us"))]),
             ),
             (
-                "203.0.113.0",
-                120,
+                "203.0.113.0/24",
                 Data::Map(vec![("country", Data::text("Utopia"))]),
             ),
-            ("2001:db8::", 32, Data::Map(vec![("country", code("DE"))])),
+            ("2001:db8::/32", Data::Map(vec![("country", code("DE"))])),
         ])
     }
 
@@ -392,11 +284,10 @@ mod tests {
             ])
         };
         database(&[
-            ("192.0.2.0", 121, system("JP", 64_496, "Example\nNet ")),
-            ("203.0.113.0", 120, system("NOWHERE", 0, "\u{7}")),
+            ("192.0.2.0/25", system("JP", 64_496, "Example\nNet ")),
+            ("203.0.113.0/24", system("NOWHERE", 0, "\u{7}")),
             (
-                "2001:db8::",
-                48,
+                "2001:db8::/48",
                 system("FR", 4_200_000_000, &"é".repeat(60)),
             ),
         ])
@@ -523,7 +414,7 @@ mod tests {
             let prefix: IpNet = "192.0.2.0/24".parse().expect("a prefix");
             assert_eq!(networks.prefixes(&["SG".to_owned()], &[]), [prefix]);
         }
-        let changed = database(&[("192.0.2.0", 120, Data::Map(vec![("country", code("CH"))]))]);
+        let changed = database(&[("192.0.2.0/24", Data::Map(vec![("country", code("CH"))]))]);
         folder.file("a.mmdb", &changed);
         networks = Networks::load(&files, &networks);
         assert_eq!(known(&networks).as_deref(), Some("CH"));
@@ -549,13 +440,7 @@ mod tests {
                 octets[place] = octet;
             }
             if let Ok(reader) = Reader::from_source(octets) {
-                let database = Database {
-                    file: PathBuf::new(),
-                    modified: 0.0,
-                    problem: None,
-                    reader: Some(Arc::new(reader)),
-                };
-                let networks = Networks { databases: vec![database] };
+                let networks = Networks { databases: vec![Database::of(PathBuf::new(), 0.0, reader)] };
                 let network = networks.find(address.parse().expect("an address"));
                 prop_assert!(network.country.is_none_or(|country| country.len() == 2));
             }
