@@ -15,6 +15,7 @@ use ipnet::IpNet;
 use maxminddb::{MaxMindDbError, PathElement, Reader, WithinOptions};
 use serde::Deserialize;
 
+use super::look::Look;
 use crate::config::NetworkSelector;
 
 /// The longest name of an organisation in octets; more is cut off.
@@ -66,6 +67,8 @@ pub struct Database {
     pub modified: f64,
     /// Why it could not be used the last time; what is known is that of before.
     pub problem: Option<String>,
+    /// How the file looked when it was read.
+    pub look: Look,
     /// `None` where it could never be used.
     reader: Option<Arc<Reader<Vec<u8>>>>,
 }
@@ -80,6 +83,7 @@ impl Networks {
     /// Reads databases. Of one that cannot be used, what was known `before` stays.
     pub fn load(files: &[PathBuf], before: &Self) -> Self {
         let databases = files.iter().map(|file| {
+            let look = Look::of(file);
             Database::read(file).unwrap_or_else(|error| {
                 let mut all = before.databases.iter();
                 let kept = all.find(|database| database.file == *file);
@@ -95,6 +99,7 @@ impl Networks {
                     file: file.clone(),
                     modified: kept.map_or(0.0, |kept| kept.modified),
                     problem: Some(error.to_string()),
+                    look,
                     reader: kept.and_then(|kept| kept.reader.clone()),
                 }
             })
@@ -202,6 +207,7 @@ impl Database {
             file,
             modified,
             problem: None,
+            look: Look::default(),
             reader: Some(Arc::new(reader)),
         }
     }
