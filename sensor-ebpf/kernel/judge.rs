@@ -83,11 +83,11 @@ extern "C" fn read_question() -> u32 {
     read(|payload, text| question::read(payload, 0, text))
 }
 
-/// The name of a DNS question in a stream: behind two octets of length (RFC 1035, section 4.2.2).
+/// The name of a DNS question in a stream.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn read_framed_question() -> u32 {
-    read(|payload, text| question::read(payload, 2, text))
+    read(|payload, text| question::read_framed(payload, text))
 }
 
 /// Where a TLS hello has its list of names: a [`Place`]'s number.
@@ -219,7 +219,8 @@ extern "C" fn decide_by_name(seen: *const Seen, generation: u32, chain: u32, lay
     }
 }
 
-/// As [`decide_by_name`], of a flow that says no name, by what is learned of its address.
+/// As [`decide_by_name`], of a flow that says no name, by what is learned of its address: while user
+/// space is there, which alone knows the names that come to it.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn decide_by_learned(seen: *const Seen, generation: u32) -> u64 {
@@ -229,7 +230,8 @@ extern "C" fn decide_by_learned(seen: *const Seen, generation: u32) -> u64 {
     };
     let rules = Rulebook::new(generation, settings);
     let learned = rules.learned(&seen.key);
-    if learned == 0 {
+    // SAFETY: the helper reads a clock.
+    if learned == 0 || unsafe { bpf_ktime_get_ns() } >= settings.alive_until {
         return 0;
     }
     match decide_learned(&rules, &seen.key, learned) {
@@ -291,7 +293,8 @@ pub(crate) extern "C" fn judge(seen: *const Seen, booked: u32) -> u32 {
         if by_target != 0 {
             decided = by_target;
         }
-        if target == Found::Name as u32 {
+        if target != Found::Nameless as u32 {
+            // Where it cannot be told what the target names, the field does not say it all.
             found = target;
         }
     }

@@ -26,7 +26,7 @@ use crate::{
 pub use devices::print_devices;
 pub use explain::explained;
 pub use flows::print_flows;
-pub use said::{print_forgotten, print_said};
+pub use said::{print_forgotten, print_refused_before, print_said};
 pub use status::print_status;
 
 use text::counted;
@@ -77,7 +77,8 @@ pub enum Command {
     Block(SayArgs),
     /// Allow a name and everything below it, at once, on a daemon that runs.
     ///
-    /// It stands above every policy of the configuration, and survives a restart of the daemon.
+    /// It stands above every policy about names, and survives a restart of the daemon. What a policy
+    /// about addresses, ports, `quic` or everything refuses, is refused before a name is said.
     Allow(SayArgs),
     /// Take back what `block` or `allow` said of a name for the same devices.
     Forget(ForgetArgs),

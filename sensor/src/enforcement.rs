@@ -14,6 +14,7 @@ use anyhow::Context as _;
 use sensor_ebpf::{
     flow::FlowKey,
     parse::{Family, Mac},
+    policy::Verdict,
 };
 
 use self::learned::Learned;
@@ -22,10 +23,10 @@ use crate::{
     config::{Config, DeviceSelector, Policy, typed},
     hearing,
     model::{self, Device},
-    policy::explain::Deciding,
+    policy::explain::{self, Deciding, RefusedBefore},
     policy::{
-        Compiled, DeviceFacts, Fitting, InForce, PolicyLists, Temporary, TooLarge, Zone, compile,
-        fitting, policy_names,
+        ALLOWED, BLOCKED, Compiled, DeviceFacts, Fitting, InForce, PolicyLists, Temporary,
+        TooLarge, Zone, compile, fitting, policy_names,
     },
     remembered::Remembered,
     source::kernel::{DeviceRules, Installed, Kernel},
@@ -80,6 +81,8 @@ pub struct Enforcement {
     in_force: Arc<InForce>,
     who: DeviceRules,
     learned: Learned,
+    /// The names of policies in the tables, by their identities.
+    policies: HashMap<u16, String>,
     tell: Tell,
 }
 
@@ -107,6 +110,7 @@ impl Enforcement {
             in_force: Arc::default(),
             who: DeviceRules::default(),
             learned: Learned::default(),
+            policies: HashMap::new(),
             tell: Box::new(|_| {}),
         }
     }
@@ -203,6 +207,52 @@ impl Enforcement {
     ) -> DeviceFacts<'a> {
         let seen = devices.iter().find(|device| device.mac == Some(mac));
         facts(mac.octets(), config, seen, &self.remembered)
+    }
+
+    /// What is refused to these devices (`None`: to all) whatever name they would say.
+    pub fn refused_before_a_name(
+        &self,
+        selector: Option<&DeviceSelector>,
+        config: &Config,
+        knowledge: &Knowledge,
+        devices: &[Device],
+        now: f64,
+    ) -> Vec<RefusedBefore> {
+        let seen = seen(devices);
+        let named = selector.into_iter().filter_map(|selector| match selector {
+            DeviceSelector::Mac(mac) => Some(*mac),
+            _ => None,
+        });
+        let all: BTreeSet<_> = seen
+            .keys()
+            .copied()
+            .chain(self.remembered.devices())
+            .chain(config.devices.iter().map(|device| device.mac))
+            .chain(named)
+            .collect();
+        let all = all
+            .into_iter()
+            .map(|mac| facts(mac, config, seen.get(&mac).copied(), &self.remembered));
+        let meant: Vec<_> = all
+            .filter(|facts| selector.is_none_or(|selector| facts.are(selector)))
+            .collect();
+        explain::refused_before_a_name(&self.deciding(config, knowledge, now), &meant)
+    }
+
+    /// What refuses a flow of a device to an address that says no name, as every name that is known
+    /// there is refused: the policy (`None`: a command) and the action.
+    pub fn learned(
+        &self,
+        address: IpAddr,
+        device: &DeviceFacts<'_>,
+        now: f64,
+    ) -> Option<(Option<String>, Verdict)> {
+        let compiled = &self.in_force.compiled;
+        let rules = self.learned.at()(address)? & compiled.rules_of(device, &self.zone, now);
+        let rule = compiled.rules.get(rules.trailing_zeros() as usize)?;
+        let policy = self.policies.get(&rule.policy).cloned();
+        let policy = policy.filter(|name| name != BLOCKED && name != ALLOWED);
+        Some((policy, Verdict::from_number(rule.verdict)))
     }
 
     /// The time zone of schedules.
@@ -437,6 +487,10 @@ impl Enforcement {
         let installed = installed?;
         self.learned = learned;
         self.take(in_force, who);
+        self.policies = identities
+            .into_iter()
+            .map(|(name, id)| (id, name))
+            .collect();
         self.lists = fitting.lists;
         self.without_commands = !fitting.with_commands;
         let are_all = fitting.policies.len() == config.policies.len();
@@ -454,10 +508,7 @@ impl Enforcement {
         devices: &[Device],
         now: f64,
     ) -> DeviceRules {
-        let seen: HashMap<[u8; 6], &Device> = devices
-            .iter()
-            .filter_map(|device| Some((device.mac?.octets(), device)))
-            .collect();
+        let seen = seen(devices);
         let named = config.policies.iter().flat_map(|policy| &policy.devices);
         let said = self.temporary.iter();
         let said = said.filter_map(|said| said.device.as_ref());
@@ -544,6 +595,14 @@ fn address_of(key: &FlowKey) -> Option<IpAddr> {
 
 fn is_valid(said: &Temporary, now: f64) -> bool {
     said.until.is_none_or(|until| now < until)
+}
+
+/// The devices that were seen, by their addresses.
+fn seen(devices: &[Device]) -> HashMap<[u8; 6], &Device> {
+    devices
+        .iter()
+        .filter_map(|device| Some((device.mac?.octets(), device)))
+        .collect()
 }
 
 fn facts<'a>(

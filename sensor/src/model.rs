@@ -158,6 +158,8 @@ pub struct NameTables {
     pub list_names: u64,
     /// Addresses that DNS answers gave a name and that left to make room.
     pub addresses_evicted: u64,
+    /// Names at addresses that left to make room, or found none.
+    pub names_evicted: u64,
     /// Parties.
     pub parties: u64,
     /// Flows booked to `other` because their party had no room.

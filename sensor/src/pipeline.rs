@@ -519,19 +519,31 @@ impl Owner {
     fn say(&mut self, said: Temporary) -> Told {
         let devices = Arc::clone(&self.publish.borrow());
         let shown = said.shown();
+        let allowed = (!said.blocks).then(|| said.device.clone());
+        let now = said.since;
         let circumstances = Circumstances {
             kernel: &mut self.kernel,
             config: &self.config,
             knowledge: &self.knowledge,
             devices: &devices.devices,
             names: self.aggregate.names_at(),
-            now: said.since,
+            now,
         };
         let result = self.enforcement.say(said, circumstances);
         result.map_err(|error| format!("{error:#}"))?;
         let mut text = Vec::new();
         cli::print_said(&mut text, &shown, self.enforcement.zone())
             .map_err(|error| error.to_string())?;
+        if let Some(device) = allowed {
+            let refused = self.enforcement.refused_before_a_name(
+                device.as_ref(),
+                &self.config,
+                &self.knowledge,
+                &devices.devices,
+                now,
+            );
+            cli::print_refused_before(&mut text, &refused).map_err(|error| error.to_string())?;
+        }
         Ok(String::from_utf8_lossy(&text).into_owned())
     }
 

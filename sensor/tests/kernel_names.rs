@@ -300,6 +300,7 @@ fn first_flights_are_refused_by_name() -> Result<()> {
     let absolute = |host: &str| {
         format!("GET http://{host}/ HTTP/1.1\r\nHost: allowed.example\r\n\r\n").into_bytes()
     };
+    let secure = b"GET https://blocked.example/ HTTP/1.1\r\nHost: a.example\r\n\r\n".to_vec();
     for (port, (payload, layer, expected, policy)) in (40_000..).zip([
         (hello("www.blocked.example", 1), Layer::Tls, XDP_TX, 1),
         (hello("Blocked.Example.", 1_200), Layer::Tls, XDP_TX, 1),
@@ -311,6 +312,7 @@ fn first_flights_are_refused_by_name() -> Result<()> {
         (request("allowed.example"), Layer::Address, XDP_PASS, 0),
         (absolute("blocked.example"), Layer::Http, XDP_TX, 1),
         (absolute("allowed.example"), Layer::Address, XDP_PASS, 0),
+        (secure, Layer::Http, XDP_TX, 1),
     ]) {
         let ends = (port, 443);
         let syn = frame(false, 6, ends, 2, b"");
@@ -493,5 +495,27 @@ fn what_has_urgent_data_is_left_to_user_space() -> Result<()> {
         told += 1;
     }
     ensure!(told == 2, "{told} samples");
+    Ok(())
+}
+
+/// What the kernel cannot read in a first flight is not taken for judged: user space reads it.
+#[test]
+fn requests_that_are_not_plain_are_left_to_user_space() -> Result<()> {
+    programs::enter_own_namespace()?;
+    let programs = household(Tables::default())?;
+    for (port, (target, field)) in (40_000..).zip([
+        ("http://user@blocked.example/", "Host: allowed.example"),
+        ("http://user:1@blocked.example/", "Host: allowed.example"),
+        (" http://blocked.example/", "Host: allowed.example"),
+        ("/", "Host:          blocked.example"),
+        ("/", "Host:\r\n blocked.example"),
+        ("/", "Host : blocked.example\r\nHost: allowed.example"),
+    ]) {
+        let request = format!("GET {target} HTTP/1.1\r\n{field}\r\n\r\n");
+        let data = frame(false, 6, (port, 80), 0x18, request.as_bytes());
+        ensure!(programs.run_xdp("upload", &data, 1)?.verdict == XDP_PASS);
+        let judgement = Judgement::unpack(flow_of(&programs, port)?.judgement);
+        ensure!(!judgement.named, "{request:?}");
+    }
     Ok(())
 }

@@ -228,6 +228,7 @@ fn snapshot() -> Snapshot {
         names: NameTables {
             list_names: 12_345,
             addresses_evicted: 3,
+            names_evicted: 5,
             parties: 120,
             parties_refused: 2,
             devices_refused: 1,

@@ -8,13 +8,25 @@
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     net::IpAddr,
+    ops::{AddAssign, SubAssign},
 };
+
+use crate::decode::name::MAX_NAME;
 
 /// Addresses that are remembered at most; the one that was learned first leaves.
 pub const MAX_ADDRESSES: usize = 16_384;
 
 /// Names of one address that are told apart. An address with more is nobody's.
 pub const MAX_NAMES: usize = 64;
+
+/// Names at all addresses together, and their octets: devices may say what they like, and to whom. The
+/// address that was learned first makes room.
+pub const MAX_ALL_NAMES: usize = 65_536;
+/// See [`MAX_ALL_NAMES`].
+pub const MAX_OCTETS: usize = 4 << 20;
+
+/// Changed addresses that are told one by one.
+const MAX_CHANGED: usize = 2 * MAX_ADDRESSES;
 
 /// How long a name counts at least, in seconds: flows go on with an address when its time to live is
 /// over.
@@ -32,10 +44,24 @@ pub struct NamesAt {
     addresses: HashMap<IpAddr, Place>,
     /// In the order in which they were learned.
     order: VecDeque<IpAddr>,
-    changed: HashSet<IpAddr>,
+    /// What is at all addresses together.
+    size: Size,
+    changed: Changed,
     /// Seconds since the Unix epoch.
     swept: f64,
+    evicted: u64,
 }
+
+/// Names, and their octets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Size {
+    names: usize,
+    octets: usize,
+}
+
+/// Addresses at which something changed; where there are [`MAX_CHANGED`], it may have everywhere.
+#[derive(Debug, Default)]
+struct Changed(HashSet<IpAddr>);
 
 /// An address. Times are seconds since the Unix epoch.
 #[derive(Debug, Default)]
@@ -55,7 +81,8 @@ struct Known {
 }
 
 impl NamesAt {
-    /// Takes that a DNS answer gave `name` the address for `ttl` seconds from `now` on.
+    /// Takes that a DNS answer gave `name` the address for `ttl` seconds from `now` on. What is too long
+    /// for the name of a host is none.
     pub fn answer(&mut self, name: &str, address: IpAddr, ttl: u32, now: f64) {
         let until = now + f64::from(ttl).clamp(AT_LEAST, AT_MOST);
         self.learn(name, address, until, Some(until), now);
@@ -75,31 +102,33 @@ impl NamesAt {
         answered_until: Option<f64>,
         now: f64,
     ) {
-        if !self.addresses.contains_key(&address) {
-            if self.addresses.len() >= MAX_ADDRESSES
-                && let Some(first) = self.order.pop_front()
-            {
-                self.addresses.remove(&first);
-                self.changed.insert(first);
-            }
-            self.order.push_back(address);
+        if name.len() > MAX_NAME {
+            return;
         }
-        let place = self.addresses.entry(address).or_default();
-        if let Some(known) = place.known.iter_mut().find(|known| *known.name == *name) {
+        let place = self.addresses.get_mut(&address);
+        let known = place.and_then(|place| place.find(name));
+        if let Some(known) = known {
             if known.renew(until, answered_until, now) {
                 self.changed.insert(address);
             }
             return;
         }
+        self.make_room(name.len(), address);
+        let place = self.addresses.entry(address).or_insert_with(|| {
+            self.order.push_back(address);
+            Place::default()
+        });
         self.changed.insert(address);
         if place.known.len() >= MAX_NAMES {
-            place.known.retain(|known| now <= known.until);
+            self.size -= place.forget_names(now);
         }
         if place.known.len() >= MAX_NAMES {
             let before = place.crowded_until.unwrap_or(until);
             place.crowded_until = Some(before.max(until));
+            self.evicted += 1;
             return;
         }
+        self.size += Size::of(name);
         place.known.push(Known {
             name: name.into(),
             until,
@@ -107,15 +136,39 @@ impl NamesAt {
         });
     }
 
+    /// Makes room for a name at an address. The address itself stays: what is learned of it is to be
+    /// held against what is known.
+    fn make_room(&mut self, octets: usize, address: IpAddr) {
+        let is_known = self.addresses.contains_key(&address);
+        while self.size.names >= MAX_ALL_NAMES
+            || self.size.octets + octets > MAX_OCTETS
+            || self.addresses.len() >= MAX_ADDRESSES && !is_known
+        {
+            let Some(first) = self.order.pop_front() else {
+                return;
+            };
+            if first == address {
+                self.order.push_back(first);
+            } else if let Some(place) = self.addresses.remove(&first) {
+                let size = place.size();
+                self.size -= size;
+                self.evicted += size.names as u64;
+                self.changed.insert(first);
+            }
+        }
+    }
+
     /// The addresses at which names came or went since the last call, or were forgotten because their
-    /// time was over: that is looked for once a minute.
-    pub fn changed(&mut self, now: f64) -> HashSet<IpAddr> {
+    /// time was over: that is looked for once a minute. `None` where they are so many that it may be all
+    /// that ever were there.
+    pub fn changed(&mut self, now: f64) -> Option<HashSet<IpAddr>> {
         // A clock that was set back begins another minute.
         if !(self.swept..self.swept + SWEEP).contains(&now) {
             self.swept = now;
             self.forget_expired(now);
         }
-        std::mem::take(&mut self.changed)
+        let Changed(changed) = std::mem::take(&mut self.changed);
+        (changed.len() < MAX_CHANGED).then_some(changed)
     }
 
     /// All addresses, in the order in which they were learned.
@@ -136,9 +189,16 @@ impl NamesAt {
         valid.fold(u64::MAX, |set, known| set & refusing(&known.name))
     }
 
+    /// Names that left to make room, with their addresses, or found none at theirs.
+    pub fn evicted(&self) -> u64 {
+        self.evicted
+    }
+
     fn forget_expired(&mut self, now: f64) {
         self.addresses.retain(|address, place| {
-            if place.forget_expired(now) {
+            let gone = place.forget_names(now);
+            self.size -= gone;
+            if place.forget_words(now) || gone.names > 0 {
                 self.changed.insert(*address);
             }
             !place.known.is_empty() || place.crowded_until.is_some()
@@ -154,16 +214,66 @@ impl Place {
         answered.any(|until| now <= until)
     }
 
-    /// Forgets what is over, and gives whether there was anything.
-    fn forget_expired(&mut self, now: f64) -> bool {
-        let is_over = |until: &mut f64| *until < now;
-        let names = self.known.len();
+    fn find(&mut self, name: &str) -> Option<&mut Known> {
+        self.known.iter_mut().find(|known| *known.name == *name)
+    }
+
+    fn size(&self) -> Size {
+        let mut size = Size::default();
+        for known in &self.known {
+            size += Size::of(&known.name);
+        }
+        size
+    }
+
+    /// Forgets the names whose time is over, and gives how much that was.
+    fn forget_names(&mut self, now: f64) -> Size {
+        let mut gone = self.size();
         self.known.retain(|known| now <= known.until);
-        let mut is_changed = self.known.len() < names;
+        gone -= self.size();
+        gone
+    }
+
+    /// Forgets of what is left that an answer said it, or that there was more, where the time of that
+    /// is over. Gives whether it was.
+    fn forget_words(&mut self, now: f64) -> bool {
+        let is_over = |until: &mut f64| *until < now;
+        let mut is_changed = self.crowded_until.take_if(is_over).is_some();
         for known in &mut self.known {
             is_changed |= known.answered_until.take_if(is_over).is_some();
         }
-        is_changed | self.crowded_until.take_if(is_over).is_some()
+        is_changed
+    }
+}
+
+impl Size {
+    fn of(name: &str) -> Self {
+        Self {
+            names: 1,
+            octets: name.len(),
+        }
+    }
+}
+
+impl AddAssign for Size {
+    fn add_assign(&mut self, other: Self) {
+        self.names += other.names;
+        self.octets += other.octets;
+    }
+}
+
+impl SubAssign for Size {
+    fn sub_assign(&mut self, other: Self) {
+        self.names -= other.names;
+        self.octets -= other.octets;
+    }
+}
+
+impl Changed {
+    fn insert(&mut self, address: IpAddr) {
+        if self.0.len() < MAX_CHANGED {
+            self.0.insert(address);
+        }
     }
 }
 
@@ -197,8 +307,8 @@ mod tests {
 
     const NOWHERE: [IpAddr; 0] = [];
 
-    fn address(last: u16) -> IpAddr {
-        IpAddr::from(std::net::Ipv4Addr::from(0xc633_0000 + u32::from(last)))
+    fn address(last: u32) -> IpAddr {
+        IpAddr::from(std::net::Ipv4Addr::from(0xc633_0000 + last))
     }
 
     fn rules(names: &NamesAt, now: f64) -> u64 {
@@ -206,7 +316,8 @@ mod tests {
     }
 
     fn changed(names: &mut NamesAt, now: f64) -> Vec<IpAddr> {
-        names.changed(now).into_iter().collect()
+        let changed = names.changed(now).expect("they are few");
+        changed.into_iter().collect()
     }
 
     #[test]
@@ -305,5 +416,68 @@ mod tests {
         assert_eq!(names.refusing(address(1), 7_200.1, |_| 1), 1);
         assert_eq!(changed(&mut names, 7_260.0), [address(1)]);
         assert_eq!(names.refusing(address(1), 7_260.0, |_| 1), 1);
+    }
+
+    /// What is there by count, and by the books.
+    fn sizes(names: &NamesAt) -> [Size; 2] {
+        let mut counted = Size::default();
+        for place in names.addresses.values() {
+            counted += place.size();
+        }
+        assert_eq!(names.order.len(), names.addresses.len());
+        [counted, names.size]
+    }
+
+    #[test]
+    fn devices_fill_no_memory_with_what_they_say() {
+        let long = "a".repeat(MAX_NAME - 5);
+        for (of_each, suffix, most) in [
+            (1, "", MAX_ADDRESSES),
+            (50, "", MAX_ALL_NAMES),
+            (50, &*long, MAX_OCTETS / MAX_NAME),
+        ] {
+            let mut names = NamesAt::default();
+            let said = 2 * MAX_ALL_NAMES;
+            for number in 0..said {
+                let at = address((number / of_each) as u32);
+                names.said(&format!("{:05}{suffix}", number % 99_999), at, 0.0);
+            }
+            let [counted, booked] = sizes(&names);
+            assert_eq!(counted, booked);
+            assert!((most - 50..=most).contains(&counted.names), "{counted:?}");
+            assert!(counted.octets <= MAX_OCTETS);
+            assert_eq!(names.evicted(), (said - counted.names) as u64);
+            assert!(names.changed.0.len() <= MAX_CHANGED);
+            assert_eq!(names.changed(0.0).is_none(), of_each == 1);
+            changed(&mut names, AT_LEAST + 1.0);
+            assert_eq!(sizes(&names), [Size::default(); 2], "all are over");
+        }
+    }
+
+    #[test]
+    fn room_is_not_made_by_an_address_for_its_own_names() {
+        let mut names = NamesAt::default();
+        names.said("allowed.example", address(1), 0.0);
+        for number in 1..MAX_ALL_NAMES as u32 {
+            names.said(&format!("{number}"), address(2 + number / 50), 0.0);
+        }
+        assert_eq!(names.evicted(), 0);
+        names.answer("blocked.example", address(1), 0, 0.0);
+        assert!(names.evicted() > 0);
+        assert_eq!(rules(&names, 0.0), 0, "the allowed one is there still");
+    }
+
+    #[test]
+    fn names_that_have_no_room_at_an_address_are_counted() {
+        let mut names = NamesAt::default();
+        for number in 0..MAX_NAMES + 3 {
+            names.said(&number.to_string(), address(1), 0.0);
+        }
+        assert_eq!(names.evicted(), 3);
+        // Those whose time is over make room.
+        names.said("late", address(1), AT_LEAST + 1.0);
+        assert_eq!(names.evicted(), 3);
+        let [counted, booked] = sizes(&names);
+        assert_eq!((counted.names, booked), (1, counted));
     }
 }

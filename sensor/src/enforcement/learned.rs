@@ -103,9 +103,11 @@ impl Learned {
         now: f64,
         refusing: impl Fn(&str) -> u64,
     ) -> Vec<(IpAddr, u64)> {
-        let mut looked_at: HashSet<_> = names.changed(now);
+        let changed = names.changed(now);
+        let everywhere = self.afresh || changed.is_none();
+        let mut looked_at = changed.unwrap_or_default();
         let known = self.rules.read().unwrap_or_else(PoisonError::into_inner);
-        if self.afresh {
+        if everywhere {
             looked_at.extend(known.keys().copied().chain(names.addresses()));
         }
         let news = looked_at.into_iter().filter_map(|address| {
@@ -127,6 +129,7 @@ mod tests {
     use proptest::{collection::vec, prelude::*, sample::select};
 
     use super::*;
+    use crate::aggregate::names_at::MAX_ADDRESSES;
 
     /// What may happen to names at addresses, and to the policies.
     #[derive(Clone, Debug)]
@@ -222,5 +225,39 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn what_left_among_many_is_forgotten() {
+        let (mut learned, mut names) = (Learned::default(), NamesAt::default());
+        let mut kernel: HashMap<IpAddr, u64> = HashMap::new();
+        let mut tick = |learned: &mut Learned, names: &mut NamesAt| {
+            learned.update(
+                names,
+                0.0,
+                |_| 1,
+                |news| {
+                    for (address, rules) in news {
+                        match rules {
+                            0 => kernel.remove(&address),
+                            rules => kernel.insert(address, rules),
+                        };
+                        assert!(kernel.len() <= MAX_ADDRESSES);
+                    }
+                    Ok::<_, ()>(())
+                },
+            )?;
+            Ok::<_, ()>(kernel.len())
+        };
+        let address = |number: u32| IpAddr::from(std::net::Ipv4Addr::from(0x0a00_0000 + number));
+        names.answer("a.example", address(0), 0, 0.0);
+        assert_eq!(tick(&mut learned, &mut names), Ok(1));
+        for number in 1..4 * MAX_ADDRESSES as u32 {
+            names.answer("a.example", address(number), 0, 0.0);
+        }
+        assert_eq!(tick(&mut learned, &mut names), Ok(MAX_ADDRESSES));
+        assert_eq!(learned.at()(address(0)), None);
+        names.said("b.example", address(0), 0.0);
+        assert_eq!(tick(&mut learned, &mut names), Ok(MAX_ADDRESSES - 1));
     }
 }

@@ -215,7 +215,7 @@ mod declared {
         PARTIES: Gauge "sensor_parties" []
             "Parties that are known.";
         NAMES_EVICTED: Counter "sensor_names_evicted_total" ["table"]
-            "Entries since the daemon started that left a table of names to make room: addresses that a DNS answer gave a name.";
+            "Entries since the daemon started that left a table of names to make room: addresses that a DNS answer gave a name; names by which flows without one are judged, those too that found no room at their address.";
         NAMES_REFUSED: Counter "sensor_names_refused_total" ["table"]
             "What a table of names had no room for since the daemon started: flows of further parties, facts about further devices.";
         TICK_LAST: Gauge "sensor_tick_last_duration_seconds" []
@@ -646,8 +646,10 @@ fn tables(snapshot: &Snapshot, families: &mut Text) {
     let names = &snapshot.names;
     families.extend(declared::LIST_NAMES.value(number(names.list_names)));
     families.extend(declared::PARTIES.value(number(names.parties)));
-    families
-        .extend(declared::NAMES_EVICTED.family([(["addresses"], number(names.addresses_evicted))]));
+    families.extend(declared::NAMES_EVICTED.family([
+        (["addresses"], number(names.addresses_evicted)),
+        (["names"], number(names.names_evicted)),
+    ]));
     families.extend(declared::NAMES_REFUSED.family([
         (["parties"], number(names.parties_refused)),
         (["devices"], number(names.devices_refused)),
