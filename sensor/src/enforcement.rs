@@ -6,7 +6,7 @@ mod learned;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -19,7 +19,7 @@ use sensor_ebpf::{
 
 use self::learned::Learned;
 use crate::{
-    aggregate::{knowledge::Knowledge, mac_text, names_at::NamesAt},
+    aggregate::{knowledge::Knowledge, mac_text, names_at::NamesAt, party::look::Look},
     config::{Config, DeviceSelector, Policy, typed},
     hearing,
     model::{self, Device},
@@ -161,6 +161,22 @@ impl Enforcement {
             shown.entry(&database.file).or_insert(entry);
         }
         shown.into_values().collect()
+    }
+
+    /// The files that could not be used, and how each looked when it was read.
+    pub fn unusable<'a>(
+        &'a self,
+        knowledge: &'a Knowledge,
+    ) -> impl Iterator<Item = (&'a Path, Look)> {
+        let own = knowledge.files.iter();
+        let own = own.map(|(file, list)| (file.as_path(), list));
+        let lists = own.chain(self.lists.iter());
+        let lists = lists.filter(|(_, list)| list.problem.is_some());
+        let databases = knowledge.networks.databases().iter();
+        let databases = databases.filter(|database| database.problem.is_some());
+        lists
+            .map(|(file, list)| (file, list.look))
+            .chain(databases.map(|database| (database.file.as_path(), database.look)))
     }
 
     /// What commands said, and is in force.

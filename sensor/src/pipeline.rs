@@ -6,6 +6,7 @@
 //! Everything ends when the stop channel's sender is dropped.
 
 mod listener;
+mod mending;
 mod resets;
 
 use std::{
@@ -45,6 +46,7 @@ use crate::{
     supervisor::Supervisor,
 };
 use listener::{Line, Listener, listen};
+use mending::Mending;
 
 /// What the task that owns the kernel's side is told.
 enum Command {
@@ -152,6 +154,7 @@ pub async fn run(file: &Path, config: Config) -> anyhow::Result<()> {
         line,
         ticks: Ticks::default(),
         said: HashMap::new(),
+        mending: Mending::default(),
         health,
         publish,
     };
@@ -297,6 +300,7 @@ struct Owner {
     ticks: Ticks,
     /// What was said last about an interface that cannot be had.
     said: HashMap<String, String>,
+    mending: Mending,
     health: Health,
     publish: watch::Sender<Arc<Snapshot>>,
 }
@@ -366,6 +370,7 @@ impl Owner {
             None => {
                 // An interface may have come without a notice that was heard.
                 self.look_at_links();
+                self.look_at_files();
                 self.tick()?;
             }
             Some(Command::Reload(config)) => {
@@ -634,6 +639,17 @@ impl Owner {
                     }
                 }
             }
+        }
+    }
+
+    /// Tries lists and databases again that could not be used and have changed.
+    fn look_at_files(&mut self) {
+        let unusable = self.enforcement.unusable(&self.knowledge);
+        if self.mending.is_due(unusable, Instant::now()) {
+            tracing::info!(
+                "a list or database that could not be used has changed: all are read anew"
+            );
+            self.reload(self.config.clone());
         }
     }
 

@@ -739,8 +739,9 @@ fn a_list_that_is_missing_takes_nothing_else_with_it() {
     // The disk is mounted, and lost.
     fs::write(&list, "a.example\nb.example\n").expect("a list");
     fs::write(&own, "c.example\n").expect("a list");
-    reload(&lab, &mut sensor);
-    assert_eq!(lists(&lab, &sensor), ([0.0; 2], [2.0, 1.0], 3.0));
+    let there = ([0.0; 2], [2.0, 1.0], 3.0);
+    lab::wait_until("in force", LIMIT, || lists(&lab, &sensor) == there)
+        .unwrap_or_else(|error| panic!("{error:#}\n{}", sensor.process.log()));
     fs::remove_file(&list).expect("a list");
     fs::remove_file(&own).expect("a list");
     reload(&lab, &mut sensor);

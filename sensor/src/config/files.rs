@@ -66,9 +66,7 @@ fn of_unknown_zone(config: &Config, places: &[PolicyPlaces]) -> Option<Problem> 
 
 /// What is wrong with each `[[list]]`, and all lists where policies ask for what they say.
 fn of_lists(config: &Config, places: &[Range<usize>]) -> (Vec<Problem>, Option<Lists>) {
-    const HELP: &str = "put it there, and load the configuration anew (`systemctl reload \
-                        gateway-sensor`); until then, a running sensor goes on with what it has \
-                        of it";
+    const HELP: &str = "put it there; until then, a running sensor goes on with what it has of it";
     // Where a policy goes by what lists say, one less is more or less refused than was asked for.
     let level = match config.policies.iter().any(Policy::asks_lists) {
         true => Level::Error,
@@ -108,8 +106,8 @@ fn of_lists(config: &Config, places: &[Range<usize>]) -> (Vec<Problem>, Option<L
 
 /// What is wrong with the lists of policies, each where it is named first.
 fn of_policy_lists(config: &Config, places: &[PolicyPlaces]) -> Vec<Problem> {
-    const HELP: &str = "correct its name, or put it there, and load the configuration anew; until \
-                        then, a running sensor goes on with the names that it has of it";
+    const HELP: &str = "correct its name, or put it there; until then, a running sensor goes on \
+                        with the names that it has of it";
     let reported: HashSet<&Path> = (config.lists.iter())
         .map(|list| list.file.as_path())
         .collect();
@@ -271,9 +269,8 @@ fn of_idle(file: &Path, report: &Report, place: &Range<usize>) -> Option<Problem
 }
 
 fn of_networks(file: &Path, level: Level, place: &Range<usize>) -> Option<Problem> {
-    const HELP: &str = "put it there, and load the configuration anew; until then, a running sensor \
-                        goes on with what it has of it, and countries and networks are those that \
-                        the other files know";
+    const HELP: &str = "put it there; until then, a running sensor goes on with what it has of it, \
+                        and countries and networks are those that the other files know";
     match networks::inspect(file).err()? {
         networks::Error::Unreadable(error) => {
             Some(unreadable((level, "database"), file, &error, place, HELP))

@@ -28,7 +28,7 @@ use crate::{
 
 /// Policies that do not fit into the tables. As text: in which respect, and what to do.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{what}; {}", self.help())]
+#[error("{what}: {}", self.help())]
 pub struct TooLarge {
     /// What there is too much of.
     pub what: TooMuch,
@@ -50,13 +50,15 @@ pub enum TooMuch {
     },
     /// Prefixes.
     #[error(
-        "the policies are about {count} prefixes of one family, and there is room for {MAX_PREFIXES}"
+        "the policies are about {count} {family} prefixes, and there is room for {MAX_PREFIXES}"
     )]
     Prefixes {
         /// How many.
         count: usize,
-        /// The policy with the most of them.
-        largest: String,
+        /// `IPv4` or `IPv6`.
+        family: &'static str,
+        /// The policy that is about the most of them, and about how many.
+        largest: (String, usize),
     },
     /// Combinations of rules.
     #[error("the names and prefixes of the policies overlap in more than {MAX_CHAINS} ways")]
@@ -83,9 +85,13 @@ impl TooLarge {
                 "take a smaller list in the place of the largest, {list}, which has {names}"
             ),
             TooMuch::Names { .. } => "take some out of `domains`".to_owned(),
-            TooMuch::Prefixes { largest, .. } => {
-                format!("take some out of policy `{largest}`, which has the most")
-            }
+            TooMuch::Prefixes {
+                largest: (policy, count),
+                ..
+            } => format!(
+                "policy `{policy}` is about {count} of them; have it name fewer countries, networks \
+                 or remotes"
+            ),
             TooMuch::Chains => "let fewer policies be about the same".to_owned(),
             TooMuch::Alike => {
                 "a list was made to have them: leave out the one that is new".to_owned()
@@ -197,12 +203,8 @@ pub fn compile(
                 let found = knowledge
                     .networks
                     .prefixes(&policy.countries, &policy.networks);
-                let count = policy.remotes.len() + found.len();
-                parts.prefix_counts.push((&policy.name, count));
                 let prefixes = policy.remotes.iter().copied().chain(found);
-                parts
-                    .prefixes
-                    .extend(prefixes.map(|prefix| (prefix.trunc(), number)));
+                parts.about(&policy.name, number, prefixes);
             } else if !by_name {
                 parts.everywhere.push(number);
             }
@@ -223,9 +225,7 @@ pub fn compile(
             set_ports(&mut by_address, &[port(443, Transport::Any)]);
             let number = parts.rule(by_address, who.clone());
             let addresses = knowledge.resolvers.encrypted_addresses();
-            parts
-                .prefixes
-                .extend(addresses.map(|address| (IpNet::from(address), number)));
+            parts.about(&policy.name, number, addresses.map(IpNet::from));
 
             let mut by_name = rule(identity, action);
             // An address in answer to a canary would be taken for consent.
@@ -294,8 +294,6 @@ fn set_ports(rule: &mut Rule, ports: &[Ports]) {
 struct Parts<'p> {
     /// The lists that are left out.
     left_out: Option<&'p BTreeSet<String>>,
-    /// How many prefixes each policy has.
-    prefix_counts: Vec<(&'p str, usize)>,
     rules: Vec<Rule>,
     who: Vec<Who>,
     /// Names that a policy names, and whether a command did.
@@ -306,6 +304,8 @@ struct Parts<'p> {
     /// Rules about resolvers that answer encrypted.
     resolvers: Vec<u8>,
     prefixes: Vec<(IpNet, u8)>,
+    /// The policies of rules about prefixes, by the rules' numbers.
+    policies: BTreeMap<u8, &'p str>,
     everywhere: Vec<u8>,
 }
 
@@ -322,6 +322,13 @@ impl<'p> Parts<'p> {
             self.rules.len() - 1
         });
         u8::try_from(number).unwrap_or(u8::MAX)
+    }
+
+    /// Takes that a rule of a policy is about these prefixes.
+    fn about(&mut self, policy: &'p str, number: u8, prefixes: impl Iterator<Item = IpNet>) {
+        self.policies.insert(number, policy);
+        let prefixes = prefixes.map(|prefix| (prefix.trunc(), number));
+        self.prefixes.extend(prefixes);
     }
 
     fn finish(mut self, knowledge: &'p Knowledge, policies: u64) -> Result<Compiled, TooLarge> {
@@ -365,13 +372,7 @@ impl<'p> Parts<'p> {
                 rules.insert(place, *number);
             }
         }
-        let count_v4 = own.keys().filter(|prefix| prefix.addr().is_ipv4()).count();
-        let count = count_v4.max(own.len() - count_v4);
-        if count > MAX_PREFIXES {
-            let largest = self.prefix_counts.iter().max_by_key(|(_, count)| *count);
-            let largest = largest.map_or_else(String::new, |(policy, _)| (*policy).to_owned());
-            return Err(TooMuch::Prefixes { count, largest }.into());
-        }
+        self.check_room(&own)?;
         let mut prefixes = BTreeMap::new();
         // A prefix sorts before those it holds: the last of the stack that holds one is its parent.
         let mut holders: Vec<(IpNet, Vec<u8>)> = Vec::new();
@@ -390,6 +391,47 @@ impl<'p> Parts<'p> {
             holders.push((prefix, rules));
         }
         Ok(prefixes)
+    }
+
+    /// Whether the kernel has room for prefixes.
+    fn check_room(&self, own: &BTreeMap<IpNet, Vec<u8>>) -> Result<(), TooLarge> {
+        for (family, is_of) in [
+            (
+                "IPv4",
+                (|prefix| matches!(prefix, IpNet::V4(_))) as fn(&IpNet) -> bool,
+            ),
+            ("IPv6", |prefix| matches!(prefix, IpNet::V6(_))),
+        ] {
+            let count = own.keys().filter(|prefix| is_of(prefix)).count();
+            if count <= MAX_PREFIXES {
+                continue;
+            }
+            let mut by_policy: BTreeMap<&str, usize> = BTreeMap::new();
+            for numbers in own
+                .iter()
+                .filter(|(prefix, _)| is_of(prefix))
+                .map(|(_, rules)| rules)
+            {
+                let mut names: Vec<_> = (numbers.iter())
+                    .filter_map(|number| self.policies.get(number))
+                    .collect();
+                names.dedup();
+                for name in names {
+                    *by_policy.entry(name).or_default() += 1;
+                }
+            }
+            let most = by_policy.iter().max_by_key(|(_, count)| **count);
+            let largest = most.map_or_else(Default::default, |(name, of_it)| {
+                ((*name).to_owned(), *of_it)
+            });
+            return Err(TooMuch::Prefixes {
+                count,
+                family,
+                largest,
+            }
+            .into());
+        }
+        Ok(())
     }
 
     fn name_table(

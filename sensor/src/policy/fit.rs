@@ -51,9 +51,10 @@ pub fn fitting(
                 lists.leave_out(list);
                 format!("the list {list}")
             }
-            TooMuch::Prefixes { largest, .. }
-                if policies.iter().any(|policy| policy.name == *largest) =>
-            {
+            TooMuch::Prefixes {
+                largest: (largest, _),
+                ..
+            } if policies.iter().any(|policy| policy.name == *largest) => {
                 policies.retain(|policy| policy.name != *largest);
                 format!("policy `{largest}`")
             }
@@ -73,12 +74,21 @@ pub fn fitting(
 
 #[cfg(test)]
 mod tests {
-    use std::path::{Path, PathBuf};
+    use std::{
+        net::IpAddr,
+        path::{Path, PathBuf},
+    };
+
+    use sensor_ebpf::policy::Layer;
 
     use super::*;
     use crate::{
-        config::{Action, DeviceSelector},
-        policy::policy_names,
+        config::{Action, DeviceSelector, Transport},
+        policy::{
+            DeviceFacts, Zone,
+            explain::{Deciding, testing::decides},
+            policy_names,
+        },
     };
 
     fn policy(name: &str) -> Policy {
@@ -166,6 +176,33 @@ mod tests {
         assert_eq!(names(&part), ["listed", "named"]);
         let left_out: Vec<_> = part.lists.left_out().iter().collect();
         assert_eq!(left_out, ["/large"]);
+        // An explanation says the same.
+        let knowledge = Knowledge::default();
+        let deciding = Deciding {
+            policies: &part.policies,
+            temporary: &[],
+            knowledge: &knowledge,
+            lists: &part.lists,
+            zone: &Zone::default(),
+            now: 0.0,
+        };
+        let decides = |name| {
+            let at = (IpAddr::from([192, 0, 2, 1]), Transport::Tcp, 443);
+            decides(
+                &deciding,
+                &DeviceFacts::default(),
+                Some(name),
+                Layer::Tls,
+                at,
+            )
+        };
+        assert_eq!(decides("5.l"), None);
+        let rejects = |policy: &str| Some((Some(policy.to_owned()), "reject"));
+        assert_eq!(decides("5.s"), rejects("listed"));
+        // Exceptions of the list that is left out are some still.
+        let allows = Some((Some("named".to_owned()), "allow"));
+        assert_eq!(decides("s"), allows);
+        assert_eq!(decides("kept.s"), None);
         // It is left out as long as they are not loaded anew.
         let again = fit(&policies, &[], &part.lists);
         assert_eq!(again.compiled.names.count, 450_001);

@@ -15,6 +15,7 @@ use ipnet::IpNet;
 use maxminddb::{MaxMindDbError, PathElement, Reader, WithinOptions};
 use serde::Deserialize;
 
+use super::look::Look;
 use crate::config::NetworkSelector;
 
 /// The longest name of an organisation in octets; more is cut off.
@@ -66,6 +67,8 @@ pub struct Database {
     pub modified: f64,
     /// Why it could not be used the last time; what is known is that of before.
     pub problem: Option<String>,
+    /// How the file looked when it was read.
+    pub look: Look,
     /// `None` where it could never be used.
     reader: Option<Arc<Reader<Vec<u8>>>>,
 }
@@ -80,6 +83,7 @@ impl Networks {
     /// Reads databases. Of one that cannot be used, what was known `before` stays.
     pub fn load(files: &[PathBuf], before: &Self) -> Self {
         let databases = files.iter().map(|file| {
+            let look = Look::of(file);
             Database::read(file).unwrap_or_else(|error| {
                 let mut all = before.databases.iter();
                 let kept = all.find(|database| database.file == *file);
@@ -95,6 +99,7 @@ impl Networks {
                     file: file.clone(),
                     modified: kept.map_or(0.0, |kept| kept.modified),
                     problem: Some(error.to_string()),
+                    look,
                     reader: kept.and_then(|kept| kept.reader.clone()),
                 }
             })
@@ -194,12 +199,17 @@ impl Database {
     fn read(file: &Path) -> Result<Self, Error> {
         let reader = open(file)?;
         let metadata = fs::metadata(file).map_err(Error::Unreadable)?;
-        Ok(Self {
-            file: file.to_owned(),
-            modified: metadata.mtime() as f64,
+        Ok(Self::of(file.to_owned(), metadata.mtime() as f64, reader))
+    }
+
+    fn of(file: PathBuf, modified: f64, reader: Reader<Vec<u8>>) -> Self {
+        Self {
+            file,
+            modified,
             problem: None,
+            look: Look::default(),
             reader: Some(Arc::new(reader)),
-        })
+        }
     }
 }
 
@@ -436,13 +446,7 @@ mod tests {
                 octets[place] = octet;
             }
             if let Ok(reader) = Reader::from_source(octets) {
-                let database = Database {
-                    file: PathBuf::new(),
-                    modified: 0.0,
-                    problem: None,
-                    reader: Some(Arc::new(reader)),
-                };
-                let networks = Networks { databases: vec![database] };
+                let networks = Networks { databases: vec![Database::of(PathBuf::new(), 0.0, reader)] };
                 let network = networks.find(address.parse().expect("an address"));
                 prop_assert!(network.country.is_none_or(|country| country.len() == 2));
             }

@@ -2,7 +2,7 @@
 
 use std::{fs, os::unix::fs::MetadataExt as _, path::Path, sync::Arc};
 
-use super::{Category, Lists, MOST_NAMES, Report};
+use super::{super::look::Look, Category, Lists, MOST_NAMES, Report};
 
 /// A list and what was found in it.
 #[derive(Clone, Debug, Default)]
@@ -15,6 +15,8 @@ pub struct ListFile {
     pub modified: f64,
     /// Why it could not be read the last time; the names are those of before.
     pub problem: Option<String>,
+    /// How the file looked when it was read.
+    pub look: Look,
 }
 
 impl ListFile {
@@ -27,10 +29,11 @@ impl ListFile {
         room: usize,
         before: Option<&Self>,
     ) -> Self {
+        let look = Look::of(file);
         match read(file, (category, owner), room) {
             Ok(list) => {
                 list.tell(file, before);
-                list
+                Self { look, ..list }
             }
             Err(error) => {
                 tracing::error!(
@@ -44,6 +47,7 @@ impl ListFile {
                 );
                 Self {
                     problem: Some(format!("{error:#}")),
+                    look,
                     ..before.cloned().unwrap_or_default()
                 }
             }
@@ -91,7 +95,7 @@ fn read(
         names: Arc::new(names),
         report,
         modified: fs::metadata(file)?.mtime() as f64,
-        problem: None,
+        ..ListFile::default()
     })
 }
 

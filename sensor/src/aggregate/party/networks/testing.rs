@@ -1,6 +1,6 @@
 //! Databases of networks, made for tests.
 
-use std::{path::PathBuf, sync::Arc};
+use std::path::PathBuf;
 
 use ipnet::IpNet;
 use maxminddb::Reader;
@@ -25,12 +25,7 @@ pub(crate) fn networks(databases: &[Vec<Entry>]) -> Networks {
             .map(|entry| (entry.prefix, entry.data()))
             .collect();
         let reader = Reader::from_source(database(&entries)).expect("a whole database");
-        Database {
-            file: PathBuf::new(),
-            modified: 0.0,
-            problem: None,
-            reader: Some(Arc::new(reader)),
-        }
+        Database::of(PathBuf::new(), 0.0, reader)
     });
     Networks {
         databases: databases.collect(),
