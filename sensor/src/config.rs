@@ -240,6 +240,21 @@ pub struct Policy {
     pub strict: bool,
 }
 
+impl Policy {
+    /// Whether it is about names.
+    pub const fn has_names(&self) -> bool {
+        !(self.domains.is_empty()
+            && self.lists.is_empty()
+            && self.owners.is_empty()
+            && self.categories.is_empty())
+    }
+
+    /// Whether it is about addresses; if it is about names as well, those at these addresses.
+    pub const fn has_addresses(&self) -> bool {
+        !(self.remotes.is_empty() && self.countries.is_empty() && self.networks.is_empty())
+    }
+}
+
 /// Devices that a policy is about.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum DeviceSelector {

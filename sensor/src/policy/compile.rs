@@ -83,13 +83,7 @@ pub fn compile(
     }
     for policy in policies {
         let identity = identity(&policy.name);
-        let by_name = !(policy.domains.is_empty()
-            && policy.lists.is_empty()
-            && policy.owners.is_empty()
-            && policy.categories.is_empty());
-        let by_address = !(policy.remotes.is_empty()
-            && policy.countries.is_empty()
-            && policy.networks.is_empty());
+        let (by_name, by_address) = (policy.has_names(), policy.has_addresses());
         let aside = policy.encrypted_dns.is_some() || policy.quic.is_some();
         let who = Who {
             devices: policy.devices.clone(),
