@@ -11,6 +11,7 @@ use core::ptr;
 
 use aya_ebpf::{
     bindings::xdp_action,
+    helpers::{bpf_xdp_adjust_head, bpf_xdp_get_buff_len},
     macros::{map, xdp},
     maps::{Array, ProgramArray},
     programs::XdpContext,
@@ -20,9 +21,16 @@ use aya_ebpf::{
 #[map]
 static RANDOM: Array<[u64; 2]> = Array::with_max_entries(1, 0);
 
-/// The frame that [`replay`] puts back.
+/// Words of the longest frame that [`replay`] puts back.
+const FRAME_WORDS: usize = 16;
+
+/// The frame that [`replay`] puts back: an even number of octets.
 #[map]
-static FRAME: Array<[u64; 8]> = Array::with_max_entries(1, 0);
+static FRAME: Array<[u64; FRAME_WORDS]> = Array::with_max_entries(1, 0);
+
+/// How long that frame is.
+#[map]
+static FRAME_LEN: Array<[u64; 1]> = Array::with_max_entries(1, 0);
 
 /// The program under test.
 #[map]
@@ -93,22 +101,32 @@ fn visit(context: &XdpContext, destination: usize, port: usize) -> u32 {
 /// Puts the frame back as it was, for a program that rewrites it, and runs that.
 #[xdp]
 fn replay(context: XdpContext) -> u32 {
-    let Some(frame) = FRAME.get(0) else {
+    let (Some(frame), Some(len)) = (FRAME.get(0), FRAME_LEN.get(0)) else {
         return xdp_action::XDP_ABORTED;
     };
+    // SAFETY: the helpers take the program's own context.
+    let status = unsafe {
+        // An answer that is longer than the frame takes the room in front of it.
+        let longer = bpf_xdp_get_buff_len(context.ctx) as i32 - len[0] as i32;
+        bpf_xdp_adjust_head(context.ctx, longer)
+    };
+    if status != 0 {
+        return xdp_action::XDP_ABORTED;
+    }
     let mut at = 0;
-    while at < 6 {
-        if store(&context, at * 8, frame[at]).is_none() {
-            return xdp_action::XDP_ABORTED;
-        }
+    while at < FRAME_WORDS && store(&context, at * 8, frame[at]).is_some() {
         at += 1;
     }
-    match store(&context, 48, frame[6] as u32)
-        .and_then(|()| store(&context, 52, (frame[6] >> 32) as u16))
-    {
-        Some(()) => run(&context),
-        None => xdp_action::XDP_ABORTED,
+    if at < FRAME_WORDS {
+        // What is left is less than a word.
+        let mut rest = frame[at];
+        let mut offset = at * 8;
+        while offset < FRAME_WORDS * 8 && store(&context, offset, rest as u16).is_some() {
+            rest >>= 16;
+            offset += 2;
+        }
     }
+    run(&context)
 }
 
 /// Runs the program under test; comes back only where there is none.

@@ -34,7 +34,7 @@ use sensor_ebpf::{
         PREFIX_SIDE_BITS, PrefixV4, PrefixV6, Rule, Rules,
     },
     said::Text,
-    sample::{Head, Judged, Kind, MAX_PAYLOAD},
+    sample::{Head, Judged, Kind, MAX_PAYLOAD, Watch},
     skip::Skip,
 };
 
@@ -271,6 +271,13 @@ impl Flow {
         }
     }
 
+    /// When it was seen last, in jiffies.
+    #[inline(always)]
+    pub(crate) fn last_seen(self) -> u64 {
+        // SAFETY: as above, read in one piece.
+        unsafe { ptr::read_volatile(&raw const (*self.0).last_seen) }
+    }
+
     /// What [`Head`] says about the flow: its slot, the initial sequence number of a direction and
     /// whether that was seen.
     #[inline(always)]
@@ -282,7 +289,7 @@ impl Flow {
             }
             let flags = of_direction(&raw mut (*self.0).tcp_flags, direction);
             if ptr::read_volatile(flags) & tcp_flag::SYN != 0 {
-                head.flags = Head::SYN_SEEN;
+                head.flags |= Head::SYN_SEEN;
             }
         }
         head.slot = self.1;
@@ -405,6 +412,7 @@ pub(crate) fn open_flow(
     device: u32,
     direction: Direction,
     now: u64,
+    watch: Watch,
     settings: &Settings,
 ) -> Option<Flow> {
     let losses = LOSSES.get_ptr_mut(0)?;
@@ -458,6 +466,8 @@ pub(crate) fn open_flow(
         (*record).first_seen = now;
         (*record).last_seen = now;
         (*record).device = device;
+        // Of no generation: whoever finds the slot first decides, and knows what is wanted.
+        (*record).judgement = Judgement::new(0, Decision::PASS, watch).pack();
         (*record).interface = interface_number(key.ifindex());
         (*record).index_position = entry.position;
         (*record).opened_by = direction as u8;

@@ -420,8 +420,10 @@ fn keeps_link_alive(key: &FlowKey) -> bool {
                 || (key.remote().high == 0 && key.remote().low == 0)
         }
     };
+    // DHCP goes no further than the provider's own network.
     group_or_link
         || (key.protocol() == protocol::UDP
+            && key.remote().is_near(key.family())
             && (key.remote_port() == DHCP[0]
                 || key.remote_port() == DHCP[1]
                 || key.remote_port() == DHCP[2]

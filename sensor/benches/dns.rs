@@ -10,6 +10,10 @@
 //! passes, also that of the dnsmasq behind it. The devices' ends have threads of their own, which
 //! count for nobody, as dnsperf does. All is measured round by round in one run.
 //!
+//! Then the sensor's list is exchanged for another as long, several times, under questions: how long
+//! it takes from the signal to the first answer by the new list, and how much memory the kernel says
+//! that all maps have more than without a list.
+//!
 //! `--json FILE` also writes the figures to a file.
 
 mod arguments;
@@ -18,7 +22,8 @@ use std::{
     collections::BTreeMap,
     fmt::Write as _,
     fs,
-    net::{SocketAddr, TcpStream},
+    net::{SocketAddr, TcpStream, UdpSocket},
+    os::fd::{AsFd as _, AsRawFd as _},
     path::Path,
     process::Command,
     thread,
@@ -27,11 +32,13 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use arguments::json_argument;
+use aya::maps::loaded_maps;
+use rustix::process::Signal;
 use serde::Serialize;
 use serde_json::json;
 use xtask::{
     command::capture,
-    lab::{Device, Host, LISTEN, Lab, Options, PORTS, Process},
+    lab::{Device, Host, LISTEN, Lab, Options, PORTS, Process, Sensor},
 };
 
 const NAMES: usize = 200_000;
@@ -40,6 +47,8 @@ const ASKED: usize = 20_000;
 const ROUNDS: usize = 3;
 /// Seconds of one sample.
 const SAMPLE: u32 = 4;
+/// Exchanges of the list.
+const SWAPS: usize = 7;
 /// How long a server may take to read the list.
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -68,15 +77,18 @@ fn main() -> Result<()> {
     let mut listed = names(NAMES + ASKED);
     let passed = listed.split_off(NAMES);
     let list = lab.gateway.folder.join("names.list");
-    fs::write(&list, listed.join("\n"))?;
+    // As many lines, and no name.
+    fs::write(&list, "#\n".repeat(NAMES))?;
     let servers = start_servers(&lab, &listed)?;
     // The other port is to be as it would be without: with what a driver does for packets anyway.
     lab.gateway.run("ethtool -K lan1 gro on")?;
     let configuration = format!(
         "[[interface]]\nname = \"lan0\"\nhook = \"xdp-native\"\n\n\
-         [daemon]\nlisten = \"{LISTEN}\"\npin_directory = \"{}\"\n\n\
+         [daemon]\nlisten = \"{LISTEN}\"\npin_directory = \"{}\"\n\
+         state_directory = \"{}\"\n\n\
          [[policy]]\nname = \"list\"\nlists = [\"{}\"]\naction = \"reject\"\n",
         lab.pins().display(),
+        lab.gateway.folder.join("state").display(),
         list.display()
     );
     let sensor = lab.sensor(Path::new(env!("CARGO_BIN_EXE_sensor")), &configuration)?;
@@ -88,6 +100,7 @@ fn main() -> Result<()> {
     ];
     threaded(&lab.phone, "eth0")?;
     threaded(&lab.laptop, "eth0")?;
+    let swaps = swap(&lab, &sensor, &list, &listed)?;
 
     // Every tenth, from all over the list; and names that look alike, and are not on it.
     let refused: Vec<_> = listed.into_iter().step_by(NAMES / ASKED).collect();
@@ -147,6 +160,10 @@ fn main() -> Result<()> {
             "names": NAMES,
             "rounds": ROUNDS,
             "seconds": SAMPLE,
+            "swap_ms": swaps.median_ms,
+            "longest_swap_ms": swaps.longest_ms,
+            "names_mib": swaps.names_mib,
+            "most_names_mib": swaps.most_names_mib,
             "refused": figures["refused"],
             "passed": figures["passed"],
         });
@@ -154,6 +171,115 @@ fn main() -> Result<()> {
             .with_context(|| file.display().to_string())?;
     }
     Ok(())
+}
+
+/// What exchanging the list takes.
+struct Swaps {
+    /// Milliseconds from the signal to the first answer by the new list.
+    median_ms: f64,
+    longest_ms: f64,
+    /// Kernel memory of all maps with a list more than without, in MiB.
+    names_mib: f64,
+    /// The most that was seen of it, while one list took the place of another.
+    most_names_mib: f64,
+}
+
+/// Loads lists of names none of which is below another, so that each needs its place, exchanges them,
+/// and leaves `listed` in force.
+fn swap(lab: &Lab, sensor: &Sensor, list: &Path, listed: &[String]) -> Result<Swaps> {
+    let socket = lab.phone.enter(|| -> Result<UdpSocket> {
+        let socket = UdpSocket::bind("0.0.0.0:0")?;
+        socket.connect((SERVERS[0].1, 53))?;
+        socket.set_read_timeout(Some(Duration::from_secs(1)))?;
+        Ok(socket)
+    })??;
+    let none = map_memory()?;
+    let mut most = none;
+    let mut took = Vec::new();
+    let mut last: Option<String> = None;
+    for number in 0..=SWAPS {
+        // The last name is of this list alone.
+        let own = format!("list-{number}.example");
+        let mut text: String = (1..NAMES)
+            .map(|name| format!("ads{}.party-{name:x}.example\n", name % 13))
+            .collect();
+        text.push_str(&own);
+        fs::write(list, text)?;
+        let begun = Instant::now();
+        sensor.process.signal(Signal::HUP)?;
+        while !refused(&socket, &own)? {
+            ensure!(begun.elapsed() < LIMIT, "the list is not in force");
+            most = most.max(map_memory()?);
+        }
+        took.push(begun.elapsed().as_secs_f64() * 1e3);
+        if let Some(last) = last.replace(own) {
+            ensure!(!refused(&socket, &last)?, "{last} is not on the list");
+        }
+        // What stood before goes a grace period later.
+        let until = Instant::now() + Duration::from_secs(1);
+        while Instant::now() < until {
+            most = most.max(map_memory()?);
+        }
+    }
+    let names = map_memory()? - none;
+    fs::write(list, listed.join("\n"))?;
+    sensor.process.signal(Signal::HUP)?;
+    let begun = Instant::now();
+    while !refused(&socket, &listed[0])? {
+        ensure!(begun.elapsed() < LIMIT, "the list is not in force");
+    }
+    // The first had nothing to take the place of.
+    let mut took = took.split_off(1);
+    took.sort_by(f64::total_cmp);
+    let mib = |octets: u64| octets as f64 / (1 << 20) as f64;
+    let swaps = Swaps {
+        median_ms: took[took.len() / 2],
+        longest_ms: took[took.len() - 1],
+        names_mib: mib(names),
+        most_names_mib: mib(most - none),
+    };
+    println!(
+        "{NAMES} names: {:.0} ms from the signal to the first answer, {:.0} ms at most; {:.1} MiB in \
+         the kernel, {:.1} MiB at most",
+        swaps.median_ms, swaps.longest_ms, swaps.names_mib, swaps.most_names_mib
+    );
+    Ok(swaps)
+}
+
+/// Octets of all maps on this machine, as the kernel accounts them.
+fn map_memory() -> Result<u64> {
+    let mut sum = 0;
+    for map in loaded_maps() {
+        let fd = match map.and_then(|map| map.fd()) {
+            Ok(fd) => fd,
+            // It went between two looks.
+            Err(_) => continue,
+        };
+        let path = format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd());
+        let text = fs::read_to_string(path)?;
+        let line = text.lines().find_map(|line| line.strip_prefix("memlock:"));
+        sum += line
+            .context("the kernel does not tell the memory of a map")?
+            .trim()
+            .parse::<u64>()?;
+    }
+    Ok(sum)
+}
+
+/// Whether a question is answered with NXDOMAIN.
+fn refused(socket: &UdpSocket, name: &str) -> Result<bool> {
+    const NX_DOMAIN: u8 = 3;
+    let mut question = b"\x12\x34\x01\0\0\x01\0\0\0\0\0\0".to_vec();
+    for label in name.split('.') {
+        question.push(label.len() as u8);
+        question.extend_from_slice(label.as_bytes());
+    }
+    question.extend(b"\0\0\x01\0\x01");
+    socket.send(&question)?;
+    let mut answer = [0; 512];
+    let len = socket.recv(&mut answer)?;
+    ensure!(len > question.len(), "an answer of {len} octets");
+    Ok(answer[3] & 0x0f == NX_DOMAIN)
 }
 
 fn median(samples: &[Figure]) -> Figure {

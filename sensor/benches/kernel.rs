@@ -5,8 +5,8 @@
 //! in one round, one after the other, so that what else the machine does hits all alike.
 //!
 //! A known flow is one that has told its name: after the first round all flows are settled as the
-//! daemon does it. Packets whose payload is copied run in batches, between which the ring is
-//! emptied: a full ring would cost less.
+//! daemon does it. Packets whose payload is copied for it run in batches, between which the ring is
+//! emptied: a full ring would cost less. Of questions that are refused it is given few, as in life.
 //!
 //! `--json FILE` also writes the figures to a file.
 
@@ -16,17 +16,22 @@ mod arguments;
 mod programs;
 mod sandbox;
 
-use std::{fs, os::fd::AsFd as _, path::Path};
+use std::{collections::HashMap, env, fs, os::fd::AsFd as _, path::Path, process};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use arguments::json_argument;
 use aya::maps::{Array, LpmTrie, Map, MapData, ProgramArray, RingBuf, lpm_trie};
 use programs::{Programs, Raw, Tables};
 use sandbox::Sandbox;
+use sensor::{
+    aggregate::knowledge::Knowledge,
+    config::{Action, Policy},
+    policy::{PolicyLists, compile},
+};
 use sensor_ebpf::{
     flow::{FlowRecord, Judgement, slot},
     policy::{Chain, MAX_CHAINS, MAX_RULES, PREFIX_SIDE_BITS, PrefixV4, PrefixV6, Rule, Verdict},
-    sample::{Kind, Watch},
+    sample::{Kind, Watch, is_service},
 };
 use serde_json::json;
 
@@ -35,6 +40,8 @@ const XDP_TX: u32 = 3;
 
 /// Packets of one sample.
 const REPEATS: u32 = 1_000_000;
+/// Packets of one sample of what is compared more closely.
+const MORE_REPEATS: u32 = 5_000_000;
 /// Packets of one sample where the payload is copied.
 const COPIES: u32 = 20_000;
 /// How many of them three quarters of the ring hold.
@@ -42,11 +49,17 @@ const BATCH: u32 = 500;
 /// Samples of one figure.
 const ROUNDS: usize = 9;
 
+/// What nobody has on a list.
+const GOOD_NAME: &str = "www.google.com";
+
 /// All filters of xdp-tools' `xdp-filter` in one program, which passes what nothing matches.
 const YARDSTICK: &str = "/usr/lib/x86_64-linux-gnu/bpf/xdpfilt_alw_all.o";
 const YARDSTICK_PROGRAM: &str = "xdpfilt_alw_all";
 
 const PREFIXES: u32 = 100_000;
+/// Beside names.
+const FEWER_PREFIXES: u32 = 10_000;
+const NAMES: u64 = 200_000;
 const FLOWS: [u64; 3] = [1, 10_000, 60_000];
 
 /// A figure in the making.
@@ -87,11 +100,16 @@ fn main() -> Result<()> {
     };
     let (full, full_filtering) = (Programs::load(small)?, filtering(small)?);
     let rejecting = rejecting()?;
+    let naming = naming()?;
     let (unsettled, copying) = (
         Programs::load(Tables::default())?,
         Programs::load(Tables::default())?,
     );
-    let (hello, question) = (hello_ipv4(), question_ipv4());
+    let (hello, question) = (hello_ipv4(), question_ipv4(GOOD_NAME));
+    let (listed, unlisted) = (
+        question_ipv4(&listed_name(NAMES / 2)),
+        question_ipv4(&listed_name(NAMES)),
+    );
 
     let mut cases = Cases::default();
     for (number, (family, driver, frame)) in families.into_iter().enumerate() {
@@ -100,11 +118,15 @@ fn main() -> Result<()> {
             ("known flow", &known, "upload"),
             ("watched flow, nothing to copy", &unsettled, "upload"),
             ("known flow, 100000 prefixes", &known_filtering, "upload"),
+            ("known flow, 200000 names", &naming, "upload"),
             ("known flow, program for frags", &known, "upload_frags"),
             ("xdp-filter", &yardstick, YARDSTICK_PROGRAM),
         ] {
             let name = format!("{name}, {family}");
             cases.add(&name, Some(programs), program, None, frame, Some(floor));
+        }
+        for case in &mut cases.0[floor..] {
+            (case.packets, case.batch) = (MORE_REPEATS, MORE_REPEATS);
         }
         for (flows, programs) in FLOWS.into_iter().zip(&many[number]) {
             let by = Some((driver, flows));
@@ -146,6 +168,28 @@ fn main() -> Result<()> {
         Some(floor),
     );
     cases.0[rejects].verdict = XDP_TX;
+    for (name, frame, programs, verdict) in [
+        ("question, no names", &unlisted, &known, XDP_PASS),
+        ("question judged, passed", &unlisted, &naming, XDP_PASS),
+        ("question judged, answered", &listed, &naming, XDP_TX),
+    ] {
+        let floor = format!("floor replay, {name}");
+        let floor = cases.add(&floor, None, "noop", by, frame, None);
+        let judged = cases.add(
+            &format!("{name}, ipv4"),
+            Some(programs),
+            "upload",
+            by,
+            frame,
+            Some(floor),
+        );
+        cases.0[judged].verdict = verdict;
+        if verdict == XDP_PASS {
+            for case in [floor, judged] {
+                (cases.0[case].packets, cases.0[case].batch) = (COPIES, BATCH);
+            }
+        }
+    }
     for (name, frame) in [
         ("1,200 octets copied", &hello),
         ("DNS question copied", &question),
@@ -160,7 +204,7 @@ fn main() -> Result<()> {
     }
     let settled = || {
         let many = many.iter().flatten();
-        many.chain([&known, &known_filtering])
+        many.chain([&known, &known_filtering, &naming])
     };
 
     // The first round fills the tables and the caches.
@@ -286,6 +330,7 @@ impl Case<'_> {
             ProgramArray::try_from(drivers.map_mut("TARGET")?)?.set(0, &target, 0)?;
             drivers.set_words("RANDOM", [0x9e37_79b9_7f4a_7c15, flows])?;
             drivers.set_words("FRAME", words(self.frame))?;
+            drivers.set_words("FRAME_LEN", [self.frame.len() as u64])?;
         }
         let (programs, program) = match self.driver {
             Some((driver, _)) => (&*drivers, driver),
@@ -357,7 +402,7 @@ fn cpu_time() -> f64 {
 }
 
 /// Tells the programs that nothing more is wanted of any flow, as the daemon does once it knows a
-/// flow's name.
+/// flow's name; what services say is always wanted.
 fn settle(programs: &Programs) -> Result<()> {
     let Map::Array(table) = programs.map("FLOWS")? else {
         bail!("the flow table is no array");
@@ -367,7 +412,7 @@ fn settle(programs: &Programs) -> Result<()> {
     let mut flows: Array<_, Raw<FlowRecord>> = Array::try_from(Map::Array(table))?;
     for number in 0..flows.len() {
         let Raw(mut record) = flows.get(&number, 0)?;
-        if record.state == slot::LIVE {
+        if record.state == slot::LIVE && !is_service(&record.key) {
             let judgement = Judgement::unpack(record.judgement);
             record.judgement = Judgement {
                 watch: Watch::NONE,
@@ -381,7 +426,7 @@ fn settle(programs: &Programs) -> Result<()> {
 }
 
 fn is_watched(flow: &FlowRecord) -> bool {
-    Judgement::unpack(flow.judgement).watch != Watch::NONE
+    !is_service(&flow.key) && Judgement::unpack(flow.judgement).watch != Watch::NONE
 }
 
 /// A table for each number of flows, by family.
@@ -403,9 +448,15 @@ fn load_for<const N: usize>(
 fn filtering(tables: Tables) -> Result<Programs> {
     let mut programs = Programs::load(tables)?;
     let side = enforce(&mut programs, 1)?;
+    add_prefixes(&mut programs, side, PREFIXES)?;
+    Ok(programs)
+}
+
+/// Adds prefixes, which lead to the chain of number 1.
+fn add_prefixes(programs: &mut Programs, side: [u8; 4], count: u32) -> Result<()> {
     let mut prefixes: LpmTrie<_, Raw<PrefixV4>, u32> =
         LpmTrie::try_from(programs.map_mut("PREFIXES_V4")?)?;
-    for number in 0..PREFIXES {
+    for number in 0..count {
         let [_, high, middle, low] = number.to_be_bytes();
         let key = PrefixV4 {
             side,
@@ -415,14 +466,14 @@ fn filtering(tables: Tables) -> Result<Programs> {
     }
     let mut prefixes: LpmTrie<_, Raw<PrefixV6>, u32> =
         LpmTrie::try_from(programs.map_mut("PREFIXES_V6")?)?;
-    for number in 0..PREFIXES {
+    for number in 0..count {
         let [_, high, middle, low] = number.to_be_bytes();
         let mut address = [0; 16];
         address[..8].copy_from_slice(&[0x20, 1, 0xd, 0xb9, 0, high, middle, low]);
         let key = PrefixV6 { side, address };
         prefixes.insert(&lpm_trie::Key::new(PREFIX_SIDE_BITS + 64, Raw(key)), 1, 0)?;
     }
-    Ok(programs)
+    Ok(())
 }
 
 /// A policy that refuses every address.
@@ -430,6 +481,50 @@ fn rejecting() -> Result<Programs> {
     let mut programs = Programs::load(Tables::default())?;
     enforce(&mut programs, 0)?;
     Ok(programs)
+}
+
+/// Policies for every device: one with a list of names, one with prefixes that no frame matches.
+fn naming() -> Result<Programs> {
+    let file = env::temp_dir().join(format!("sensor-bench-names-{}", process::id()));
+    let text: String = (0..NAMES)
+        .map(|number| listed_name(number) + "\n")
+        .collect();
+    fs::write(&file, text)?;
+    let policies = [Policy {
+        name: "list".to_owned(),
+        lists: vec![file.clone()],
+        action: Action::Reject,
+        ..Policy::default()
+    }];
+    let lists = PolicyLists::load(&policies, &PolicyLists::default());
+    fs::remove_file(&file)?;
+    let identities = HashMap::from([("list".to_owned(), 1)]);
+    let compiled = compile(&policies, &[], &Knowledge::default(), &lists, &identities)?;
+    ensure!(compiled.names.count == NAMES, "not all names are compiled");
+
+    let mut programs = Programs::load(Tables::default())?;
+    let mut settings = programs.settings()?;
+    let side = settings.generation & 1;
+    for (number, rule) in (0..).zip(&compiled.rules) {
+        programs.set("RULES", side * MAX_RULES as u32 + number, *rule)?;
+    }
+    for (number, chain) in (0..).zip(&compiled.chains) {
+        programs.set("CHAINS", side * MAX_CHAINS as u32 + number, *chain)?;
+    }
+    programs.set_names(side, &compiled.names.buckets)?;
+    add_prefixes(&mut programs, side.to_be_bytes(), FEWER_PREFIXES)?;
+    let side = side as usize;
+    settings.default_rules[side] = compiled.name_rules;
+    settings.name_rules[side] = compiled.name_rules;
+    settings.name_secret[side] = compiled.names.secret;
+    settings.name_mask[side] = compiled.names.buckets.len() as u32 - 1;
+    programs.set("SETTINGS", 0, settings)?;
+    Ok(programs)
+}
+
+/// A name of the list, by its number; from [`NAMES`] on one that is not on it.
+fn listed_name(number: u64) -> String {
+    format!("ads{}.site-{number:x}.example", number % 13)
 }
 
 /// Puts one rule in force, which refuses what the chain of this number is about. Gives the side as
@@ -454,12 +549,12 @@ fn enforce(programs: &mut Programs, chain: u32) -> Result<[u8; 4]> {
     Ok(side.to_be_bytes())
 }
 
-/// The first 56 octets of a frame, filled up with zeros, in words.
-fn words(frame: &[u8]) -> [u64; 8] {
-    let mut octets = [0; 64];
+/// The first 128 octets of a frame, filled up with zeros, in words.
+fn words(frame: &[u8]) -> [u64; 16] {
+    let mut octets = [0; 128];
     let len = frame.len().min(octets.len());
     octets[..len].copy_from_slice(&frame[..len]);
-    let mut words = [0; 8];
+    let mut words = [0; 16];
     for (word, octets) in words.iter_mut().zip(octets.as_chunks().0) {
         *word = u64::from_ne_bytes(*octets);
     }
@@ -498,17 +593,21 @@ fn hello_ipv4() -> Vec<u8> {
     frame
 }
 
-/// A question to a resolver, 32 octets, which is always wanted.
-fn question_ipv4() -> Vec<u8> {
-    const MESSAGE: &[u8] =
-        b"\x12\x34\x01\0\0\x01\0\0\0\0\0\0\x03www\x06google\x03com\0\0\x01\0\x01";
+/// A question to a resolver, with EDNS (RFC 6891).
+fn question_ipv4(name: &str) -> Vec<u8> {
     const UDP: u8 = 17;
+    let mut message = b"\x12\x34\x01\0\0\x01\0\0\0\0\0\x01".to_vec();
+    for label in name.split('.') {
+        message.push(label.len() as u8);
+        message.extend_from_slice(label.as_bytes());
+    }
+    message.extend(b"\0\0\x01\0\x01\0\0\x29\x04\xd0\0\0\0\0\0\0");
     let mut frame = tcp_ipv4();
     frame.truncate(34);
-    frame[16..18].copy_from_slice(&(28 + MESSAGE.len() as u16).to_be_bytes());
+    frame[16..18].copy_from_slice(&(28 + message.len() as u16).to_be_bytes());
     frame[23] = UDP;
-    frame.extend([0x9c, 0x40, 0, 53, 0, 8 + MESSAGE.len() as u8, 0, 0]);
-    frame.extend_from_slice(MESSAGE);
+    frame.extend([0x9c, 0x40, 0, 53, 0, 8 + message.len() as u8, 0, 0]);
+    frame.extend(message);
     frame
 }
 

@@ -1,29 +1,36 @@
 //! Which policies are in force: what the configuration says, what commands said, and to which devices
 //! each rule applies at the moment.
 
+mod learned;
+
 use std::{
-    collections::{BTreeSet, HashMap},
-    fs::{self, File},
-    io::Write as _,
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
-    path::{Path, PathBuf},
-    sync::{Arc, PoisonError, RwLock},
+    path::PathBuf,
+    sync::Arc,
 };
 
 use anyhow::Context as _;
 use sensor_ebpf::{
     flow::FlowKey,
     parse::{Family, Mac},
+    policy::Verdict,
 };
 
+use self::learned::Learned;
 use crate::{
     aggregate::{knowledge::Knowledge, names_at::NamesAt},
-    config::{Config, DeviceSelector, typed},
+    config::{Config, DeviceSelector, Policy, typed},
     hearing,
     model::{self, Device},
-    policy::explain::Deciding,
-    policy::{Compiled, DeviceFacts, InForce, PolicyLists, Temporary, Zone, compile, policy_names},
+    policy::explain::{self, Deciding, RefusedBefore},
+    policy::{
+        ALLOWED, BLOCKED, Compiled, DeviceFacts, Fitting, InForce, PolicyLists, Temporary,
+        TooLarge, Zone, compile, fitting, policy_names,
+    },
+    remembered::Remembered,
     source::kernel::{DeviceRules, Installed, Kernel},
+    state,
 };
 
 /// The file of what commands said, in the state directory.
@@ -51,26 +58,40 @@ pub struct Circumstances<'a> {
 /// Is told what decides, right before it is in force in the kernel.
 type Tell = Box<dyn Fn(Arc<hearing::InForce>) + Send>;
 
-/// The rules that refuse every name that is known at an address, where there are any.
-type Learned = Arc<RwLock<HashMap<IpAddr, u64>>>;
+/// How much of what is said is put in force, where not all has a place.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum PartOf {
+    /// All, or nothing.
+    All,
+    /// What fits.
+    Fitting,
+}
 
 /// The policies in force.
 pub struct Enforcement {
     lists: PolicyLists,
     temporary: Vec<Temporary>,
+    /// What commands said has no place.
+    without_commands: bool,
+    /// The policies in force, where not all of the configuration's have a place.
+    in_part: Option<Vec<Policy>>,
     file: PathBuf,
+    remembered: Remembered,
     zone: Zone,
     in_force: Arc<InForce>,
     who: DeviceRules,
     learned: Learned,
+    /// The names of policies in the tables, by their identities.
+    policies: HashMap<u16, String>,
     tell: Tell,
 }
 
 impl Enforcement {
-    /// With nothing in force, and with what commands said before the daemon began.
+    /// With nothing in force, and with what commands said and what was known of devices before the
+    /// daemon began.
     pub fn new(config: &Config, now: f64) -> Self {
         let file = config.daemon.state_directory.join(FILE);
-        let mut temporary = read(&file).unwrap_or_else(|error| {
+        let mut temporary: Vec<Temporary> = state::read(&file).unwrap_or_else(|error| {
             tracing::error!(
                 "{}: {error:#}; what `sensor block` and `allow` said is not in force",
                 file.display()
@@ -81,11 +102,15 @@ impl Enforcement {
         Self {
             lists: PolicyLists::default(),
             temporary,
+            without_commands: false,
+            in_part: None,
             file,
+            remembered: Remembered::new(config, now),
             zone: Zone::named(config.daemon.time_zone.as_deref()),
             in_force: Arc::default(),
             who: DeviceRules::default(),
-            learned: Arc::default(),
+            learned: Learned::default(),
+            policies: HashMap::new(),
             tell: Box::new(|_| {}),
         }
     }
@@ -105,23 +130,113 @@ impl Enforcement {
         &self.lists
     }
 
-    /// The lists of the policies, for those who look.
-    pub fn shown_lists(&self) -> Vec<model::PolicyList> {
-        let lists = self.lists.iter().map(|(file, list)| model::PolicyList {
-            list: file.display().to_string(),
-            names: list.names.len() as u64,
-            bad_lines: list.report.bad,
-            modified: list.modified,
-            kept: list.problem.is_some(),
-        });
-        let mut lists: Vec<_> = lists.collect();
-        lists.sort_by(|a, b| a.list.cmp(&b.list));
-        lists
+    /// The files that policies may ask, for those who look: lists and databases of networks.
+    pub fn shown_lists(&self, knowledge: &Knowledge) -> Vec<model::PolicyList> {
+        let own = knowledge.files.iter();
+        let own = own.map(|(file, list)| (file.as_path(), list));
+        let mut shown = BTreeMap::new();
+        for (file, list) in own.chain(self.lists.iter()) {
+            let entry = model::PolicyList {
+                list: file.display().to_string(),
+                names: Some(list.names.len() as u64),
+                bad_lines: Some(list.report.bad),
+                modified: list.modified,
+                kept: list.problem.is_some(),
+                left_out: self.lists.left_out().contains(&*file.to_string_lossy()),
+            };
+            let is_kept = entry.kept;
+            // A policy may name what is a `[[list]]` too.
+            let place = shown.entry(file).or_insert(entry);
+            place.kept |= is_kept;
+        }
+        for database in knowledge.networks.databases() {
+            let entry = model::PolicyList {
+                list: database.file.display().to_string(),
+                names: None,
+                bad_lines: None,
+                modified: database.modified,
+                kept: database.problem.is_some(),
+                left_out: false,
+            };
+            shown.entry(&database.file).or_insert(entry);
+        }
+        shown.into_values().collect()
     }
 
-    /// What commands said.
+    /// What commands said, and is in force.
     pub fn temporary(&self) -> &[Temporary] {
-        &self.temporary
+        match self.without_commands {
+            true => &[],
+            false => &self.temporary,
+        }
+    }
+
+    /// Takes what is known of devices, and tells them what was known before the daemon began, where
+    /// that is surer; it is kept for the next one.
+    pub fn recall(&mut self, devices: &mut [Device], now: f64) {
+        self.remembered.recall(devices, now);
+    }
+
+    /// Keeps for the next daemon what is known of devices.
+    pub fn end(&mut self, now: f64) {
+        self.remembered.keep(now);
+    }
+
+    /// What is known of a device, for policies.
+    pub fn facts<'a>(
+        &'a self,
+        mac: Mac,
+        config: &'a Config,
+        devices: &'a [Device],
+    ) -> DeviceFacts<'a> {
+        let seen = devices.iter().find(|device| device.mac == Some(mac));
+        facts(mac.octets(), config, seen, &self.remembered)
+    }
+
+    /// What is refused to these devices (`None`: to all) whatever name they would say.
+    pub fn refused_before_a_name(
+        &self,
+        selector: Option<&DeviceSelector>,
+        config: &Config,
+        knowledge: &Knowledge,
+        devices: &[Device],
+        now: f64,
+    ) -> Vec<RefusedBefore> {
+        let seen = seen(devices);
+        let named = selector.into_iter().filter_map(|selector| match selector {
+            DeviceSelector::Mac(mac) => Some(*mac),
+            _ => None,
+        });
+        let all: BTreeSet<_> = seen
+            .keys()
+            .copied()
+            .chain(self.remembered.devices())
+            .chain(config.devices.iter().map(|device| device.mac))
+            .chain(named)
+            .collect();
+        let all = all
+            .into_iter()
+            .map(|mac| facts(mac, config, seen.get(&mac).copied(), &self.remembered));
+        let meant: Vec<_> = all
+            .filter(|facts| selector.is_none_or(|selector| facts.are(selector)))
+            .collect();
+        explain::refused_before_a_name(&self.deciding(config, knowledge, now), &meant)
+    }
+
+    /// What refuses a flow of a device to an address that says no name, as every name that is known
+    /// there is refused: the policy (`None`: a command) and the action.
+    pub fn learned(
+        &self,
+        address: IpAddr,
+        device: &DeviceFacts<'_>,
+        now: f64,
+    ) -> Option<(Option<String>, Verdict)> {
+        let compiled = &self.in_force.compiled;
+        let rules = self.learned.at()(address)? & compiled.rules_of(device, &self.zone, now);
+        let rule = compiled.rules.get(rules.trailing_zeros() as usize)?;
+        let policy = self.policies.get(&rule.policy).cloned();
+        let policy = policy.filter(|name| name != BLOCKED && name != ALLOWED);
+        Some((policy, Verdict::from_number(rule.verdict)))
     }
 
     /// The time zone of schedules.
@@ -137,8 +252,8 @@ impl Enforcement {
         now: f64,
     ) -> Deciding<'a> {
         Deciding {
-            policies: &config.policies,
-            temporary: &self.temporary,
+            policies: self.policies(config),
+            temporary: self.temporary(),
             knowledge,
             lists: &self.lists,
             zone: &self.zone,
@@ -151,16 +266,56 @@ impl Enforcement {
         self.lists = PolicyLists::load(&config.policies, &self.lists);
     }
 
+    /// The policies in force.
+    fn policies<'a>(&'a self, config: &'a Config) -> &'a [Policy] {
+        self.in_part.as_deref().unwrap_or(&config.policies)
+    }
+
+    /// What keeps a configuration from being put in force, whose lists were read: without what
+    /// commands said, and with it.
+    pub fn too_large(
+        &self,
+        config: &Config,
+        knowledge: &Knowledge,
+    ) -> (Option<TooLarge>, Option<TooLarge>) {
+        let error = |temporary: &[Temporary]| {
+            let policies = &config.policies;
+            let names = policy_names(policies, temporary).map(str::to_owned);
+            let identities = names.zip(1..).collect();
+            compile(policies, temporary, knowledge, &self.lists, &identities).err()
+        };
+        match error(&[]) {
+            None if !self.temporary.is_empty() => (None, error(&self.temporary)),
+            without => (without, None),
+        }
+    }
+
+    /// Puts a configuration in force where nothing is: as much of it as has a place. The log is told
+    /// what has none.
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    pub fn start(&mut self, circumstances: Circumstances<'_>) -> anyhow::Result<Installed> {
+        self.load(PartOf::Fitting, circumstances)
+    }
+
     /// Puts a configuration in force, lists read anew.
     ///
     /// # Errors
     /// It does not fit, or the kernel refuses it; what was in force stays.
     pub fn install(&mut self, circumstances: Circumstances<'_>) -> anyhow::Result<Installed> {
+        self.load(PartOf::All, circumstances)
+    }
+
+    fn load(
+        &mut self,
+        part: PartOf,
+        circumstances: Circumstances<'_>,
+    ) -> anyhow::Result<Installed> {
         let config = circumstances.config;
         let lists = PolicyLists::load(&config.policies, &self.lists);
         let zone = Zone::named(config.daemon.time_zone.as_deref());
-        let installed = self.put(&lists, &zone, circumstances)?;
-        self.lists = lists;
+        let installed = self.put(part, &config.policies, lists, &zone, circumstances)?;
         self.zone = zone;
         Ok(installed)
     }
@@ -216,12 +371,11 @@ impl Enforcement {
         circumstances: Circumstances<'_>,
     ) -> anyhow::Result<()> {
         let before = std::mem::replace(&mut self.temporary, temporary);
-        let (lists, zone) = (self.lists.clone(), self.zone.clone());
-        if let Err(error) = self.put(&lists, &zone, circumstances) {
+        if let Err(error) = self.put_again(PartOf::All, circumstances) {
             self.temporary = before;
             return Err(error);
         }
-        write(&self.file, &self.temporary).with_context(|| {
+        state::write(&self.file, &self.temporary).with_context(|| {
             format!(
                 "it is in force, but not after the daemon ends: {} cannot be written; \
                  `daemon.state_directory` says where it is to be",
@@ -239,9 +393,8 @@ impl Enforcement {
         let now = circumstances.now;
         if self.temporary.iter().any(|said| !is_valid(said, now)) {
             self.temporary.retain(|said| is_valid(said, now));
-            let (lists, zone) = (self.lists.clone(), self.zone.clone());
-            self.put(&lists, &zone, circumstances)?;
-            if let Err(error) = write(&self.file, &self.temporary) {
+            self.put_again(PartOf::Fitting, circumstances)?;
+            if let Err(error) = state::write(&self.file, &self.temporary) {
                 tracing::warn!("{}: {error:#}", self.file.display());
             }
             return Ok(());
@@ -254,21 +407,34 @@ impl Enforcement {
             ..
         } = circumstances;
         let compiled = &self.in_force.compiled;
-        let who = who(compiled, config, &self.temporary, &self.zone, devices, now);
+        let who = self.who(compiled, config, &self.zone, devices, now);
         if who != self.who {
-            let (compiled, learned) = (Arc::clone(compiled), Arc::clone(&self.learned));
+            let compiled = Arc::clone(compiled);
             let mut in_force = None;
             kernel.set_devices(&self.who, &who, |generation| {
-                in_force = Some(self.announce(generation, compiled, &who, &learned));
+                in_force = Some(self.announce(generation, compiled, &who, &self.learned));
             })?;
-            self.take(in_force, who, learned);
+            self.take(in_force, who);
         }
         self.learn(kernel, names, now)
     }
 
+    /// The same policies once more, with other commands.
+    fn put_again(
+        &mut self,
+        part: PartOf,
+        circumstances: Circumstances<'_>,
+    ) -> anyhow::Result<Installed> {
+        let policies = self.policies(circumstances.config).to_vec();
+        let (lists, zone) = (self.lists.clone(), self.zone.clone());
+        self.put(part, &policies, lists, &zone, circumstances)
+    }
+
     fn put(
         &mut self,
-        lists: &PolicyLists,
+        part: PartOf,
+        policies: &[Policy],
+        lists: PolicyLists,
         zone: &Zone,
         circumstances: Circumstances<'_>,
     ) -> anyhow::Result<Installed> {
@@ -280,34 +446,78 @@ impl Enforcement {
             names,
             now,
         } = circumstances;
-        let identities = kernel.identities(policy_names(&config.policies, &self.temporary))?;
-        let compiled = Arc::new(compile(
-            &config.policies,
-            &self.temporary,
-            knowledge,
-            lists,
-            &identities,
-        )?);
-        let who = who(&compiled, config, &self.temporary, zone, devices, now);
+        let said = &self.temporary;
+        let identities = kernel.identities(policy_names(policies, said))?;
+        let fitting = match part {
+            PartOf::Fitting => fitting(policies, said, knowledge, &lists, &identities),
+            PartOf::All => Fitting {
+                compiled: compile(policies, said, knowledge, &lists, &identities)?,
+                policies: policies.to_vec(),
+                with_commands: true,
+                lists,
+            },
+        };
+        let compiled = Arc::new(fitting.compiled);
+        let who = self.who(&compiled, config, zone, devices, now);
         // The rules have other numbers than before.
-        let learned: HashMap<_, _> = names
-            .addresses()
-            .map(|address| {
-                (
-                    address,
-                    names.refusing(address, now, |name| compiled.refusing(name)),
-                )
-            })
-            .filter(|(_, rules)| *rules != 0)
-            .collect();
-        let shared: Learned = Arc::new(RwLock::new(learned.clone()));
+        let learned = Learned::of(names, now, |name| compiled.refusing(name));
         let mut in_force = None;
-        let installed = kernel.install(&compiled, &who, &learned, |generation| {
-            in_force = Some(self.announce(generation, Arc::clone(&compiled), &who, &shared));
-        })?;
-        self.take(in_force, who, shared);
-        names.changed();
+        let installed = kernel.install(&compiled, &who, &learned.all(), |generation| {
+            in_force = Some(self.announce(generation, Arc::clone(&compiled), &who, &learned));
+        });
+        if installed.is_err() {
+            self.learned.look_afresh();
+        }
+        let installed = installed?;
+        self.learned = learned;
+        self.take(in_force, who);
+        self.policies = identities
+            .into_iter()
+            .map(|(name, id)| (id, name))
+            .collect();
+        self.lists = fitting.lists;
+        self.without_commands = !fitting.with_commands;
+        let are_all = fitting.policies.len() == config.policies.len();
+        self.in_part = (!are_all).then_some(fitting.policies);
         Ok(installed)
+    }
+
+    /// The rules of each device at a time: of those that were seen or are remembered, and of those that
+    /// are named.
+    fn who(
+        &self,
+        compiled: &Compiled,
+        config: &Config,
+        zone: &Zone,
+        devices: &[Device],
+        now: f64,
+    ) -> DeviceRules {
+        let seen = seen(devices);
+        let named = config.policies.iter().flat_map(|policy| &policy.devices);
+        let said = self.temporary.iter();
+        let said = said.filter_map(|said| said.device.as_ref());
+        let named = named.chain(said).filter_map(|selector| match selector {
+            DeviceSelector::Mac(mac) => Some(*mac),
+            _ => None,
+        });
+        let configured = config.devices.iter().map(|device| device.mac);
+        let all: BTreeSet<_> = seen
+            .keys()
+            .copied()
+            .chain(self.remembered.devices())
+            .chain(named)
+            .chain(configured)
+            .collect();
+        let default = compiled.default_rules(zone, now);
+        let rules = all.into_iter().map(|mac| {
+            let seen = seen.get(&mac).copied();
+            let facts = facts(mac, config, seen, &self.remembered);
+            (mac, compiled.rules_of(&facts, zone, now))
+        });
+        DeviceRules {
+            devices: rules.filter(|(_, rules)| *rules != default).collect(),
+            default,
+        }
     }
 
     /// Tells what will be in force in a moment. Who judges by it too early judges as will be judged;
@@ -329,53 +539,30 @@ impl Enforcement {
         in_force
     }
 
-    fn take(&mut self, in_force: Option<Arc<InForce>>, who: DeviceRules, learned: Learned) {
+    fn take(&mut self, in_force: Option<Arc<InForce>>, who: DeviceRules) {
         if let Some(in_force) = in_force {
             self.in_force = in_force;
             self.who = who;
-            self.learned = learned;
         }
     }
 
     /// Takes which names came to addresses and went.
     fn learn(&mut self, kernel: &mut Kernel, names: &mut NamesAt, now: f64) -> anyhow::Result<()> {
-        let changed = names.changed();
-        if self.in_force.compiled.name_rules == 0 {
-            return Ok(());
-        }
-        let mut learned = self.learned.write().unwrap_or_else(PoisonError::into_inner);
-        let mut news = Vec::new();
-        for address in changed {
-            let refusing = |name: &str| self.in_force.compiled.refusing(name);
-            let rules = names.refusing(address, now, refusing);
-            let before = match rules {
-                0 => learned.remove(&address),
-                _ => learned.insert(address, rules),
-            };
-            if before.unwrap_or(0) != rules {
-                news.push((address, rules));
-            }
-        }
-        drop(learned);
-        if !news.is_empty() {
-            kernel.set_learned(news)?;
-        }
-        Ok(())
+        let in_force = &self.in_force;
+        let refusing = |name: &str| in_force.compiled.refusing(name);
+        let tell = |news| kernel.set_learned(news);
+        Ok(self.learned.update(names, now, refusing, tell)?)
     }
 }
 
 /// What decides, for whoever judges the names that are heard.
 fn judge(in_force: &Arc<InForce>, learned: &Learned) -> Arc<hearing::InForce> {
     let [by_name, by_address, concerns] = [(); 3].map(|()| Arc::clone(in_force));
-    let learned = Arc::clone(learned);
+    let learned = learned.at();
     Arc::new(hearing::InForce {
         generation: in_force.generation,
         by_name: Box::new(move |key, name, layer| by_name.judge_name(key, name, layer)),
-        by_address: Box::new(move |key| {
-            let remote = address_of(key)?;
-            let learned = learned.read().unwrap_or_else(PoisonError::into_inner);
-            by_address.judge_learned(key, *learned.get(&remote)?)
-        }),
+        by_address: Box::new(move |key| by_address.judge_learned(key, learned(address_of(key)?)?)),
         concerns: Box::new(move |mac| concerns.applies_by_name(mac)),
     })
 }
@@ -394,63 +581,34 @@ fn is_valid(said: &Temporary, now: f64) -> bool {
     said.until.is_none_or(|until| now < until)
 }
 
-/// The rules of each device at a time: of those that were seen, and of those that are named.
-fn who(
-    compiled: &Compiled,
-    config: &Config,
-    temporary: &[Temporary],
-    zone: &Zone,
-    devices: &[Device],
-    now: f64,
-) -> DeviceRules {
-    let seen: HashMap<[u8; 6], &Device> = devices
+/// The devices that were seen, by their addresses.
+fn seen(devices: &[Device]) -> HashMap<[u8; 6], &Device> {
+    devices
         .iter()
         .filter_map(|device| Some((device.mac?.octets(), device)))
-        .collect();
-    let named = config.policies.iter().flat_map(|policy| &policy.devices);
-    let said = temporary.iter().filter_map(|said| said.device.as_ref());
-    let named = named.chain(said).filter_map(|selector| match selector {
-        DeviceSelector::Mac(mac) => Some(*mac),
-        _ => None,
-    });
-    let configured = config.devices.iter().map(|device| device.mac);
-    let all: BTreeSet<_> = seen
-        .keys()
-        .copied()
-        .chain(named)
-        .chain(configured)
-        .collect();
-    let default = compiled.default_rules(zone, now);
-    let devices = all
-        .into_iter()
-        .map(|mac| {
-            (
-                mac,
-                compiled.rules_of(&facts(mac, config, &seen), zone, now),
-            )
-        })
-        .filter(|(_, rules)| *rules != default)
-        .collect();
-    DeviceRules { devices, default }
+        .collect()
 }
 
 fn facts<'a>(
     mac: [u8; 6],
     config: &'a Config,
-    seen: &HashMap<[u8; 6], &'a Device>,
+    seen: Option<&'a Device>,
+    remembered: &'a Remembered,
 ) -> DeviceFacts<'a> {
     let said = config.devices.iter().find(|device| device.mac == mac);
-    let identity = seen.get(&mac).map(|device| &device.identity);
+    let identity = seen.map(|device| &device.identity);
     DeviceFacts {
         mac,
         name: said.and_then(|said| said.name.as_deref()),
         groups: said.map_or(&[], |said| &said.groups),
         vendor: said
             .and_then(|said| said.vendor.as_deref())
-            .or(identity.and_then(|identity| identity.vendor.as_deref())),
+            .or(identity.and_then(|identity| identity.vendor.as_deref()))
+            .or_else(|| remembered.vendor(mac)),
         kind: said
             .and_then(|said| said.kind)
-            .or(identity.map(|identity| identity.kind)),
+            .or(identity.map(|identity| identity.kind))
+            .or_else(|| remembered.kind(mac)),
     }
 }
 
@@ -470,40 +628,17 @@ pub fn called(text: &str, config: &Config, devices: &[Device]) -> Option<Mac> {
     })
 }
 
-/// The facts of a device that is given by its MAC address or by its name in the configuration.
-pub fn facts_of<'a>(mac: Mac, config: &'a Config, devices: &'a [Device]) -> DeviceFacts<'a> {
-    let seen = devices
-        .iter()
-        .filter_map(|device| Some((device.mac?.octets(), device)))
-        .collect();
-    facts(mac.octets(), config, &seen)
-}
-
-fn read(file: &Path) -> anyhow::Result<Vec<Temporary>> {
-    match fs::read(file) {
-        Ok(text) => Ok(serde_json::from_slice(&text)?),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// Old or new, whenever the power fails.
-fn write(file: &Path, temporary: &[Temporary]) -> anyhow::Result<()> {
-    let folder = file.parent().context("it is in no folder")?;
-    fs::create_dir_all(folder)?;
-    let new = file.with_extension("new");
-    let mut written = File::create(&new)?;
-    written.write_all(&serde_json::to_vec_pretty(temporary)?)?;
-    written.sync_all()?;
-    fs::rename(&new, file)?;
-    File::open(folder)?.sync_all()?;
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
+    use std::{env, fs, path::Path};
+
+    use rustix::{
+        mount::{MountFlags, UnmountFlags, mount, unmount},
+        process::geteuid,
+    };
+
     use super::*;
-    use crate::config::Checked;
+    use crate::{config::Checked, source::kernel::enter_own_namespace};
 
     const NOW: f64 = 1_795_000_000.0;
 
@@ -537,7 +672,7 @@ mod tests {
             said("over.example", Some(NOW)),
             said("holds.example", Some(NOW + 0.5)),
         ];
-        write(&folder.join(FILE), &all)?;
+        state::write(&folder.join(FILE), &all[..])?;
         let kept = [all[0].clone(), all[2].clone()];
         assert_eq!(Enforcement::new(&config, NOW).temporary(), kept);
         assert_eq!(
@@ -548,6 +683,99 @@ mod tests {
         fs::write(folder.join(FILE), "[{\"domain\": \"for-e")?;
         assert_eq!(Enforcement::new(&config, NOW).temporary(), []);
         fs::remove_dir_all(&folder)?;
+        Ok(())
+    }
+
+    /// A BPF file system of the test's own: what is pinned there goes with it.
+    struct Pins(PathBuf);
+
+    impl Pins {
+        fn mount() -> anyhow::Result<Self> {
+            let folder = env::temp_dir().join(format!("sensor-learned-{}", std::process::id()));
+            fs::create_dir_all(&folder)?;
+            mount("bpf", &folder, "bpf", MountFlags::empty(), None)?;
+            Ok(Self(folder))
+        }
+    }
+
+    impl Drop for Pins {
+        fn drop(&mut self) {
+            let gone = unmount(&self.0, UnmountFlags::DETACH).map_err(std::io::Error::from);
+            if let Err(error) = gone.and_then(|()| fs::remove_dir(&self.0)) {
+                eprintln!("{}: {error}", self.0.display());
+            }
+        }
+    }
+
+    #[test]
+    fn the_kernel_forgets_the_blame_of_an_address() -> anyhow::Result<()> {
+        /// The start of the schedule.
+        const LATER: f64 = NOW + 60.0;
+        const OVER: f64 = NOW + 3_700.0;
+        if !geteuid().is_root() && env::var_os("CI").is_none() {
+            eprintln!("not run: tables in the kernel take root");
+            return Ok(());
+        }
+        enter_own_namespace()?;
+        let pins = Pins::mount()?;
+        let text = format!(
+            "[[interface]]\nname = \"lan0\"\n\
+             [daemon]\npin_directory = \"{}\"\ntime_zone = \"UTC\"\n\
+             [flow_table]\ncapacity = 1024\n[device_table]\ncapacity = 64\n\
+             [[policy]]\nname = \"blocked\"\ndomains = [\"blocked.test\"]\naction = \"reject\"\n\
+             [[policy]]\nname = \"later\"\nports = [\"tcp/9\"]\naction = \"reject\"\n\
+             schedule = [\"mon-sun 11:07-14:00\"]\n",
+            pins.0.join("pins").display()
+        );
+        let Checked { config, .. } =
+            Config::parse(&text, Path::new("sensor.toml")).expect("it is valid");
+        let mut kernel = Kernel::load(&config)?;
+        let (mut enforcement, mut names) = (Enforcement::new(&config, NOW), NamesAt::default());
+        let knowledge = Knowledge::default();
+        let at = |last: u8| IpAddr::from([192, 0, 2, last]);
+        let v6 = IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]);
+        fn circumstances<'a>(
+            kernel: &'a mut Kernel,
+            (config, knowledge): (&'a Config, &'a Knowledge),
+            names: &'a mut NamesAt,
+            now: f64,
+        ) -> Circumstances<'a> {
+            Circumstances {
+                kernel,
+                config,
+                knowledge,
+                devices: &[],
+                names,
+                now,
+            }
+        }
+        let by = (&config, &knowledge);
+        enforcement.install(circumstances(&mut kernel, by, &mut names, NOW))?;
+        for address in [at(1), at(2), v6] {
+            names.answer("blocked.test", address, 0, NOW);
+        }
+        enforcement.learn(&mut kernel, &mut names, NOW)?;
+        let blamed = |addresses: &[IpAddr]| -> HashMap<IpAddr, u64> {
+            addresses.iter().map(|address| (*address, 0b1)).collect()
+        };
+        assert_eq!(kernel.learned()?, blamed(&[at(1), at(2), v6]));
+
+        // In one tick an allowed name comes and rules begin to apply.
+        names.answer("allowed.test", at(1), 86_400, LATER);
+        names.answer("blocked.test", v6, 86_400, LATER);
+        enforcement.keep(circumstances(&mut kernel, by, &mut names, LATER))?;
+        assert_eq!(kernel.learned()?, blamed(&[at(2), v6]));
+
+        // Nothing comes any more, and time goes on.
+        enforcement.learn(&mut kernel, &mut names, OVER)?;
+        assert_eq!(kernel.learned()?, blamed(&[v6]));
+
+        // Others are learned again, by other rules.
+        enforcement.install(circumstances(&mut kernel, by, &mut names, OVER))?;
+        assert_eq!(kernel.learned()?, blamed(&[v6]));
+        names.answer("blocked.test", at(3), 0, OVER);
+        enforcement.learn(&mut kernel, &mut names, OVER)?;
+        assert_eq!(kernel.learned()?, blamed(&[at(3), v6]));
         Ok(())
     }
 }

@@ -34,7 +34,7 @@ use crate::{
     },
     asked::{self, Question, Told},
     cli,
-    config::{Checked, Config, typed},
+    config::{Checked, Config, Level, typed},
     enforcement::{Circumstances, Enforcement},
     health::Health,
     model::{Snapshot, Ticks},
@@ -192,7 +192,7 @@ impl Started {
         let loaded = spawn_blocking(move || {
             let mut kernel = Kernel::load(&config)?;
             let tables_made = kernel.tables_made();
-            let knowledge = Knowledge::load(&config.parties, &config.lists);
+            let knowledge = Knowledge::load(&config.parties, &config.lists, None);
             let mut enforcement = Enforcement::new(&config, unix_time());
             match begin(&mut kernel, &config, &knowledge, &mut enforcement) {
                 Ok(()) => Ok((kernel, config, Arc::new(knowledge), enforcement)),
@@ -239,7 +239,7 @@ fn begin(
     knowledge: &Knowledge,
     enforcement: &mut Enforcement,
 ) -> anyhow::Result<()> {
-    let installed = enforcement.install(Circumstances {
+    let installed = enforcement.start(Circumstances {
         kernel,
         config,
         knowledge,
@@ -337,6 +337,7 @@ impl Owner {
         }
         let pin_directory = self.config.daemon.pin_directory.clone();
         let keep_running = self.config.daemon.keep_running;
+        self.enforcement.end(unix_time());
         drop(self);
         if keep_running {
             tracing::info!(
@@ -405,6 +406,7 @@ impl Owner {
         self.line.reaped(reaped);
         read?;
         let mut snapshot = aggregate.snapshot(self.ticks);
+        self.enforcement.recall(&mut snapshot.devices, now);
         self.enforcement.keep(Circumstances {
             kernel: &mut self.kernel,
             config: &self.config,
@@ -414,7 +416,7 @@ impl Owner {
             now,
         })?;
         snapshot.judging = self.line.judging();
-        snapshot.policy.lists = self.enforcement.shown_lists();
+        snapshot.policy.lists = self.enforcement.shown_lists(&self.knowledge);
         let said = self.enforcement.temporary().iter();
         snapshot.commands = said.map(Temporary::shown).collect();
         let spent = cpu_time().saturating_sub(before);
@@ -476,11 +478,15 @@ impl Owner {
             }
             Question::Explain(args) => {
                 let devices = Arc::clone(&self.publish.borrow());
-                let deciding = self
-                    .enforcement
-                    .deciding(&self.config, &self.knowledge, now);
-                let told: Told = cli::explained(args, &self.config, &devices.devices, &deciding)
-                    .map_err(|error| format!("{error:#}"));
+                let told: Told = cli::explained(
+                    args,
+                    &self.config,
+                    &self.knowledge,
+                    &self.enforcement,
+                    &devices.devices,
+                    now,
+                )
+                .map_err(|error| format!("{error:#}"));
                 return Ok(serde_json::to_string(&told)?);
             }
             Question::Say {
@@ -508,19 +514,31 @@ impl Owner {
     fn say(&mut self, said: Temporary) -> Told {
         let devices = Arc::clone(&self.publish.borrow());
         let shown = said.shown();
+        let allowed = (!said.blocks).then(|| said.device.clone());
+        let now = said.since;
         let circumstances = Circumstances {
             kernel: &mut self.kernel,
             config: &self.config,
             knowledge: &self.knowledge,
             devices: &devices.devices,
             names: self.aggregate.names_at(),
-            now: said.since,
+            now,
         };
         let result = self.enforcement.say(said, circumstances);
         result.map_err(|error| format!("{error:#}"))?;
         let mut text = Vec::new();
         cli::print_said(&mut text, &shown, self.enforcement.zone())
             .map_err(|error| error.to_string())?;
+        if let Some(device) = allowed {
+            let refused = self.enforcement.refused_before_a_name(
+                device.as_ref(),
+                &self.config,
+                &self.knowledge,
+                &devices.devices,
+                now,
+            );
+            cli::print_refused_before(&mut text, &refused).map_err(|error| error.to_string())?;
+        }
         Ok(String::from_utf8_lossy(&text).into_owned())
     }
 
@@ -601,7 +619,8 @@ impl Owner {
 
     /// Puts a new configuration in force, or keeps the old one and says why.
     fn reload(&mut self, config: Config) {
-        let knowledge = Arc::new(Knowledge::load(&config.parties, &config.lists));
+        let before = Some(&*self.knowledge);
+        let knowledge = Arc::new(Knowledge::load(&config.parties, &config.lists, before));
         let devices = Arc::clone(&self.publish.borrow());
         let installed = self.enforcement.install(Circumstances {
             kernel: &mut self.kernel,
@@ -620,7 +639,9 @@ impl Owner {
             }
         };
         self.kernel.count_reload(true);
-        self.keep_what_needs_a_start(&config);
+        for (key, when) in later(&self.config, &config) {
+            tracing::warn!("{key} has changed: it takes effect {when}");
+        }
         for interface in &self.config.interfaces {
             if !config
                 .interfaces
@@ -654,9 +675,14 @@ impl Owner {
         self.aggregate
             .learn(Arc::clone(&knowledge), overrides(&config));
         self.knowledge = knowledge;
-        let daemon = self.config.daemon.clone();
-        self.config = config;
-        self.config.daemon.pin_directory = daemon.pin_directory;
+        let old = std::mem::replace(&mut self.config, config);
+        // What has not changed yet is told at the next reload too.
+        let daemon = &mut self.config.daemon;
+        daemon.listen = old.daemon.listen;
+        daemon.pin_directory = old.daemon.pin_directory;
+        daemon.state_directory = old.daemon.state_directory;
+        self.config.flow_table.capacity = old.flow_table.capacity;
+        self.config.device_table = old.device_table;
         self.look_at_links();
         tracing::info!(
             "configuration reloaded: {} policies, {} names, {} prefixes, generation {}",
@@ -666,37 +692,38 @@ impl Owner {
             installed.generation
         );
     }
+}
 
-    fn keep_what_needs_a_start(&self, new: &Config) {
-        let old = &self.config;
-        const START: &str = "at the next start";
-        const UNLOAD: &str = "after `sensor unload`, which starts the counters at zero";
-        let changed = [
-            (
-                "daemon.listen",
-                START,
-                new.daemon.listen != old.daemon.listen,
-            ),
-            (
-                "daemon.pin_directory",
-                START,
-                new.daemon.pin_directory != old.daemon.pin_directory,
-            ),
-            (
-                "flow_table.capacity",
-                UNLOAD,
-                new.flow_table.capacity != old.flow_table.capacity,
-            ),
-            (
-                "device_table.capacity",
-                UNLOAD,
-                new.device_table.capacity != old.device_table.capacity,
-            ),
-        ];
-        for (key, when, _) in changed.into_iter().filter(|(.., changed)| *changed) {
-            tracing::warn!("{key} has changed: it takes effect {when}");
-        }
-    }
+/// The keys that have changed and take effect later, and when.
+fn later(old: &Config, new: &Config) -> Vec<(&'static str, &'static str)> {
+    const START: &str = "at the next start";
+    const UNLOAD: &str = "after `sensor unload`, which starts the counters at zero";
+    let (old_daemon, daemon) = (&old.daemon, &new.daemon);
+    let keys = [
+        ("daemon.listen", START, daemon.listen != old_daemon.listen),
+        (
+            "daemon.pin_directory",
+            START,
+            daemon.pin_directory != old_daemon.pin_directory,
+        ),
+        (
+            "daemon.state_directory",
+            START,
+            daemon.state_directory != old_daemon.state_directory,
+        ),
+        (
+            "flow_table.capacity",
+            UNLOAD,
+            new.flow_table.capacity != old.flow_table.capacity,
+        ),
+        (
+            "device_table.capacity",
+            UNLOAD,
+            new.device_table.capacity != old.device_table.capacity,
+        ),
+    ];
+    let changed = keys.into_iter().filter(|(.., has_changed)| *has_changed);
+    changed.map(|(key, when, _)| (key, when)).collect()
 }
 
 /// Seconds since the Unix epoch.
@@ -835,9 +862,12 @@ async fn reload(
         }
         supervisor.reloading();
         let command = match Config::load(&file) {
-            Ok(Checked { config, warnings }) => {
-                if !warnings.is_empty() {
-                    tracing::warn!("{warnings}");
+            Ok(Checked { config, problems }) => {
+                // A file that cannot be used is no reason to do without the rest.
+                if problems.count(Level::Error) > 0 {
+                    tracing::error!("{problems}");
+                } else if !problems.is_empty() {
+                    tracing::warn!("{problems}");
                 }
                 Command::Reload(Box::new(config))
             }
@@ -849,5 +879,43 @@ async fn reload(
         if commands.send(command).await.is_err() {
             return Ok(());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_reload_does_not_change_is_told() {
+        let parse = |text: &str| {
+            let text = format!("[[interface]]\nname = \"lan0\"\n{text}");
+            let checked = Config::parse(&text, Path::new("sensor.toml")).expect("it is valid");
+            checked.config
+        };
+        let old = parse("");
+        let keys = |text: &str| {
+            let later = later(&old, &parse(text));
+            later.iter().map(|(key, _)| *key).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            keys(
+                "[daemon]\nlisten = \"127.0.0.1:1\"\npin_directory = \"/sys/fs/bpf/a\"\n\
+                 state_directory = \"/a\"\n[flow_table]\ncapacity = 64\n[device_table]\n\
+                 capacity = 1\n"
+            ),
+            [
+                "daemon.listen",
+                "daemon.pin_directory",
+                "daemon.state_directory",
+                "flow_table.capacity",
+                "device_table.capacity",
+            ]
+        );
+        let others = "[daemon]\ntick = \"2s\"\nkeep_running = false\n\
+                      time_zone = \"Europe/Berlin\"\n[flow_table]\nidle_after = \"1m\"\n\
+                      [names]\nsegments = 2\nhold = \"5ms\"\n[parties]\ntop = 2\n\
+                      [[policy]]\nname = \"a\"\nports = [1]\n";
+        assert_eq!(keys(others), [""; 0]);
     }
 }

@@ -67,8 +67,12 @@ enum Chore {
         target: Option<String>,
     },
     /// What a packet costs, beside xdp-filter, what the daemon takes with full tables, how much a
-    /// core decodes, and what a replay costs, beside ndpiReader
+    /// core decodes, what a replay costs, beside ndpiReader, what the filter lets through, and DNS,
+    /// beside dnsmasq and unbound
     Bench {
+        /// This one alone
+        #[arg(value_parser = bench::ALONE)]
+        alone: Option<String>,
         /// Also write the figures to this file
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
@@ -129,7 +133,7 @@ impl Chore {
                 qemu::run()
             }
             Self::Fuzz { minutes, target } => fuzz::fuzz(minutes, target.as_deref()),
-            Self::Bench { json } => bench::bench(json.as_deref()),
+            Self::Bench { alone, json } => bench::bench(alone.as_deref(), json.as_deref()),
             Self::Oui { from } => oui::make(&from),
         }
     }

@@ -10,13 +10,16 @@ const SEARCHED: usize = 1_408;
 const LONGEST_METHOD: usize = 12;
 
 /// Where the host stands that the field `Host` names.
+///
+/// Fields that go on in another line, and blanks around the name of a field (RFC 9112, sections 5.1
+/// and 5.2), are not looked through: some servers take them and some do not.
 #[inline(always)]
 pub fn host<P: Packet + ?Sized>(stream: &P) -> Place {
     /// What begins the field, in lower case.
-    const FIELD: u64 = u64::from_be_bytes(*b"\0\0\nhost:");
-    const FIELD_MASK: u64 = 0x0000_ffff_ffff_ffff;
-    const END: u64 = 0x0000_0000_0d0a_0d0a;
-    const END_MASK: u64 = 0x0000_0000_ffff_ffff;
+    const FIELD: u64 = u64::from_be_bytes(*b"\0\0\0\nhost");
+    const FIELD_MASK: u64 = 0x0000_00ff_ffff_ffff;
+    const LINE_END: u64 = b'\n' as u64;
+    const LINE_END_MASK: u64 = 0xff;
 
     let mut last = 0_u64;
     let mut at = 0;
@@ -24,13 +27,22 @@ pub fn host<P: Packet + ?Sized>(stream: &P) -> Place {
         let Some([octet]) = stream.load::<1>(at) else {
             return Place::Unknown;
         };
+        let before = last;
         last = last << 8 | lower(octet) as u64;
         at += 1;
-        if last & FIELD_MASK == FIELD {
+        if octet <= b' ' {
+            if before & LINE_END_MASK == LINE_END {
+                let ends = octet == b'\n' || octet == b'\r' && stream.load::<1>(at) == Some(*b"\n");
+                return match ends {
+                    true => Place::Nowhere,
+                    false => Place::Unknown,
+                };
+            }
+            if before & FIELD_MASK == FIELD {
+                return Place::Unknown;
+            }
+        } else if octet == b':' && before & FIELD_MASK == FIELD {
             return Place::At(at);
-        }
-        if last & END_MASK == END {
-            return Place::Nowhere;
         }
     }
     Place::Unknown
@@ -40,28 +52,41 @@ pub fn host<P: Packet + ?Sized>(stream: &P) -> Place {
 /// section 3.2.2), which stands above the field, and `CONNECT` (section 3.2.3).
 #[inline(always)]
 pub fn target<P: Packet + ?Sized>(stream: &P) -> Place {
-    const SCHEME: [u8; 7] = *b"http://";
+    const CONNECT: [u8; 8] = *b"connect ";
+    const HTTP: [u8; 7] = *b"http://";
+    const HTTPS: [u8; 8] = *b"https://";
 
+    if let Some(method) = stream.load::<8>(0)
+        && method.map(|octet| octet.to_ascii_lowercase()) == CONNECT
+    {
+        return Place::At(CONNECT.len());
+    }
     let mut at = 0;
     while at < LONGEST_METHOD {
         let Some([octet]) = stream.load::<1>(at) else {
             return Place::Unknown;
         };
         at += 1;
-        if octet != b' ' {
+        if octet > b' ' {
             continue;
         }
-        let Some(start) = stream.load::<7>(at) else {
+        if octet != b' ' {
             return Place::Unknown;
-        };
-        let lower = start.map(|octet| octet.to_ascii_lowercase());
-        if lower == SCHEME {
-            return Place::At(at + SCHEME.len());
         }
-        if start[0] == b'/' || start[0] == b'*' {
+        if let Some([b'/' | b'*']) = stream.load::<1>(at) {
             return Place::Nowhere;
         }
-        return Place::At(at);
+        let Some(start) = stream.load::<8>(at) else {
+            return Place::Unknown;
+        };
+        let start = start.map(|octet| octet.to_ascii_lowercase());
+        if start == HTTPS {
+            return Place::At(at + HTTPS.len());
+        }
+        if start[..7] == HTTP {
+            return Place::At(at + HTTP.len());
+        }
+        return Place::Unknown;
     }
     Place::Unknown
 }
@@ -69,11 +94,18 @@ pub fn target<P: Packet + ?Sized>(stream: &P) -> Place {
 /// The most blanks before a host.
 const MAX_BLANKS: usize = 8;
 
-/// Copies a host up to its port, its path or its end. With a name of a user before it, which nobody
-/// sends any more (RFC 9110, section 4.2.4), it is unread.
+/// What ends a host, beside a port.
+const ENDS: u64 = set(b"\t\r\n /?#");
+
+/// Copies a host up to its port, its path or its end.
+///
+/// It is unread with a name of a user before it, which nobody sends any more (RFC 9110, section
+/// 4.2.4), with what is no port behind it, and where nothing is: it may stand in the next line.
 #[inline(always)]
 pub fn name<P: Packet + ?Sized>(stream: &P, place: Place, text: &mut Text) -> Found {
-    const ENDS: u64 = ends(b"\t\r\n /:?#");
+    const COLON: u64 = set(b":");
+    /// Letters have it, digits and dots have not.
+    const OF_LETTERS: u8 = 0x40;
 
     let mut from = match place {
         Place::At(at) => at,
@@ -91,33 +123,62 @@ pub fn name<P: Packet + ?Sized>(stream: &P, place: Place, text: &mut Text) -> Fo
         from = stream.forget(from + 1, octet as u64);
         blanks += 1;
     }
+    let mut all = 0;
     let mut done = 0;
     while done < NAME_CAPACITY {
         let Some([octet]) = stream.load::<1>(from + done) else {
             return Found::Unread;
         };
-        if octet < 64 && ENDS >> octet & 1 != 0 {
+        if octet < 64 && (ENDS | COLON) >> octet & 1 != 0 {
             text.end(done);
-            // What ends in a digit or begins with a bracket is an address (RFC 3986, section 3.2.2;
-            // WHATWG URL, section 3.5).
+            if text.len == 0 {
+                return Found::Unread;
+            }
+            if text.octets[0] == b'[' {
+                // An address (RFC 3986, section 3.2.2).
+                return Found::Nameless;
+            }
+            let behind = stream.forget(from + done + 1, octet as u64);
+            if octet == b':' && !is_port(stream, behind) {
+                return Found::Unread;
+            }
+            // What ends in a digit and has no letters is an address too (WHATWG URL, section 3.5).
             let last = text.octets[(text.len as usize).wrapping_sub(1) % NAME_CAPACITY];
-            let is_address = last.is_ascii_digit() || text.octets[0] == b'[';
-            return match text.len == 0 || is_address {
+            return match last.is_ascii_digit() && all & OF_LETTERS == 0 {
                 true => Found::Nameless,
                 false => Found::Name,
             };
         }
-        if octet == b'@' {
+        if octet == b'@' || octet < b' ' {
             return Found::Unread;
         }
+        all |= octet;
         text.put(done, octet);
         done += 1;
     }
     Found::Unread
 }
 
+/// Whether a port begins at a place, and ends.
+#[inline(always)]
+fn is_port<P: Packet + ?Sized>(stream: &P, at: usize) -> bool {
+    const LONGEST_PORT: usize = 5;
+
+    let mut digits = 0;
+    while digits <= LONGEST_PORT {
+        let Some([octet]) = stream.load::<1>(at + digits) else {
+            return false;
+        };
+        if !octet.is_ascii_digit() {
+            return digits > 0 && octet < 64 && ENDS >> octet & 1 != 0;
+        }
+        digits += 1;
+    }
+    false
+}
+
 /// The set of some octets below 64.
-const fn ends(octets: &[u8]) -> u64 {
+const fn set(octets: &[u8]) -> u64 {
     let mut set = 0;
     let mut at = 0;
     while at < octets.len() {
@@ -129,6 +190,8 @@ const fn ends(octets: &[u8]) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::format;
+
     use super::*;
 
     #[track_caller]
@@ -173,7 +236,6 @@ mod tests {
             "a",
         );
         check("GET / HTTP/1.1\r\nHost: a.exam", host, Unread, "");
-        check("GET / HTTP/1.1\r\nHost:\r\n", host, Nameless, "");
         check("GET / HTTP/1.0\r\n\r\n", host, Nameless, "");
         check(
             "GET / HTTP/1.1\r\nHost: 192.0.2.1:80\r\n",
@@ -187,7 +249,40 @@ mod tests {
             Nameless,
             "",
         );
+        check("GET / HTTP/1.1\r\nHost: nas1\r\n", host, Name, "nas1");
         check("GET / HT", host, Unread, "");
+    }
+
+    #[test]
+    fn a_field_that_is_not_plain_is_unread() {
+        for fields in [
+            "Host:\r\n",
+            "Host:\r\n a.example\r\n",
+            "Host:          a.example\r\n",
+            "Host: \x0ca.example\r\n",
+            "Host: a.example\0\r\n",
+            "Host: a:b@c.example\r\n",
+            "Host: a:80@c.example\r\n",
+            "Host: a.example:\r\n",
+            "Host: a.example:123456\r\n",
+            "Host: 2001:db8::1\r\n",
+            " Host: a.example\r\n",
+            "X: y\r\n\tz\r\nHost: a.example\r\n",
+            "\rHost: a.example\r\n",
+            "Host : b.example\r\nHost: a.example\r\n",
+            "Host\r\n : a.example\r\n",
+        ] {
+            let request = format!("GET / HTTP/1.1\r\n{fields}\r\n");
+            check(&request, host, Found::Unread, "");
+        }
+    }
+
+    #[test]
+    fn what_lies_behind_the_fields_is_not_looked_at() {
+        for end in ["\n\n", "\n\r\n", "\r\n\n", "\r\n\r\n"] {
+            let request = format!("GET / HTTP/1.1{end}\nHost: a.example\r\n");
+            check(&request, host, Found::Nameless, "");
+        }
     }
 
     #[test]
@@ -219,7 +314,37 @@ mod tests {
         );
         check("GET /http://a.example HTTP/1.1\r\n", target, Nameless, "");
         check("OPTIONS * HTTP/1.1\r\n", target, Nameless, "");
+        check(
+            "GET https://A.example/ HTTP/1.1\r\n",
+            target,
+            Name,
+            "a.example",
+        );
+        check(
+            "CONNECT  a.example:443 HTTP/1.1\r\n",
+            target,
+            Name,
+            "a.example",
+        );
         check("GET htt", target, Unread, "");
         check("NOMETHODATALL", target, Unread, "");
+    }
+
+    #[test]
+    fn a_target_that_is_not_plain_is_unread() {
+        for target_of in [
+            "GET  http://a.example/ HTTP/1.1",
+            "GET\thttp://a.example/ HTTP/1.1",
+            "CONNECT\tab HTTP/1.1",
+            "GET http://b:c@a.example/ HTTP/1.1",
+            "GET http://b:80@a.example/ HTTP/1.1",
+            "GET http:///x HTTP/1.1",
+            "GET https:/a.example/ HTTP/1.1",
+            "GET ftp://a.example/ HTTP/1.1",
+            "GET a.example HTTP/1.1",
+        ] {
+            let request = format!("{target_of}\r\nHost: c.example\r\n\r\n");
+            check(&request, target, Found::Unread, "");
+        }
     }
 }

@@ -127,7 +127,9 @@ impl Told {
         }
         if let Outcome::Name(name, source) = &heard.outcome {
             self.name = Some((Arc::clone(name), *source));
-            self.unread = None;
+            if !heard.told_before {
+                self.unread = self.unread.filter(|unread| unread.outlasts_a_name());
+            }
         }
         self.unread = heard.unread.or(self.unread);
         if let Some(details) = heard.details.take() {
@@ -285,6 +287,7 @@ impl Aggregate {
         snapshot.names = model::NameTables {
             list_names: self.knowledge.lists.len() as u64,
             addresses_evicted: self.answers.evicted(),
+            names_evicted: self.names_at.evicted(),
             parties: self.parties.count() as u64,
             parties_refused: self.parties.refused(),
             devices_refused: self.devices_refused,

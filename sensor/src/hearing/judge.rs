@@ -73,6 +73,8 @@ pub enum Unread {
     SeveralQuestions,
     /// A DNS question is written so that only user space reads it, when it is gone.
     CompressedQuestion,
+    /// It has urgent data, which is part of what is said to some servers and not to others.
+    Urgent,
 }
 
 impl Unread {
@@ -86,7 +88,13 @@ impl Unread {
             Self::EncryptedHello => "encrypted-hello",
             Self::SeveralQuestions => "several-questions",
             Self::CompressedQuestion => "compressed-question",
+            Self::Urgent => "urgent",
         }
+    }
+
+    /// Whether a name that is read later leaves it in doubt what the server was told.
+    pub const fn outlasts_a_name(self) -> bool {
+        matches!(self, Self::Urgent)
     }
 }
 
@@ -172,6 +180,14 @@ pub struct Judged {
     pub unread: Option<(Unread, Layer)>,
 }
 
+impl Judged {
+    /// Whether the flow is refused.
+    fn refuses(&self) -> bool {
+        let decision = self.ruling.and_then(|ruling| ruling.decision);
+        decision.is_some_and(|decision| decision.verdict.refuses())
+    }
+}
+
 /// Judges by the policy that is in force.
 #[derive(Debug)]
 pub struct Judge {
@@ -196,6 +212,16 @@ impl Judge {
         if !uploaded || heard.is_announcement() || !(self.in_force.concerns)(key.mac()) {
             return Judged::default();
         }
+        let mut judged = self.judge_said(heard);
+        if head.flags & Head::URGENT != 0 && !judged.refuses() {
+            judged.unread = Some((Unread::Urgent, layer_of(heard)));
+        }
+        judged
+    }
+
+    /// Judges what a device said, to whom a rule by name applies.
+    fn judge_said(&self, heard: &Heard) -> Judged {
+        let (head, key) = (&heard.head, &heard.head.key);
         match &heard.outcome {
             _ if heard.kind == Kind::Dns => self.questions(heard),
             // The first request was read; the kernel could not read this one, which may name another.
@@ -293,19 +319,24 @@ impl Judge {
                 unread: reason.map(|reason| (reason, Layer::Dns)),
             };
         }
-        let decision = asked
+        let decisions = asked
             .flat_map(|message| &message.questions)
-            .filter_map(|question| (self.in_force.by_name)(&head.key, &question.name, Layer::Dns))
-            .find(|decision| decision.verdict.refuses());
-        match decision {
-            Some(decision) => Judged {
-                ruling: Some(Ruling {
-                    decision: Some(decision),
-                    ..self.ruling(false)
-                }),
-                unread: None,
-            },
-            None => failed(),
+            .filter_map(|question| (self.in_force.by_name)(&head.key, &question.name, Layer::Dns));
+        // One that refuses ends the stream; of others the latest is the flow's.
+        let decision = decisions.reduce(|one, other| match one.verdict.refuses() {
+            true => one,
+            false => other,
+        });
+        let unread = match decision {
+            Some(decision) if decision.verdict.refuses() => None,
+            _ => failed().unread,
+        };
+        Judged {
+            ruling: decision.map(|decision| Ruling {
+                decision: Some(decision),
+                ..self.ruling(false)
+            }),
+            unread,
         }
     }
 
@@ -337,9 +368,16 @@ const fn layer(source: Source) -> Layer {
 }
 
 fn layer_of(heard: &Heard) -> Layer {
-    heard
-        .failure
-        .map_or(Layer::Tls, |(decoder, _)| by_decoder(decoder))
+    if let Some((decoder, _)) = heard.failure {
+        return by_decoder(decoder);
+    }
+    match (&heard.outcome, heard.kind) {
+        (Outcome::Name(_, source), _) => layer(*source),
+        (_, Kind::Quic) => Layer::Quic,
+        (_, Kind::Http) => Layer::Http,
+        (_, Kind::Dns) => Layer::Dns,
+        _ => Layer::Tls,
+    }
 }
 
 fn by_decoder(decoder: &str) -> Layer {

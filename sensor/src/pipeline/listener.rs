@@ -71,6 +71,7 @@ struct Counts {
     latency: Latency,
     unread: BTreeMap<(Unread, &'static str), u64>,
     records_lost: u64,
+    resets_failed: u64,
 }
 
 impl Line {
@@ -118,6 +119,7 @@ impl Line {
                 })
                 .collect(),
             records_lost: counts.records_lost,
+            resets_failed: counts.resets_failed,
         }
     }
 
@@ -296,7 +298,9 @@ impl Listener {
     fn conclude(&mut self, mut heard: Heard) -> Heard {
         let head = heard.head;
         if head.flags & Head::REFUSED != 0 && head.key.protocol() == protocol::TCP {
-            self.resets.send(&head.key, head.sequence);
+            if self.resets.send(&head.key, head.sequence).is_err() {
+                locked(&self.line.counts).resets_failed += 1;
+            }
         }
         let judged = self.judge.judge(&heard);
         match judged.ruling {

@@ -11,7 +11,10 @@ use sensor_ebpf::{
 };
 
 use super::{
-    explain::{Deciding, Loss, Reason, Subject, What, explain, testing::decides},
+    explain::{
+        Deciding, Loss, Reason, RefusedBefore, Subject, What, explain, refused_before_a_name,
+        testing::decides,
+    },
     *,
 };
 use crate::{
@@ -194,6 +197,7 @@ fn knowledge(entries: &[(String, Option<Category>, Option<&str>)]) -> Knowledge 
     resolvers.add(&lists);
     Knowledge {
         lists,
+        files: HashMap::new(),
         resolvers,
         networks: Networks::default(),
         top: 1,
@@ -389,6 +393,150 @@ fn an_explanation_tells_the_line_that_decides_and_what_lost() {
     );
     let lost: Vec<_> = told.lost.iter().map(|lost| &lost.because).collect();
     assert_eq!(lost, [&Loss::OtherDevices, &Loss::LessSpecific]);
+}
+
+/// What is said of a name, layer by layer: the verdict, the policy, whether by its address.
+fn told(house: &House, subject: &str) -> Vec<(&'static str, &'static str, String, bool)> {
+    let device = DeviceFacts {
+        mac: MAC,
+        ..DeviceFacts::default()
+    };
+    let subject = crate::config::typed::subject(subject).expect("it is one");
+    let told = explain(&house.deciding(), &device, &subject);
+    let mut layers = Vec::new();
+    for judgement in told.judgements {
+        let policy = judgement.said.and_then(|said| said.policy);
+        for layer in judgement.layers {
+            let policy = policy.clone().unwrap_or_default();
+            layers.push((layer, judgement.verdict, policy, judgement.before_its_name));
+        }
+    }
+    layers
+}
+
+#[test]
+fn what_every_address_is_refused_for_says_no_name() {
+    let rejects_all = |name| policy(name, &[], Action::Reject);
+    let mut all = house(vec![rejects_all("bedtime")], &[]);
+    all.temporary = vec![said("b.example", None, false, 1.0)];
+    let refused = |layer| (layer, "reject", "bedtime".to_owned(), true);
+    let layers = ["dns", "tls", "quic", "http"].map(refused);
+    assert_eq!(told(&all, "b.example"), layers);
+    let lost = |house: &House| {
+        let subject = crate::config::typed::subject("b.example").expect("a name");
+        let device = DeviceFacts {
+            mac: MAC,
+            ..DeviceFacts::default()
+        };
+        let told = explain(&house.deciding(), &device, &subject);
+        let lost = told.lost.into_iter();
+        let lost = lost.map(|lost| (lost.said.policy.unwrap_or_default(), lost.because));
+        (lost.collect::<Vec<_>>(), told.by_address)
+    };
+    assert_eq!(
+        lost(&all),
+        (vec![(String::new(), Loss::RefusedByAddress)], vec![])
+    );
+    // By day it is not about anything, and says when it will be.
+    all.policies[0].schedule = vec![Span {
+        days: 1,
+        from: 900,
+        to: 960,
+    }];
+    let allowed = |layer| (layer, "allow", String::new(), false);
+    assert_eq!(
+        told(&all, "b.example"),
+        ["dns", "tls", "quic", "http"].map(allowed)
+    );
+    let (out, _) = lost(&all);
+    assert!(
+        matches!(&*out, [(policy, Loss::OutOfSchedule { next: Some(_) })] if policy == "bedtime"),
+        "{out:?}"
+    );
+
+    // Ports, and what lets pass before.
+    let mut ports = house(vec![allows("b.example"), rejects_all("ports")], &[]);
+    ports.policies[1].ports = vec![range(53, 443, Transport::Udp)];
+    let passes = |layer| (layer, "allow", "allows".to_owned(), false);
+    let refused = |layer| (layer, "reject", "ports".to_owned(), true);
+    assert_eq!(
+        told(&ports, "b.example"),
+        [
+            refused("dns"),
+            refused("quic"),
+            passes("tls"),
+            passes("http")
+        ]
+    );
+    let elsewhere = ["tls", "quic", "http"].map(passes);
+    assert_eq!(told(&ports, "b.example:8443")[1..], elsewhere);
+    ports
+        .policies
+        .insert(0, policy("before", &[], Action::Allow));
+    assert_eq!(
+        told(&ports, "b.example"),
+        ["dns", "tls", "quic", "http"].map(passes)
+    );
+    let (lost_there, _) = lost(&ports);
+    assert_eq!(lost_there, [("ports".to_owned(), Loss::LaterInOrder)]);
+
+    // QUIC alone; and addresses, which a name may have.
+    let mut quic = house(vec![rejects("c.example")], &[]);
+    quic.policies[0].quic = Some(Action::Drop);
+    let mut prefix = policy("elsewhere", &[], Action::Reject);
+    prefix.remotes = vec!["192.0.2.0/24".parse().expect("a prefix")];
+    quic.policies.push(prefix);
+    let none = |layer| (layer, "pass", String::new(), false);
+    let dropped = ("quic", "drop", "rejects".to_owned(), true);
+    assert_eq!(
+        told(&quic, "b.example"),
+        [none("dns"), none("tls"), none("http"), dropped]
+    );
+    assert_eq!(lost(&quic).1, ["elsewhere"]);
+
+    let device = DeviceFacts {
+        mac: MAC,
+        ..DeviceFacts::default()
+    };
+    let other = DeviceFacts {
+        mac: OTHER_MAC,
+        ..DeviceFacts::default()
+    };
+    let mut bedtime = rejects_all("bedtime");
+    bedtime.devices = vec![DeviceSelector::Mac(MAC)];
+    quic.policies.push(bedtime);
+    let refused = refused_before_a_name(&quic.deciding(), &[device, other]);
+    let refused = refused.iter().map(|refused| {
+        let RefusedBefore {
+            policy,
+            layers,
+            for_all,
+        } = refused;
+        (&**policy, &**layers, *for_all)
+    });
+    assert_eq!(
+        refused.collect::<Vec<_>>(),
+        [
+            ("rejects", &["quic"][..], true),
+            ("bedtime", &["dns", "tls", "http"][..], false)
+        ]
+    );
+}
+
+#[test]
+fn dhcp_passes_to_every_address() {
+    let all = house(vec![policy("all", &[], Action::Reject)], &[]);
+    let refused = |layer| (layer, "reject", "all".to_owned(), false);
+    let passes = ("address udp", "pass", String::new(), false);
+    for port in [67, 547] {
+        let subject = format!("192.0.2.1:{port}");
+        assert_eq!(
+            told(&all, &subject),
+            [refused("address tcp"), passes.clone()]
+        );
+    }
+    let both = ["address tcp", "address udp"].map(refused);
+    assert_eq!(told(&all, "192.0.2.1:69"), both);
 }
 
 // The compiled tables against the plain reading.
@@ -686,7 +834,7 @@ proptest! {
         device in a_facts(),
         address in an_address(),
         transport in select(&[Transport::Tcp, Transport::Udp][..]),
-        port in select(&[443_u16, 80, 853, 8443][..]),
+        port in select(&[443_u16, 80, 853, 8443, 67][..]),
     ) {
         let (in_force, names) = house.in_force(&device).expect("it fits");
         let key = key(device.mac, address, transport, port);
@@ -716,11 +864,28 @@ proptest! {
             // What is told is what is decided.
             let subject = Subject { what: What::Name(name.clone()), port: None };
             let told = explain(&deciding, &device, &subject);
-            let read = decides(&deciding, &device, Some(&name), Layer::Dns, flow);
-            let dns = told.judgements.iter().find(|told| told.layers.contains(&"dns"));
-            let dns = dns.and_then(|dns| dns.said.as_ref());
-            let dns = dns.map(|said| (said.policy.clone(), said.action));
-            prop_assert_eq!(dns, read, "{}", name);
+            for (layer, word, transport, port) in [
+                (Layer::Dns, "dns", Transport::Udp, 53),
+                (Layer::Tls, "tls", Transport::Tcp, 443),
+                (Layer::Quic, "quic", Transport::Udp, 443),
+                (Layer::Http, "http", Transport::Tcp, 80),
+            ] {
+                // At an address that no prefix holds.
+                let elsewhere = IpAddr::from([0x2001, 0xdb9, 0, 0, 0, 0, 0, 1]);
+                let key = super::tests::key(device.mac, elsewhere, transport, port);
+                let by_address = in_force.judge_address(&key);
+                let decision = match by_address.verdict.refuses() {
+                    true => Some(by_address),
+                    false => in_force.judge_name(&key, &name, layer),
+                };
+                let compiled = decision.and_then(|decision| decided(decision, &names));
+                let told = told.judgements.iter().find(|told| {
+                    told.layers.contains(&word) && !told.at_its_addresses
+                });
+                let told = told.and_then(|told| told.said.as_ref());
+                let told = told.map(|said| (said.policy.clone(), said.action));
+                prop_assert_eq!(told, compiled, "{} {}", name, word);
+            }
         }
     }
 }

@@ -3,7 +3,13 @@
 //! Read whole into memory and never mapped: a file that is rewritten in place would change below a
 //! map, or end the process. Works without any file, and with any part of them.
 
-use std::{fs, io, net::IpAddr, path::Path};
+use std::{
+    fs, io,
+    net::IpAddr,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use ipnet::IpNet;
 use maxminddb::{MaxMindDbError, PathElement, Reader, WithinOptions};
@@ -51,37 +57,77 @@ pub enum Error {
     Damaged(#[source] MaxMindDbError),
 }
 
+/// A database in a file: as it is now, or as it was when it could be read last.
+#[derive(Clone)]
+pub struct Database {
+    /// Where it is.
+    pub file: PathBuf,
+    /// When the file was written, in seconds since the Unix epoch.
+    pub modified: f64,
+    /// Why it could not be used the last time; what is known is that of before.
+    pub problem: Option<String>,
+    /// `None` where it could never be used.
+    reader: Option<Arc<Reader<Vec<u8>>>>,
+}
+
 /// The databases, in the order in which they are asked.
 #[derive(Default)]
 pub struct Networks {
-    readers: Vec<Reader<Vec<u8>>>,
+    databases: Vec<Database>,
 }
 
 impl Networks {
-    /// Adds a file behind those that are there.
-    ///
-    /// # Errors
-    /// It cannot be used; the others still can.
-    pub fn add_file(&mut self, file: &Path) -> Result<(), Error> {
-        self.readers.push(open(file)?);
-        Ok(())
+    /// Reads databases. Of one that cannot be used, what was known `before` stays.
+    pub fn load(files: &[PathBuf], before: &Self) -> Self {
+        let databases = files.iter().map(|file| {
+            Database::read(file).unwrap_or_else(|error| {
+                let mut all = before.databases.iter();
+                let kept = all.find(|database| database.file == *file);
+                tracing::error!(
+                    "{}: {error}; {}",
+                    file.display(),
+                    match kept {
+                        Some(kept) if kept.reader.is_some() => "what it had before stays in force",
+                        _ => "nothing of it is known",
+                    }
+                );
+                Database {
+                    file: file.clone(),
+                    modified: kept.map_or(0.0, |kept| kept.modified),
+                    problem: Some(error.to_string()),
+                    reader: kept.and_then(|kept| kept.reader.clone()),
+                }
+            })
+        });
+        Self {
+            databases: databases.collect(),
+        }
     }
 
-    /// How many databases there are.
+    /// The databases, those of which nothing is known among them.
+    pub fn databases(&self) -> &[Database] {
+        &self.databases
+    }
+
+    /// How many databases there are that can be asked.
     pub fn len(&self) -> usize {
-        self.readers.len()
+        self.readers().count()
     }
 
-    /// Whether there is no database.
+    /// Whether there is no database that can be asked.
     pub fn is_empty(&self) -> bool {
-        self.readers.is_empty()
+        self.len() == 0
+    }
+
+    fn readers(&self) -> impl Iterator<Item = &Reader<Vec<u8>>> {
+        self.databases.iter().filter_map(|it| it.reader.as_deref())
     }
 
     /// What is known of an address: each fact from the first database that has it.
     pub fn find(&self, address: IpAddr) -> Network {
         let address = address.to_canonical();
         let mut network = Network::default();
-        for reader in &self.readers {
+        for reader in self.readers() {
             if network.country.is_none() {
                 network.country = COUNTRY
                     .into_iter()
@@ -105,7 +151,7 @@ impl Networks {
             return Vec::new();
         }
         let mut prefixes = Vec::new();
-        for reader in &self.readers {
+        for reader in self.readers() {
             // A damaged database has what can be read of it.
             let Ok(all) = reader.networks(WithinOptions::default()) else {
                 continue;
@@ -142,6 +188,19 @@ impl Networks {
 /// Why it cannot.
 pub fn inspect(file: &Path) -> Result<(), Error> {
     open(file).map(|_| ())
+}
+
+impl Database {
+    fn read(file: &Path) -> Result<Self, Error> {
+        let reader = open(file)?;
+        let metadata = fs::metadata(file).map_err(Error::Unreadable)?;
+        Ok(Self {
+            file: file.to_owned(),
+            modified: metadata.mtime() as f64,
+            problem: None,
+            reader: Some(Arc::new(reader)),
+        })
+    }
 }
 
 fn open(file: &Path) -> Result<Reader<Vec<u8>>, Error> {
@@ -257,12 +316,9 @@ mod tests {
     #[test]
     fn each_fact_is_from_the_first_that_has_it() {
         let folder = Folder::new("facts");
-        let mut networks = Networks::default();
-        for (name, octets) in [("a.mmdb", countries()), ("b.mmdb", systems())] {
-            networks
-                .add_file(&folder.file(name, &octets))
-                .expect("a whole database");
-        }
+        let files = [("a.mmdb", countries()), ("b.mmdb", systems())];
+        let files = files.map(|(name, octets)| folder.file(name, &octets));
+        let networks = Networks::load(&files, &Networks::default());
         assert_eq!(networks.len(), 2);
         let check = |address: &str, country: Option<&str>, asn, organisation: Option<&str>| {
             let found = networks.find(address.parse().expect("an address"));
@@ -315,13 +371,53 @@ mod tests {
             ("not a whole database  ", folder.file("cut.mmdb", cut)),
         ]
         .into();
-        let mut networks = Networks::default();
         for (part, file) in &cases {
-            let error = networks.add_file(file).expect_err(part).to_string();
+            let error = inspect(file).expect_err(part).to_string();
             assert!(error.contains(part.trim_end()), "{error}");
-            assert_eq!(inspect(file).expect_err(part).to_string(), error);
+            let networks = Networks::load(std::slice::from_ref(file), &Networks::default());
+            assert!(networks.is_empty());
+            let problem = networks.databases()[0].problem.as_deref();
+            assert_eq!(problem, Some(error.as_str()));
         }
-        assert!(networks.is_empty());
+    }
+
+    #[test]
+    fn what_a_database_had_stays_until_it_can_be_used_again() {
+        let folder = Folder::new("kept");
+        let file = folder.file("a.mmdb", &countries());
+        let other = folder.file("b.mmdb", &systems());
+        let files = [file.clone(), other];
+        let known = |networks: &Networks| {
+            let address = "192.0.2.1".parse().expect("an address");
+            networks.find(address).country
+        };
+        let first = Networks::load(&files, &Networks::default());
+        assert_eq!(known(&first).as_deref(), Some("SG"));
+        let whole = countries();
+        let mut networks = first;
+        for damage in [None, Some(&whole[..whole.len() / 2]), Some(b"")] {
+            match damage {
+                None => fs::remove_file(&file).expect("it was made above"),
+                Some(octets) => drop(folder.file("a.mmdb", octets)),
+            }
+            networks = Networks::load(&files, &networks);
+            assert_eq!(known(&networks).as_deref(), Some("SG"));
+            let [a, b] = networks.databases() else {
+                panic!("there are two");
+            };
+            assert!(a.problem.is_some() && b.problem.is_none());
+            assert!(a.modified > 0.0);
+            let prefix: IpNet = "192.0.2.0/24".parse().expect("a prefix");
+            assert_eq!(networks.prefixes(&["SG".to_owned()], &[]), [prefix]);
+        }
+        let changed = database(&[("192.0.2.0/24", Data::Map(vec![("country", code("CH"))]))]);
+        folder.file("a.mmdb", &changed);
+        networks = Networks::load(&files, &networks);
+        assert_eq!(known(&networks).as_deref(), Some("CH"));
+        assert!(networks.databases()[0].problem.is_none());
+        // One that is configured no more is forgotten.
+        let networks = Networks::load(&files[1..], &networks);
+        assert_eq!(known(&networks).as_deref(), Some("JP"));
     }
 
     proptest! {
@@ -340,7 +436,13 @@ mod tests {
                 octets[place] = octet;
             }
             if let Ok(reader) = Reader::from_source(octets) {
-                let networks = Networks { readers: vec![reader] };
+                let database = Database {
+                    file: PathBuf::new(),
+                    modified: 0.0,
+                    problem: None,
+                    reader: Some(Arc::new(reader)),
+                };
+                let networks = Networks { databases: vec![database] };
                 let network = networks.find(address.parse().expect("an address"));
                 prop_assert!(network.country.is_none_or(|country| country.len() == 2));
             }

@@ -240,6 +240,12 @@ impl Kernel {
         policy::set_learned(&self.books, &self.pin_directory, learned)
     }
 
+    /// What [`set_learned`](Self::set_learned) said and is in force.
+    #[cfg(test)]
+    pub fn learned(&self) -> Result<HashMap<IpAddr, u64>, Error> {
+        policy::learned(&self.books, &self.pin_directory)
+    }
+
     /// The ring of samples; at most once.
     ///
     /// # Errors

@@ -344,6 +344,26 @@ pub(super) fn set_learned(
     learned.try_for_each(|(address, rules)| tables.set_learned(side, address, rules))
 }
 
+/// The sets of rules at addresses of the side that is in force.
+#[cfg(test)]
+pub(super) fn learned(books: &Books, directory: &Path) -> Result<HashMap<IpAddr, u64>, Error> {
+    let tables = Tables::open(directory)?;
+    let side = books.settings.generation().load(Ordering::Acquire) & 1;
+    let mut learned = HashMap::new();
+    for entry in tables.learned.iter() {
+        let (Raw(key), rules) = entry.map_err(refused)?;
+        if key.side == side {
+            let [a, b, c, d, ..] = key.address;
+            let address = match key.family == Family::V4 as u32 {
+                true => IpAddr::from([a, b, c, d]),
+                false => key.address.into(),
+            };
+            learned.insert(address, rules);
+        }
+    }
+    Ok(learned)
+}
+
 /// The identity of each policy: that of its name, kept over reloads and restarts.
 pub(super) fn identities<'n>(
     books: &Books,

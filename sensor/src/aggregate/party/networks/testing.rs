@@ -1,9 +1,11 @@
 //! Databases of networks, made for tests.
 
+use std::{path::PathBuf, sync::Arc};
+
 use ipnet::IpNet;
 use maxminddb::Reader;
 
-use super::Networks;
+use super::{Database, Networks};
 
 /// What a database says of a prefix.
 #[derive(Clone, Debug)]
@@ -17,15 +19,21 @@ pub(crate) struct Entry {
 
 /// These databases. No prefix of one is in another one of the same.
 pub(crate) fn networks(databases: &[Vec<Entry>]) -> Networks {
-    let readers = databases.iter().map(|entries| {
+    let databases = databases.iter().map(|entries| {
         let entries: Vec<_> = entries
             .iter()
             .map(|entry| (entry.prefix, entry.data()))
             .collect();
-        Reader::from_source(database(&entries)).expect("a whole database")
+        let reader = Reader::from_source(database(&entries)).expect("a whole database");
+        Database {
+            file: PathBuf::new(),
+            modified: 0.0,
+            problem: None,
+            reader: Some(Arc::new(reader)),
+        }
     });
     Networks {
-        readers: readers.collect(),
+        databases: databases.collect(),
     }
 }
 
