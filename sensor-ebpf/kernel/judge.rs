@@ -219,7 +219,8 @@ extern "C" fn decide_by_name(seen: *const Seen, generation: u32, chain: u32, lay
     }
 }
 
-/// As [`decide_by_name`], of a flow that says no name, by what is learned of its address.
+/// As [`decide_by_name`], of a flow that says no name, by what is learned of its address: while user
+/// space is there, which alone knows the names that come to it.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn decide_by_learned(seen: *const Seen, generation: u32) -> u64 {
@@ -229,7 +230,8 @@ extern "C" fn decide_by_learned(seen: *const Seen, generation: u32) -> u64 {
     };
     let rules = Rulebook::new(generation, settings);
     let learned = rules.learned(&seen.key);
-    if learned == 0 {
+    // SAFETY: the helper reads a clock.
+    if learned == 0 || unsafe { bpf_ktime_get_ns() } >= settings.alive_until {
         return 0;
     }
     match decide_learned(&rules, &seen.key, learned) {

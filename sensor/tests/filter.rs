@@ -24,8 +24,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 use rustix::process::{Signal, geteuid};
 use xtask::{
     lab::{
-        ALLOWED, BLOCKED, Device, GATEWAY, Host, LISTED, Lab, ONLY_BLOCKED, Options, PHONE_MAC,
-        Sensor, Way, wait_until,
+        ALLOWED, BLOCKED, Device, GATEWAY, Host, LISTED, Lab, ONLY_BLOCKED, Options, Outcome,
+        PHONE_MAC, Sensor, Way, wait_until,
     },
     setup::{self, Need},
 };
@@ -166,6 +166,16 @@ fn an_address_is_refused_where_no_allowed_name_shares_it() -> Result<()> {
         figures.check(&format!("{}, without a name", way.name()))?;
     }
     lab.balanced_books(&sensor)?;
+    // Whether an allowed name has come to the address is known to nobody now.
+    sensor.process.kill()?;
+    let reaches = || -> Result<bool> {
+        let targets = ONLY_BLOCKED.addresses.map(|address| ("", address));
+        let attempts = lab.attempts(&lab.phone, Way::Tls, 4, &targets)?;
+        Ok(attempts.iter().all(|one| one.outcome == Outcome::Answered))
+    };
+    wait_until("the address is reached", Duration::from_secs(10), || {
+        reaches().is_ok_and(|reaches| reaches)
+    })?;
     Ok(())
 }
 

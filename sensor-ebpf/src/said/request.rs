@@ -1,6 +1,6 @@
 //! HTTP/1 requests (RFC 9112, section 3).
 
-use super::{Found, Place, Text, lower};
+use super::{Found, Place, Text, is_below, is_zero, lower};
 use crate::{name::NAME_CAPACITY, packet::Packet};
 
 /// Octets in which the field `Host` has to begin. Browsers send it first.
@@ -19,33 +19,32 @@ pub fn host<P: Packet + ?Sized>(stream: &P) -> Place {
     const FIELD: u64 = u64::from_be_bytes(*b"\0\0\0\nhost");
     const FIELD_MASK: u64 = 0x0000_00ff_ffff_ffff;
     const LINE_END: u64 = b'\n' as u64;
-    const LINE_END_MASK: u64 = 0xff;
 
     let mut last = 0_u64;
     let mut at = 0;
-    while at < SEARCHED {
+    let mut stops = 0;
+    while at < SEARCHED && stops == 0 {
         let Some([octet]) = stream.load::<1>(at) else {
             return Place::Unknown;
         };
-        let before = last;
+        let begins_line = is_zero(last & 0xff ^ LINE_END);
+        let ends_field = is_zero(last & FIELD_MASK ^ FIELD);
+        let is_blank = is_below(octet, b' ' + 1);
+        // One branch for all that ends the search: the verifier goes both ways of each, at every octet.
+        stops = begins_line & is_blank | ends_field & (is_blank | is_zero((octet ^ b':') as u64));
         last = last << 8 | lower(octet) as u64;
         at += 1;
-        if octet <= b' ' {
-            if before & LINE_END_MASK == LINE_END {
-                let ends = octet == b'\n' || octet == b'\r' && stream.load::<1>(at) == Some(*b"\n");
-                return match ends {
-                    true => Place::Nowhere,
-                    false => Place::Unknown,
-                };
-            }
-            if before & FIELD_MASK == FIELD {
-                return Place::Unknown;
-            }
-        } else if octet == b':' && before & FIELD_MASK == FIELD {
-            return Place::At(at);
-        }
     }
-    Place::Unknown
+    if stops == 0 {
+        return Place::Unknown;
+    }
+    let at = stream.forget(at, last);
+    match (last >> 8 & 0xff, last as u8) {
+        (LINE_END, b'\n') => Place::Nowhere,
+        (LINE_END, b'\r') if stream.load::<1>(at) == Some(*b"\n") => Place::Nowhere,
+        (_, b':') => Place::At(at),
+        _ => Place::Unknown,
+    }
 }
 
 /// Where the host stands in the request's target, where it has one: a request to a proxy (RFC 9112,
@@ -104,6 +103,8 @@ const ENDS: u64 = set(b"\t\r\n /?#");
 #[inline(always)]
 pub fn name<P: Packet + ?Sized>(stream: &P, place: Place, text: &mut Text) -> Found {
     const COLON: u64 = set(b":");
+    /// What ends it, and what makes it none: blanks and all below them.
+    const STOPS: u64 = ENDS | COLON | ((1 << b' ') - 1);
     /// Letters have it, digits and dots have not.
     const OF_LETTERS: u8 = 0x40;
 
@@ -124,39 +125,40 @@ pub fn name<P: Packet + ?Sized>(stream: &P, place: Place, text: &mut Text) -> Fo
         blanks += 1;
     }
     let mut all = 0;
+    let mut last = b'@';
     let mut done = 0;
     while done < NAME_CAPACITY {
         let Some([octet]) = stream.load::<1>(from + done) else {
             return Found::Unread;
         };
-        if octet < 64 && (ENDS | COLON) >> octet & 1 != 0 {
-            text.end(done);
-            if text.len == 0 {
-                return Found::Unread;
-            }
-            if text.octets[0] == b'[' {
-                // An address (RFC 3986, section 3.2.2).
-                return Found::Nameless;
-            }
-            let behind = stream.forget(from + done + 1, octet as u64);
-            if octet == b':' && !is_port(stream, behind) {
-                return Found::Unread;
-            }
-            // What ends in a digit and has no letters is an address too (WHATWG URL, section 3.5).
-            let last = text.octets[(text.len as usize).wrapping_sub(1) % NAME_CAPACITY];
-            return match last.is_ascii_digit() && all & OF_LETTERS == 0 {
-                true => Found::Nameless,
-                false => Found::Name,
-            };
-        }
-        if octet == b'@' || octet < b' ' {
-            return Found::Unread;
+        let is_listed = STOPS >> (octet & 63) & is_below(octet, 64);
+        if is_listed | is_zero((octet ^ b'@') as u64) != 0 {
+            last = octet;
+            break;
         }
         all |= octet;
         text.put(done, octet);
         done += 1;
     }
-    Found::Unread
+    let done = stream.forget(done, last as u64);
+    text.end(done);
+    let is_end = last < 64 && (ENDS | COLON) >> last & 1 != 0;
+    if !is_end || text.len == 0 {
+        return Found::Unread;
+    }
+    if text.octets[0] == b'[' {
+        // An address (RFC 3986, section 3.2.2).
+        return Found::Nameless;
+    }
+    if last == b':' && !is_port(stream, stream.forget(from + done + 1, last as u64)) {
+        return Found::Unread;
+    }
+    // What ends in a digit and has no letters is an address too (WHATWG URL, section 3.5).
+    let last = text.octets[(text.len as usize).wrapping_sub(1) % NAME_CAPACITY];
+    match last.is_ascii_digit() && all & OF_LETTERS == 0 {
+        true => Found::Nameless,
+        false => Found::Name,
+    }
 }
 
 /// Whether a port begins at a place, and ends.

@@ -256,7 +256,8 @@ pub fn explain(
                 None => vec![Judge::new(Layer::Address, "address", Transport::Any, None)],
                 Some(_) => vec![
                     Judge::new(Layer::Address, "address tcp", Transport::Tcp, subject.port),
-                    Judge::new(Layer::Address, "address udp", Transport::Udp, subject.port),
+                    Judge::new(Layer::Address, "address udp", Transport::Udp, subject.port)
+                        .towards(*address),
                 ],
             };
             let claims = Claims {
@@ -508,6 +509,8 @@ struct Judge {
     name: &'static str,
     transport: Transport,
     port: Option<u16>,
+    /// Whether it is about an address in the house or of its provider.
+    is_near: bool,
 }
 
 impl Judge {
@@ -522,6 +525,15 @@ impl Judge {
             name,
             transport,
             port,
+            is_near: false,
+        }
+    }
+
+    /// The same about an address.
+    fn towards(self, address: IpAddr) -> Self {
+        Self {
+            is_near: is_near(address),
+            ..self
         }
     }
 
@@ -548,9 +560,10 @@ impl Judge {
             })
     }
 
-    /// Whether it is DHCP, which no address refuses.
+    /// Whether it is DHCP, which is refused at no address that may have it.
     fn keeps_link_alive(&self) -> bool {
         self.layer == Layer::Address
+            && self.is_near
             && self.transport == Transport::Udp
             && matches!(self.port, Some(67 | 68 | 546 | 547))
     }
@@ -901,6 +914,20 @@ fn keeps_link_alive(address: IpAddr) -> bool {
     }
 }
 
+/// Whether an address is none of the internet at large (RFC 6890; RFC 4291, section 2.4).
+fn is_near(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => {
+            let [a, b, ..] = address.octets();
+            let of_provider = a == 100 && (64..128).contains(&b);
+            a == 0 || a >= 224 || of_provider || {
+                address.is_private() || address.is_loopback() || address.is_link_local()
+            }
+        }
+        IpAddr::V6(address) => !(0x2000..0x4000).contains(&address.segments()[0]),
+    }
+}
+
 #[cfg(test)]
 pub(super) mod testing {
     //! The same reading, for a flow whose address is known.
@@ -919,7 +946,7 @@ pub(super) mod testing {
             Some(name) => name_claims(deciding, device, name),
             None => address_claims(deciding, device, Some(address)),
         };
-        let judge = Judge::new(layer, "", transport, Some(port));
+        let judge = Judge::new(layer, "", transport, Some(port)).towards(address);
         let found = claims.into_iter().find(|claim| {
             claim.loss.is_none()
                 && judge.holds(claim)

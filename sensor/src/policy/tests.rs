@@ -524,19 +524,20 @@ fn what_every_address_is_refused_for_says_no_name() {
 }
 
 #[test]
-fn dhcp_passes_to_every_address() {
+fn dhcp_passes_in_the_house() {
     let all = house(vec![policy("all", &[], Action::Reject)], &[]);
     let refused = |layer| (layer, "reject", "all".to_owned(), false);
     let passes = ("address udp", "pass", String::new(), false);
     for port in [67, 547] {
-        let subject = format!("192.0.2.1:{port}");
+        let subject = format!("192.168.1.1:{port}");
         assert_eq!(
             told(&all, &subject),
             [refused("address tcp"), passes.clone()]
         );
     }
     let both = ["address tcp", "address udp"].map(refused);
-    assert_eq!(told(&all, "192.0.2.1:69"), both);
+    assert_eq!(told(&all, "192.168.1.1:69"), both);
+    assert_eq!(told(&all, "192.0.2.1:67"), both);
 }
 
 // The compiled tables against the plain reading.
@@ -793,7 +794,10 @@ pub(super) fn an_address() -> impl Strategy<Value = IpAddr> {
         "192.0.2.2",
         "192.0.2.200",
         "198.51.100.1",
+        "192.168.1.1",
+        "100.64.0.1",
         "224.0.0.1",
+        "fd00::1",
         "2001:db8::1",
         "2001:db8::2",
         "fe80::1",

@@ -44,7 +44,7 @@ impl Verdicts {
     }
 
     /// Tells the kernel until when somebody gives verdicts, as time since boot: behind it nothing
-    /// waits for them.
+    /// waits for them, and nothing is refused for what was learned of an address.
     pub fn alive_until(&self, since_boot: Duration) {
         self.settings
             .word(0, offset_of!(Settings, alive_until))
