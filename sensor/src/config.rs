@@ -270,6 +270,19 @@ pub struct Policy {
 }
 
 impl Policy {
+    /// Whether it is about names.
+    pub const fn has_names(&self) -> bool {
+        !(self.domains.is_empty()
+            && self.lists.is_empty()
+            && self.owners.is_empty()
+            && self.categories.is_empty())
+    }
+
+    /// Whether it is about addresses; if it is about names as well, those at these addresses.
+    pub const fn has_addresses(&self) -> bool {
+        !(self.remotes.is_empty() && self.countries.is_empty() && self.networks.is_empty())
+    }
+
     /// Whether it goes by what lists say of names and addresses, or by what they make an exception of.
     pub const fn asks_lists(&self) -> bool {
         !(self.lists.is_empty() && self.owners.is_empty() && self.categories.is_empty())

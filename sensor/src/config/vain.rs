@@ -39,7 +39,7 @@ pub(super) fn problems(config: &Config, places: &[PolicyPlaces]) -> Vec<Problem>
 /// addresses.
 pub(crate) fn in_vain(config: &Config) -> Vec<(usize, usize)> {
     let policies = &config.policies;
-    let allows = |policy: &Policy| policy.action == Action::Allow && is_by_name(policy);
+    let allows = |policy: &Policy| policy.action == Action::Allow && policy.has_names();
     if !policies.iter().any(allows) {
         return Vec::new();
     }
@@ -73,13 +73,6 @@ pub(crate) fn in_vain(config: &Config) -> Vec<(usize, usize)> {
     pairs.collect()
 }
 
-const fn is_by_name(policy: &Policy) -> bool {
-    !(policy.domains.is_empty()
-        && policy.lists.is_empty()
-        && policy.owners.is_empty()
-        && policy.categories.is_empty())
-}
-
 /// What a policy decides by address.
 struct Part<'a> {
     policy: usize,
@@ -106,7 +99,7 @@ fn parts(number: usize, policy: &Policy) -> Vec<Part<'_>> {
     };
     let mut parts = Vec::new();
     let aside = policy.quic.is_some() || policy.encrypted_dns.is_some();
-    if !is_by_name(policy) && (is_by_address(policy) || !policy.ports.is_empty() || !aside) {
+    if !policy.has_names() && (policy.has_addresses() || !policy.ports.is_empty() || !aside) {
         let longest = policy.remotes.iter().map(IpNet::prefix_len).max();
         parts.push(Part {
             is_of_policy: true,
@@ -143,7 +136,7 @@ impl Part<'_> {
         if self.most == Some(0) {
             return Some(0);
         }
-        if !is_by_address(policy) {
+        if !policy.has_addresses() {
             let all: [IpNet; 2] = [Ipv4Net::default().into(), Ipv6Net::default().into()];
             let has_all = all.iter().all(|all| self.remotes.contains(all));
             return has_all.then_some(1);
@@ -161,10 +154,6 @@ impl Part<'_> {
         // The prefixes of a database may be of any length.
         has_others.then_some(if has_known_prefixes(policy) { least } else { 1 })
     }
-}
-
-const fn is_by_address(policy: &Policy) -> bool {
-    !(policy.remotes.is_empty() && has_known_prefixes(policy))
 }
 
 const fn has_known_prefixes(policy: &Policy) -> bool {

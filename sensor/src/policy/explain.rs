@@ -239,7 +239,7 @@ pub fn explain(
                 by_address: deciding
                     .policies
                     .iter()
-                    .filter(|policy| !is_by_name(policy) && is_by_address(policy))
+                    .filter(|policy| !policy.has_names() && policy.has_addresses())
                     .filter(|policy| {
                         applies(deciding, device, &policy.devices, &policy.schedule).is_none()
                             && judges
@@ -585,6 +585,29 @@ struct Claim<'a> {
 }
 
 impl Claim<'_> {
+    /// What a policy says anywhere.
+    fn of(
+        policy: &Policy,
+        order: (usize, usize),
+        action: Action,
+        specific: usize,
+        reason: Reason,
+    ) -> Self {
+        Self {
+            said: Said {
+                policy: Some(policy.name.clone()),
+                action: word(action),
+                reason,
+            },
+            command: false,
+            specific,
+            order,
+            ports: Vec::new(),
+            at: None,
+            loss: None,
+        }
+    }
+
     fn refuses(&self) -> bool {
         matches!(self.said.action, "reject" | "drop")
     }
@@ -625,17 +648,6 @@ const fn word(action: Action) -> &'static str {
         Action::Reject => "reject",
         Action::Drop => "drop",
     }
-}
-
-const fn is_by_name(policy: &Policy) -> bool {
-    !(policy.domains.is_empty()
-        && policy.lists.is_empty()
-        && policy.owners.is_empty()
-        && policy.categories.is_empty())
-}
-
-const fn is_by_address(policy: &Policy) -> bool {
-    !(policy.remotes.is_empty() && policy.countries.is_empty() && policy.networks.is_empty())
 }
 
 /// A name and all names above it, the longest first; of very long ones the last labels.
@@ -727,20 +739,13 @@ fn name_claims<'a>(
         let mut claim = |part, action, name: &str, reason, loss: Option<Loss>| {
             let of_policy = part == 0;
             claims.push(Claim {
-                said: Said {
-                    policy: Some(policy.name.clone()),
-                    action: word(action),
-                    reason,
-                },
-                command: false,
-                specific: name.len(),
-                order: (order, part),
                 ports: match of_policy {
                     true => policy.ports.clone(),
                     false => Vec::new(),
                 },
-                at: (of_policy && is_by_address(policy)).then_some(policy),
+                at: (of_policy && policy.has_addresses()).then_some(policy),
                 loss: applies.clone().or(loss),
+                ..Claim::of(policy, (order, part), action, name.len(), reason)
             });
         };
         let listed = || never.clone().map(Loss::NeverBlock);
@@ -857,23 +862,15 @@ fn address_claims<'a>(
         }
         let mut claim = |part, action, specific: usize, reason, ports: &[Ports]| {
             claims.push(Claim {
-                said: Said {
-                    policy: Some(policy.name.clone()),
-                    action: word(action),
-                    reason,
-                },
-                command: false,
-                specific,
-                order: (order, part),
                 ports: ports.to_vec(),
-                at: None,
                 loss: loss.clone(),
+                ..Claim::of(policy, (order, part), action, specific, reason)
             });
         };
         let aside = policy.encrypted_dns.is_some() || policy.quic.is_some();
-        if is_by_name(policy) {
+        if policy.has_names() {
             // The name decides, when it is said.
-        } else if is_by_address(policy) {
+        } else if policy.has_addresses() {
             let found = address
                 .into_iter()
                 .flat_map(|address| addresses_of(policy, deciding.knowledge, address));
