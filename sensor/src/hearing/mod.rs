@@ -4,7 +4,9 @@
 //! judges names, and then to the aggregate. Knows no clock, no channel and no kernel.
 
 mod judge;
+mod kept;
 mod readers;
+mod requests;
 
 use std::{collections::VecDeque, mem, sync::Arc};
 
@@ -28,6 +30,10 @@ pub const UNFINISHED_FOR: f64 = 15.0;
 /// Flows that may wait for more of something at a time; the one that waits longest is let go. Each
 /// holds what a flow is watched for, 16 KiB where that is four payloads in each direction.
 pub const MAX_WAITING: usize = 4_096;
+
+/// Flows of which is kept what they have told, to see whether they say something else at the same
+/// place: some 2 KiB each, until the last payload that they are watched for.
+pub const MAX_KEPT: usize = 1_024;
 
 /// Names that hellos with another name inside have outside.
 pub const ECH_PROVIDERS: [&str; 1] = ["cloudflare-ech.com"];
@@ -117,6 +123,13 @@ pub struct Heard {
     pub tunnel: Option<Tunnel>,
     /// Nothing more is to be learned from the flow.
     pub settled: bool,
+    /// It is one of the payloads of an HTTP connection, each request of which names a host.
+    pub requests: bool,
+    /// The hosts of the requests that are whole with this payload; the first one's with it too.
+    pub hosts: Vec<Arc<str>>,
+    /// Behind what the flow has told is something that could not be read, and why; or what it told is
+    /// in doubt.
+    pub doubt: Option<Failure>,
     /// What could not be decoded, and by which decoder.
     pub failure: Option<(&'static str, Failure)>,
     /// A policy is about the names of the device, and this one could not be judged.
@@ -138,6 +151,9 @@ impl Heard {
             details: None,
             tunnel: None,
             settled: false,
+            requests: false,
+            hosts: Vec::new(),
+            doubt: None,
             failure: None,
             unread: None,
         }
@@ -171,6 +187,9 @@ pub struct Desk {
     flows: Vec<Flow>,
     /// Flows whose readers wait for more, in the order in which they began.
     waiting: VecDeque<Waiting>,
+    /// Flows of which something is kept that they have told, by slot and hash, the oldest first. Some
+    /// of them have ended.
+    kept: VecDeque<(u32, u64)>,
     given_up: Vec<GivenUp>,
 }
 
@@ -262,19 +281,24 @@ impl Desk {
         }
         // Of a connection that took the place of one that has told its name, more may be waited for.
         let waits = reading.readers.wait();
-        if heard.settled && !waits {
+        let goes_on = reading.readers.go_on();
+        if heard.settled && waits.is_none() && !goes_on {
             return Some(heard);
         }
         if head.flags & Head::LAST != 0 && heard.outcome == Outcome::Waiting {
             // What is waited for is not copied any more.
             heard.outcome = Outcome::Unread(Failure::Limit);
         }
-        let begins = reading.readers.wait() && !waited;
+        let begins = waits.is_some() && waits != waited.filter(|_| !heard.another);
         if begins {
             reading.waits_since = now;
         }
         if !reading.readers.are_fresh() {
             flow.reading = Some(reading);
+        }
+        if heard.settled && !heard.told_before && goes_on {
+            let hash = flow.hash;
+            self.keep(head.slot, hash);
         }
         if begins {
             self.waiting.push_back(Waiting {
@@ -313,6 +337,15 @@ impl Desk {
         match self.flows.get_mut(slot as usize) {
             Some(flow) if flow.hash == hash_of(key) => !mem::replace(&mut flow.is_unread, true),
             _ => true,
+        }
+    }
+
+    /// Puts another name in the place of the one that a flow told: by it the flow is judged again.
+    pub fn rename(&mut self, slot: u32, key: &FlowKey, name: Arc<str>, source: Source) {
+        if let Some(flow) = self.flows.get_mut(slot as usize)
+            && flow.hash == hash_of(key)
+        {
+            flow.name = Some((name, source));
         }
     }
 
@@ -364,12 +397,31 @@ impl Desk {
         flow
     }
 
+    /// Keeps what a flow has told a while, and lets go what is kept longest.
+    fn keep(&mut self, slot: u32, hash: u64) {
+        self.kept.push_back((slot, hash));
+        if self.kept.len() <= MAX_KEPT {
+            return;
+        }
+        let first = self.kept.pop_front();
+        if let Some((slot, hash)) = first
+            && let Some(flow) = self.flows.get_mut(slot as usize)
+            && flow.hash == hash
+            && let Some(reading) = &mut flow.reading
+        {
+            reading.readers.forget_kept();
+            if reading.readers.wait().is_none() && !reading.readers.go_on() {
+                flow.reading = None;
+            }
+        }
+    }
+
     /// Lets the readers of a flow go, where they still wait for the same.
     fn let_go(&mut self, waiting: Waiting, why: Failure) {
         let is_same = |flow: &&mut Flow| {
             flow.hash == hash_of(&waiting.key)
                 && flow.reading.as_ref().is_some_and(|reading| {
-                    reading.waits_since == waiting.since && reading.readers.wait()
+                    reading.waits_since == waiting.since && reading.readers.wait().is_some()
                 })
         };
         let reading = self
@@ -405,7 +457,7 @@ impl Desk {
     /// Whether the readers of the flow in a slot, which has some, wait for more.
     pub(crate) fn waits(&self, slot: u32) -> Option<bool> {
         let reading = self.flows.get(slot as usize)?.reading.as_ref()?;
-        Some(reading.readers.wait())
+        Some(reading.readers.wait().is_some())
     }
 }
 

@@ -30,7 +30,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{Command, resets::Resets, unix_time};
 use crate::{
-    hearing::{Desk, GivenUp, Heard, InForce, Judge, Outcome, Ruling, UNFINISHED_FOR, Unread},
+    hearing::{
+        Desk, GivenUp, Heard, InForce, Judge, Outcome, Ruling, Source, UNFINISHED_FOR, Unread,
+    },
     model::{Judging, Latency, UnreadFlows},
     record::Record,
     source::kernel::{Samples, Verdicts},
@@ -289,6 +291,12 @@ impl Listener {
             self.resets.send(&head.key, head.sequence);
         }
         let judged = self.judge.judge(&heard);
+        if let Some(host) = judged.host.and_then(|host| heard.hosts.get(host)) {
+            let host = Arc::clone(host);
+            self.desk
+                .rename(head.slot, &head.key, Arc::clone(&host), Source::Http);
+            heard.outcome = Outcome::Name(host, Source::Http);
+        }
         match judged.ruling {
             Some(ruling) => self.write(&head, &heard, &ruling),
             None if heard.settled && head.slot != NO_SLOT => {
@@ -406,10 +414,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::{
-        hearing::Source,
-        source::kernel::{Runner, enter_own_namespace},
-    };
+    use crate::source::kernel::{Runner, enter_own_namespace};
 
     const HELLO: &[u8] = include_bytes!("../../tests/data/hello-zeek-google-de-51833.bin");
     const GOOGLE: &str = "www.google.de";
