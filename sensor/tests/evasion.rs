@@ -255,6 +255,15 @@ const LINES: &[(&str, Try)] = &[
             })
         },
     ),
+    ("SYN in the midst of a hello", |bench, name| {
+        let hello = hello(name.as_bytes());
+        let place = place_of(name.as_bytes(), &hello) + 4;
+        bench.tls_by(|connection| {
+            connection.say(0, &hello[..place]);
+            connection.begin_again();
+            connection.say(place, &hello[place..]);
+        })
+    }),
     // Last: a name server that is not told of a connection's end waits for more of it.
     ("DNS over TCP", |bench, name| {
         bench.question_over_tcp(&[(0, &over_tcp(&questions(&[name])))])

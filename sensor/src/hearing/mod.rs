@@ -263,6 +263,7 @@ impl Desk {
         let flow = self.flow(head.slot, &head.key);
         let mut reading = flow.reading.take().unwrap_or_default();
         let waited = reading.readers.wait();
+        let unfinished = waited.and_then(|_| reading.readers.unfinished());
         let known = flow.name.as_ref().map(|(name, _)| &**name);
         reading
             .readers
@@ -283,6 +284,7 @@ impl Desk {
         let waits = reading.readers.wait();
         let goes_on = reading.readers.go_on();
         if heard.settled && waits.is_none() && !goes_on {
+            self.give_up_first(&heard, unfinished);
             return Some(heard);
         }
         if head.flags & Head::LAST != 0 && heard.outcome == Outcome::Waiting {
@@ -300,6 +302,7 @@ impl Desk {
             let hash = flow.hash;
             self.keep(head.slot, hash);
         }
+        self.give_up_first(&heard, unfinished);
         if begins {
             self.waiting.push_back(Waiting {
                 slot: head.slot,
@@ -395,6 +398,19 @@ impl Desk {
             };
         }
         flow
+    }
+
+    /// Gives up what a connection left unfinished whose ports another one has taken.
+    fn give_up_first(&mut self, heard: &Heard, unfinished: Option<&'static str>) {
+        if let Some(decoder) = unfinished.filter(|_| heard.another) {
+            self.given_up.push(GivenUp {
+                key: heard.head.key,
+                slot: heard.head.slot,
+                decoder,
+                why: Failure::Truncated,
+                unread: None,
+            });
+        }
     }
 
     /// Keeps what a flow has told a while, and lets go what is kept longest.

@@ -455,6 +455,27 @@ fn what_is_kept_of_flows_is_bounded_and_what_is_not_kept_is_in_doubt() {
 }
 
 #[test]
+fn what_another_connection_cuts_off_is_given_up() {
+    let octets = records(HELLO);
+    let mut desk = Desk::default();
+    said(&mut desk, tcp(), Kind::Tls, 0, &octets[..100]);
+    let mut rest = sample(tcp(), Kind::Stream, UP, 100, &octets[100..]);
+    rest.head.initial_sequence = 0x4000_0000;
+    let heard = desk.sample(&rest, 0.0).expect("the kind is known");
+    assert!(heard.another);
+    let given: Vec<_> = desk.given_up().collect();
+    assert_eq!(given.len(), 1);
+    let judged = judge(&[GOOGLE]).judge_given_up(&given[0]);
+    assert_eq!(unread(judged), Some(("truncated", "tls")));
+    // What a connection has told before another one began is not missing.
+    let mut desk = Desk::default();
+    said(&mut desk, tcp(), Kind::Tls, 0, &octets);
+    rest.head.initial_sequence = 1;
+    assert!(desk.sample(&rest, 0.0).is_some_and(|heard| heard.another));
+    assert_eq!(desk.given_up().count(), 0);
+}
+
+#[test]
 fn what_has_urgent_data_is_unread_unless_it_is_refused() {
     for (name, expected) in [("a.test", None), ("b.test", Some(("urgent", "http")))] {
         let mut desk = Desk::default();
