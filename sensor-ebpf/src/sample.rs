@@ -285,6 +285,20 @@ impl Watch {
         Self::new(upload, download)
     }
 
+    /// The same where nothing is always wanted, but the uploads of HTTP. What was borrowed from was
+    /// spent.
+    pub(crate) const fn without_always(self, is_http: bool) -> Self {
+        let upload = match self.of(Direction::Upload) {
+            Self::ALWAYS if !is_http => 0,
+            left => left,
+        };
+        let download = match self.of(Direction::Download) {
+            Self::ALWAYS => 0,
+            left => left,
+        };
+        Self::new(upload, download)
+    }
+
     /// The octet that is stored.
     #[inline(always)]
     pub const fn bits(self) -> u8 {

@@ -53,6 +53,10 @@ const AGAIN: u32 = 1_024;
 /// How often readers that wait in vain are looked for.
 const SWEEP: Duration = Duration::from_secs(1);
 
+/// How often judgements are looked for that additions have disturbed: all flows are looked at, which
+/// takes a fraction of a millisecond.
+const MEND: Duration = Duration::from_secs(5);
+
 /// How long the kernel believes that the thread is there, and how often it is told: a thread that is
 /// gone holds nothing up for longer.
 const ALIVE: Duration = Duration::from_secs(1);
@@ -181,6 +185,7 @@ pub(super) struct Listener {
     /// When the first record of the backlog came.
     since: Instant,
     swept: Instant,
+    mended: Instant,
 }
 
 impl Listener {
@@ -204,6 +209,7 @@ impl Listener {
             backlog: Vec::new(),
             since: Instant::now(),
             swept: Instant::now(),
+            mended: Instant::now(),
         }
     }
 
@@ -213,6 +219,7 @@ impl Listener {
             self.wait()?;
             self.attend();
             self.drain();
+            self.mend();
             self.judge_again();
             if self.line.stops.load(Ordering::Acquire) || self.hand_over().is_err() {
                 // Nothing waits for who has gone.
@@ -261,6 +268,15 @@ impl Listener {
             self.swept = Instant::now();
             self.desk.forget_unfinished(unix_time() - UNFINISHED_FOR);
             self.give_up();
+        }
+    }
+
+    /// Puts right what the programs have disturbed.
+    fn mend(&mut self) {
+        if self.mended.elapsed() >= MEND {
+            self.mended = Instant::now();
+            self.verdicts
+                .mend(|slot, key| self.desk.may_be_http(slot, key));
         }
     }
 
