@@ -224,6 +224,9 @@ extern "C" fn decide_by_name(seen: *const Seen, generation: u32, chain: u32, lay
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn decide_by_learned(seen: *const Seen, generation: u32) -> u64 {
+    /// Nanoseconds: a busy machine may be late to say that somebody is there.
+    const GRACE: u64 = 4_000_000_000;
+
     // SAFETY: as above.
     let (Some(seen), Some(settings)) = (unsafe { seen.as_ref() }, maps::settings()) else {
         return 0;
@@ -231,7 +234,7 @@ extern "C" fn decide_by_learned(seen: *const Seen, generation: u32) -> u64 {
     let rules = Rulebook::new(generation, settings);
     let learned = rules.learned(&seen.key);
     // SAFETY: the helper reads a clock.
-    if learned == 0 || unsafe { bpf_ktime_get_ns() } >= settings.alive_until {
+    if learned == 0 || unsafe { bpf_ktime_get_ns() } >= settings.alive_until + GRACE {
         return 0;
     }
     match decide_learned(&rules, &seen.key, learned) {

@@ -243,8 +243,9 @@ impl Flow {
         unsafe { ptr::write_volatile(&raw mut (*self.0).judgement, judgement.pack()) };
     }
 
-    /// Adds to the stored judgement. User space may put a verdict there at the same time: neither
-    /// is lost.
+    /// Adds to the stored judgement. User space may put a verdict there at the same time: that is not
+    /// lost. The watch, the layer and `fresh` may be something else after it, until user space has
+    /// [mended](Judgement::mended) them.
     #[inline(always)]
     pub(crate) fn add_to_judgement(self, amount: u64) {
         // SAFETY: a record lives as long as the program; the field's address is taken.

@@ -20,7 +20,7 @@
 use crate::{
     parse::{Address, Family, Mac, Parsed},
     policy::{Decision, Layer, Verdict},
-    sample::Watch,
+    sample::{Watch, is_service},
     wire,
 };
 
@@ -324,8 +324,13 @@ const _: () = assert!(size_of::<FlowRecord>() == 128);
 
 /// A decision, the policy generation under which it was made, and what is still wanted of the flow.
 ///
-/// The programs change only the watch of a stored word, by adding to it, where nothing is decided
-/// anew: user space may store a verdict at the same time, and it is not to be lost.
+/// Where nothing is decided anew, the programs change the watch, `held` and `fresh` of a stored word by
+/// adding to it: user space may store a verdict at the same time, and it is not to be lost. What they
+/// add is by what they read before: of two CPUs that add at once, or one that adds to what user space
+/// has just changed, one may borrow from the fields above the one it means, or carry into them. Those
+/// are the layer, `fresh` and the watch; generation, policy, verdict and `named` lie below and stay.
+/// (The programs cannot compare and exchange: on Linux 5.15 arm64 has none for them.) User space has
+/// it [`mended`](Self::mended).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Judgement {
     /// The policy generation; 0 is never in force, so a new record counts as not judged.
@@ -412,6 +417,34 @@ impl Judgement {
             fresh: word & Self::FRESH != 0,
             watch: Watch::from_bits((word >> Self::WATCH) as u8),
         }
+    }
+
+    /// Whether a stored word is what it would be [`mended`](Self::mended), if the flow is neither a
+    /// service's nor HTTP.
+    pub const fn is_sound(word: u64) -> bool {
+        let stored = Self::unpack(word);
+        let watch = stored.watch.without_always(false);
+        watch.bits() == stored.watch.bits() && stored.undecided().pack() == word
+    }
+
+    /// What it was before additions borrowed, as far as that shows: a watch for ever of a flow of
+    /// which nobody wants all, and a layer where no policy decided. All is wanted of services, and the
+    /// uploads of HTTP, which is for the caller to know.
+    pub const fn mended(self, key: &FlowKey, is_http: bool) -> Self {
+        let mut mended = self.undecided();
+        if !is_service(key) {
+            mended.watch = self.watch.without_always(is_http);
+        }
+        mended
+    }
+
+    /// The same, and what is always so where no policy decided.
+    const fn undecided(mut self) -> Self {
+        if self.decision.policy == 0 {
+            self.decision = Decision::PASS;
+            self.fresh = false;
+        }
+        self
     }
 
     /// What to add to the stored word so that a flow that is not held is, and the other way round

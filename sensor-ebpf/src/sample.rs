@@ -268,17 +268,35 @@ impl Watch {
     }
 
     /// What is wanted of a flow of which all is known that its first payloads tell: what is always
-    /// wanted, and of TLS one more payload, in which a second hello could be.
+    /// wanted, and of TCP some more payloads, in which a second hello could be, or another one at the
+    /// place of the first.
     #[inline(always)]
     pub const fn settled(self, key: &FlowKey) -> Self {
+        const MORE: u8 = 3;
+
         let upload = match self.of(Direction::Upload) {
             Self::ALWAYS => Self::ALWAYS,
-            left if key.protocol() == protocol::TCP && left > 0 => 1,
-            _ => 0,
+            _ if key.protocol() != protocol::TCP => 0,
+            left if left > MORE => MORE,
+            left => left,
         };
         let download = match self.of(Direction::Download) {
             Self::ALWAYS => Self::ALWAYS,
             _ => 0,
+        };
+        Self::new(upload, download)
+    }
+
+    /// The same where nothing is always wanted, but the uploads of HTTP. What was borrowed from was
+    /// spent.
+    pub(crate) const fn without_always(self, is_http: bool) -> Self {
+        let upload = match self.of(Direction::Upload) {
+            Self::ALWAYS if !is_http => 0,
+            left => left,
+        };
+        let download = match self.of(Direction::Download) {
+            Self::ALWAYS => 0,
+            left => left,
         };
         Self::new(upload, download)
     }

@@ -654,14 +654,14 @@ pub fn meant(
                     "no device is called `{}`, in the configuration of the daemon or by what was seen; \
                      `sensor devices` lists those that were seen, `systemctl reload gateway-sensor` \
                      takes a changed configuration",
-                    name.escape_debug()
+                    name
                 )),
                 [mac] => Ok(DeviceSelector::Mac(mac.octets())),
                 several => {
                     let several = several.iter().map(|mac| mac_text(*mac));
                     Err(format!(
                         "several devices are called `{}`: say which by its MAC address, {}",
-                        name.escape_debug(),
+                        name,
                         several.collect::<Vec<_>>().join(" or ")
                     ))
                 }
@@ -671,7 +671,7 @@ pub fn meant(
             Err(format!(
                 "no device is in the group `{}` in the configuration of the daemon; `systemctl reload \
                  gateway-sensor` takes a changed one",
-                group.escape_debug()
+                group
             ))
         }
         _ => Ok(selector.clone()),

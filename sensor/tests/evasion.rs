@@ -20,9 +20,11 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use raw::{Client, Seen, Shape};
+use raw::{Client, Connection, Seen, Shape};
 use rustix::process::{Signal, geteuid};
-use words::{compressed_question, hello, over_tcp, place_of, questions, record, request};
+use words::{
+    compressed_question, hello, over_tcp, place_of, questions, record, request, request_of_several,
+};
 use xtask::{
     lab::{
         ALLOWED, Again, Attempt, BLOCKED, Device, Lab, NAME_SERVER, Options, Outcome, PHONE_MAC,
@@ -209,6 +211,59 @@ const LINES: &[(&str, Try)] = &[
             &[(0, &said[..place]), (place, &said[place..])],
         )
     }),
+    ("two requests in one segment", |bench, name| {
+        let (first, second) = bench.two_requests(name);
+        bench.second(name, &[&[first, second].concat()])
+    }),
+    ("second request split in its method", |bench, name| {
+        let (first, second) = bench.two_requests(name);
+        bench.second(name, &[&first, &second[..1], &second[1..]])
+    }),
+    ("second request behind an empty line", |bench, name| {
+        let (first, second) = bench.two_requests(name);
+        bench.second(name, &[&first, &[b"\r\n", &second[..]].concat()])
+    }),
+    ("urgent octet in the name", |bench, name| {
+        let (target, said) = bench.plain(name);
+        let place = place_of(name.as_bytes(), &said) + 4;
+        bench.http_by(&target, name, |connection| {
+            connection.say(0, &said[..place]);
+            connection.say_urgently(place, b"x");
+            connection.say(place + 1, &said[place..]);
+        })
+    }),
+    ("fake hello before the hello", |bench, name| {
+        bench.disguised(name, 1, |said| said.len())
+    }),
+    (
+        "fake hello before the hello in two segments",
+        |bench, name| bench.disguised(name, 1, |said| place_of(name.as_bytes(), said) + 4),
+    ),
+    ("two fake hellos before the hello", |bench, name| {
+        bench.disguised(name, 2, |said| said.len())
+    }),
+    (
+        "fake request before the request in two segments",
+        |bench, name| {
+            let (target, said) = bench.plain(name);
+            let fake = request(&target, "fake.example.org");
+            let place = place_of(name.as_bytes(), &said) + 4;
+            bench.http_by(&target, name, |connection| {
+                connection.say_in_vain(0, &fake);
+                connection.say(0, &said[..place]);
+                connection.say(place, &said[place..]);
+            })
+        },
+    ),
+    ("SYN in the midst of a hello", |bench, name| {
+        let hello = hello(name.as_bytes());
+        let place = place_of(name.as_bytes(), &hello) + 4;
+        bench.tls_by(|connection| {
+            connection.say(0, &hello[..place]);
+            connection.begin_again();
+            connection.say(place, &hello[place..]);
+        })
+    }),
     // Last: a name server that is not told of a connection's end waits for more of it.
     ("DNS over TCP", |bench, name| {
         bench.question_over_tcp(&[(0, &over_tcp(&questions(&[name])))])
@@ -269,11 +324,29 @@ impl Bench {
         (path, said)
     }
 
+    /// A request for a name that nobody blocks, and one for this name.
+    fn two_requests(&self, name: &str) -> (Vec<u8>, Vec<u8>) {
+        let first = request_of_several(&self.path(), ALLOWED.name);
+        (first, request_of_several(&self.path(), name))
+    }
+
     fn talk(&self, shape: Shape, to: &str, port: u16, said: &[(usize, &[u8])]) -> Result<Seen> {
+        self.talk_by(shape, to, port, |connection| {
+            for (place, octets) in said {
+                connection.say(*place, octets);
+            }
+        })
+    }
+
+    fn talk_by(
+        &self,
+        shape: Shape,
+        to: &str,
+        port: u16,
+        say: impl FnOnce(&Connection<'_>),
+    ) -> Result<Seen> {
         let connection = self.client.connect(shape, to, port)?;
-        for (place, octets) in said {
-            connection.say(*place, octets);
-        }
+        say(&connection);
         let (port, seen) = connection.end()?;
         self.port.set(Some(port));
         self.noted(&seen);
@@ -290,9 +363,52 @@ impl Bench {
         Ok(seen.said.starts_with(&[22, 3, 3]))
     }
 
+    fn tls_by(&self, say: impl FnOnce(&Connection<'_>)) -> Result<bool> {
+        let seen = self.talk_by(Shape::V4, V4, 443, say)?;
+        Ok(seen.said.starts_with(&[22, 3, 3]))
+    }
+
+    /// A hello for this name, behind others at its place that the server does not take. It ends its
+    /// first segment there.
+    fn disguised(&self, name: &str, fakes: usize, end: impl Fn(&[u8]) -> usize) -> Result<bool> {
+        let (said, fake) = (hello(name.as_bytes()), hello(b"fake.example.org"));
+        let end = end(&said);
+        self.tls_by(|connection| {
+            for _ in 0..fakes {
+                connection.say_in_vain(0, &fake);
+            }
+            connection.say(0, &said[..end]);
+            if end < said.len() {
+                connection.say(end, &said[end..]);
+            }
+        })
+    }
+
+    /// Whether the second page that came is that of this name.
+    fn second(&self, name: &str, said: &[&[u8]]) -> Result<bool> {
+        let seen = self.talk_by(Shape::V4, V4, 80, |connection| {
+            let mut place = 0;
+            for octets in said {
+                connection.say(place, octets);
+                place += octets.len();
+            }
+        })?;
+        let pages = String::from_utf8_lossy(&seen.said).to_lowercase();
+        let second = pages.split("the page of ").nth(2);
+        Ok(second.is_some_and(|page| page.starts_with(name)))
+    }
+
     /// Whether the page of this name came.
     fn http(&self, path: &str, name: &str, said: &[(usize, &[u8])]) -> Result<bool> {
-        let seen = self.talk(Shape::V4, V4, 80, said)?;
+        self.http_by(path, name, |connection| {
+            for (place, octets) in said {
+                connection.say(*place, octets);
+            }
+        })
+    }
+
+    fn http_by(&self, path: &str, name: &str, say: impl FnOnce(&Connection<'_>)) -> Result<bool> {
+        let seen = self.talk_by(Shape::V4, V4, 80, say)?;
         let page = String::from_utf8_lossy(&seen.said).to_lowercase();
         let answered = page.contains(&format!("the page of {name}"));
         let asked = self.lab.all_requests()?.iter().any(|one| one.path == path);

@@ -454,7 +454,8 @@ fn fragments_use_up_the_watch() -> Result<()> {
     programs.run_xdp("upload", &first, 1)?;
     for eights in 1..=20_u16 {
         let mut later = first.clone();
-        let offset = (0x2000 | eights * 8).to_be_bytes();
+        // In units of eight octets.
+        let offset = (0x2000 | eights).to_be_bytes();
         later[FLAGS_OFFSET..FLAGS_OFFSET + 2].copy_from_slice(&offset);
         programs.run_xdp("upload", &later, 1)?;
     }

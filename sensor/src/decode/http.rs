@@ -9,6 +9,12 @@ use super::{Failure, Progress, name, text};
 /// The most octets of a stream in which a request's host is looked for.
 pub const MAX_HEAD: usize = 8192;
 
+/// The most octets of a head that is read to its end.
+pub const MAX_WHOLE_HEAD: usize = super::stream::MAX_STREAM;
+
+/// The most octets of the line before a chunk.
+const MAX_CHUNK_LINE: usize = 1024;
+
 /// The longest `User-Agent` that is kept, in octets.
 pub const MAX_USER_AGENT: usize = 256;
 
@@ -94,6 +100,28 @@ impl Request {
     }
 }
 
+/// A whole head, and what follows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// What it says.
+    pub request: Request,
+    /// Its octets, with those before it and the empty line behind it.
+    pub len: usize,
+    /// What follows.
+    pub body: Body,
+}
+
+/// What stands between a request's head and the next request (RFC 9112, section 6.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Body {
+    /// So many octets.
+    Sized(u64),
+    /// Chunks, each behind its size (section 7.1).
+    Chunked,
+    /// Another protocol, if the server takes it up (RFC 9110, section 7.8); else a request.
+    Other,
+}
+
 /// Whether a stream that starts so carries HTTP/1 requests: a known method, or a request line that
 /// is whole and ends with the version.
 pub fn looks_like(stream: &[u8]) -> bool {
@@ -119,6 +147,121 @@ pub fn request(stream: &[u8]) -> Result<Progress<Request>, Failure> {
     match read(skip_empty(head))? {
         Progress::Incomplete if stream.len() >= MAX_HEAD => Err(Failure::Limit),
         progress => Ok(progress),
+    }
+}
+
+/// Reads the head of a request to its end.
+///
+/// # Errors
+///
+/// As [`request`], and [`Failure::Malformed`] where it does not say, or says in two ways, what
+/// follows it; [`Failure::Limit`] where it does not end in [`MAX_WHOLE_HEAD`] octets.
+pub fn head(stream: &[u8]) -> Result<Progress<Head>, Failure> {
+    let start = skip_empty(stream);
+    let incomplete = || match stream.len() >= MAX_WHOLE_HEAD {
+        true => Err(Failure::Limit),
+        false => Ok(Progress::Incomplete),
+    };
+    let Progress::Complete((line, rest)) = RequestLine::read(start)? else {
+        return incomplete();
+    };
+    let mut request = Request {
+        method: String::from_utf8_lossy(line.method).into_owned(),
+        ..Request::default()
+    };
+    if let Some(authority) = line.authority() {
+        (request.target_host, request.target_port) = host_and_port(authority);
+    }
+    let mut framing = Framing::default();
+    let mut named = false;
+    let mut headers = Headers { rest };
+    loop {
+        match headers.next() {
+            Next::Header(header) if header.is(b"host") && !named => {
+                (request.host, request.port) = host_and_port(&header.value());
+                named = true;
+            }
+            Next::Header(header) => framing.take(&header)?,
+            Next::End => break,
+            Next::More => return incomplete(),
+        }
+    }
+    let other = framing.upgrades || request.method.eq_ignore_ascii_case("CONNECT");
+    Ok(Progress::Complete(Head {
+        request,
+        len: stream.len() - headers.rest.len(),
+        body: framing.body(other)?,
+    }))
+}
+
+/// Reads the line before a chunk: its size, and the octets of the line.
+///
+/// # Errors
+///
+/// [`Failure::Malformed`] where there is no size, [`Failure::Limit`] where the line does not end.
+pub fn chunk(stream: &[u8]) -> Result<Progress<(u64, usize)>, Failure> {
+    let Some((line, rest)) = split_line(stream) else {
+        return match stream.len() >= MAX_CHUNK_LINE {
+            true => Err(Failure::Limit),
+            false => Ok(Progress::Incomplete),
+        };
+    };
+    // Behind a semicolon stand extensions (RFC 9112, section 7.1.1).
+    let size = line.split(|octet| *octet == b';').next();
+    let size = str::from_utf8(size.unwrap_or_default().trim_ascii());
+    let size = size.ok().filter(|size| !size.starts_with('+'));
+    match size.map(|size| u64::from_str_radix(size, 16)) {
+        Some(Ok(size)) => Ok(Progress::Complete((size, stream.len() - rest.len()))),
+        _ => Err(Failure::Malformed),
+    }
+}
+
+/// The octets of a stream's first line, with its end; `None` where it has none yet.
+pub fn line(stream: &[u8]) -> Option<usize> {
+    split_line(stream).map(|(_, rest)| stream.len() - rest.len())
+}
+
+/// What the headers say of what follows them.
+#[derive(Default)]
+struct Framing {
+    length: Option<u64>,
+    chunked: bool,
+    upgrades: bool,
+}
+
+impl Framing {
+    fn take(&mut self, header: &Header<'_>) -> Result<(), Failure> {
+        if header.is(b"content-length") {
+            let value = header.value();
+            let is_number = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
+            let text = str::from_utf8(&value).ok().filter(|_| is_number);
+            let length = text.and_then(|text| text.parse().ok());
+            if length.is_none() || self.length.is_some() && self.length != length {
+                return Err(Failure::Malformed);
+            }
+            self.length = length;
+        } else if header.is(b"transfer-encoding") {
+            let value = header.value();
+            let last = value.rsplit(|octet| *octet == b',').next();
+            let last = last.unwrap_or_default().trim_ascii();
+            if !last.eq_ignore_ascii_case(b"chunked") {
+                return Err(Failure::Malformed);
+            }
+            self.chunked = true;
+        } else if header.is(b"upgrade") {
+            self.upgrades = true;
+        }
+        Ok(())
+    }
+
+    fn body(&self, other: bool) -> Result<Body, Failure> {
+        match (self.chunked, self.length) {
+            // One server believes the one, another the other (section 6.3, point 3).
+            (true, Some(_)) => Err(Failure::Malformed),
+            (true, None) => Ok(Body::Chunked),
+            (false, None | Some(0)) if other => Ok(Body::Other),
+            (false, length) => Ok(Body::Sized(length.unwrap_or(0))),
+        }
     }
 }
 
@@ -349,6 +492,7 @@ impl<'a> Headers<'a> {
             return Next::More;
         };
         if line.is_empty() {
+            self.rest = rest;
             return Next::End;
         }
         // Lines that start with a space belong to the one before (RFC 9112, section 5.2).
@@ -439,6 +583,56 @@ mod tests {
             Ok(Progress::Complete(request)) => request,
             other => panic!("{other:?}: {}", String::from_utf8_lossy(stream.as_ref())),
         }
+    }
+
+    #[test]
+    fn a_head_says_what_follows_it() {
+        let body = |fields: &str| {
+            let stream = format!("POST / HTTP/1.1\r\nHost: a.test\r\n{fields}\r\nrest");
+            match head(stream.as_bytes())? {
+                Progress::Complete(head) => {
+                    assert_eq!(&stream[head.len..], "rest");
+                    assert_eq!(head.request.name(), Some("a.test"));
+                    Ok(head.body)
+                }
+                Progress::Incomplete => panic!("{stream}"),
+            }
+        };
+        assert_eq!(body(""), Ok(Body::Sized(0)));
+        assert_eq!(body("Content-Length: 7\r\n"), Ok(Body::Sized(7)));
+        assert_eq!(
+            body("Content-Length: 7\r\ncontent-length:7\r\n"),
+            Ok(Body::Sized(7))
+        );
+        assert_eq!(body("Transfer-Encoding: Chunked\r\n"), Ok(Body::Chunked));
+        assert_eq!(
+            body("Transfer-Encoding: gzip, chunked\r\n"),
+            Ok(Body::Chunked)
+        );
+        assert_eq!(body("Upgrade: websocket\r\n"), Ok(Body::Other));
+        for fields in [
+            "Content-Length: 7\r\nContent-Length: 8\r\n",
+            "Content-Length: +7\r\n",
+            "Content-Length: 99999999999999999999\r\n",
+            "Content-Length: 7\r\nTransfer-Encoding: chunked\r\n",
+            "Transfer-Encoding: chunked, gzip\r\n",
+        ] {
+            assert_eq!(body(fields), Err(Failure::Malformed), "{fields}");
+        }
+        let endless = [b"GET / HTTP/1.1\r\nX: ", &[b'x'; MAX_WHOLE_HEAD][..]].concat();
+        assert_eq!(head(&endless), Err(Failure::Limit));
+        assert_eq!(head(&endless[..100]), Ok(Progress::Incomplete));
+    }
+
+    #[test]
+    fn a_chunk_has_its_size_before_it() {
+        assert_eq!(chunk(b"1aF\r\nx"), Ok(Progress::Complete((0x1af, 5))));
+        assert_eq!(chunk(b"0;x=y\n"), Ok(Progress::Complete((0, 6))));
+        assert_eq!(chunk(b"1a"), Ok(Progress::Incomplete));
+        for line in [&b"\r\n"[..], b"+1\r\n", b"G\r\n", b"fffffffffffffffff\r\n"] {
+            assert_eq!(chunk(line), Err(Failure::Malformed));
+        }
+        assert_eq!(chunk(&[b'1'; MAX_CHUNK_LINE]), Err(Failure::Limit));
     }
 
     #[test]

@@ -107,6 +107,34 @@ impl Stream {
         })
     }
 
+    /// The sequence number of the first octet that is held or comes next; `None` where it is not known.
+    pub fn start(&self) -> Option<u32> {
+        self.base
+    }
+
+    /// Lets the first octets go, whether they came or not: the stream begins behind them.
+    pub fn skip(&mut self, octets: usize) {
+        self.base = self.base.map(|base| base.wrapping_add(octets as u32));
+        self.fixed = true;
+        let behind = |range: &Range<usize>| {
+            range.start.saturating_sub(octets)..range.end.saturating_sub(octets)
+        };
+        let held = behind(&(0..self.contiguous));
+        self.islands = self.islands.iter().map(behind).collect();
+        self.islands.retain(|island| !island.is_empty());
+        self.padding = behind(&self.padding);
+        self.contiguous = held.end;
+        if octets >= self.octets.len() {
+            // Not cleared: what is over is not to keep the memory.
+            self.octets = Vec::new();
+        } else {
+            self.octets.drain(..octets);
+        }
+        if self.islands.first().is_some_and(|island| island.start == 0) {
+            self.contiguous = self.islands.remove(0).end;
+        }
+    }
+
     /// Whether two segments had different octets for the same place.
     pub fn conflict(&self) -> bool {
         self.conflict
@@ -363,6 +391,30 @@ mod tests {
         known.segment(100, b"a");
         assert!(!known.is_start(100));
         assert!(Stream::new(None).is_start(5));
+    }
+
+    #[test]
+    fn what_is_skipped_need_not_have_come() {
+        let mut stream = stream(Some(99), &[(100, b"abc"), (106, b"ghi"), (112, b"m")]);
+        stream.skip(2);
+        assert_eq!(
+            (stream.start(), stream.contiguous()),
+            (Some(102), &b"c"[..])
+        );
+        stream.skip(5);
+        assert_eq!(
+            (stream.start(), stream.contiguous()),
+            (Some(107), &b"hi"[..])
+        );
+        stream.segment(100, b"ABCDEFGhi");
+        assert_eq!(stream.contiguous(), b"hi");
+        assert!(!stream.conflict(), "of what was let go nothing is known");
+        stream.segment(109, b"jkl");
+        assert_eq!(stream.contiguous(), b"hijklm");
+        stream.skip(1_000);
+        assert!(stream.is_empty() && stream.contiguous().is_empty());
+        stream.segment(1_105, b"yzab");
+        assert_eq!(stream.contiguous(), b"ab");
     }
 
     proptest! {

@@ -178,11 +178,13 @@ pub struct Judged {
     pub ruling: Option<Ruling>,
     /// Why there was nothing to judge, and where.
     pub unread: Option<(Unread, Layer)>,
+    /// Which of the [hosts](Heard::hosts) it is refused for, where the flow told another one before.
+    pub host: Option<usize>,
 }
 
 impl Judged {
     /// Whether the flow is refused.
-    fn refuses(&self) -> bool {
+    pub(super) fn refuses(&self) -> bool {
         let decision = self.ruling.and_then(|ruling| ruling.decision);
         decision.is_some_and(|decision| decision.verdict.refuses())
     }
@@ -213,6 +215,28 @@ impl Judge {
             return Judged::default();
         }
         let mut judged = self.judge_said(heard);
+        // The first request of a segment was judged by the kernel, where it could read it.
+        let mut hosts = heard.hosts.iter().enumerate();
+        if !judged.refuses()
+            && let Some((host, decision)) = hosts.find_map(|(number, host)| {
+                let decision = self.by_host(key, host)?;
+                decision.verdict.refuses().then_some((number, decision))
+            })
+        {
+            judged = Judged {
+                ruling: Some(Ruling {
+                    decision: Some(decision),
+                    ..self.ruling(false)
+                }),
+                host: Some(host),
+                ..Judged::default()
+            };
+        }
+        if let Some(failure) = heard.doubt
+            && !judged.refuses()
+        {
+            judged.unread = Some((Unread::Failed(failure), layer_of(heard)));
+        }
         if head.flags & Head::URGENT != 0 && !judged.refuses() {
             judged.unread = Some((Unread::Urgent, layer_of(heard)));
         }
@@ -221,22 +245,14 @@ impl Judge {
 
     /// Judges what a device said, to whom a rule by name applies.
     fn judge_said(&self, heard: &Heard) -> Judged {
-        let (head, key) = (&heard.head, &heard.head.key);
+        let key = &heard.head.key;
         match &heard.outcome {
             _ if heard.kind == Kind::Dns => self.questions(heard),
-            // The first request was read; the kernel could not read this one, which may name another.
-            _ if heard.told_before
-                && heard.kind == Kind::Http
-                && head.flags & Head::JUDGED == 0 =>
-            {
-                unread(Unread::Failed(Failure::Truncated), Layer::Http)
-            }
             Outcome::Name(name, source) => {
                 let layer = layer(*source);
-                let decision = match name.parse::<IpAddr>() {
-                    // The host of a request may be an address.
-                    Ok(_) => (self.in_force.by_address)(key),
-                    Err(_) => (self.in_force.by_name)(key, name, layer),
+                let decision = match source {
+                    Source::Http => self.by_host(key, name),
+                    _ => (self.in_force.by_name)(key, name, layer),
                 };
                 let hides = heard.details.as_ref().is_some_and(|details| details.ech)
                     && ECH_PROVIDERS.contains(&&**name);
@@ -248,26 +264,30 @@ impl Judge {
                         ..self.ruling(heard.settled)
                     }),
                     unread: (hides && !refused).then_some((Unread::EncryptedHello, layer)),
+                    ..Judged::default()
                 }
             }
             Outcome::Nameless => Judged {
                 ruling: Some(Ruling {
                     decision: (self.in_force.by_address)(key),
+                    requests: heard.requests,
                     ..self.ruling(heard.settled)
                 }),
-                unread: None,
+                ..Judged::default()
             },
             Outcome::Unread(failure) => Judged {
                 ruling: Some(self.ruling(false)),
                 unread: Some((Unread::Failed(*failure), layer_of(heard))),
+                ..Judged::default()
             },
             Outcome::NoHello => Judged {
                 ruling: Some(self.ruling(false)),
                 unread: Some((Unread::NoHello, Layer::Quic)),
+                ..Judged::default()
             },
             Outcome::Fragment => Judged {
-                ruling: None,
                 unread: Some((Unread::Fragment, layer_of(heard))),
+                ..Judged::default()
             },
             Outcome::Nothing | Outcome::Waiting => Judged::default(),
         }
@@ -281,6 +301,7 @@ impl Judge {
         Judged {
             ruling: Some(self.ruling(false)),
             unread: Some((Unread::Failed(given.why), by_decoder(given.decoder))),
+            ..Judged::default()
         }
     }
 
@@ -290,6 +311,14 @@ impl Judge {
             decision: (self.in_force.by_name)(key, name, layer(source)),
             again: true,
             ..self.ruling(false)
+        }
+    }
+
+    /// What is decided about the host of a request, which may be an address.
+    fn by_host(&self, key: &FlowKey, host: &str) -> Option<Decision> {
+        match host.parse::<IpAddr>() {
+            Ok(_) => (self.in_force.by_address)(key),
+            Err(_) => (self.in_force.by_name)(key, host, Layer::Http),
         }
     }
 
@@ -315,8 +344,8 @@ impl Judge {
                 })
                 .next();
             return Judged {
-                ruling: None,
                 unread: reason.map(|reason| (reason, Layer::Dns)),
+                ..Judged::default()
             };
         }
         let decisions = asked
@@ -337,6 +366,7 @@ impl Judge {
                 ..self.ruling(false)
             }),
             unread,
+            ..Judged::default()
         }
     }
 
@@ -351,10 +381,10 @@ impl Judge {
     }
 }
 
-const fn unread(reason: Unread, layer: Layer) -> Judged {
+fn unread(reason: Unread, layer: Layer) -> Judged {
     Judged {
-        ruling: None,
         unread: Some((reason, layer)),
+        ..Judged::default()
     }
 }
 

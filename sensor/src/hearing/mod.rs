@@ -4,13 +4,16 @@
 //! judges names, and then to the aggregate. Knows no clock, no channel and no kernel.
 
 mod judge;
+mod kept;
 mod readers;
+mod requests;
 
 use std::{collections::VecDeque, mem, sync::Arc};
 
 use bytes::Bytes;
 use sensor_ebpf::{
     flow::FlowKey,
+    parse::protocol,
     sample::{Head, Kind, NO_SLOT},
 };
 
@@ -28,6 +31,10 @@ pub const UNFINISHED_FOR: f64 = 15.0;
 /// Flows that may wait for more of something at a time; the one that waits longest is let go. Each
 /// holds what a flow is watched for, 16 KiB where that is four payloads in each direction.
 pub const MAX_WAITING: usize = 4_096;
+
+/// Flows of which is kept what they have told, to see whether they say something else at the same
+/// place: some 2 KiB each, until the last payload that they are watched for.
+pub const MAX_KEPT: usize = 1_024;
 
 /// Names that hellos with another name inside have outside.
 pub const ECH_PROVIDERS: [&str; 1] = ["cloudflare-ech.com"];
@@ -117,6 +124,13 @@ pub struct Heard {
     pub tunnel: Option<Tunnel>,
     /// Nothing more is to be learned from the flow.
     pub settled: bool,
+    /// It is one of the payloads of an HTTP connection, each request of which names a host.
+    pub requests: bool,
+    /// The hosts of the requests that are whole with this payload; the first one's with it too.
+    pub hosts: Vec<Arc<str>>,
+    /// Behind what the flow has told is something that could not be read, and why; or what it told is
+    /// in doubt.
+    pub doubt: Option<Failure>,
     /// What could not be decoded, and by which decoder.
     pub failure: Option<(&'static str, Failure)>,
     /// A policy is about the names of the device, and this one could not be judged.
@@ -138,6 +152,9 @@ impl Heard {
             details: None,
             tunnel: None,
             settled: false,
+            requests: false,
+            hosts: Vec::new(),
+            doubt: None,
             failure: None,
             unread: None,
         }
@@ -171,6 +188,9 @@ pub struct Desk {
     flows: Vec<Flow>,
     /// Flows whose readers wait for more, in the order in which they began.
     waiting: VecDeque<Waiting>,
+    /// Flows of which something is kept that they have told, by slot and hash, the oldest first. Some
+    /// of them have ended.
+    kept: VecDeque<(u32, u64)>,
     given_up: Vec<GivenUp>,
 }
 
@@ -193,6 +213,8 @@ struct Flow {
     name: Option<(Arc<str>, Source)>,
     /// It is counted among those that could not be judged.
     is_unread: bool,
+    /// Requests of HTTP were heard, or its beginning was not.
+    may_be_http: bool,
     reading: Option<Box<Reading>>,
 }
 
@@ -242,8 +264,10 @@ impl Desk {
             return Some(heard);
         }
         let flow = self.flow(head.slot, &head.key);
+        let is_first = flow.reading.is_none() && !flow.told.is_settled();
         let mut reading = flow.reading.take().unwrap_or_default();
         let waited = reading.readers.wait();
+        let unfinished = waited.and_then(|_| reading.readers.unfinished());
         let known = flow.name.as_ref().map(|(name, _)| &**name);
         reading
             .readers
@@ -251,7 +275,12 @@ impl Desk {
         if heard.another {
             flow.name = None;
             flow.is_unread = false;
+            flow.may_be_http = false;
         }
+        let began = head.flags & Head::SYN_SEEN != 0
+            && head.sequence == head.initial_sequence.wrapping_add(1);
+        let began_before = is_first && !began && head.key.protocol() == protocol::TCP;
+        flow.may_be_http |= heard.requests || kind == Kind::Http || began_before;
         if let Outcome::Name(name, source) = &heard.outcome {
             flow.name = Some((Arc::clone(name), *source));
         } else if heard.told_before
@@ -262,20 +291,27 @@ impl Desk {
         }
         // Of a connection that took the place of one that has told its name, more may be waited for.
         let waits = reading.readers.wait();
-        if heard.settled && !waits {
+        let goes_on = reading.readers.go_on();
+        if heard.settled && waits.is_none() && !goes_on {
+            self.give_up_first(&heard, unfinished);
             return Some(heard);
         }
         if head.flags & Head::LAST != 0 && heard.outcome == Outcome::Waiting {
             // What is waited for is not copied any more.
             heard.outcome = Outcome::Unread(Failure::Limit);
         }
-        let begins = reading.readers.wait() && !waited;
+        let begins = waits.is_some() && waits != waited.filter(|_| !heard.another);
         if begins {
             reading.waits_since = now;
         }
         if !reading.readers.are_fresh() {
             flow.reading = Some(reading);
         }
+        if heard.settled && !heard.told_before && goes_on {
+            let hash = flow.hash;
+            self.keep(head.slot, hash);
+        }
+        self.give_up_first(&heard, unfinished);
         if begins {
             self.waiting.push_back(Waiting {
                 slot: head.slot,
@@ -316,6 +352,15 @@ impl Desk {
         }
     }
 
+    /// Puts another name in the place of the one that a flow told: by it the flow is judged again.
+    pub fn rename(&mut self, slot: u32, key: &FlowKey, name: Arc<str>, source: Source) {
+        if let Some(flow) = self.flows.get_mut(slot as usize)
+            && flow.hash == hash_of(key)
+        {
+            flow.name = Some((name, source));
+        }
+    }
+
     /// How many slots may have a flow with a name.
     pub fn slots(&self) -> u32 {
         self.flows.len() as u32
@@ -336,6 +381,14 @@ impl Desk {
             .get(slot as usize)
             .and_then(|flow| flow.told.began());
         known.is_none() || sequence.is_none() || known == sequence
+    }
+
+    /// Whether the flow in a slot may be HTTP, so that all it says is wanted: requests were heard, or
+    /// its beginning was not.
+    pub fn may_be_http(&self, slot: u32, key: &FlowKey) -> bool {
+        let flow = self.flows.get(slot as usize);
+        let flow = flow.filter(|flow| flow.hash == hash_of(key));
+        flow.is_none_or(|flow| flow.may_be_http)
     }
 
     /// Forgets a flow that gave its slot back.
@@ -364,12 +417,44 @@ impl Desk {
         flow
     }
 
+    /// Gives up what a connection left unfinished whose ports another one has taken.
+    fn give_up_first(&mut self, heard: &Heard, unfinished: Option<&'static str>) {
+        if let Some(decoder) = unfinished.filter(|_| heard.another) {
+            self.given_up.push(GivenUp {
+                key: heard.head.key,
+                slot: heard.head.slot,
+                decoder,
+                why: Failure::Truncated,
+                unread: None,
+            });
+        }
+    }
+
+    /// Keeps what a flow has told a while, and lets go what is kept longest.
+    fn keep(&mut self, slot: u32, hash: u64) {
+        self.kept.push_back((slot, hash));
+        if self.kept.len() <= MAX_KEPT {
+            return;
+        }
+        let first = self.kept.pop_front();
+        if let Some((slot, hash)) = first
+            && let Some(flow) = self.flows.get_mut(slot as usize)
+            && flow.hash == hash
+            && let Some(reading) = &mut flow.reading
+        {
+            reading.readers.forget_kept();
+            if reading.readers.wait().is_none() && !reading.readers.go_on() {
+                flow.reading = None;
+            }
+        }
+    }
+
     /// Lets the readers of a flow go, where they still wait for the same.
     fn let_go(&mut self, waiting: Waiting, why: Failure) {
         let is_same = |flow: &&mut Flow| {
             flow.hash == hash_of(&waiting.key)
                 && flow.reading.as_ref().is_some_and(|reading| {
-                    reading.waits_since == waiting.since && reading.readers.wait()
+                    reading.waits_since == waiting.since && reading.readers.wait().is_some()
                 })
         };
         let reading = self
@@ -405,7 +490,7 @@ impl Desk {
     /// Whether the readers of the flow in a slot, which has some, wait for more.
     pub(crate) fn waits(&self, slot: u32) -> Option<bool> {
         let reading = self.flows.get(slot as usize)?.reading.as_ref()?;
-        Some(reading.readers.wait())
+        Some(reading.readers.wait().is_some())
     }
 }
 

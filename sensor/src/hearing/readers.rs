@@ -1,12 +1,14 @@
 //! What a flow tells of itself: from its early payloads to a name.
 
+use std::{mem, sync::Arc};
+
 use sensor_ebpf::{
     flow::Direction,
     parse::protocol,
     sample::{Head, Kind},
 };
 
-use super::{Details, Heard, Outcome, Source};
+use super::{Details, Heard, Outcome, Source, kept::Kept, requests::Requests};
 use crate::decode::{
     Failure, Progress, dns,
     http::{self, Request},
@@ -24,6 +26,8 @@ pub(super) struct Told {
     /// TCP: the sequence numbers of the SYNs by direction, where payloads came; `None` inside where
     /// it was not seen. Another one begins another connection.
     initial: [Option<Option<u32>>; 2],
+    /// TCP uploads: the number behind what was read of the hello.
+    read_to: Option<u32>,
 }
 
 impl Told {
@@ -46,6 +50,11 @@ impl Told {
 }
 
 impl Told {
+    /// Whether nothing more is to be learned.
+    pub(super) fn is_settled(&self) -> bool {
+        self.settled.is_some()
+    }
+
     /// The number of the upload's SYN before what was told, where it was seen.
     pub(super) fn began(&self) -> Option<u32> {
         self.initial[Direction::Upload as usize].flatten()
@@ -85,6 +94,10 @@ enum State {
     Reading(Stream),
     /// DNS messages, read up to this octet.
     Messages(Stream, usize),
+    /// A hello that was read, as long as it is kept; whether something was said behind it.
+    Hello(Kept, bool),
+    /// The requests of an HTTP connection.
+    Requests(Box<Requests>),
     /// Something that is not read; TLS may follow it (STARTTLS, CONNECT).
     Other,
     /// All was read.
@@ -115,10 +128,18 @@ impl Readers {
             }
             heard.settled = true;
             heard.told_before = true;
+            if direction == Direction::Upload && heard.head.key.protocol() == protocol::TCP {
+                self.sides[direction as usize].go_on(told, octets, heard);
+            }
             return;
         }
         self.read(direction, octets, heard);
         told.settled = heard.settled.then_some(heard.head.direction & 1);
+        if heard.settled
+            && let State::Hello(kept, _) = &self.sides[direction as usize].state
+        {
+            told.read_to = Some(kept.end());
+        }
     }
 
     /// Reads a QUIC packet of a flow that has told its name: another connection may begin at the same
@@ -172,18 +193,35 @@ impl Readers {
                 .all(|side| matches!(side.state, State::Fresh))
     }
 
-    /// Whether octets are held that others are to complete.
-    pub(super) fn wait(&self) -> bool {
+    /// Whether octets are held that others are to complete, and at which place of the stream, where
+    /// there are several.
+    pub(super) fn wait(&self) -> Option<u32> {
         let waits = |side: &Side| match &side.state {
-            State::Reading(_) => true,
-            State::Messages(stream, _) => !stream.is_empty(),
-            State::Fresh | State::Other | State::Done => false,
+            State::Reading(_) => Some(0),
+            State::Messages(stream, _) => (!stream.is_empty()).then_some(0),
+            State::Requests(requests) => requests.waits_at(),
+            State::Fresh | State::Other | State::Done | State::Hello(..) => None,
         };
-        self.sides.iter().any(waits)
-            || self
-                .quic
-                .as_ref()
-                .is_some_and(|quic| !quic.initials.are_none())
+        self.sides.iter().find_map(waits).or_else(|| {
+            let quic = self.quic.as_ref()?;
+            (!quic.initials.are_none()).then_some(0)
+        })
+    }
+
+    /// Whether what a flow has told is held against what it goes on to say.
+    pub(super) fn go_on(&self) -> bool {
+        let state = &self.sides[Direction::Upload as usize].state;
+        matches!(state, State::Hello(..) | State::Requests(_))
+    }
+
+    /// Lets go what was kept of what a flow has told.
+    pub(super) fn forget_kept(&mut self) {
+        let state = &mut self.sides[Direction::Upload as usize].state;
+        match state {
+            State::Requests(requests) => requests.forget_kept(),
+            State::Hello(..) => *state = State::Done,
+            _ => {}
+        }
     }
 
     /// Whether something was begun and not ended: what decoder waits for it.
@@ -192,6 +230,7 @@ impl Readers {
             State::Reading(stream) if tls::looks_like(stream.contiguous()) => Some("tls"),
             State::Reading(stream) if http::looks_like(stream.contiguous()) => Some("http"),
             State::Messages(stream, _) if !stream.is_empty() => Some("dns"),
+            State::Requests(requests) => requests.waits_at().map(|_| "http"),
             _ => None,
         };
         self.sides.iter().find_map(reading).or_else(|| {
@@ -302,6 +341,11 @@ impl Start {
         }
         Self::Unknown
     }
+
+    /// Whether the octets are held on: until more come, or beside what comes.
+    const fn is_read_on(&self) -> bool {
+        matches!(self, Self::Incomplete | Self::Hello(_) | Self::Request(_))
+    }
 }
 
 impl Side {
@@ -311,17 +355,16 @@ impl Side {
             return;
         }
         let start = match &mut self.state {
-            State::Done | State::Messages(..) => return,
+            State::Requests(_) => return self.further_requests(octets, heard),
+            State::Done | State::Messages(..) | State::Hello(..) => return,
             // A connection that turns to TLS begins it with a segment.
             State::Other if heard.kind != Kind::Tls => return,
             State::Other => {
-                let mut stream = Stream::new(Some(head.sequence.wrapping_sub(1)));
                 let start = Start::of(octets);
-                if matches!(start, Start::Incomplete) {
+                if start.is_read_on() {
+                    let mut stream = Stream::new(Some(head.sequence.wrapping_sub(1)));
                     stream.segment(head.sequence, octets);
                     self.state = State::Reading(stream);
-                    heard.outcome = Outcome::Waiting;
-                    return;
                 }
                 start
             }
@@ -337,11 +380,9 @@ impl Side {
                 } else {
                     Start::Incomplete
                 };
-                if matches!(start, Start::Incomplete) {
+                if start.is_read_on() {
                     stream.segment(head.sequence, octets);
                     self.state = State::Reading(stream);
-                    heard.outcome = Outcome::Waiting;
-                    return;
                 }
                 start
             }
@@ -361,6 +402,78 @@ impl Side {
         self.conclude(start, heard);
     }
 
+    /// Takes what comes behind what a flow has told.
+    fn go_on(&mut self, told: &Told, octets: &[u8], heard: &mut Heard) {
+        let head = heard.head;
+        let is_last = head.flags & Head::LAST != 0;
+        match &mut self.state {
+            State::Requests(_) => {
+                self.further_requests(octets, heard);
+                if is_last {
+                    // Nobody wants the requests of this device.
+                    self.state = State::Done;
+                }
+            }
+            State::Hello(kept, is_followed) => {
+                if kept.contradicts(head.sequence, octets) {
+                    heard.doubt = Some(Failure::Conflict);
+                }
+                *is_followed |= kept.is_behind(head.sequence, head.payload);
+                if is_last {
+                    // The same again and again, and then no more is copied.
+                    if !*is_followed && heard.doubt.is_none() {
+                        heard.doubt = Some(Failure::Limit);
+                    }
+                    self.state = State::Done;
+                }
+            }
+            _ if is_padding(octets) => {}
+            // What was read was not kept.
+            _ => {
+                let again = |end: u32| (head.sequence.wrapping_sub(end) as i32) < 0;
+                heard.doubt = told
+                    .read_to
+                    .filter(|end| again(*end))
+                    .map(|_| Failure::Conflict);
+            }
+        }
+    }
+
+    /// Takes what comes behind the first request.
+    fn further_requests(&mut self, octets: &[u8], heard: &mut Heard) {
+        let head = heard.head;
+        self.requests(heard, |requests| {
+            requests.segment(head.sequence, octets, head.payload)
+        });
+    }
+
+    /// Reads requests.
+    fn requests(
+        &mut self,
+        heard: &mut Heard,
+        read: impl FnOnce(&mut Requests) -> Result<Vec<Arc<str>>, Failure>,
+    ) {
+        let State::Requests(requests) = &mut self.state else {
+            return;
+        };
+        heard.requests = true;
+        match read(requests) {
+            Ok(hosts) => heard.hosts = hosts,
+            Err(failure) => {
+                heard.doubt = Some(failure);
+                self.state = State::Done;
+            }
+        }
+    }
+
+    /// The stream that was read, of an upload.
+    fn take_upload(&mut self, head: &Head) -> Option<Stream> {
+        match mem::take(&mut self.state) {
+            State::Reading(stream) if head.direction == Direction::Upload as u8 => Some(stream),
+            _ => None,
+        }
+    }
+
     fn conclude(&mut self, start: Start, heard: &mut Heard) {
         match start {
             Start::Incomplete => heard.outcome = Outcome::Waiting,
@@ -373,14 +486,28 @@ impl Side {
                 fail(decoder, failure, heard);
             }
             Start::Hello(hello) => {
-                self.state = State::Done;
+                self.state = match self.take_upload(&heard.head) {
+                    Some(stream) => State::Hello(Kept::of(&stream), false),
+                    None => State::Done,
+                };
                 learn(hello, Source::Tls, None, heard);
                 heard.settled = true;
             }
             Start::Request(request) => {
                 // Behind a proxy's name comes the one that is meant.
                 let connects = request.method == "CONNECT";
-                self.state = if connects { State::Other } else { State::Done };
+                let stream = self.take_upload(&heard.head);
+                heard.requests = !connects;
+                self.state = match stream {
+                    _ if connects => State::Other,
+                    Some(stream) => State::Requests(Box::new(Requests::new(stream))),
+                    None => State::Done,
+                };
+                // The first may not be alone.
+                let head = heard.head;
+                self.requests(heard, |requests| {
+                    requests.read(head.sequence, head.captured, head.payload)
+                });
                 heard.outcome = match request.name() {
                     Some(name) => {
                         heard.settled = !connects;

@@ -208,29 +208,271 @@ fn names_are_judged_by_what_told_them() {
     );
 }
 
+/// A request for a host, with these fields and what follows them.
+fn request(host: &str, rest: &str) -> Vec<u8> {
+    format!("GET / HTTP/1.1\r\nHost: {host}\r\n{rest}").into_bytes()
+}
+
+/// What becomes of pieces of an upload that follow each other: the layer of the refusal, or the reason
+/// why it is unread, with the number of the piece.
+fn outcome(pieces: &[&[u8]], names: &'static [&'static str]) -> Option<(usize, &'static str)> {
+    let (mut desk, mut at) = (Desk::default(), 0);
+    let judge = judge(names);
+    for (number, octets) in pieces.iter().enumerate() {
+        let kind = match octets {
+            [b'A'..=b'Z', b'A'..=b'Z', b'A'..=b'Z', ..] => Kind::Http,
+            [22, 3, ..] => Kind::Tls,
+            _ => Kind::Stream,
+        };
+        let judged = judge.judge(&said(&mut desk, tcp(), kind, at, octets));
+        let decision = judged.ruling.and_then(|ruling| ruling.decision);
+        if let Some(decision) = decision.filter(|decision| decision.verdict.refuses()) {
+            return Some((number, decision.layer.name()));
+        }
+        if let Some((reason, _)) = judged.unread {
+            return Some((number, reason.name()));
+        }
+        at += octets.len();
+    }
+    desk.forget_unfinished(0.0);
+    let given = desk.given_up().next()?;
+    Some((pieces.len(), unread(judge.judge_given_up(&given))?.0))
+}
+
 #[test]
-fn a_later_request_that_the_kernel_could_not_read_is_unread() {
+fn every_request_of_a_connection_is_judged_wherever_its_segments_end() {
+    let (first, second) = (request("a.test", "\r\n"), request("b.test", "\r\n"));
+    for empty in ["", "\r\n", "\n\n\r\n"] {
+        let second = [empty.as_bytes(), &second].concat();
+        let both = [&first[..], &second].concat();
+        for cut in 1..both.len() {
+            let pieces = [&both[..cut], &both[cut..]];
+            assert_eq!(outcome(&pieces, &["b.test"]), Some((1, "http")), "{cut}");
+            assert_eq!(outcome(&pieces, &["c.test"]), None, "{cut}");
+        }
+        assert_eq!(outcome(&[&both], &["b.test"]), Some((0, "http")));
+        assert_eq!(outcome(&[&first, &second], &["b.test"]), Some((1, "http")));
+    }
+    // The first one may name nobody.
+    let nameless = b"GET / HTTP/1.1\r\n\r\n";
+    let pieces = [nameless, &second[..1], &second[1..]];
+    assert_eq!(outcome(&pieces, &["b.test"]), Some((2, "http")));
+    // What never comes whole is unread, what is no request at once.
+    let half = &second[..20];
+    assert_eq!(
+        outcome(&[&first, half], &["b.test"]),
+        Some((2, "truncated"))
+    );
+    let other = b"\x00\x01\x02\x03 is no request\r\n";
+    assert_eq!(outcome(&[&first, other], &[]), Some((1, "malformed")));
+}
+
+#[test]
+fn a_body_is_no_request() {
+    let second = request("b.test", "\r\n");
+    let sized = request("a.test", "Content-Length: 40\r\n\r\n");
+    let chunked = request("a.test", "Transfer-Encoding: chunked\r\n\r\n");
+    for (first, body) in [
+        (&sized, &b"THE quick brown fox jumps over the lazy "[..]),
+        (
+            &chunked,
+            b"10;x=y\r\nGET / HTTP/1.1\r\n\r\n8\r\nGET / HT\r\n0\r\nA: b\r\n\r\n",
+        ),
+    ] {
+        let all = [&first[..], body, &second].concat();
+        for cut in 1..all.len() {
+            let pieces = [&all[..cut], &all[cut..]];
+            assert_eq!(outcome(&pieces, &["b.test"]), Some((1, "http")), "{cut}");
+            assert_eq!(outcome(&pieces, &[]), None, "{cut}");
+        }
+        let octets: Vec<_> = all.chunks(1).collect();
+        assert_eq!(outcome(&octets, &["b.test"]), Some((all.len() - 1, "http")));
+        assert_eq!(outcome(&[first, body], &[]), None);
+    }
+    // What follows an upgrade that the server does not take up is a request.
+    let upgrade = request("a.test", "Upgrade: websocket\r\n\r\n");
+    assert_eq!(outcome(&[&upgrade, b"\x81\x85GET /"], &["b.test"]), None);
+    assert_eq!(
+        outcome(&[&upgrade, &second], &["b.test"]),
+        Some((1, "http"))
+    );
+    for fields in [
+        "Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+        "Content-Length: 1\r\nContent-Length: 2\r\n\r\n",
+    ] {
+        let first = request("a.test", fields);
+        assert_eq!(outcome(&[&first], &["b.test"]), Some((0, "malformed")));
+    }
+}
+
+#[test]
+fn of_a_long_segment_a_body_need_not_be_copied_and_a_request_must() {
+    let second = request("b.test", "\r\n");
+    for (length, expected) in [(5_000, None), (4_000, Some(("limit", "http")))] {
+        let mut desk = Desk::default();
+        let first = request("a.test", &format!("Content-Length: {length}\r\n\r\n"));
+        let mut long = sample(tcp(), Kind::Http, UP, 0, &first);
+        long.head.captured = first.len() as u32;
+        long.head.payload = first.len() as u32 + 4_500;
+        let heard = desk.sample(&long, 0.0).expect("the kind is known");
+        let judged = judge(&["b.test"]).judge(&heard);
+        assert_eq!(unread(judged), expected);
+        let next = said(&mut desk, tcp(), Kind::Http, first.len() + length, &second);
+        let judged = judge(&["b.test"]).judge(&next);
+        assert_eq!(judged.refuses(), expected.is_none());
+    }
+}
+
+#[test]
+fn requests_are_watched_for_as_long_as_they_come() {
+    for first in [request("a.test", "\r\n"), request("", "\r\n")] {
+        let mut desk = Desk::default();
+        let ruling = judge(&["b.test"])
+            .judge(&said(&mut desk, tcp(), Kind::Http, 0, &first))
+            .ruling
+            .expect("all was read");
+        let watched = Judgement::new(GENERATION, Decision::PASS, Watch::new(3, 3));
+        assert_eq!(
+            ruling.apply(watched, &tcp()).watch,
+            Watch::new(Watch::ALWAYS, 0),
+            "each request names a host"
+        );
+        let mut half = sample(tcp(), Kind::Http, UP, first.len(), b"GET / HTTP/1.1\r\nHo");
+        half.head.flags |= Head::LAST;
+        desk.sample(&half, 0.0).expect("the kind is known");
+        if !desk.waits(3).unwrap_or(false) {
+            // Nobody wants them of this device: nothing is missed.
+            desk.forget_unfinished(0.0);
+            assert_eq!(desk.given_up().count(), 0);
+        }
+    }
+}
+
+#[test]
+fn a_flow_is_judged_again_by_the_host_that_it_was_refused_for() {
     let mut desk = Desk::default();
-    let first = b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n";
-    let ruling = judge(&["b.test"])
-        .judge(&said(&mut desk, tcp(), Kind::Http, 0, first))
-        .ruling
-        .expect("a name was told");
-    let watched = Judgement::new(GENERATION, Decision::PASS, Watch::new(3, 3));
+    let both = [request("a.test", "\r\n"), request("b.test", "\r\n")].concat();
+    let heard = said(&mut desk, tcp(), Kind::Http, 0, &both);
+    let judged = judge(&["b.test"]).judge(&heard);
+    let host = judged.host.map(|host| Arc::clone(&heard.hosts[host]));
+    assert_eq!(host.as_deref(), Some("b.test"));
+    desk.rename(3, &tcp(), host.expect("as just seen"), Source::Http);
+    let (name, source) = desk.name(3, &tcp()).expect("it has one");
+    let again = judge(&["b.test"]).judge_again(&tcp(), name, source);
+    assert_eq!(again.decision, Some(refused(Layer::Http)));
+    // The first is the flow's own.
+    assert_eq!(judge(&["a.test", "b.test"]).judge(&heard).host, None);
+}
+
+/// The octets of a hello with another name at the place of the first.
+fn disguised() -> Vec<u8> {
+    let mut octets = records(HELLO);
+    let place = octets
+        .windows(GOOGLE.len())
+        .position(|window| window == GOOGLE.as_bytes())
+        .expect("the hello names it");
+    octets[place..place + GOOGLE.len()].copy_from_slice(b"www.foogle.de");
+    octets
+}
+
+#[test]
+fn what_is_said_twice_at_a_place_is_unread_where_it_differs() {
+    let (real, fake) = (records(HELLO), disguised());
+    let judge = judge(&[]);
+    // A hello, and what the flow goes on to say, at places: the reason.
+    let reason = |hello: &[u8], pieces: &[(usize, &[u8])], last: usize| {
+        let mut desk = Desk::default();
+        assert_eq!(
+            unread(judge.judge(&said(&mut desk, tcp(), Kind::Tls, 0, hello))),
+            None
+        );
+        pieces
+            .iter()
+            .enumerate()
+            .find_map(|(number, (at, octets))| {
+                let mut piece = sample(tcp(), Kind::Stream, UP, *at, octets);
+                piece.head.payload = octets.len() as u32;
+                if number + 1 == last {
+                    piece.head.flags |= Head::LAST;
+                }
+                unread(judge.judge(&desk.sample(&piece, 0.0).expect("the kind is known")))
+            })
+    };
+    let cut = real.len() / 2;
+    let (start, end) = ((0, &real[..cut]), (cut, &real[cut..]));
+    assert_eq!(reason(&fake, &[start, end], 3), Some(("conflict", "tls")));
+    assert_eq!(reason(&fake, &[(0, &real)], 3), Some(("conflict", "tls")));
+    // The same again, and more.
+    let behind = (real.len(), &b"\x14\x03\x03\0\x01\x01"[..]);
+    assert_eq!(reason(&real, &[start, end, behind], 3), None);
+    assert_eq!(reason(&real, &[(real.len() - 1, b"\0"), behind], 2), None);
+    // The same until no more is copied.
     assert_eq!(
-        ruling.apply(watched, &tcp()).watch,
-        Watch::new(Watch::ALWAYS, 0),
-        "each request names a host"
+        reason(&real, &[start, start, start], 3),
+        Some(("limit", "tls"))
     );
-    let mut second = sample(tcp(), Kind::Http, UP, first.len(), b"GET / HTTP/1.1\r\nHo");
-    let heard = desk.sample(&second, 0.0).expect("the kind is known");
-    assert_eq!(
-        unread(judge(&["b.test"]).judge(&heard)),
-        Some(("truncated", "http"))
-    );
-    second.head.flags |= Head::JUDGED;
-    let heard = desk.sample(&second, 0.0).expect("the kind is known");
-    assert_eq!(unread(judge(&["b.test"]).judge(&heard)), None);
+    // Requests too.
+    let requests = [request("a.test", "\r\n"), request("b.test", "\r\n")].concat();
+    let again = request("c.test", "\r\n");
+    let half = requests.len() / 2;
+    for (octets, expected) in [(&requests[half..], None), (&again, Some((2, "conflict")))] {
+        let (mut desk, mut result) = (Desk::default(), None);
+        for (number, (at, octets)) in [
+            (0, &requests[..half]),
+            (half, &requests[half..]),
+            (half, octets),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let heard = said(&mut desk, tcp(), Kind::Http, at, octets);
+            let reason = unread(judge.judge(&heard)).map(|(reason, _)| (number, reason));
+            result = result.or(reason);
+        }
+        assert_eq!(result, expected);
+    }
+}
+
+#[test]
+fn what_is_kept_of_flows_is_bounded_and_what_is_not_kept_is_in_doubt() {
+    let mut desk = Desk::default();
+    for slot in 0..MAX_KEPT as u32 + 1 {
+        let mut hello = sample(tcp(), Kind::Tls, UP, 0, &records(HELLO));
+        hello.head.slot = slot;
+        desk.sample(&hello, 0.0);
+    }
+    assert_eq!(desk.readers(), MAX_KEPT);
+    for (slot, at, expected) in [
+        (0, 0, Some(("conflict", "tls"))),
+        (0, records(HELLO).len(), None),
+        (1, 0, None),
+    ] {
+        let mut again = sample(tcp(), Kind::Stream, UP, at, &records(HELLO)[..40]);
+        again.head.slot = slot;
+        let heard = desk.sample(&again, 0.0).expect("the kind is known");
+        assert_eq!(unread(judge(&[]).judge(&heard)), expected, "{slot}, {at}");
+    }
+}
+
+#[test]
+fn what_another_connection_cuts_off_is_given_up() {
+    let octets = records(HELLO);
+    let mut desk = Desk::default();
+    said(&mut desk, tcp(), Kind::Tls, 0, &octets[..100]);
+    let mut rest = sample(tcp(), Kind::Stream, UP, 100, &octets[100..]);
+    rest.head.initial_sequence = 0x4000_0000;
+    let heard = desk.sample(&rest, 0.0).expect("the kind is known");
+    assert!(heard.another);
+    let given: Vec<_> = desk.given_up().collect();
+    assert_eq!(given.len(), 1);
+    let judged = judge(&[GOOGLE]).judge_given_up(&given[0]);
+    assert_eq!(unread(judged), Some(("truncated", "tls")));
+    // What a connection has told before another one began is not missing.
+    let mut desk = Desk::default();
+    said(&mut desk, tcp(), Kind::Tls, 0, &octets);
+    rest.head.initial_sequence = 1;
+    assert!(desk.sample(&rest, 0.0).is_some_and(|heard| heard.another));
+    assert_eq!(desk.given_up().count(), 0);
 }
 
 #[test]
@@ -425,7 +667,7 @@ fn the_desk_holds_little_of_flows_that_are_settled() {
         sample.head.slot = slot;
         desk.sample(&sample, 0.0);
     }
-    assert_eq!((desk.readers(), desk.waiting()), (0, 0));
+    assert_eq!((desk.readers(), desk.waiting()), (MAX_KEPT, 0));
     assert!(
         size_of::<Flow>() <= 72,
         "65,536 of them are {} MiB",

@@ -30,7 +30,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{Command, resets::Resets, unix_time};
 use crate::{
-    hearing::{Desk, GivenUp, Heard, InForce, Judge, Outcome, Ruling, UNFINISHED_FOR, Unread},
+    hearing::{
+        Desk, GivenUp, Heard, InForce, Judge, Outcome, Ruling, Source, UNFINISHED_FOR, Unread,
+    },
     model::{Judging, Latency, UnreadFlows},
     record::Record,
     source::kernel::{Samples, Verdicts},
@@ -50,6 +52,10 @@ const AGAIN: u32 = 1_024;
 
 /// How often readers that wait in vain are looked for.
 const SWEEP: Duration = Duration::from_secs(1);
+
+/// How often judgements are looked for that additions have disturbed: all flows are looked at, which
+/// takes a fraction of a millisecond.
+const MEND: Duration = Duration::from_secs(5);
 
 /// How long the kernel believes that the thread is there, and how often it is told: a thread that is
 /// gone holds nothing up for longer.
@@ -181,6 +187,7 @@ pub(super) struct Listener {
     /// When the first record of the backlog came.
     since: Instant,
     swept: Instant,
+    mended: Instant,
 }
 
 impl Listener {
@@ -204,6 +211,7 @@ impl Listener {
             backlog: Vec::new(),
             since: Instant::now(),
             swept: Instant::now(),
+            mended: Instant::now(),
         }
     }
 
@@ -213,6 +221,7 @@ impl Listener {
             self.wait()?;
             self.attend();
             self.drain();
+            self.mend();
             self.judge_again();
             if self.line.stops.load(Ordering::Acquire) || self.hand_over().is_err() {
                 // Nothing waits for who has gone.
@@ -268,6 +277,15 @@ impl Listener {
         self.again = 0;
     }
 
+    /// Puts right what the programs have disturbed.
+    fn mend(&mut self) {
+        if self.mended.elapsed() >= MEND {
+            self.mended = Instant::now();
+            self.verdicts
+                .mend(|slot, key| self.desk.may_be_http(slot, key));
+        }
+    }
+
     /// Takes what waits in the ring, a batch at most.
     fn drain(&mut self) {
         for _ in 0..BATCH {
@@ -304,6 +322,12 @@ impl Listener {
             locked(&self.line.counts).resets_failed += 1;
         }
         let judged = self.judge.judge(&heard);
+        if let Some(host) = judged.host.and_then(|host| heard.hosts.get(host)) {
+            let host = Arc::clone(host);
+            self.desk
+                .rename(head.slot, &head.key, Arc::clone(&host), Source::Http);
+            heard.outcome = Outcome::Name(host, Source::Http);
+        }
         match judged.ruling {
             Some(ruling) => self.write(&head, &heard, &ruling),
             None if heard.settled && head.slot != NO_SLOT => {
@@ -421,10 +445,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::{
-        hearing::Source,
-        source::kernel::{Runner, enter_own_namespace},
-    };
+    use crate::source::kernel::{Runner, enter_own_namespace};
 
     const HELLO: &[u8] = include_bytes!("../../tests/data/hello-zeek-google-de-51833.bin");
     const GOOGLE: &str = "www.google.de";

@@ -30,6 +30,7 @@ const SYN: u8 = 2;
 const RST: u8 = 4;
 const PSH: u8 = 8;
 const ACK: u8 = 16;
+const URG: u8 = 32;
 
 /// What stands around a transport's segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +49,8 @@ pub(crate) enum Shape {
     FragmentsV4,
     /// IPv6 in fragments.
     FragmentsV6,
+    /// IPv4, and a checksum of the segment that is wrong.
+    Damaged,
 }
 
 impl Shape {
@@ -175,11 +178,12 @@ impl Client {
         pseudo.extend((segment.len() as u32).to_be_bytes());
         pseudo.extend([0, 0, 0, protocol]);
         let sum = checksum(&[&pseudo, &segment]);
-        segment[at..at + 2].copy_from_slice(&sum.to_be_bytes());
+        let damage = if shape == Shape::Damaged { 0x5555 } else { 0 };
+        segment[at..at + 2].copy_from_slice(&(sum ^ damage).to_be_bytes());
 
         let id = self.port.get();
         let packets = match shape {
-            Shape::V4 | Shape::Tag => {
+            Shape::V4 | Shape::Tag | Shape::Damaged => {
                 vec![ipv4(own, remote, protocol, &[], [0x40, 0], id, &segment)]
             }
             // Three times nothing, and the end of the list.
@@ -289,6 +293,24 @@ impl Connection<'_> {
         self.send(self.shape, sequence, PSH | ACK, octets);
     }
 
+    /// As [`say`](Self::say), the last octet as urgent data.
+    pub(crate) fn say_urgently(&self, place: usize, octets: &[u8]) {
+        self.said.set(self.said.get().max(place + octets.len()));
+        let sequence = self.next.wrapping_add(place as u32);
+        self.send(self.shape, sequence, PSH | ACK | URG, octets);
+    }
+
+    /// Says something that the server does not take.
+    pub(crate) fn say_in_vain(&self, place: usize, octets: &[u8]) {
+        let sequence = self.next.wrapping_add(place as u32);
+        self.send(Shape::Damaged, sequence, PSH | ACK, octets);
+    }
+
+    /// Sends a SYN in the midst of what is said, with a number a little ahead.
+    pub(crate) fn begin_again(&self) {
+        self.send(self.shape, self.next.wrapping_add(1_000), SYN, &[]);
+    }
+
     /// Waits for what comes back, and ends the connection.
     pub(crate) fn end(mut self) -> Result<(u16, Seen)> {
         let end = self.next.wrapping_add(self.said.get() as u32);
@@ -317,7 +339,14 @@ impl Connection<'_> {
         let mut segment = self.ports.map(u16::to_be_bytes).concat();
         segment.extend(sequence.to_be_bytes());
         segment.extend(acknowledged.to_be_bytes());
-        segment.extend([0x50, flags, 0xff, 0xff, 0, 0, 0, 0]);
+        segment.extend([0x50, flags, 0xff, 0xff, 0, 0]);
+        // Behind the urgent octet.
+        let urgent = if flags & URG == 0 {
+            0
+        } else {
+            payload.len() as u16
+        };
+        segment.extend(urgent.to_be_bytes());
         segment.extend(payload);
         self.client.send(shape, self.remote, TCP, segment, 16);
     }

@@ -46,6 +46,11 @@ pub(crate) fn request(target: &str, host: &str) -> Vec<u8> {
     format!("GET {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").into_bytes()
 }
 
+/// An HTTP request that others follow.
+pub(crate) fn request_of_several(target: &str, host: &str) -> Vec<u8> {
+    format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n").into_bytes()
+}
+
 /// A DNS message with these questions for A records.
 pub(crate) fn questions(names: &[&str]) -> Vec<u8> {
     let mut message = vec![0x4e, 0x57, 1, 0, 0, names.len() as u8, 0, 0, 0, 0, 0, 0];

@@ -87,6 +87,24 @@ impl Verdicts {
         });
     }
 
+    /// Puts right what additions of programs have disturbed in the judgements of flows: of those alone
+    /// that `may_be_http` gives `true` for all uploads are wanted for ever.
+    pub fn mend(&self, may_be_http: impl Fn(u32, &FlowKey) -> bool) {
+        for slot in 0..self.flows.len() {
+            let word = self.flows.word(slot, offset_of!(FlowRecord, judgement));
+            if Judgement::is_sound(word.load(Ordering::Relaxed)) {
+                continue;
+            }
+            let Some(key) = self.key(slot) else { continue };
+            let is_http = may_be_http(slot, &key);
+            put(
+                word,
+                || self.key(slot) == Some(key),
+                |before| before.mended(&key, is_http),
+            );
+        }
+    }
+
     fn put(&self, slot: u32, key: &FlowKey, change: impl Fn(Judgement) -> Judgement) -> bool {
         if slot >= self.flows.len() {
             return false;
@@ -127,7 +145,9 @@ fn put(
 
 #[cfg(test)]
 mod tests {
-    use std::{cell::Cell, thread};
+    use std::{cell::Cell, env, thread};
+
+    use rustix::process::geteuid;
 
     use sensor_ebpf::{
         flow::Direction,
@@ -137,19 +157,26 @@ mod tests {
     };
 
     use super::*;
+    use crate::source::kernel::{Runner, enter_own_namespace};
 
-    fn key() -> FlowKey {
+    fn frame(remote_port: u16) -> [u8; 54] {
         let mut frame = [0; 54];
         frame[12..14].copy_from_slice(&[8, 0]);
         frame[14] = 0x45;
         frame[16..18].copy_from_slice(&40_u16.to_be_bytes());
         frame[23] = 6;
+        frame[36..38].copy_from_slice(&remote_port.to_be_bytes());
         frame[46] = 5 << 4;
-        let parsed: Parsed = parse(&frame[..]).expect("a whole frame");
+        frame
+    }
+
+    fn key() -> FlowKey {
+        let parsed: Parsed = parse(&frame(443)[..]).expect("a whole frame");
         FlowKey::new(&parsed, Direction::Upload, 1)
     }
 
-    /// One thread rules, one ends the watch, and one spends it as the programs do.
+    /// One thread rules, one ends the watch, and two spend it as the programs do. What they take too
+    /// much is put right.
     #[test]
     fn no_verdict_is_lost_where_others_change_the_same_word() {
         let key = key();
@@ -189,17 +216,24 @@ mod tests {
                     );
                 }
             });
-            scope.spawn(|| {
-                for word in &words {
-                    let seen = Judgement::unpack(word.load(Ordering::Relaxed));
-                    if seen.watch.wants(Direction::Upload) {
-                        word.fetch_add(Judgement::one_less(Direction::Upload), Ordering::Relaxed);
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    for word in &words {
+                        for direction in Direction::ALL {
+                            let seen = Judgement::unpack(word.load(Ordering::Relaxed));
+                            if seen.watch.wants(direction) {
+                                word.fetch_add(Judgement::one_less(direction), Ordering::Relaxed);
+                            }
+                        }
                     }
-                }
-            });
+                });
+            }
         });
         for word in &words {
-            let judgement = Judgement::unpack(word.load(Ordering::Relaxed));
+            put(word, || true, |before| before.mended(&key, false));
+            let word = word.load(Ordering::Relaxed);
+            assert!(Judgement::is_sound(word), "{word:x}");
+            let judgement = Judgement::unpack(word);
             assert_eq!(judgement.decision, refused);
             assert!(judgement.named);
             assert_eq!(judgement.generation, 3);
@@ -267,6 +301,106 @@ mod tests {
             );
             assert!(!changed, "{moment:?}");
             assert_eq!(word.load(Ordering::Acquire), others, "{moment:?}");
+        }
+    }
+
+    #[test]
+    fn what_two_cpus_take_too_much_is_put_right() {
+        let key = key();
+        let word = |judgement: Judgement| AtomicU64::new(judgement.pack());
+        let add = |word: &AtomicU64, amounts: &[u64]| {
+            for amount in amounts {
+                word.fetch_add(*amount, Ordering::Relaxed);
+            }
+            Judgement::is_sound(word.load(Ordering::Relaxed))
+        };
+        let mend = |word: &AtomicU64, is_http: bool| {
+            put(word, || true, |before| before.mended(&key, is_http));
+            Judgement::unpack(word.load(Ordering::Relaxed))
+        };
+        let [up, down] = Direction::ALL.map(Judgement::one_less);
+        let passes = |watch| Judgement {
+            named: true,
+            ..Judgement::new(3, Decision::PASS, watch)
+        };
+        // The last payload that is wanted, twice.
+        for (watch, amounts) in [
+            (Watch::new(1, 0), [up, up]),
+            (Watch::new(1, 1), [up, up]),
+            (Watch::new(0, 1), [down, down]),
+            (Watch::new(1, 0), [up, down]),
+        ] {
+            let word = word(passes(watch));
+            assert!(!add(&word, &amounts), "{watch:?}");
+            assert_eq!(mend(&word, false), passes(Watch::NONE), "{watch:?}");
+        }
+        // What is wanted of HTTP stays.
+        let requests = passes(Watch::new(Watch::ALWAYS, 0));
+        let http = word(requests);
+        assert!(!add(&http, &[down]));
+        assert_eq!(mend(&http, true), requests);
+        // A flow that was held, or a decision that was fresh, for two.
+        let held = Judgement {
+            held: true,
+            ..passes(Watch::NONE)
+        };
+        let waited = word(held);
+        let end = Judgement::HOLD.wrapping_neg();
+        assert!(!add(&waited, &[end, end]));
+        assert_eq!(
+            mend(&waited, false),
+            held,
+            "it is held no longer than it was to be"
+        );
+        let refused = Judgement::new(
+            3,
+            Decision {
+                policy: 7,
+                verdict: Verdict::Reject,
+                layer: Layer::Tls,
+            },
+            Watch::NONE,
+        );
+        let counted = word(refused);
+        assert!(!add(&counted, &[Judgement::COUNTED, Judgement::COUNTED]));
+        assert_eq!(mend(&counted, false), refused);
+        assert!(add(&counted, &[Judgement::COUNTED]));
+    }
+
+    #[test]
+    fn flows_in_the_table_are_mended_and_what_is_wanted_stays() {
+        if !geteuid().is_root() && env::var_os("CI").is_none() {
+            eprintln!("not run: programs in the kernel take root");
+            return;
+        }
+        enter_own_namespace().expect("root makes namespaces");
+        let mut runner = Runner::load(64, 8, 4).expect("the programs load");
+        let (_, verdicts) = runner.ears().expect("the maps are there");
+        for port in [443, 80, 53] {
+            let frame = frame(port);
+            runner
+                .run(Direction::Upload, &frame, &[], frame.len())
+                .expect("the frame is taken");
+        }
+        let watch = |slot| Judgement::unpack(runner.flow(slot).judgement).watch;
+        let live = (0..64).filter_map(|slot| Some((slot, verdicts.key(slot)?)));
+        let live: Vec<_> = live.collect();
+        assert_eq!(live.len(), 3);
+        let always = Watch::new(Watch::ALWAYS, Watch::ALWAYS);
+        for (slot, key) in &live {
+            verdicts.put(*slot, key, |before| Judgement {
+                watch: always,
+                ..before
+            });
+        }
+        verdicts.mend(|_, key| key.remote_port() == 80);
+        for (slot, key) in &live {
+            let expected = match key.remote_port() {
+                53 => always,
+                80 => Watch::new(Watch::ALWAYS, 0),
+                _ => Watch::NONE,
+            };
+            assert_eq!(watch(*slot), expected, "{}", key.remote_port());
         }
     }
 }

@@ -1,0 +1,233 @@
+//! The requests of an HTTP/1 connection, one behind the other (RFC 9112, section 9.3), each of which
+//! names a host of its own.
+
+use std::sync::Arc;
+
+use super::kept::Kept;
+use crate::decode::{
+    Failure, Progress,
+    http::{self, Body},
+    stream::{Stream, is_padding},
+};
+
+/// The most octets of a body that are passed over before the first of those behind them has come:
+/// sequence numbers are compared within half of their range.
+const MAX_SKIP: u64 = 1 << 30;
+
+/// Reads them.
+#[derive(Debug)]
+pub(super) struct Requests {
+    /// What was not read yet.
+    stream: Stream,
+    phase: Phase,
+    /// The heads that were read last.
+    kept: Kept,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// A request, or nothing yet.
+    Head,
+    /// Another protocol, if the server has taken it up.
+    Other,
+    /// So many octets of a body; whether some of it was passed over ahead.
+    Body(u64, bool),
+    /// The size of a chunk.
+    Chunk,
+    /// The end of a chunk.
+    ChunkEnd(u64, bool),
+    /// What may stand behind the last chunk.
+    Trailers,
+    /// Nothing that is read here.
+    Over,
+}
+
+impl Requests {
+    /// The connection whose first request begins with what is held.
+    pub(super) fn new(stream: Stream) -> Self {
+        Self {
+            kept: Kept::new(stream.start().unwrap_or(0)),
+            stream,
+            phase: Phase::Head,
+        }
+    }
+
+    /// Takes a segment of which not all octets may have been captured, and gives the hosts of the
+    /// requests that are whole now.
+    ///
+    /// # Errors
+    ///
+    /// Why it is not known what else is asked for.
+    pub(super) fn segment(
+        &mut self,
+        sequence: u32,
+        octets: &[u8],
+        payload: u32,
+    ) -> Result<Vec<Arc<str>>, Failure> {
+        let waits_for_none = matches!(self.phase, Phase::Head) && self.stream.is_empty();
+        if waits_for_none && is_padding(octets) {
+            return Ok(Vec::new());
+        }
+        if self.kept.contradicts(sequence, octets) {
+            return Err(Failure::Conflict);
+        }
+        self.stream.segment(sequence, octets);
+        self.read(sequence, octets.len() as u32, payload)
+    }
+
+    /// Reads what is held, after a segment was taken of which so many octets were captured. Gives the
+    /// same as [`segment`](Self::segment).
+    pub(super) fn read(
+        &mut self,
+        sequence: u32,
+        captured: u32,
+        payload: u32,
+    ) -> Result<Vec<Arc<str>>, Failure> {
+        let mut hosts = Vec::new();
+        while self.step(&mut hosts)? {}
+        let place = self.position().wrapping_sub(sequence);
+        if !matches!(self.phase, Phase::Over) && (captured..payload).contains(&place) {
+            // What comes next was not copied.
+            return Err(Failure::Limit);
+        }
+        Ok(hosts)
+    }
+
+    /// The sequence number of what is read next, where octets are held that others are to complete.
+    pub(super) fn waits_at(&self) -> Option<u32> {
+        let waits = !matches!(self.phase, Phase::Over) && !self.stream.is_empty();
+        waits.then(|| self.position())
+    }
+
+    /// Lets go what was kept for comparison.
+    pub(super) fn forget_kept(&mut self) {
+        self.kept.forget();
+    }
+
+    fn position(&self) -> u32 {
+        self.stream.start().unwrap_or(0)
+    }
+
+    /// Reads one thing, and gives whether there may be more.
+    fn step(&mut self, hosts: &mut Vec<Arc<str>>) -> Result<bool, Failure> {
+        if self.stream.conflict() {
+            return Err(Failure::Conflict);
+        }
+        let held = self.stream.contiguous();
+        match self.phase {
+            Phase::Head => {
+                // Empty lines before a request say nothing (section 2.2).
+                let empty = held
+                    .iter()
+                    .take_while(|octet| matches!(octet, b'\r' | b'\n'))
+                    .count();
+                if empty > 0 {
+                    self.pass(empty);
+                    return Ok(true);
+                }
+                if held.is_empty() {
+                    return Ok(false);
+                }
+                let Progress::Complete(head) = http::head(held)? else {
+                    return Ok(false);
+                };
+                hosts.extend(head.request.name().map(Arc::from));
+                self.pass(head.len);
+                self.phase = match head.body {
+                    Body::Sized(octets) => Phase::Body(octets, false),
+                    Body::Chunked => Phase::Chunk,
+                    Body::Other => Phase::Other,
+                };
+                Ok(true)
+            }
+            Phase::Other => {
+                let Some(first) = held.first() else {
+                    return Ok(false);
+                };
+                let is_request = first.is_ascii_alphabetic() || matches!(first, b'\r' | b'\n');
+                self.phase = match is_request {
+                    true => Phase::Head,
+                    false => Phase::Over,
+                };
+                Ok(true)
+            }
+            Phase::Body(0, _) => {
+                self.phase = Phase::Head;
+                Ok(true)
+            }
+            Phase::Body(octets, ahead) => Ok(match self.skip(octets, ahead) {
+                Some(left) => {
+                    self.phase = Phase::Body(left, true);
+                    true
+                }
+                None => false,
+            }),
+            Phase::Chunk => {
+                let Progress::Complete((size, line)) = http::chunk(held)? else {
+                    return Ok(false);
+                };
+                self.stream.skip(line);
+                self.phase = match size {
+                    0 => Phase::Trailers,
+                    size => Phase::ChunkEnd(size, false),
+                };
+                Ok(true)
+            }
+            Phase::ChunkEnd(0, _) => {
+                let Some(line) = http::line(held) else {
+                    return match held.len() > 2 {
+                        true => Err(Failure::Malformed),
+                        false => Ok(false),
+                    };
+                };
+                if line > 2 {
+                    return Err(Failure::Malformed);
+                }
+                self.stream.skip(line);
+                self.phase = Phase::Chunk;
+                Ok(true)
+            }
+            Phase::ChunkEnd(octets, ahead) => Ok(match self.skip(octets, ahead) {
+                Some(left) => {
+                    self.phase = Phase::ChunkEnd(left, true);
+                    true
+                }
+                None => false,
+            }),
+            Phase::Trailers => {
+                let Some(line) = http::line(held) else {
+                    return match held.len() >= http::MAX_WHOLE_HEAD {
+                        true => Err(Failure::Limit),
+                        false => Ok(false),
+                    };
+                };
+                if matches!(held[..line], [b'\n'] | [b'\r', b'\n']) {
+                    self.phase = Phase::Head;
+                }
+                self.stream.skip(line);
+                Ok(true)
+            }
+            Phase::Over => Ok(false),
+        }
+    }
+
+    /// Passes over octets that were read.
+    fn pass(&mut self, octets: usize) {
+        let start = self.position();
+        if let Some(read) = self.stream.contiguous().get(..octets) {
+            self.kept.add(start, read);
+        }
+        self.stream.skip(octets);
+    }
+
+    /// Passes over octets of a body, and gives how many are left of it; `None` where those have to
+    /// come first that were passed over `ahead`.
+    fn skip(&mut self, octets: u64, ahead: bool) -> Option<u64> {
+        if ahead && self.stream.contiguous().is_empty() {
+            return None;
+        }
+        let now = octets.min(MAX_SKIP);
+        self.stream.skip(now as usize);
+        Some(octets - now)
+    }
+}
