@@ -651,17 +651,15 @@ pub fn meant(
         {
             match &*all_called(name, config, devices) {
                 [] => Err(format!(
-                    "no device is called `{}`, in the configuration of the daemon or by what was seen; \
+                    "no device is called `{name}`, in the configuration of the daemon or by what was seen; \
                      `sensor devices` lists those that were seen, `systemctl reload gateway-sensor` \
-                     takes a changed configuration",
-                    name
+                     takes a changed configuration"
                 )),
                 [mac] => Ok(DeviceSelector::Mac(mac.octets())),
                 several => {
                     let several = several.iter().map(|mac| mac_text(*mac));
                     Err(format!(
-                        "several devices are called `{}`: say which by its MAC address, {}",
-                        name,
+                        "several devices are called `{name}`: say which by its MAC address, {}",
                         several.collect::<Vec<_>>().join(" or ")
                     ))
                 }
@@ -669,9 +667,8 @@ pub fn meant(
         }
         DeviceSelector::Group(group) if configured.all(|device| !device.groups.contains(group)) => {
             Err(format!(
-                "no device is in the group `{}` in the configuration of the daemon; `systemctl reload \
-                 gateway-sensor` takes a changed one",
-                group
+                "no device is in the group `{group}` in the configuration of the daemon; `systemctl reload \
+                 gateway-sensor` takes a changed one"
             ))
         }
         _ => Ok(selector.clone()),
