@@ -34,9 +34,9 @@ pub(crate) const ANSWER_MARK: u32 = 0x5e4d_0a05;
 /// Reads the refused frame, and leaves in this CPU's buffer what an answer needs to know of it. Gives
 /// whether one is due.
 #[inline(always)]
-fn read<P: Packet>(frame: &P) -> u32 {
+fn read<P: Packet>(frame: &P, more: impl FnOnce(Refused) -> Refused) -> u32 {
     let refused = parse(frame).ok().and_then(|parsed| Refused::of(&parsed));
-    match (refused, maps::refused_buffer()) {
+    match (refused.map(more), maps::refused_buffer()) {
         (Some(refused), Some(buffer)) => {
             *buffer = refused;
             1
@@ -99,14 +99,17 @@ extern "C" fn finish(to: u32, len: u32) -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn read_xdp(context: *mut xdp_md) -> u32 {
-    read(&LinearFrame::new(&XdpContext::new(context)))
+    read(&LinearFrame::new(&XdpContext::new(context)), |refused| {
+        refused
+    })
 }
 
 /// [`read`] at TC.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn read_tc(skb: *mut __sk_buff) -> u32 {
-    read(&SocketBuffer::ingress(&TcContext::new(skb)))
+    let frame = SocketBuffer::ingress(&TcContext::new(skb));
+    read(&frame, |refused| refused.in_socket_buffer(&frame))
 }
 
 /// [`compose`] at XDP, for the sender.

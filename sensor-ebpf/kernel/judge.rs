@@ -9,7 +9,10 @@ use core::arch::asm;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use sensor_ebpf::{
     flow::Judgement,
-    name::{MAX_LABELS, NAME_CAPACITY, Suffixes, hash_end, hash_octet, hash_start, longest},
+    name::{
+        MAX_LABELS, NAME_CAPACITY, Suffixes, hash_end, hash_multiplier, hash_octet, hash_start,
+        longest,
+    },
     packet::Packet,
     parse::protocol,
     policy::{Decision, Layer, Verdict, decide_learned, decide_name, rule_flag},
@@ -80,11 +83,11 @@ extern "C" fn read_question() -> u32 {
     read(|payload, text| question::read(payload, 0, text))
 }
 
-/// The name of a DNS question in a stream: behind two octets of length (RFC 1035, section 4.2.2).
+/// The name of a DNS question in a stream.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn read_framed_question() -> u32 {
-    read(|payload, text| question::read(payload, 2, text))
+    read(|payload, text| question::read_framed(payload, text))
 }
 
 /// Where a TLS hello has its list of names: a [`Place`]'s number.
@@ -145,6 +148,7 @@ extern "C" fn hash_name(generation: u32) -> u32 {
     let secret = Rulebook::new(generation, settings).name_secret();
     said.suffixes = Suffixes::default();
     let len = said.text.len as usize;
+    let multiplier = hash_multiplier(secret);
     let mut hash = hash_start(secret);
     let mut labels = 0;
     let mut rest = len;
@@ -160,7 +164,7 @@ extern "C" fn hash_name(generation: u32) -> u32 {
                 break;
             }
         }
-        hash = hash_octet(hash, octet);
+        hash = hash_octet(hash, octet, multiplier);
         rest = forget(rest - 1, hash);
     }
     if rest == 0 && len != 0 {
@@ -215,17 +219,22 @@ extern "C" fn decide_by_name(seen: *const Seen, generation: u32, chain: u32, lay
     }
 }
 
-/// As [`decide_by_name`], of a flow that says no name, by what is learned of its address.
+/// As [`decide_by_name`], of a flow that says no name, by what is learned of its address: while user
+/// space is there, which alone knows the names that come to it.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn decide_by_learned(seen: *const Seen, generation: u32) -> u64 {
+    /// Nanoseconds: a busy machine may be late to say that somebody is there.
+    const GRACE: u64 = 4_000_000_000;
+
     // SAFETY: as above.
     let (Some(seen), Some(settings)) = (unsafe { seen.as_ref() }, maps::settings()) else {
         return 0;
     };
     let rules = Rulebook::new(generation, settings);
     let learned = rules.learned(&seen.key);
-    if learned == 0 {
+    // SAFETY: the helper reads a clock.
+    if learned == 0 || unsafe { bpf_ktime_get_ns() } >= settings.alive_until + GRACE {
         return 0;
     }
     match decide_learned(&rules, &seen.key, learned) {
@@ -287,7 +296,8 @@ pub(crate) extern "C" fn judge(seen: *const Seen, booked: u32) -> u32 {
         if by_target != 0 {
             decided = by_target;
         }
-        if target == Found::Name as u32 {
+        if target != Found::Nameless as u32 {
+            // Where it cannot be told what the target names, the field does not say it all.
             found = target;
         }
     }
@@ -430,6 +440,10 @@ pub(crate) extern "C" fn submit() -> u32 {
         && let Some(kind) = Kind::from_number(sample.head.kind)
         && let Some(said) = maps::said_buffer()
     {
+        if sample.head.slot == NO_SLOT && !is_service(&sample.head.key) {
+            // Nothing that user space could say would find it; the packet is in the overflow's books.
+            return 0;
+        }
         if sample.head.kind == Kind::Dns as u8 && sample.head.flags & Head::REFUSED != 0 {
             if said.told == sample.head.at {
                 maps::count_shed(Kind::Dns);

@@ -58,6 +58,8 @@ fn upload_frags(context: XdpContext) -> u32 {
 fn upload_tc(context: TcContext) -> i32 {
     let frame = SocketBuffer::ingress(&context);
     if frame.mark() == answer::ANSWER_MARK {
+        // On its way to the server it is an ordinary packet, whatever the machine routes by marks.
+        context.set_mark(0);
         return TC_ACT_UNSPEC;
     }
     match observe::observe(frame, Direction::Upload) {

@@ -30,11 +30,11 @@ use sensor_ebpf::{
     name::{NameBucket, Names, Suffixes},
     parse::{Address, Family, Mac, protocol, tcp_flag},
     policy::{
-        Chain, Decision, DeviceRulesKey, LearnedKey, MAX_CHAINS, MAX_RULES, PREFIX_SIDE_BITS,
-        PrefixV4, PrefixV6, Rule, Rules,
+        Chain, Decision, DeviceRulesKey, LearnedKey, MAX_CHAINS, MAX_PREFIXES, MAX_RULES,
+        PREFIX_SIDE_BITS, PrefixV4, PrefixV6, Rule, Rules,
     },
     said::Text,
-    sample::{Head, Judged, Kind, MAX_PAYLOAD},
+    sample::{Head, Judged, Kind, MAX_PAYLOAD, Watch},
     skip::Skip,
 };
 
@@ -92,12 +92,12 @@ static DEVICE_RULES: HashMap<DeviceRulesKey, u64> =
 /// Chains of rules by remote IPv4 prefix.
 #[map]
 static PREFIXES_V4: LpmTrie<PrefixV4, u32> =
-    LpmTrie::with_max_entries(2_097_152, BPF_F_NO_PREALLOC);
+    LpmTrie::with_max_entries(2 * MAX_PREFIXES as u32, BPF_F_NO_PREALLOC);
 
 /// Chains of rules by remote IPv6 prefix.
 #[map]
 static PREFIXES_V6: LpmTrie<PrefixV6, u32> =
-    LpmTrie::with_max_entries(2_097_152, BPF_F_NO_PREALLOC);
+    LpmTrie::with_max_entries(2 * MAX_PREFIXES as u32, BPF_F_NO_PREALLOC);
 
 /// The tables of names of both sides: each is made as large as it is needed, and put here whole.
 #[btf_map]
@@ -272,6 +272,13 @@ impl Flow {
         }
     }
 
+    /// When it was seen last, in jiffies.
+    #[inline(always)]
+    pub(crate) fn last_seen(self) -> u64 {
+        // SAFETY: as above, read in one piece.
+        unsafe { ptr::read_volatile(&raw const (*self.0).last_seen) }
+    }
+
     /// What [`Head`] says about the flow: its slot, the initial sequence number of a direction and
     /// whether that was seen.
     #[inline(always)]
@@ -406,6 +413,7 @@ pub(crate) fn open_flow(
     device: u32,
     direction: Direction,
     now: u64,
+    watch: Watch,
     settings: &Settings,
 ) -> Option<Flow> {
     let losses = LOSSES.get_ptr_mut(0)?;
@@ -459,6 +467,8 @@ pub(crate) fn open_flow(
         (*record).first_seen = now;
         (*record).last_seen = now;
         (*record).device = device;
+        // Of no generation: whoever finds the slot first decides, and knows what is wanted.
+        (*record).judgement = Judgement::new(0, Decision::PASS, watch).pack();
         (*record).interface = interface_number(key.ifindex());
         (*record).index_position = entry.position;
         (*record).opened_by = direction as u8;

@@ -6,10 +6,10 @@
 
 use aya_ebpf::helpers::{bpf_jiffies64, bpf_ktime_get_ns};
 use sensor_ebpf::{
-    books::{FURTHER_DEVICES, FragmentKey, Tally},
+    books::{FURTHER_DEVICES, FragmentKey, Settings, Tally},
     flow::{Direction, FlowKey, Judgement},
     parse::{Fragment, Parsed, Piece, parse, plain, protocol, tcp_flag},
-    policy::{Decision, Layer, Verdict, decide},
+    policy::{Decision, Layer, Rules as _, Verdict, decide},
     said::initial,
     sample::{Head, NO_SLOT, Watch, is_service},
     skip::Skip,
@@ -299,7 +299,7 @@ extern "C" fn open_again(seen: *const Seen, slot: u32) -> u64 {
     let direction = seen.direction();
     flow.set_initial_sequence(direction, seen.sequence);
     let opens = seen.tcp_flags & tcp_flag::ACK == 0;
-    let refused = before.decision.layer != Layer::Address && before.decision.verdict.refuses();
+    let refused = is_refused_by_name(&before);
     let answered = refused && direction == Direction::Download;
     if !opens && !answered {
         return word;
@@ -313,13 +313,24 @@ extern "C" fn open_again(seen: *const Seen, slot: u32) -> u64 {
     judgement.pack()
 }
 
+#[inline(always)]
+const fn is_refused_by_name(judgement: &Judgement) -> bool {
+    judgement.decision.layer as u8 != Layer::Address as u8 && judgement.decision.verdict.refuses()
+}
+
 /// A QUIC Initial by which a device begins a connection, perhaps at the ports of another, or says more
-/// in one that it began. What was refused for its name is another connection's refusal; of what passed,
-/// a little more is read, in which another hello may be.
+/// in one that it began. Of what passed, a little more is read, in which another hello may be.
+///
+/// What was refused for its name stays refused as long as packets come: the first connection's
+/// server still speaks, and what it says cannot be told from the answers to the second. Who was
+/// silent for some seconds begins anew.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn connect_again(seen: *const Seen, slot: u32) -> u64 {
     const MORE: u8 = 2;
+    /// Seconds: a server has sent its first flight again several times by then (RFC 9002, section
+    /// 6.2), each time further apart.
+    const FORGOTTEN_AFTER: u64 = 5;
 
     // SAFETY: as in `book`.
     let (Some(seen), Some(settings), Some(flow)) = (
@@ -335,12 +346,16 @@ extern "C" fn connect_again(seen: *const Seen, slot: u32) -> u64 {
     if known == seen.sequence {
         return word;
     }
+    let refused = is_refused_by_name(&before);
+    if refused && seen.now.wrapping_sub(flow.last_seen()) < settings.hz * FORGOTTEN_AFTER {
+        return word;
+    }
     flow.set_initial_sequence(Direction::Upload, seen.sequence);
     if known == 0 {
         return word;
     }
     let mut judgement = before;
-    if before.decision.layer != Layer::Address && before.decision.verdict.refuses() {
+    if refused {
         judgement = Judgement::unpack(decision_of(&seen.key, before.generation));
         judgement.watch = Watch::of_new_flow(&seen.key, settings.watched_payloads);
     } else if before.named {
@@ -469,17 +484,18 @@ extern "C" fn open(seen: *const Seen) -> u32 {
         return device;
     }
     let hash = seen.key.hash(&settings.hash_secret);
+    let watch = Watch::of_new_flow(&seen.key, settings.watched_payloads);
     let Some(flow) = maps::open_flow(
         &seen.key,
         hash,
         device,
         seen.direction(),
         seen.now,
+        watch,
         settings,
     ) else {
         return device;
     };
-    let watch = Watch::of_new_flow(&seen.key, settings.watched_payloads);
     let generation = maps::generation(settings);
     judge(
         flow,
@@ -512,12 +528,24 @@ extern "C" fn overflow(seen: *const Seen, device: u32) -> u32 {
         return decision.verdict as u32;
     }
     maps::count_overflow(device, &seen.key, seen.direction(), seen.wire, seen.now);
-    // Who has no place for flows still has an identity, and asks for names.
-    if seen.payload == 0 || settings.watched_payloads == 0 || !is_service(&seen.key) {
+    // Who has no place for flows still has an identity, and says names.
+    if seen.payload == 0
+        || settings.watched_payloads == 0
+        || !is_service(&seen.key) && !is_judged(seen, settings)
+    {
         return decision.verdict as u32;
     }
     begin_sample(seen, NO_SLOT, 0);
     decision.verdict as u32 | SAMPLE_WANTED
+}
+
+/// Whether a payload without a flow may say a name that a rule is about: each is looked at.
+#[inline(always)]
+fn is_judged(seen: &Seen, settings: &Settings) -> bool {
+    let rules = Rulebook::new(maps::generation(settings), settings);
+    seen.key.protocol() == protocol::TCP
+        && seen.direction() == Direction::Upload
+        && rules.for_device(seen.key.mac()) & rules.name_rules() != 0
 }
 
 /// Counts a packet to which a policy applied.

@@ -40,6 +40,12 @@ const TCP_LEN: usize = 20;
 const UDP_LEN: usize = 8;
 const ICMP_LEN: usize = 8;
 
+/// Where a header has its checksum, and TCP its window.
+const TCP_CHECKSUM: usize = 16;
+const UDP_CHECKSUM: usize = 6;
+const ICMP_CHECKSUM: usize = 2;
+const TCP_WINDOW: usize = 14;
+
 mod flag {
     pub(super) const FIN: u8 = 0x01;
     pub(super) const SYN: u8 = 0x02;
@@ -64,13 +70,14 @@ pub struct Refused {
     ethertype: u16,
     family: u8,
     protocol: u8,
+    unfinished: u64,
 }
 
 wire! {
     Refused {
         source_mac: u64, destination_mac: u64, source: [u64; 2], destination: [u64; 2],
         network_offset: u32, transport_offset: u32, transport_len: u32, ethertype: u16,
-        family: u8, protocol: u8,
+        family: u8, protocol: u8, unfinished: u64,
     }
 }
 
@@ -97,7 +104,37 @@ impl Refused {
             ethertype: parsed.ethertype,
             family: parsed.family as u8,
             protocol: parsed.protocol,
+            unfinished: 0,
         })
+    }
+
+    /// The same, of a socket buffer, whose checksum may be left to whoever sends it on
+    /// (`CHECKSUM_PARTIAL`): then the sum over the pseudo-header stands in its place, and whatever
+    /// we write there is summed up once more. No helper tells, so it is told by that sum.
+    #[inline(always)]
+    pub fn in_socket_buffer<P: Packet + ?Sized>(self, packet: &P) -> Self {
+        let place = match self.protocol {
+            protocol::TCP => TCP_CHECKSUM,
+            protocol::UDP => UDP_CHECKSUM,
+            _ => return self,
+        };
+        let ends = [self.source, self.destination];
+        let mut sum = u64::from(self.protocol) + u64::from(self.transport_len);
+        for [high, low] in ends {
+            // In network order, 32 bits at a time: their halves are summed by the folding.
+            for word in [high, low] {
+                sum += u64::from((word as u32).swap_bytes())
+                    + u64::from(((word >> 32) as u32).swap_bytes());
+            }
+        }
+        let unfinished = match packet.load(self.transport_offset() + place) {
+            Some(stored) => u16::from_be_bytes(stored) == folded(sum),
+            None => false,
+        };
+        Self {
+            unfinished: unfinished as u64,
+            ..self
+        }
     }
 
     /// The same with offsets of the network and the transport header that have bounds.
@@ -163,10 +200,9 @@ pub fn refuse<P: Packet + ?Sized>(
     let network_len = refused.network_len();
     let transport = refused.network_offset() + network_len;
     let (answer_protocol, transport_len) = match (refused.protocol, to) {
-        (protocol::TCP, To::Sender) => (protocol::TCP, tcp_reset(packet, refused, out, transport)?),
-        (protocol::TCP, To::Receiver) => (
+        (protocol::TCP, to) => (
             protocol::TCP,
-            tcp_reset_onward(packet, refused, out, transport)?,
+            tcp_reset(packet, refused, to, out, transport)?,
         ),
         (protocol::UDP, To::Sender) => {
             let quoted = quote(packet, refused, out, transport)?;
@@ -403,24 +439,58 @@ fn icmp(refused: &Refused) -> u8 {
     }
 }
 
-/// The reset that stands in the place of a packet, for whom it was: with the packet's own numbers it
-/// is what the receiver expects next (RFC 9293, section 3.10.7.4; RFC 5961, section 3.2).
+/// The reset that refuses a segment: for its sender that of a closed port (RFC 9293, section 3.10.7.1),
+/// for its receiver one in the segment's place, with its own numbers: they are what the receiver
+/// expects next (RFC 9293, section 3.10.7.4; RFC 5961, section 3.2).
 #[inline(always)]
-fn tcp_reset_onward<P: Packet + ?Sized>(
+fn tcp_reset<P: Packet + ?Sized>(
     packet: &P,
     refused: &Refused,
+    to: To,
     out: &mut [u8; ANSWER_CAPACITY],
     at: usize,
 ) -> Option<usize> {
     let header: [u8; TCP_LEN] = packet.load(refused.transport_offset())?;
-    let [s0, s1, d0, d1, q0, q1, q2, q3, a0, a1, a2, a3, _, flags, ..] = header;
+    let [
+        s0,
+        s1,
+        d0,
+        d1,
+        q0,
+        q1,
+        q2,
+        q3,
+        a0,
+        a1,
+        a2,
+        a3,
+        offset,
+        flags,
+        ..,
+    ] = header;
     if flags & flag::RST != 0 {
         return None;
     }
-    put(out, at, [s0, s1, d0, d1])?;
-    put(out, at + 4, [q0, q1, q2, q3])?;
-    put(out, at + 8, [a0, a1, a2, a3])?;
-    let flags = flag::RST | flags & flag::ACK;
+    let (own, acknowledged) = ([q0, q1, q2, q3], [a0, a1, a2, a3]);
+    let is_acknowledging = flags & flag::ACK;
+    let (ports, sequence, acknowledgment, acknowledges) = match to {
+        To::Receiver => ([s0, s1, d0, d1], own, acknowledged, is_acknowledging),
+        To::Sender if is_acknowledging != 0 => ([d0, d1, s0, s1], acknowledged, [0; 4], 0),
+        To::Sender => {
+            let header_len = u32::from(offset >> 4) * 4;
+            let payload = refused.transport_len.saturating_sub(header_len);
+            let virtual_octets =
+                u32::from(flags & flag::SYN != 0) + u32::from(flags & flag::FIN != 0);
+            let end = u32::from_be_bytes(own)
+                .wrapping_add(payload)
+                .wrapping_add(virtual_octets);
+            ([d0, d1, s0, s1], [0; 4], end.to_be_bytes(), flag::ACK)
+        }
+    };
+    put(out, at, ports)?;
+    put(out, at + 4, sequence)?;
+    put(out, at + 8, acknowledgment)?;
+    let flags = flag::RST | acknowledges;
     put(out, at + 12, [(TCP_LEN as u8 / 4) << 4, flags, 0, 0])?;
     put(out, at + 16, [0; 4])?;
     Some(TCP_LEN)
@@ -468,54 +538,6 @@ fn quote_reversed<P: Packet + ?Sized>(
     put(out, quoted + len, [d0, d1, s0, s1])?;
     put(out, quoted + len + 4, [0, UDP_LEN as u8, 0, 0])?;
     Some(ICMP_LEN + len + UDP_LEN)
-}
-
-/// RFC 9293, section 3.10.7.1: the reset that a closed port sends.
-#[inline(always)]
-fn tcp_reset<P: Packet + ?Sized>(
-    packet: &P,
-    refused: &Refused,
-    out: &mut [u8; ANSWER_CAPACITY],
-    at: usize,
-) -> Option<usize> {
-    let header: [u8; TCP_LEN] = packet.load(refused.transport_offset())?;
-    let [
-        s0,
-        s1,
-        d0,
-        d1,
-        q0,
-        q1,
-        q2,
-        q3,
-        a0,
-        a1,
-        a2,
-        a3,
-        offset,
-        flags,
-        ..,
-    ] = header;
-    if flags & flag::RST != 0 {
-        return None;
-    }
-    let (sequence, acknowledgment, answer_flags) = if flags & flag::ACK != 0 {
-        ([a0, a1, a2, a3], [0; 4], flag::RST)
-    } else {
-        let header_len = usize::from(offset >> 4) * 4;
-        let payload = refused.transport_len.saturating_sub(header_len as u32);
-        let virtual_octets = u32::from(flags & flag::SYN != 0) + u32::from(flags & flag::FIN != 0);
-        let end = u32::from_be_bytes([q0, q1, q2, q3])
-            .wrapping_add(payload)
-            .wrapping_add(virtual_octets);
-        ([0; 4], end.to_be_bytes(), flag::RST | flag::ACK)
-    };
-    put(out, at, [d0, d1, s0, s1])?;
-    put(out, at + 4, sequence)?;
-    put(out, at + 8, acknowledgment)?;
-    put(out, at + 12, [(TCP_LEN as u8 / 4) << 4, answer_flags, 0, 0])?;
-    put(out, at + 16, [0; 4])?;
-    Some(TCP_LEN)
 }
 
 /// RFC 792 and RFC 4443, section 3.1: port unreachable, with the start of the refused packet.
@@ -587,6 +609,12 @@ fn network_header(
 ///
 /// Over the pseudo-header (RFC 9293, section 3.1; RFC 8200, section 8.1) and the transport; ICMP for
 /// IPv4 has no pseudo-header.
+///
+/// Where the refused packet's checksum was not finished, that of the answer is summed up once more
+/// on its way, from the transport header on and into the same place. What is written is right before
+/// and after: a reset has a window, which nobody reads, that makes the checksum the sum over the
+/// pseudo-header; ICMP for IPv6 has that sum among its unused octets, where UDP has its checksum.
+/// Only a DNS answer has no room for that: it is right after.
 #[inline(always)]
 pub fn seal(refused: &Refused, len: usize, out: &mut [u8; ANSWER_CAPACITY]) -> Option<()> {
     let network = refused.network_offset();
@@ -605,19 +633,43 @@ pub fn seal(refused: &Refused, len: usize, out: &mut [u8; ANSWER_CAPACITY]) -> O
             u32::from(!addresses) + u32::from(next) + len as u32
         }
     };
+    let unfinished = refused.unfinished != 0;
+    let half = folded(u64::from(pseudo));
+    if unfinished && next == protocol::ICMPV6 {
+        put(out, at + UDP_CHECKSUM, half.to_be_bytes())?;
+    }
     let mut sum = checksum(out, at, len, pseudo)?;
     let place = match next {
-        protocol::TCP => at + 16,
+        protocol::TCP => {
+            if unfinished {
+                let window = !folded(u64::from(!sum) + u64::from(half));
+                put(out, at + TCP_WINDOW, window.to_be_bytes())?;
+                sum = half;
+            }
+            at + TCP_CHECKSUM
+        }
         protocol::UDP => {
             // Zero says that there is none (RFC 768).
             if sum == 0 {
                 sum = u16::MAX;
             }
-            at + 6
+            if unfinished {
+                sum = half;
+            }
+            at + UDP_CHECKSUM
         }
-        _ => at + 2,
+        _ => at + ICMP_CHECKSUM,
     };
     put(out, place, sum.to_be_bytes())
+}
+
+/// The one's complement sum of 16 bits (RFC 1071).
+#[inline(always)]
+const fn folded(sum: u64) -> u16 {
+    let sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    sum as u16
 }
 
 /// The MAC addresses of both ends; tags and PPPoE session stay, with the PPPoE length made right.
@@ -670,10 +722,7 @@ fn checksum(out: &[u8; ANSWER_CAPACITY], at: usize, len: usize, start: u32) -> O
         sum += u64::from(u32::from_be_bytes(four));
         done += 4;
     }
-    sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
-    sum = (sum & 0xffff) + (sum >> 16);
-    sum = (sum & 0xffff) + (sum >> 16);
-    Some(!(sum as u16))
+    Some(!folded(sum))
 }
 
 #[inline(always)]

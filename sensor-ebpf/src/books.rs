@@ -154,7 +154,8 @@ pub struct Settings {
     /// strict.
     pub hold_nanoseconds: u64,
     /// Until when user space is believed to be there, in nanoseconds since boot
-    /// (`CLOCK_MONOTONIC`): behind it nothing waits for its verdicts.
+    /// (`CLOCK_MONOTONIC`): behind it nothing waits for its verdicts, and nothing is
+    /// refused for what it learned of an address.
     pub alive_until: u64,
     /// Payloads of a new flow that are wanted in each direction, at most
     /// [`Watch::MAX`](crate::sample::Watch::MAX).

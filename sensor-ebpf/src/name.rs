@@ -77,24 +77,35 @@ pub const fn name_bucket(hash: u64, mask: u32) -> u32 {
     hash as u32 & mask
 }
 
-/// What a hash starts with (FNV-1a, 64 bits; Fowler, Noll, Vo). The secret is in it from the start:
-/// names that collide under one do not under another.
+/// What octets are multiplied with under a secret: odd, so that nothing of the hash is lost. Names that
+/// collide under one do not under another.
+#[inline(always)]
+pub const fn hash_multiplier(secret: u64) -> u64 {
+    mixed(!secret) | 1
+}
+
+/// What a hash starts with.
 #[inline(always)]
 pub const fn hash_start(secret: u64) -> u64 {
     0xcbf2_9ce4_8422_2325 ^ secret
 }
 
-/// The hash with one more octet, the one before those that it has already.
+/// The hash with one more octet, the one before those that it has already: as FNV-1a (Fowler, Noll,
+/// Vo), but under [`hash_multiplier`], which nobody knows, and not under a known prime.
 #[inline(always)]
-pub const fn hash_octet(hash: u64, octet: u8) -> u64 {
-    (hash ^ octet as u64).wrapping_mul(0x0000_0100_0000_01b3)
+pub const fn hash_octet(hash: u64, octet: u8, multiplier: u64) -> u64 {
+    (hash ^ octet as u64).wrapping_mul(multiplier)
 }
 
 /// The hash that is looked up: all its bits depend on all of the name, and on the secret.
 #[inline(always)]
 pub const fn hash_end(hash: u64, secret: u64) -> u64 {
-    // The finalizer of MurmurHash3 (Appleby, 2011).
-    let mut hash = hash ^ secret;
+    mixed(hash ^ secret)
+}
+
+/// The finalizer of MurmurHash3 (Appleby, 2011).
+#[inline(always)]
+const fn mixed(mut hash: u64) -> u64 {
     hash ^= hash >> 33;
     hash = hash.wrapping_mul(0xff51_afd7_ed55_8ccd);
     hash ^= hash >> 33;
@@ -122,11 +133,12 @@ impl Suffixes {
             hashes: [0; MAX_LABELS],
             len: 0,
         };
+        let multiplier = hash_multiplier(secret);
         let mut hash = hash_start(secret);
         let mut at = name.len();
         while at > 0 {
             at -= 1;
-            hash = hash_octet(hash, name[at]);
+            hash = hash_octet(hash, name[at], multiplier);
             if at == 0 || name[at - 1] == b'.' {
                 suffixes.hashes[suffixes.len as usize] = hash_end(hash, secret);
                 suffixes.len += 1;

@@ -236,6 +236,25 @@ impl Address {
         let [i, j, k, l, m, n, o, p] = self.low.to_le_bytes();
         [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
     }
+
+    /// Whether it is no address of the internet at large: one of the link, of a private or a
+    /// provider's own network, or of a group (RFC 6890; RFC 4291, section 2.4).
+    #[inline(always)]
+    pub const fn is_near(self, family: Family) -> bool {
+        let [a, b, ..] = self.octets();
+        match family {
+            Family::V4 => {
+                matches!(a, 0 | 10 | 127 | 224..)
+                    || (a == 100 && b & 0xc0 == 64)
+                    || (a == 169 && b == 254)
+                    || (a == 172 && b & 0xf0 == 16)
+                    || (a == 192 && b == 168)
+            }
+            // All but 2000::/3.
+            Family::V6 => a & 0xe0 != 0x20,
+            Family::Other => true,
+        }
+    }
 }
 
 /// A pair of ports as it lies in a transport header.

@@ -22,6 +22,10 @@ pub const MAX_PORT_RANGES: usize = 8;
 /// The most chains of one side: distinct combinations of rules that prefixes lead to.
 pub const MAX_CHAINS: usize = 1024;
 
+/// The most prefixes of one family that policies in force may be about; the kernel's tables have room
+/// for those of both sides.
+pub const MAX_PREFIXES: usize = 1 << 20;
+
 /// What happens to a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
@@ -416,8 +420,10 @@ fn keeps_link_alive(key: &FlowKey) -> bool {
                 || (key.remote().high == 0 && key.remote().low == 0)
         }
     };
+    // DHCP goes no further than the provider's own network.
     group_or_link
         || (key.protocol() == protocol::UDP
+            && key.remote().is_near(key.family())
             && (key.remote_port() == DHCP[0]
                 || key.remote_port() == DHCP[1]
                 || key.remote_port() == DHCP[2]

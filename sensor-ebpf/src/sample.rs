@@ -10,7 +10,9 @@ use crate::{
     wire,
 };
 
-/// A policy matched a flow: sent once for each flow and generation, `observe` included.
+/// A policy matched a flow, `observe` included: sent where the decision by the flow's addresses is
+/// another than before, and for each hello and each request whose name a rule is about. DNS
+/// questions over UDP send none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Judged {
@@ -313,6 +315,9 @@ impl Watch {
 }
 
 /// A service that is known by its port, because its messages cannot be told by their octets.
+///
+/// The device's own port counts only towards neighbours, to whom it may be the server: anywhere else
+/// it is a number that a program chose, perhaps not to be read.
 struct Service;
 
 impl Service {
@@ -325,7 +330,11 @@ impl Service {
         const DHCP6_CLIENT: u16 = 546;
         const DHCP6_SERVER: u16 = 547;
 
-        let (local, remote) = (key.local_port(), key.remote_port());
+        let remote = key.remote_port();
+        let local = match key.remote().is_near(key.family()) {
+            true => key.local_port(),
+            false => remote,
+        };
         if local == DNS || remote == DNS {
             return match key.protocol() {
                 protocol::TCP | protocol::UDP => Some(Kind::Dns),
@@ -483,11 +492,16 @@ mod tests {
 
     /// A frame of Ethernet, IPv4 and the ports, enough to make a key of.
     fn key(protocol: u8, local: u16, remote: u16) -> FlowKey {
+        key_to([0; 4], protocol, local, remote)
+    }
+
+    fn key_to(address: [u8; 4], protocol: u8, local: u16, remote: u16) -> FlowKey {
         let mut frame = [0; 54];
         frame[12..14].copy_from_slice(&[8, 0]);
         frame[14] = 0x45;
         frame[16..18].copy_from_slice(&40_u16.to_be_bytes());
         frame[23] = protocol;
+        frame[30..34].copy_from_slice(&address);
         frame[34..36].copy_from_slice(&local.to_be_bytes());
         frame[36..38].copy_from_slice(&remote.to_be_bytes());
         let parsed: Parsed = parse(&frame[..]).expect("a whole frame");
@@ -530,6 +544,35 @@ mod tests {
         check(UDP, (1, 51_820), b"\x01\0\0\0", 149, None);
         check(UDP, (1, 1194), b"\x38", 42, Some(Kind::Tunnel));
         check(UDP, (1, 123), b"\x23", 48, None);
+    }
+
+    #[test]
+    fn the_own_port_makes_no_service_far_away() {
+        use protocol::{TCP, UDP};
+        let first = |octets: &[u8]| {
+            let mut first = [0; LOOKED_AT];
+            first[..octets.len()].copy_from_slice(octets);
+            first
+        };
+        let (hello, initial) = (first(b"\x16\x03\x01"), first(b"\xc3\0\0\0\x01"));
+        for (address, near) in [
+            ([192, 168, 1, 9], true),
+            ([172, 31, 0, 1], true),
+            ([100, 127, 0, 1], true),
+            ([224, 0, 0, 251], true),
+            ([172, 32, 0, 1], false),
+            ([100, 128, 0, 1], false),
+            ([203, 0, 113, 5], false),
+        ] {
+            let to = |protocol, local, remote| key_to(address, protocol, local, remote);
+            assert_eq!(is_service(&to(UDP, 5353, 443)), near, "{address:?}");
+            assert_eq!(is_service(&to(TCP, 53, 443)), near, "{address:?}");
+            assert!(is_service(&to(UDP, 40_000, 53)));
+            let kind = classify(&to(UDP, 5353, 443), &initial, 1_200);
+            assert_eq!(kind == Some(Kind::Quic), !near, "{address:?}");
+            let kind = classify(&to(TCP, 53, 443), &hello, 517);
+            assert_eq!(kind == Some(Kind::Tls), !near, "{address:?}");
+        }
     }
 
     #[test]

@@ -24,7 +24,8 @@ pub enum Skip {
     Ipv4Malformed = 6,
     /// Ends inside the IPv6 header.
     Ipv6Truncated = 7,
-    /// Ethertype IPv6 with another version number (RFC 8200, section 3).
+    /// Ethertype IPv6 with another version number, or a payload shorter than its extension headers
+    /// (RFC 8200, sections 3 and 4).
     Ipv6Malformed = 8,
     /// Ends inside an IPv6 extension header.
     Ipv6ExtensionTruncated = 9,

@@ -12,7 +12,7 @@ use frames::{
     table,
 };
 use sensor_ebpf::{
-    answer::{ANSWER_CAPACITY, Refused, To, refuse, seal},
+    answer::{ANSWER_CAPACITY, Refused, To, answer_question, refuse, seal},
     parse::{Fragment, parse},
 };
 
@@ -274,6 +274,83 @@ fn what_is_not_answered() {
             _ => false,
         };
         assert_eq!(answered, due, "{name}");
+    }
+}
+
+/// The checksum of a socket buffer that is not finished (`CHECKSUM_PARTIAL`): the sum over the
+/// pseudo-header, in the place of the checksum, which lies so far behind the IP header.
+fn unfinish(frame: &mut [u8], network: usize, place: usize) {
+    let packet = &frame[network..];
+    let (transport, pseudo, protocol) = match packet[0] >> 4 {
+        4 => (20, packet[12..20].to_vec(), packet[9]),
+        _ => (40, packet[8..40].to_vec(), packet[6]),
+    };
+    let len = (packet.len() - transport) as u32;
+    let pseudo = [&pseudo[..], &len.to_be_bytes(), &[0, 0, 0, protocol]].concat();
+    let sum = !internet_checksum(&pseudo);
+    let at = network + transport + place;
+    frame[at..at + 2].copy_from_slice(&sum.to_be_bytes());
+}
+
+/// What the kernel does with such a buffer before it leaves (`skb_checksum_help`): it sums up what
+/// lies behind the IP header.
+fn finish(frame: &mut [u8], transport: usize, place: usize) {
+    let sum = match internet_checksum(&frame[transport..]) {
+        0 => 0xffff,
+        sum => sum,
+    };
+    frame[transport + place..transport + place + 2].copy_from_slice(&sum.to_be_bytes());
+}
+
+#[test]
+fn an_answer_to_an_unfinished_checksum_is_right_before_and_after() {
+    for payload in [0, 1, 64] {
+        for (mut frame, transport, place) in [
+            (ethernet().ipv4().tcp(ACK).payload(payload).build(), 34, 16),
+            (ethernet().ipv6().tcp(ACK).payload(payload).build(), 54, 16),
+            (ethernet().ipv4().tcp(SYN).payload(payload).build(), 34, 16),
+            (ethernet().ipv4().udp().payload(payload).build(), 34, 6),
+            (ethernet().ipv6().udp().payload(payload).build(), 54, 6),
+        ] {
+            unfinish(&mut frame, 14, place);
+            let parsed = parse(&frame[..]).expect("a packet");
+            let refused = Refused::of(&parsed)
+                .expect("it is answered")
+                .in_socket_buffer(&frame[..]);
+            let mut out = [0xee; ANSWER_CAPACITY];
+            let len = refuse(&frame[..], &refused, To::Sender, &mut out).expect("an answer");
+            seal(&refused, len, &mut out).expect("an answer");
+            let before = read(&out[..len], 14);
+            finish(&mut out[..len], transport, place);
+            assert_eq!(read(&out[..len], 14), before);
+        }
+    }
+}
+
+#[test]
+fn a_dns_answer_to_an_unfinished_checksum_is_right_after() {
+    for (mut frame, transport) in [
+        (ethernet().ipv4().udp().payload(40).build(), 34),
+        (ethernet().ipv6().udp().payload(40).build(), 54),
+    ] {
+        const MESSAGE: usize = 60;
+        unfinish(&mut frame, 14, 6);
+        let parsed = parse(&frame[..]).expect("a packet");
+        let refused = Refused::of(&parsed)
+            .expect("it is answered")
+            .in_socket_buffer(&frame[..]);
+        let mut out = [0xee; ANSWER_CAPACITY];
+        let len = answer_question(&frame[..], &refused, MESSAGE, &mut out).expect("an answer");
+        seal(&refused, len, &mut out).expect("an answer");
+        finish(&mut out[..len], transport, 6);
+        let packet = &out[14..len];
+        let pseudo = match packet[0] >> 4 {
+            4 => &packet[12..20],
+            _ => &packet[8..40],
+        };
+        let length = ((len - transport) as u32).to_be_bytes();
+        let summed = [pseudo, &length, &[0, 0, 0, 17], &out[transport..len]].concat();
+        assert_eq!(internet_checksum(&summed), 0);
     }
 }
 

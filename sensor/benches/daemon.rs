@@ -89,8 +89,9 @@ fn configuration(bpffs: &Path) -> String {
         "[[interface]]\nname = \"lan0\"\n\n\
          [flow_table]\ncapacity = {CAPACITY}\nidle_after = \"1h\"\n\n\
          [daemon]\ntick = \"1s\"\nlisten = \"{LISTEN}\"\npin_directory = \"{}/sensor\"\n\
-         keep_running = false\n",
-        bpffs.display()
+         state_directory = \"{}\"\nkeep_running = false\n",
+        bpffs.display(),
+        bpffs.with_extension("state").display()
     )
 }
 

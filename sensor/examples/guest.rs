@@ -22,9 +22,9 @@ use rustix::{
     thread::{LinkNameSpaceType, move_into_link_name_space},
 };
 use sensor::{
-    aggregate::{Aggregate, knowledge::Knowledge},
+    aggregate::{Aggregate, knowledge::Knowledge, names_at::NamesAt},
     config::Config,
-    enforcement::Enforcement,
+    enforcement::{Circumstances, Enforcement},
     model::{Hook, Interface, Snapshot, Tally},
     record::Record,
     source::kernel::Kernel,
@@ -95,7 +95,17 @@ fn exercise() -> Result<String> {
     let mut kernel = Kernel::load(&config("reject")?)?;
     let knowledge = Knowledge::default();
     let mut enforcement = Enforcement::new(&config("reject")?, 0.0);
-    enforcement.install(&mut kernel, &config("reject")?, &knowledge, &[], 0.0)?;
+    let mut put_in_force = |kernel: &mut Kernel, config: &Config| {
+        enforcement.install(Circumstances {
+            kernel,
+            config,
+            knowledge: &knowledge,
+            devices: &[],
+            names: &mut NamesAt::default(),
+            now: 0.0,
+        })
+    };
+    put_in_force(&mut kernel, &config("reject")?)?;
     kernel.set_watched_payloads(WATCHED);
     let _pass = enter(&PORTS[0], || {
         pass::attach(PORTS[0].device, pass::Mode::Native)
@@ -137,7 +147,7 @@ fn exercise() -> Result<String> {
 
     payloads(&mut kernel).context("the payloads in the ring")?;
 
-    enforcement.install(&mut kernel, &config("observe")?, &knowledge, &[], 0.0)?;
+    put_in_force(&mut kernel, &config("observe")?)?;
     for port in &PORTS {
         enter(port, || tcp(REFUSED[0]))
             .with_context(|| format!("{}: after the policy was relaxed", port.interface))?;

@@ -1,6 +1,6 @@
 //! Seeds for the fuzzers, out of captures: `cargo run --example seeds -- FOLDER CAPTURE…`.
 //!
-//! What the kernel would copy of each capture goes to a folder for each decoder, whole frames go to
+//! What the kernel would copy of each capture goes to a folder for each target, whole frames go to
 //! `parse`; the names are hashes, so that what comes twice is there once.
 
 use std::{
@@ -17,15 +17,15 @@ use sensor::{
 };
 use sensor_ebpf::sample::Kind;
 
-/// The decoders that a payload is a seed for.
+/// The targets that a payload is a seed for: decoders, and the kernel's readers of the same.
 const fn targets(kind: Kind) -> &'static [&'static str] {
     match kind {
-        Kind::Dns | Kind::Mdns => &["dns"],
+        Kind::Dns | Kind::Mdns => &["dns", "question"],
         Kind::Dhcp4 => &["dhcp4"],
         Kind::Dhcp6 => &["dhcp6"],
-        Kind::Http => &["http", "stream"],
-        Kind::Tls => &["tls", "stream"],
-        Kind::Quic => &["quic"],
+        Kind::Http => &["http", "request", "stream"],
+        Kind::Tls => &["tls", "hello", "stream"],
+        Kind::Quic => &["quic", "initial"],
         Kind::Tunnel => &["tunnel"],
         Kind::Stream => &["stream", "tls"],
         Kind::Judged => &[],

@@ -104,8 +104,9 @@ fn is_trusted(socket: impl AsFd) -> bool {
 pub fn bind(pin_directory: &Path) -> anyhow::Result<UnixListener> {
     let what = || {
         format!(
-            "`sensor devices` and `flows` will show no names: another process has the socket for \
-             questions about {} (`ss -xlp` names it); end it, and start the sensor again",
+            "`sensor devices`, `flows` and `status` will show no names, `explain` not what is in \
+             force, and `block`, `allow` and `forget` will not work: another process has the socket \
+             for questions about {} (`ss -xlp` names it); end it, and start the sensor again",
             pin_directory.display()
         )
     };

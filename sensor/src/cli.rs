@@ -26,7 +26,7 @@ use crate::{
 pub use devices::print_devices;
 pub use explain::explained;
 pub use flows::print_flows;
-pub use said::{print_forgotten, print_said};
+pub use said::{print_forgotten, print_refused_before, print_said};
 pub use status::print_status;
 
 use text::counted;
@@ -77,7 +77,8 @@ pub enum Command {
     Block(SayArgs),
     /// Allow a name and everything below it, at once, on a daemon that runs.
     ///
-    /// It stands above every policy of the configuration, and survives a restart of the daemon.
+    /// It stands above every policy about names, and survives a restart of the daemon. What a policy
+    /// about addresses, ports, `quic` or everything refuses, is refused before a name is said.
     Allow(SayArgs),
     /// Take back what `block` or `allow` said of a name for the same devices.
     Forget(ForgetArgs),
@@ -143,7 +144,7 @@ pub struct ForgetArgs {
     /// The name; everything below it is meant too.
     #[arg(value_name = "NAME", value_parser = typed::domain)]
     pub domain: String,
-    /// For these devices: a MAC address, the name of a `[[device]]`, `group:…`, `vendor:…` or
+    /// For these devices: a MAC address, a name as `sensor devices` shows it, `group:…`, `vendor:…` or
     /// `kind:…`; left out: for all.
     #[arg(long, value_name = "DEVICES")]
     pub device: Option<String>,
@@ -233,23 +234,22 @@ pub fn print_valid(out: &mut impl Write, config: &Config) -> io::Result<()> {
     )
 }
 
-/// Prints problems, and how many they are.
+/// Prints problems.
 pub fn print_problems(out: &mut impl Write, problems: &Problems, colours: bool) -> io::Result<()> {
-    if problems.is_empty() {
-        return Ok(());
+    match problems.is_empty() {
+        true => Ok(()),
+        false => writeln!(out, "{}\n", problems.render(colours)),
     }
-    let errors = problems.count(Level::Error);
-    let warnings = problems.count(Level::Warning);
-    writeln!(out, "{}\n", problems.render(colours))?;
-    if errors > 0 {
-        writeln!(
-            out,
-            "configuration is not valid: {}, {}",
-            counted(errors, "error", "errors"),
-            counted(warnings, "warning", "warnings"),
-        )?;
-    }
-    Ok(())
+}
+
+/// Prints how many problems an invalid configuration has.
+pub fn print_invalid(out: &mut impl Write, problems: &Problems) -> io::Result<()> {
+    writeln!(
+        out,
+        "configuration is not valid: {}, {}",
+        counted(problems.count(Level::Error), "error", "errors"),
+        counted(problems.count(Level::Warning), "warning", "warnings"),
+    )
 }
 
 #[cfg(test)]

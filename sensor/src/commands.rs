@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use tracing::subscriber::NoSubscriber;
 use tracing_subscriber::{
     filter::Targets, layer::SubscriberExt as _, util::SubscriberInitExt as _,
 };
@@ -17,7 +18,7 @@ use crate::{
     aggregate::{self, Aggregate, knowledge::Knowledge},
     asked::{self, Question, Said, Told},
     cli::{self, Cli, Command, ForgetArgs, LogLevel, SayArgs},
-    config::{Checked, Config, typed},
+    config::{Checked, Config, Level, Problems, typed},
     enforcement::Enforcement,
     model::{FlowFacts, Snapshot, Ticks},
     pipeline,
@@ -36,13 +37,11 @@ pub fn execute(cli: &Cli) -> anyhow::Result<ExitCode> {
     if let Command::Replay(args) = &cli.command {
         return replay::replay(args);
     }
-    let Some(config) = checked(cli)? else {
+    let Some(Checked { config, problems }) = read(cli)? else {
         return Ok(ExitCode::FAILURE);
     };
     let mut out = stdout().lock();
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0.0, |now| now.as_secs_f64());
+    let now = now();
     let pin_directory = &config.daemon.pin_directory;
     match &cli.command {
         Command::Run => {
@@ -97,16 +96,21 @@ pub fn execute(cli: &Cli) -> anyhow::Result<ExitCode> {
             let question = Question::Explain(args.clone());
             let text = match asked::ask(pin_directory, &question)? {
                 Some(answer) => told(&answer)?,
+                // What is left of it would say something else.
+                None if problems.count(Level::Error) > 0 => {
+                    refuse(&problems)?;
+                    return Ok(ExitCode::FAILURE);
+                }
                 None => {
                     tracing::warn!(
-                        "no daemon runs: this is what the configuration, its lists and commands \
-                         would say; what devices showed of themselves is not known"
+                        "{}: this is what the configuration and its lists would say, with what is \
+                         kept of commands and devices; what DNS told of addresses is not known",
+                        nobody_answers()
                     );
-                    let knowledge = Knowledge::load(&config.parties, &config.lists);
+                    let knowledge = Knowledge::load(&config.parties, &config.lists, None);
                     let mut enforcement = Enforcement::new(&config, now);
                     enforcement.read_lists(&config);
-                    let deciding = enforcement.deciding(&config, &knowledge, now);
-                    cli::explained(args, &config, &[], &deciding)?
+                    cli::explained(args, &config, &knowledge, &enforcement, &[], now)?
                 }
             };
             write!(out, "{text}")?;
@@ -142,7 +146,7 @@ fn said(args: &ForgetArgs, config: &Config) -> anyhow::Result<Said> {
     let device = args
         .device
         .as_deref()
-        .map(|text| typed::devices(text, &config.devices))
+        .map(|text| typed::said_devices(text, &config.devices))
         .transpose()
         .map_err(anyhow::Error::msg)?;
     Ok(Said {
@@ -179,28 +183,100 @@ fn told(answer: &str) -> anyhow::Result<String> {
     told.map_err(anyhow::Error::msg)
 }
 
-/// The configuration, after its problems were shown; `None` where it has errors.
-fn checked(cli: &Cli) -> anyhow::Result<Option<Config>> {
+/// The configuration, after its problems were shown; `None` where it cannot be used.
+///
+/// Who starts a daemon, or checks the configuration, needs all of it. The others need to know where
+/// the daemon is: they work while a list is missing or the file is half edited, and read no list.
+fn read(cli: &Cli) -> anyhow::Result<Option<Checked>> {
+    let read = match cli.command {
+        Command::Run | Command::Check => Config::load(&cli.config),
+        _ => Config::glance(&cli.config),
+    };
+    let mut checked = match read {
+        Ok(checked) => checked,
+        Err(problems) => {
+            refuse(&problems)?;
+            return Ok(None);
+        }
+    };
+    if let Command::Check = cli.command {
+        weigh(&mut checked);
+    }
+    let problems = &checked.problems;
+    let has_errors = problems.count(Level::Error) > 0;
+    match cli.command {
+        Command::Check if has_errors => {
+            refuse(problems)?;
+            return Ok(None);
+        }
+        Command::Run | Command::Check => {
+            let mut out = stderr().lock();
+            let colours = out.is_terminal();
+            cli::print_problems(&mut out, problems, colours)?;
+        }
+        _ if has_errors => tracing::warn!(
+            "{} has errors, which `sensor check` shows; this is about the sensor at {}",
+            cli.config.display(),
+            checked.config.daemon.pin_directory.display()
+        ),
+        _ => {}
+    }
+    Ok(Some(checked))
+}
+
+/// Adds to the problems of a configuration what of it has no place in the kernel's tables.
+fn weigh(checked: &mut Checked) {
+    let Checked { config, problems } = checked;
+    // What is wrong with the files is told already.
+    let (without, with) = tracing::subscriber::with_default(NoSubscriber::default(), || {
+        let knowledge = Knowledge::load(&config.parties, &config.lists, None);
+        let mut enforcement = Enforcement::new(config, now());
+        enforcement.read_lists(config);
+        enforcement.too_large(config, &knowledge)
+    });
+    if let Some(error) = without {
+        problems.add(Level::Error, error.what.to_string(), error.help());
+    }
+    if let Some(error) = with {
+        let message = format!("with what commands said, {}", error.what);
+        let help =
+            "take some of it back with `sensor forget`, which `sensor status` lists; a reload \
+                    is refused, and a start leaves all of it out"
+                .to_owned();
+        problems.add(Level::Warning, message, help);
+    }
+}
+
+/// Seconds since the Unix epoch.
+fn now() -> f64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0.0, |now| now.as_secs_f64())
+}
+
+/// Tells why a configuration cannot be used.
+fn refuse(problems: &Problems) -> anyhow::Result<()> {
     let mut out = stderr().lock();
     let colours = out.is_terminal();
-    match Config::load(&cli.config) {
-        Ok(Checked { config, warnings }) => {
-            cli::print_problems(&mut out, &warnings, colours)?;
-            Ok(Some(config))
-        }
-        Err(problems) => {
-            cli::print_problems(&mut out, &problems, colours)?;
-            Ok(None)
-        }
-    }
+    cli::print_problems(&mut out, problems, colours)?;
+    cli::print_invalid(&mut out, problems)?;
+    Ok(())
 }
 
 /// The kernel's tables outlive the daemon; what it learned does not.
 fn say_names_are_missing() {
     tracing::warn!(
-        "no daemon runs: the kernel goes on counting, names are known when one runs (`sensor run`, \
-         `systemctl start gateway-sensor`)"
+        "{}: the kernel goes on counting, names are known when one runs (`sensor run`, `systemctl \
+         start gateway-sensor`)",
+        nobody_answers()
     );
+}
+
+/// Why a question has no answer. A daemon says nothing to who is not root, not even that it is there.
+fn nobody_answers() -> &'static str {
+    match rustix::process::geteuid().is_root() {
+        true => "no daemon runs",
+        false => "no daemon runs, or none that answers you, so ask as root (`sudo sensor …`)",
+    }
 }
 
 fn snapshot(books: &Books) -> Result<Snapshot, kernel::Error> {

@@ -7,6 +7,7 @@ mod problem;
 mod read;
 mod schedule;
 pub mod typed;
+mod vain;
 mod value;
 
 use std::{
@@ -21,14 +22,16 @@ use ipnet::IpNet;
 use crate::{aggregate::party::lists::Category, model::Kind};
 
 pub use problem::{Level, Problem, Problems};
+#[cfg(test)]
+pub(crate) use vain::in_vain;
 
-/// A configuration that may be used, and what is doubtful about it.
+/// A configuration that may be used, and what is wrong or doubtful about it all the same.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Checked {
     /// What is meant.
     pub config: Config,
-    /// Warnings alone.
-    pub warnings: Problems,
+    /// Warnings; and errors, where the function that gave this says so.
+    pub problems: Problems,
 }
 
 /// The whole configuration.
@@ -55,36 +58,64 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads and checks a file, and the lists and databases that it names. Errors: every problem it
-    /// has; that it cannot be read, or is not UTF-8, is one, as is a list of a policy that cannot be
-    /// read. What is wrong with another list or a database is a warning: all works without it.
+    /// Reads and checks a file, and the lists and databases that it names.
+    ///
+    /// A list or a database that policies ask for and that cannot be used is an error among the
+    /// problems: all the rest works without it.
+    ///
+    /// # Errors
+    /// Every problem, where the text has an error; that it cannot be read, or is not UTF-8, is one.
     pub fn load(file: &Path) -> Result<Checked, Problems> {
-        let octets = fs::read(file).map_err(|error| unreadable(file, &error))?;
-        match str::from_utf8(&octets) {
-            Ok(text) => {
-                let mut read = read::read(text);
-                read.problems.extend(files::problems(&read));
-                checked(read, text, file)
-            }
-            Err(error) => Err(not_utf8(file, &octets, error.valid_up_to())),
-        }
+        let text = text_of(file)?;
+        let mut read = read::read(&text);
+        let may_be_used = read.may_be_used();
+        read.problems.extend(files::problems(&read));
+        checked(read, may_be_used, &text, file)
+    }
+
+    /// Reads a file for the sake of a sensor that runs already: not the files that it names, and with
+    /// errors among the problems, wherever they are not about where that sensor is. What they are
+    /// about is left out, or as it is by default.
+    ///
+    /// # Errors
+    /// Every problem, where it is not certain which the pin directory is.
+    pub fn glance(file: &Path) -> Result<Checked, Problems> {
+        let text = text_of(file)?;
+        let read = read::read(&text);
+        let is_certain = read.is_pin_directory_certain;
+        checked(read, is_certain, &text, file)
     }
 
     /// Checks the text of a file alone, without the files that it names; `file` is its name in
     /// messages. Errors: every problem it has, warnings among them.
     pub fn parse(text: &str, file: &Path) -> Result<Checked, Problems> {
-        checked(read::read(text), text, file)
+        let read = read::read(text);
+        let may_be_used = read.may_be_used();
+        checked(read, may_be_used, text, file)
     }
 }
 
-fn checked(read: read::Read, text: &str, file: &Path) -> Result<Checked, Problems> {
+fn checked(
+    read: read::Read,
+    may_be_used: bool,
+    text: &str,
+    file: &Path,
+) -> Result<Checked, Problems> {
     let problems = Problems::new(file, text, read.problems);
-    if problems.count(Level::Error) > 0 {
-        return Err(problems);
+    match may_be_used {
+        true => Ok(Checked {
+            config: read.config,
+            problems,
+        }),
+        false => Err(problems),
     }
-    Ok(Checked {
-        config: read.config,
-        warnings: problems,
+}
+
+fn text_of(file: &Path) -> Result<String, Problems> {
+    let octets = fs::read(file).map_err(|error| unreadable(file, &error))?;
+    String::from_utf8(octets).map_err(|error| {
+        let valid_up_to = error.utf8_error().valid_up_to();
+        not_utf8(file, error.as_bytes(), valid_up_to)
     })
 }
 
@@ -185,10 +216,11 @@ pub struct Daemon {
     pub pin_directory: PathBuf,
     /// Whether accounting and filter stay when the daemon is told to end; true by default.
     pub keep_running: bool,
-    /// Where what is to outlive a restart is kept: what `sensor block` and `allow` were told;
-    /// absolute, /var/lib/gateway-sensor by default.
+    /// Where what is to outlive a restart is kept: what `sensor block` and `allow` were told, and which
+    /// vendor and kind each device is; absolute, /var/lib/gateway-sensor by default.
     pub state_directory: PathBuf,
-    /// The time zone of schedules, by its name in the IANA database; left out: the system's.
+    /// The time zone of schedules, by its name in the IANA database; left out: the system's, UTC
+    /// where it has none.
     pub time_zone: Option<String>,
 }
 
@@ -235,6 +267,32 @@ pub struct Policy {
     /// Whether what a server says waits until the flow's name is judged, at most
     /// [`Names::hold`].
     pub strict: bool,
+}
+
+impl Policy {
+    /// Whether it is about names.
+    pub const fn has_names(&self) -> bool {
+        !(self.domains.is_empty()
+            && self.lists.is_empty()
+            && self.owners.is_empty()
+            && self.categories.is_empty())
+    }
+
+    /// Whether it is about addresses; if it is about names as well, those at these addresses.
+    pub const fn has_addresses(&self) -> bool {
+        !(self.remotes.is_empty() && self.countries.is_empty() && self.networks.is_empty())
+    }
+
+    /// Whether it goes by what lists say of names and addresses, or by what they make an exception of.
+    pub const fn asks_lists(&self) -> bool {
+        !(self.lists.is_empty() && self.owners.is_empty() && self.categories.is_empty())
+            || self.encrypted_dns.is_some()
+    }
+
+    /// Whether it goes by what databases of networks say.
+    pub const fn asks_networks(&self) -> bool {
+        !(self.countries.is_empty() && self.networks.is_empty())
+    }
 }
 
 /// Devices that a policy is about.

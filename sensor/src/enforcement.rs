@@ -1,29 +1,36 @@
 //! Which policies are in force: what the configuration says, what commands said, and to which devices
 //! each rule applies at the moment.
 
+mod learned;
+
 use std::{
-    collections::{BTreeSet, HashMap},
-    fs::{self, File},
-    io::Write as _,
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
     path::{Path, PathBuf},
-    sync::{Arc, PoisonError, RwLock},
+    sync::Arc,
 };
 
 use anyhow::Context as _;
 use sensor_ebpf::{
     flow::FlowKey,
     parse::{Family, Mac},
+    policy::Verdict,
 };
 
+use self::learned::Learned;
 use crate::{
-    aggregate::{knowledge::Knowledge, names_at::NamesAt},
-    config::{Config, DeviceSelector, typed},
+    aggregate::{knowledge::Knowledge, mac_text, names_at::NamesAt, party::look::Look},
+    config::{Config, DeviceSelector, Policy, typed},
     hearing,
     model::{self, Device},
-    policy::explain::Deciding,
-    policy::{Compiled, DeviceFacts, InForce, PolicyLists, Temporary, Zone, compile, policy_names},
+    policy::explain::{self, Deciding, RefusedBefore},
+    policy::{
+        ALLOWED, BLOCKED, Compiled, DeviceFacts, Fitting, InForce, PolicyLists, Temporary,
+        TooLarge, Zone, compile, fitting, policy_names,
+    },
+    remembered::Remembered,
     source::kernel::{DeviceRules, Installed, Kernel},
+    state,
 };
 
 /// The file of what commands said, in the state directory.
@@ -32,25 +39,61 @@ const FILE: &str = "commands.json";
 /// The most that commands can have said at a time.
 pub const MOST_TEMPORARY: usize = 1_000;
 
+/// What policies depend on beside themselves, and the kernel, in which they are put in force.
+pub struct Circumstances<'a> {
+    /// Where they are put in force.
+    pub kernel: &'a mut Kernel,
+    /// What the configuration says.
+    pub config: &'a Config,
+    /// What the program knows of names and addresses.
+    pub knowledge: &'a Knowledge,
+    /// The devices that were seen.
+    pub devices: &'a [Device],
+    /// The names that are known at addresses.
+    pub names: &'a mut NamesAt,
+    /// In seconds since the Unix epoch.
+    pub now: f64,
+}
+
+/// Is told what decides, right before it is in force in the kernel.
+type Tell = Box<dyn Fn(Arc<hearing::InForce>) + Send>;
+
+/// How much of what is said is put in force, where not all has a place.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum PartOf {
+    /// All, or nothing.
+    All,
+    /// What fits.
+    Fitting,
+}
+
 /// The policies in force.
 pub struct Enforcement {
     lists: PolicyLists,
     temporary: Vec<Temporary>,
+    /// What commands said has no place.
+    without_commands: bool,
+    /// The policies in force, where not all of the configuration's have a place.
+    in_part: Option<Vec<Policy>>,
     file: PathBuf,
+    remembered: Remembered,
     zone: Zone,
     in_force: Arc<InForce>,
     who: DeviceRules,
-    /// The rules that refuse every name that is known at an address, where there are any.
-    learned: Arc<RwLock<HashMap<IpAddr, u64>>>,
+    learned: Learned,
+    /// The names of policies in the tables, by their identities.
+    policies: HashMap<u16, String>,
+    tell: Tell,
 }
 
 impl Enforcement {
-    /// With nothing in force, and with what commands said before the daemon began.
+    /// With nothing in force, and with what commands said and what was known of devices before the
+    /// daemon began.
     pub fn new(config: &Config, now: f64) -> Self {
         let file = config.daemon.state_directory.join(FILE);
-        let mut temporary = read(&file).unwrap_or_else(|error| {
+        let mut temporary: Vec<Temporary> = state::read(&file).unwrap_or_else(|error| {
             tracing::error!(
-                "{}: {error:#}; what `sensor block` and `allow` said is not in force",
+                "{}: {error:#}; what `sensor block` and `allow` said is left out",
                 file.display()
             );
             Vec::new()
@@ -59,33 +102,27 @@ impl Enforcement {
         Self {
             lists: PolicyLists::default(),
             temporary,
+            without_commands: false,
+            in_part: None,
             file,
+            remembered: Remembered::new(config, now),
             zone: Zone::named(config.daemon.time_zone.as_deref()),
             in_force: Arc::default(),
             who: DeviceRules::default(),
-            learned: Arc::default(),
+            learned: Learned::default(),
+            policies: HashMap::new(),
+            tell: Box::new(|_| {}),
         }
     }
 
-    /// What decides at the moment.
-    pub fn in_force(&self) -> &Arc<InForce> {
-        &self.in_force
+    /// Has somebody told, from now on, of whatever comes in force.
+    pub fn tell(&mut self, tell: impl Fn(Arc<hearing::InForce>) + Send + 'static) {
+        self.tell = Box::new(tell);
     }
 
-    /// The same for whoever judges the names that are heard.
+    /// What decides at the moment, for whoever judges the names that are heard.
     pub fn judge(&self) -> Arc<hearing::InForce> {
-        let [by_name, by_address, concerns] = [(); 3].map(|()| Arc::clone(&self.in_force));
-        let learned = Arc::clone(&self.learned);
-        Arc::new(hearing::InForce {
-            generation: self.in_force.generation,
-            by_name: Box::new(move |key, name, layer| by_name.judge_name(key, name, layer)),
-            by_address: Box::new(move |key| {
-                let remote = address_of(key)?;
-                let learned = learned.read().unwrap_or_else(PoisonError::into_inner);
-                by_address.judge_learned(key, *learned.get(&remote)?)
-            }),
-            concerns: Box::new(move |mac| concerns.applies_by_name(mac)),
-        })
+        judge(&self.in_force, &self.learned)
     }
 
     /// The lists of the policies.
@@ -93,23 +130,129 @@ impl Enforcement {
         &self.lists
     }
 
-    /// The lists of the policies, for those who look.
-    pub fn shown_lists(&self) -> Vec<model::PolicyList> {
-        let lists = self.lists.iter().map(|(file, list)| model::PolicyList {
-            list: file.display().to_string(),
-            names: list.names.len() as u64,
-            bad_lines: list.report.bad,
-            modified: list.modified,
-            kept: list.problem.is_some(),
-        });
-        let mut lists: Vec<_> = lists.collect();
-        lists.sort_by(|a, b| a.list.cmp(&b.list));
-        lists
+    /// The files that policies may ask, for those who look: lists and databases of networks.
+    pub fn shown_lists(&self, knowledge: &Knowledge) -> Vec<model::PolicyList> {
+        let own = knowledge.files.iter();
+        let own = own.map(|(file, list)| (file.as_path(), list));
+        let mut shown = BTreeMap::new();
+        for (file, list) in own.chain(self.lists.iter()) {
+            let entry = model::PolicyList {
+                list: file.display().to_string(),
+                names: Some(list.names.len() as u64),
+                bad_lines: Some(list.report.bad),
+                modified: list.modified,
+                kept: list.problem.is_some(),
+                left_out: self.lists.left_out().contains(&*file.to_string_lossy()),
+            };
+            let is_kept = entry.kept;
+            // A policy may name what is a `[[list]]` too.
+            let place = shown.entry(file).or_insert(entry);
+            place.kept |= is_kept;
+        }
+        for database in knowledge.networks.databases() {
+            let entry = model::PolicyList {
+                list: database.file.display().to_string(),
+                names: None,
+                bad_lines: None,
+                modified: database.modified,
+                kept: database.problem.is_some(),
+                left_out: false,
+            };
+            shown.entry(&database.file).or_insert(entry);
+        }
+        shown.into_values().collect()
     }
 
-    /// What commands said.
+    /// The files that could not be used, and how each looked when it was read.
+    pub fn unusable<'a>(
+        &'a self,
+        knowledge: &'a Knowledge,
+    ) -> impl Iterator<Item = (&'a Path, Look)> {
+        let own = knowledge.files.iter();
+        let own = own.map(|(file, list)| (file.as_path(), list));
+        let lists = own.chain(self.lists.iter());
+        let lists = lists.filter(|(_, list)| list.problem.is_some());
+        let databases = knowledge.networks.databases().iter();
+        let databases = databases.filter(|database| database.problem.is_some());
+        lists
+            .map(|(file, list)| (file, list.look))
+            .chain(databases.map(|database| (database.file.as_path(), database.look)))
+    }
+
+    /// What commands said, and is in force.
     pub fn temporary(&self) -> &[Temporary] {
-        &self.temporary
+        match self.without_commands {
+            true => &[],
+            false => &self.temporary,
+        }
+    }
+
+    /// Takes what is known of devices, and tells them what was known before the daemon began, where
+    /// that is surer; it is kept for the next one.
+    pub fn recall(&mut self, devices: &mut [Device], now: f64) {
+        self.remembered.recall(devices, now);
+    }
+
+    /// Keeps for the next daemon what is known of devices.
+    pub fn end(&mut self, now: f64) {
+        self.remembered.keep(now);
+    }
+
+    /// What is known of a device, for policies.
+    pub fn facts<'a>(
+        &'a self,
+        mac: Mac,
+        config: &'a Config,
+        devices: &'a [Device],
+    ) -> DeviceFacts<'a> {
+        let seen = devices.iter().find(|device| device.mac == Some(mac));
+        facts(mac.octets(), config, seen, &self.remembered)
+    }
+
+    /// What is refused to these devices (`None`: to all) whatever name they would say.
+    pub fn refused_before_a_name(
+        &self,
+        selector: Option<&DeviceSelector>,
+        config: &Config,
+        knowledge: &Knowledge,
+        devices: &[Device],
+        now: f64,
+    ) -> Vec<RefusedBefore> {
+        let seen = seen(devices);
+        let named = selector.into_iter().filter_map(|selector| match selector {
+            DeviceSelector::Mac(mac) => Some(*mac),
+            _ => None,
+        });
+        let all: BTreeSet<_> = seen
+            .keys()
+            .copied()
+            .chain(self.remembered.devices())
+            .chain(config.devices.iter().map(|device| device.mac))
+            .chain(named)
+            .collect();
+        let all = all
+            .into_iter()
+            .map(|mac| facts(mac, config, seen.get(&mac).copied(), &self.remembered));
+        let meant: Vec<_> = all
+            .filter(|facts| selector.is_none_or(|selector| facts.are(selector)))
+            .collect();
+        explain::refused_before_a_name(&self.deciding(config, knowledge, now), &meant)
+    }
+
+    /// What refuses a flow of a device to an address that says no name, as every name that is known
+    /// there is refused: the policy (`None`: a command) and the action.
+    pub fn learned(
+        &self,
+        address: IpAddr,
+        device: &DeviceFacts<'_>,
+        now: f64,
+    ) -> Option<(Option<String>, Verdict)> {
+        let compiled = &self.in_force.compiled;
+        let rules = self.learned.at()(address)? & compiled.rules_of(device, &self.zone, now);
+        let rule = compiled.rules.get(rules.trailing_zeros() as usize)?;
+        let policy = self.policies.get(&rule.policy).cloned();
+        let policy = policy.filter(|name| name != BLOCKED && name != ALLOWED);
+        Some((policy, Verdict::from_number(rule.verdict)))
     }
 
     /// The time zone of schedules.
@@ -125,8 +268,8 @@ impl Enforcement {
         now: f64,
     ) -> Deciding<'a> {
         Deciding {
-            policies: &config.policies,
-            temporary: &self.temporary,
+            policies: self.policies(config),
+            temporary: self.temporary(),
             knowledge,
             lists: &self.lists,
             zone: &self.zone,
@@ -139,22 +282,56 @@ impl Enforcement {
         self.lists = PolicyLists::load(&config.policies, &self.lists);
     }
 
+    /// The policies in force.
+    fn policies<'a>(&'a self, config: &'a Config) -> &'a [Policy] {
+        self.in_part.as_deref().unwrap_or(&config.policies)
+    }
+
+    /// What keeps a configuration from being put in force, whose lists were read: without what
+    /// commands said, and with it.
+    pub fn too_large(
+        &self,
+        config: &Config,
+        knowledge: &Knowledge,
+    ) -> (Option<TooLarge>, Option<TooLarge>) {
+        let error = |temporary: &[Temporary]| {
+            let policies = &config.policies;
+            let names = policy_names(policies, temporary).map(str::to_owned);
+            let identities = names.zip(1..).collect();
+            compile(policies, temporary, knowledge, &self.lists, &identities).err()
+        };
+        match error(&[]) {
+            None if !self.temporary.is_empty() => (None, error(&self.temporary)),
+            without => (without, None),
+        }
+    }
+
+    /// Puts a configuration in force where nothing is: as much of it as has a place. The log is told
+    /// what has none.
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    pub fn start(&mut self, circumstances: Circumstances<'_>) -> anyhow::Result<Installed> {
+        self.load(PartOf::Fitting, circumstances)
+    }
+
     /// Puts a configuration in force, lists read anew.
     ///
     /// # Errors
     /// It does not fit, or the kernel refuses it; what was in force stays.
-    pub fn install(
+    pub fn install(&mut self, circumstances: Circumstances<'_>) -> anyhow::Result<Installed> {
+        self.load(PartOf::All, circumstances)
+    }
+
+    fn load(
         &mut self,
-        kernel: &mut Kernel,
-        config: &Config,
-        knowledge: &Knowledge,
-        devices: &[Device],
-        now: f64,
+        part: PartOf,
+        circumstances: Circumstances<'_>,
     ) -> anyhow::Result<Installed> {
+        let config = circumstances.config;
         let lists = PolicyLists::load(&config.policies, &self.lists);
         let zone = Zone::named(config.daemon.time_zone.as_deref());
-        let installed = self.put(kernel, config, knowledge, &lists, &zone, devices, now)?;
-        self.lists = lists;
+        let installed = self.put(part, &config.policies, lists, &zone, circumstances)?;
         self.zone = zone;
         Ok(installed)
     }
@@ -164,15 +341,8 @@ impl Enforcement {
     /// # Errors
     /// As [`install`](Self::install), and where it cannot be kept: then it is in force until the
     /// daemon ends.
-    pub fn say(
-        &mut self,
-        said: Temporary,
-        kernel: &mut Kernel,
-        config: &Config,
-        knowledge: &Knowledge,
-        devices: &[Device],
-    ) -> anyhow::Result<()> {
-        let now = said.since;
+    pub fn say(&mut self, said: Temporary, circumstances: Circumstances<'_>) -> anyhow::Result<()> {
+        let now = circumstances.now;
         let mut temporary = self.temporary.clone();
         temporary.retain(|other| {
             is_valid(other, now) && !(other.domain == said.domain && other.device == said.device)
@@ -183,7 +353,7 @@ impl Enforcement {
              configuration"
         );
         temporary.push(said);
-        self.hold(temporary, kernel, config, knowledge, devices, now)
+        self.hold(temporary, circumstances)
     }
 
     /// Takes back what a command said of this name for these devices, and gives it; `None` where
@@ -191,19 +361,14 @@ impl Enforcement {
     ///
     /// # Errors
     /// As [`say`](Self::say).
-    #[allow(clippy::too_many_arguments, reason = "all that policies depend on")]
     pub fn forget(
         &mut self,
         domain: &str,
         device: Option<&DeviceSelector>,
-        kernel: &mut Kernel,
-        config: &Config,
-        knowledge: &Knowledge,
-        devices: &[Device],
-        now: f64,
+        circumstances: Circumstances<'_>,
     ) -> anyhow::Result<Option<Temporary>> {
         let mut temporary = self.temporary.clone();
-        temporary.retain(|said| is_valid(said, now));
+        temporary.retain(|said| is_valid(said, circumstances.now));
         let place = temporary
             .iter()
             .position(|said| said.domain == domain && said.device.as_ref() == device);
@@ -211,7 +376,7 @@ impl Enforcement {
             return Ok(None);
         };
         let forgotten = temporary.remove(place);
-        self.hold(temporary, kernel, config, knowledge, devices, now)?;
+        self.hold(temporary, circumstances)?;
         Ok(Some(forgotten))
     }
 
@@ -219,19 +384,14 @@ impl Enforcement {
     fn hold(
         &mut self,
         temporary: Vec<Temporary>,
-        kernel: &mut Kernel,
-        config: &Config,
-        knowledge: &Knowledge,
-        devices: &[Device],
-        now: f64,
+        circumstances: Circumstances<'_>,
     ) -> anyhow::Result<()> {
         let before = std::mem::replace(&mut self.temporary, temporary);
-        let (lists, zone) = (self.lists.clone(), self.zone.clone());
-        if let Err(error) = self.put(kernel, config, knowledge, &lists, &zone, devices, now) {
+        if let Err(error) = self.put_again(PartOf::All, circumstances) {
             self.temporary = before;
             return Err(error);
         }
-        write(&self.file, &self.temporary).with_context(|| {
+        state::write(&self.file, &self.temporary).with_context(|| {
             format!(
                 "it is in force, but not after the daemon ends: {} cannot be written; \
                  `daemon.state_directory` says where it is to be",
@@ -240,113 +400,187 @@ impl Enforcement {
         })
     }
 
-    /// What time and identities change: commands that are over, schedules, devices that became known.
-    /// Gives whether anything changed.
+    /// What time and identities change: commands that are over, schedules, devices that became
+    /// known, names that came to addresses and went.
     ///
     /// # Errors
     /// The kernel refuses it.
-    pub fn keep(
-        &mut self,
-        kernel: &mut Kernel,
-        config: &Config,
-        knowledge: &Knowledge,
-        devices: &[Device],
-        now: f64,
-    ) -> anyhow::Result<bool> {
+    pub fn keep(&mut self, circumstances: Circumstances<'_>) -> anyhow::Result<()> {
+        let now = circumstances.now;
         if self.temporary.iter().any(|said| !is_valid(said, now)) {
             self.temporary.retain(|said| is_valid(said, now));
-            let (lists, zone) = (self.lists.clone(), self.zone.clone());
-            self.put(kernel, config, knowledge, &lists, &zone, devices, now)?;
-            if let Err(error) = write(&self.file, &self.temporary) {
+            self.put_again(PartOf::Fitting, circumstances)?;
+            if let Err(error) = state::write(&self.file, &self.temporary) {
                 tracing::warn!("{}: {error:#}", self.file.display());
             }
-            return Ok(true);
+            return Ok(());
         }
-        let who = who(&self.in_force.compiled, config, &self.zone, devices, now);
-        if who == self.who {
-            return Ok(false);
+        let Circumstances {
+            kernel,
+            config,
+            devices,
+            names,
+            ..
+        } = circumstances;
+        let compiled = &self.in_force.compiled;
+        let who = self.who(compiled, config, &self.zone, devices, now);
+        if who != self.who {
+            let compiled = Arc::clone(compiled);
+            let mut in_force = None;
+            kernel.set_devices(&self.who, &who, |generation| {
+                in_force = Some(self.announce(generation, compiled, &who, &self.learned));
+            })?;
+            self.take(in_force, who);
         }
-        let generation = kernel.set_devices(&self.who, &who)?;
-        self.take(generation, Arc::clone(&self.in_force.compiled), who);
-        Ok(true)
+        self.learn(kernel, names, now)
     }
 
-    #[allow(clippy::too_many_arguments, reason = "all that policies depend on")]
+    /// The same policies once more, with other commands.
+    fn put_again(
+        &mut self,
+        part: PartOf,
+        circumstances: Circumstances<'_>,
+    ) -> anyhow::Result<Installed> {
+        let policies = self.policies(circumstances.config).to_vec();
+        let (lists, zone) = (self.lists.clone(), self.zone.clone());
+        self.put(part, &policies, lists, &zone, circumstances)
+    }
+
     fn put(
         &mut self,
-        kernel: &mut Kernel,
-        config: &Config,
-        knowledge: &Knowledge,
-        lists: &PolicyLists,
+        part: PartOf,
+        policies: &[Policy],
+        lists: PolicyLists,
         zone: &Zone,
-        devices: &[Device],
-        now: f64,
+        circumstances: Circumstances<'_>,
     ) -> anyhow::Result<Installed> {
-        let identities = kernel.identities(policy_names(&config.policies, &self.temporary))?;
-        let compiled = compile(
-            &config.policies,
-            &self.temporary,
+        let Circumstances {
+            kernel,
+            config,
             knowledge,
-            lists,
-            &identities,
-        )?;
-        let who = who(&compiled, config, zone, devices, now);
-        let installed = kernel.install(&compiled, &who)?;
-        self.take(installed.generation, Arc::new(compiled), who);
+            devices,
+            names,
+            now,
+        } = circumstances;
+        let said = &self.temporary;
+        let identities = kernel.identities(policy_names(policies, said))?;
+        let fitting = match part {
+            PartOf::Fitting => fitting(policies, said, knowledge, &lists, &identities),
+            PartOf::All => Fitting {
+                compiled: compile(policies, said, knowledge, &lists, &identities)?,
+                policies: policies.to_vec(),
+                with_commands: true,
+                lists,
+            },
+        };
+        let compiled = Arc::new(fitting.compiled);
+        let who = self.who(&compiled, config, zone, devices, now);
+        // The rules have other numbers than before.
+        let learned = Learned::of(names, now, |name| compiled.refusing(name));
+        let mut in_force = None;
+        let installed = kernel.install(&compiled, &who, &learned.all(), |generation| {
+            in_force = Some(self.announce(generation, Arc::clone(&compiled), &who, &learned));
+        });
+        if installed.is_err() {
+            self.learned.look_afresh();
+        }
+        let installed = installed?;
+        self.learned = learned;
+        self.take(in_force, who);
+        self.policies = identities
+            .into_iter()
+            .map(|(name, id)| (id, name))
+            .collect();
+        self.lists = fitting.lists;
+        self.without_commands = !fitting.with_commands;
+        let are_all = fitting.policies.len() == config.policies.len();
+        self.in_part = (!are_all).then_some(fitting.policies);
         Ok(installed)
     }
 
-    /// Takes which names came to addresses and went. `all`: the policies are others than before.
-    ///
-    /// # Errors
-    /// The kernel refuses it.
-    pub fn learn(
-        &mut self,
-        kernel: &mut Kernel,
-        names: &mut NamesAt,
-        all: bool,
+    /// The rules of each device at a time: of those that were seen or are remembered, and of those that
+    /// are named.
+    fn who(
+        &self,
+        compiled: &Compiled,
+        config: &Config,
+        zone: &Zone,
+        devices: &[Device],
         now: f64,
-    ) -> anyhow::Result<()> {
-        let changed = names.changed();
-        let looked_at = match all {
-            true => names.addresses().collect(),
-            false => changed,
-        };
-        if looked_at.is_empty() || self.in_force.compiled.name_rules == 0 && !all {
-            return Ok(());
+    ) -> DeviceRules {
+        let seen = seen(devices);
+        let named = config.policies.iter().flat_map(|policy| &policy.devices);
+        let said = self.temporary.iter();
+        let said = said.filter_map(|said| said.device.as_ref());
+        let named = named.chain(said).filter_map(|selector| match selector {
+            DeviceSelector::Mac(mac) => Some(*mac),
+            _ => None,
+        });
+        let configured = config.devices.iter().map(|device| device.mac);
+        let all: BTreeSet<_> = seen
+            .keys()
+            .copied()
+            .chain(self.remembered.devices())
+            .chain(named)
+            .chain(configured)
+            .collect();
+        let default = compiled.default_rules(zone, now);
+        let rules = all.into_iter().map(|mac| {
+            let seen = seen.get(&mac).copied();
+            let facts = facts(mac, config, seen, &self.remembered);
+            (mac, compiled.rules_of(&facts, zone, now))
+        });
+        DeviceRules {
+            devices: rules.filter(|(_, rules)| *rules != default).collect(),
+            default,
         }
-        let mut learned = self.learned.write().unwrap_or_else(PoisonError::into_inner);
-        if all {
-            // They were forgotten with the tables that they were in.
-            learned.clear();
-        }
-        let mut news = Vec::new();
-        for address in looked_at {
-            let rules = names.refusing(address, now, |name| self.in_force.refusing(name));
-            let before = match rules {
-                0 => learned.remove(&address),
-                _ => learned.insert(address, rules),
-            };
-            if before.unwrap_or(0) != rules {
-                news.push((address, rules));
-            }
-        }
-        drop(learned);
-        if !news.is_empty() {
-            kernel.set_learned(news)?;
-        }
-        Ok(())
     }
 
-    fn take(&mut self, generation: u32, compiled: Arc<Compiled>, who: DeviceRules) {
-        self.in_force = Arc::new(InForce {
+    /// Tells what will be in force in a moment. Who judges by it too early judges as will be judged;
+    /// who judged by the old one for longer would undo what the kernel decides by the new one.
+    fn announce(
+        &self,
+        generation: u32,
+        compiled: Arc<Compiled>,
+        who: &DeviceRules,
+        learned: &Learned,
+    ) -> Arc<InForce> {
+        let in_force = Arc::new(InForce {
             generation,
             compiled,
             devices: who.devices.clone(),
             default_rules: who.default,
         });
-        self.who = who;
+        (self.tell)(judge(&in_force, learned));
+        in_force
     }
+
+    fn take(&mut self, in_force: Option<Arc<InForce>>, who: DeviceRules) {
+        if let Some(in_force) = in_force {
+            self.in_force = in_force;
+            self.who = who;
+        }
+    }
+
+    /// Takes which names came to addresses and went.
+    fn learn(&mut self, kernel: &mut Kernel, names: &mut NamesAt, now: f64) -> anyhow::Result<()> {
+        let in_force = &self.in_force;
+        let refusing = |name: &str| in_force.compiled.refusing(name);
+        let tell = |news| kernel.set_learned(news);
+        Ok(self.learned.update(names, now, refusing, tell)?)
+    }
+}
+
+/// What decides, for whoever judges the names that are heard.
+fn judge(in_force: &Arc<InForce>, learned: &Learned) -> Arc<hearing::InForce> {
+    let [by_name, by_address, concerns] = [(); 3].map(|()| Arc::clone(in_force));
+    let learned = learned.at();
+    Arc::new(hearing::InForce {
+        generation: in_force.generation,
+        by_name: Box::new(move |key, name, layer| by_name.judge_name(key, name, layer)),
+        by_address: Box::new(move |key| by_address.judge_learned(key, learned(address_of(key)?)?)),
+        concerns: Box::new(move |mac| concerns.applies_by_name(mac)),
+    })
 }
 
 /// The remote address of a flow.
@@ -363,114 +597,112 @@ fn is_valid(said: &Temporary, now: f64) -> bool {
     said.until.is_none_or(|until| now < until)
 }
 
-/// The rules of each device at a time: of those that were seen, and of those that are named.
-fn who(
-    compiled: &Compiled,
-    config: &Config,
-    zone: &Zone,
-    devices: &[Device],
-    now: f64,
-) -> DeviceRules {
-    let seen: HashMap<[u8; 6], &Device> = devices
+/// The devices that were seen, by their addresses.
+fn seen(devices: &[Device]) -> HashMap<[u8; 6], &Device> {
+    devices
         .iter()
         .filter_map(|device| Some((device.mac?.octets(), device)))
-        .collect();
-    let named = config.policies.iter().flat_map(|policy| &policy.devices);
-    let named = named.filter_map(|selector| match selector {
-        DeviceSelector::Mac(mac) => Some(*mac),
-        _ => None,
-    });
-    let configured = config.devices.iter().map(|device| device.mac);
-    let all: BTreeSet<_> = seen
-        .keys()
-        .copied()
-        .chain(named)
-        .chain(configured)
-        .collect();
-    let default = compiled.default_rules(zone, now);
-    let devices = all
-        .into_iter()
-        .map(|mac| {
-            (
-                mac,
-                compiled.rules_of(&facts(mac, config, &seen), zone, now),
-            )
-        })
-        .filter(|(_, rules)| *rules != default)
-        .collect();
-    DeviceRules { devices, default }
+        .collect()
 }
 
 fn facts<'a>(
     mac: [u8; 6],
     config: &'a Config,
-    seen: &HashMap<[u8; 6], &'a Device>,
+    seen: Option<&'a Device>,
+    remembered: &'a Remembered,
 ) -> DeviceFacts<'a> {
     let said = config.devices.iter().find(|device| device.mac == mac);
-    let identity = seen.get(&mac).map(|device| &device.identity);
+    let identity = seen.map(|device| &device.identity);
     DeviceFacts {
         mac,
         name: said.and_then(|said| said.name.as_deref()),
         groups: said.map_or(&[], |said| &said.groups),
         vendor: said
             .and_then(|said| said.vendor.as_deref())
-            .or(identity.and_then(|identity| identity.vendor.as_deref())),
+            .or(identity.and_then(|identity| identity.vendor.as_deref()))
+            .or_else(|| remembered.vendor(mac)),
         kind: said
             .and_then(|said| said.kind)
-            .or(identity.map(|identity| identity.kind)),
+            .or(identity.map(|identity| identity.kind))
+            .or_else(|| remembered.kind(mac)),
     }
 }
 
 /// The device that is called so: by its MAC address, by its name in the configuration, or by the name
 /// that was found out.
 pub fn called(text: &str, config: &Config, devices: &[Device]) -> Option<Mac> {
+    all_called(text, config, devices).first().copied()
+}
+
+/// The devices that a command means. A name that is not in the configuration is one that was found out;
+/// it stands for the device that has it now, as it may have another one tomorrow.
+///
+/// # Errors
+/// No device is called so, several are, or none is in that group.
+pub fn meant(
+    selector: &DeviceSelector,
+    config: &Config,
+    devices: &[Device],
+) -> Result<DeviceSelector, String> {
+    let mut configured = config.devices.iter();
+    match selector {
+        DeviceSelector::Name(name)
+            if configured.all(|device| device.name.as_ref() != Some(name)) =>
+        {
+            match &*all_called(name, config, devices) {
+                [] => Err(format!(
+                    "no device is called `{}`, in the configuration of the daemon or by what was seen; \
+                     `sensor devices` lists those that were seen, `systemctl reload gateway-sensor` \
+                     takes a changed configuration",
+                    name
+                )),
+                [mac] => Ok(DeviceSelector::Mac(mac.octets())),
+                several => {
+                    let several = several.iter().map(|mac| mac_text(*mac));
+                    Err(format!(
+                        "several devices are called `{}`: say which by its MAC address, {}",
+                        name,
+                        several.collect::<Vec<_>>().join(" or ")
+                    ))
+                }
+            }
+        }
+        DeviceSelector::Group(group) if configured.all(|device| !device.groups.contains(group)) => {
+            Err(format!(
+                "no device is in the group `{}` in the configuration of the daemon; `systemctl reload \
+                 gateway-sensor` takes a changed one",
+                group
+            ))
+        }
+        _ => Ok(selector.clone()),
+    }
+}
+
+fn all_called(text: &str, config: &Config, devices: &[Device]) -> Vec<Mac> {
     if let Ok(DeviceSelector::Mac(mac)) = typed::devices(text, &[]) {
-        return Some(Mac::new(mac));
+        return vec![Mac::new(mac)];
     }
     let is_it = |name: Option<&String>| name.is_some_and(|name| name.eq_ignore_ascii_case(text));
     let mut configured = config.devices.iter();
-    let configured = configured.find(|device| is_it(device.name.as_ref()));
-    configured.map(|device| Mac::new(device.mac)).or_else(|| {
-        let mut seen = devices.iter();
-        seen.find(|device| is_it(device.identity.name.as_ref()))?
-            .mac
-    })
-}
-
-/// The facts of a device that is given by its MAC address or by its name in the configuration.
-pub fn facts_of<'a>(mac: Mac, config: &'a Config, devices: &'a [Device]) -> DeviceFacts<'a> {
-    let seen = devices
-        .iter()
-        .filter_map(|device| Some((device.mac?.octets(), device)))
-        .collect();
-    facts(mac.octets(), config, &seen)
-}
-
-fn read(file: &Path) -> anyhow::Result<Vec<Temporary>> {
-    match fs::read(file) {
-        Ok(text) => Ok(serde_json::from_slice(&text)?),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => Err(error.into()),
+    if let Some(device) = configured.find(|device| is_it(device.name.as_ref())) {
+        return vec![Mac::new(device.mac)];
     }
-}
-
-/// Old or new, whenever the power fails.
-fn write(file: &Path, temporary: &[Temporary]) -> anyhow::Result<()> {
-    let folder = file.parent().context("it is in no folder")?;
-    fs::create_dir_all(folder)?;
-    let new = file.with_extension("new");
-    let mut written = File::create(&new)?;
-    written.write_all(&serde_json::to_vec_pretty(temporary)?)?;
-    written.sync_all()?;
-    fs::rename(&new, file)?;
-    File::open(folder)?.sync_all()?;
-    Ok(())
+    let seen = devices.iter();
+    let seen = seen.filter(|device| is_it(device.identity.name.as_ref()));
+    seen.filter_map(|device| device.mac).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::{env, fs, path::Path};
+
+    use rustix::{
+        mount::{MountFlags, UnmountFlags, mount, unmount},
+        process::geteuid,
+    };
+
     use super::*;
-    use crate::config::Checked;
+    use crate::{config::Checked, source::kernel::enter_own_namespace};
 
     const NOW: f64 = 1_795_000_000.0;
 
@@ -495,6 +727,57 @@ mod tests {
     }
 
     #[test]
+    fn a_command_means_devices_that_the_daemon_knows() {
+        let text = "[[interface]]\nname = \"lan0\"\n[[device]]\nmac = \"02:00:00:00:00:01\"\n\
+                    name = \"Anna's phone\"\ngroups = [\"kids\"]\n";
+        let Checked { config, .. } =
+            Config::parse(text, Path::new("sensor.toml")).expect("it is valid");
+        let seen = |number, name: &str| {
+            let mut device = Device {
+                mac: Some(Mac::new([2, 0, 0, 0, 0, number])),
+                ..Device::default()
+            };
+            device.identity.name = Some(name.to_owned());
+            device
+        };
+        let devices = [
+            seen(1, "Pixel-6"),
+            seen(2, "Pixel-7"),
+            seen(3, "TV"),
+            seen(4, "TV"),
+        ];
+        let meant = |selector: DeviceSelector| meant(&selector, &config, &devices);
+        let name = |name: &str| meant(DeviceSelector::Name(name.to_owned()));
+        let group = |group: &str| meant(DeviceSelector::Group(group.to_owned()));
+        let mac = |number| Ok(DeviceSelector::Mac([2, 0, 0, 0, 0, number]));
+
+        let anna = DeviceSelector::Name("Anna's phone".to_owned());
+        assert_eq!(name("Anna's phone"), Ok(anna));
+        assert_eq!(name("anna's PHONE"), mac(1));
+        // By what it says of itself, as `explain` and `devices` take it.
+        assert_eq!(name("pixel-7"), mac(2));
+        assert_eq!(
+            called("pixel-7", &config, &devices),
+            Some(Mac::new([2, 0, 0, 0, 0, 2]))
+        );
+        let error = name("TV").expect_err("there are two");
+        assert!(
+            error.contains("02:00:00:00:00:03 or 02:00:00:00:00:04"),
+            "{error}"
+        );
+        let error = name("Bert's phone").expect_err("nobody has it");
+        assert!(
+            error.contains("no device is called `Bert's phone`"),
+            "{error}"
+        );
+        let kids = DeviceSelector::Group("kids".to_owned());
+        assert_eq!(group("kids"), Ok(kids));
+        assert!(group("parents").is_err_and(|error| error.contains("in the group `parents`")));
+        let vendor = DeviceSelector::Vendor("Nobody".to_owned());
+        assert_eq!(meant(vendor.clone()), Ok(vendor));
+    }
+
+    #[test]
     fn what_commands_said_outlives_the_daemon_until_it_is_over() -> anyhow::Result<()> {
         let folder = std::env::temp_dir().join(format!("sensor-said-{}", std::process::id()));
         let config = config(&folder);
@@ -504,7 +787,7 @@ mod tests {
             said("over.example", Some(NOW)),
             said("holds.example", Some(NOW + 0.5)),
         ];
-        write(&folder.join(FILE), &all)?;
+        state::write(&folder.join(FILE), &all[..])?;
         let kept = [all[0].clone(), all[2].clone()];
         assert_eq!(Enforcement::new(&config, NOW).temporary(), kept);
         assert_eq!(
@@ -515,6 +798,99 @@ mod tests {
         fs::write(folder.join(FILE), "[{\"domain\": \"for-e")?;
         assert_eq!(Enforcement::new(&config, NOW).temporary(), []);
         fs::remove_dir_all(&folder)?;
+        Ok(())
+    }
+
+    /// A BPF file system of the test's own: what is pinned there goes with it.
+    struct Pins(PathBuf);
+
+    impl Pins {
+        fn mount() -> anyhow::Result<Self> {
+            let folder = env::temp_dir().join(format!("sensor-learned-{}", std::process::id()));
+            fs::create_dir_all(&folder)?;
+            mount("bpf", &folder, "bpf", MountFlags::empty(), None)?;
+            Ok(Self(folder))
+        }
+    }
+
+    impl Drop for Pins {
+        fn drop(&mut self) {
+            let gone = unmount(&self.0, UnmountFlags::DETACH).map_err(std::io::Error::from);
+            if let Err(error) = gone.and_then(|()| fs::remove_dir(&self.0)) {
+                eprintln!("{}: {error}", self.0.display());
+            }
+        }
+    }
+
+    #[test]
+    fn the_kernel_forgets_the_blame_of_an_address() -> anyhow::Result<()> {
+        /// The start of the schedule.
+        const LATER: f64 = NOW + 60.0;
+        const OVER: f64 = NOW + 3_700.0;
+        if !geteuid().is_root() && env::var_os("CI").is_none() {
+            eprintln!("not run: tables in the kernel take root");
+            return Ok(());
+        }
+        enter_own_namespace()?;
+        let pins = Pins::mount()?;
+        let text = format!(
+            "[[interface]]\nname = \"lan0\"\n\
+             [daemon]\npin_directory = \"{}\"\ntime_zone = \"UTC\"\n\
+             [flow_table]\ncapacity = 1024\n[device_table]\ncapacity = 64\n\
+             [[policy]]\nname = \"blocked\"\ndomains = [\"blocked.test\"]\naction = \"reject\"\n\
+             [[policy]]\nname = \"later\"\nports = [\"tcp/9\"]\naction = \"reject\"\n\
+             schedule = [\"mon-sun 11:07-14:00\"]\n",
+            pins.0.join("pins").display()
+        );
+        let Checked { config, .. } =
+            Config::parse(&text, Path::new("sensor.toml")).expect("it is valid");
+        let mut kernel = Kernel::load(&config)?;
+        let (mut enforcement, mut names) = (Enforcement::new(&config, NOW), NamesAt::default());
+        let knowledge = Knowledge::default();
+        let at = |last: u8| IpAddr::from([192, 0, 2, last]);
+        let v6 = IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]);
+        fn circumstances<'a>(
+            kernel: &'a mut Kernel,
+            (config, knowledge): (&'a Config, &'a Knowledge),
+            names: &'a mut NamesAt,
+            now: f64,
+        ) -> Circumstances<'a> {
+            Circumstances {
+                kernel,
+                config,
+                knowledge,
+                devices: &[],
+                names,
+                now,
+            }
+        }
+        let by = (&config, &knowledge);
+        enforcement.install(circumstances(&mut kernel, by, &mut names, NOW))?;
+        for address in [at(1), at(2), v6] {
+            names.answer("blocked.test", address, 0, NOW);
+        }
+        enforcement.learn(&mut kernel, &mut names, NOW)?;
+        let blamed = |addresses: &[IpAddr]| -> HashMap<IpAddr, u64> {
+            addresses.iter().map(|address| (*address, 0b1)).collect()
+        };
+        assert_eq!(kernel.learned()?, blamed(&[at(1), at(2), v6]));
+
+        // In one tick an allowed name comes and rules begin to apply.
+        names.answer("allowed.test", at(1), 86_400, LATER);
+        names.answer("blocked.test", v6, 86_400, LATER);
+        enforcement.keep(circumstances(&mut kernel, by, &mut names, LATER))?;
+        assert_eq!(kernel.learned()?, blamed(&[at(2), v6]));
+
+        // Nothing comes any more, and time goes on.
+        enforcement.learn(&mut kernel, &mut names, OVER)?;
+        assert_eq!(kernel.learned()?, blamed(&[v6]));
+
+        // Others are learned again, by other rules.
+        enforcement.install(circumstances(&mut kernel, by, &mut names, OVER))?;
+        assert_eq!(kernel.learned()?, blamed(&[v6]));
+        names.answer("blocked.test", at(3), 0, OVER);
+        enforcement.learn(&mut kernel, &mut names, OVER)?;
+        assert_eq!(kernel.learned()?, blamed(&[at(3), v6]));
         Ok(())
     }
 }

@@ -13,6 +13,8 @@ pub mod model;
 pub mod pipeline;
 pub mod policy;
 pub mod record;
+pub mod remembered;
 pub mod sink;
 pub mod source;
+mod state;
 pub mod supervisor;

@@ -158,6 +158,8 @@ pub struct NameTables {
     pub list_names: u64,
     /// Addresses that DNS answers gave a name and that left to make room.
     pub addresses_evicted: u64,
+    /// Names at addresses that left to make room, or found none.
+    pub names_evicted: u64,
     /// Parties.
     pub parties: u64,
     /// Flows booked to `other` because their party had no room.
@@ -175,6 +177,8 @@ pub struct Judging {
     pub unread: Vec<UnreadFlows>,
     /// Records of what was heard that were lost, because those who count were behind.
     pub records_lost: u64,
+    /// Servers of refused connections that could not be told: they wait until they lose patience.
+    pub resets_failed: u64,
 }
 
 /// How long verdicts took.
@@ -405,7 +409,7 @@ pub struct PolicyState {
     pub held: u64,
     /// Flows whose time to wait was over before there was a verdict.
     pub hold_expired: u64,
-    /// The lists that policies name.
+    /// The files that policies may ask.
     pub lists: Vec<PolicyList>,
     /// Reloads that took effect since the tables were made.
     pub reloads: u64,
@@ -413,19 +417,21 @@ pub struct PolicyState {
     pub reloads_refused: u64,
 }
 
-/// A list that policies name.
+/// A file that policies may ask: a list, or a database of networks.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct PolicyList {
     /// The file.
     pub list: String,
-    /// Names in it that are used.
-    pub names: u64,
-    /// Lines that are not used.
-    pub bad_lines: u64,
-    /// When the file was written, in seconds since the Unix epoch.
+    /// Names in it that are used; `None`: it is no list.
+    pub names: Option<u64>,
+    /// Lines that are not used; `None`: it is no list.
+    pub bad_lines: Option<u64>,
+    /// When the file was written, in seconds since the Unix epoch; 0 where it could never be read.
     pub modified: f64,
-    /// It could not be read the last time: what it had before is in force.
+    /// It could not be read the last time: what it had before, if anything, is in force.
     pub kept: bool,
+    /// It has no place in the kernel's tables: nothing of it is in force but its exceptions.
+    pub left_out: bool,
 }
 
 /// The ticks so far.
@@ -597,6 +603,21 @@ pub struct Conclusion {
     pub confidence: f32,
     /// What all this was concluded from, the most trusted source first.
     pub evidence: Vec<EvidenceLine>,
+}
+
+impl Conclusion {
+    /// The lesser confidence of kind and vendor, of those that are known; 0 where neither is.
+    pub fn least_confidence(&self) -> f32 {
+        let known = [
+            (self.kind != Kind::Unknown, self.kind_confidence),
+            (self.vendor.is_some(), self.vendor_confidence),
+        ];
+        let known = known.iter().filter(|(is_known, _)| *is_known);
+        known
+            .map(|(_, sure)| *sure)
+            .reduce(f32::min)
+            .unwrap_or_default()
+    }
 }
 
 /// One thing that was seen of a device, and one thing that it suggests.

@@ -6,6 +6,7 @@
 //! Everything ends when the stop channel's sender is dropped.
 
 mod listener;
+mod mending;
 mod resets;
 
 use std::{
@@ -30,11 +31,12 @@ use crate::{
         Aggregate, action, flow,
         knowledge::{Knowledge, overrides},
         mac_text,
+        names_at::NamesAt,
     },
     asked::{self, Question, Told},
     cli,
-    config::{Checked, Config, typed},
-    enforcement::Enforcement,
+    config::{Checked, Config, DeviceSelector, Level, typed},
+    enforcement::{self, Circumstances, Enforcement},
     health::Health,
     model::{Snapshot, Ticks},
     policy::Temporary,
@@ -44,6 +46,7 @@ use crate::{
     supervisor::Supervisor,
 };
 use listener::{Line, Listener, listen};
+use mending::Mending;
 
 /// What the task that owns the kernel's side is told.
 enum Command {
@@ -77,7 +80,7 @@ pub async fn run(file: &Path, config: Config) -> anyhow::Result<()> {
     let supervisor = Arc::new(Supervisor::from_environment());
 
     let begun = unix_time();
-    let started = Started::start(config).await?;
+    let mut started = Started::start(config).await?;
     let health = Health::new(
         STALE_AFTER.max(started.config.daemon.tick * 5),
         Instant::now(),
@@ -88,6 +91,10 @@ pub async fn run(file: &Path, config: Config) -> anyhow::Result<()> {
 
     let mut tasks = JoinSet::new();
     let line = Arc::new(Line::new(started.enforcement.judge())?);
+    started.enforcement.tell({
+        let line = Arc::clone(&line);
+        move |in_force| line.publish(in_force)
+    });
     let thread = Listener::new(
         started.samples,
         started.verdicts,
@@ -147,6 +154,7 @@ pub async fn run(file: &Path, config: Config) -> anyhow::Result<()> {
         line,
         ticks: Ticks::default(),
         said: HashMap::new(),
+        mending: Mending::default(),
         health,
         publish,
     };
@@ -187,7 +195,7 @@ impl Started {
         let loaded = spawn_blocking(move || {
             let mut kernel = Kernel::load(&config)?;
             let tables_made = kernel.tables_made();
-            let knowledge = Knowledge::load(&config.parties, &config.lists);
+            let knowledge = Knowledge::load(&config.parties, &config.lists, None);
             let mut enforcement = Enforcement::new(&config, unix_time());
             match begin(&mut kernel, &config, &knowledge, &mut enforcement) {
                 Ok(()) => Ok((kernel, config, Arc::new(knowledge), enforcement)),
@@ -234,7 +242,14 @@ fn begin(
     knowledge: &Knowledge,
     enforcement: &mut Enforcement,
 ) -> anyhow::Result<()> {
-    let installed = enforcement.install(kernel, config, knowledge, &[], unix_time())?;
+    let installed = enforcement.start(Circumstances {
+        kernel,
+        config,
+        knowledge,
+        devices: &[],
+        names: &mut NamesAt::default(),
+        now: unix_time(),
+    })?;
     kernel.set_watched_payloads(config.names.segments);
     kernel.set_hold(config.names.hold);
     kernel.tidy(config);
@@ -285,6 +300,7 @@ struct Owner {
     ticks: Ticks,
     /// What was said last about an interface that cannot be had.
     said: HashMap<String, String>,
+    mending: Mending,
     health: Health,
     publish: watch::Sender<Arc<Snapshot>>,
 }
@@ -325,6 +341,7 @@ impl Owner {
         }
         let pin_directory = self.config.daemon.pin_directory.clone();
         let keep_running = self.config.daemon.keep_running;
+        self.enforcement.end(unix_time());
         drop(self);
         if keep_running {
             tracing::info!(
@@ -353,6 +370,7 @@ impl Owner {
             None => {
                 // An interface may have come without a notice that was heard.
                 self.look_at_links();
+                self.look_at_files();
                 self.tick()?;
             }
             Some(Command::Reload(config)) => {
@@ -393,20 +411,17 @@ impl Owner {
         self.line.reaped(reaped);
         read?;
         let mut snapshot = aggregate.snapshot(self.ticks);
-        let changed = self.enforcement.keep(
-            &mut self.kernel,
-            &self.config,
-            &self.knowledge,
-            &snapshot.devices,
+        self.enforcement.recall(&mut snapshot.devices, now);
+        self.enforcement.keep(Circumstances {
+            kernel: &mut self.kernel,
+            config: &self.config,
+            knowledge: &self.knowledge,
+            devices: &snapshot.devices,
+            names: self.aggregate.names_at(),
             now,
-        )?;
-        if changed {
-            self.line.publish(self.enforcement.judge());
-        }
-        self.enforcement
-            .learn(&mut self.kernel, self.aggregate.names_at(), changed, now)?;
+        })?;
         snapshot.judging = self.line.judging();
-        snapshot.policy.lists = self.enforcement.shown_lists();
+        snapshot.policy.lists = self.enforcement.shown_lists(&self.knowledge);
         let said = self.enforcement.temporary().iter();
         snapshot.commands = said.map(Temporary::shown).collect();
         let spent = cpu_time().saturating_sub(before);
@@ -467,12 +482,16 @@ impl Owner {
                 cli::print_flows(&mut text, &flows, *args, now)?;
             }
             Question::Explain(args) => {
-                let devices = Arc::clone(&self.publish.borrow());
-                let deciding = self
-                    .enforcement
-                    .deciding(&self.config, &self.knowledge, now);
-                let told: Told = cli::explained(args, &self.config, &devices.devices, &deciding)
-                    .map_err(|error| format!("{error:#}"));
+                let devices = self.now()?;
+                let told: Told = cli::explained(
+                    args,
+                    &self.config,
+                    &self.knowledge,
+                    &self.enforcement,
+                    &devices.devices,
+                    now,
+                )
+                .map_err(|error| format!("{error:#}"));
                 return Ok(serde_json::to_string(&told)?);
             }
             Question::Say {
@@ -480,9 +499,14 @@ impl Owner {
                 holds_for,
                 blocks,
             } => {
+                self.tick()?;
+                let device = match self.meant(said.device.as_ref()) {
+                    Ok(device) => device,
+                    Err(error) => return Ok(serde_json::to_string(&Told::Err(error))?),
+                };
                 let said = Temporary {
                     domain: said.domain.clone(),
-                    device: said.device.clone(),
+                    device,
                     blocks: *blocks,
                     since: now,
                     until: holds_for.map(|seconds| now + seconds as f64),
@@ -490,65 +514,79 @@ impl Owner {
                 return Ok(serde_json::to_string(&self.say(said))?);
             }
             Question::Forget(said) => {
+                self.tick()?;
                 return Ok(serde_json::to_string(&self.forget(said, now))?);
             }
         }
         Ok(String::from_utf8_lossy(&text).into_owned())
     }
 
+    /// The devices that a command means, as this daemon knows them.
+    fn meant(&self, device: Option<&DeviceSelector>) -> Result<Option<DeviceSelector>, String> {
+        let devices = Arc::clone(&self.publish.borrow());
+        device
+            .map(|device| enforcement::meant(device, &self.config, &devices.devices))
+            .transpose()
+    }
+
     /// Has a command say something; it is in force when this returns.
     fn say(&mut self, said: Temporary) -> Told {
         let devices = Arc::clone(&self.publish.borrow());
         let shown = said.shown();
-        let result = self.enforcement.say(
-            said,
-            &mut self.kernel,
-            &self.config,
-            &self.knowledge,
-            &devices.devices,
-        );
-        // Where it cannot be kept, it is in force all the same.
-        self.changed();
+        let allowed = (!said.blocks).then(|| said.device.clone());
+        let now = said.since;
+        let circumstances = Circumstances {
+            kernel: &mut self.kernel,
+            config: &self.config,
+            knowledge: &self.knowledge,
+            devices: &devices.devices,
+            names: self.aggregate.names_at(),
+            now,
+        };
+        let result = self.enforcement.say(said, circumstances);
         result.map_err(|error| format!("{error:#}"))?;
         let mut text = Vec::new();
         cli::print_said(&mut text, &shown, self.enforcement.zone())
             .map_err(|error| error.to_string())?;
-        Ok(String::from_utf8_lossy(&text).into_owned())
-    }
-
-    /// Tells whoever judges that other policies are in force, and the kernel what is known of
-    /// addresses under them.
-    fn changed(&mut self) {
-        self.line.publish(self.enforcement.judge());
-        let names = self.aggregate.names_at();
-        let learned = self
-            .enforcement
-            .learn(&mut self.kernel, names, true, unix_time());
-        if let Err(error) = learned {
-            tracing::error!("what is known of addresses is not in force: {error:#}");
+        if let Some(device) = allowed {
+            let refused = self.enforcement.refused_before_a_name(
+                device.as_ref(),
+                &self.config,
+                &self.knowledge,
+                &devices.devices,
+                now,
+            );
+            cli::print_refused_before(&mut text, &refused).map_err(|error| error.to_string())?;
         }
+        Ok(String::from_utf8_lossy(&text).into_owned())
     }
 
     /// Takes back what a command said.
     fn forget(&mut self, said: &asked::Said, now: f64) -> Told {
+        let mut all_said = self.enforcement.temporary().iter();
+        let device = match all_said
+            .any(|other| other.domain == said.domain && other.device == said.device)
+        {
+            true => said.device.clone(),
+            false => self.meant(said.device.as_ref())?,
+        };
         let devices = Arc::clone(&self.publish.borrow());
-        let result = self.enforcement.forget(
-            &said.domain,
-            said.device.as_ref(),
-            &mut self.kernel,
-            &self.config,
-            &self.knowledge,
-            &devices.devices,
+        let circumstances = Circumstances {
+            kernel: &mut self.kernel,
+            config: &self.config,
+            knowledge: &self.knowledge,
+            devices: &devices.devices,
+            names: self.aggregate.names_at(),
             now,
-        );
-        self.changed();
+        };
+        let result = (self.enforcement).forget(&said.domain, device.as_ref(), circumstances);
         let forgotten = result
             .map_err(|error| format!("{error:#}"))?
             .ok_or_else(|| {
                 format!(
                     "no command said anything of {} for {}; `sensor status` lists what they said",
                     said.domain,
-                    match &said.device {
+                    match &device {
                         Some(device) => typed::devices_text(device),
                         None => "all devices".to_owned(),
                     }
@@ -604,17 +642,30 @@ impl Owner {
         }
     }
 
+    /// Tries lists and databases again that could not be used and have changed.
+    fn look_at_files(&mut self) {
+        let unusable = self.enforcement.unusable(&self.knowledge);
+        if self.mending.is_due(unusable, Instant::now()) {
+            tracing::info!(
+                "a list or database that could not be used has changed: all are read anew"
+            );
+            self.reload(self.config.clone());
+        }
+    }
+
     /// Puts a new configuration in force, or keeps the old one and says why.
     fn reload(&mut self, config: Config) {
-        let knowledge = Arc::new(Knowledge::load(&config.parties, &config.lists));
+        let before = Some(&*self.knowledge);
+        let knowledge = Arc::new(Knowledge::load(&config.parties, &config.lists, before));
         let devices = Arc::clone(&self.publish.borrow());
-        let installed = self.enforcement.install(
-            &mut self.kernel,
-            &config,
-            &knowledge,
-            &devices.devices,
-            unix_time(),
-        );
+        let installed = self.enforcement.install(Circumstances {
+            kernel: &mut self.kernel,
+            config: &config,
+            knowledge: &knowledge,
+            devices: &devices.devices,
+            names: self.aggregate.names_at(),
+            now: unix_time(),
+        });
         let installed = match installed {
             Ok(installed) => installed,
             Err(error) => {
@@ -623,9 +674,10 @@ impl Owner {
                 return;
             }
         };
-        self.line.publish(self.enforcement.judge());
         self.kernel.count_reload(true);
-        self.keep_what_needs_a_start(&config);
+        for (key, when) in later(&self.config, &config) {
+            tracing::warn!("{key} has changed: it takes effect {when}");
+        }
         for interface in &self.config.interfaces {
             if !config
                 .interfaces
@@ -659,10 +711,14 @@ impl Owner {
         self.aggregate
             .learn(Arc::clone(&knowledge), overrides(&config));
         self.knowledge = knowledge;
-        self.changed();
-        let daemon = self.config.daemon.clone();
-        self.config = config;
-        self.config.daemon.pin_directory = daemon.pin_directory;
+        let old = std::mem::replace(&mut self.config, config);
+        // What has not changed yet is told at the next reload too.
+        let daemon = &mut self.config.daemon;
+        daemon.listen = old.daemon.listen;
+        daemon.pin_directory = old.daemon.pin_directory;
+        daemon.state_directory = old.daemon.state_directory;
+        self.config.flow_table.capacity = old.flow_table.capacity;
+        self.config.device_table = old.device_table;
         self.look_at_links();
         tracing::info!(
             "configuration reloaded: {} policies, {} names, {} prefixes, generation {}",
@@ -672,37 +728,38 @@ impl Owner {
             installed.generation
         );
     }
+}
 
-    fn keep_what_needs_a_start(&self, new: &Config) {
-        let old = &self.config;
-        const START: &str = "at the next start";
-        const UNLOAD: &str = "after `sensor unload`, which starts the counters at zero";
-        let changed = [
-            (
-                "daemon.listen",
-                START,
-                new.daemon.listen != old.daemon.listen,
-            ),
-            (
-                "daemon.pin_directory",
-                START,
-                new.daemon.pin_directory != old.daemon.pin_directory,
-            ),
-            (
-                "flow_table.capacity",
-                UNLOAD,
-                new.flow_table.capacity != old.flow_table.capacity,
-            ),
-            (
-                "device_table.capacity",
-                UNLOAD,
-                new.device_table.capacity != old.device_table.capacity,
-            ),
-        ];
-        for (key, when, _) in changed.into_iter().filter(|(.., changed)| *changed) {
-            tracing::warn!("{key} has changed: it takes effect {when}");
-        }
-    }
+/// The keys that have changed and take effect later, and when.
+fn later(old: &Config, new: &Config) -> Vec<(&'static str, &'static str)> {
+    const START: &str = "at the next start";
+    const UNLOAD: &str = "after `sensor unload`, which starts the counters at zero";
+    let (old_daemon, daemon) = (&old.daemon, &new.daemon);
+    let keys = [
+        ("daemon.listen", START, daemon.listen != old_daemon.listen),
+        (
+            "daemon.pin_directory",
+            START,
+            daemon.pin_directory != old_daemon.pin_directory,
+        ),
+        (
+            "daemon.state_directory",
+            START,
+            daemon.state_directory != old_daemon.state_directory,
+        ),
+        (
+            "flow_table.capacity",
+            UNLOAD,
+            new.flow_table.capacity != old.flow_table.capacity,
+        ),
+        (
+            "device_table.capacity",
+            UNLOAD,
+            new.device_table.capacity != old.device_table.capacity,
+        ),
+    ];
+    let changed = keys.into_iter().filter(|(.., has_changed)| *has_changed);
+    changed.map(|(key, when, _)| (key, when)).collect()
 }
 
 /// Seconds since the Unix epoch.
@@ -841,9 +898,12 @@ async fn reload(
         }
         supervisor.reloading();
         let command = match Config::load(&file) {
-            Ok(Checked { config, warnings }) => {
-                if !warnings.is_empty() {
-                    tracing::warn!("{warnings}");
+            Ok(Checked { config, problems }) => {
+                // A file that cannot be used is no reason to do without the rest.
+                if problems.count(Level::Error) > 0 {
+                    tracing::error!("{problems}");
+                } else if !problems.is_empty() {
+                    tracing::warn!("{problems}");
                 }
                 Command::Reload(Box::new(config))
             }
@@ -855,5 +915,43 @@ async fn reload(
         if commands.send(command).await.is_err() {
             return Ok(());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_reload_does_not_change_is_told() {
+        let parse = |text: &str| {
+            let text = format!("[[interface]]\nname = \"lan0\"\n{text}");
+            let checked = Config::parse(&text, Path::new("sensor.toml")).expect("it is valid");
+            checked.config
+        };
+        let old = parse("");
+        let keys = |text: &str| {
+            let later = later(&old, &parse(text));
+            later.iter().map(|(key, _)| *key).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            keys(
+                "[daemon]\nlisten = \"127.0.0.1:1\"\npin_directory = \"/sys/fs/bpf/a\"\n\
+                 state_directory = \"/a\"\n[flow_table]\ncapacity = 64\n[device_table]\n\
+                 capacity = 1\n"
+            ),
+            [
+                "daemon.listen",
+                "daemon.pin_directory",
+                "daemon.state_directory",
+                "flow_table.capacity",
+                "device_table.capacity",
+            ]
+        );
+        let others = "[daemon]\ntick = \"2s\"\nkeep_running = false\n\
+                      time_zone = \"Europe/Berlin\"\n[flow_table]\nidle_after = \"1m\"\n\
+                      [names]\nsegments = 2\nhold = \"5ms\"\n[parties]\ntop = 2\n\
+                      [[policy]]\nname = \"a\"\nports = [1]\n";
+        assert_eq!(keys(others), [""; 0]);
     }
 }

@@ -28,7 +28,7 @@ const FILE: &str = "sensor.toml";
 
 fn printed(text: &str) -> String {
     match Config::parse(text, Path::new(FILE)) {
-        Ok(checked) => checked.warnings.to_string(),
+        Ok(checked) => checked.problems.to_string(),
         Err(problems) => problems.to_string(),
     }
 }
@@ -56,7 +56,7 @@ fn each_problem_is_told_in_its_words() {
 fn the_least_configuration_has_the_documented_defaults() {
     let text = "[[interface]]\nname = \"br-lan\"\n";
     let checked = Config::parse(text, Path::new(FILE)).unwrap();
-    assert!(checked.warnings.is_empty());
+    assert!(checked.problems.is_empty());
     let expected = Config {
         interfaces: vec![Interface {
             name: "br-lan".to_owned(),
@@ -330,7 +330,7 @@ fn every_key_is_read() {
 fn the_example_that_is_shipped_is_valid() {
     let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../deploy/sensor.toml");
     match Config::load(&file) {
-        Ok(checked) => assert!(checked.warnings.is_empty(), "{}", checked.warnings),
+        Ok(checked) => assert!(checked.problems.is_empty(), "{}", checked.problems),
         Err(problems) => panic!("{problems}"),
     }
 }
@@ -362,7 +362,7 @@ fn the_example_shows_every_key_of_a_policy_and_is_valid_with_all_of_them() {
         Ok(checked) => checked,
         Err(problems) => panic!("{problems}"),
     };
-    assert!(checked.warnings.is_empty(), "{}", checked.warnings);
+    assert!(checked.problems.is_empty(), "{}", checked.problems);
     let config = checked.config;
     assert!(config.daemon.time_zone.is_some());
     assert!(!config.parties.networks.is_empty());
@@ -423,7 +423,7 @@ fn printed_with_files(name: &str, files: &[(&str, &[u8])], text: &str) -> String
     let file = folder.join(FILE);
     fs::write(&file, text.replace("FOLDER", folder_text)).unwrap();
     let printed = match Config::load(&file) {
-        Ok(checked) => checked.warnings.to_string(),
+        Ok(checked) => checked.problems.to_string(),
         Err(problems) => problems.to_string(),
     };
     fs::remove_dir_all(&folder).unwrap();
@@ -497,12 +497,13 @@ lists = ["FOLDER/good.txt", "FOLDER/none.txt", "FOLDER/bad.txt", "FOLDER/empty.t
 [[policy]]
 name = "b"
 devices = ["02:00:00:00:00:02"]
-lists = ["FOLDER/bad.txt", "FOLDER/none.txt", "FOLDER", "FOLDER/both.txt"]
+lists = ["FOLDER/bad.txt", "FOLDER/none.txt", "FOLDER", "FOLDER/both.txt", "FOLDER/page.txt"]
 [[list]]
 file = "FOLDER/both.txt"
 owner = "Example"
 "#;
-    let files: [(&str, &[u8]); 4] = [
+    let files: [(&str, &[u8]); 5] = [
+        ("page.txt", b"<html>\n<p>Please sign in.</p>\n</html>\n"),
         ("good.txt", b"example.com\n@@||www.example.com^\n"),
         ("bad.txt", b"a.example\nword\n\xff\xfe\n192.0.2.1\n"),
         ("empty.txt", b"# none\n"),
@@ -513,6 +514,9 @@ owner = "Example"
     for part in [
         "error: the list `FOLDER/none.txt` does not exist\n --> FOLDER/sensor.toml:7:",
         "error: the list `FOLDER` is not a file\n",
+        "error: no line of the list `FOLDER/page.txt` can be used\n",
+        "line 1: `<html>` ",
+        "line 3: `</html>` ",
         "warning: `FOLDER/bad.txt` has 3 lines that are not used",
         "line 2: `word` is one word",
         "line 3: `��` has letters beyond ASCII",
@@ -522,8 +526,95 @@ owner = "Example"
     ] {
         assert!(printed.contains(part), "no {part:?} in\n{printed}");
     }
-    assert_eq!(printed.matches("error: ").count(), 2, "{printed}");
+    assert_eq!(printed.matches("error: ").count(), 3, "{printed}");
     assert_eq!(printed.matches("warning: ").count(), 3, "{printed}");
+}
+
+#[test]
+fn a_file_that_policies_ask_is_an_error_where_it_cannot_be_used_and_all_else_works() {
+    let folder = env::temp_dir().join(format!("sensor-config-asked-{}", std::process::id()));
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("page.txt"), "<html>\n").unwrap();
+    fs::write(folder.join("cut.mmdb"), "cut").unwrap();
+    let file = folder.join(FILE);
+    let load = |policy: &str| {
+        let text = format!(
+            "[[interface]]\nname = \"lan0\"\n[[list]]\nfile = \"FOLDER/none.txt\"\n\
+             category = \"advertising\"\n[[list]]\nfile = \"FOLDER/page.txt\"\n\
+             owner = \"Example\"\n[parties]\nnetworks = [\"FOLDER/none.mmdb\", \
+             \"FOLDER/cut.mmdb\"]\n[[policy]]\nname = \"a\"\n{policy}\n"
+        );
+        fs::write(&file, text.replace("FOLDER", folder.to_str().unwrap())).unwrap();
+        let checked = Config::load(&file).unwrap();
+        assert_eq!(checked.config.policies.len(), 1);
+        let messages = checked.problems.list().iter();
+        let messages = messages.filter(|problem| problem.level == Level::Error);
+        let folder = format!("{}/", folder.display());
+        let messages = messages.map(|problem| problem.message.replace(&folder, ""));
+        messages.collect::<Vec<_>>()
+    };
+    assert_eq!(load("ports = [1]"), [""; 0]);
+    let lists = [
+        "the list `none.txt` does not exist",
+        "no line of the list `page.txt` can be used",
+    ];
+    for policy in [
+        "category = \"advertising\"",
+        "owner = \"Example\"",
+        "encrypted_dns = \"reject\"",
+    ] {
+        assert_eq!(load(policy), lists, "{policy}");
+    }
+    let networks = [
+        "the database `none.mmdb` does not exist",
+        "`cut.mmdb` is no database of networks",
+    ];
+    for policy in ["country = \"CN\"", "network = \"AS45102\""] {
+        assert_eq!(load(policy), networks, "{policy}");
+    }
+    let missing = load("lists = [\"FOLDER/gone.txt\"]");
+    assert!(missing.contains(&"the list `gone.txt` does not exist".to_owned()));
+    assert_eq!(missing.len(), 3);
+    fs::remove_dir_all(&folder).unwrap();
+}
+
+#[test]
+fn a_half_edited_file_tells_where_the_sensor_is_or_is_refused() {
+    let file = env::temp_dir().join(format!("sensor-config-half-{}.toml", std::process::id()));
+    let glance = |text: &str| {
+        fs::write(&file, text).unwrap();
+        let checked = Config::glance(&file).ok()?;
+        let pins = checked.config.daemon.pin_directory.display().to_string();
+        Some((pins, checked.problems.count(Level::Error)))
+    };
+    let default = || "/sys/fs/bpf/gateway-sensor".to_owned();
+    let lan = "[[interface]]\nname = \"lan0\"\n";
+    let pins = "[daemon]\npin_directory = \"/sys/fs/bpf/lab\"\n";
+    let lab = || "/sys/fs/bpf/lab".to_owned();
+    let list = "[[policy]]\nname = \"a\"\nlists = [\"/nowhere/at-all.txt\"]\n";
+    for (text, expected) in [
+        (format!("{lan}{list}"), Some((default(), 0))),
+        (format!("{lan}{pins}{list}"), Some((lab(), 0))),
+        // Errors elsewhere.
+        (String::new(), Some((default(), 1))),
+        (format!("{pins}{list}"), Some((lab(), 1))),
+        (format!("{lan}{pins}{list}action = \"rej"), Some((lab(), 1))),
+        (format!("{lan}{list}action = \"rej"), Some((default(), 1))),
+        (
+            format!("{lan}# pin_directory = \"/a\"\naction = \"rej"),
+            Some((default(), 1)),
+        ),
+        // Errors in that, or so that it is lost.
+        (lan.to_owned() + &pins.replace("/sys", "sys"), None),
+        (lan.to_owned() + &pins.replace("lab\"", "lab"), None),
+        (lan.to_owned() + &pins.replace(']', ""), None),
+        (format!("{lan}x = \"\"\"\n{pins}"), None),
+        (lan.to_owned() + &pins.replace("daemon", "deamon"), None),
+    ] {
+        assert_eq!(glance(&text), expected, "{text}");
+    }
+    fs::remove_file(&file).unwrap();
+    assert!(Config::glance(&file).is_err());
 }
 
 #[test]
@@ -662,7 +753,7 @@ fn a_hundred_thousand_prefixes_are_read_at_once() {
     let start = Instant::now();
     let checked = Config::parse(&text, Path::new(FILE)).unwrap();
     assert_eq!(checked.config.policies[0].remotes.len(), 100_000);
-    assert!(checked.warnings.is_empty());
+    assert!(checked.problems.is_empty());
     assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
 }
 

@@ -37,6 +37,9 @@ const TABLE: &str = include_str!("evasion.tsv");
 const V4: &str = BLOCKED.addresses[0];
 const V6: &str = BLOCKED.addresses[1];
 
+/// How long a client waits where the server is to read in between.
+const BETWEEN: Duration = Duration::from_millis(50);
+
 /// What is sent for a line, and whether the server answered it.
 type Try = fn(&Bench, &str) -> Result<bool>;
 
@@ -227,11 +230,12 @@ const LINES: &[(&str, Try)] = &[
         let (target, said) = bench.plain(name);
         let place = place_of(name.as_bytes(), &said) + 4;
         bench.http_by(&target, name, |connection| {
+            // The server's reader takes a read that ends at the urgent octet for the last there is,
+            // and waits for what comes next.
             connection.say(0, &said[..place]);
-            // The server is to read up to the mark first: it takes a short piece for all there is.
-            thread::sleep(Duration::from_millis(50));
+            thread::sleep(BETWEEN);
             connection.say_urgently(place, b"x");
-            thread::sleep(Duration::from_millis(50));
+            thread::sleep(BETWEEN);
             connection.say(place + 1, &said[place..]);
         })
     }),

@@ -25,12 +25,17 @@ use daemon::{Daemon, LIMIT, Metrics, SENSOR, Settings, run, run_by};
 
 /// A lab without devices; `None` where there can be none and nobody insists.
 fn lab() -> Option<Lab> {
+    lab_of(Options::default())
+}
+
+/// As [`lab`], of another kind.
+fn lab_of(options: Options) -> Option<Lab> {
     if !geteuid().is_root() && env::var_os("CI").is_none() {
         eprintln!("not run: namespaces and programs in the kernel take root");
         return None;
     }
     setup::ensure(&[Need::Lab]).expect("the lab's programs");
-    Some(Lab::start(Options::default()).expect("a lab"))
+    Some(Lab::start(options).expect("a lab"))
 }
 
 /// That a pin directory has nothing in it, as only the gateway can see.
@@ -284,14 +289,15 @@ fn too_little_privilege_is_said() {
     fs::copy(SENSOR, &program).expect("a copy");
     let file = folder.join("sensor.toml");
     fs::write(&file, settings.text()).expect("a configuration");
-    let as_nobody = |word: &str| {
+    let as_nobody = |words: &str| {
         let program = program.display().to_string();
         let file = file.display().to_string();
         let mut command = lab.gateway.command(
             "setpriv",
             ["--reuid=65534", "--regid=65534", "--clear-groups"],
         );
-        command.args([&program, "--config", &file, word]);
+        command.args([&program, "--config", &file]);
+        command.args(words.split(' '));
         let output = command.output().expect("setpriv");
         daemon::Ended {
             code: output.status.code(),
@@ -323,7 +329,39 @@ fn too_little_privilege_is_said() {
             ended.said
         );
     }
+    // Nor is a daemon that does not answer none, or what is kept from this user not in force.
+    run(&lab, &settings, &["block", "a.example"]).fine();
+    let said = as_nobody(&format!("explain {} a.example", wire::DEVICE_MAC)).fine();
+    for sentence in [
+        "or none that answers you, so ask as root",
+        "said is left out",
+    ] {
+        assert!(said.contains(sentence), "{said}");
+    }
     fs::remove_dir_all(&folder).expect("removed");
+}
+
+#[test]
+fn the_capabilities_of_the_unit_are_enough() {
+    let Some(lab) = lab() else { return };
+    wire::lay(&lab.gateway, "one");
+    let settings = Settings::new(&lab, &["one"]);
+    let unit = include_str!("../../deploy/systemd/gateway-sensor.service");
+    let of_unit = unit
+        .lines()
+        .find_map(|line| line.strip_prefix("CapabilityBoundingSet="))
+        .expect("the unit says which");
+    let bounding: String = of_unit
+        .split(' ')
+        .map(|name| name.replace("CAP_", ",+").to_lowercase())
+        .collect();
+    let set = format!("--bounding-set=-all{bounding}");
+    let word = |word| lab.gateway.command("setpriv", [set.as_str(), SENSOR, word]);
+    run_by(&lab, &settings, word("doctor")).fine();
+    // One less is told.
+    let less = set.replace(",+net_raw", "");
+    let less = lab.gateway.command("setpriv", [&less, SENSOR, "doctor"]);
+    run_by(&lab, &settings, less).refused("servers of refused connections wait");
 }
 
 #[test]
@@ -477,6 +515,71 @@ fn what_is_told_to_stay_filters_and_counts_without_the_daemon() {
 }
 
 #[test]
+fn a_policy_by_kind_holds_from_the_first_moment_of_a_restart() {
+    let redmi = Options {
+        phone: lab::Phone::Redmi,
+        ..Options::default()
+    };
+    let Some(mut lab) = lab_of(redmi) else { return };
+    let policy = no_tracker().replace(
+        "remotes",
+        "devices = [\"kind:phone\", \"vendor:Nobody\"]\nremotes",
+    );
+    let configuration = lab.configuration(&policy);
+    let start = |lab: &Lab| lab.sensor(Path::new(SENSOR), &configuration);
+    let mut sensor = start(&lab).expect("a sensor");
+    // Its DHCP client says what it is, once in half an hour.
+    lab.plug(Device::Phone).expect("a phone");
+    lab::wait_until("taken for a phone", LIMIT, || tracker_refused(&lab.phone))
+        .expect("a policy by kind");
+    let file = lab.gateway.folder.join("state/devices.json");
+    let kept = || fs::read_to_string(&file).is_ok_and(|text| text.contains("\"phone\""));
+    lab::wait_until("kept", LIMIT, kept).expect("a file");
+
+    for end in ["killed", "stopped"] {
+        let stop = AtomicBool::new(false);
+        let attempts = AtomicU64::new(0);
+        sensor = thread::scope(|scope| {
+            let refused = scope.spawn(|| {
+                let mut refused = true;
+                while refused && !stop.load(Ordering::Relaxed) {
+                    refused = tracker_refused(&lab.phone);
+                    attempts.fetch_add(1, Ordering::Relaxed);
+                }
+                refused
+            });
+            match end {
+                "killed" => sensor.process.kill().expect("running"),
+                _ => drop(sensor.process.stop().expect("running")),
+            }
+            let sensor = start(&lab);
+            // Several ticks.
+            thread::sleep(Duration::from_secs(3));
+            stop.store(true, Ordering::Relaxed);
+            assert!(refused.join().expect("it does not panic"), "{end}");
+            sensor.expect("a sensor")
+        });
+        assert!(attempts.into_inner() > 10, "{end}");
+    }
+    // Who asks is told from what it is known.
+    let known = sensor.json(&lab, "devices").expect("devices");
+    let phone = known.as_array().expect("devices").iter();
+    let phone = phone.filter(|device| device["device"] == lab::REDMI_MAC);
+    let phone: Vec<_> = phone.collect();
+    assert_eq!(phone.len(), 1, "{known:#}");
+    assert_eq!(phone[0]["kind"], "phone", "{known:#}");
+    assert_eq!(phone[0]["evidence"][0]["source"], "before-restart");
+
+    // Half a file is none: that is said, and the daemon starts.
+    sensor.process.kill().expect("running");
+    fs::write(&file, "[{\"device\": \"02:00:").expect("written");
+    let sensor = start(&lab).expect("a sensor");
+    let log = sensor.process.log();
+    assert!(log.contains("devices.json"), "{log}");
+    assert!(log.contains("until they tell again"), "{log}");
+}
+
+#[test]
 fn what_is_told_to_go_is_gone() {
     let Some(lab) = lab() else { return };
     wire::lay(&lab.gateway, "one");
@@ -558,6 +661,153 @@ fn a_bad_configuration_is_refused_and_the_old_policy_stays() {
     wait("rejecting", &|| tracker_refused(&lab.phone));
     assert_eq!(sensor.process.id(), process);
     lab.balanced_books(&sensor).expect("exact books");
+}
+
+#[test]
+fn a_list_that_is_missing_takes_nothing_else_with_it() {
+    let Some(mut lab) = lab() else { return };
+    let folder = lab.gateway.folder.clone();
+    let (list, own) = (folder.join("ads.txt"), folder.join("own.txt"));
+    let more = format!(
+        "{}[[policy]]\nname = \"ads\"\nlists = [\"{}\"]\ncategory = \"advertising\"\n\
+         action = \"reject\"\n[[list]]\nfile = \"{}\"\ncategory = \"advertising\"\n\
+         [parties]\nbuiltin_lists = false\n",
+        no_tracker(),
+        list.display(),
+        own.display()
+    );
+    // As on a disk that is not mounted yet.
+    let configuration = lab.configuration(&more);
+    let mut sensor = lab
+        .sensor(Path::new(SENSOR), &configuration)
+        .expect("a sensor");
+    lab.plug(Device::Phone).expect("a phone");
+    assert!(tracker_refused(&lab.phone));
+
+    let metrics =
+        |lab: &Lab, sensor: &lab::Sensor| Metrics::new(sensor.scrape(lab).expect("metrics"));
+    // Whether each is kept, the names of each, and those in force.
+    let lists = |lab: &Lab, sensor: &lab::Sensor| {
+        let metrics = metrics(lab, sensor);
+        let of = |name: &str, file: &Path| {
+            let file = file.to_str().expect("UTF-8");
+            metrics.value(name, &[("list", file)])
+        };
+        let both = |name: &str| [of(name, &list), of(name, &own)];
+        (
+            both("sensor_policy_list_kept"),
+            both("sensor_policy_list_names"),
+            metrics.value("sensor_policy_names", &[]),
+        )
+    };
+    assert_eq!(lists(&lab, &sensor), ([1.0; 2], [0.0; 2], 0.0));
+    let log = sensor.process.log();
+    assert!(log.contains("nothing of it is in force"), "{log}");
+    let command = |lab: &Lab, sensor: &lab::Sensor, words: &[&str]| {
+        xtask::command::capture(&mut sensor.command(lab, words))
+    };
+    let works = |lab: &Lab, sensor: &lab::Sensor| {
+        for words in [
+            &["status"][..],
+            &["devices"],
+            &["flows"],
+            &["doctor"],
+            &["explain", lab::PHONE_MAC, "a.example"],
+            &["block", "a.example"],
+            &["allow", "a.example"],
+            &["forget", "a.example"],
+        ] {
+            command(lab, sensor, words).unwrap_or_else(|error| panic!("{words:?}: {error:#}"));
+        }
+    };
+    let check = |lab: &Lab, sensor: &lab::Sensor, expected: &str| {
+        let error = command(lab, sensor, &["check"]).expect_err("it has an error");
+        assert!(error.to_string().contains(expected), "{error:#}");
+    };
+    works(&lab, &sensor);
+    check(&lab, &sensor, "ads.txt` does not exist");
+
+    let reload = |lab: &Lab, sensor: &mut lab::Sensor| {
+        let applied = |metrics: &Metrics| {
+            metrics.value("sensor_policy_reloads_total", &[("outcome", "applied")])
+        };
+        let before = applied(&metrics(lab, sensor));
+        sensor.process.signal(Signal::HUP).expect("running");
+        lab::wait_until("applied", LIMIT, || applied(&metrics(lab, sensor)) > before)
+            .unwrap_or_else(|error| panic!("{error:#}\n{}", sensor.process.log()));
+    };
+    // The disk is mounted, and lost.
+    fs::write(&list, "a.example\nb.example\n").expect("a list");
+    fs::write(&own, "c.example\n").expect("a list");
+    let there = ([0.0; 2], [2.0, 1.0], 3.0);
+    lab::wait_until("in force", LIMIT, || lists(&lab, &sensor) == there)
+        .unwrap_or_else(|error| panic!("{error:#}\n{}", sensor.process.log()));
+    fs::remove_file(&list).expect("a list");
+    fs::remove_file(&own).expect("a list");
+    reload(&lab, &mut sensor);
+    assert_eq!(lists(&lab, &sensor), ([1.0; 2], [2.0, 1.0], 3.0));
+    let log = sensor.process.log();
+    assert!(log.contains("what it had before stays in force"), "{log}");
+    works(&lab, &sensor);
+
+    // And the configuration is half edited.
+    let half = configuration.clone() + "[[policy]]\nname = \"half";
+    sensor.rewrite(&half).expect("written");
+    works(&lab, &sensor);
+    check(&lab, &sensor, "this is not TOML");
+    let file = sensor.configuration().to_owned();
+    sensor.process.stop().expect("an end");
+    for word in ["status", "unload"] {
+        let mut command = lab.gateway.command(SENSOR, [word]);
+        command.arg("--config").arg(&file);
+        xtask::command::capture(&mut command).expect("exit status 0");
+    }
+    nothing_pinned(&lab, &lab.pins());
+}
+
+#[test]
+fn what_commands_said_is_no_reason_not_to_start_where_it_does_not_fit() {
+    let Some(mut lab) = lab() else { return };
+    let state = lab.gateway.folder.join("state");
+    fs::create_dir_all(&state).expect("a folder");
+    let said: Vec<_> = (0..64)
+        .map(|number| {
+            serde_json::json!({
+                "domain": "a.example", "device": {"Mac": [2, 0, 0, 0, 0, number]},
+                "blocks": true, "since": 1.0, "until": null,
+            })
+        })
+        .collect();
+    let commands = serde_json::Value::from(said).to_string();
+    fs::write(state.join("commands.json"), &commands).expect("written");
+    let sensor = lab
+        .sensor(Path::new(SENSOR), &lab.configuration(&no_tracker()))
+        .expect("a sensor");
+    lab.plug(Device::Phone).expect("a phone");
+    assert!(tracker_refused(&lab.phone));
+    let log = sensor.process.log();
+    let expected = "what `sensor block` and `allow` said is not in force, for not all has a place: \
+                    the policies make 65 rules, and there is room for 64";
+    assert!(log.contains(expected), "{log}");
+    let check = sensor.command(&lab, &["check"]).output().expect("started");
+    let warned = String::from_utf8_lossy(&check.stderr);
+    assert!(check.status.success(), "{warned}");
+    assert!(
+        warned.contains("with what commands said, the policies make 65 rules"),
+        "{warned}"
+    );
+    let status = sensor.json(&lab, "status").expect("a status");
+    assert_eq!(status["commands"], serde_json::json!([]));
+
+    // Not forgotten, and in force again once there is a place.
+    let command = |words: &[&str]| xtask::command::capture(&mut sensor.command(&lab, words));
+    let refused = command(&["block", "b.example", "--device", "02:00:00:00:01:00"]);
+    let refused = refused.expect_err("it has no place").to_string();
+    assert!(refused.contains("66 rules"), "{refused}");
+    command(&["forget", "a.example", "--device", "02:00:00:00:00:00"]).expect("forgotten");
+    let status = sensor.json(&lab, "status").expect("a status");
+    assert_eq!(status["commands"].as_array().map(Vec::len), Some(63));
+    assert!(tracker_refused(&lab.phone));
 }
 
 #[test]

@@ -3,6 +3,8 @@
 //!
 //! `cargo xtask bench` makes a thousand attempts by each way; here it is [`ATTEMPTS`].
 
+#[path = "filter/commands.rs"]
+mod commands;
 #[path = "filter/paths.rs"]
 mod paths;
 
@@ -10,7 +12,8 @@ use std::{
     env,
     fmt::Write as _,
     fs,
-    net::{SocketAddr, UdpSocket},
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpStream, UdpSocket},
     path::Path,
     sync::atomic::{AtomicBool, Ordering},
     thread,
@@ -21,8 +24,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 use rustix::process::{Signal, geteuid};
 use xtask::{
     lab::{
-        ALLOWED, BLOCKED, Device, GATEWAY, Host, LISTED, Lab, ONLY_BLOCKED, Options, PHONE_MAC,
-        Sensor, Way, wait_until,
+        ALLOWED, BLOCKED, Device, GATEWAY, Host, LISTED, Lab, ONLY_BLOCKED, Options, Outcome,
+        PHONE_MAC, Sensor, Way, wait_until,
     },
     setup::{self, Need},
 };
@@ -52,15 +55,26 @@ fn can_be() -> Result<bool> {
 
 /// A lab with sites, both devices, and a sensor with these policies.
 fn household(delay: Option<Duration>, policies: &str) -> Result<(Lab, Sensor)> {
-    let mut lab = Lab::start(Options {
+    let mut lab = lab(delay)?;
+    let sensor = inhabit(&mut lab, policies)?;
+    Ok((lab, sensor))
+}
+
+/// A lab with sites, and nobody in it.
+fn lab(delay: Option<Duration>) -> Result<Lab> {
+    Lab::start(Options {
         sites: true,
         delay,
         ..Options::default()
-    })?;
+    })
+}
+
+/// Starts a sensor with these policies, and plugs both devices in.
+fn inhabit(lab: &mut Lab, policies: &str) -> Result<Sensor> {
     let sensor = lab.sensor(binary(), &lab.configuration(policies))?;
     lab.plug(Device::Phone)?;
     lab.plug(Device::Laptop)?;
-    Ok((lab, sensor))
+    Ok(sensor)
 }
 
 /// A policy about the blocked name, of all devices.
@@ -103,6 +117,33 @@ fn no_request_by_any_way_without_distance_where_it_is_strict() -> Result<()> {
     by_every_way(None, "strict = true")
 }
 
+/// A socket buffer whose checksum is left to whoever sends it on, as those of virtual machines and of
+/// merged segments are: what the program at TC makes of it has one that a phone believes.
+#[test]
+fn a_refusal_is_believed_where_checksums_are_left_to_the_sender() -> Result<()> {
+    if !can_be()? {
+        return Ok(());
+    }
+    let mut lab = Lab::start(Options {
+        sites: true,
+        offloads: true,
+        ..Options::default()
+    })?;
+    // What a phone's link carries is finished: by the gateway.
+    lab.gateway.run("ethtool -K lan0 tx off")?;
+    let configuration = lab.configuration(&blocking("strict = true"));
+    let configuration = configuration.replace("hook = \"auto\"", "hook = \"tc\"");
+    let _sensor = lab.sensor(binary(), &configuration)?;
+    lab.plug(Device::Phone)?;
+    for way in Way::ALL {
+        let figures = paths::attempt(&lab, way, ATTEMPTS)?;
+        figures.check(way.name())?;
+        // Who believes no refusal waits.
+        ensure!(figures.silent == 0, "{}: {figures:#?}", way.name());
+    }
+    Ok(())
+}
+
 #[test]
 fn an_address_is_refused_where_no_allowed_name_shares_it() -> Result<()> {
     if !can_be()? {
@@ -124,6 +165,87 @@ fn an_address_is_refused_where_no_allowed_name_shares_it() -> Result<()> {
         let figures = paths::attempt_without_name(&lab, way, ATTEMPTS)?;
         figures.check(&format!("{}, without a name", way.name()))?;
     }
+    // It is explained as it is; the address of an allowed name is not refused.
+    for (site, is_refused) in [(ONLY_BLOCKED, true), (BLOCKED, false)] {
+        let words = ["explain", PHONE_MAC, site.addresses[0]];
+        let told = xtask::command::capture(&mut sensor.command(&lab, &words))?;
+        let refused =
+            "without a name            is refused, and the device is told: policy `blocked`";
+        ensure!(
+            told.contains(refused) == is_refused,
+            "{}: {told}",
+            site.name
+        );
+    }
+    lab.balanced_books(&sensor)?;
+    // Whether an allowed name has come to the address is known to nobody now.
+    sensor.process.kill()?;
+    let reaches = || -> Result<bool> {
+        let targets = ONLY_BLOCKED.addresses.map(|address| ("", address));
+        let attempts = lab.attempts(&lab.phone, Way::Tls, 4, &targets)?;
+        Ok(attempts.iter().all(|one| one.outcome == Outcome::Answered))
+    };
+    wait_until("the address is reached", Duration::from_secs(10), || {
+        reaches().is_ok_and(|reaches| reaches)
+    })?;
+    Ok(())
+}
+
+#[test]
+fn what_observe_would_refuse_is_counted_in_a_stream_of_questions() -> Result<()> {
+    const LIMIT: Duration = Duration::from_secs(10);
+    if !can_be()? {
+        return Ok(());
+    }
+    let policies = format!(
+        "[[policy]]\nname = \"observed\"\ndomains = [\"{}\"]\n",
+        BLOCKED.name
+    );
+    let (lab, sensor) = household(None, &policies)?;
+    let decided = || -> Result<u64> {
+        let metrics = sensor.scrape(&lab)?;
+        let of_policy = metrics.lines().filter(|line| {
+            line.starts_with("sensor_policy_decisions_total{")
+                && ["policy=\"observed\"", "layer=\"dns\"", "action=\"observe\""]
+                    .iter()
+                    .all(|label| line.contains(label))
+        });
+        let values = of_policy.filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok());
+        Ok(values.sum())
+    };
+    // The kernel reads a question that begins a segment. These do not: behind another one, and behind
+    // its length.
+    let message = |name: &str, id| {
+        let question = question(name, id);
+        let length = (question.len() as u16).to_be_bytes();
+        [&length[..], &question].concat()
+    };
+    let (allowed, blocked) = (message(ALLOWED.name, 1), message(BLOCKED.name, 2));
+    let behind = [&allowed[..], &blocked].concat();
+    for segments in [
+        vec![&behind[..]],
+        vec![&allowed, &blocked[..2], &blocked[2..]],
+    ] {
+        lab.phone.enter(|| -> Result<()> {
+            let server = SocketAddr::new(GATEWAY[0].parse()?, 53);
+            let mut stream = TcpStream::connect_timeout(&server, LIMIT)?;
+            stream.set_read_timeout(Some(LIMIT))?;
+            stream.set_nodelay(true)?;
+            for segment in segments {
+                stream.write_all(segment)?;
+                thread::sleep(Duration::from_millis(20));
+            }
+            for _ in 0..2 {
+                let mut length = [0; 2];
+                stream.read_exact(&mut length)?;
+                let mut answer = vec![0; usize::from(u16::from_be_bytes(length))];
+                stream.read_exact(&mut answer)?;
+                ensure!(answer[3] & 15 == 0, "{answer:?}");
+            }
+            Ok(())
+        })??;
+    }
+    wait_until("counted", LIMIT, || decided().is_ok_and(|count| count == 2))?;
     lab.balanced_books(&sensor)?;
     Ok(())
 }
@@ -198,15 +320,20 @@ enum Answer {
     Refused,
 }
 
-/// Asks the gateway's name server. None: no answer within a second.
-fn ask(socket: &UdpSocket, name: &str, id: u16) -> Result<Option<Answer>> {
+/// A question for an A record.
+fn question(name: &str, id: u16) -> Vec<u8> {
     let mut question = [&id.to_be_bytes()[..], &[1, 0, 0, 1, 0, 0, 0, 0, 0, 0]].concat();
     for label in name.split('.') {
         question.push(label.len() as u8);
         question.extend(label.bytes());
     }
     question.extend([0, 0, 1, 0, 1]);
-    socket.send(&question)?;
+    question
+}
+
+/// Asks the gateway's name server. None: no answer within a second.
+fn ask(socket: &UdpSocket, name: &str, id: u16) -> Result<Option<Answer>> {
+    socket.send(&question(name, id))?;
     let mut answer = [0; 512];
     loop {
         match socket.recv(&mut answer) {

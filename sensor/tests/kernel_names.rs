@@ -11,10 +11,10 @@ use aya::maps::RingBuf;
 use domain::base::{Message, iana::Rcode};
 use programs::{Outcome, Programs, Tables};
 use sensor_ebpf::{
-    flow::{Direction, FlowRecord, Judgement},
+    flow::{Direction, FlowRecord, Judgement, slot},
     name::{NAME_BUCKET_ENTRIES, NameBucket, NameEntry, Suffixes, name_bucket},
-    policy::{Chain, Layer, MAX_CHAINS, MAX_RULES, PortRange, Rule, Verdict, rule_flag},
-    sample::{Head, Kind},
+    policy::{Chain, Decision, Layer, MAX_CHAINS, MAX_RULES, PortRange, Rule, Verdict, rule_flag},
+    sample::{Head, Kind, Watch},
 };
 
 const XDP_DROP: u32 = 1;
@@ -34,8 +34,8 @@ const NAMES: [(&str, u8); 5] = [
 ];
 
 /// Rules about the names, for every device, in force.
-fn household() -> Result<Programs> {
-    let mut programs = Programs::load(Tables::default())?;
+fn household(tables: Tables) -> Result<Programs> {
+    let mut programs = Programs::load(tables)?;
     let mut settings = programs.settings()?;
     let side = settings.generation & 1;
     let rule = |policy, verdict: Verdict, flags| Rule {
@@ -195,7 +195,7 @@ fn sum(octets: &[u8]) -> u16 {
 #[test]
 fn questions_are_answered_or_pass() -> Result<()> {
     programs::enter_own_namespace()?;
-    let programs = household()?;
+    let programs = household(Tables::default())?;
     let longest = format!("{}.{}.blocked.example", "x".repeat(63), "y".repeat(63));
     for v6 in [false, true] {
         for edns in [false, true] {
@@ -295,11 +295,12 @@ fn flow_of(programs: &Programs, port: u16) -> Result<FlowRecord> {
 #[test]
 fn first_flights_are_refused_by_name() -> Result<()> {
     programs::enter_own_namespace()?;
-    let programs = household()?;
+    let programs = household(Tables::default())?;
     let request = |host: &str| format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n").into_bytes();
     let absolute = |host: &str| {
         format!("GET http://{host}/ HTTP/1.1\r\nHost: allowed.example\r\n\r\n").into_bytes()
     };
+    let secure = b"GET https://blocked.example/ HTTP/1.1\r\nHost: a.example\r\n\r\n".to_vec();
     for (port, (payload, layer, expected, policy)) in (40_000..).zip([
         (hello("www.blocked.example", 1), Layer::Tls, XDP_TX, 1),
         (hello("Blocked.Example.", 1_200), Layer::Tls, XDP_TX, 1),
@@ -311,6 +312,7 @@ fn first_flights_are_refused_by_name() -> Result<()> {
         (request("allowed.example"), Layer::Address, XDP_PASS, 0),
         (absolute("blocked.example"), Layer::Http, XDP_TX, 1),
         (absolute("allowed.example"), Layer::Address, XDP_PASS, 0),
+        (secure, Layer::Http, XDP_TX, 1),
     ]) {
         let ends = (port, 443);
         let syn = frame(false, 6, ends, 2, b"");
@@ -348,6 +350,96 @@ fn first_flights_are_refused_by_name() -> Result<()> {
     Ok(())
 }
 
+/// A device that has used up its share of the flow table is refused by name like any other, as far as
+/// the name is whole in a segment.
+#[test]
+fn a_first_flight_without_a_place_for_its_flow_is_refused_by_name() -> Result<()> {
+    const FLOWS: u32 = 64;
+    programs::enter_own_namespace()?;
+    let programs = household(Tables {
+        flows: FLOWS,
+        devices: 16,
+    })?;
+    for port in 0..2 * FLOWS as u16 {
+        let datagram = frame(false, 17, (20_000 + port, 9), 0, b"x");
+        ensure!(programs.run_xdp("upload", &datagram, 1)?.verdict == XDP_PASS);
+    }
+    for (name, expected) in [
+        ("blocked.example", XDP_TX),
+        ("dropped.example", XDP_DROP),
+        ("allowed.example", XDP_PASS),
+    ] {
+        let lost = programs.losses()?.flow_share_used;
+        let request = format!("GET / HTTP/1.1\r\nHost: {name}\r\n\r\n").into_bytes();
+        for payload in [hello(name, 1), request] {
+            let data = frame(false, 6, (40_000, 443), 0x18, &payload);
+            let verdict = programs.run_xdp("upload", &data, 1)?.verdict;
+            ensure!(verdict == expected, "{name}: {verdict}");
+        }
+        ensure!(
+            programs.losses()?.flow_share_used == lost + 2,
+            "it has a place"
+        );
+    }
+    Ok(())
+}
+
+/// The start of a QUIC Initial with this connection ID of the server's (RFC 9000, section 17.2.2).
+fn initial(connection: u8) -> Vec<u8> {
+    let mut packet = vec![0xc3, 0, 0, 0, 1, 8];
+    packet.extend([connection; 8]);
+    packet.extend([0, 0, 0x44, 0xa0]);
+    packet.resize(1_200, 0x5a);
+    packet
+}
+
+/// What the server of a refused connection says cannot be told from what another connection at the
+/// same ports is answered.
+#[test]
+fn a_second_quic_connection_opens_no_refused_one() -> Result<()> {
+    programs::enter_own_namespace()?;
+    let mut programs = household(Tables::default())?;
+    let ends = (40_000, 443);
+    let upload = |connection| frame(false, 17, ends, 0, &initial(connection));
+    ensure!(programs.run_xdp("upload", &upload(1), 1)?.verdict == XDP_PASS);
+    // User space read the name, and refuses it.
+    let mut settings = programs.settings()?;
+    let refused = Decision {
+        policy: 1,
+        verdict: Verdict::Reject,
+        layer: Layer::Quic,
+    };
+    let mut found = None;
+    for number in 0..Tables::default().flows {
+        let record: FlowRecord = programs.get("FLOWS", number)?;
+        if record.state == slot::LIVE {
+            found = Some((number, record));
+            break;
+        }
+    }
+    let (number, mut record) = found.context("no flow")?;
+    let mut judgement = Judgement::new(settings.generation, refused, Watch::NONE);
+    judgement.named = true;
+    record.judgement = judgement.pack();
+    programs.set("FLOWS", number, record)?;
+
+    // An hour, whatever a jiffy is here.
+    settings.hz = 3_600 * 1_000;
+    programs.set("SETTINGS", 0, settings)?;
+    for connection in [2, 1, 3] {
+        let verdict = programs.run_xdp("upload", &upload(connection), 1)?.verdict;
+        ensure!(verdict == XDP_TX, "connection {connection}: {verdict}");
+    }
+    // Silent for long enough.
+    settings.hz = 0;
+    programs.set("SETTINGS", 0, settings)?;
+    ensure!(programs.run_xdp("upload", &upload(1), 1)?.verdict == XDP_TX);
+    ensure!(programs.run_xdp("upload", &upload(4), 1)?.verdict == XDP_PASS);
+    let judgement = Judgement::unpack(flow_of(&programs, 40_000)?.judgement);
+    ensure!(judgement.watch != Watch::NONE, "its name is not read");
+    Ok(())
+}
+
 /// Each piece of a packet is one of the payloads that a flow is watched for: of a flow that is all
 /// pieces, user space is told no more than of any other.
 #[test]
@@ -356,7 +448,7 @@ fn fragments_use_up_the_watch() -> Result<()> {
     const MORE: [u8; 2] = [0x20, 0];
 
     programs::enter_own_namespace()?;
-    let programs = household()?;
+    let programs = household(Tables::default())?;
     let mut first = frame(false, 6, (40_000, 443), 0x18, &hello("allowed.example", 1));
     first[FLAGS_OFFSET..FLAGS_OFFSET + 2].copy_from_slice(&MORE);
     programs.run_xdp("upload", &first, 1)?;
@@ -387,7 +479,7 @@ fn what_has_urgent_data_is_left_to_user_space() -> Result<()> {
     const URGENT: u8 = 0x20;
 
     programs::enter_own_namespace()?;
-    let mut programs = household()?;
+    let mut programs = household(Tables::default())?;
     for (port, payload) in (40_000..).zip([
         hello("blocked.example", 1),
         b"GET / HTTP/1.1\r\nHost: blocked.example\r\n\r\n".to_vec(),
@@ -404,5 +496,27 @@ fn what_has_urgent_data_is_left_to_user_space() -> Result<()> {
         told += 1;
     }
     ensure!(told == 2, "{told} samples");
+    Ok(())
+}
+
+/// What the kernel cannot read in a first flight is not taken for judged: user space reads it.
+#[test]
+fn requests_that_are_not_plain_are_left_to_user_space() -> Result<()> {
+    programs::enter_own_namespace()?;
+    let programs = household(Tables::default())?;
+    for (port, (target, field)) in (40_000..).zip([
+        ("http://user@blocked.example/", "Host: allowed.example"),
+        ("http://user:1@blocked.example/", "Host: allowed.example"),
+        (" http://blocked.example/", "Host: allowed.example"),
+        ("/", "Host:          blocked.example"),
+        ("/", "Host:\r\n blocked.example"),
+        ("/", "Host : blocked.example\r\nHost: allowed.example"),
+    ]) {
+        let request = format!("GET {target} HTTP/1.1\r\n{field}\r\n\r\n");
+        let data = frame(false, 6, (port, 80), 0x18, request.as_bytes());
+        ensure!(programs.run_xdp("upload", &data, 1)?.verdict == XDP_PASS);
+        let judgement = Judgement::unpack(flow_of(&programs, port)?.judgement);
+        ensure!(!judgement.named, "{request:?}");
+    }
     Ok(())
 }

@@ -154,6 +154,7 @@ fn judging() -> Judging {
             unread("several-questions", "dns", 1),
         ],
         records_lost: 4,
+        resets_failed: 5,
     }
 }
 
@@ -227,6 +228,7 @@ fn snapshot() -> Snapshot {
         names: NameTables {
             list_names: 12_345,
             addresses_evicted: 3,
+            names_evicted: 5,
             parties: 120,
             parties_refused: 2,
             devices_refused: 1,
@@ -299,13 +301,22 @@ fn snapshot() -> Snapshot {
             policies: 1,
             held: 6,
             hold_expired: 1,
-            lists: vec![PolicyList {
-                list: "/etc/gateway-sensor/lists/ads.txt".to_owned(),
-                names: 41_000,
-                bad_lines: 3,
-                modified: 1_700_000_000.0,
-                kept: false,
-            }],
+            lists: vec![
+                PolicyList {
+                    list: "/etc/gateway-sensor/lists/ads.txt".to_owned(),
+                    names: Some(41_000),
+                    bad_lines: Some(3),
+                    modified: 1_700_000_000.0,
+                    kept: false,
+                    left_out: true,
+                },
+                PolicyList {
+                    list: "/usr/share/GeoIP/GeoLite2-Country.mmdb".to_owned(),
+                    modified: 1_600_000_000.0,
+                    kept: true,
+                    ..PolicyList::default()
+                },
+            ],
             prefixes: 2,
             names: 0,
             reloads: 2,

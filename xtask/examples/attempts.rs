@@ -462,13 +462,31 @@ impl Clients {
 
 /// A socket for a target alone: only a connected one hears of an ICMP message. quinn passes over
 /// such messages, so that they are kept for [`told`].
+///
+/// A phone takes days for as many ports as are tried here in seconds, so none is taken twice: at the
+/// ports of a connection that was just refused there is no other.
 fn quic_socket(target: &Target) -> Result<UdpSocket> {
+    const FIRST: u64 = 20_000;
+    static TAKEN: AtomicU64 = AtomicU64::new(0);
+
     let (any, level, option) = if target.address.is_ipv4() {
-        ("0.0.0.0:0", libc::IPPROTO_IP, libc::IP_RECVERR)
+        (IpAddr::from([0; 4]), libc::IPPROTO_IP, libc::IP_RECVERR)
     } else {
-        ("[::]:0", libc::IPPROTO_IPV6, libc::IPV6_RECVERR)
+        (
+            IpAddr::from([0; 16]),
+            libc::IPPROTO_IPV6,
+            libc::IPV6_RECVERR,
+        )
     };
-    let socket = UdpSocket::bind(any)?;
+    let socket = loop {
+        // Another process of this lab begins elsewhere.
+        let number = u64::from(std::process::id()) * 64 + TAKEN.fetch_add(1, Ordering::Relaxed);
+        let port = (FIRST + number % 40_000) as u16;
+        match UdpSocket::bind((any, port)) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse => {}
+            bound => break bound?,
+        }
+    };
     socket.connect(SocketAddr::new(target.address, 443))?;
     let on: libc::c_int = 1;
     // SAFETY: the value is an int that lives through the call.

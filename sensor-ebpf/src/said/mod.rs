@@ -110,6 +110,18 @@ const fn lower(octet: u8) -> u8 {
     octet | (is_upper as u8) << 5
 }
 
+/// 1 where a number is 0, 0 where it is another below 2^63. Without a branch, as [`lower`].
+#[inline(always)]
+const fn is_zero(number: u64) -> u64 {
+    number.wrapping_sub(1) >> 63
+}
+
+/// 1 where an octet is below another, or 0. Without a branch, as [`lower`].
+#[inline(always)]
+const fn is_below(octet: u8, limit: u8) -> u64 {
+    (octet as u64).wrapping_sub(limit as u64) >> 63
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,5 +131,14 @@ mod tests {
         for octet in 0..=u8::MAX {
             assert_eq!(lower(octet), octet.to_ascii_lowercase());
         }
+    }
+
+    #[test]
+    fn comparisons_without_a_branch_are_comparisons() {
+        for octet in 0..=u8::MAX {
+            assert_eq!(is_zero((octet ^ b':') as u64) == 1, octet == b':');
+            assert_eq!(is_below(octet, 64) == 1, octet < 64);
+        }
+        assert_eq!(is_zero(i64::MAX as u64), 0);
     }
 }

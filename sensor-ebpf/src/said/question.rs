@@ -64,6 +64,25 @@ pub fn read<P: Packet + ?Sized>(message: &P, start: usize, text: &mut Text) -> F
     Found::Unread
 }
 
+/// Reads the name of the only question of the first message in a stream: behind two octets of length
+/// (RFC 1035, section 4.2.2).
+#[inline(always)]
+pub fn read_framed<P: Packet + ?Sized>(stream: &P, text: &mut Text) -> Found {
+    /// Octets that frame the text: the length of the first label, and the end.
+    const FRAME: u64 = 2;
+
+    let Some(len) = stream.load::<2>(0) else {
+        return Found::Unread;
+    };
+    let found = read(stream, 2, text);
+    let end = HEADER_LEN as u64 + text.len + FRAME;
+    if found as u32 == Found::Name as u32 && end > u16::from_be_bytes(len) as u64 {
+        // What was read is of the message behind it.
+        return Found::Unread;
+    }
+    found
+}
+
 #[cfg(test)]
 mod tests {
     use std::vec::Vec;
@@ -110,6 +129,21 @@ mod tests {
         let mut text = Text::default();
         assert_eq!(read(&message(1, &name)[..], 0, &mut text), Found::Name);
         assert_eq!(text.len, 253);
+    }
+
+    /// What lies behind is another message: whoever answers reads no name in the first.
+    #[test]
+    fn a_name_does_not_reach_beyond_its_message() {
+        let message = message(1, b"\x01a\x07example\0");
+        for len in 0..=message.len() + 1 {
+            let framed = [&(len as u16).to_be_bytes()[..], &message].concat();
+            let found = match len >= HEADER_LEN + 11 {
+                true => Found::Name,
+                false => Found::Unread,
+            };
+            let mut text = Text::default();
+            assert_eq!(read_framed(&framed[..], &mut text), found, "{len}");
+        }
     }
 
     #[test]

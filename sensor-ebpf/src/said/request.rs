@@ -1,6 +1,6 @@
 //! HTTP/1 requests (RFC 9112, section 3).
 
-use super::{Found, Place, Text, lower};
+use super::{Found, Place, Text, is_below, is_zero, lower};
 use crate::{name::NAME_CAPACITY, packet::Packet};
 
 /// Octets in which the field `Host` has to begin. Browsers send it first.
@@ -10,58 +10,82 @@ const SEARCHED: usize = 1_408;
 const LONGEST_METHOD: usize = 12;
 
 /// Where the host stands that the field `Host` names.
+///
+/// Fields that go on in another line, and blanks around the name of a field (RFC 9112, sections 5.1
+/// and 5.2), are not looked through: some servers take them and some do not.
 #[inline(always)]
 pub fn host<P: Packet + ?Sized>(stream: &P) -> Place {
     /// What begins the field, in lower case.
-    const FIELD: u64 = u64::from_be_bytes(*b"\0\0\nhost:");
-    const FIELD_MASK: u64 = 0x0000_ffff_ffff_ffff;
-    const END: u64 = 0x0000_0000_0d0a_0d0a;
-    const END_MASK: u64 = 0x0000_0000_ffff_ffff;
+    const FIELD: u64 = u64::from_be_bytes(*b"\0\0\0\nhost");
+    const FIELD_MASK: u64 = 0x0000_00ff_ffff_ffff;
+    const LINE_END: u64 = b'\n' as u64;
 
     let mut last = 0_u64;
     let mut at = 0;
-    while at < SEARCHED {
+    let mut stops = 0;
+    while at < SEARCHED && stops == 0 {
         let Some([octet]) = stream.load::<1>(at) else {
             return Place::Unknown;
         };
+        let begins_line = is_zero(last & 0xff ^ LINE_END);
+        let ends_field = is_zero(last & FIELD_MASK ^ FIELD);
+        let is_blank = is_below(octet, b' ' + 1);
+        // One branch for all that ends the search: the verifier goes both ways of each, at every octet.
+        stops = begins_line & is_blank | ends_field & (is_blank | is_zero((octet ^ b':') as u64));
         last = last << 8 | lower(octet) as u64;
         at += 1;
-        if last & FIELD_MASK == FIELD {
-            return Place::At(at);
-        }
-        if last & END_MASK == END {
-            return Place::Nowhere;
-        }
     }
-    Place::Unknown
+    if stops == 0 {
+        return Place::Unknown;
+    }
+    let at = stream.forget(at, last);
+    match (last >> 8 & 0xff, last as u8) {
+        (LINE_END, b'\n') => Place::Nowhere,
+        (LINE_END, b'\r') if stream.load::<1>(at) == Some(*b"\n") => Place::Nowhere,
+        (_, b':') => Place::At(at),
+        _ => Place::Unknown,
+    }
 }
 
 /// Where the host stands in the request's target, where it has one: a request to a proxy (RFC 9112,
 /// section 3.2.2), which stands above the field, and `CONNECT` (section 3.2.3).
 #[inline(always)]
 pub fn target<P: Packet + ?Sized>(stream: &P) -> Place {
-    const SCHEME: [u8; 7] = *b"http://";
+    const CONNECT: [u8; 8] = *b"connect ";
+    const HTTP: [u8; 7] = *b"http://";
+    const HTTPS: [u8; 8] = *b"https://";
 
+    if let Some(method) = stream.load::<8>(0)
+        && method.map(|octet| octet.to_ascii_lowercase()) == CONNECT
+    {
+        return Place::At(CONNECT.len());
+    }
     let mut at = 0;
     while at < LONGEST_METHOD {
         let Some([octet]) = stream.load::<1>(at) else {
             return Place::Unknown;
         };
         at += 1;
-        if octet != b' ' {
+        if octet > b' ' {
             continue;
         }
-        let Some(start) = stream.load::<7>(at) else {
+        if octet != b' ' {
             return Place::Unknown;
-        };
-        let lower = start.map(|octet| octet.to_ascii_lowercase());
-        if lower == SCHEME {
-            return Place::At(at + SCHEME.len());
         }
-        if start[0] == b'/' || start[0] == b'*' {
+        if let Some([b'/' | b'*']) = stream.load::<1>(at) {
             return Place::Nowhere;
         }
-        return Place::At(at);
+        let Some(start) = stream.load::<8>(at) else {
+            return Place::Unknown;
+        };
+        let start = start.map(|octet| octet.to_ascii_lowercase());
+        if start == HTTPS {
+            return Place::At(at + HTTPS.len());
+        }
+        if start[..7] == HTTP {
+            return Place::At(at + HTTP.len());
+        }
+        return Place::Unknown;
     }
     Place::Unknown
 }
@@ -69,11 +93,20 @@ pub fn target<P: Packet + ?Sized>(stream: &P) -> Place {
 /// The most blanks before a host.
 const MAX_BLANKS: usize = 8;
 
-/// Copies a host up to its port, its path or its end. With a name of a user before it, which nobody
-/// sends any more (RFC 9110, section 4.2.4), it is unread.
+/// What ends a host, beside a port.
+const ENDS: u64 = set(b"\t\r\n /?#");
+
+/// Copies a host up to its port, its path or its end.
+///
+/// It is unread with a name of a user before it, which nobody sends any more (RFC 9110, section
+/// 4.2.4), with what is no port behind it, and where nothing is: it may stand in the next line.
 #[inline(always)]
 pub fn name<P: Packet + ?Sized>(stream: &P, place: Place, text: &mut Text) -> Found {
-    const ENDS: u64 = ends(b"\t\r\n /:?#");
+    const COLON: u64 = set(b":");
+    /// What ends it, and what makes it none: blanks and all below them.
+    const STOPS: u64 = ENDS | COLON | ((1 << b' ') - 1);
+    /// Letters have it, digits and dots have not.
+    const OF_LETTERS: u8 = 0x40;
 
     let mut from = match place {
         Place::At(at) => at,
@@ -91,33 +124,63 @@ pub fn name<P: Packet + ?Sized>(stream: &P, place: Place, text: &mut Text) -> Fo
         from = stream.forget(from + 1, octet as u64);
         blanks += 1;
     }
+    let mut all = 0;
+    let mut last = b'@';
     let mut done = 0;
     while done < NAME_CAPACITY {
         let Some([octet]) = stream.load::<1>(from + done) else {
             return Found::Unread;
         };
-        if octet < 64 && ENDS >> octet & 1 != 0 {
-            text.end(done);
-            // What ends in a digit or begins with a bracket is an address (RFC 3986, section 3.2.2;
-            // WHATWG URL, section 3.5).
-            let last = text.octets[(text.len as usize).wrapping_sub(1) % NAME_CAPACITY];
-            let is_address = last.is_ascii_digit() || text.octets[0] == b'[';
-            return match text.len == 0 || is_address {
-                true => Found::Nameless,
-                false => Found::Name,
-            };
+        let is_listed = STOPS >> (octet & 63) & is_below(octet, 64);
+        if is_listed | is_zero((octet ^ b'@') as u64) != 0 {
+            last = octet;
+            break;
         }
-        if octet == b'@' {
-            return Found::Unread;
-        }
+        all |= octet;
         text.put(done, octet);
         done += 1;
     }
-    Found::Unread
+    let done = stream.forget(done, last as u64);
+    text.end(done);
+    let is_end = last < 64 && (ENDS | COLON) >> last & 1 != 0;
+    if !is_end || text.len == 0 {
+        return Found::Unread;
+    }
+    if text.octets[0] == b'[' {
+        // An address (RFC 3986, section 3.2.2).
+        return Found::Nameless;
+    }
+    if last == b':' && !is_port(stream, stream.forget(from + done + 1, last as u64)) {
+        return Found::Unread;
+    }
+    // What ends in a digit and has no letters is an address too (WHATWG URL, section 3.5).
+    let last = text.octets[(text.len as usize).wrapping_sub(1) % NAME_CAPACITY];
+    match last.is_ascii_digit() && all & OF_LETTERS == 0 {
+        true => Found::Nameless,
+        false => Found::Name,
+    }
+}
+
+/// Whether a port begins at a place, and ends.
+#[inline(always)]
+fn is_port<P: Packet + ?Sized>(stream: &P, at: usize) -> bool {
+    const LONGEST_PORT: usize = 5;
+
+    let mut digits = 0;
+    while digits <= LONGEST_PORT {
+        let Some([octet]) = stream.load::<1>(at + digits) else {
+            return false;
+        };
+        if !octet.is_ascii_digit() {
+            return digits > 0 && octet < 64 && ENDS >> octet & 1 != 0;
+        }
+        digits += 1;
+    }
+    false
 }
 
 /// The set of some octets below 64.
-const fn ends(octets: &[u8]) -> u64 {
+const fn set(octets: &[u8]) -> u64 {
     let mut set = 0;
     let mut at = 0;
     while at < octets.len() {
@@ -129,6 +192,8 @@ const fn ends(octets: &[u8]) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::format;
+
     use super::*;
 
     #[track_caller]
@@ -173,7 +238,6 @@ mod tests {
             "a",
         );
         check("GET / HTTP/1.1\r\nHost: a.exam", host, Unread, "");
-        check("GET / HTTP/1.1\r\nHost:\r\n", host, Nameless, "");
         check("GET / HTTP/1.0\r\n\r\n", host, Nameless, "");
         check(
             "GET / HTTP/1.1\r\nHost: 192.0.2.1:80\r\n",
@@ -187,7 +251,40 @@ mod tests {
             Nameless,
             "",
         );
+        check("GET / HTTP/1.1\r\nHost: nas1\r\n", host, Name, "nas1");
         check("GET / HT", host, Unread, "");
+    }
+
+    #[test]
+    fn a_field_that_is_not_plain_is_unread() {
+        for fields in [
+            "Host:\r\n",
+            "Host:\r\n a.example\r\n",
+            "Host:          a.example\r\n",
+            "Host: \x0ca.example\r\n",
+            "Host: a.example\0\r\n",
+            "Host: a:b@c.example\r\n",
+            "Host: a:80@c.example\r\n",
+            "Host: a.example:\r\n",
+            "Host: a.example:123456\r\n",
+            "Host: 2001:db8::1\r\n",
+            " Host: a.example\r\n",
+            "X: y\r\n\tz\r\nHost: a.example\r\n",
+            "\rHost: a.example\r\n",
+            "Host : b.example\r\nHost: a.example\r\n",
+            "Host\r\n : a.example\r\n",
+        ] {
+            let request = format!("GET / HTTP/1.1\r\n{fields}\r\n");
+            check(&request, host, Found::Unread, "");
+        }
+    }
+
+    #[test]
+    fn what_lies_behind_the_fields_is_not_looked_at() {
+        for end in ["\n\n", "\n\r\n", "\r\n\n", "\r\n\r\n"] {
+            let request = format!("GET / HTTP/1.1{end}\nHost: a.example\r\n");
+            check(&request, host, Found::Nameless, "");
+        }
     }
 
     #[test]
@@ -219,7 +316,37 @@ mod tests {
         );
         check("GET /http://a.example HTTP/1.1\r\n", target, Nameless, "");
         check("OPTIONS * HTTP/1.1\r\n", target, Nameless, "");
+        check(
+            "GET https://A.example/ HTTP/1.1\r\n",
+            target,
+            Name,
+            "a.example",
+        );
+        check(
+            "CONNECT  a.example:443 HTTP/1.1\r\n",
+            target,
+            Name,
+            "a.example",
+        );
         check("GET htt", target, Unread, "");
         check("NOMETHODATALL", target, Unread, "");
+    }
+
+    #[test]
+    fn a_target_that_is_not_plain_is_unread() {
+        for target_of in [
+            "GET  http://a.example/ HTTP/1.1",
+            "GET\thttp://a.example/ HTTP/1.1",
+            "CONNECT\tab HTTP/1.1",
+            "GET http://b:c@a.example/ HTTP/1.1",
+            "GET http://b:80@a.example/ HTTP/1.1",
+            "GET http:///x HTTP/1.1",
+            "GET https:/a.example/ HTTP/1.1",
+            "GET ftp://a.example/ HTTP/1.1",
+            "GET a.example HTTP/1.1",
+        ] {
+            let request = format!("{target_of}\r\nHost: c.example\r\n\r\n");
+            check(&request, target, Found::Unread, "");
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! What is known beforehand: lists, resolvers, databases of networks, and what the configuration
 //! says of devices.
 
-use std::{collections::HashMap, net::IpAddr, sync::Arc};
+use std::{collections::HashMap, net::IpAddr, path::PathBuf, sync::Arc};
 
 use sensor_ebpf::parse::{Mac, protocol};
 
@@ -10,7 +10,7 @@ use super::{
     party::{
         domain,
         hidden::{Hidden, Resolvers},
-        lists::Lists,
+        lists::{ListFile, Lists, MOST_NAMES},
         networks::Networks,
     },
     traffic::PartyInfo,
@@ -22,8 +22,10 @@ pub const TOP_PARTIES: u32 = 20;
 
 /// What is known beforehand. Exchanged as a whole at a reload.
 pub struct Knowledge {
-    /// Owners and categories of names.
+    /// Owners and categories of names: what is in `files`, and what the program carries.
     pub lists: Lists,
+    /// The owner's own lists, each by itself: one that cannot be read keeps what it had.
+    pub files: HashMap<PathBuf, ListFile>,
     /// Who answers questions that nobody else can read.
     pub resolvers: Resolvers,
     /// Countries and networks of addresses.
@@ -36,6 +38,7 @@ impl Default for Knowledge {
     fn default() -> Self {
         Self {
             lists: Lists::builtin(),
+            files: HashMap::new(),
             resolvers: Resolvers::builtin(),
             networks: Networks::default(),
             top: TOP_PARTIES as usize,
@@ -44,37 +47,41 @@ impl Default for Knowledge {
 }
 
 impl Knowledge {
-    /// What a configuration names: files, and the owner's own lists. A file that cannot be read is told to the log; what it would
-    /// have said is not known.
-    pub fn load(parties: &Parties, own: &[List]) -> Self {
+    /// What a configuration names: files, and the owner's own lists. Of a file that cannot be read,
+    /// or of which nothing can be used, what was known `before` stays, and the log is told.
+    pub fn load(parties: &Parties, own: &[List], before: Option<&Self>) -> Self {
         let mut lists = Lists::default();
+        let mut files = HashMap::new();
+        let mut room = MOST_NAMES;
         for list in own {
-            let file = &list.file;
-            match lists.add_file(file, list.category, list.owner.as_deref()) {
-                Ok(report) if report.bad > 0 => tracing::warn!(
-                    "{}: {} lines are not used; `sensor check` shows the first of them",
-                    file.display(),
-                    report.bad
-                ),
-                Ok(_) => {}
-                Err(error) => tracing::warn!("{}: {error}", file.display()),
+            let about = (list.category, list.owner.as_deref());
+            let before = before.and_then(|before| before.files.get(&list.file));
+            let file = ListFile::load(&list.file, about, room, before);
+            // Together they have no more than one may have: memory is bounded, whatever they hold.
+            room = room.saturating_sub(file.names.len());
+            let without_place = lists.add_lists(&file.names);
+            if without_place > 0 {
+                tracing::error!(
+                    "{}: {without_place} names are not used: all lists together have too many",
+                    list.file.display()
+                );
             }
+            files.insert(list.file.clone(), file);
         }
         // After the owner's own: of entries for the same name, the first counts.
         if parties.builtin_lists {
             lists.add_builtin();
         }
         lists.shrink();
-        let mut networks = Networks::default();
-        for file in &parties.networks {
-            if let Err(error) = networks.add_file(file) {
-                tracing::warn!("{}: {error}", file.display());
-            }
-        }
+        let networks = match before {
+            Some(before) => Networks::load(&parties.networks, &before.networks),
+            None => Networks::load(&parties.networks, &Networks::default()),
+        };
         let mut resolvers = Resolvers::builtin();
         resolvers.add(&lists);
         Self {
             lists,
+            files,
             resolvers,
             networks,
             top: parties.top as usize,
@@ -211,4 +218,103 @@ pub fn overrides(config: &Config) -> Overrides {
             (Mac::new(device.mac), says)
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, io, path::Path};
+
+    use super::*;
+    use crate::aggregate::party::lists::Category;
+
+    /// A folder that goes when the test ends.
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new(name: &str) -> io::Result<Self> {
+            let name = format!("sensor-knowledge-{name}-{}", std::process::id());
+            let folder = std::env::temp_dir().join(name);
+            fs::create_dir_all(&folder)?;
+            Ok(Self(folder))
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    const PARTIES: Parties = Parties {
+        top: 1,
+        builtin_lists: false,
+        networks: Vec::new(),
+    };
+
+    fn list(file: &Path, category: Option<Category>, owner: Option<&str>) -> List {
+        List {
+            file: file.to_owned(),
+            category,
+            owner: owner.map(str::to_owned),
+        }
+    }
+
+    /// Category, owner, and the end of the list that says so.
+    fn said(knowledge: &Knowledge, name: &str) -> Option<(Option<Category>, Option<String>, char)> {
+        let listed = knowledge.lists.find(name)?;
+        let owner = listed.owner.map(str::to_owned);
+        Some((listed.category, owner, listed.list.chars().last()?))
+    }
+
+    #[test]
+    fn what_a_list_had_stays_until_it_can_be_read_again() -> io::Result<()> {
+        let folder = Folder::new("kept")?;
+        let files = ["a", "b", "c"].map(|name| folder.0.join(name));
+        let [a, b, c] = &files;
+        let (ads, never) = (Some(Category::Advertising), Some(Category::NeverBlock));
+        let own = [
+            list(a, ads, None),
+            list(b, None, Some("B")),
+            list(c, never, None),
+        ];
+        fs::write(a, "both.example\na.example\n")?;
+        fs::write(b, "both.example\nb.example\n")?;
+        fs::write(c, "kept.both.example\n")?;
+        let first = Knowledge::load(&PARTIES, &own, None);
+        let b_owns = || Some("B".to_owned());
+        assert_eq!(said(&first, "both.example"), Some((ads, b_owns(), 'a')));
+
+        // Those that are gone or are none any more keep what they had, though another says the same.
+        fs::write(a, "both.example\n")?;
+        fs::remove_file(b)?;
+        fs::write(c, "<html>\n<p>Please sign in.</p>\n")?;
+        let second = Knowledge::load(&PARTIES, &own, Some(&first));
+        let third = Knowledge::load(&PARTIES, &own, Some(&second));
+        for knowledge in [&second, &third] {
+            assert_eq!(said(knowledge, "a.example"), None);
+            assert_eq!(said(knowledge, "both.example"), Some((ads, b_owns(), 'a')));
+            assert_eq!(said(knowledge, "b.example"), Some((None, b_owns(), 'b')));
+            let kept = said(knowledge, "kept.both.example");
+            assert_eq!(kept, Some((never, b_owns(), 'c')));
+            let are_kept = files.each_ref().map(|file| {
+                let file = &knowledge.files[file];
+                (file.problem.is_some(), file.modified > 0.0)
+            });
+            assert_eq!(are_kept, [(false, true), (true, true), (true, true)]);
+        }
+
+        // Empty is not damaged; what is configured no more is forgotten.
+        fs::write(c, "")?;
+        let fourth = Knowledge::load(&PARTIES, &own[1..], Some(&third));
+        assert_eq!(
+            said(&fourth, "kept.both.example"),
+            Some((None, b_owns(), 'b'))
+        );
+        assert_eq!(fourth.files.len(), 2);
+        fs::write(b, "b.example\n")?;
+        let fifth = Knowledge::load(&PARTIES, &own, Some(&fourth));
+        assert_eq!(said(&fifth, "both.example"), Some((ads, None, 'a')));
+        assert!(fifth.files.values().all(|file| file.problem.is_none()));
+        Ok(())
+    }
 }

@@ -287,6 +287,7 @@ impl Aggregate {
         snapshot.names = model::NameTables {
             list_names: self.knowledge.lists.len() as u64,
             addresses_evicted: self.answers.evicted(),
+            names_evicted: self.names_at.evicted(),
             parties: self.parties.count() as u64,
             parties_refused: self.parties.refused(),
             devices_refused: self.devices_refused,

@@ -10,12 +10,13 @@ use super::{
     text::{json, local_time, printable},
 };
 use crate::{
+    aggregate::knowledge::Knowledge,
     config::Config,
-    enforcement,
+    enforcement::{self, Enforcement},
     model::Device,
     policy::{
         Zone,
-        explain::{Deciding, Explanation, Judgement, Line, Loss, Reason, Said, explain},
+        explain::{Explanation, Judgement, Line, Loss, Reason, Said, What, explain},
     },
 };
 
@@ -27,8 +28,10 @@ use crate::{
 pub fn explained(
     args: &ExplainArgs,
     config: &Config,
+    knowledge: &Knowledge,
+    enforcement: &Enforcement,
     devices: &[Device],
-    deciding: &Deciding<'_>,
+    now: f64,
 ) -> anyhow::Result<String> {
     let mac = enforcement::called(&args.device, config, devices).with_context(|| {
         format!(
@@ -36,11 +39,14 @@ pub fn explained(
             printable(&args.device)
         )
     })?;
-    let explanation = explain(
-        deciding,
-        &enforcement::facts_of(mac, config, devices),
-        &args.subject,
-    );
+    let deciding = enforcement.deciding(config, knowledge, now);
+    let facts = enforcement.facts(mac, config, devices);
+    let mut explanation = explain(&deciding, &facts, &args.subject);
+    if let What::Address(address) = args.subject.what
+        && let Some((policy, verdict)) = enforcement.learned(address, &facts, now)
+    {
+        explanation.learned(policy, verdict);
+    }
     let mut text = Vec::new();
     let subject = (&*args.device, &*args.subject.to_string());
     print_explanation(&mut text, subject, &explanation, args.output, deciding.zone)?;
@@ -82,6 +88,13 @@ fn print_explanation(
         let layers = judgement.layers.join(", ");
         writeln!(out, "  {layers:<26}{}", decides(judgement, zone))?;
     }
+    if !explanation.by_address.is_empty() {
+        writeln!(
+            out,
+            "where its address is one of those of {}, that decides before: ask for the address too",
+            policies(&explanation.by_address)
+        )?;
+    }
     if !explanation.lost.is_empty() {
         writeln!(out, "about it too, and without effect:")?;
     }
@@ -108,9 +121,10 @@ fn decides(judgement: &Judgement, zone: &Zone) -> String {
         "allow" => "is allowed",
         _ => "passes, and is counted",
     };
-    let place = match judgement.at_its_addresses {
-        true => ", at the addresses that the policy names",
-        false => "",
+    let place = match (judgement.before_its_name, judgement.at_its_addresses) {
+        (true, _) => ", by its address, before it says a name",
+        (_, true) => ", at the addresses that the policy names",
+        _ => "",
     };
     format!(
         "{what}{place}: {}, by {}",
@@ -123,6 +137,14 @@ fn who(said: &Said) -> String {
     match &said.policy {
         Some(policy) => format!("policy `{policy}`"),
         None => "a command".to_owned(),
+    }
+}
+
+fn policies(names: &[String]) -> String {
+    let quoted: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
+    match names.len() {
+        1 => format!("policy {}", quoted.join(", ")),
+        _ => format!("policies {}", quoted.join(", ")),
     }
 }
 
@@ -165,7 +187,8 @@ fn reason(reason: &Reason, zone: &Zone) -> String {
         Reason::Network { prefix } => format!("country or network of {prefix}"),
         Reason::EncryptedDns => "`encrypted_dns`, port 853".to_owned(),
         Reason::Quic => "`quic`, port 443 of UDP".to_owned(),
-        Reason::Everything => "its ports, or none, at every address".to_owned(),
+        Reason::Everything => "what it says of every address".to_owned(),
+        Reason::Learned => "DNS, which gave this address only for names that it refuses".to_owned(),
     }
 }
 
@@ -192,7 +215,8 @@ fn loss(loss: &Loss, zone: &Zone) -> String {
         Loss::Command => "a command stands above it".to_owned(),
         Loss::LessSpecific => "what decides is about a longer name or prefix".to_owned(),
         Loss::LaterInOrder => "what decides stands before it".to_owned(),
-        Loss::KeepsLinkAlive => "such addresses keep the link alive".to_owned(),
+        Loss::KeepsLinkAlive => "that keeps the link alive".to_owned(),
+        Loss::RefusedByAddress => "what is refused by its address says no name".to_owned(),
     }
 }
 
@@ -221,11 +245,13 @@ mod tests {
                 verdict: "reject",
                 said: Some(said("reject", Reason::List(at))),
                 at_its_addresses: false,
+                before_its_name: false,
             }],
             lost: vec![crate::policy::explain::Lost {
                 said: said("allow", domain),
                 because: Loss::LessSpecific,
             }],
+            by_address: vec!["elsewhere".to_owned()],
         };
         let mut text = Vec::new();
         let (output, zone) = (Output { json: false }, Zone::default());
@@ -236,6 +262,8 @@ mod tests {
             "b.example for Anna's phone:\n  \
              dns, tls                  is refused, and the device is told: policy `ads`, by \
              b.example in line 3 of /ads.txt\n\
+             where its address is one of those of policy `elsewhere`, that decides before: ask for the \
+             address too\n\
              about it too, and without effect:\n  \
              policy `ads` would allow it, by `domains` with example: what decides is about a \
              longer name or prefix\n"

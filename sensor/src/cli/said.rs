@@ -6,7 +6,10 @@ use std::{
 };
 
 use super::text::{local_time, print_table, printable, table};
-use crate::{model::Said, policy::Zone};
+use crate::{
+    model::Said,
+    policy::{Zone, explain::RefusedBefore},
+};
 
 /// Prints what is in force now.
 ///
@@ -25,6 +28,27 @@ pub fn print_said(out: &mut impl Write, said: &Said, zone: &Zone) -> io::Result<
             None => "until `sensor forget` takes it back".to_owned(),
         }
     )
+}
+
+/// Prints what is refused all the same of what is allowed: no name is said there.
+///
+/// # Errors
+///
+/// When the output takes no more.
+pub fn print_refused_before(out: &mut impl Write, refused: &[RefusedBefore]) -> io::Result<()> {
+    for refused in refused {
+        writeln!(
+            out,
+            "but not by {}{}: policy `{}` refuses that now by its address, before a name is said",
+            refused.layers.join(", "),
+            match refused.for_all {
+                true => "",
+                false => " for some of them",
+            },
+            refused.policy
+        )?;
+    }
+    Ok(())
 }
 
 /// Prints what is no longer in force.
@@ -103,6 +127,24 @@ mod tests {
              takes it back\n\
              ads.example is no longer allowed by a command for all devices: the policies of the \
              configuration decide\n"
+        );
+        let mut text = Vec::new();
+        let refused = |policy: &str, layers: &[&'static str], for_all| RefusedBefore {
+            policy: policy.to_owned(),
+            layers: layers.to_vec(),
+            for_all,
+        };
+        let refused = [
+            refused("bedtime", &["dns", "tls"], true),
+            refused("quic", &["quic"], false),
+        ];
+        print_refused_before(&mut text, &refused)?;
+        assert_eq!(
+            String::from_utf8_lossy(&text),
+            "but not by dns, tls: policy `bedtime` refuses that now by its address, before a name is \
+             said\n\
+             but not by quic for some of them: policy `quic` refuses that now by its address, before \
+             a name is said\n"
         );
         Ok(())
     }

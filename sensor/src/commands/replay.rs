@@ -100,7 +100,7 @@ fn knowledge(args: &ReplayArgs) -> anyhow::Result<Knowledge> {
         builtin_lists: true,
         networks: args.networks.clone(),
     };
-    Ok(Knowledge::load(&parties, &own))
+    Ok(Knowledge::load(&parties, &own, None))
 }
 
 /// A bar over all files, on standard error where that is a terminal.

@@ -1,7 +1,9 @@
-//! The files that a configuration names: what is wrong with each, where it is named.
+//! The files that a configuration names: what is wrong with each, where it is named; and the time zone
+//! of the machine, where it is needed and none is named.
 //!
-//! A list that a policy refuses by is needed: without it, less is refused than was asked for. The
-//! others only tell more of what is seen; what is wrong with them is a warning.
+//! A file that a policy goes by is needed: without it, other things are refused than were asked for.
+//! That one is missing is an error, and no reason to do without the rest. The others only tell more of
+//! what is seen; what is wrong with them is a warning.
 
 use std::{
     collections::{BTreeSet, HashSet},
@@ -11,17 +13,20 @@ use std::{
 };
 
 use super::{
-    Config,
+    Config, Policy,
     problem::{Level, Problem},
     read::{PolicyPlaces, Read},
     value::{closest, excerpt},
 };
-use crate::aggregate::party::{
-    lists::{self, Category, Lists, Report},
-    networks,
+use crate::{
+    aggregate::party::{
+        lists::{self, Category, Lists, Report},
+        networks,
+    },
+    policy::Zone,
 };
 
-/// What is wrong with the lists and databases.
+/// What is wrong with the lists and databases, and with the time zone.
 pub(super) fn problems(read: &Read) -> Vec<Problem> {
     let (config, places) = (&read.config, &read.places);
     let (mut problems, lists) = of_lists(config, &places.lists);
@@ -30,14 +35,43 @@ pub(super) fn problems(read: &Read) -> Vec<Problem> {
     }
     problems.extend(of_policy_lists(config, &places.policies));
     let networks = config.parties.networks.iter().zip(&places.networks);
-    problems.extend(networks.filter_map(|(file, place)| of_networks(file, place)));
+    let level = match config.policies.iter().any(Policy::asks_networks) {
+        true => Level::Error,
+        false => Level::Warning,
+    };
+    problems.extend(networks.filter_map(|(file, place)| of_networks(file, level, place)));
+    if Zone::of_system().is_none() {
+        problems.extend(of_unknown_zone(config, &places.policies));
+    }
     problems
+}
+
+/// Hours of which nobody knows in which time zone they are.
+fn of_unknown_zone(config: &Config, places: &[PolicyPlaces]) -> Option<Problem> {
+    if config.daemon.time_zone.is_some() {
+        return None;
+    }
+    let mut policies = config.policies.iter().zip(places);
+    let (policy, places) = policies.find(|(policy, _)| !policy.schedule.is_empty())?;
+    Some(warning(
+        format!(
+            "policy `{}` has a schedule, and the time zone of this machine is not known",
+            policy.name
+        ),
+        &places.schedule,
+        "taken for UTC".to_owned(),
+        "name it, for example\n\n[daemon]\ntime_zone = \"Europe/Berlin\"".to_owned(),
+    ))
 }
 
 /// What is wrong with each `[[list]]`, and all lists where policies ask for what they say.
 fn of_lists(config: &Config, places: &[Range<usize>]) -> (Vec<Problem>, Option<Lists>) {
-    const HELP: &str = "the other lists are used; this one is, once it can be read and the \
-                        configuration is loaded anew";
+    const HELP: &str = "put it there; until then, a running sensor goes on with what it has of it";
+    // Where a policy goes by what lists say, one less is more or less refused than was asked for.
+    let level = match config.policies.iter().any(Policy::asks_lists) {
+        true => Level::Error,
+        false => Level::Warning,
+    };
     let mut policies = config.policies.iter();
     let are_asked =
         policies.any(|policy| !policy.owners.is_empty() || !policy.categories.is_empty());
@@ -50,17 +84,16 @@ fn of_lists(config: &Config, places: &[Range<usize>]) -> (Vec<Problem>, Option<L
             None => lists::inspect(&list.file, list.category, owner),
         };
         match report {
+            Ok(report) if report.is_of_no_list() => {
+                problems.extend(of_no_list(&list.file, &report, level, place));
+            }
             Ok(report) => {
                 problems.extend(of_report(&list.file, &report, place));
                 problems.extend(of_idle(&list.file, &report, place));
             }
-            Err(error) => problems.push(unreadable(
-                (Level::Warning, "list"),
-                &list.file,
-                &error,
-                place,
-                HELP,
-            )),
+            Err(error) => {
+                problems.push(unreadable((level, "list"), &list.file, &error, place, HELP));
+            }
         }
     }
     if config.parties.builtin_lists
@@ -73,8 +106,8 @@ fn of_lists(config: &Config, places: &[Range<usize>]) -> (Vec<Problem>, Option<L
 
 /// What is wrong with the lists of policies, each where it is named first.
 fn of_policy_lists(config: &Config, places: &[PolicyPlaces]) -> Vec<Problem> {
-    const HELP: &str = "correct its name, or put it there; while it is missing, a running sensor \
-                        goes on with the names that it has";
+    const HELP: &str = "correct its name, or put it there; until then, a running sensor goes on \
+                        with the names that it has of it";
     let reported: HashSet<&Path> = (config.lists.iter())
         .map(|list| list.file.as_path())
         .collect();
@@ -87,6 +120,9 @@ fn of_policy_lists(config: &Config, places: &[PolicyPlaces]) -> Vec<Problem> {
             }
             match lists::inspect(file, None, None) {
                 Ok(_) if reported.contains(file.as_path()) => {}
+                Ok(report) if report.is_of_no_list() => {
+                    problems.extend(of_no_list(file, &report, Level::Error, place));
+                }
                 Ok(report) => problems.extend(of_report(file, &report, place)),
                 Err(error) => {
                     problems.push(unreadable(
@@ -163,38 +199,18 @@ fn of_owners_and_categories(
 
 fn of_report(file: &Path, report: &Report, place: &Range<usize>) -> Vec<Problem> {
     let file = file.display();
-    let mut problems = Vec::new();
-    if let Some(first) = report.shown.first() {
-        let (lines, them) = match report.bad {
-            1 => ("1 line that is".to_owned(), "it"),
-            bad => (format!("{bad} lines that are"), "them"),
-        };
-        let used = match report.used {
-            0 => "nothing of this list is".to_owned(),
-            1 => "the 1 name on this list is".to_owned(),
-            used => format!("the other {used} names are"),
-        };
-        let mut help = format!("correct or remove {them}; {used} used");
-        for bad in &report.shown[1..] {
-            let (line, excerpt, why) = (bad.line, &bad.excerpt, bad.reason.sentence());
-            help.push_str(&format!("\nline {line}: `{excerpt}` {why}"));
-        }
-        let shown = report.shown.len() as u64;
-        if report.bad > shown {
-            help.push_str(&format!("\nand {} more", report.bad - shown));
-        }
-        problems.push(warning(
-            format!("`{file}` has {lines} not used"),
-            place,
-            format!(
-                "line {}: `{}` {}",
-                first.line,
-                first.excerpt,
-                first.reason.sentence()
-            ),
-            help,
-        ));
-    }
+    let (lines, them) = match report.bad {
+        1 => ("1 line that is".to_owned(), "it"),
+        bad => (format!("{bad} lines that are"), "them"),
+    };
+    let used = match report.used {
+        0 => "nothing of this list is".to_owned(),
+        1 => "the 1 name on this list is".to_owned(),
+        used => format!("the other {used} names are"),
+    };
+    let message = format!("`{file}` has {lines} not used");
+    let help = format!("correct or remove {them}; {used} used");
+    let mut problems = Vec::from_iter(of_lines(report, place, message, &help));
     if report.used == 0 && report.bad == 0 {
         problems.push(warning(
             format!("`{file}` names nothing"),
@@ -204,6 +220,36 @@ fn of_report(file: &Path, report: &Report, place: &Range<usize>) -> Vec<Problem>
         ));
     }
     problems
+}
+
+/// What came in the place of a list.
+fn of_no_list(file: &Path, report: &Report, level: Level, place: &Range<usize>) -> Option<Problem> {
+    const HELP: &str = "put a list of names there; until then, a running sensor goes on with the \
+                        names that it has of it";
+    let message = format!("no line of the list `{}` can be used", file.display());
+    let problem = of_lines(report, place, message, HELP)?;
+    Some(Problem { level, ..problem })
+}
+
+/// The first of the bad lines, where there are any.
+fn of_lines(report: &Report, place: &Range<usize>, message: String, help: &str) -> Option<Problem> {
+    let (first, others) = report.shown.split_first()?;
+    let mut help = help.to_owned();
+    for bad in others {
+        let (line, excerpt, why) = (bad.line, &bad.excerpt, bad.reason.sentence());
+        help.push_str(&format!("\nline {line}: `{excerpt}` {why}"));
+    }
+    let shown = report.shown.len() as u64;
+    if report.bad > shown {
+        help.push_str(&format!("\nand {} more", report.bad - shown));
+    }
+    let label = format!(
+        "line {}: `{}` {}",
+        first.line,
+        first.excerpt,
+        first.reason.sentence()
+    );
+    Some(warning(message, place, label, help))
 }
 
 /// Names of which a list says nothing, where that is all that it is for.
@@ -222,20 +268,22 @@ fn of_idle(file: &Path, report: &Report, place: &Range<usize>) -> Option<Problem
     })
 }
 
-fn of_networks(file: &Path, place: &Range<usize>) -> Option<Problem> {
-    const HELP: &str = "countries and networks are shown as far as the other files know them; \
-                        this one is used once it can be read and the configuration is loaded anew";
+fn of_networks(file: &Path, level: Level, place: &Range<usize>) -> Option<Problem> {
+    const HELP: &str = "put it there; until then, a running sensor goes on with what it has of it, \
+                        and countries and networks are those that the other files know";
     match networks::inspect(file).err()? {
         networks::Error::Unreadable(error) => {
-            let what = (Level::Warning, "database");
-            Some(unreadable(what, file, &error, place, HELP))
+            Some(unreadable((level, "database"), file, &error, place, HELP))
         }
-        networks::Error::Damaged(error) => Some(warning(
-            format!("`{}` is no database of networks", file.display()),
-            place,
-            excerpt(&error.to_string()),
-            "fetch it anew: a whole `.mmdb` file, unpacked".to_owned(),
-        )),
+        networks::Error::Damaged(error) => Some(Problem {
+            level,
+            ..warning(
+                format!("`{}` is no database of networks", file.display()),
+                place,
+                excerpt(&error.to_string()),
+                "fetch it anew: a whole `.mmdb` file, unpacked".to_owned(),
+            )
+        }),
     }
 }
 
@@ -279,5 +327,38 @@ fn warning(message: String, place: &Range<usize>, label: String, help: String) -
         label,
         related: None,
         help,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::read::read, *};
+
+    #[test]
+    fn hours_need_a_time_zone() {
+        let told = |text: &str| {
+            let read = read(text);
+            assert_eq!(read.problems, [], "{text}");
+            let problem = of_unknown_zone(&read.config, &read.places.policies);
+            problem.map(|problem| {
+                (
+                    problem.message,
+                    problem.span.map(|span| text[span].to_owned()),
+                )
+            })
+        };
+        let text = "[[interface]]\nname = \"lan0\"\n[[policy]]\nname = \"a\"\nports = [1]\n";
+        let night = "[[policy]]\nname = \"night\"\nschedule = [\"daily 21:00-07:00\"]\n";
+        let zone = "[daemon]\ntime_zone = \"Europe/Berlin\"\n";
+        assert_eq!(told(text), None);
+        assert_eq!(
+            told(&format!("{text}{night}")),
+            Some((
+                "policy `night` has a schedule, and the time zone of this machine is not known"
+                    .to_owned(),
+                Some("[\"daily 21:00-07:00\"]".to_owned())
+            ))
+        );
+        assert_eq!(told(&format!("{text}{night}{zone}")), None);
     }
 }

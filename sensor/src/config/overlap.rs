@@ -265,12 +265,6 @@ fn of_policy(
 
 /// Whether all that is under the conditions of `narrower` is under those of `wider` too.
 fn has_all_conditions_of(wider: &Rule<'_>, narrower: &Rule<'_>) -> bool {
-    let has_ports = |ports: &Ports| {
-        wider.ports.iter().any(|own| {
-            let has_transport = own.transport == Transport::Any || own.transport == ports.transport;
-            has_transport && own.first <= ports.first && ports.last <= own.last
-        })
-    };
     let has_address = |what: &What<'_>| match what {
         What::Remote(prefix) => {
             let above = |prefix: &IpNet| prefix.supernet();
@@ -279,22 +273,24 @@ fn has_all_conditions_of(wider: &Rule<'_>, narrower: &Rule<'_>) -> bool {
         }
         other => wider.addresses.contains(other),
     };
-    let is_within = |own_is_empty: bool, other_is_empty: bool, all: bool| {
-        own_is_empty || (!other_is_empty && all)
+    has_all_ports_of(&wider.ports, &narrower.ports)
+        && (wider.addresses.is_empty()
+            || (!narrower.addresses.is_empty() && narrower.addresses.iter().all(has_address)))
+}
+
+/// Whether ports are among others; none are all.
+pub(super) fn has_all_ports_of(wider: &[Ports], narrower: &[Ports]) -> bool {
+    let has_ports = |ports: &Ports| {
+        wider.iter().any(|own| {
+            let has_transport = own.transport == Transport::Any || own.transport == ports.transport;
+            has_transport && own.first <= ports.first && ports.last <= own.last
+        })
     };
-    is_within(
-        wider.ports.is_empty(),
-        narrower.ports.is_empty(),
-        narrower.ports.iter().all(has_ports),
-    ) && is_within(
-        wider.addresses.is_empty(),
-        narrower.addresses.is_empty(),
-        narrower.addresses.iter().all(has_address),
-    )
+    wider.is_empty() || (!narrower.is_empty() && narrower.iter().all(has_ports))
 }
 
 /// Whether one policy is about all devices of another, as far as the configuration tells.
-fn has_all_devices_of(config: &Config, wider: usize, narrower: usize) -> bool {
+pub(super) fn has_all_devices_of(config: &Config, wider: usize, narrower: usize) -> bool {
     let (wider, narrower) = (&config.policies[wider], &config.policies[narrower]);
     if wider.devices.is_empty() {
         return true;

@@ -58,6 +58,19 @@ impl Problems {
         }
     }
 
+    /// Adds one that is about the whole file: what is wrong, and what to do.
+    pub fn add(&mut self, level: Level, message: String, help: String) {
+        let problem = Problem {
+            level,
+            message,
+            span: None,
+            label: String::new(),
+            related: None,
+            help,
+        };
+        self.list.insert(0, problem);
+    }
+
     /// The problems, in the order of their places.
     pub fn list(&self) -> &[Problem] {
         &self.list

@@ -20,6 +20,7 @@ use super::{
     Config, Daemon, DeviceOverride, DeviceSelector, DeviceTable, FlowTable, HookChoice, Interface,
     List, Names, Parties, overlap,
     problem::{Level, Problem},
+    vain,
     value::{self, Complaint, closest},
 };
 use crate::{aggregate::party::lists::Category, model::Kind};
@@ -118,12 +119,21 @@ const INTERFACE_EXAMPLE: &str =
 
 /// What a text stands for.
 pub(super) struct Read {
-    /// The configuration, as far as it can be read. It may be used where no problem is an error.
+    /// The configuration, as far as it can be read.
     pub(super) config: Config,
     /// Every problem found.
     pub(super) problems: Vec<Problem>,
     /// Where things stand that are looked at once all is read.
     pub(super) places: Places,
+    /// Whether the pin directory is what is meant, whatever else is wrong.
+    pub(super) is_pin_directory_certain: bool,
+}
+
+impl Read {
+    /// Whether no problem is an error.
+    pub(super) fn may_be_used(&self) -> bool {
+        self.problems.iter().all(|it| it.level != Level::Error)
+    }
 }
 
 /// Where things stand, in the order of the configuration.
@@ -152,6 +162,7 @@ pub(super) struct PolicyPlaces {
     pub(super) ports: Range<usize>,
     pub(super) encrypted_dns: Range<usize>,
     pub(super) quic: Range<usize>,
+    pub(super) schedule: Range<usize>,
 }
 
 /// Reads a text to its end, whatever is wrong with it.
@@ -170,12 +181,38 @@ pub(super) fn read(text: &str) -> Read {
         // Of a policy that could not be read whole, it is not known what it covers.
         let overlaps = overlap::problems(&config, &reader.places.policies);
         reader.problems.extend(overlaps);
+        let vain = vain::problems(&config, &reader.places.policies);
+        reader.problems.extend(vain);
     }
+    let is_pin_directory_certain = match &reader.pin_directory {
+        Some(place) => is_whole(text, place, &syntax_errors),
+        // Of a broken text a line may be lost, or stand in another section.
+        None => !says_a_pin_directory(text),
+    };
     Read {
         config,
         problems: reader.problems,
         places: reader.places,
+        is_pin_directory_certain,
     }
+}
+
+/// Whether no error is in the line in which something stands: a text without its second quote is read
+/// to the end of the line.
+fn is_whole(text: &str, place: &Range<usize>, errors: &[toml::de::Error]) -> bool {
+    let start = text[..place.start].rfind('\n').unwrap_or(0);
+    let end = text[place.end..].find('\n').map(|end| place.end + end);
+    let end = end.unwrap_or(text.len());
+    errors.iter().all(|error| {
+        let span = error.span();
+        span.is_some_and(|span| span.end < start || span.start > end)
+    })
+}
+
+/// Whether a line that is no comment speaks of a pin directory.
+fn says_a_pin_directory(text: &str) -> bool {
+    let mut lines = text.lines().map(str::trim_start);
+    lines.any(|line| !line.starts_with('#') && line.contains("pin_directory"))
 }
 
 /// Devices, as a policy names them.
@@ -243,6 +280,8 @@ impl<'a, 'i> Section<'a, 'i> {
 struct Reader {
     problems: Vec<Problem>,
     places: Places,
+    /// Where the pin directory stands, if it can be read.
+    pin_directory: Option<Range<usize>>,
     /// What a policy may call devices by, those of devices with a problem among them.
     device_names: BTreeSet<String>,
     groups: BTreeSet<String>,
@@ -405,7 +444,9 @@ impl Reader {
                 format!("write a folder on a bpffs, for example `{example}`")
             })
         });
-        directory.map_or_else(|| PathBuf::from(DEFAULT), |(path, _)| path)
+        let (path, place) = directory.unzip();
+        self.pin_directory = place;
+        path.unwrap_or_else(|| PathBuf::from(DEFAULT))
     }
 
     fn state_directory(&mut self, section: Option<&Section<'_, '_>>) -> PathBuf {

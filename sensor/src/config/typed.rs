@@ -57,6 +57,19 @@ pub fn devices(text: &str, known: &[DeviceOverride]) -> Result<DeviceSelector, S
     read::devices_called(text, known).map_err(|complaint| sentence(&complaint))
 }
 
+/// Devices, as in `devices`, or by a name that the sensor may have found out: only a daemon knows that.
+///
+/// # Errors
+/// What is wrong with it, and what to write instead.
+pub fn said_devices(text: &str, known: &[DeviceOverride]) -> Result<DeviceSelector, String> {
+    devices(text, known).or_else(
+        |error| match value::is_meant_as_mac(text) || text.contains(':') {
+            false if !text.trim().is_empty() => Ok(DeviceSelector::Name(text.to_owned())),
+            _ => Err(error),
+        },
+    )
+}
+
 /// How devices are typed.
 pub fn devices_text(selector: &DeviceSelector) -> String {
     match selector {
@@ -178,6 +191,12 @@ mod tests {
         for wrong in ["anna", "group:parents", "kind:toaster", "a4:50:46:1f:00"] {
             let error = devices(wrong, &known).expect_err("it is not known");
             assert!(error.contains(": "), "{error}");
+        }
+        // Which names were found out, the daemon knows.
+        let found = DeviceSelector::Name("Pixel-7".to_owned());
+        assert_eq!(said_devices("Pixel-7", &known), Ok(found));
+        for wrong in ["", "group:parents", "kind:toaster", "a4:50:46:1f:00"] {
+            assert_eq!(said_devices(wrong, &known), devices(wrong, &known));
         }
     }
 }

@@ -348,19 +348,25 @@ impl Judge {
                 ..Judged::default()
             };
         }
-        let decision = asked
+        let decisions = asked
             .flat_map(|message| &message.questions)
-            .filter_map(|question| (self.in_force.by_name)(&head.key, &question.name, Layer::Dns))
-            .find(|decision| decision.verdict.refuses());
-        match decision {
-            Some(decision) => Judged {
-                ruling: Some(Ruling {
-                    decision: Some(decision),
-                    ..self.ruling(false)
-                }),
-                ..Judged::default()
-            },
-            None => failed(),
+            .filter_map(|question| (self.in_force.by_name)(&head.key, &question.name, Layer::Dns));
+        // One that refuses ends the stream; of others the latest is the flow's.
+        let decision = decisions.reduce(|one, other| match one.verdict.refuses() {
+            true => one,
+            false => other,
+        });
+        let unread = match decision {
+            Some(decision) if decision.verdict.refuses() => None,
+            _ => failed().unread,
+        };
+        Judged {
+            ruling: decision.map(|decision| Ruling {
+                decision: Some(decision),
+                ..self.ruling(false)
+            }),
+            unread,
+            ..Judged::default()
         }
     }
 

@@ -538,6 +538,56 @@ fn questions_are_judged_in_streams_and_counted_in_datagrams() {
 }
 
 #[test]
+fn what_would_be_refused_in_a_stream_of_questions_is_ruled_too() {
+    let observed = Decision {
+        policy: 6,
+        verdict: Verdict::Pass,
+        layer: Layer::Dns,
+    };
+    let judge = Judge::new(Arc::new(InForce {
+        generation: GENERATION,
+        by_address: Box::new(|_| None),
+        by_name: Box::new(move |_, name, layer| match name {
+            "blocked.test" => Some(refused(layer)),
+            "observed.test" => Some(observed),
+            _ => None,
+        }),
+        concerns: Box::new(|_| true),
+    }));
+    let stream = key(protocol::TCP, 40_000, 53);
+    let judged = |names: &[&str], rest: &[u8]| {
+        let messages = names.iter().flat_map(|name| {
+            let message = question(&[name]);
+            [&(message.len() as u16).to_be_bytes()[..], &message].concat()
+        });
+        let octets: Vec<u8> = messages.chain(rest.iter().copied()).collect();
+        judge.judge(&said(&mut Desk::default(), stream, Kind::Dns, 0, &octets))
+    };
+    let decided = |judged: Judged| judged.ruling.and_then(|ruling| ruling.decision);
+    let ruling = judged(&["a.test", "observed.test", "b.test"], b"").ruling;
+    let ruling = ruling.expect("a rule is about it");
+    assert_eq!(ruling.decision, Some(observed));
+    let before = Judgement::new(GENERATION, Decision::PASS, Watch::new(Watch::ALWAYS, 4));
+    let after = ruling.apply(before, &stream);
+    assert_eq!(after.decision, observed);
+    assert!(after.fresh, "it is not counted yet");
+    assert_eq!(after.watch, before.watch, "more questions may come");
+    assert_eq!(judged(&["a.test"], b""), Judged::default());
+    for names in [
+        ["observed.test", "blocked.test"],
+        ["blocked.test", "observed.test"],
+    ] {
+        assert_eq!(decided(judged(&names, b"")), Some(refused(Layer::Dns)));
+    }
+    // A message behind it that is none is unread all the same.
+    let none = [0, 3, 1, 2, 3];
+    let both = judged(&["observed.test"], &none);
+    assert_eq!(decided(both), Some(observed));
+    assert_eq!(unread(both), unread(judged(&["a.test"], &none)));
+    assert!(both.unread.is_some());
+}
+
+#[test]
 fn a_ruling_keeps_what_others_decided() {
     let by_address = |generation, verdict| Judgement {
         watch: Watch::new(4, 4),

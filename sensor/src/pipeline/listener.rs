@@ -77,6 +77,7 @@ struct Counts {
     latency: Latency,
     unread: BTreeMap<(Unread, &'static str), u64>,
     records_lost: u64,
+    resets_failed: u64,
 }
 
 impl Line {
@@ -93,7 +94,7 @@ impl Line {
         })
     }
 
-    /// Says what is in force now: every name that is known is judged again.
+    /// Says what is in force now, or in a moment: every name that is known is judged again.
     pub(super) fn publish(&self, in_force: Arc<InForce>) {
         *locked(&self.in_force) = in_force;
         self.ring();
@@ -124,6 +125,7 @@ impl Line {
                 })
                 .collect(),
             records_lost: counts.records_lost,
+            resets_failed: counts.resets_failed,
         }
     }
 
@@ -256,9 +258,7 @@ impl Listener {
     fn attend(&mut self) {
         let mut rung = [0; 8];
         if read(&self.line.bell, &mut rung).is_ok() {
-            let in_force = Arc::clone(&locked(&self.line.in_force));
-            self.judge = Judge::new(in_force);
-            self.again = 0;
+            self.take_policy();
         }
         let reaped = std::mem::take(&mut *locked(&self.line.reaped));
         for (slot, key) in reaped {
@@ -269,6 +269,12 @@ impl Listener {
             self.desk.forget_unfinished(unix_time() - UNFINISHED_FOR);
             self.give_up();
         }
+    }
+
+    fn take_policy(&mut self) {
+        let in_force = Arc::clone(&locked(&self.line.in_force));
+        self.judge = Judge::new(in_force);
+        self.again = 0;
     }
 
     /// Puts right what the programs have disturbed.
@@ -286,6 +292,12 @@ impl Listener {
             let Some(record) = self.samples.next() else {
                 return;
             };
+            // What the kernel let pass by a new policy is not to be refused by the old one.
+            if self.judge.generation() != self.verdicts.generation()
+                && self.judge.generation() != locked(&self.line.in_force).generation
+            {
+                self.take_policy();
+            }
             match record {
                 Record::Sample(sample) => {
                     let heard = self.desk.sample(&sample, unix_time());
@@ -303,8 +315,11 @@ impl Listener {
     /// Lets the judge say what a payload leads to, and writes it down.
     fn conclude(&mut self, mut heard: Heard) -> Heard {
         let head = heard.head;
-        if head.flags & Head::REFUSED != 0 && head.key.protocol() == protocol::TCP {
-            self.resets.send(&head.key, head.sequence);
+        if head.flags & Head::REFUSED != 0
+            && head.key.protocol() == protocol::TCP
+            && self.resets.send(&head.key, head.sequence).is_err()
+        {
+            locked(&self.line.counts).resets_failed += 1;
         }
         let judged = self.judge.judge(&heard);
         if let Some(host) = judged.host.and_then(|host| heard.hosts.get(host)) {

@@ -34,7 +34,7 @@ impl Resets {
                 .inspect_err(|error| {
                     tracing::warn!(
                         "servers of refused connections are not told, and wait until they lose \
-                         patience: no raw socket: {error}"
+                         patience: no raw socket ({error}); give the process CAP_NET_RAW"
                     );
                 })
                 .ok()
@@ -47,13 +47,16 @@ impl Resets {
 
     /// Resets a TCP flow at the remote end, which expects the octet with this number next (RFC 9293,
     /// section 3.10.7.4).
-    pub(super) fn send(&self, key: &FlowKey, sequence: u32) {
+    ///
+    /// # Errors
+    /// Where there is no raw socket, or no way to the server.
+    pub(super) fn send(&self, key: &FlowKey, sequence: u32) -> Result<(), Errno> {
         let Some(packet) = reset(key, sequence) else {
-            return;
+            return Ok(());
         };
         let octets = key.remote().octets();
         let flags = SendFlags::empty();
-        let sent = match (key.family(), &self.ipv4, &self.ipv6) {
+        match (key.family(), &self.ipv4, &self.ipv6) {
             (Family::V4, Some(socket), _) => {
                 let [a, b, c, d, ..] = octets;
                 let to = SocketAddrV4::new(Ipv4Addr::new(a, b, c, d), 0);
@@ -64,10 +67,11 @@ impl Resets {
                 sendto(socket, &packet, flags, &to)
             }
             _ => Err(Errno::AFNOSUPPORT),
-        };
-        if let Err(error) = sent {
-            tracing::debug!("the server of a refused connection is not told: {error}");
         }
+        .map(drop)
+        .inspect_err(|error| {
+            tracing::debug!("the server of a refused connection is not told: {error}");
+        })
     }
 }
 

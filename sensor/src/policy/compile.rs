@@ -2,8 +2,8 @@
 
 use std::{
     collections::{
-        BTreeMap, HashMap,
-        hash_map::{Entry, RandomState},
+        BTreeMap, BTreeSet, HashMap,
+        hash_map::{self, RandomState},
     },
     hash::{BuildHasher as _, BuildHasherDefault, Hasher},
 };
@@ -11,19 +11,100 @@ use std::{
 use ipnet::IpNet;
 use sensor_ebpf::{
     name::{MAX_LABELS, MAX_NAMES, Suffixes},
-    policy::{Chain, MAX_CHAINS, MAX_PORT_RANGES, MAX_RULES, PortRange, Rule, Verdict, rule_flag},
+    policy::{
+        Chain, MAX_CHAINS, MAX_PORT_RANGES, MAX_PREFIXES, MAX_RULES, PortRange, Rule, Verdict,
+        rule_flag,
+    },
 };
 
 use super::{ALLOWED, BLOCKED, Compiled, NameTable, PolicyLists, Temporary, Who, names::Collision};
 use crate::{
-    aggregate::{knowledge::Knowledge, party::lists::Category},
+    aggregate::{
+        knowledge::Knowledge,
+        party::lists::{Category, Entry, Listed},
+    },
     config::{Action, Answer, Policy, Ports, Transport},
 };
 
-/// Policies that do not fit into the tables.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct TooLarge(String);
+/// Policies that do not fit into the tables. As text: in which respect, and what to do.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{what}: {}", self.help())]
+pub struct TooLarge {
+    /// What there is too much of.
+    pub what: TooMuch,
+}
+
+/// What there is too much of for the tables.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TooMuch {
+    /// Rules.
+    #[error("the policies make {0} rules, and there is room for {MAX_RULES}")]
+    Rules(usize),
+    /// Names.
+    #[error("the policies are about {count} names, and there is room for {MAX_NAMES}")]
+    Names {
+        /// How many.
+        count: usize,
+        /// The list with the most of them, and how many it has.
+        largest: Option<(String, u64)>,
+    },
+    /// Prefixes.
+    #[error(
+        "the policies are about {count} {family} prefixes, and there is room for {MAX_PREFIXES}"
+    )]
+    Prefixes {
+        /// How many.
+        count: usize,
+        /// `IPv4` or `IPv6`.
+        family: &'static str,
+        /// The policy that is about the most of them, and about how many.
+        largest: (String, usize),
+    },
+    /// Combinations of rules.
+    #[error("the names and prefixes of the policies overlap in more than {MAX_CHAINS} ways")]
+    Chains,
+    /// Names that are taken for each other.
+    #[error(
+        "the lists have names that cannot be told from each other, whichever of {MOST_SECRETS} \
+         secrets they are looked up by"
+    )]
+    Alike,
+}
+
+impl TooLarge {
+    /// What to do.
+    pub fn help(&self) -> String {
+        match &self.what {
+            TooMuch::Rules(_) => "put policies with the same devices, ports and action into one; \
+                                  what commands said of each device is a rule too"
+                .to_owned(),
+            TooMuch::Names {
+                largest: Some((list, names)),
+                ..
+            } => format!(
+                "take a smaller list in the place of the largest, {list}, which has {names}"
+            ),
+            TooMuch::Names { .. } => "take some out of `domains`".to_owned(),
+            TooMuch::Prefixes {
+                largest: (policy, count),
+                ..
+            } => format!(
+                "policy `{policy}` is about {count} of them; have it name fewer countries, networks \
+                 or remotes"
+            ),
+            TooMuch::Chains => "let fewer policies be about the same".to_owned(),
+            TooMuch::Alike => {
+                "a list was made to have them: leave out the one that is new".to_owned()
+            }
+        }
+    }
+}
+
+impl From<TooMuch> for TooLarge {
+    fn from(what: TooMuch) -> Self {
+        Self { what }
+    }
+}
 
 /// Questions by which a device looks for DNS that the house cannot read: Firefox's canary, Apple's
 /// Private Relay, and the discovery of designated resolvers (RFC 9462).
@@ -62,7 +143,10 @@ pub fn compile(
     lists: &PolicyLists,
     identities: &HashMap<String, u16>,
 ) -> Result<Compiled, TooLarge> {
-    let mut parts = Parts::default();
+    let mut parts = Parts {
+        left_out: Some(lists.left_out()),
+        ..Parts::default()
+    };
     let identity = |name: &str| identities.get(name).copied().unwrap_or(0);
     // The newest first.
     let mut said: Vec<_> = temporary.iter().collect();
@@ -120,9 +204,7 @@ pub fn compile(
                     .networks
                     .prefixes(&policy.countries, &policy.networks);
                 let prefixes = policy.remotes.iter().copied().chain(found);
-                parts
-                    .prefixes
-                    .extend(prefixes.map(|prefix| (prefix.trunc(), number)));
+                parts.about(&policy.name, number, prefixes);
             } else if !by_name {
                 parts.everywhere.push(number);
             }
@@ -143,9 +225,7 @@ pub fn compile(
             set_ports(&mut by_address, &[port(443, Transport::Any)]);
             let number = parts.rule(by_address, who.clone());
             let addresses = knowledge.resolvers.encrypted_addresses();
-            parts
-                .prefixes
-                .extend(addresses.map(|address| (IpNet::from(address), number)));
+            parts.about(&policy.name, number, addresses.map(IpNet::from));
 
             let mut by_name = rule(identity, action);
             // An address in answer to a canary would be taken for consent.
@@ -212,6 +292,8 @@ fn set_ports(rule: &mut Rule, ports: &[Ports]) {
 /// What policies are about, rule by rule.
 #[derive(Default)]
 struct Parts<'p> {
+    /// The lists that are left out.
+    left_out: Option<&'p BTreeSet<String>>,
     rules: Vec<Rule>,
     who: Vec<Who>,
     /// Names that a policy names, and whether a command did.
@@ -222,6 +304,8 @@ struct Parts<'p> {
     /// Rules about resolvers that answer encrypted.
     resolvers: Vec<u8>,
     prefixes: Vec<(IpNet, u8)>,
+    /// The policies of rules about prefixes, by the rules' numbers.
+    policies: BTreeMap<u8, &'p str>,
     everywhere: Vec<u8>,
 }
 
@@ -240,13 +324,16 @@ impl<'p> Parts<'p> {
         u8::try_from(number).unwrap_or(u8::MAX)
     }
 
+    /// Takes that a rule of a policy is about these prefixes.
+    fn about(&mut self, policy: &'p str, number: u8, prefixes: impl Iterator<Item = IpNet>) {
+        self.policies.insert(number, policy);
+        let prefixes = prefixes.map(|prefix| (prefix.trunc(), number));
+        self.prefixes.extend(prefixes);
+    }
+
     fn finish(mut self, knowledge: &'p Knowledge, policies: u64) -> Result<Compiled, TooLarge> {
         if self.rules.len() > MAX_RULES {
-            return Err(TooLarge(format!(
-                "the policies make {} rules, and there is room for {MAX_RULES}: put policies with \
-                 the same devices, ports and action into one",
-                self.rules.len()
-            )));
+            return Err(TooMuch::Rules(self.rules.len()).into());
         }
         let mut chains = Chains::default();
         // Two parts of a policy may be the same rule.
@@ -285,6 +372,7 @@ impl<'p> Parts<'p> {
                 rules.insert(place, *number);
             }
         }
+        self.check_room(&own)?;
         let mut prefixes = BTreeMap::new();
         // A prefix sorts before those it holds: the last of the stack that holds one is its parent.
         let mut holders: Vec<(IpNet, Vec<u8>)> = Vec::new();
@@ -305,6 +393,47 @@ impl<'p> Parts<'p> {
         Ok(prefixes)
     }
 
+    /// Whether the kernel has room for prefixes.
+    fn check_room(&self, own: &BTreeMap<IpNet, Vec<u8>>) -> Result<(), TooLarge> {
+        for (family, is_of) in [
+            (
+                "IPv4",
+                (|prefix| matches!(prefix, IpNet::V4(_))) as fn(&IpNet) -> bool,
+            ),
+            ("IPv6", |prefix| matches!(prefix, IpNet::V6(_))),
+        ] {
+            let count = own.keys().filter(|prefix| is_of(prefix)).count();
+            if count <= MAX_PREFIXES {
+                continue;
+            }
+            let mut by_policy: BTreeMap<&str, usize> = BTreeMap::new();
+            for numbers in own
+                .iter()
+                .filter(|(prefix, _)| is_of(prefix))
+                .map(|(_, rules)| rules)
+            {
+                let mut names: Vec<_> = (numbers.iter())
+                    .filter_map(|number| self.policies.get(number))
+                    .collect();
+                names.dedup();
+                for name in names {
+                    *by_policy.entry(name).or_default() += 1;
+                }
+            }
+            let most = by_policy.iter().max_by_key(|(_, count)| **count);
+            let largest = most.map_or_else(Default::default, |(name, of_it)| {
+                ((*name).to_owned(), *of_it)
+            });
+            return Err(TooMuch::Prefixes {
+                count,
+                family,
+                largest,
+            }
+            .into());
+        }
+        Ok(())
+    }
+
     fn name_table(
         &self,
         knowledge: &'p Knowledge,
@@ -317,10 +446,7 @@ impl<'p> Parts<'p> {
                 return Ok(table);
             }
         }
-        Err(TooLarge(format!(
-            "the lists have names that cannot be told from each other, whichever of {MOST_SECRETS} \
-             secrets they are looked up by: a list was made to have them"
-        )))
+        Err(TooMuch::Alike.into())
     }
 
     fn name_table_under(
@@ -338,9 +464,8 @@ impl<'p> Parts<'p> {
             .filter(|node| tree.has_rules(node))
             .count();
         if count > MAX_NAMES {
-            return Err(TooLarge(format!(
-                "the policies are about {count} names, and there is room for {MAX_NAMES}"
-            )));
+            let largest = self.largest_list(knowledge);
+            return Err(TooMuch::Names { count, largest }.into());
         }
         let hashes: Vec<u64> = tree.nodes.keys().copied().collect();
         let mut entries = Vec::new();
@@ -359,6 +484,38 @@ impl<'p> Parts<'p> {
         }))
     }
 
+    /// Whether what is on a list counts.
+    fn uses(&self, listed: &Listed<'_>) -> bool {
+        self.left_out
+            .is_none_or(|left_out| left_out.is_empty() || !left_out.contains(listed.list))
+    }
+
+    /// The list with the most names that a policy is about, and how many they are.
+    fn largest_list(&self, knowledge: &Knowledge) -> Option<(String, u64)> {
+        let of_policies = self.lists.iter().flat_map(|(list, _)| list.names());
+        let asked = |listed: &Listed<'_>| {
+            let mut of_category = self.categories.iter();
+            let mut of_owner = self.owners.iter();
+            of_category.any(|(wanted, _)| Some(*wanted) == listed.category)
+                || of_owner.any(|(wanted, _)| {
+                    listed
+                        .owner
+                        .is_some_and(|owner| owner.eq_ignore_ascii_case(wanted))
+                })
+        };
+        let known = knowledge.lists.names().filter(|entry| asked(&entry.listed));
+        let mut counts: HashMap<&str, u64> = HashMap::new();
+        for Entry { listed, .. } in of_policies.chain(known) {
+            if listed.category != Some(Category::NeverBlock) && self.uses(&listed) {
+                *counts.entry(listed.list).or_default() += 1;
+            }
+        }
+        let largest = counts
+            .into_iter()
+            .max_by_key(|(list, count)| (*count, *list));
+        largest.map(|(list, count)| (list.to_owned(), count))
+    }
+
     /// All names that matter, with what is said of exactly each.
     fn tree(&self, secret: u64, knowledge: &'p Knowledge) -> Result<Tree<'p>, Collision> {
         let mut tree = Tree::new(secret);
@@ -372,11 +529,11 @@ impl<'p> Parts<'p> {
         }
         for (list, number) in &self.lists {
             for entry in list.names() {
-                let exception = entry.listed.category == Some(Category::NeverBlock);
-                tree.say(entry.what, |own| match exception {
-                    true => own.never = true,
-                    false => own.listed |= 1 << number,
-                })?;
+                if entry.listed.category == Some(Category::NeverBlock) {
+                    tree.say(entry.what, |own| own.never = true)?;
+                } else if self.uses(&entry.listed) {
+                    tree.say(entry.what, |own| own.listed |= 1 << number)?;
+                }
             }
         }
         let resolvers = self
@@ -394,6 +551,10 @@ impl<'p> Parts<'p> {
         for entry in knowledge.lists.names() {
             let (category, owner) = (entry.listed.category, entry.listed.owner);
             let never = category == Some(Category::NeverBlock);
+            // What it makes an exception of is one still.
+            if !never && !self.uses(&entry.listed) {
+                continue;
+            }
             let categorised = category.filter(|_| !self.categories.is_empty());
             let owned = owner.filter(|_| !self.owners.is_empty());
             if !never && categorised.is_none() && owned.is_none() {
@@ -491,8 +652,8 @@ impl<'p> Tree<'p> {
             return Ok(());
         };
         let node = match self.nodes.entry(hash) {
-            Entry::Occupied(node) => node.into_mut(),
-            Entry::Vacant(place) => place.insert(Node {
+            hash_map::Entry::Occupied(node) => node.into_mut(),
+            hash_map::Entry::Vacant(place) => place.insert(Node {
                 name,
                 own: 0,
                 resolved: None,
@@ -621,9 +782,7 @@ impl Chains {
             return Ok(*number);
         }
         if self.chains.len() == MAX_CHAINS {
-            return Err(TooLarge(format!(
-                "the names and prefixes of the policies overlap in more than {MAX_CHAINS} ways"
-            )));
+            return Err(TooMuch::Chains.into());
         }
         let mut chain = Chain {
             len: rules.len() as u64,

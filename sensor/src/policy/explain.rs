@@ -5,7 +5,10 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use ipnet::IpNet;
-use sensor_ebpf::{name::MAX_LABELS, policy::Layer};
+use sensor_ebpf::{
+    name::MAX_LABELS,
+    policy::{Layer, Verdict},
+};
 use serde::{Deserialize, Serialize};
 
 use super::{DeviceFacts, PolicyLists, Temporary, Zone, compile::DISCOVERY};
@@ -73,6 +76,9 @@ pub struct Explanation {
     pub judgements: Vec<Judgement>,
     /// What is about it too, and has no effect.
     pub lost: Vec<Lost>,
+    /// Of a name: policies that apply to the device and are about addresses, which may be those of the
+    /// name. There they decide before it is said.
+    pub by_address: Vec<String>,
 }
 
 /// What happens where it is judged by some layers.
@@ -86,6 +92,8 @@ pub struct Judgement {
     pub said: Option<Said>,
     /// Whether that is so only at the remote addresses that the policy names.
     pub at_its_addresses: bool,
+    /// Of a name: whether it is refused by its address and port, before it is said.
+    pub before_its_name: bool,
 }
 
 /// Who says something, and why it is about the subject.
@@ -157,6 +165,8 @@ pub enum Reason {
     Quic,
     /// The policy is about everything, or about ports alone.
     Everything,
+    /// DNS gave the address only for names that it refuses.
+    Learned,
 }
 
 /// A line of a list.
@@ -206,8 +216,10 @@ pub enum Loss {
     LessSpecific,
     /// What decides stands before it.
     LaterInOrder,
-    /// Without addresses that keep the link alive, nobody on it can talk.
+    /// Without what keeps the link alive, nobody on it can talk: group and link-local addresses, DHCP.
     KeepsLinkAlive,
+    /// It is about a name, and what is refused by its address does not say it.
+    RefusedByAddress,
 }
 
 /// Explains what is said of a subject.
@@ -216,33 +228,184 @@ pub fn explain(
     device: &DeviceFacts<'_>,
     subject: &Subject,
 ) -> Explanation {
-    let (claims, judges) = match &subject.what {
+    match &subject.what {
         What::Name(name) => {
-            let port = |usual| subject.port.unwrap_or(usual);
-            let judges = vec![
-                Judge::new(Layer::Dns, "dns", Transport::Udp, None),
-                Judge::new(Layer::Tls, "tls", Transport::Tcp, Some(port(443))),
-                Judge::new(Layer::Quic, "quic", Transport::Udp, Some(port(443))),
-                Judge::new(Layer::Http, "http", Transport::Tcp, Some(port(80))),
-            ];
-            (name_claims(deciding, device, name), judges)
+            let judges = judges_of_names(subject.port);
+            let claims = Claims {
+                everywhere: address_claims(deciding, device, None),
+                own: name_claims(deciding, device, name),
+            };
+            Explanation {
+                by_address: deciding
+                    .policies
+                    .iter()
+                    .filter(|policy| !policy.has_names() && policy.has_addresses())
+                    .filter(|policy| {
+                        applies(deciding, device, &policy.devices, &policy.schedule).is_none()
+                            && judges
+                                .iter()
+                                .any(|judge| judge.before_a_name().is_at(&policy.ports))
+                    })
+                    .map(|policy| policy.name.clone())
+                    .collect(),
+                ..claims.explain(&judges)
+            }
         }
         What::Address(address) => {
             let judges = match subject.port {
                 None => vec![Judge::new(Layer::Address, "address", Transport::Any, None)],
                 Some(_) => vec![
                     Judge::new(Layer::Address, "address tcp", Transport::Tcp, subject.port),
-                    Judge::new(Layer::Address, "address udp", Transport::Udp, subject.port),
+                    Judge::new(Layer::Address, "address udp", Transport::Udp, subject.port)
+                        .towards(*address),
                 ],
             };
-            (address_claims(deciding, device, *address), judges)
+            let claims = Claims {
+                everywhere: Vec::new(),
+                own: address_claims(deciding, device, Some(*address)),
+            };
+            claims.explain(&judges)
         }
-    };
-    let mut judgements: Vec<(Vec<&'static str>, Vec<usize>)> = Vec::new();
-    for judge in &judges {
-        // All that may decide: those that ask for addresses, and the first that does not.
+    }
+}
+
+/// What a policy refuses whatever name would be said, as its addresses and ports are judged before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefusedBefore {
+    /// The policy.
+    pub policy: String,
+    /// The layers at whose usual ports it does.
+    pub layers: Vec<&'static str>,
+    /// Whether it does so for each of the devices.
+    pub for_all: bool,
+}
+
+/// What is refused to these devices whatever name they would say.
+pub fn refused_before_a_name(
+    deciding: &Deciding<'_>,
+    devices: &[DeviceFacts<'_>],
+) -> Vec<RefusedBefore> {
+    let mut refused: Vec<RefusedBefore> = Vec::new();
+    let judges = judges_of_names(None);
+    let everywhere: Vec<_> = devices
+        .iter()
+        .map(|device| address_claims(deciding, device, None))
+        .collect();
+    for policy in deciding.policies {
+        let by_policy = |claims: &[Claim<'_>], judge: &Judge| {
+            refusing(claims, judge)
+                .is_some_and(|number| claims[number].said.policy.as_ref() == Some(&policy.name))
+        };
+        let concerned = |claims: &&Vec<Claim<'_>>| judges.iter().any(|j| by_policy(claims, j));
+        let concerned: Vec<_> = everywhere.iter().filter(concerned).collect();
+        if concerned.is_empty() {
+            continue;
+        }
+        let layers = judges.iter();
+        let layers = layers.filter(|judge| concerned.iter().any(|claims| by_policy(claims, judge)));
+        refused.push(RefusedBefore {
+            policy: policy.name.clone(),
+            layers: layers.map(|judge| judge.name).collect(),
+            for_all: concerned.len() == devices.len(),
+        });
+    }
+    refused
+}
+
+/// Those who judge names, at the usual port of each or at this one.
+fn judges_of_names(port: Option<u16>) -> [Judge; 4] {
+    let port = |usual| Some(port.unwrap_or(usual));
+    [
+        Judge::new(Layer::Dns, "dns", Transport::Udp, Some(53)),
+        Judge::new(Layer::Tls, "tls", Transport::Tcp, port(443)),
+        Judge::new(Layer::Quic, "quic", Transport::Udp, port(443)),
+        Judge::new(Layer::Http, "http", Transport::Tcp, port(80)),
+    ]
+}
+
+/// The place of what refuses a flow by its port, wherever it goes.
+fn refusing(everywhere: &[Claim<'_>], judge: &Judge) -> Option<usize> {
+    let judge = judge.before_a_name();
+    let first = everywhere
+        .iter()
+        .position(|claim| claim.loss.is_none() && judge.holds(claim))?;
+    everywhere[first].refuses().then_some(first)
+}
+
+/// All that is about a subject.
+struct Claims<'a> {
+    /// Of a name: what is said of every address, in the order in which it is asked.
+    everywhere: Vec<Claim<'a>>,
+    /// What is said of the subject itself, in the order in which it is asked.
+    own: Vec<Claim<'a>>,
+}
+
+/// What decides for one judge.
+#[derive(PartialEq)]
+enum Path {
+    /// What refuses every address.
+    Everywhere(usize),
+    /// All that may decide: those that ask for addresses, and the first that does not.
+    Own(Vec<usize>),
+}
+
+impl Claims<'_> {
+    fn explain(&self, judges: &[Judge]) -> Explanation {
+        let mut paths: Vec<(Vec<&'static str>, Path)> = Vec::new();
+        for judge in judges {
+            let path = match refusing(&self.everywhere, judge) {
+                Some(number) => Path::Everywhere(number),
+                None => Path::Own(self.own_path(judge)),
+            };
+            match paths.iter_mut().find(|(_, known)| *known == path) {
+                Some((layers, _)) => layers.push(judge.name),
+                None => paths.push((vec![judge.name], path)),
+            }
+        }
+        let lost = self.lost(judges, &paths);
+        let mut judgements = Vec::new();
+        for (layers, path) in paths {
+            let judgement = |claim: &Claim<'_>, before_its_name| Judgement {
+                layers: layers.clone(),
+                verdict: claim.said.action,
+                said: Some(claim.said.clone()),
+                at_its_addresses: claim.at.is_some(),
+                before_its_name,
+            };
+            let path = match path {
+                Path::Everywhere(number) => {
+                    judgements.push(judgement(&self.everywhere[number], true));
+                    continue;
+                }
+                Path::Own(path) => path,
+            };
+            let undecided = path
+                .last()
+                .is_none_or(|number| self.own[*number].at.is_some());
+            judgements.extend(
+                path.iter()
+                    .map(|number| judgement(&self.own[*number], false)),
+            );
+            if undecided {
+                judgements.push(Judgement {
+                    layers,
+                    verdict: "pass",
+                    said: None,
+                    at_its_addresses: false,
+                    before_its_name: false,
+                });
+            }
+        }
+        Explanation {
+            judgements,
+            lost,
+            by_address: Vec::new(),
+        }
+    }
+
+    fn own_path(&self, judge: &Judge) -> Vec<usize> {
         let mut path = Vec::new();
-        for (number, claim) in claims.iter().enumerate() {
+        for (number, claim) in self.own.iter().enumerate() {
             if claim.loss.is_none() && judge.holds(claim) {
                 path.push(number);
                 if claim.at.is_none() {
@@ -250,64 +413,94 @@ pub fn explain(
                 }
             }
         }
-        match judgements.iter_mut().find(|(_, known)| *known == path) {
-            Some((layers, _)) => layers.push(judge.name),
-            None => judgements.push((vec![judge.name], path)),
-        }
+        path
     }
-    let lost = lost(&claims, &judgements);
-    let mut shown = Vec::new();
-    for (layers, path) in judgements {
-        let undecided = path
-            .last()
-            .is_none_or(|number| claims[*number].at.is_some());
-        shown.extend(path.into_iter().map(|number| Judgement {
-            layers: layers.clone(),
-            verdict: claims[number].said.action,
-            said: Some(claims[number].said.clone()),
-            at_its_addresses: claims[number].at.is_some(),
-        }));
-        if undecided {
-            shown.push(Judgement {
-                layers,
-                verdict: "pass",
-                said: None,
-                at_its_addresses: false,
+
+    fn lost(&self, judges: &[Judge], paths: &[(Vec<&'static str>, Path)]) -> Vec<Lost> {
+        let own_paths = || {
+            paths.iter().filter_map(|(_, path)| match path {
+                Path::Own(path) => Some(path),
+                Path::Everywhere(_) => None,
+            })
+        };
+        let refused = || {
+            paths.iter().filter_map(|(_, path)| match path {
+                Path::Everywhere(number) => Some(*number),
+                Path::Own(_) => None,
+            })
+        };
+        let lost = |claim: &Claim<'_>, because| Lost {
+            said: claim.said.clone(),
+            because,
+        };
+
+        // What lets every address pass has no effect on names.
+        let everywhere = self.everywhere.iter().enumerate();
+        let everywhere = everywhere
+            .filter(|(number, claim)| claim.refuses() && !refused().any(|other| other == *number))
+            .map(|(_, claim)| {
+                let is_about_it = |judge: &Judge| judge.before_a_name().holds(claim);
+                let because = match &claim.loss {
+                    Some(loss) => loss.clone(),
+                    None if judges.iter().any(is_about_it) => Loss::LaterInOrder,
+                    None => Loss::OtherPorts,
+                };
+                lost(claim, because)
             });
-        }
-    }
-    Explanation {
-        judgements: shown,
-        lost,
+        let own = self.own.iter().enumerate();
+        let own = own
+            .filter(|(number, _)| !own_paths().any(|path| path.contains(number)))
+            .map(|(number, claim)| {
+                // What decides most: of a name, a flow by that name.
+                let paths: Vec<_> = own_paths().collect();
+                let winner = paths.into_iter().rev().find_map(|path| {
+                    let last = path.last().copied()?;
+                    (last < number).then(|| &self.own[last])
+                });
+                let keeps_link_alive =
+                    |judge: &Judge| judge.keeps_link_alive() && judge.is_at(&claim.ports);
+                let because = match (&claim.loss, winner) {
+                    (Some(loss), _) => loss.clone(),
+                    (None, Some(winner)) if winner.command => Loss::Command,
+                    (None, Some(winner)) if winner.specific > claim.specific => Loss::LessSpecific,
+                    (None, Some(_)) => Loss::LaterInOrder,
+                    (None, None) if judges.iter().any(keeps_link_alive) => Loss::KeepsLinkAlive,
+                    (None, None) if judges.iter().any(|judge| judge.holds(claim)) => {
+                        Loss::RefusedByAddress
+                    }
+                    (None, None) => Loss::OtherPorts,
+                };
+                lost(claim, because)
+            });
+        everywhere.chain(own).collect()
     }
 }
 
-fn lost(claims: &[Claim<'_>], judgements: &[(Vec<&'static str>, Vec<usize>)]) -> Vec<Lost> {
-    let paths = || judgements.iter().map(|(_, path)| path);
-    let losers = claims
-        .iter()
-        .enumerate()
-        .filter(|(number, _)| !paths().any(|path| path.contains(number)));
-    losers
-        .map(|(number, claim)| {
-            // What decides most: of a name, a flow by that name.
-            let winner = paths().rev().find_map(|path| {
-                let last = path.last().copied()?;
-                (last < number).then(|| &claims[last])
-            });
-            let because = match (&claim.loss, winner) {
-                (Some(loss), _) => loss.clone(),
-                (None, None) => Loss::OtherPorts,
-                (None, Some(winner)) if winner.command => Loss::Command,
-                (None, Some(winner)) if winner.specific > claim.specific => Loss::LessSpecific,
-                (None, Some(_)) => Loss::LaterInOrder,
-            };
-            Lost {
-                said: claim.said.clone(),
-                because,
-            }
-        })
-        .collect()
+impl Explanation {
+    /// Adds what is said of a flow to the address that says no name: where its address does not refuse
+    /// it, this does.
+    pub fn learned(&mut self, policy: Option<String>, verdict: Verdict) {
+        let refuses = |judgement: &Judgement| matches!(judgement.verdict, "reject" | "drop");
+        if self.judgements.iter().all(refuses) {
+            return;
+        }
+        let action = match verdict {
+            Verdict::Pass | Verdict::Allow => return,
+            Verdict::Reject => word(Action::Reject),
+            Verdict::Drop => word(Action::Drop),
+        };
+        self.judgements.push(Judgement {
+            layers: vec!["without a name"],
+            verdict: action,
+            said: Some(Said {
+                policy,
+                action,
+                reason: Reason::Learned,
+            }),
+            at_its_addresses: false,
+            before_its_name: false,
+        });
+    }
 }
 
 /// A layer, and a port that is asked for there.
@@ -316,6 +509,8 @@ struct Judge {
     name: &'static str,
     transport: Transport,
     port: Option<u16>,
+    /// Whether it is about an address in the house or of its provider.
+    is_near: bool,
 }
 
 impl Judge {
@@ -330,21 +525,47 @@ impl Judge {
             name,
             transport,
             port,
+            is_near: false,
         }
+    }
+
+    /// The same about an address.
+    fn towards(self, address: IpAddr) -> Self {
+        Self {
+            is_near: is_near(address),
+            ..self
+        }
+    }
+
+    /// The same flow, before a name is said in it.
+    const fn before_a_name(&self) -> Self {
+        Self::new(Layer::Address, self.name, self.transport, self.port)
     }
 
     /// Whether a claim is about what this layer judges, wherever that is.
     fn holds(&self, claim: &Claim<'_>) -> bool {
-        if self.layer == Layer::Dns {
-            return claim.ports.is_empty() && claim.at.is_none();
+        match self.layer {
+            Layer::Dns => claim.ports.is_empty() && claim.at.is_none(),
+            _ => self.is_at(&claim.ports) && !self.keeps_link_alive(),
         }
-        claim.ports.is_empty()
+    }
+
+    fn is_at(&self, ports: &[Ports]) -> bool {
+        ports.is_empty()
             || self.port.is_some_and(|port| {
-                claim.ports.iter().any(|range| {
+                ports.iter().any(|range| {
                     (range.first..=range.last).contains(&port)
                         && (range.transport == Transport::Any || range.transport == self.transport)
                 })
             })
+    }
+
+    /// Whether it is DHCP, which is refused at no address that may have it.
+    fn keeps_link_alive(&self) -> bool {
+        self.layer == Layer::Address
+            && self.is_near
+            && self.transport == Transport::Udp
+            && matches!(self.port, Some(67 | 68 | 546 | 547))
     }
 }
 
@@ -361,6 +582,35 @@ struct Claim<'a> {
     at: Option<&'a Policy>,
     /// Why it has no effect, wherever it stands.
     loss: Option<Loss>,
+}
+
+impl Claim<'_> {
+    /// What a policy says anywhere.
+    fn of(
+        policy: &Policy,
+        order: (usize, usize),
+        action: Action,
+        specific: usize,
+        reason: Reason,
+    ) -> Self {
+        Self {
+            said: Said {
+                policy: Some(policy.name.clone()),
+                action: word(action),
+                reason,
+            },
+            command: false,
+            specific,
+            order,
+            ports: Vec::new(),
+            at: None,
+            loss: None,
+        }
+    }
+
+    fn refuses(&self) -> bool {
+        matches!(self.said.action, "reject" | "drop")
+    }
 }
 
 /// The claims in the order in which they are asked.
@@ -400,17 +650,6 @@ const fn word(action: Action) -> &'static str {
     }
 }
 
-const fn is_by_name(policy: &Policy) -> bool {
-    !(policy.domains.is_empty()
-        && policy.lists.is_empty()
-        && policy.owners.is_empty()
-        && policy.categories.is_empty())
-}
-
-const fn is_by_address(policy: &Policy) -> bool {
-    !(policy.remotes.is_empty() && policy.countries.is_empty() && policy.networks.is_empty())
-}
-
 /// A name and all names above it, the longest first; of very long ones the last labels.
 fn suffixes(name: &str) -> Vec<&str> {
     let starts = std::iter::once(0).chain(name.match_indices('.').map(|(dot, _)| dot + 1));
@@ -434,11 +673,15 @@ fn name_claims<'a>(
     let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
     let suffixes = suffixes(&name);
     let has = |other: &str| suffixes.contains(&other);
+    let is_used = |listed: &Listed<'_>| {
+        listed.category == Some(Category::NeverBlock)
+            || !deciding.lists.left_out().contains(listed.list)
+    };
     let known: BTreeMap<&str, Listed<'_>> = deciding
         .knowledge
         .lists
         .names()
-        .filter(|entry| has(entry.what))
+        .filter(|entry| has(entry.what) && is_used(&entry.listed))
         .map(|entry| (entry.what, entry.listed))
         .collect();
     let mut never: Vec<Line> = Vec::new();
@@ -449,7 +692,8 @@ fn name_claims<'a>(
         }
     }
     for (file, list) in deciding.lists.iter() {
-        for entry in list.names.names().filter(|entry| has(entry.what)) {
+        let entries = list.names.names();
+        for entry in entries.filter(|entry| has(entry.what) && is_used(&entry.listed)) {
             let line = line(entry.what, &entry.listed);
             match entry.listed.category {
                 Some(Category::NeverBlock) => never.push(line),
@@ -495,20 +739,13 @@ fn name_claims<'a>(
         let mut claim = |part, action, name: &str, reason, loss: Option<Loss>| {
             let of_policy = part == 0;
             claims.push(Claim {
-                said: Said {
-                    policy: Some(policy.name.clone()),
-                    action: word(action),
-                    reason,
-                },
-                command: false,
-                specific: name.len(),
-                order: (order, part),
                 ports: match of_policy {
                     true => policy.ports.clone(),
                     false => Vec::new(),
                 },
-                at: (of_policy && is_by_address(policy)).then_some(policy),
+                at: (of_policy && policy.has_addresses()).then_some(policy),
                 loss: applies.clone().or(loss),
+                ..Claim::of(policy, (order, part), action, name.len(), reason)
             });
         };
         let listed = || never.clone().map(Loss::NeverBlock);
@@ -603,10 +840,11 @@ fn addresses_of(
         .filter(move |(prefix, _)| prefix.contains(&address))
 }
 
+/// What is said of an address; `None`: what is said of every one.
 fn address_claims<'a>(
     deciding: &Deciding<'a>,
     device: &DeviceFacts<'_>,
-    address: IpAddr,
+    address: Option<IpAddr>,
 ) -> Vec<Claim<'a>> {
     const fn port(first: u16, transport: Transport) -> Ports {
         Ports {
@@ -619,29 +857,24 @@ fn address_claims<'a>(
     let mut claims = Vec::new();
     for (order, policy) in deciding.policies.iter().enumerate() {
         let mut loss = applies(deciding, device, &policy.devices, &policy.schedule);
-        if keeps_link_alive(address) {
+        if address.is_some_and(keeps_link_alive) {
             loss = Some(Loss::KeepsLinkAlive);
         }
         let mut claim = |part, action, specific: usize, reason, ports: &[Ports]| {
             claims.push(Claim {
-                said: Said {
-                    policy: Some(policy.name.clone()),
-                    action: word(action),
-                    reason,
-                },
-                command: false,
-                specific,
-                order: (order, part),
                 ports: ports.to_vec(),
-                at: None,
                 loss: loss.clone(),
+                ..Claim::of(policy, (order, part), action, specific, reason)
             });
         };
         let aside = policy.encrypted_dns.is_some() || policy.quic.is_some();
-        if is_by_name(policy) {
+        if policy.has_names() {
             // The name decides, when it is said.
-        } else if is_by_address(policy) {
-            for (prefix, reason) in addresses_of(policy, deciding.knowledge, address) {
+        } else if policy.has_addresses() {
+            let found = address
+                .into_iter()
+                .flat_map(|address| addresses_of(policy, deciding.knowledge, address));
+            for (prefix, reason) in found {
                 let specific = usize::from(prefix.prefix_len()) + 1;
                 claim(0, policy.action, specific, reason, &policy.ports);
             }
@@ -656,7 +889,9 @@ fn address_claims<'a>(
             let ports = [port(853, Transport::Any)];
             claim(2, action, 0, Reason::EncryptedDns, &ports);
             let mut resolvers = deciding.knowledge.resolvers.encrypted_addresses();
-            if resolvers.any(|resolver| resolver == address) {
+            if let Some(address) = address
+                && resolvers.any(|resolver| resolver == address)
+            {
                 let specific = usize::from(IpNet::from(address).prefix_len()) + 1;
                 let name = address.to_string();
                 let ports = [port(443, Transport::Any)];
@@ -679,6 +914,20 @@ fn keeps_link_alive(address: IpAddr) -> bool {
     }
 }
 
+/// Whether an address is none of the internet at large (RFC 6890; RFC 4291, section 2.4).
+fn is_near(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => {
+            let [a, b, ..] = address.octets();
+            let of_provider = a == 100 && (64..128).contains(&b);
+            a == 0 || a >= 224 || of_provider || {
+                address.is_private() || address.is_loopback() || address.is_link_local()
+            }
+        }
+        IpAddr::V6(address) => !(0x2000..0x4000).contains(&address.segments()[0]),
+    }
+}
+
 #[cfg(test)]
 pub(super) mod testing {
     //! The same reading, for a flow whose address is known.
@@ -695,9 +944,9 @@ pub(super) mod testing {
     ) -> Option<(Option<String>, &'static str)> {
         let claims = match name {
             Some(name) => name_claims(deciding, device, name),
-            None => address_claims(deciding, device, address),
+            None => address_claims(deciding, device, Some(address)),
         };
-        let judge = Judge::new(layer, "", transport, Some(port));
+        let judge = Judge::new(layer, "", transport, Some(port)).towards(address);
         let found = claims.into_iter().find(|claim| {
             claim.loss.is_none()
                 && judge.holds(claim)

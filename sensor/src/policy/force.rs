@@ -30,7 +30,7 @@ pub struct InForce {
 impl InForce {
     /// What is decided about a flow by a name that it said; `None` where no rule is about it.
     pub fn judge_name(&self, key: &FlowKey, name: &str, layer: Layer) -> Option<Decision> {
-        let chain = self.chain_of(name)?;
+        let chain = self.compiled.chain_of(name)?;
         Some(decide_name(self, key, chain, layer)?.1)
     }
 
@@ -49,15 +49,18 @@ impl InForce {
     pub fn applies_by_name(&self, mac: Mac) -> bool {
         self.for_device(mac) & self.compiled.name_rules != 0
     }
+}
 
+impl Compiled {
     /// The rules that refuse this name wherever it is, of those that may apply first.
     pub fn refusing(&self, name: &str) -> u64 {
-        let Some(chain) = self.chain_of(name).and_then(|chain| self.chain(chain)) else {
+        let chain = self.chain_of(name);
+        let Some(chain) = chain.and_then(|chain| self.chains.get(chain as usize)) else {
             return 0;
         };
         let mut set = 0;
         for number in &chain.rules[..chain.len as usize] {
-            let Some(rule) = self.rule(*number) else {
+            let Some(rule) = self.rules.get(usize::from(*number)) else {
                 continue;
             };
             if !Verdict::from_number(rule.verdict).refuses() {
@@ -73,8 +76,10 @@ impl InForce {
 
     fn chain_of(&self, name: &str) -> Option<u32> {
         let lower = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
-        let names = &self.compiled.names;
-        longest(names, &Suffixes::of(lower.as_bytes(), names.secret))
+        longest(
+            &self.names,
+            &Suffixes::of(lower.as_bytes(), self.names.secret),
+        )
     }
 }
 

@@ -3,10 +3,14 @@
 use std::{
     collections::HashMap,
     fs,
+    net::IpAddr,
     path::{Path, PathBuf},
 };
 
-use sensor_ebpf::name::{MAX_LABELS, NAME_BUCKET_ENTRIES, NAME_BUCKETS_PROBED, Suffixes, longest};
+use sensor_ebpf::{
+    name::{MAX_LABELS, NAME_BUCKET_ENTRIES, NAME_BUCKETS_PROBED, Suffixes, longest},
+    policy::MAX_PREFIXES,
+};
 
 use super::*;
 use crate::{
@@ -163,4 +167,88 @@ fn a_list_of_garbage_gives_what_is_good_in_it_and_what_it_was_when_it_cannot_be_
     assert_eq!(kept.report.bad, 1_500_002);
     check(&second);
     check(&PolicyLists::load(&policies, &second));
+}
+
+/// What a portal or a proxy gives in the place of a list, with success.
+const PAGE: &str = "<!doctype html>\n<html><body>\n<p>Please sign in.</p>\n</body></html>\n";
+
+#[test]
+fn a_file_of_which_no_line_can_be_used_is_no_list_and_an_empty_one_is() {
+    let folder = Folder::new("page");
+    let file = folder.file(b"a.example\nb.example\n");
+    let policies = refusing(&file);
+    let first = PolicyLists::load(&policies, &PolicyLists::default());
+    let refused = |lists: &PolicyLists| {
+        let compiled = compiled(&policies, &[], lists).expect("it fits");
+        ["a.example", "b.example"].map(|name| is_refused(&compiled, name))
+    };
+    assert_eq!(refused(&first), [true, true]);
+
+    let mut lists = first;
+    for no_list in [
+        PAGE.as_bytes(),
+        &b"\xff\xfea\0.\0e\0x\0\n\0".repeat(1_000),
+        b"# ads\nword\n",
+        &[0; 10_000],
+    ] {
+        folder.file(no_list);
+        lists = PolicyLists::load(&policies, &lists);
+        let kept = lists.get(&file).expect("it is kept");
+        let problem = kept.problem.as_deref().expect("it is said");
+        assert!(problem.contains("can be used"), "{problem}");
+        assert_eq!((kept.report.used, kept.report.bad), (2, 0));
+        assert_eq!(refused(&lists), [true, true]);
+    }
+    folder.file(format!("{PAGE}b.example\n").as_bytes());
+    lists = PolicyLists::load(&policies, &lists);
+    let list = lists.get(&file).expect("it is read");
+    assert!(list.problem.is_none());
+    assert_eq!((list.report.used, list.report.bad), (1, 4));
+    assert_eq!(refused(&lists), [false, true]);
+
+    for empty in [&b""[..], b"\n\n", b"# no more names\n! none\n"] {
+        folder.file(b"a.example\nb.example\n");
+        lists = PolicyLists::load(&policies, &lists);
+        assert_eq!(refused(&lists), [true, true]);
+        folder.file(empty);
+        lists = PolicyLists::load(&policies, &lists);
+        assert!(lists.get(&file).expect("it is read").problem.is_none());
+        assert_eq!(refused(&lists), [false, false]);
+    }
+    // Where there was nothing before, nothing is in force, and that is said.
+    folder.file(PAGE.as_bytes());
+    let lists = PolicyLists::load(&policies, &PolicyLists::default());
+    assert!(lists.get(&file).expect("it is there").problem.is_some());
+    assert_eq!(refused(&lists), [false, false]);
+}
+
+#[test]
+fn more_prefixes_than_the_kernel_has_room_for_are_refused_before_anything_is_written() {
+    let hosts = |first: u32, count: usize| -> Vec<IpNet> {
+        let addresses = (first..).take(count);
+        let addresses = addresses.map(|address| IpAddr::V4(address.into()));
+        addresses.map(IpNet::from).collect()
+    };
+    let about = |name: &str, remotes: Vec<IpNet>| Policy {
+        name: name.to_owned(),
+        remotes,
+        action: Action::Reject,
+        ..Policy::default()
+    };
+    // The second has some of the first's, and one prefix of the other family, which is no matter.
+    let mut few = hosts(0x0100_0000 + MAX_PREFIXES as u32 - 12, 10);
+    few.push("2001:db8::/32".parse().expect("a prefix"));
+    let mut policies = [
+        about("most", hosts(0x0100_0000, MAX_PREFIXES - 7)),
+        about("few", few),
+    ];
+    let all = compiled(&policies, &[], &PolicyLists::default()).expect("it fits");
+    assert_eq!(all.prefixes.len(), MAX_PREFIXES - 1);
+    policies[1].remotes.extend(hosts(0x0200_0000, 3));
+    let error = compiled(&policies, &[], &PolicyLists::default()).expect_err("it is too large");
+    assert_eq!(
+        error.to_string(),
+        "the policies are about 1048577 IPv4 prefixes, and there is room for 1048576: policy `most` \
+         is about 1048569 of them; have it name fewer countries, networks or remotes"
+    );
 }

@@ -1,76 +1,44 @@
 //! The lists that policies name.
 
 use std::{
-    collections::HashMap,
-    fs,
-    os::unix::fs::MetadataExt as _,
+    collections::{BTreeSet, HashMap},
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use crate::{
-    aggregate::party::lists::{Lists, Report},
+    aggregate::party::lists::{ListFile, MOST_NAMES},
     config::Policy,
 };
 
-/// A list and what was found in it.
-#[derive(Debug)]
-pub struct PolicyList {
-    /// Its names.
-    pub names: Lists,
-    /// Good and bad lines.
-    pub report: Report,
-    /// When the file was written, in seconds since the Unix epoch.
-    pub modified: f64,
-    /// Why it could not be read the last time; the names are those of before.
-    pub problem: Option<String>,
-}
-
 /// The lists of all policies, each once.
 #[derive(Clone, Debug, Default)]
-pub struct PolicyLists(HashMap<PathBuf, Arc<PolicyList>>);
+pub struct PolicyLists {
+    files: HashMap<PathBuf, ListFile>,
+    /// Lists of any kind by their names: what they say is not in force, but for their exceptions.
+    left_out: BTreeSet<String>,
+}
 
 impl PolicyLists {
-    /// Reads the lists of policies. Of one that cannot be read, what it had before stays.
+    /// Reads the lists of policies. Of one that cannot be read, or of which no line can be used, what
+    /// it had before stays.
     pub fn load(policies: &[Policy], before: &Self) -> Self {
         let mut lists = HashMap::new();
         for file in policies.iter().flat_map(|policy| &policy.lists) {
-            if lists.contains_key(file) {
-                continue;
+            if !lists.contains_key(file) {
+                let list = ListFile::load(file, (None, None), MOST_NAMES, before.get(file));
+                lists.insert(file.clone(), list);
             }
-            let list = read(file).unwrap_or_else(|error| {
-                let kept = before.0.get(file);
-                tracing::error!(
-                    "{}: {error}; {}",
-                    file.display(),
-                    match kept {
-                        Some(_) => "what it had before stays in force",
-                        None => "nothing of it is in force",
-                    }
-                );
-                PolicyList {
-                    names: kept.map_or_else(Lists::default, |kept| kept.names.clone()),
-                    report: kept.map_or_else(Report::default, |kept| kept.report.clone()),
-                    modified: kept.map_or(0.0, |kept| kept.modified),
-                    problem: Some(error.to_string()),
-                }
-            });
-            if list.report.bad > 0 {
-                tracing::warn!(
-                    "{}: {} lines are not used; `sensor check` shows the first of them",
-                    file.display(),
-                    list.report.bad
-                );
-            }
-            lists.insert(file.clone(), Arc::new(list));
         }
-        Self(lists)
+        Self {
+            files: lists,
+            left_out: BTreeSet::new(),
+        }
     }
 
     /// Lists with these texts, as if they had been read from files.
     #[cfg(test)]
     pub(super) fn of(texts: &[(&Path, &str)]) -> std::io::Result<Self> {
-        use crate::aggregate::party::lists::About;
+        use crate::aggregate::party::lists::{About, Lists};
 
         let lists = texts.iter().map(|(file, text)| {
             let mut names = Lists::default();
@@ -79,36 +47,36 @@ impl PolicyLists {
                 ..About::default()
             };
             let report = names.add(about, text.as_bytes())?;
-            let list = PolicyList {
-                names,
+            let list = ListFile {
+                names: names.into(),
                 report,
-                modified: 0.0,
-                problem: None,
+                ..ListFile::default()
             };
-            Ok(((*file).to_owned(), Arc::new(list)))
+            Ok(((*file).to_owned(), list))
         });
-        Ok(Self(lists.collect::<std::io::Result<_>>()?))
+        Ok(Self {
+            files: lists.collect::<std::io::Result<_>>()?,
+            left_out: BTreeSet::new(),
+        })
+    }
+
+    /// Leaves out a list of any kind, until they are loaded anew; its exceptions stay.
+    pub fn leave_out(&mut self, list: &str) {
+        self.left_out.insert(list.to_owned());
+    }
+
+    /// The lists that are left out, by their names.
+    pub const fn left_out(&self) -> &BTreeSet<String> {
+        &self.left_out
     }
 
     /// The list in a file.
-    pub fn get(&self, file: &Path) -> Option<&PolicyList> {
-        self.0.get(file).map(|list| &**list)
+    pub fn get(&self, file: &Path) -> Option<&ListFile> {
+        self.files.get(file)
     }
 
     /// All, in no order.
-    pub fn iter(&self) -> impl Iterator<Item = (&Path, &PolicyList)> {
-        self.0.iter().map(|(file, list)| (&**file, &**list))
+    pub fn iter(&self) -> impl Iterator<Item = (&Path, &ListFile)> {
+        self.files.iter().map(|(file, list)| (&**file, list))
     }
-}
-
-fn read(file: &Path) -> std::io::Result<PolicyList> {
-    let mut names = Lists::default();
-    let report = names.add_file(file, None, None)?;
-    names.shrink();
-    Ok(PolicyList {
-        names,
-        report,
-        modified: fs::metadata(file)?.mtime() as f64,
-        problem: None,
-    })
 }

@@ -20,12 +20,14 @@
 //! | any of these | `sensor allow b.example` | `a.b.example` | allowed |
 //! | any of these | `sensor block b.example` | `a.b.example` | refused |
 //! | `domains = ["b.example"] ports = [443]` reject | | the DNS question for it | not touched |
+//! | nothing but `ports = [443]`, reject | `sensor allow b.example` | `b.example` at port 443 | refused, by its address |
 //!
-//! `compile` makes the tables · `names` is the table of names · `lists` reads the policies' own lists ·
+//! `compile` makes the tables · `fit` leaves out what has no place in them · `names` is the table of names · `lists` reads the policies' own lists ·
 //! `schedule` tells when a policy applies · `force` decides in user space · `explain` tells why.
 
 mod compile;
 pub mod explain;
+mod fit;
 mod force;
 mod lists;
 mod names;
@@ -40,9 +42,10 @@ use crate::config::{Action, DeviceSelector, Span, typed};
 use crate::model::{Kind, Said};
 
 pub use self::{
-    compile::{TooLarge, compile, policy_names},
+    compile::{TooLarge, TooMuch, compile, policy_names},
+    fit::{Fitting, fitting},
     force::InForce,
-    lists::{PolicyList, PolicyLists},
+    lists::PolicyLists,
     names::NameTable,
     schedule::Zone,
 };

@@ -18,6 +18,7 @@ use crate::{
 
 /// A flow, or a question, and whose it is.
 struct Asked<'a> {
+    house: &'a House,
     device: DeviceFacts<'a>,
     layer: Layer,
     address: IpAddr,
@@ -40,12 +41,15 @@ impl Asked<'_> {
                 })
     }
 
-    /// No prefix is the condition of a policy that names none.
-    fn is_in(&self, remotes: &[IpNet]) -> bool {
-        remotes.is_empty()
-            || self.layer != Layer::Dns
-                && remotes.iter().any(|prefix| prefix.contains(&self.address))
+    /// No address is the condition of a policy that names none.
+    fn is_in_addresses_of(&self, policy: &Policy) -> bool {
+        is_anywhere(policy)
+            || self.layer != Layer::Dns && !self.house.prefixes_of(policy, self.address).is_empty()
     }
+}
+
+fn is_anywhere(policy: &Policy) -> bool {
+    policy.remotes.is_empty() && policy.countries.is_empty() && policy.networks.is_empty()
 }
 
 type Decided = Option<(Option<String>, &'static str)>;
@@ -115,7 +119,7 @@ fn of_name(house: &House, asked: &Asked<'_>, name: &str) -> Decided {
             }
         };
         let explicit = |name: &str| never.is_none_or(|never| name.len() >= never);
-        if asked.is_at(&policy.ports) && asked.is_in(&policy.remotes) {
+        if asked.is_at(&policy.ports) && asked.is_in_addresses_of(policy) {
             for domain in &policy.domains {
                 if holds(domain, name) && explicit(domain) {
                     says(domain.len(), policy.action);
@@ -210,15 +214,13 @@ fn of_address(house: &House, asked: &Asked<'_>) -> Decided {
             || !owners.is_empty()
             || !categories.is_empty();
         let aside = policy.encrypted_dns.is_some() || policy.quic.is_some();
-        let nothing = policy.remotes.is_empty() && policy.ports.is_empty();
+        let nothing = is_anywhere(policy) && policy.ports.is_empty();
         if !by_name && asked.is_at(&policy.ports) && !(nothing && aside) {
-            if policy.remotes.is_empty() {
+            if is_anywhere(policy) {
                 says(0, policy.action);
             }
-            for prefix in &policy.remotes {
-                if prefix.contains(&asked.address) {
-                    says(prefix.prefix_len() + 1, policy.action);
-                }
+            for prefix in house.prefixes_of(policy, asked.address) {
+                says(prefix.prefix_len() + 1, policy.action);
             }
         }
         if let Some(action) = policy.quic
@@ -268,7 +270,7 @@ proptest! {
     ) {
         let (in_force, policies) = house.in_force(&device).expect("it fits");
         let key: FlowKey = key(device.mac, address, transport, port);
-        let mut asked = Asked { device, layer: Layer::Address, address, transport, port };
+        let mut asked = Asked { house: &house, device, layer: Layer::Address, address, transport, port };
         let by_address = decided(in_force.judge_address(&key), &policies);
         prop_assert_eq!(by_address, of_address(&house, &asked));
         for name in names() {
@@ -294,7 +296,7 @@ proptest! {
         let (mut in_force, _) = house.in_force(&device).expect("it fits");
         let rules = in_force.compiled.rules_of(&others, &house.zone, NOW);
         in_force.devices.insert(others.mac, rules);
-        let learned = at.iter().fold(u64::MAX, |set, name| set & in_force.refusing(name));
+        let learned = at.iter().fold(u64::MAX, |set, name| set & in_force.compiled.refusing(name));
         for mac in [device.mac, others.mac, [0; 6]] {
             let key = key(mac, address, transport, port);
             let unnamed = in_force.judge_learned(&key, learned);

@@ -1,5 +1,7 @@
 //! When a policy applies: spans of the week in local time.
 
+use std::{fs, path::Path};
+
 use jiff::{
     Timestamp, ToSpan as _,
     civil::{Date, Time},
@@ -19,11 +21,23 @@ impl Default for Zone {
 }
 
 impl Zone {
-    /// The zone with a name of the IANA database, or the system's. The configuration has looked at
-    /// the name: one that is not known any more is the system's too.
+    /// The zone with a name of the IANA database, or the system's; UTC where the system has none.
+    /// The configuration has looked at the name: one that is not known any more is the system's too.
     pub fn named(name: Option<&str>) -> Self {
-        let named = name.and_then(|name| TimeZone::get(name).ok());
-        Self(named.unwrap_or_else(TimeZone::system))
+        let named = name.and_then(|name| TimeZone::get(name).ok()).map(Self);
+        named.or_else(Self::of_system).unwrap_or_default()
+    }
+
+    /// The system's zone: that of `TZ`, of /etc/localtime, or of OpenWrt's /etc/TZ.
+    pub fn of_system() -> Option<Self> {
+        let system = TimeZone::try_system().ok().map(Self);
+        system.or_else(|| Self::of_file(Path::new("/etc/TZ")))
+    }
+
+    /// The zone that stands in a file as the variable `TZ` would have it (POSIX.1-2017, section 8.3).
+    fn of_file(file: &Path) -> Option<Self> {
+        let text = fs::read_to_string(file).ok()?;
+        TimeZone::posix(text.trim()).ok().map(Self)
     }
 
     /// Whether a time, in seconds since the Unix epoch, lies in one of the spans; with none, always.
@@ -110,6 +124,32 @@ mod tests {
         let now: Timestamp = time.parse().expect("a time");
         let now = now.as_second() as f64;
         assert_eq!(zone.is_within(&[span], now), within, "{time}");
+    }
+
+    #[test]
+    fn a_zone_of_openwrt_has_its_daylight_saving() -> std::io::Result<()> {
+        let file = std::env::temp_dir().join(format!("sensor-tz-{}", std::process::id()));
+        // As OpenWrt writes it for Berlin, and for Kolkata.
+        let check = |text: &str, time: &str, expected: Option<&str>| -> std::io::Result<()> {
+            fs::write(&file, text)?;
+            let time: Timestamp = time.parse().expect("a time");
+            let zone = Zone::of_file(&file);
+            let found = zone.and_then(|zone| zone.text(time.as_second() as f64));
+            assert_eq!(found.as_deref(), expected, "{text:?}");
+            Ok(())
+        };
+        let berlin = "CET-1CEST,M3.5.0,M10.5.0/3\n";
+        let winter = Some("2026-11-22 21:00:00 CET");
+        let summer = Some("2026-07-01 22:00:00 CEST");
+        check(berlin, "2026-11-22T20:00:00Z", winter)?;
+        check(berlin, "2026-07-01T20:00:00Z", summer)?;
+        let kolkata = Some("2026-07-01 19:30:00 IST");
+        check("IST-5:30", "2026-07-01T14:00:00Z", kolkata)?;
+        check("", "2026-07-01T14:00:00Z", None)?;
+        check("Europe/Berlin", "2026-07-01T14:00:00Z", None)?;
+        fs::remove_file(&file)?;
+        assert!(Zone::of_file(&file).is_none());
+        Ok(())
     }
 
     const fn span(days: u8, from: u16, to: u16) -> Span {

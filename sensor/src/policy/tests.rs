@@ -11,7 +11,10 @@ use sensor_ebpf::{
 };
 
 use super::{
-    explain::{Deciding, Loss, Reason, Subject, What, explain, testing::decides},
+    explain::{
+        Deciding, Loss, Reason, RefusedBefore, Subject, What, explain, refused_before_a_name,
+        testing::decides,
+    },
     *,
 };
 use crate::{
@@ -20,10 +23,13 @@ use crate::{
         party::{
             hidden::Resolvers,
             lists::{About, Category, Lists},
-            networks::Networks,
+            networks::{
+                Networks,
+                testing::{Entry, networks},
+            },
         },
     },
-    config::{Policy, Ports, Transport},
+    config::{Config, NetworkSelector, Policy, Ports, Transport, in_vain},
 };
 
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x11];
@@ -40,6 +46,8 @@ pub(super) struct House {
     pub(super) knowledge: Knowledge,
     pub(super) lists: PolicyLists,
     pub(super) zone: Zone,
+    /// What the databases of networks in `knowledge` were made of.
+    databases: Vec<Vec<Entry>>,
 }
 
 impl House {
@@ -51,6 +59,40 @@ impl House {
             lists: &self.lists,
             zone: &self.zone,
             now: NOW,
+        }
+    }
+
+    /// The prefixes that hold an address, of those that a policy names itself or by a country or
+    /// network.
+    pub(super) fn prefixes_of(&self, policy: &Policy, address: IpAddr) -> Vec<IpNet> {
+        let is_named = |entry: &&Entry| {
+            let (country, asn) = (entry.country, entry.asn);
+            let in_country =
+                country.is_some_and(|code| policy.countries.contains(&code.to_uppercase()));
+            in_country
+                || policy.networks.iter().any(|network| match network {
+                    NetworkSelector::Asn(number) => asn == Some(*number),
+                    NetworkSelector::Organisation(part) => entry
+                        .organisation
+                        .is_some_and(|name| name.to_lowercase().contains(&part.to_lowercase())),
+                })
+        };
+        let entries = self.databases.iter().flatten().filter(is_named);
+        let found = entries.map(|entry| entry.prefix.parse().expect("a prefix"));
+        let prefixes = policy.remotes.iter().copied().chain(found);
+        prefixes
+            .filter(|prefix: &IpNet| prefix.contains(&address))
+            .collect()
+    }
+
+    /// A configuration of these policies, which knows the group of one of the devices.
+    fn config(&self) -> Config {
+        let text = "[[interface]]\nname = \"lan0\"\n[[device]]\n\
+                    mac = \"02:00:00:00:00:11\"\ngroups = [\"kids\"]\n";
+        let checked = Config::parse(text, Path::new("sensor.toml")).expect("it is valid");
+        Config {
+            policies: self.policies.clone(),
+            ..checked.config
         }
     }
 
@@ -155,6 +197,7 @@ fn knowledge(entries: &[(String, Option<Category>, Option<&str>)]) -> Knowledge 
     resolvers.add(&lists);
     Knowledge {
         lists,
+        files: HashMap::new(),
         resolvers,
         networks: Networks::default(),
         top: 1,
@@ -172,6 +215,7 @@ fn house(policies: Vec<Policy>, entries: &[(&str, Category)]) -> House {
         knowledge: knowledge(&entries),
         lists: PolicyLists::default(),
         zone: Zone::default(),
+        databases: Vec::new(),
     }
 }
 
@@ -351,6 +395,151 @@ fn an_explanation_tells_the_line_that_decides_and_what_lost() {
     assert_eq!(lost, [&Loss::OtherDevices, &Loss::LessSpecific]);
 }
 
+/// What is said of a name, layer by layer: the verdict, the policy, whether by its address.
+fn told(house: &House, subject: &str) -> Vec<(&'static str, &'static str, String, bool)> {
+    let device = DeviceFacts {
+        mac: MAC,
+        ..DeviceFacts::default()
+    };
+    let subject = crate::config::typed::subject(subject).expect("it is one");
+    let told = explain(&house.deciding(), &device, &subject);
+    let mut layers = Vec::new();
+    for judgement in told.judgements {
+        let policy = judgement.said.and_then(|said| said.policy);
+        for layer in judgement.layers {
+            let policy = policy.clone().unwrap_or_default();
+            layers.push((layer, judgement.verdict, policy, judgement.before_its_name));
+        }
+    }
+    layers
+}
+
+#[test]
+fn what_every_address_is_refused_for_says_no_name() {
+    let rejects_all = |name| policy(name, &[], Action::Reject);
+    let mut all = house(vec![rejects_all("bedtime")], &[]);
+    all.temporary = vec![said("b.example", None, false, 1.0)];
+    let refused = |layer| (layer, "reject", "bedtime".to_owned(), true);
+    let layers = ["dns", "tls", "quic", "http"].map(refused);
+    assert_eq!(told(&all, "b.example"), layers);
+    let lost = |house: &House| {
+        let subject = crate::config::typed::subject("b.example").expect("a name");
+        let device = DeviceFacts {
+            mac: MAC,
+            ..DeviceFacts::default()
+        };
+        let told = explain(&house.deciding(), &device, &subject);
+        let lost = told.lost.into_iter();
+        let lost = lost.map(|lost| (lost.said.policy.unwrap_or_default(), lost.because));
+        (lost.collect::<Vec<_>>(), told.by_address)
+    };
+    assert_eq!(
+        lost(&all),
+        (vec![(String::new(), Loss::RefusedByAddress)], vec![])
+    );
+    // By day it is not about anything, and says when it will be.
+    all.policies[0].schedule = vec![Span {
+        days: 1,
+        from: 900,
+        to: 960,
+    }];
+    let allowed = |layer| (layer, "allow", String::new(), false);
+    assert_eq!(
+        told(&all, "b.example"),
+        ["dns", "tls", "quic", "http"].map(allowed)
+    );
+    let (out, _) = lost(&all);
+    assert!(
+        matches!(&*out, [(policy, Loss::OutOfSchedule { next: Some(_) })] if policy == "bedtime"),
+        "{out:?}"
+    );
+
+    // Ports, and what lets pass before.
+    let mut ports = house(vec![allows("b.example"), rejects_all("ports")], &[]);
+    ports.policies[1].ports = vec![range(53, 443, Transport::Udp)];
+    let passes = |layer| (layer, "allow", "allows".to_owned(), false);
+    let refused = |layer| (layer, "reject", "ports".to_owned(), true);
+    assert_eq!(
+        told(&ports, "b.example"),
+        [
+            refused("dns"),
+            refused("quic"),
+            passes("tls"),
+            passes("http")
+        ]
+    );
+    let elsewhere = ["tls", "quic", "http"].map(passes);
+    assert_eq!(told(&ports, "b.example:8443")[1..], elsewhere);
+    ports
+        .policies
+        .insert(0, policy("before", &[], Action::Allow));
+    assert_eq!(
+        told(&ports, "b.example"),
+        ["dns", "tls", "quic", "http"].map(passes)
+    );
+    let (lost_there, _) = lost(&ports);
+    assert_eq!(lost_there, [("ports".to_owned(), Loss::LaterInOrder)]);
+
+    // QUIC alone; and addresses, which a name may have.
+    let mut quic = house(vec![rejects("c.example")], &[]);
+    quic.policies[0].quic = Some(Action::Drop);
+    let mut prefix = policy("elsewhere", &[], Action::Reject);
+    prefix.remotes = vec!["192.0.2.0/24".parse().expect("a prefix")];
+    quic.policies.push(prefix);
+    let none = |layer| (layer, "pass", String::new(), false);
+    let dropped = ("quic", "drop", "rejects".to_owned(), true);
+    assert_eq!(
+        told(&quic, "b.example"),
+        [none("dns"), none("tls"), none("http"), dropped]
+    );
+    assert_eq!(lost(&quic).1, ["elsewhere"]);
+
+    let device = DeviceFacts {
+        mac: MAC,
+        ..DeviceFacts::default()
+    };
+    let other = DeviceFacts {
+        mac: OTHER_MAC,
+        ..DeviceFacts::default()
+    };
+    let mut bedtime = rejects_all("bedtime");
+    bedtime.devices = vec![DeviceSelector::Mac(MAC)];
+    quic.policies.push(bedtime);
+    let refused = refused_before_a_name(&quic.deciding(), &[device, other]);
+    let refused = refused.iter().map(|refused| {
+        let RefusedBefore {
+            policy,
+            layers,
+            for_all,
+        } = refused;
+        (&**policy, &**layers, *for_all)
+    });
+    assert_eq!(
+        refused.collect::<Vec<_>>(),
+        [
+            ("rejects", &["quic"][..], true),
+            ("bedtime", &["dns", "tls", "http"][..], false)
+        ]
+    );
+}
+
+#[test]
+fn dhcp_passes_in_the_house() {
+    let all = house(vec![policy("all", &[], Action::Reject)], &[]);
+    let refused = |layer| (layer, "reject", "all".to_owned(), false);
+    let passes = ("address udp", "pass", String::new(), false);
+    for port in [67, 547] {
+        let subject = format!("192.168.1.1:{port}");
+        assert_eq!(
+            told(&all, &subject),
+            [refused("address tcp"), passes.clone()]
+        );
+    }
+    let both = ["address tcp", "address udp"].map(refused);
+    assert_eq!(told(&all, "192.168.1.1:69"), both);
+    assert_eq!(told(&all, "192.0.2.1:67"), both);
+}
+
 // The compiled tables against the plain reading.
 
 const FILES: [&str; 2] = ["/list/0", "/list/1"];
@@ -431,6 +620,59 @@ fn maybe<T: Clone + std::fmt::Debug + 'static>(all: &'static [T]) -> impl Strate
     ]
 }
 
+/// Databases of networks, of which two may tell of the same address.
+fn some_databases() -> impl Strategy<Value = Vec<Vec<Entry>>> {
+    let entries = |prefixes: &'static [&'static str]| {
+        let entry = (
+            prop::option::of(select(&["CN", "de", "FR"][..])),
+            prop::option::of(select(&[64_496, 64_497][..])),
+            prop::option::of(select(&["Example Net", "Other"][..])),
+        );
+        let entries = prop::collection::vec(prop::option::weighted(0.7, entry), prefixes.len());
+        entries.prop_map(|entries| {
+            let entries = prefixes.iter().zip(entries);
+            let entries = entries.filter_map(|(prefix, entry)| {
+                let (country, asn, organisation) = entry?;
+                Some(Entry {
+                    prefix,
+                    country,
+                    asn,
+                    organisation,
+                })
+            });
+            entries.collect::<Vec<_>>()
+        })
+    };
+    let coarse = entries(&[
+        "192.0.2.0/24",
+        "198.51.100.0/24",
+        "224.0.0.0/8",
+        "2001:db8::/33",
+    ]);
+    let fine = entries(&[
+        "192.0.2.0/31",
+        "192.0.2.2/31",
+        "192.0.2.192/26",
+        "2001:db8::1/128",
+    ]);
+    prop_oneof![
+        1 => Just(vec![]),
+        2 => (coarse, fine).prop_map(|(coarse, fine)| vec![coarse, fine]),
+    ]
+}
+
+fn some_networks() -> impl Strategy<Value = Vec<NetworkSelector>> {
+    let all = vec![
+        NetworkSelector::Asn(64_496),
+        NetworkSelector::Organisation("example".to_owned()),
+        NetworkSelector::Organisation("E".to_owned()),
+    ];
+    prop_oneof![
+        4 => Just(vec![]),
+        1 => prop::sample::subsequence(all, 1..=2),
+    ]
+}
+
 fn a_policy() -> impl Strategy<Value = Policy> {
     let names = (
         prop::collection::vec(a_name(), 0..=3),
@@ -439,7 +681,11 @@ fn a_policy() -> impl Strategy<Value = Policy> {
         maybe(&Category::ALL),
     );
     let rest = (
-        some_remotes(),
+        (
+            some_remotes(),
+            prop_oneof![4 => Just(vec![]), 1 => maybe(&["CN", "DE"])],
+            some_networks(),
+        ),
         some_ports(),
         prop::option::weighted(0.2, an_action()),
         prop::option::weighted(0.2, an_action()),
@@ -448,7 +694,8 @@ fn a_policy() -> impl Strategy<Value = Policy> {
         an_action(),
     );
     (names, rest).prop_map(|((domains, lists, owners, categories), rest)| {
-        let (remotes, ports, encrypted_dns, quic, schedule, devices, action) = rest;
+        let (addresses, ports, encrypted_dns, quic, schedule, devices, action) = rest;
+        let (remotes, countries, networks) = addresses;
         let mut domains = domains;
         domains.sort();
         domains.dedup();
@@ -460,6 +707,8 @@ fn a_policy() -> impl Strategy<Value = Policy> {
             owners: owners.into_iter().map(str::to_owned).collect(),
             categories,
             remotes,
+            countries: countries.into_iter().map(str::to_owned).collect(),
+            networks,
             ports,
             encrypted_dns,
             quic,
@@ -495,41 +744,48 @@ pub(super) fn a_house() -> impl Strategy<Value = House> {
         any::<bool>(),
         (list(), list()),
         prop_oneof![Just(vec![]), prop::collection::vec(command, 1..=5)],
+        some_databases(),
     )
-        .prop_map(|(mut policies, mut entries, resolver, lists, commands)| {
-            for (number, policy) in policies.iter_mut().enumerate() {
-                policy.name = format!("policy-{number}");
-            }
-            if resolver {
-                let bypass = Some(Category::DnsBypass);
-                entries.push(("192.0.2.1".to_owned(), bypass, None));
-            }
-            let texts = [lists.0.concat(), lists.1.concat()];
-            let texts: Vec<_> = FILES.iter().map(Path::new).zip(texts).collect();
-            // Only lists that a policy names are read.
-            let named = |file: &Path| {
-                let mut lists = policies.iter().flat_map(|policy| &policy.lists);
-                lists.any(|list| list == file)
-            };
-            let texts = texts.iter().filter(|(file, _)| named(file));
-            let texts: Vec<_> = texts.map(|(file, text)| (*file, &**text)).collect();
-            let commands = commands.into_iter();
-            House {
-                policies,
-                temporary: commands
-                    .map(|(domain, device, blocks, since)| Temporary {
-                        domain,
-                        device,
-                        blocks,
-                        since,
-                        until: None,
-                    })
-                    .collect(),
-                knowledge: knowledge(&entries),
-                lists: PolicyLists::of(&texts).expect("memory is read"),
-                zone: Zone::default(),
-            }
-        })
+        .prop_map(
+            |(mut policies, mut entries, resolver, lists, commands, databases)| {
+                for (number, policy) in policies.iter_mut().enumerate() {
+                    policy.name = format!("policy-{number}");
+                }
+                if resolver {
+                    let bypass = Some(Category::DnsBypass);
+                    entries.push(("192.0.2.1".to_owned(), bypass, None));
+                }
+                let texts = [lists.0.concat(), lists.1.concat()];
+                let texts: Vec<_> = FILES.iter().map(Path::new).zip(texts).collect();
+                // Only lists that a policy names are read.
+                let named = |file: &Path| {
+                    let mut lists = policies.iter().flat_map(|policy| &policy.lists);
+                    lists.any(|list| list == file)
+                };
+                let texts = texts.iter().filter(|(file, _)| named(file));
+                let texts: Vec<_> = texts.map(|(file, text)| (*file, &**text)).collect();
+                let commands = commands.into_iter();
+                House {
+                    policies,
+                    temporary: commands
+                        .map(|(domain, device, blocks, since)| Temporary {
+                            domain,
+                            device,
+                            blocks,
+                            since,
+                            until: None,
+                        })
+                        .collect(),
+                    knowledge: Knowledge {
+                        networks: networks(&databases),
+                        ..knowledge(&entries)
+                    },
+                    lists: PolicyLists::of(&texts).expect("memory is read"),
+                    zone: Zone::default(),
+                    databases,
+                }
+            },
+        )
 }
 
 pub(super) fn an_address() -> impl Strategy<Value = IpAddr> {
@@ -538,7 +794,10 @@ pub(super) fn an_address() -> impl Strategy<Value = IpAddr> {
         "192.0.2.2",
         "192.0.2.200",
         "198.51.100.1",
+        "192.168.1.1",
+        "100.64.0.1",
         "224.0.0.1",
+        "fd00::1",
         "2001:db8::1",
         "2001:db8::2",
         "fe80::1",
@@ -579,7 +838,7 @@ proptest! {
         device in a_facts(),
         address in an_address(),
         transport in select(&[Transport::Tcp, Transport::Udp][..]),
-        port in select(&[443_u16, 80, 853, 8443][..]),
+        port in select(&[443_u16, 80, 853, 8443, 67][..]),
     ) {
         let (in_force, names) = house.in_force(&device).expect("it fits");
         let key = key(device.mac, address, transport, port);
@@ -609,11 +868,107 @@ proptest! {
             // What is told is what is decided.
             let subject = Subject { what: What::Name(name.clone()), port: None };
             let told = explain(&deciding, &device, &subject);
-            let read = decides(&deciding, &device, Some(&name), Layer::Dns, flow);
-            let dns = told.judgements.iter().find(|told| told.layers.contains(&"dns"));
-            let dns = dns.and_then(|dns| dns.said.as_ref());
-            let dns = dns.map(|said| (said.policy.clone(), said.action));
-            prop_assert_eq!(dns, read, "{}", name);
+            for (layer, word, transport, port) in [
+                (Layer::Dns, "dns", Transport::Udp, 53),
+                (Layer::Tls, "tls", Transport::Tcp, 443),
+                (Layer::Quic, "quic", Transport::Udp, 443),
+                (Layer::Http, "http", Transport::Tcp, 80),
+            ] {
+                // At an address that no prefix holds.
+                let elsewhere = IpAddr::from([0x2001, 0xdb9, 0, 0, 0, 0, 0, 1]);
+                let key = super::tests::key(device.mac, elsewhere, transport, port);
+                let by_address = in_force.judge_address(&key);
+                let decision = match by_address.verdict.refuses() {
+                    true => Some(by_address),
+                    false => in_force.judge_name(&key, &name, layer),
+                };
+                let compiled = decision.and_then(|decision| decided(decision, &names));
+                let told = told.judgements.iter().find(|told| {
+                    told.layers.contains(&word) && !told.at_its_addresses
+                });
+                let told = told.and_then(|told| told.said.as_ref());
+                let told = told.map(|said| (said.policy.clone(), said.action));
+                prop_assert_eq!(told, compiled, "{} {}", name, word);
+            }
         }
     }
+}
+
+/// Policies that allow names, and others about addresses, in turn.
+fn a_house_of_two_minds() -> impl Strategy<Value = House> {
+    a_house().prop_map(|mut house| {
+        for (number, policy) in house.policies.iter_mut().enumerate() {
+            if number % 2 == 0 {
+                policy.domains.push("d.example".to_owned());
+                policy.action = Action::Allow;
+                continue;
+            }
+            policy.domains.clear();
+            policy.lists.clear();
+            policy.owners.clear();
+            policy.categories.clear();
+            if number == 1 {
+                policy.devices.clear();
+                policy.schedule.clear();
+                policy.ports.clear();
+                policy.action = Action::Reject;
+            }
+        }
+        house
+    })
+}
+
+#[test]
+fn who_allows_names_in_vain_has_all_its_addresses_refused() {
+    let told = std::cell::Cell::new(0);
+    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
+        failure_persistence: None,
+        cases: 1_000,
+        ..ProptestConfig::default()
+    });
+    let on_link = |address: &IpAddr| match address {
+        IpAddr::V4(address) => address.is_multicast(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    };
+    let result = runner.run(
+        &(
+            a_house_of_two_minds(),
+            a_facts(),
+            an_address(),
+            select(&[Transport::Tcp, Transport::Udp][..]),
+            select(&[443_u16, 80, 853, 8443][..]),
+        ),
+        |(house, device, address, transport, port)| {
+            let (in_force, names) = house.in_force(&device).expect("it fits");
+            let decision = in_force.judge_address(&key(device.mac, address, transport, port));
+            for (allows, refuses) in in_vain(&house.config()) {
+                let policy = &house.policies[allows];
+                let is_of = |selector| device.are(selector);
+                let is_at = |range: &Ports| {
+                    (range.first..=range.last).contains(&port)
+                        && [Transport::Any, transport].contains(&range.transport)
+                };
+                let is_anywhere = policy.remotes.is_empty()
+                    && policy.countries.is_empty()
+                    && policy.networks.is_empty();
+                let applies = (policy.devices.is_empty() || policy.devices.iter().any(is_of))
+                    && house.zone.is_within(&policy.schedule, NOW)
+                    && (policy.ports.is_empty() || policy.ports.iter().any(is_at))
+                    && (is_anywhere || !house.prefixes_of(policy, address).is_empty());
+                if applies && !on_link(&address) {
+                    told.set(told.get() + 1);
+                    prop_assert!(
+                        decision.verdict.refuses(),
+                        "{} by {}: {:?}",
+                        policy.name,
+                        house.policies[refuses].name,
+                        decided(decision, &names)
+                    );
+                }
+            }
+            Ok(())
+        },
+    );
+    result.expect("it is refused");
+    assert!(told.get() > 20, "told {} times", told.get());
 }

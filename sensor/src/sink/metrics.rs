@@ -131,6 +131,8 @@ mod declared {
             "Flows since the daemon started that a policy by name is about and that could not be judged by it, and why: they passed.";
         HEARD_LOST: Counter "sensor_heard_lost_records_total" []
             "Records of what payloads say that were lost since the daemon started because the aggregate was behind; verdicts do not wait for it.";
+        RESETS_FAILED: Counter "sensor_resets_failed_total" []
+            "Servers of refused connections that could not be told since the daemon started: they wait until they lose patience.";
         POLICY_RELOADS: Counter "sensor_policy_reloads_total" ["outcome"]
             "Reloads of the configuration since the tables were made; a refused one changed nothing.";
 
@@ -169,13 +171,15 @@ mod declared {
         POLICY_NAMES: Gauge "sensor_policy_names" []
             "Names in force.";
         LIST_MODIFIED: Gauge "sensor_policy_list_modified_timestamp_seconds" ["list"]
-            "When the file of a list that policies name was written; time() less this is its age.";
+            "When a list, or a database of networks, was written; time() less this is its age. 0: it could never be read.";
         POLICY_LIST_NAMES: Gauge "sensor_policy_list_names" ["list"]
-            "Names of a list that policies name.";
+            "Names of a list.";
         POLICY_LIST_BAD: Gauge "sensor_policy_list_bad_lines" ["list"]
-            "Lines of a list that policies name that are not used.";
+            "Lines of a list that are not used.";
         POLICY_LIST_KEPT: Gauge "sensor_policy_list_kept" ["list"]
-            "1 where a list could not be read the last time, and what it had before is in force.";
+            "1 where a list or database could not be read the last time: what it had before, if anything, is in force.";
+        POLICY_LIST_LEFT_OUT: Gauge "sensor_policy_list_left_out" ["list"]
+            "1 where a list has no place in the kernel's tables: nothing of it is in force but its exceptions.";
         HELD: Counter "sensor_held_packets_total" []
             "Packets of servers that were not delivered because the verdict on a name was waited for; they come again.";
         HOLD_EXPIRED: Counter "sensor_hold_expired_flows_total" []
@@ -211,7 +215,7 @@ mod declared {
         PARTIES: Gauge "sensor_parties" []
             "Parties that are known.";
         NAMES_EVICTED: Counter "sensor_names_evicted_total" ["table"]
-            "Entries since the daemon started that left a table of names to make room: addresses that a DNS answer gave a name.";
+            "Entries since the daemon started that left a table of names to make room: addresses that a DNS answer gave a name; names by which flows without one are judged, those too that found no room at their address.";
         NAMES_REFUSED: Counter "sensor_names_refused_total" ["table"]
             "What a table of names had no room for since the daemon started: flows of further parties, facts about further devices.";
         TICK_LAST: Gauge "sensor_tick_last_duration_seconds" []
@@ -496,15 +500,17 @@ fn policies(snapshot: &Snapshot, families: &mut Text) {
     families.extend(declared::POLICIES.value(number(policy.policies)));
     families.extend(declared::PREFIXES.value(number(policy.prefixes)));
     families.extend(declared::POLICY_NAMES.value(number(policy.names)));
-    let lists = |of: fn(&PolicyList) -> f64| {
+    let lists = |of: fn(&PolicyList) -> Option<f64>| {
         let lists = policy.lists.iter();
-        lists.map(move |list| ([list.list.as_str()], of(list)))
+        lists.filter_map(move |list| Some(([list.list.as_str()], of(list)?)))
     };
-    families.extend(declared::LIST_MODIFIED.family(lists(|list| list.modified)));
-    families.extend(declared::POLICY_LIST_NAMES.family(lists(|list| number(list.names))));
-    families.extend(declared::POLICY_LIST_BAD.family(lists(|list| number(list.bad_lines))));
-    families
-        .extend(declared::POLICY_LIST_KEPT.family(lists(|list| f64::from(u8::from(list.kept)))));
+    families.extend(declared::LIST_MODIFIED.family(lists(|list| Some(list.modified))));
+    families.extend(declared::POLICY_LIST_NAMES.family(lists(|list| list.names.map(number))));
+    families.extend(declared::POLICY_LIST_BAD.family(lists(|list| list.bad_lines.map(number))));
+    let kept = lists(|list| Some(f64::from(u8::from(list.kept))));
+    families.extend(declared::POLICY_LIST_KEPT.family(kept));
+    let left_out = lists(|list| Some(f64::from(u8::from(list.left_out))));
+    families.extend(declared::POLICY_LIST_LEFT_OUT.family(left_out));
     families.extend(declared::HELD.value(number(policy.held)));
     families.extend(declared::HOLD_EXPIRED.value(number(policy.hold_expired)));
     families.extend(declared::POLICY_RELOADS.family([
@@ -519,6 +525,7 @@ fn policies(snapshot: &Snapshot, families: &mut Text) {
             .family(unread.map(|flows| ([flows.reason, flows.layer], number(flows.count)))),
     );
     families.extend(declared::HEARD_LOST.value(number(judging.records_lost)));
+    families.extend(declared::RESETS_FAILED.value(number(judging.resets_failed)));
 }
 
 fn latency(latency: &Latency) -> Option<MetricFamily> {
@@ -639,8 +646,10 @@ fn tables(snapshot: &Snapshot, families: &mut Text) {
     let names = &snapshot.names;
     families.extend(declared::LIST_NAMES.value(number(names.list_names)));
     families.extend(declared::PARTIES.value(number(names.parties)));
-    families
-        .extend(declared::NAMES_EVICTED.family([(["addresses"], number(names.addresses_evicted))]));
+    families.extend(declared::NAMES_EVICTED.family([
+        (["addresses"], number(names.addresses_evicted)),
+        (["names"], number(names.names_evicted)),
+    ]));
     families.extend(declared::NAMES_REFUSED.family([
         (["parties"], number(names.parties_refused)),
         (["devices"], number(names.devices_refused)),

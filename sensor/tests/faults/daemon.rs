@@ -17,6 +17,8 @@ pub(crate) struct Settings {
     pub(crate) interfaces: Vec<(String, &'static str)>,
     /// The pin directory.
     pub(crate) pins: PathBuf,
+    /// The state directory.
+    pub(crate) state: PathBuf,
     /// The port on the gateway's loopback.
     pub(crate) port: u16,
     /// Whether the programs stay.
@@ -34,6 +36,7 @@ impl Settings {
                 .map(|name| ((*name).to_owned(), "auto"))
                 .collect(),
             pins: lab.pins(),
+            state: lab.gateway.folder.join("state"),
             port: 9617,
             keep_running: true,
             more: String::new(),
@@ -56,9 +59,10 @@ impl Settings {
             .collect();
         format!(
             "{interfaces}[daemon]\ntick = \"100ms\"\nlisten = \"127.0.0.1:{}\"\n\
-             pin_directory = \"{}\"\nkeep_running = {}\n\n{}",
+             pin_directory = \"{}\"\nstate_directory = \"{}\"\nkeep_running = {}\n\n{}",
             self.port,
             self.pins.display(),
+            self.state.display(),
             self.keep_running,
             self.more
         )

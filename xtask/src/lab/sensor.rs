@@ -29,15 +29,18 @@ pub struct Sensor {
 }
 
 impl Lab {
-    /// A configuration for both ports, with `more` behind it: tables such as `[[policy]]`.
+    /// A configuration for both ports, with `more` behind it: further lines of `[daemon]`, and
+    /// tables such as `[[policy]]`. What the daemon keeps is kept in the lab.
     pub fn configuration(&self, more: &str) -> String {
         let interfaces: String = PORTS
             .iter()
             .map(|port| format!("[[interface]]\nname = \"{port}\"\nhook = \"auto\"\n\n"))
             .collect();
         format!(
-            "{interfaces}[daemon]\nlisten = \"{LISTEN}\"\npin_directory = \"{}\"\n\n{more}",
-            self.pins().display()
+            "{interfaces}[daemon]\nlisten = \"{LISTEN}\"\npin_directory = \"{}\"\n\
+             state_directory = \"{}\"\n\n{more}",
+            self.pins().display(),
+            self.gateway.folder.join("state").display()
         )
     }
 

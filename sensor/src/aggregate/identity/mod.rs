@@ -43,8 +43,8 @@ const LOCALLY_ADMINISTERED: u8 = 2;
 
 /// The most addresses that are kept of one device.
 pub const MAX_ADDRESSES: usize = 64;
-/// The highest confidence of what was concluded.
-const MOST_SURE: f32 = 0.99;
+/// The highest confidence of what was concluded; that of the owner's word is higher.
+pub const MOST_SURE: f32 = 0.99;
 /// The most octets that are kept of a list of parameters or of an identifier.
 const MAX_OCTETS: usize = 128;
 /// The most items of a TXT record that are read.
@@ -257,17 +257,7 @@ impl Identity {
             Some((vendor, sure)) => (Some(vendor), sure),
             None => (None, 0.0),
         };
-        let known = [
-            (kind != Kind::Unknown, kind_confidence),
-            (vendor.is_some(), vendor_confidence),
-        ];
-        let confidence = known
-            .iter()
-            .filter(|(is_known, _)| *is_known)
-            .map(|(_, sure)| *sure)
-            .reduce(f32::min)
-            .unwrap_or_default();
-        Conclusion {
+        let mut conclusion = Conclusion {
             name: word.name.clone().or_else(|| name(&evidence)),
             kind,
             model: model(&evidence, vendor.as_deref()),
@@ -276,9 +266,11 @@ impl Identity {
             random_mac: is_random(mac),
             kind_confidence,
             vendor_confidence,
-            confidence,
+            confidence: 0.0,
             evidence: lines(&word, &evidence),
-        }
+        };
+        conclusion.confidence = conclusion.least_confidence();
+        conclusion
     }
 
     /// The name that its DHCP client or its multicast DNS gave last.

@@ -7,4 +7,5 @@
 pub mod domain;
 pub mod hidden;
 pub mod lists;
+pub mod look;
 pub mod networks;

@@ -3,12 +3,19 @@
 //! Read whole into memory and never mapped: a file that is rewritten in place would change below a
 //! map, or end the process. Works without any file, and with any part of them.
 
-use std::{fs, io, net::IpAddr, path::Path};
+use std::{
+    fs, io,
+    net::IpAddr,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use ipnet::IpNet;
 use maxminddb::{MaxMindDbError, PathElement, Reader, WithinOptions};
 use serde::Deserialize;
 
+use super::look::Look;
 use crate::config::NetworkSelector;
 
 /// The longest name of an organisation in octets; more is cut off.
@@ -51,37 +58,81 @@ pub enum Error {
     Damaged(#[source] MaxMindDbError),
 }
 
+/// A database in a file: as it is now, or as it was when it could be read last.
+#[derive(Clone)]
+pub struct Database {
+    /// Where it is.
+    pub file: PathBuf,
+    /// When the file was written, in seconds since the Unix epoch.
+    pub modified: f64,
+    /// Why it could not be used the last time; what is known is that of before.
+    pub problem: Option<String>,
+    /// How the file looked when it was read.
+    pub look: Look,
+    /// `None` where it could never be used.
+    reader: Option<Arc<Reader<Vec<u8>>>>,
+}
+
 /// The databases, in the order in which they are asked.
 #[derive(Default)]
 pub struct Networks {
-    readers: Vec<Reader<Vec<u8>>>,
+    databases: Vec<Database>,
 }
 
 impl Networks {
-    /// Adds a file behind those that are there.
-    ///
-    /// # Errors
-    /// It cannot be used; the others still can.
-    pub fn add_file(&mut self, file: &Path) -> Result<(), Error> {
-        self.readers.push(open(file)?);
-        Ok(())
+    /// Reads databases. Of one that cannot be used, what was known `before` stays.
+    pub fn load(files: &[PathBuf], before: &Self) -> Self {
+        let databases = files.iter().map(|file| {
+            let look = Look::of(file);
+            Database::read(file).unwrap_or_else(|error| {
+                let mut all = before.databases.iter();
+                let kept = all.find(|database| database.file == *file);
+                tracing::error!(
+                    "{}: {error}; {}",
+                    file.display(),
+                    match kept {
+                        Some(kept) if kept.reader.is_some() => "what it had before stays in force",
+                        _ => "nothing of it is known",
+                    }
+                );
+                Database {
+                    file: file.clone(),
+                    modified: kept.map_or(0.0, |kept| kept.modified),
+                    problem: Some(error.to_string()),
+                    look,
+                    reader: kept.and_then(|kept| kept.reader.clone()),
+                }
+            })
+        });
+        Self {
+            databases: databases.collect(),
+        }
     }
 
-    /// How many databases there are.
+    /// The databases, those of which nothing is known among them.
+    pub fn databases(&self) -> &[Database] {
+        &self.databases
+    }
+
+    /// How many databases there are that can be asked.
     pub fn len(&self) -> usize {
-        self.readers.len()
+        self.readers().count()
     }
 
-    /// Whether there is no database.
+    /// Whether there is no database that can be asked.
     pub fn is_empty(&self) -> bool {
-        self.readers.is_empty()
+        self.len() == 0
+    }
+
+    fn readers(&self) -> impl Iterator<Item = &Reader<Vec<u8>>> {
+        self.databases.iter().filter_map(|it| it.reader.as_deref())
     }
 
     /// What is known of an address: each fact from the first database that has it.
     pub fn find(&self, address: IpAddr) -> Network {
         let address = address.to_canonical();
         let mut network = Network::default();
-        for reader in &self.readers {
+        for reader in self.readers() {
             if network.country.is_none() {
                 network.country = COUNTRY
                     .into_iter()
@@ -105,7 +156,7 @@ impl Networks {
             return Vec::new();
         }
         let mut prefixes = Vec::new();
-        for reader in &self.readers {
+        for reader in self.readers() {
             // A damaged database has what can be read of it.
             let Ok(all) = reader.networks(WithinOptions::default()) else {
                 continue;
@@ -144,6 +195,24 @@ pub fn inspect(file: &Path) -> Result<(), Error> {
     open(file).map(|_| ())
 }
 
+impl Database {
+    fn read(file: &Path) -> Result<Self, Error> {
+        let reader = open(file)?;
+        let metadata = fs::metadata(file).map_err(Error::Unreadable)?;
+        Ok(Self::of(file.to_owned(), metadata.mtime() as f64, reader))
+    }
+
+    fn of(file: PathBuf, modified: f64, reader: Reader<Vec<u8>>) -> Self {
+        Self {
+            file,
+            modified,
+            problem: None,
+            look: Look::default(),
+            reader: Some(Arc::new(reader)),
+        }
+    }
+}
+
 fn open(file: &Path) -> Result<Reader<Vec<u8>>, Error> {
     // A device or a pipe may never end.
     if !fs::metadata(file).map_err(Error::Unreadable)?.is_file() {
@@ -178,128 +247,18 @@ fn organisation(name: &str) -> Option<String> {
 }
 
 #[cfg(test)]
+pub(crate) mod testing;
+
+#[cfg(test)]
 mod tests {
     use std::{collections::BTreeMap, path::PathBuf};
 
     use proptest::prelude::*;
 
-    use super::*;
-
-    /// A value as a database stores it (MaxMind DB file format 2.0, "Output Data Section").
-    enum Data {
-        Text(String),
-        Short(u16),
-        Number(u32),
-        Long(u64),
-        Map(Vec<(&'static str, Data)>),
-        NoList,
-    }
-
-    impl Data {
-        fn text(text: &str) -> Self {
-            Self::Text(text.to_owned())
-        }
-
-        /// The control octets: the type, and a length below 285.
-        fn control(out: &mut Vec<u8>, kind: u8, length: usize) {
-            match length {
-                0..29 => out.push(kind << 5 | length as u8),
-                _ => out.extend([kind << 5 | 29, (length - 29) as u8]),
-            }
-        }
-
-        fn write(&self, out: &mut Vec<u8>) {
-            match self {
-                Self::Text(text) => {
-                    Self::control(out, 2, text.len());
-                    out.extend(text.as_bytes());
-                }
-                Self::Short(number) => {
-                    Self::control(out, 5, 2);
-                    out.extend(number.to_be_bytes());
-                }
-                Self::NoList => out.extend([0, 4]),
-                // A type above 7 stands in an octet of its own, less 7, as that of an empty list above.
-                Self::Long(number) => {
-                    out.extend([8, 2]);
-                    out.extend(number.to_be_bytes());
-                }
-                Self::Number(number) => {
-                    Self::control(out, 6, 4);
-                    out.extend(number.to_be_bytes());
-                }
-                Self::Map(pairs) => {
-                    Self::control(out, 7, pairs.len());
-                    for (key, value) in pairs {
-                        Self::text(key).write(out);
-                        value.write(out);
-                    }
-                }
-            }
-        }
-    }
-
-    /// A database with an entry for each prefix: its bits in the IPv6 tree (IPv4 lies below 96
-    /// zeroes) and what is there.
-    fn database(entries: &[(&str, u8, Data)]) -> Vec<u8> {
-        #[derive(Clone, Copy)]
-        enum To {
-            Nothing,
-            Node(u32),
-            Data(u32),
-        }
-        let mut nodes = vec![[To::Nothing; 2]];
-        let mut data = Vec::new();
-        for (address, length, value) in entries {
-            let bits = match address.parse().expect("an address") {
-                IpAddr::V4(address) => u128::from(address.to_bits()),
-                IpAddr::V6(address) => address.to_bits(),
-            };
-            let mut node = 0;
-            for depth in 0..*length {
-                let side = (bits >> (127 - depth) & 1) as usize;
-                if depth == *length - 1 {
-                    nodes[node][side] = To::Data(data.len() as u32);
-                    break;
-                }
-                node = match nodes[node][side] {
-                    To::Node(next) => next as usize,
-                    _ => {
-                        nodes.push([To::Nothing; 2]);
-                        nodes[node][side] = To::Node(nodes.len() as u32 - 1);
-                        nodes.len() - 1
-                    }
-                };
-            }
-            value.write(&mut data);
-        }
-        let count = nodes.len() as u32;
-        let mut file = Vec::new();
-        for to in nodes.into_iter().flatten() {
-            let record = match to {
-                To::Nothing => count,
-                To::Node(node) => node,
-                To::Data(offset) => count + 16 + offset,
-            };
-            file.extend(&record.to_be_bytes()[1..]);
-        }
-        file.extend([0; 16]);
-        file.extend(data);
-        file.extend(b"\xab\xcd\xefMaxMind.com");
-        Data::Map(vec![
-            ("binary_format_major_version", Data::Short(2)),
-            ("binary_format_minor_version", Data::Short(0)),
-            ("build_epoch", Data::Long(1_700_000_000)),
-            ("database_type", Data::text("Test")),
-            ("description", Data::Map(Vec::new())),
-            ("ip_version", Data::Short(6)),
-            ("languages", Data::NoList),
-            ("node_count", Data::Number(count)),
-            ("record_size", Data::Short(24)),
-        ])
-        .write(&mut file);
-        file
-    }
+    use super::{
+        testing::{Data, database},
+        *,
+    };
 
     fn code(code: &str) -> Data {
         Data::Map(vec![("iso_code", Data::text(code))])
@@ -308,18 +267,16 @@ mod tests {
     /// As GeoLite2-Country and DB-IP are laid out, with a place that is not known.
     fn countries() -> Vec<u8> {
         database(&[
-            ("192.0.2.0", 120, Data::Map(vec![("country", code("SG"))])),
+            ("192.0.2.0/24", Data::Map(vec![("country", code("SG"))])),
             (
-                "198.51.100.0",
-                120,
+                "198.51.100.0/24",
                 Data::Map(vec![("registered_country", code("us"))]),
             ),
             (
-                "203.0.113.0",
-                120,
+                "203.0.113.0/24",
                 Data::Map(vec![("country", Data::text("Utopia"))]),
             ),
-            ("2001:db8::", 32, Data::Map(vec![("country", code("DE"))])),
+            ("2001:db8::/32", Data::Map(vec![("country", code("DE"))])),
         ])
     }
 
@@ -333,11 +290,10 @@ mod tests {
             ])
         };
         database(&[
-            ("192.0.2.0", 121, system("JP", 64_496, "Example\nNet ")),
-            ("203.0.113.0", 120, system("NOWHERE", 0, "\u{7}")),
+            ("192.0.2.0/25", system("JP", 64_496, "Example\nNet ")),
+            ("203.0.113.0/24", system("NOWHERE", 0, "\u{7}")),
             (
-                "2001:db8::",
-                48,
+                "2001:db8::/48",
                 system("FR", 4_200_000_000, &"é".repeat(60)),
             ),
         ])
@@ -370,12 +326,9 @@ mod tests {
     #[test]
     fn each_fact_is_from_the_first_that_has_it() {
         let folder = Folder::new("facts");
-        let mut networks = Networks::default();
-        for (name, octets) in [("a.mmdb", countries()), ("b.mmdb", systems())] {
-            networks
-                .add_file(&folder.file(name, &octets))
-                .expect("a whole database");
-        }
+        let files = [("a.mmdb", countries()), ("b.mmdb", systems())];
+        let files = files.map(|(name, octets)| folder.file(name, &octets));
+        let networks = Networks::load(&files, &Networks::default());
         assert_eq!(networks.len(), 2);
         let check = |address: &str, country: Option<&str>, asn, organisation: Option<&str>| {
             let found = networks.find(address.parse().expect("an address"));
@@ -428,13 +381,53 @@ mod tests {
             ("not a whole database  ", folder.file("cut.mmdb", cut)),
         ]
         .into();
-        let mut networks = Networks::default();
         for (part, file) in &cases {
-            let error = networks.add_file(file).expect_err(part).to_string();
+            let error = inspect(file).expect_err(part).to_string();
             assert!(error.contains(part.trim_end()), "{error}");
-            assert_eq!(inspect(file).expect_err(part).to_string(), error);
+            let networks = Networks::load(std::slice::from_ref(file), &Networks::default());
+            assert!(networks.is_empty());
+            let problem = networks.databases()[0].problem.as_deref();
+            assert_eq!(problem, Some(error.as_str()));
         }
-        assert!(networks.is_empty());
+    }
+
+    #[test]
+    fn what_a_database_had_stays_until_it_can_be_used_again() {
+        let folder = Folder::new("kept");
+        let file = folder.file("a.mmdb", &countries());
+        let other = folder.file("b.mmdb", &systems());
+        let files = [file.clone(), other];
+        let known = |networks: &Networks| {
+            let address = "192.0.2.1".parse().expect("an address");
+            networks.find(address).country
+        };
+        let first = Networks::load(&files, &Networks::default());
+        assert_eq!(known(&first).as_deref(), Some("SG"));
+        let whole = countries();
+        let mut networks = first;
+        for damage in [None, Some(&whole[..whole.len() / 2]), Some(b"")] {
+            match damage {
+                None => fs::remove_file(&file).expect("it was made above"),
+                Some(octets) => drop(folder.file("a.mmdb", octets)),
+            }
+            networks = Networks::load(&files, &networks);
+            assert_eq!(known(&networks).as_deref(), Some("SG"));
+            let [a, b] = networks.databases() else {
+                panic!("there are two");
+            };
+            assert!(a.problem.is_some() && b.problem.is_none());
+            assert!(a.modified > 0.0);
+            let prefix: IpNet = "192.0.2.0/24".parse().expect("a prefix");
+            assert_eq!(networks.prefixes(&["SG".to_owned()], &[]), [prefix]);
+        }
+        let changed = database(&[("192.0.2.0/24", Data::Map(vec![("country", code("CH"))]))]);
+        folder.file("a.mmdb", &changed);
+        networks = Networks::load(&files, &networks);
+        assert_eq!(known(&networks).as_deref(), Some("CH"));
+        assert!(networks.databases()[0].problem.is_none());
+        // One that is configured no more is forgotten.
+        let networks = Networks::load(&files[1..], &networks);
+        assert_eq!(known(&networks).as_deref(), Some("JP"));
     }
 
     proptest! {
@@ -453,7 +446,7 @@ mod tests {
                 octets[place] = octet;
             }
             if let Ok(reader) = Reader::from_source(octets) {
-                let networks = Networks { readers: vec![reader] };
+                let networks = Networks { databases: vec![Database::of(PathBuf::new(), 0.0, reader)] };
                 let network = networks.find(address.parse().expect("an address"));
                 prop_assert!(network.country.is_none_or(|country| country.len() == 2));
             }

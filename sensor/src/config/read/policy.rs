@@ -175,6 +175,7 @@ impl Reader {
             ports: place("ports"),
             encrypted_dns: place("encrypted_dns"),
             quic: place("quic"),
+            schedule: place("schedule"),
         };
         let policy = Policy {
             name,

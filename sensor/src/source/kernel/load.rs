@@ -183,13 +183,22 @@ impl Kernel {
         &self.attached
     }
 
-    /// Puts a policy in force: old or new at every moment, never neither and never both.
+    /// Puts a policy in force: old or new at every moment, never neither and never both. `learned`
+    /// has the rules that refuse every name that is known at an address; `announce` is called with
+    /// the generation right before that is in force.
     ///
     /// # Errors
     ///
     /// When it does not fit into the tables; the old one stays in force.
-    pub fn install(&mut self, compiled: &Compiled, who: &DeviceRules) -> Result<Installed, Error> {
-        policy::install(&self.books, &self.pin_directory, compiled, who)
+    pub fn install(
+        &mut self,
+        compiled: &Compiled,
+        who: &DeviceRules,
+        learned: &HashMap<IpAddr, u64>,
+        announce: impl FnOnce(u32),
+    ) -> Result<Installed, Error> {
+        let directory = &self.pin_directory;
+        policy::install(&self.books, directory, compiled, who, learned, announce)
     }
 
     /// The identities of policies in counters, by their names; they keep them over restarts.
@@ -204,14 +213,19 @@ impl Kernel {
         policy::identities(&self.books, &self.pin_directory, names)
     }
 
-    /// Says anew which rules apply to which device, and has every flow decided again. Gives the
-    /// generation.
+    /// Says anew which rules apply to which device, and has every flow decided again. `announce` is
+    /// called with the generation right before that is in force.
     ///
     /// # Errors
     ///
     /// When the kernel refuses a map.
-    pub fn set_devices(&mut self, before: &DeviceRules, who: &DeviceRules) -> Result<u32, Error> {
-        policy::set_devices(&self.books, &self.pin_directory, before, who)
+    pub fn set_devices(
+        &mut self,
+        before: &DeviceRules,
+        who: &DeviceRules,
+        announce: impl FnOnce(u32),
+    ) -> Result<(), Error> {
+        policy::set_devices(&self.books, &self.pin_directory, before, who, announce)
     }
 
     /// Says which rules refuse every name that is known at addresses; no rule: it is forgotten.
@@ -224,6 +238,12 @@ impl Kernel {
         learned: impl IntoIterator<Item = (IpAddr, u64)>,
     ) -> Result<(), Error> {
         policy::set_learned(&self.books, &self.pin_directory, learned)
+    }
+
+    /// What [`set_learned`](Self::set_learned) said and is in force.
+    #[cfg(test)]
+    pub fn learned(&self) -> Result<HashMap<IpAddr, u64>, Error> {
+        policy::learned(&self.books, &self.pin_directory)
     }
 
     /// The ring of samples; at most once.

@@ -84,7 +84,13 @@ impl Tables {
         })
     }
 
-    fn write(&mut self, side: u32, compiled: &Compiled, who: &DeviceRules) -> Result<(), Error> {
+    fn write(
+        &mut self,
+        side: u32,
+        compiled: &Compiled,
+        who: &DeviceRules,
+        learned: &HashMap<IpAddr, u64>,
+    ) -> Result<(), Error> {
         let of_side = |capacity: usize, number: usize| side * capacity as u32 + number as u32;
         for (number, rule) in compiled.rules.iter().enumerate() {
             self.rules
@@ -98,6 +104,9 @@ impl Tables {
         }
         for (mac, rules) in &who.devices {
             self.set_device(side, *mac, *rules)?;
+        }
+        for (address, rules) in learned {
+            self.set_learned(side, *address, *rules)?;
         }
         let names = name_table(&compiled.names)?;
         self.names.set(side, &names, 0).map_err(refused)?;
@@ -134,6 +143,24 @@ impl Tables {
             side: side as u16,
         };
         self.devices.insert(Raw(key), rules, 0).map_err(refused)
+    }
+
+    fn set_learned(&mut self, side: u32, address: IpAddr, rules: u64) -> Result<(), Error> {
+        let (address, family) = match address {
+            IpAddr::V4(address) => (Address::v4(address.octets()), Family::V4),
+            IpAddr::V6(address) => (Address::v6(address.octets()), Family::V6),
+        };
+        let key = Raw(LearnedKey {
+            address: address.octets(),
+            side,
+            family: family as u32,
+        });
+        match rules {
+            // It may not have been there.
+            0 => drop(self.learned.remove(&key)),
+            _ => self.learned.insert(key, rules, 0).map_err(refused)?,
+        }
+        Ok(())
     }
 
     /// Removes what a side holds by keys; its rules, chains and names are overwritten when it is used.
@@ -201,13 +228,14 @@ fn refused(source: MapError) -> Error {
     }
 }
 
-/// Puts compiled policies in force, for these devices; the sets of rules at learned addresses are
-/// empty until somebody learns them.
+/// Puts compiled policies in force, for these devices and with what is learned of addresses.
 pub(super) fn install(
     books: &Books,
     directory: &Path,
     compiled: &Compiled,
     who: &DeviceRules,
+    learned: &HashMap<IpAddr, u64>,
+    announce: impl FnOnce(u32),
 ) -> Result<Installed, Error> {
     let mut tables = Tables::open(directory)?;
 
@@ -217,7 +245,7 @@ pub(super) fn install(
     let side = generation & 1;
     // A daemon that was killed here may have left half a policy.
     tables.clear(side).map_err(refused)?;
-    tables.write(side, compiled, who)?;
+    tables.write(side, compiled, who, learned)?;
     let of_side = |offset, word: u64| {
         books
             .settings
@@ -233,6 +261,7 @@ pub(super) fn install(
         .settings
         .half(0, mask)
         .store(compiled.names.buckets.len() as u32 - 1, Ordering::Release);
+    announce(generation);
     books
         .settings
         .generation()
@@ -263,14 +292,14 @@ pub(super) fn install(
     Ok(installed)
 }
 
-/// Says anew which rules apply to which device, and has every flow decided again. Gives the
-/// generation.
+/// Says anew which rules apply to which device, and has every flow decided again.
 pub(super) fn set_devices(
     books: &Books,
     directory: &Path,
     before: &DeviceRules,
     who: &DeviceRules,
-) -> Result<u32, Error> {
+    announce: impl FnOnce(u32),
+) -> Result<(), Error> {
     let mut tables = Tables::open(directory)?;
     let generation = books.settings.generation().load(Ordering::Acquire);
     let side = generation & 1;
@@ -298,8 +327,9 @@ pub(super) fn set_devices(
         tables.devices.remove(&Raw(key)).map_err(refused)?;
     }
     let next = generation.checked_add(2).unwrap_or(2 + side);
+    announce(next);
     books.settings.generation().store(next, Ordering::Release);
-    Ok(next)
+    Ok(())
 }
 
 /// Says which rules refuse every name that is known at an address; none: it is forgotten.
@@ -310,24 +340,28 @@ pub(super) fn set_learned(
 ) -> Result<(), Error> {
     let mut tables = Tables::open(directory)?;
     let side = books.settings.generation().load(Ordering::Acquire) & 1;
-    for (address, rules) in learned {
-        let (address, family) = match address {
-            IpAddr::V4(address) => (Address::v4(address.octets()), Family::V4),
-            IpAddr::V6(address) => (Address::v6(address.octets()), Family::V6),
-        };
-        let key = Raw(LearnedKey {
-            address: address.octets(),
-            side,
-            family: family as u32,
-        });
-        match rules {
-            // It may not have been there.
-            0 => drop(tables.learned.remove(&key)),
-            // A full table: what is not learned is not refused.
-            _ => tables.learned.insert(key, rules, 0).map_err(refused)?,
+    let mut learned = learned.into_iter();
+    learned.try_for_each(|(address, rules)| tables.set_learned(side, address, rules))
+}
+
+/// The sets of rules at addresses of the side that is in force.
+#[cfg(test)]
+pub(super) fn learned(books: &Books, directory: &Path) -> Result<HashMap<IpAddr, u64>, Error> {
+    let tables = Tables::open(directory)?;
+    let side = books.settings.generation().load(Ordering::Acquire) & 1;
+    let mut learned = HashMap::new();
+    for entry in tables.learned.iter() {
+        let (Raw(key), rules) = entry.map_err(refused)?;
+        if key.side == side {
+            let [a, b, c, d, ..] = key.address;
+            let address = match key.family == Family::V4 as u32 {
+                true => IpAddr::from([a, b, c, d]),
+                false => key.address.into(),
+            };
+            learned.insert(address, rules);
         }
     }
-    Ok(())
+    Ok(learned)
 }
 
 /// The identity of each policy: that of its name, kept over reloads and restarts.

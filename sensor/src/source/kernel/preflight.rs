@@ -46,6 +46,10 @@ pub fn examine(pin_directory: &Path, interfaces: &[&str]) -> Vec<Finding> {
             result: say(privilege().map(|()| "enough".to_owned())),
         },
         Finding {
+            what: "resets",
+            result: resets(),
+        },
+        Finding {
             what: "BPF file system",
             result: say(
                 bpffs(pin_directory).map(|()| format!("{} can be used", pin_directory.display()))
@@ -100,6 +104,21 @@ pub(super) fn privilege() -> Result<(), Error> {
             missing: format!("without {}", missing.join(", ")),
         }),
     }
+}
+
+/// Whether the servers of refused connections can be told. Nothing else needs it.
+fn resets() -> Result<String, String> {
+    let held = capabilities(None)
+        .map_err(|error| format!("the process's capabilities cannot be read: {error}"))?
+        .effective;
+    if held.contains(CapabilitySet::NET_RAW) {
+        return Ok("servers of refused connections are told".to_owned());
+    }
+    Err(
+        "servers of refused connections wait until they lose patience, without CAP_NET_RAW: run as \
+         root, or give it to the process"
+            .to_owned(),
+    )
 }
 
 fn bpffs(pin_directory: &Path) -> Result<(), Error> {

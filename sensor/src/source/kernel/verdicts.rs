@@ -44,11 +44,16 @@ impl Verdicts {
     }
 
     /// Tells the kernel until when somebody gives verdicts, as time since boot: behind it nothing
-    /// waits for them.
+    /// waits for them, and nothing is refused for what was learned of an address.
     pub fn alive_until(&self, since_boot: Duration) {
         self.settings
             .word(0, offset_of!(Settings, alive_until))
             .store(since_boot.as_nanos() as u64, Ordering::Relaxed);
+    }
+
+    /// The number of the policy by which the kernel decides.
+    pub fn generation(&self) -> u32 {
+        self.settings.generation().load(Ordering::Acquire)
     }
 
     /// The flow in a slot; `None` where there is none.
@@ -71,18 +76,15 @@ impl Verdicts {
     /// Writes what is ruled into a flow, if its slot is still its own, and gives whether that changed
     /// its decision, or made it one.
     pub fn write(&self, slot: u32, key: &FlowKey, ruling: &Ruling) -> bool {
-        self.judgement(slot, key)
-            .is_some_and(|word| put(word, |before| ruling.apply(before, key)))
+        self.put(slot, key, |before| ruling.apply(before, key))
     }
 
     /// Ends the watch over a flow, of which everything is known: its next packets are steady.
     pub fn end_watch(&self, slot: u32, key: &FlowKey) {
-        if let Some(word) = self.judgement(slot, key) {
-            put(word, |before| Judgement {
-                watch: before.watch.settled(key),
-                ..before
-            });
-        }
+        self.put(slot, key, |before| Judgement {
+            watch: before.watch.settled(key),
+            ..before
+        });
     }
 
     /// Puts right what additions of programs have disturbed in the judgements of flows: of those alone
@@ -95,24 +97,40 @@ impl Verdicts {
             }
             let Some(key) = self.key(slot) else { continue };
             let is_http = may_be_http(slot, &key);
-            put(word, |before| before.mended(&key, is_http));
+            put(
+                word,
+                || self.key(slot) == Some(key),
+                |before| before.mended(&key, is_http),
+            );
         }
     }
 
-    fn judgement(&self, slot: u32, key: &FlowKey) -> Option<&AtomicU64> {
-        if self.key(slot)? != *key {
-            return None;
+    fn put(&self, slot: u32, key: &FlowKey, change: impl Fn(Judgement) -> Judgement) -> bool {
+        if slot >= self.flows.len() {
+            return false;
         }
-        Some(self.flows.word(slot, offset_of!(FlowRecord, judgement)))
+        let word = self.flows.word(slot, offset_of!(FlowRecord, judgement));
+        put(word, || self.key(slot) == Some(*key), change)
     }
 }
 
 /// Changes a judgement that programs and others change too, and gives whether what was decided is
 /// another now, or named for the first time.
-fn put(word: &AtomicU64, change: impl Fn(Judgement) -> Judgement) -> bool {
+///
+/// `is_own` says whether the slot is still the flow's, and is asked between the look at the word and
+/// its exchange: a flow that takes the slot in between brings a word of its own, and the exchange
+/// does not find what it looked at.
+fn put(
+    word: &AtomicU64,
+    is_own: impl Fn() -> bool,
+    change: impl Fn(Judgement) -> Judgement,
+) -> bool {
     let decided = |judgement: Judgement| (judgement.decision, judgement.named);
     let mut before = word.load(Ordering::Acquire);
     loop {
+        if !is_own() {
+            return false;
+        }
         let after = change(Judgement::unpack(before));
         if after.pack() == before {
             return false;
@@ -127,7 +145,7 @@ fn put(word: &AtomicU64, change: impl Fn(Judgement) -> Judgement) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::{env, thread};
+    use std::{cell::Cell, env, thread};
 
     use rustix::process::geteuid;
 
@@ -183,15 +201,19 @@ mod tests {
         thread::scope(|scope| {
             scope.spawn(|| {
                 for word in &words {
-                    put(word, |before| ruling.apply(before, &key));
+                    put(word, || true, |before| ruling.apply(before, &key));
                 }
             });
             scope.spawn(|| {
                 for word in &words {
-                    put(word, |before| Judgement {
-                        watch: before.watch.settled(&key),
-                        ..before
-                    });
+                    put(
+                        word,
+                        || true,
+                        |before| Judgement {
+                            watch: before.watch.settled(&key),
+                            ..before
+                        },
+                    );
                 }
             });
             for _ in 0..2 {
@@ -208,13 +230,77 @@ mod tests {
             }
         });
         for word in &words {
-            put(word, |before| before.mended(&key, false));
+            put(word, || true, |before| before.mended(&key, false));
             let word = word.load(Ordering::Relaxed);
             assert!(Judgement::is_sound(word), "{word:x}");
             let judgement = Judgement::unpack(word);
             assert_eq!(judgement.decision, refused);
             assert!(judgement.named);
             assert_eq!(judgement.generation, 3);
+        }
+    }
+
+    /// A flow leaves its slot, and another takes it, at each of the moments at which that can be.
+    #[test]
+    fn the_flow_that_takes_the_slot_has_no_verdict_of_the_one_before() {
+        #[derive(Clone, Copy, Debug, PartialEq)]
+        enum Moment {
+            BeforeTheCheck,
+            BehindTheCheck,
+            BeforeTheExchange,
+            /// The exchange was lost before: the flow's own packet spent the watch.
+            BehindALostExchange,
+        }
+        let refused = Decision {
+            policy: 7,
+            verdict: Verdict::Reject,
+            layer: Layer::Quic,
+        };
+        let new = |watch| Judgement::new(3, Decision::PASS, watch).pack();
+        let (own, spent, others) = (
+            new(Watch::new(4, 4)),
+            new(Watch::new(3, 4)),
+            new(Watch::new(8, 8)),
+        );
+        for moment in [
+            Moment::BeforeTheCheck,
+            Moment::BehindTheCheck,
+            Moment::BeforeTheExchange,
+            Moment::BehindALostExchange,
+        ] {
+            let word = AtomicU64::new(own);
+            let (is_own, looked) = (Cell::new(true), Cell::new(0));
+            let taken = |at| {
+                if at == moment {
+                    is_own.set(false);
+                    word.store(others, Ordering::Release);
+                }
+            };
+            let changed = put(
+                &word,
+                || {
+                    taken(Moment::BeforeTheCheck);
+                    let is_own = is_own.get();
+                    taken(Moment::BehindTheCheck);
+                    is_own
+                },
+                |before| {
+                    taken(Moment::BeforeTheExchange);
+                    looked.set(looked.get() + 1);
+                    if moment == Moment::BehindALostExchange {
+                        match looked.get() {
+                            1 => word.store(spent, Ordering::Release),
+                            _ => taken(Moment::BehindALostExchange),
+                        }
+                    }
+                    Judgement {
+                        decision: refused,
+                        ..before
+                    }
+                },
+            );
+            assert!(!changed, "{moment:?}");
+            assert_eq!(word.load(Ordering::Acquire), others, "{moment:?}");
         }
     }
 
@@ -229,7 +315,7 @@ mod tests {
             Judgement::is_sound(word.load(Ordering::Relaxed))
         };
         let mend = |word: &AtomicU64, is_http: bool| {
-            put(word, |before| before.mended(&key, is_http));
+            put(word, || true, |before| before.mended(&key, is_http));
             Judgement::unpack(word.load(Ordering::Relaxed))
         };
         let [up, down] = Direction::ALL.map(Judgement::one_less);
@@ -302,8 +388,7 @@ mod tests {
         assert_eq!(live.len(), 3);
         let always = Watch::new(Watch::ALWAYS, Watch::ALWAYS);
         for (slot, key) in &live {
-            let word = verdicts.judgement(*slot, key).expect("it is live");
-            put(word, |before| Judgement {
+            verdicts.put(*slot, key, |before| Judgement {
                 watch: always,
                 ..before
             });

@@ -8,6 +8,7 @@
 //! Memory is bounded, whatever is in a file: only names are kept, and of lines that name nothing
 //! the first few for the report.
 
+mod file;
 mod line;
 mod names;
 
@@ -19,6 +20,7 @@ use std::{
     path::Path,
 };
 
+pub use file::ListFile;
 pub use line::Reason;
 use line::{Item, LONGEST_LINE};
 use names::Names;
@@ -118,6 +120,14 @@ pub struct Report {
     pub shown: Vec<BadLine>,
 }
 
+impl Report {
+    /// Whether this is no list: there are lines, and none of them can be used. Comments alone are an
+    /// empty list.
+    pub const fn is_of_no_list(&self) -> bool {
+        self.used == 0 && self.bad > 0
+    }
+}
+
 /// A line that is not used, or not wholly.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadLine {
@@ -152,6 +162,14 @@ struct Said {
 type OwnerNumber = std::num::NonZeroU16;
 
 impl Lists {
+    /// Without a name, and with room for so many.
+    pub fn with_room(names: usize) -> Self {
+        Self {
+            names: Names::with_room(names),
+            ..Self::default()
+        }
+    }
+
     /// The lists of `deploy/lists/`, which the program carries.
     pub fn builtin() -> Self {
         let mut lists = Self::default();
@@ -217,6 +235,38 @@ impl Lists {
                 What::Address(address) => self.add_address(address, said),
             }
         })
+    }
+
+    /// Adds what other lists have behind those that are there. Gives how many of their names and
+    /// addresses have no place.
+    pub fn add_lists(&mut self, others: &Self) -> u64 {
+        let first = self.lists.len();
+        self.lists.extend(others.lists.iter().cloned());
+        let numbers: Vec<Option<OwnerNumber>> = (others.owners.iter())
+            .map(|owner| self.owner_number(owner))
+            .collect();
+        let here = |said: Said| -> Option<Said> {
+            let list = u16::try_from(first + usize::from(said.list)).ok()?;
+            let owner = match said.owner {
+                Some(number) => Some(numbers[usize::from(number.get()) - 1]?),
+                None => None,
+            };
+            Some(Said {
+                list,
+                owner,
+                ..said
+            })
+        };
+        let mut without_place = 0;
+        for (name, said) in others.names.iter() {
+            let added = here(said).is_some_and(|said| self.names.add(name, said).is_ok());
+            without_place += u64::from(!added);
+        }
+        for (address, said) in &others.addresses {
+            let added = here(*said).is_some_and(|said| self.add_address(*address, said).is_ok());
+            without_place += u64::from(!added);
+        }
+        without_place
     }
 
     /// Gives back the memory that was reserved for further names.

@@ -12,8 +12,10 @@ use super::{super::domain::LONGEST_NAME, Category, MOST_NAMES, OwnerNumber, Reas
 const MOST_LABELS: usize = LONGEST_NAME.div_ceil(2);
 
 /// Names, and what is said of each.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Names {
+    /// How many there may be.
+    room: usize,
     records: Records,
     index: Index,
     hashing: RandomState,
@@ -21,7 +23,24 @@ pub(super) struct Names {
     deepest: usize,
 }
 
+impl Default for Names {
+    fn default() -> Self {
+        Self::with_room(MOST_NAMES)
+    }
+}
+
 impl Names {
+    /// None, with room for so many.
+    pub(super) fn with_room(room: usize) -> Self {
+        Self {
+            room,
+            records: Records::default(),
+            index: Index::default(),
+            hashing: RandomState::new(),
+            deepest: 0,
+        }
+    }
+
     /// Adds a name, in any case; where it is there already, what is said of it stands beside what
     /// was said before.
     pub(super) fn add(&mut self, name: &str, said: Said) -> Result<(), Reason> {
@@ -34,7 +53,7 @@ impl Names {
             self.records.say(place, said);
             return Ok(());
         }
-        if self.len() == MOST_NAMES {
+        if self.len() >= self.room {
             return Err(Reason::Full);
         }
         let place = self.records.add(name, said).ok_or(Reason::Full)?;

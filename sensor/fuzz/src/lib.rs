@@ -1,0 +1,74 @@
+//! What the targets of the kernel's readers share: a payload as the kernel lays it before them, and
+//! what holds for each of them whatever it reads.
+
+use sensor_ebpf::{
+    flow::{Direction, FlowKey},
+    name::NAME_CAPACITY,
+    packet::{OFFSET_LIMIT, Packet},
+    parse::parse,
+    said::{Found, Text},
+    sample::{Kind, LOOKED_AT, MAX_PAYLOAD, classify},
+};
+
+/// The copy of a payload, with the offsets of the kernel's: what is too large stays so or begins
+/// anew, and is never outside.
+pub struct Payload<'a>(pub &'a [u8]);
+
+impl Packet for Payload<'_> {
+    fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        const MASK: usize = 0x1_ffff;
+        let offset = offset & MASK;
+        let captured = self.0.len().min(MAX_PAYLOAD);
+        if (offset + N) & MASK > captured || offset > MAX_PAYLOAD - N {
+            return None;
+        }
+        self.0[offset..].first_chunk().copied()
+    }
+
+    fn forget(&self, offset: usize, _noise: u64) -> usize {
+        offset & (OFFSET_LIMIT - 1)
+    }
+}
+
+/// Lets a reader read a payload, and gives what it found: the name, where there is one.
+///
+/// The kernel has one buffer for all names. What the last one left there is of no meaning.
+pub fn read(
+    payload: &[u8],
+    reader: impl Fn(&Payload<'_>, &mut Text) -> Found,
+) -> (Found, Option<Vec<u8>>) {
+    let read_over = |octets: [u8; NAME_CAPACITY]| {
+        let mut text = Text { octets, len: 255 };
+        let found = reader(&Payload(payload), &mut text);
+        let name = (found == Found::Name).then(|| {
+            assert!(text.len < NAME_CAPACITY as u64);
+            text.as_octets().to_vec()
+        });
+        (found, name)
+    };
+    let outcome = read_over([0; NAME_CAPACITY]);
+    // Octets that mean something to a reader.
+    let mut left = [b'9'; NAME_CAPACITY];
+    left[0] = b'[';
+    assert_eq!(read_over(left), outcome);
+    if let (_, Some(name)) = &outcome {
+        assert!(!name.iter().any(u8::is_ascii_uppercase));
+    }
+    outcome
+}
+
+/// What the kernel takes the first payload of a TCP stream for.
+pub fn kind(stream: &[u8]) -> Option<Kind> {
+    const ETHERTYPE: usize = 12;
+    const IPV4: usize = 14;
+    const PROTOCOL: usize = IPV4 + 9;
+    let mut frame = [0; 54];
+    frame[ETHERTYPE..][..2].copy_from_slice(&[8, 0]);
+    frame[IPV4..][..4].copy_from_slice(&[0x45, 0, 0, 40]);
+    frame[PROTOCOL] = 6;
+    let key = FlowKey::new(&parse(&frame[..]).ok()?, Direction::Upload, 1);
+    let mut first = [0; LOOKED_AT];
+    let len = stream.len().min(LOOKED_AT);
+    first[..len].copy_from_slice(&stream[..len]);
+    classify(&key, &first, stream.len())
+}

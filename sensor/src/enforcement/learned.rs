@@ -1,0 +1,263 @@
+//! What the kernel and the judge know of addresses: the rules that refuse every name there.
+
+use std::{
+    collections::{HashMap, HashSet},
+    net::IpAddr,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use crate::aggregate::names_at::NamesAt;
+
+/// The rules at addresses, under the policies in force: under others there are others, and the kernel
+/// forgets what it was told. So each policy begins with a new one.
+///
+/// An address that is not here is not in the kernel either.
+#[derive(Debug)]
+pub(super) struct Learned {
+    rules: Arc<RwLock<HashMap<IpAddr, u64>>>,
+    /// All addresses are to be looked at: none was, or the kernel did not take what it was told.
+    afresh: bool,
+}
+
+impl Default for Learned {
+    fn default() -> Self {
+        Self {
+            rules: Arc::default(),
+            afresh: true,
+        }
+    }
+}
+
+impl Learned {
+    /// What is known at the moment, for policies that are put in force together with it.
+    pub(super) fn of(names: &mut NamesAt, now: f64, refusing: impl Fn(&str) -> u64) -> Self {
+        // All are looked at.
+        names.changed(now);
+        let mut rules = HashMap::new();
+        for address in names.addresses() {
+            let refusing = names.refusing(address, now, &refusing);
+            if refusing != 0 {
+                rules.insert(address, refusing);
+            }
+        }
+        Self {
+            rules: Arc::new(RwLock::new(rules)),
+            afresh: false,
+        }
+    }
+
+    /// All rules.
+    pub(super) fn all(&self) -> HashMap<IpAddr, u64> {
+        let rules = self.rules.read().unwrap_or_else(PoisonError::into_inner);
+        rules.clone()
+    }
+
+    /// Looks at every address the next time: what changed was asked for, and came to nothing.
+    pub(super) const fn look_afresh(&mut self) {
+        self.afresh = true;
+    }
+
+    /// Gives the rules at an address, now and after each [`update`](Self::update); `None`: no rule
+    /// refuses all that is known there.
+    pub(super) fn at(&self) -> impl Fn(IpAddr) -> Option<u64> + Send + Sync + use<> {
+        let rules = Arc::clone(&self.rules);
+        move |address| {
+            let rules = rules.read().unwrap_or_else(PoisonError::into_inner);
+            rules.get(&address).copied()
+        }
+    }
+
+    /// Looks at the addresses of which something changed, and has what is new of them told to the
+    /// kernel: `tell` is given rules by address, 0 for an address that the kernel is to forget, those
+    /// first. `refusing` gives the rules that refuse a name.
+    ///
+    /// # Errors
+    /// Those of `tell`. All is told again the next time.
+    pub(super) fn update<E>(
+        &mut self,
+        names: &mut NamesAt,
+        now: f64,
+        refusing: impl Fn(&str) -> u64,
+        tell: impl FnOnce(Vec<(IpAddr, u64)>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let news = self.news(names, now, refusing);
+        if news.is_empty() {
+            self.afresh = false;
+            return Ok(());
+        }
+        let (gone, come): (Vec<_>, Vec<_>) = news.into_iter().partition(|(_, rules)| *rules == 0);
+        // What the kernel may have is here, whether it takes the news or not.
+        self.change(|rules| rules.extend(come.iter().copied()));
+        let removed: HashSet<_> = gone.iter().map(|(address, _)| *address).collect();
+        let told = tell([gone, come].concat());
+        self.afresh = told.is_err();
+        if told.is_ok() {
+            self.change(|rules| rules.retain(|address, _| !removed.contains(address)));
+        }
+        told
+    }
+
+    fn news(
+        &self,
+        names: &mut NamesAt,
+        now: f64,
+        refusing: impl Fn(&str) -> u64,
+    ) -> Vec<(IpAddr, u64)> {
+        let changed = names.changed(now);
+        let everywhere = self.afresh || changed.is_none();
+        let mut looked_at = changed.unwrap_or_default();
+        let known = self.rules.read().unwrap_or_else(PoisonError::into_inner);
+        if everywhere {
+            looked_at.extend(known.keys().copied().chain(names.addresses()));
+        }
+        let news = looked_at.into_iter().filter_map(|address| {
+            let rules = names.refusing(address, now, &refusing);
+            let before = known.get(&address).copied().unwrap_or(0);
+            let is_news = rules != before || self.afresh && rules != 0;
+            is_news.then_some((address, rules))
+        });
+        news.collect()
+    }
+
+    fn change(&self, change: impl FnOnce(&mut HashMap<IpAddr, u64>)) {
+        change(&mut self.rules.write().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*, sample::select};
+
+    use super::*;
+    use crate::aggregate::names_at::MAX_ADDRESSES;
+
+    /// What may happen to names at addresses, and to the policies.
+    #[derive(Clone, Debug)]
+    enum Step {
+        Answer(&'static str, u8, u32),
+        Said(&'static str, u8),
+        /// Other policies: these names are refused.
+        Install(Vec<&'static str>),
+        /// A tick, so many seconds after the one before; the kernel takes so much of what it is told.
+        Tick(f64, Option<usize>),
+    }
+
+    const NAMES: [&str; 4] = ["a.example", "b.example", "c.example", "d.example"];
+
+    fn a_step() -> impl Strategy<Value = Step> {
+        let name = || select(&NAMES[..]);
+        let ttl = select(&[0_u32, 5_000, 86_400][..]);
+        // Whatever is over is found: there is a minute between two ticks, or no time at all.
+        let passed = prop_oneof![Just(0.0), 60.0..4_000.0, Just(90_000.0)];
+        let taken = prop_oneof![4 => Just(None), 1 => (0_usize..3).prop_map(Some)];
+        prop_oneof![
+            4 => (name(), 0..3_u8, ttl).prop_map(|(name, at, ttl)| Step::Answer(name, at, ttl)),
+            3 => (name(), 0..3_u8).prop_map(|(name, at)| Step::Said(name, at)),
+            1 => prop::sample::subsequence(&NAMES[..], 0..=4).prop_map(Step::Install),
+            6 => (passed, taken).prop_map(|(passed, taken)| Step::Tick(passed, taken)),
+        ]
+    }
+
+    fn address(last: u8) -> IpAddr {
+        IpAddr::from([192, 0, 2, last])
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn the_kernel_has_what_the_names_say_and_nothing_else(steps in vec(a_step(), 1..60)) {
+            const HOUR: f64 = 3_600.0;
+            let mut kernel: HashMap<IpAddr, u64> = HashMap::new();
+            let (mut learned, mut names) = (Learned::default(), NamesAt::default());
+            let mut refused = vec![NAMES[0], NAMES[1]];
+            let mut now = 0.0;
+            // All that was ever told: the name, where, until when, whether an answer did.
+            let mut told = vec![];
+            for step in steps {
+                match step {
+                    Step::Answer(name, at, ttl) => {
+                        names.answer(name, address(at), ttl, now);
+                        told.push((name, address(at), now + f64::from(ttl).max(HOUR), true));
+                    }
+                    Step::Said(name, at) => {
+                        names.said(name, address(at), now);
+                        told.push((name, address(at), now + HOUR, false));
+                    }
+                    Step::Install(names) => {
+                        refused = names;
+                        kernel.clear();
+                        learned = Learned::default();
+                    }
+                    Step::Tick(passed, taken) => {
+                        now += passed;
+                        let refusing = |name: &str| match NAMES.iter().position(|one| *one == name) {
+                            Some(place) if refused.contains(&name) => 0b1 | 0b10 << place,
+                            _ => 0,
+                        };
+                        let done = learned.update(&mut names, now, refusing, |news| {
+                            for (address, rules) in news.iter().take(taken.unwrap_or(news.len())) {
+                                match rules {
+                                    0 => kernel.remove(address),
+                                    rules => kernel.insert(*address, *rules),
+                                };
+                            }
+                            if taken.is_some_and(|taken| taken < news.len()) { Err(()) } else { Ok(()) }
+                        });
+                        for at in 0..3 {
+                            let address = address(at);
+                            let here = told.iter().filter(|(_, where_, until, _)| {
+                                *where_ == address && now <= *until
+                            });
+                            let is_answered = here.clone().any(|(.., answered)| *answered);
+                            let rules = here.fold(u64::MAX, |set, (name, ..)| set & refusing(name));
+                            let rules = if is_answered { rules } else { 0 };
+                            if done.is_ok() {
+                                let has = kernel.get(&address).copied();
+                                prop_assert_eq!(has.unwrap_or(0), rules, "{} at {}", address, now);
+                                prop_assert_eq!(learned.at()(address), has);
+                            } else {
+                                let may_have = learned.at()(address).is_some();
+                                prop_assert!(may_have || !kernel.contains_key(&address));
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_left_among_many_is_forgotten() {
+        let (mut learned, mut names) = (Learned::default(), NamesAt::default());
+        let mut kernel: HashMap<IpAddr, u64> = HashMap::new();
+        let mut tick = |learned: &mut Learned, names: &mut NamesAt| {
+            learned.update(
+                names,
+                0.0,
+                |_| 1,
+                |news| {
+                    for (address, rules) in news {
+                        match rules {
+                            0 => kernel.remove(&address),
+                            rules => kernel.insert(address, rules),
+                        };
+                        assert!(kernel.len() <= MAX_ADDRESSES);
+                    }
+                    Ok::<_, ()>(())
+                },
+            )?;
+            Ok::<_, ()>(kernel.len())
+        };
+        let address = |number: u32| IpAddr::from(std::net::Ipv4Addr::from(0x0a00_0000 + number));
+        names.answer("a.example", address(0), 0, 0.0);
+        assert_eq!(tick(&mut learned, &mut names), Ok(1));
+        for number in 1..4 * MAX_ADDRESSES as u32 {
+            names.answer("a.example", address(number), 0, 0.0);
+        }
+        assert_eq!(tick(&mut learned, &mut names), Ok(MAX_ADDRESSES));
+        assert_eq!(learned.at()(address(0)), None);
+        names.said("b.example", address(0), 0.0);
+        assert_eq!(tick(&mut learned, &mut names), Ok(MAX_ADDRESSES - 1));
+    }
+}
