@@ -249,6 +249,9 @@ const LINES: &[(&str, Try)] = &[
     ("two fake hellos before the hello", |bench, name| {
         bench.disguised(name, 2, |said| said.len())
     }),
+    ("four fake hellos before the hello", |bench, name| {
+        bench.disguised(name, 4, |said| said.len())
+    }),
     (
         "fake request before the request in two segments",
         |bench, name| {

@@ -12,7 +12,7 @@ use sensor_ebpf::{
     },
     flow::{Direction, FlowKey, FlowRecord, Judgement, slot},
     packet::Packet as _,
-    parse::{Family, Fragment, Parsed, protocol, tcp_flag},
+    parse::{Family, Fragment, Parsed, Piece, protocol, tcp_flag},
     policy::Decision,
     said::initial,
     sample::{Head, LOOKED_AT, MAX_PAYLOAD, NO_SLOT, Watch, classify, is_service},
@@ -160,12 +160,21 @@ impl Host {
                 flow.judgement = judgement.pack();
             }
         }
-        if packet.payload == 0 || !judgement.watch.wants(direction) {
+        // A piece without the start of a payload is told of where a policy is about names, and counts
+        // everywhere.
+        let is_fragment = direction == Direction::Upload
+            && packet.parsed.piece != Piece::Whole
+            && packet.payload == 0;
+        if (packet.payload == 0 && !is_fragment) || !judgement.watch.wants(direction) {
             return None;
         }
         let is_last = judgement.watch.runs_out(direction) && judgement.watch.of(direction) == 1;
         judgement.watch = judgement.watch.after(direction);
         flow.judgement = judgement.pack();
+        if is_fragment {
+            return None;
+        }
+        let head = head(packet);
         Some(Head {
             slot,
             initial_sequence: match packet.key.protocol() {
@@ -175,8 +184,9 @@ impl Host {
             flags: match flow.tcp_flags[at] & tcp_flag::SYN {
                 0 => 0,
                 _ => Head::SYN_SEEN,
-            } | if is_last { Head::LAST } else { 0 },
-            ..head(packet)
+            } | if is_last { Head::LAST } else { 0 }
+                | head.flags,
+            ..head
         })
     }
 
@@ -265,6 +275,10 @@ fn head(packet: &Packet<'_, '_>) -> Head {
             .wrapping_add(u32::from(packet.parsed.tcp_flags & tcp_flag::SYN != 0)),
         payload: packet.payload as u32,
         direction: packet.seen.direction as u8,
+        flags: match packet.parsed.tcp_flags & tcp_flag::URG {
+            0 => 0,
+            _ => Head::URGENT,
+        },
         ..Head::default()
     }
 }
