@@ -187,6 +187,9 @@ pub enum HookChoice {
     XdpGeneric,
     /// TC ingress, or an error.
     Tc,
+    /// TC ingress and egress by filters of the clsact queueing discipline, on kernels with links at TC
+    /// (6.6) too: where other tools look for filters, or read the discipline's counters.
+    Clsact,
 }
 
 /// The flow table. A change takes effect after `sensor unload`.

@@ -40,22 +40,22 @@ const TOP: RangeInclusive<u32> = 1..=1_000;
 /// The most `[[list]]`.
 const MOST_LISTS: usize = 256;
 
-const HOOKS: [(&str, HookChoice); 4] = [
+const HOOKS: [(&str, HookChoice); 5] = [
     ("auto", HookChoice::Auto),
     ("xdp-native", HookChoice::XdpNative),
     ("xdp-generic", HookChoice::XdpGeneric),
     ("tc", HookChoice::Tc),
+    ("clsact", HookChoice::Clsact),
 ];
 
 /// Words that other tools use for a hook.
-const HOOKS_ELSEWHERE: [(&str, &str); 7] = [
+const HOOKS_ELSEWHERE: [(&str, &str); 6] = [
     ("xdp", "xdp-native"),
     ("native", "xdp-native"),
     ("driver", "xdp-native"),
     ("generic", "xdp-generic"),
     ("skb", "xdp-generic"),
     ("tcx", "tc"),
-    ("clsact", "tc"),
 ];
 
 const CATEGORIES: [(&str, Category); 4] = [

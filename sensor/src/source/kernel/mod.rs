@@ -1,17 +1,21 @@
 //! The kernel's side: the only module that names `aya`.
 //!
-//! `load` makes or adopts the pinned maps · `attach` puts programs on interfaces ·
-//! `links` tells when they come and go · `books` reads
-//! the tables · `reap` takes the last counts of idle flows · `policy` is the one place that writes
+//! `load` makes or adopts the maps · `pins` are where they and the links are kept · `attach` puts programs
+//! on interfaces and sees that they stay · `links` are the interfaces there are, and tells when they come
+//! and go, `driver` what drives them · `netlink` and `calls` ask the kernel · `books` reads the tables · `reap` takes the last counts of idle flows · `policy` is the one place that writes
 //! policy down · `ring` drains samples · `verdicts` writes those on names · `clock` tells jiffies from time · `lock` keeps a second
 //! instance out · `run` runs the programs over frames of a capture · `preflight` turns what the system lacks into a sentence.
 
 mod attach;
 mod books;
+mod calls;
 mod clock;
+mod driver;
 mod links;
 mod load;
 mod lock;
+mod netlink;
+mod pins;
 mod policy;
 pub mod preflight;
 mod reap;
@@ -24,7 +28,7 @@ use std::{io, path::PathBuf};
 
 pub use attach::{Attached, available, ifindex, unload};
 pub use books::{Books, FlowLine};
-pub use links::LinkChanges;
+pub use links::{Link, LinkChanges, Links};
 pub use load::Kernel;
 pub use policy::{DeviceRules, Installed};
 pub use ring::{Messages, Samples};
@@ -130,9 +134,19 @@ pub enum Error {
         /// The kernel's reason.
         reason: String,
     },
+    /// What is attached to an interface cannot be looked at.
+    #[error(
+        "interface {interface}: what is attached to it cannot be looked at: {source}; nothing was changed"
+    )]
+    Look {
+        /// The interface.
+        interface: String,
+        /// Why.
+        source: io::Error,
+    },
     /// Too many interfaces.
     #[error(
-        "the sensor has been on {limit} interfaces since its tables were made, which is all it has room for: `sensor unload` makes room, and starts the counters at zero"
+        "the sensor is on {limit} interfaces, or flows of those that are gone are not over yet: there is room for no more"
     )]
     TooManyInterfaces {
         /// How many.

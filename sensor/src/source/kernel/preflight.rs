@@ -121,7 +121,7 @@ fn resets() -> Result<String, String> {
     )
 }
 
-fn bpffs(pin_directory: &Path) -> Result<(), Error> {
+pub(super) fn bpffs(pin_directory: &Path) -> Result<(), Error> {
     // The directory itself may not be there yet: its nearest ancestor tells the file system.
     let nearest = pin_directory
         .ancestors()
