@@ -654,7 +654,13 @@ impl Owner {
         for (key, when) in later(&self.config, &config) {
             tracing::warn!("{key} has changed: it takes effect {when}");
         }
-        let is_new = |name: &str| !self.config.interfaces.iter().any(|other| other.name == name);
+        let is_new = |name: &str| {
+            !self
+                .config
+                .interfaces
+                .iter()
+                .any(|other| other.name == name)
+        };
         for interface in &config.interfaces {
             if is_new(&interface.name)
                 && let Err(error) = kernel::ifindex(&interface.name)

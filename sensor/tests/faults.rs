@@ -1,5 +1,7 @@
 //! What goes wrong around a sensor, each with the real daemon in a lab of its own. Runs as root.
 
+#[path = "faults/attachment.rs"]
+mod attachment;
 #[path = "faults/daemon.rs"]
 mod daemon;
 #[path = "faults/wire.rs"]

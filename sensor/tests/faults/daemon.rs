@@ -21,6 +21,8 @@ pub(crate) struct Settings {
     pub(crate) state: PathBuf,
     /// The port on the gateway's loopback.
     pub(crate) port: u16,
+    /// How often the tables are read.
+    pub(crate) tick: &'static str,
     /// Whether the programs stay.
     pub(crate) keep_running: bool,
     /// Further tables.
@@ -38,6 +40,7 @@ impl Settings {
             pins: lab.pins(),
             state: lab.gateway.folder.join("state"),
             port: 9617,
+            tick: "100ms",
             keep_running: true,
             more: String::new(),
         }
@@ -58,8 +61,9 @@ impl Settings {
             .map(|(name, hook)| format!("[[interface]]\nname = \"{name}\"\nhook = \"{hook}\"\n\n"))
             .collect();
         format!(
-            "{interfaces}[daemon]\ntick = \"100ms\"\nlisten = \"127.0.0.1:{}\"\n\
+            "{interfaces}[daemon]\ntick = \"{}\"\nlisten = \"127.0.0.1:{}\"\n\
              pin_directory = \"{}\"\nstate_directory = \"{}\"\nkeep_running = {}\n\n{}",
+            self.tick,
             self.port,
             self.pins.display(),
             self.state.display(),

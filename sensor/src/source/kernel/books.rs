@@ -1,7 +1,11 @@
 //! The pinned tables, read in place.
 
 use std::{
-    collections::{HashMap, HashSet}, mem::offset_of, path::Path, sync::atomic::Ordering, time::Duration,
+    collections::{HashMap, HashSet},
+    mem::offset_of,
+    path::Path,
+    sync::atomic::Ordering,
+    time::Duration,
 };
 
 use aya::maps::{Array, HashMap as KernelHashMap, Map, MapData};

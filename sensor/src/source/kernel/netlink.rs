@@ -26,6 +26,8 @@ const DUMP: u16 = 0x300;
 pub(super) const EXCLUSIVE: u16 = 0x200;
 /// In a request for something new: it is made.
 pub(super) const CREATE: u16 = 0x400;
+/// In a request for a queueing discipline: the answer goes to whoever asks too.
+pub(super) const ECHO: u16 = 8;
 /// In an answer: what is listed changed meanwhile.
 const INTERRUPTED: u16 = 0x10;
 
@@ -176,7 +178,10 @@ impl Netlink {
                 match header.kind {
                     DONE => return Ok(whole),
                     ERROR => {
-                        return match body.first_chunk::<4>().map(|code| i32::from_ne_bytes(*code)) {
+                        return match body
+                            .first_chunk::<4>()
+                            .map(|code| i32::from_ne_bytes(*code))
+                        {
                             Some(0) => Ok(whole),
                             Some(code) => Err(io::Error::from_raw_os_error(-code)),
                             None => Err(io::ErrorKind::InvalidData.into()),

@@ -126,7 +126,14 @@ mod tests {
     #[test]
     fn no_pin_has_a_dot_and_no_two_interfaces_share_one() {
         let names = [
-            "eth0.2", "eth0%2e2", "eth0-2", "eth0%252e2", "eth02", "br-lan.10", "br-lan%10", "a..b",
+            "eth0.2",
+            "eth0%2e2",
+            "eth0-2",
+            "eth0%252e2",
+            "eth02",
+            "br-lan.10",
+            "br-lan%10",
+            "a..b",
         ];
         let pins: HashSet<_> = names
             .iter()

@@ -363,7 +363,11 @@ impl Attachments {
     /// # Errors
     ///
     /// Why it cannot have all of them: absent, taken, or without the wanted hook.
-    pub(super) fn start(&mut self, mut means: Means<'_>, interface: &Interface) -> Result<(), Error> {
+    pub(super) fn start(
+        &mut self,
+        mut means: Means<'_>,
+        interface: &Interface,
+    ) -> Result<(), Error> {
         let links = self.list()?;
         let targets = targets(std::slice::from_ref(interface), &links);
         if targets.is_empty() {
@@ -425,7 +429,10 @@ impl Attachments {
                 target.link.name == attached.interface && target.link.index == attached.ifindex
             })
         };
-        for attached in self.attached.extract_if(.., |attached| !is_wanted(attached)) {
+        for attached in self
+            .attached
+            .extract_if(.., |attached| !is_wanted(attached))
+        {
             let there = links.named(&attached.interface);
             match there.is_some_and(|link| link.index == attached.ifindex) {
                 true => {
@@ -461,15 +468,13 @@ impl Attachments {
     }
 
     /// Sees to one interface; why it has not all that it should.
-    fn look_at(
-        &mut self,
-        means: &mut Means<'_>,
-        links: &Links,
-        target: &Target<'_>,
-    ) -> Vec<Error> {
+    fn look_at(&mut self, means: &mut Means<'_>, links: &Links, target: &Target<'_>) -> Vec<Error> {
         let name = &target.link.name;
         let known = self.attached.iter();
-        let at = match known.map(|one| &one.interface).position(|other| other == name) {
+        let at = match known
+            .map(|one| &one.interface)
+            .position(|other| other == name)
+        {
             Some(at) => at,
             None => match self.begin(means, target) {
                 Ok(attached) => {
@@ -655,9 +660,9 @@ fn fill(
         if missing.is_some() {
             attached.take(*role);
         }
-        let is_as_wanted = attached
-            .seat(*role)
-            .is_some_and(|seat| seat.program == *program && (seat.hook == Hook::Clsact || !by_filter));
+        let is_as_wanted = attached.seat(*role).is_some_and(|seat| {
+            seat.program == *program && (seat.hook == Hook::Clsact || !by_filter)
+        });
         if is_as_wanted {
             continue;
         }

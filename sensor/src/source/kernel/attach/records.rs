@@ -6,7 +6,10 @@ use sensor_ebpf::books::{InterfaceRecord, Tally};
 
 use crate::{
     model::Hook,
-    source::kernel::{Error, books::{Books, text}},
+    source::kernel::{
+        Error,
+        books::{Books, text},
+    },
 };
 
 /// The longest name of an interface (linux/if.h, IFNAMSIZ less the closing zero).
@@ -121,7 +124,13 @@ fn padded(interface: &str) -> [u8; 16] {
 }
 
 fn set_name(books: &Books, number: u32, interface: &str) {
-    for (word, octets) in padded(interface).as_chunks::<8>().0.iter().enumerate().rev() {
+    for (word, octets) in padded(interface)
+        .as_chunks::<8>()
+        .0
+        .iter()
+        .enumerate()
+        .rev()
+    {
         // The first byte last: it says that the record is taken.
         books
             .interfaces

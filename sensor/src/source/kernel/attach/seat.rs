@@ -42,10 +42,20 @@ impl Role {
         }
     }
 
-    /// The handle of its filter, by which the next start finds it.
+    /// The handle of its filter, by which the next start finds it. No two share one: under the
+    /// queueing discipline `ingress`, both sides of TC are the same.
     pub(super) const fn handle(self) -> u32 {
         match self {
-            Self::Upload | Self::Download => 94,
+            Self::Upload => 94,
+            Self::Download => 95,
+        }
+    }
+
+    /// The programs that can have this part at TC.
+    pub(super) const fn programs(self) -> &'static [&'static str] {
+        match self {
+            Self::Upload => &["upload_tc"],
+            Self::Download => &["download"],
         }
     }
 }
@@ -131,6 +141,11 @@ impl Place<'_> {
 
     fn standing_filter(&mut self, seat: &Seat, priority: u16) -> io::Result<Standing> {
         let side = seat.role.side();
+        if side == Side::Egress
+            && tc::ingress_qdisc(self.netlink, self.index)?.as_deref() != Some(tc::CLSACT)
+        {
+            return self.without_clsact();
+        }
         let filters = tc::filters(self.netlink, self.index, side)?;
         let is_place = |filter: &tc::Filter| {
             filter.priority == priority && filter.handle == seat.role.handle()
@@ -147,7 +162,8 @@ impl Place<'_> {
                     Err(_) => Vec::new(),
                 };
                 // The newest of one priority comes first; a lower priority is somebody else's.
-                let can_move = names.is_empty() && before.iter().all(|one| one.priority == priority);
+                let can_move =
+                    names.is_empty() && before.iter().all(|one| one.priority == priority);
                 names.extend(before.iter().map(tc::Filter::text));
                 Ok(Standing::Sound {
                     before: names,
@@ -158,17 +174,18 @@ impl Place<'_> {
                 "{} has its place",
                 filters[place].text()
             ))),
-            None => {
-                let qdisc = tc::ingress_qdisc(self.netlink, self.index)?;
-                Ok(Standing::Missing(match qdisc.as_deref() {
-                    Some("clsact") => "its filter was deleted".to_owned(),
-                    Some(other) => {
-                        format!("the queueing discipline clsact was replaced by {other}")
-                    }
-                    None => "the queueing discipline clsact was deleted".to_owned(),
-                }))
-            }
+            None => self.without_clsact(),
         }
+    }
+
+    /// Why a filter is missing.
+    fn without_clsact(&mut self) -> io::Result<Standing> {
+        let qdisc = tc::ingress_qdisc(self.netlink, self.index)?;
+        Ok(Standing::Missing(match qdisc.as_deref() {
+            Some(tc::CLSACT) => "its filter was deleted".to_owned(),
+            Some(other) => format!("the queueing discipline clsact was replaced by {other}"),
+            None => "the queueing discipline clsact was deleted".to_owned(),
+        }))
     }
 
     /// Takes a program off its interface. A link or filter that is gone is no error.

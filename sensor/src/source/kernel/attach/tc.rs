@@ -12,12 +12,12 @@ use super::{
 };
 use crate::source::kernel::{
     calls::{self, Point},
-    netlink::{CREATE, EXCLUSIVE, Message, Netlink, attributes, name, word},
+    netlink::{CREATE, ECHO, EXCLUSIVE, Message, Netlink, attributes, name, word},
     pins,
 };
 
-/// The names of the programs that a filter of ours can have.
-const OURS: [&str; 5] = ["upload_tc", "download", "upload_port", "download_port", "number"];
+/// The queueing discipline that filters of both sides belong to.
+pub(super) const CLSACT: &str = "clsact";
 
 /// Where filters of ours stand, unless somebody else's kind of filter has the place.
 const PRIORITY: u16 = 1;
@@ -64,10 +64,15 @@ pub(super) struct Filter {
 const ALL_FRAMES: u16 = 3;
 
 impl Filter {
-    /// Whether a sensor put it there: on an interface that is locked for this one, it is ours.
-    pub(super) fn is_ours(&self) -> bool {
+    /// Whether a sensor put it there for this: on an interface that is locked for this one, it is
+    /// ours. Versions before had one handle for all.
+    pub(super) fn is_of(&self, role: Role) -> bool {
         Role::ALL.iter().any(|role| role.handle() == self.handle)
-            && OURS.contains(&self.program_name.as_str())
+            && role.programs().contains(&self.program_name.as_str())
+    }
+
+    pub(super) fn is_ours(&self) -> bool {
+        Role::ALL.into_iter().any(|role| self.is_of(role))
     }
 
     /// Whether a BPF filter of ours can have the same priority.
@@ -149,8 +154,8 @@ fn filter(body: &[u8]) -> Option<Filter> {
 /// The queueing discipline at the ingress of an interface: `clsact`, `ingress`, or none.
 pub(super) fn ingress_qdisc(netlink: &mut Netlink, ifindex: u32) -> io::Result<Option<String>> {
     const GETQDISC: u16 = 38;
-    let fixed = tcmsg(ifindex, 0, CLSACT, 0);
-    match netlink.request(Message::new(GETQDISC, 0, &fixed)) {
+    let fixed = tcmsg(ifindex, 0, INGRESS_QUEUE, 0);
+    match netlink.request(Message::new(GETQDISC, ECHO, &fixed)) {
         Ok(answer) => Ok(answer.and_then(|body| {
             attributes(body.get(TCMSG..)?)
                 .find(|(kind, _)| *kind == KIND)
@@ -161,12 +166,12 @@ pub(super) fn ingress_qdisc(netlink: &mut Netlink, ifindex: u32) -> io::Result<O
     }
 }
 
-/// `TC_H_CLSACT`.
-const CLSACT: u32 = 0xffff_fff1;
+/// `TC_H_CLSACT`, which is `TC_H_INGRESS` as well.
+const INGRESS_QUEUE: u32 = 0xffff_fff1;
 
 fn add_clsact(netlink: &mut Netlink, ifindex: u32) -> io::Result<()> {
     const NEWQDISC: u16 = 36;
-    let fixed = tcmsg(ifindex, 0xffff_0000, CLSACT, 0);
+    let fixed = tcmsg(ifindex, 0xffff_0000, INGRESS_QUEUE, 0);
     let mut message = Message::new(NEWQDISC, CREATE | EXCLUSIVE, &fixed);
     message.add(KIND, b"clsact\0");
     netlink.request(message).map(drop)
@@ -282,8 +287,13 @@ impl Place<'_> {
         let loaded = self.programs.tc(program)?;
         let index = self.index;
         let qdisc = ingress_qdisc(self.netlink, index);
-        match (qdisc.map_err(|error| self.refused(Hook::Clsact, &error))?.as_deref(), side) {
-            (Some("clsact"), _) | (Some("ingress"), Side::Ingress) => {}
+        match (
+            qdisc
+                .map_err(|error| self.refused(Hook::Clsact, &error))?
+                .as_deref(),
+            side,
+        ) {
+            (Some(CLSACT), _) | (Some("ingress"), Side::Ingress) => {}
             // Filters at the egress of this discipline would run at ingress.
             (Some("ingress"), Side::Egress) => {
                 return Err(Error::Hook {
@@ -312,7 +322,9 @@ impl Place<'_> {
         set_filter(self.netlink, index, role, priority, program_of)
             .map_err(|error| self.refused(Hook::Clsact, &error))?;
         // Where an earlier start had its own.
-        self.remove_filters(role, |filter| filter.priority != priority)?;
+        self.remove_filters(role, |filter| {
+            (filter.priority, filter.handle) != (priority, role.handle())
+        })?;
         Ok(Seat {
             role,
             program,
@@ -332,7 +344,7 @@ impl Place<'_> {
         let side = role.side();
         let remove = |netlink: &mut Netlink, index| {
             for filter in filters(netlink, index, side)? {
-                if filter.is_ours() && filter.handle == role.handle() && which(&filter) {
+                if filter.is_of(role) && which(&filter) {
                     remove_filter(netlink, index, side, &filter)?;
                 }
             }
@@ -373,7 +385,7 @@ mod tests {
     #[test]
     fn a_filter_is_read_from_an_answer() {
         let info = 1 << 16 | u32::from(ALL_FRAMES.to_be());
-        let mut message = Message::new(44, 0, &tcmsg(7, 94, Side::Ingress.parent(), info));
+        let mut message = Message::new(44, 0, &tcmsg(7, 95, Side::Egress.parent(), info));
         message.add(KIND, b"bpf\0");
         message.nest(OPTIONS, |options| {
             options.add(7, b"download\0");
@@ -381,7 +393,7 @@ mod tests {
         });
         let body = message.body().to_vec();
         let read = filter(&body).expect("a filter");
-        assert!(read.is_ours());
+        assert!(read.is_of(Role::Download) && !read.is_of(Role::Upload));
         assert_eq!((read.priority, read.program), (1, 77));
         for len in 0..body.len() {
             // Whatever it gives, it comes to an end.
