@@ -264,6 +264,21 @@ pub struct Interface {
     pub replaced: Tally,
     /// Refused packets for which no answer could be sent.
     pub answers_failed: u64,
+    /// Its driver, where that tells its name.
+    pub driver: Option<String>,
+    /// What else is to be known about it, for people: who stands before the sensor's programs.
+    pub notes: Vec<String>,
+}
+
+impl Interface {
+    /// By which way answers to what devices send leave; `None` while there is no upload program.
+    pub const fn answers(&self) -> Option<&'static str> {
+        match self.hooks.upload {
+            Hook::None => None,
+            Hook::XdpNative | Hook::XdpGeneric => Some("XDP"),
+            Hook::Tcx | Hook::Clsact => Some("TC"),
+        }
+    }
 }
 
 /// Where a program sits.

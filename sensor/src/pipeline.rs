@@ -418,6 +418,13 @@ impl Owner {
             names: self.aggregate.names_at(),
             now,
         })?;
+        for attached in self.kernel.attached() {
+            let mut interfaces = snapshot.interfaces.iter_mut();
+            if let Some(interface) = interfaces.find(|one| one.interface == attached.interface) {
+                interface.driver.clone_from(&attached.driver);
+                interface.notes.clone_from(&attached.notes);
+            }
+        }
         snapshot.judging = self.line.judging();
         snapshot.policy.lists = self.enforcement.shown_lists(&self.knowledge);
         let said = self.enforcement.temporary().iter();

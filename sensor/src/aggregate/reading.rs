@@ -418,5 +418,6 @@ fn interface((reading, live): &(Box<InterfaceReading>, Both<books::Tally>)) -> I
         answered: tally(record.answered),
         replaced: tally(record.replaced),
         answers_failed: record.answers_failed,
+        ..Interface::default()
     }
 }

@@ -15,6 +15,8 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 pub(crate) struct Settings {
     /// Interfaces and hooks.
     pub(crate) interfaces: Vec<(String, &'static str)>,
+    /// Further keys of each interface.
+    pub(crate) keys: &'static str,
     /// The pin directory.
     pub(crate) pins: PathBuf,
     /// The state directory.
@@ -37,6 +39,7 @@ impl Settings {
                 .iter()
                 .map(|name| ((*name).to_owned(), "auto"))
                 .collect(),
+            keys: "",
             pins: lab.pins(),
             state: lab.gateway.folder.join("state"),
             port: 9617,
@@ -58,7 +61,12 @@ impl Settings {
         let interfaces: String = self
             .interfaces
             .iter()
-            .map(|(name, hook)| format!("[[interface]]\nname = \"{name}\"\nhook = \"{hook}\"\n\n"))
+            .map(|(name, hook)| {
+                format!(
+                    "[[interface]]\nname = \"{name}\"\nhook = \"{hook}\"\n{}\n",
+                    self.keys
+                )
+            })
             .collect();
         format!(
             "{interfaces}[daemon]\ntick = \"{}\"\nlisten = \"127.0.0.1:{}\"\n\

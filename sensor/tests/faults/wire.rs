@@ -45,17 +45,22 @@ pub(crate) fn far(name: &str) -> String {
 
 /// Sends datagrams of [`DEVICE`] to a documentation address, as uploads at `name`.
 pub(crate) fn upload(host: &Host, name: &str, count: usize) {
-    let frame = datagram();
-    host.enter(|| send(&far(name), &frame, count))
+    let frame = datagram([0x02, 0, 0, 0, 0, 0x01], DEVICE);
+    transmit(host, &far(name), &frame, count);
+}
+
+/// Sends a frame out of an interface, several times.
+pub(crate) fn transmit(host: &Host, interface: &str, frame: &[u8], count: usize) {
+    host.enter(|| send(interface, frame, count))
         .expect("entered")
         .expect("sent");
 }
 
 /// A UDP datagram of 100 octets over IPv4, Ethernet header included.
-fn datagram() -> Vec<u8> {
+pub(crate) fn datagram(to: [u8; 6], from: [u8; 6]) -> Vec<u8> {
     let mut frame = Vec::new();
-    frame.extend([0x02, 0, 0, 0, 0, 0x01]);
-    frame.extend(DEVICE);
+    frame.extend(to);
+    frame.extend(from);
     frame.extend([0x08, 0x00]);
     let mut header = [
         0x45, 0, 0, 86, 0, 0, 0, 0, 64, 17, 0, 0, 192, 168, 77, 31, 198, 51, 100, 10,

@@ -10,6 +10,11 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 /// `SIOCETHTOOL` (linux/sockios.h).
 const SIOCETHTOOL: libc::Ioctl = 0x8946;
 
+/// The name of an interface's driver; `None` where it does not tell.
+pub fn driver(interface: &str) -> Option<String> {
+    Drivers::open().ok()?.name(interface)
+}
+
 /// A socket by which drivers are asked.
 pub(super) struct Drivers(OwnedFd);
 

@@ -37,7 +37,7 @@ pub struct Link {
 }
 
 /// All interfaces at one moment.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Links(Vec<Link>);
 
 impl Links {

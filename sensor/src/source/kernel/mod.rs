@@ -26,8 +26,9 @@ mod verdicts;
 
 use std::{io, path::PathBuf};
 
-pub use attach::{Attached, available, ifindex, unload};
+pub use attach::{Attached, available, counted_twice, ifindex, unload};
 pub use books::{Books, FlowLine};
+pub use driver::driver;
 pub use links::{Link, LinkChanges, Links};
 pub use load::Kernel;
 pub use policy::{DeviceRules, Installed};
@@ -76,11 +77,14 @@ pub enum Error {
         missing: String,
     },
     /// Kernel too old.
-    #[error("this kernel is {found}; the sensor needs Linux 5.15 or newer")]
+    #[error("this kernel is {found}; the sensor needs Linux 6.1 or newer")]
     KernelTooOld {
         /// Its release.
         found: String,
     },
+    /// Another order of bytes.
+    #[error("this machine is big-endian; the sensor runs on little-endian ones only")]
+    BigEndian,
     /// Somebody else has the pin directory.
     #[error(
         "another sensor (process {holder}) uses the tables at {}: stop it first, or give this one \
@@ -143,6 +147,14 @@ pub enum Error {
         interface: String,
         /// Why.
         source: io::Error,
+    },
+    /// Its ports are to be watched, and it has none.
+    #[error(
+        "interface {interface} is no bridge: `ports = true` is about the ports of one; leave it out to watch the interface itself"
+    )]
+    NoBridge {
+        /// The interface.
+        interface: String,
     },
     /// Too many interfaces.
     #[error(

@@ -19,9 +19,11 @@ use std::{
 
 use aya::{
     Ebpf,
-    maps::{HashMap as KernelHashMap, MapData},
+    maps::{HashMap as KernelHashMap, Map, MapData},
     programs::{ProgramFd, SchedClassifier, Xdp},
 };
+
+use sensor_ebpf::parse::Mac;
 
 use super::{
     Error,
@@ -183,7 +185,7 @@ impl Place<'_> {
     /// and cannot tell how many they were (net/core/dev.c, `do_xdp_generic`); TC can.
     fn seat_upload(
         &mut self,
-        choice: HookChoice,
+        (choice, program): (HookChoice, &'static str),
         before: Hook,
         not_xdp: Option<String>,
     ) -> Result<Seat, Error> {
@@ -206,7 +208,7 @@ impl Place<'_> {
                 self.name
             );
         }
-        self.seat_tc(Role::Upload, "upload_tc", choice == HookChoice::Clsact)
+        self.seat_tc(Role::Upload, program, choice == HookChoice::Clsact)
     }
 
     /// Takes everything off that a sensor left here, whichever start it was.
@@ -241,8 +243,8 @@ pub struct Attached {
     pub driver: Option<String>,
     /// What is to be known about it: who stands before the sensor's programs.
     pub notes: Vec<String>,
-    /// Of its record.
-    number: u32,
+    /// Of its record; a bridge whose ports are watched has none.
+    number: Option<u32>,
     choice: HookChoice,
     seats: Vec<Seat>,
     /// Whether every program that is wanted is there.
@@ -257,11 +259,6 @@ impl Attached {
 
     fn hook(&self, role: Role) -> Hook {
         self.seat(role).map_or(Hook::None, |seat| seat.hook)
-    }
-
-    /// The programs that are wanted here beside the upload program: all of them at TC.
-    fn wanted(&self) -> Vec<(Role, &'static str)> {
-        vec![(Role::Download, "download")]
     }
 
     fn take(&mut self, role: Role) -> Option<Seat> {
@@ -281,19 +278,124 @@ pub(super) struct Means<'a> {
 struct Target<'a> {
     link: &'a Link,
     choice: HookChoice,
+    part: Part,
+}
+
+/// What an interface is to the sensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    /// Devices are behind it.
+    Whole,
+    /// A bridge whose ports are watched.
+    Bridge,
+    /// One of its ports; whether policies are about what goes from port to port.
+    Port { local: bool },
+}
+
+impl Target<'_> {
+    /// The program for uploads at TC.
+    const fn upload(&self) -> Option<&'static str> {
+        match self.part {
+            Part::Whole => Some("upload_tc"),
+            Part::Port { .. } => Some("upload_port"),
+            Part::Bridge => None,
+        }
+    }
+
+    /// The programs that are wanted beside the upload program, which sits at `_upload`: all of them at
+    /// TC.
+    fn beside(&self, _upload: Hook) -> Vec<(Role, &'static str)> {
+        match self.part {
+            Part::Whole => vec![(Role::Download, "download")],
+            Part::Port { .. } => vec![(Role::Download, "download_port")],
+            Part::Bridge => vec![(Role::Number, "number")],
+        }
+    }
 }
 
 /// The interfaces that are to have programs, of those that are there.
 fn targets<'a>(wanted: &[Interface], links: &'a Links) -> Vec<Target<'a>> {
-    wanted
-        .iter()
-        .filter_map(|interface| {
-            Some(Target {
-                link: links.named(&interface.name)?,
+    let mut targets = Vec::new();
+    for interface in wanted {
+        let Some(link) = links.named(&interface.name) else {
+            continue;
+        };
+        if !interface.ports {
+            targets.push(Target {
+                link,
                 choice: interface.hook,
-            })
-        })
-        .collect()
+                part: Part::Whole,
+            });
+            continue;
+        }
+        if link.kind != BRIDGE {
+            continue;
+        }
+        // What stays in the bridge is told from what does not behind GRO, at TC alone.
+        let choice = match interface.hook {
+            HookChoice::Clsact => HookChoice::Clsact,
+            _ => HookChoice::Tc,
+        };
+        let is_own = |port: &&Link| !wanted.iter().any(|other| other.name == port.name);
+        let part = Part::Port {
+            local: interface.local,
+        };
+        // The frames have their numbers before the ports see them.
+        let bridge = Target {
+            link,
+            choice,
+            part: Part::Bridge,
+        };
+        targets.push(bridge);
+        targets.extend(links.members(link.index).filter(is_own).map(|link| Target {
+            link,
+            choice,
+            part,
+        }));
+    }
+    targets
+}
+
+/// What [`Link::kind`] is of a bridge.
+const BRIDGE: &str = "bridge";
+
+/// The pairs of watched interfaces that see the same frames, and why.
+pub fn counted_twice(wanted: &[Interface], links: &Links) -> Vec<String> {
+    let targets = targets(wanted, links);
+    let mut names: Vec<_> = targets
+        .iter()
+        .filter(|target| target.part != Part::Bridge)
+        .map(|target| target.link.name.as_str())
+        .collect();
+    // A port that is named itself is seen to as such: it is a port of the other one all the same.
+    names.dedup();
+    let mut pairs = Vec::new();
+    for upper in &names {
+        for lower in &names {
+            if upper != lower
+                && let Some(relation) = links.relation(upper, lower)
+            {
+                pairs.push(format!(
+                    "frames of {lower} are counted at {upper} again: {relation}"
+                ));
+            }
+        }
+    }
+    let bridges = wanted.iter().filter(|interface| interface.ports);
+    for bridge in bridges {
+        for own in wanted.iter().filter(|own| own.name != bridge.name) {
+            let Some(link) = links.named(&bridge.name) else {
+                continue;
+            };
+            if links.members(link.index).any(|port| port.name == own.name) {
+                pairs.push(format!(
+                    "{} is a port of {}, which is watched with all its ports",
+                    own.name, bridge.name
+                ));
+            }
+        }
+    }
+    pairs
 }
 
 /// All interfaces with programs.
@@ -306,6 +408,11 @@ pub(super) struct Attachments {
     /// itself.
     said: HashMap<String, String>,
     whole: bool,
+    /// The interfaces as they were when it was last looked for frames that are counted twice.
+    weighed: Links,
+    /// What the programs at bridges' ports were told: the machine's own addresses, and the ports.
+    own: HashSet<[u8; 6]>,
+    ports: HashMap<u32, bool>,
 }
 
 impl Attachments {
@@ -324,6 +431,9 @@ impl Attachments {
             drivers: Drivers::open().map_err(refused)?,
             said: HashMap::new(),
             whole: false,
+            weighed: Links::default(),
+            own: HashSet::new(),
+            ports: HashMap::new(),
         })
     }
 
@@ -371,14 +481,75 @@ impl Attachments {
         let links = self.list()?;
         let targets = targets(std::slice::from_ref(interface), &links);
         if targets.is_empty() {
-            return Err(Error::NoInterface {
-                interface: interface.name.clone(),
+            let interface = interface.name.clone();
+            return Err(match links.named(&interface) {
+                Some(_) => Error::NoBridge { interface },
+                None => Error::NoInterface { interface },
             });
         }
+        self.tell_ports(&mut means, &links, &targets, false)?;
         for target in &targets {
-            match self.look_at(&mut means, &links, target).into_iter().next() {
-                Some(error) => return Err(error),
-                None => {}
+            let errors = self.look_at(&mut means, &links, target);
+            if let Some(error) = errors.into_iter().next() {
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells the programs at bridges' ports which addresses are the machine's own, and which ports there
+    /// are. `all`: what is not among these is forgotten.
+    fn tell_ports(
+        &mut self,
+        means: &mut Means<'_>,
+        links: &Links,
+        targets: &[Target<'_>],
+        all: bool,
+    ) -> Result<(), Error> {
+        let mut own = HashSet::new();
+        let mut ports = HashMap::new();
+        for target in targets {
+            match target.part {
+                Part::Bridge => own.extend(links.own_addresses(target.link.index)),
+                Part::Port { local } => {
+                    ports.insert(target.link.index, local);
+                }
+                Part::Whole => {}
+            }
+        }
+        let mut addresses: KernelHashMap<_, u64, u32> = of_object(means.object, "OWN_ADDRESSES")?;
+        let refused = |map| move |source| Error::Map { map, source };
+        for address in own.difference(&self.own) {
+            addresses
+                .insert(Mac::new(*address).word(), 1, 0)
+                .map_err(refused("OWN_ADDRESSES"))?;
+        }
+        if all {
+            for address in self.own.difference(&own) {
+                let _ = addresses.remove(&Mac::new(*address).word());
+            }
+        }
+        let mut told: KernelHashMap<_, u32, u32> = of_object(means.object, "PORTS")?;
+        if all {
+            for ifindex in self
+                .ports
+                .keys()
+                .filter(|ifindex| !ports.contains_key(ifindex))
+            {
+                let _ = told.remove(ifindex);
+            }
+        }
+        for (ifindex, local) in &ports {
+            if self.ports.get(ifindex) != Some(local) {
+                told.insert(ifindex, u32::from(*local), 0)
+                    .map_err(refused("PORTS"))?;
+            }
+        }
+        match all {
+            true => (self.own, self.ports) = (own, ports),
+            false => {
+                self.own.extend(own);
+                self.ports.extend(ports);
             }
         }
         Ok(())
@@ -394,6 +565,20 @@ impl Attachments {
         let links = self.list()?;
         let targets = targets(wanted, &links);
         self.leave(&mut means, &links, &targets);
+        self.tell_ports(&mut means, &links, &targets, true)?;
+        self.say_counted_twice(wanted, &links);
+        let no_bridges = wanted.iter().filter(|interface| {
+            let link = links.named(&interface.name);
+            interface.ports && link.is_some_and(|link| link.kind != BRIDGE)
+        });
+        let mut missing = wanted
+            .iter()
+            .any(|interface| links.named(&interface.name).is_none());
+        for interface in no_bridges {
+            missing = true;
+            let interface = interface.name.clone();
+            self.say(&interface.clone(), &[Error::NoBridge { interface }]);
+        }
         for target in &targets {
             let errors = self.look_at(&mut means, &links, target);
             self.say(&target.link.name, &errors);
@@ -403,8 +588,21 @@ impl Attachments {
             let mut attached = self.attached.iter();
             attached.any(|attached| attached.interface == *name && attached.complete)
         };
-        self.whole = targets.len() >= wanted.len() && targets.iter().all(is_complete);
+        self.whole = !missing && targets.iter().all(is_complete);
         Ok(())
+    }
+
+    /// Says which frames are counted twice, once for each way in which interfaces hang together.
+    fn say_counted_twice(&mut self, wanted: &[Interface], links: &Links) {
+        if self.weighed == *links {
+            return;
+        }
+        for pair in counted_twice(wanted, links) {
+            if !counted_twice(wanted, &self.weighed).contains(&pair) {
+                tracing::warn!("{pair}; `sensor check` tells what to do");
+            }
+        }
+        self.weighed = links.clone();
     }
 
     /// Says what cannot be had, once, though it is tried at every look.
@@ -426,7 +624,9 @@ impl Attachments {
     fn leave(&mut self, means: &mut Means<'_>, links: &Links, targets: &[Target<'_>]) {
         let is_wanted = |attached: &Attached| {
             targets.iter().any(|target| {
-                target.link.name == attached.interface && target.link.index == attached.ifindex
+                target.link.name == attached.interface
+                    && target.link.index == attached.ifindex
+                    && (target.part == Part::Bridge) == attached.number.is_none()
             })
         };
         for attached in self
@@ -463,7 +663,9 @@ impl Attachments {
                     );
                 }
             }
-            release_record(means, attached.number);
+            if let Some(number) = attached.number {
+                release_record(means, number);
+            }
         }
     }
 
@@ -502,9 +704,11 @@ impl Attachments {
         let hooks = (attached.hook(Role::Upload), attached.hook(Role::Download));
         if hooks != (attached.upload, attached.download) || !was_complete {
             (attached.upload, attached.download) = hooks;
-            records::set_hooks(means.books, attached.number, hooks.0, hooks.1);
+            if let Some(number) = attached.number {
+                records::set_hooks(means.books, number, hooks.0, hooks.1);
+            }
         }
-        if attached.complete && !was_complete {
+        if attached.complete && !was_complete && attached.number.is_some() {
             tracing::info!(
                 "interface {name}: uploads at {}, downloads at {}",
                 attached.upload.name(),
@@ -520,7 +724,29 @@ impl Attachments {
     fn begin(&mut self, means: &mut Means<'_>, target: &Target<'_>) -> Result<Attached, Error> {
         let name = &target.link.name;
         let lock = InterfaceLock::take(name)?;
-        let in_use: HashSet<_> = self.attached.iter().map(|one| one.number).collect();
+        let number = match target.part {
+            Part::Bridge => None,
+            Part::Whole | Part::Port { .. } => Some(self.record(means, target)?),
+        };
+        Ok(Attached {
+            interface: name.clone(),
+            ifindex: target.link.index,
+            upload: Hook::None,
+            download: Hook::None,
+            driver: self.drivers.name(name),
+            notes: Vec::new(),
+            number,
+            choice: target.choice,
+            seats: Vec::new(),
+            complete: false,
+            _lock: lock,
+        })
+    }
+
+    /// The record that the programs book an interface's frames to.
+    fn record(&mut self, means: &mut Means<'_>, target: &Target<'_>) -> Result<u32, Error> {
+        let name = &target.link.name;
+        let in_use: HashSet<_> = self.attached.iter().filter_map(|one| one.number).collect();
         let number = records::number_of(means.books, name, &in_use)?;
         let before = means.books.interfaces.read(number).ifindex;
         let mut numbers = numbers(means.directory)?;
@@ -538,19 +764,7 @@ impl Attachments {
                 source,
             })?;
         records::set_ifindex(means.books, number, target.link.index);
-        Ok(Attached {
-            interface: name.clone(),
-            ifindex: target.link.index,
-            upload: Hook::None,
-            download: Hook::None,
-            driver: self.drivers.name(name),
-            notes: Vec::new(),
-            number,
-            choice: target.choice,
-            seats: Vec::new(),
-            complete: false,
-            _lock: lock,
-        })
+        Ok(number)
     }
 
     /// Why an interface's tags are not seen at XDP, where that matters.
@@ -581,7 +795,9 @@ impl Attachments {
         let targets = targets(wanted, &links);
         for (number, record) in means.books.interface_records() {
             let name = text(&record.name);
-            if targets.iter().any(|target| target.link.name == name) {
+            let is_target =
+                |target: &Target<'_>| target.link.name == name && target.part != Part::Bridge;
+            if name == records::GONE || targets.iter().any(is_target) {
                 continue;
             }
             match links.named(&name) {
@@ -618,9 +834,10 @@ fn fill(
 ) -> Vec<Error> {
     let mut errors = Vec::new();
     let mut notes = Vec::new();
-    let recorded = books.interfaces.read(attached.number).hooks[0];
-
-    let mut upload_before = Hook::from_number(recorded);
+    let recorded = attached
+        .number
+        .map(|number| books.interfaces.read(number).hooks[0]);
+    let mut upload_before = recorded.map_or(Hook::None, Hook::from_number);
     let sound = look_after(attached, &mut place, target.link, Role::Upload, &mut notes);
     let missing = match sound {
         Ok(missing) => missing,
@@ -636,9 +853,17 @@ fn fill(
     }
     let at_xdp = attached.hook(Role::Upload) == Hook::XdpNative;
     let is_blinded = target.choice == HookChoice::Auto && at_xdp && not_xdp.is_some();
+    let is_other = |seat: &Seat, program| {
+        matches!(seat.hook, Hook::Tcx | Hook::Clsact) && seat.program != program
+    };
     let is_changed = attached.choice != target.choice || is_blinded;
-    if attached.seat(Role::Upload).is_none() || is_changed {
-        match place.seat_upload(target.choice, upload_before, not_xdp) {
+    let needs = |seat: Option<&Seat>, program| {
+        seat.is_none_or(|seat| is_changed || is_other(seat, program))
+    };
+    if let Some(program) = target.upload()
+        && needs(attached.seat(Role::Upload), program)
+    {
+        match place.seat_upload((target.choice, program), upload_before, not_xdp) {
             Ok(seat) => {
                 say_put_back(&place, &seat, missing.as_deref());
                 attached.take(Role::Upload);
@@ -650,7 +875,7 @@ fn fill(
     }
 
     let by_filter = target.choice == HookChoice::Clsact;
-    let wanted = attached.wanted();
+    let wanted = target.beside(attached.hook(Role::Upload));
     for (role, program) in &wanted {
         let mut missing = None;
         match look_after(attached, &mut place, target.link, *role, &mut notes) {
@@ -749,6 +974,15 @@ fn look_after(
         )
     }));
     Ok(None)
+}
+
+/// A map of the object that is not pinned: it lives with the programs.
+fn of_object<'o, T>(object: &'o mut Ebpf, map: &'static str) -> Result<T, Error>
+where
+    T: TryFrom<&'o mut Map, Error = aya::maps::MapError>,
+{
+    let found = object.map_mut(map).ok_or(Error::ForeignLayout)?;
+    T::try_from(found).map_err(|source| Error::Map { map, source })
 }
 
 const INTERFACE_INDEX: &str = "INTERFACE_INDEX";

@@ -21,16 +21,20 @@ pub(in crate::source::kernel) enum Role {
     Upload,
     /// Reads what devices receive.
     Download,
+    /// Numbers what the machine sends over a bridge whose ports are watched.
+    Number,
 }
 
 impl Role {
-    pub(in crate::source::kernel) const ALL: [Self; 2] = [Self::Upload, Self::Download];
+    pub(in crate::source::kernel) const ALL: [Self; 3] =
+        [Self::Upload, Self::Download, Self::Number];
 
     /// The word for it in names of pins and in messages.
     pub(in crate::source::kernel) const fn name(self) -> &'static str {
         match self {
             Self::Upload => "upload",
             Self::Download => "download",
+            Self::Number => "number",
         }
     }
 
@@ -38,7 +42,7 @@ impl Role {
     pub(super) const fn side(self) -> Side {
         match self {
             Self::Upload => Side::Ingress,
-            Self::Download => Side::Egress,
+            Self::Download | Self::Number => Side::Egress,
         }
     }
 
@@ -48,14 +52,16 @@ impl Role {
         match self {
             Self::Upload => 94,
             Self::Download => 95,
+            Self::Number => 96,
         }
     }
 
     /// The programs that can have this part at TC.
     pub(super) const fn programs(self) -> &'static [&'static str] {
         match self {
-            Self::Upload => &["upload_tc"],
-            Self::Download => &["download"],
+            Self::Upload => &["upload_tc", "upload_port"],
+            Self::Download => &["download", "download_port"],
+            Self::Number => &["number"],
         }
     }
 }
