@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::process::Signal;
 use xtask::lab::{Host, Lab, pass};
 
 use crate::{
@@ -335,6 +336,31 @@ fn names_with_dots_are_names() {
             assert_eq!(programs(&lab.gateway, name), 0, "{name}");
         }
     }
+}
+
+#[test]
+fn a_daemon_without_descriptors_takes_nothing_off() {
+    let Some(lab) = lab() else { return };
+    let mut daemon = watched(&lab, "auto");
+    let limit = |files: u32| {
+        let process = daemon.process.id();
+        lab.gateway
+            .run(&format!("prlimit --pid {process} --nofile={files}:4096"))
+            .expect("limited");
+    };
+    limit(4096);
+    limit(3);
+    // Several looks, and a reload.
+    daemon.process.signal(Signal::HUP).expect("running");
+    thread::sleep(Duration::from_secs(2));
+    assert_eq!(programs(&lab.gateway, "one"), 2);
+    // What comes off now cannot be put back: no link without a descriptor.
+    detach(&lab.gateway, "one");
+    log_says(&daemon, "Too many open files");
+    limit(1024);
+    put_back(&lab, &mut daemon, "its link was detached");
+    let log = daemon.end();
+    assert!(!log.contains("went away"), "{log}");
 }
 
 /// Attaches a TC program that passes everything, before all others.

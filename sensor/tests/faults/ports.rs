@@ -106,7 +106,8 @@ fn what_stays_in_the_bridge_is_local_and_what_leaves_by_several_ports_counts_onc
     let after = lab.gateway.counters("p3-far").expect("counters").rx.packets;
     assert_eq!(after - before, 7);
     // To a group: the device's upload, and the others' copies are local.
-    send("p1-far", &wire::datagram(GROUP, wire::DEVICE), 2);
+    let announcement = wire::datagram_for([224, 0, 0, 251], GROUP, wire::DEVICE);
+    send("p1-far", &announcement, 2);
     let metrics = seen(&mut daemon, "download", 18);
     assert_eq!(skipped(&metrics, "download", "local"), 18.0);
     assert_eq!(booked(&metrics, "upload", "flow"), 7.0);

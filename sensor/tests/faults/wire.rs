@@ -58,6 +58,11 @@ pub(crate) fn transmit(host: &Host, interface: &str, frame: &[u8], count: usize)
 
 /// A UDP datagram of 100 octets over IPv4, Ethernet header included.
 pub(crate) fn datagram(to: [u8; 6], from: [u8; 6]) -> Vec<u8> {
+    datagram_for([198, 51, 100, 10], to, from)
+}
+
+/// As [`datagram`], for another IPv4 address.
+pub(crate) fn datagram_for(address: [u8; 4], to: [u8; 6], from: [u8; 6]) -> Vec<u8> {
     let mut frame = Vec::new();
     frame.extend(to);
     frame.extend(from);
@@ -65,6 +70,7 @@ pub(crate) fn datagram(to: [u8; 6], from: [u8; 6]) -> Vec<u8> {
     let mut header = [
         0x45, 0, 0, 86, 0, 0, 0, 0, 64, 17, 0, 0, 192, 168, 77, 31, 198, 51, 100, 10,
     ];
+    header[16..].copy_from_slice(&address);
     let sum: u32 = header
         .as_chunks::<2>()
         .0
