@@ -96,7 +96,7 @@ fn the_least_configuration_has_the_documented_defaults() {
 #[test]
 fn every_key_is_read() {
     let text = r#"
-        interface = [{ name = "lan0", hook = "xdp-native" }, { name = "wlan0.20", hook = "tc" }]
+        interface = [{ name = "lan0", hook = "xdp-native" }, { name = "wlan0.20", hook = "tc", ports = true, local = true }]
         flow_table = { capacity = 1_024, idle_after = "500s" }
         device_table.capacity = 0x10
         [daemon]
