@@ -29,6 +29,7 @@ use super::{
     Error,
     books::{Books, are_there, text},
     driver::Drivers,
+    flowtables::{self, Flowtable},
     links::{Link, Links},
     load::{load_program, program},
     lock::{InterfaceLock, TablesLock},
@@ -398,6 +399,34 @@ pub fn counted_twice(wanted: &[Interface], links: &Links) -> Vec<String> {
     pairs
 }
 
+/// The flowtables there were when it was last looked.
+#[derive(Default)]
+struct Flowtables {
+    found: Vec<Flowtable>,
+    looks: u32,
+    /// Whether the kernel has no nftables, as far as is known.
+    without: bool,
+}
+
+impl Flowtables {
+    /// How many looks at interfaces there are for one at flowtables.
+    const EVERY: u32 = 10;
+
+    /// Looks, now and then. A kernel that knows no nftables tries to load them whenever it is asked:
+    /// it is not asked again before the interfaces have changed.
+    fn look(&mut self, has_changed: bool) {
+        self.looks += 1;
+        let is_time = self.looks % Self::EVERY == 1 && !self.without;
+        if !is_time && !has_changed {
+            return;
+        }
+        match flowtables::list() {
+            Ok(found) => (self.found, self.without) = (found, false),
+            Err(_) => self.without = true,
+        }
+    }
+}
+
 /// All interfaces with programs.
 pub(super) struct Attachments {
     attached: Vec<Attached>,
@@ -410,6 +439,7 @@ pub(super) struct Attachments {
     whole: bool,
     /// The interfaces as they were when it was last looked for frames that are counted twice.
     weighed: Links,
+    flowtables: Flowtables,
     /// What the programs at bridges' ports were told: the machine's own addresses, and the ports.
     own: HashSet<[u8; 6]>,
     ports: HashMap<u32, bool>,
@@ -432,6 +462,7 @@ impl Attachments {
             said: HashMap::new(),
             whole: false,
             weighed: Links::default(),
+            flowtables: Flowtables::default(),
             own: HashSet::new(),
             ports: HashMap::new(),
         })
@@ -566,6 +597,7 @@ impl Attachments {
         let targets = targets(wanted, &links);
         self.leave(&mut means, &links, &targets);
         self.tell_ports(&mut means, &links, &targets, true)?;
+        self.flowtables.look(self.weighed != links);
         self.say_counted_twice(wanted, &links);
         let no_bridges = wanted.iter().filter(|interface| {
             let link = links.named(&interface.name);
@@ -687,6 +719,7 @@ impl Attachments {
             },
         };
         let not_xdp = self.strips_tags(links, target.link);
+        let notes = flowtables::hidden(&self.flowtables.found, links, name);
         let attached = &mut self.attached[at];
         let was_complete = attached.complete;
         let place = Place {
@@ -699,7 +732,7 @@ impl Attachments {
             },
             netlink: &mut self.netlink,
         };
-        let errors = fill(attached, place, target, not_xdp, means.books);
+        let errors = fill(attached, place, target, (not_xdp, notes), means.books);
         attached.complete = errors.is_empty();
         let hooks = (attached.hook(Role::Upload), attached.hook(Role::Download));
         if hooks != (attached.upload, attached.download) || !was_complete {
@@ -829,11 +862,10 @@ fn fill(
     attached: &mut Attached,
     mut place: Place<'_>,
     target: &Target<'_>,
-    not_xdp: Option<String>,
+    (not_xdp, mut notes): (Option<String>, Vec<String>),
     books: &Books,
 ) -> Vec<Error> {
     let mut errors = Vec::new();
-    let mut notes = Vec::new();
     let recorded = attached
         .number
         .map(|number| books.interfaces.read(number).hooks[0]);
