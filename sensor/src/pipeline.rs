@@ -395,6 +395,8 @@ impl Owner {
 
     fn tick(&mut self) -> anyhow::Result<()> {
         let before = cpu_time();
+        // What is told to the kernel goes by pins. Why there can be none is said at the next look.
+        let _ = self.kernel.keep_pins();
         let aggregate = &mut self.aggregate;
         let now = unix_time();
         let mut reaped = Vec::new();

@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use xtask::lab::{Host, Lab, pass};
 
 use crate::{
-    daemon::{Daemon, LIMIT, Probe, Settings},
+    daemon::{Daemon, LIMIT, Probe, Settings, run},
     lab, wire,
 };
 
@@ -331,11 +331,38 @@ fn names_with_dots_are_names() {
         for name in names {
             assert_eq!(programs(&lab.gateway, name), 2, "{name}");
         }
-        crate::run(&lab, &settings, &["unload"]).fine();
+        run(&lab, &settings, &["unload"]).fine();
         for name in names {
             assert_eq!(programs(&lab.gateway, name), 0, "{name}");
         }
     }
+}
+
+#[test]
+fn who_stands_before_a_filter_of_ours_is_said() {
+    let Some(lab) = lab() else { return };
+    wire::lay(&lab.gateway, "one");
+    for words in [
+        "tc qdisc add dev one clsact",
+        "tc filter add dev one ingress pref 1 protocol all u32 match ip dst 203.0.113.9/32 \
+         flowid 1:1",
+    ] {
+        lab.gateway.run(words).expect("added");
+    }
+    let settings = Settings::new(&lab, &["one"]).hook("clsact");
+    let mut daemon = Daemon::start(&lab, &settings);
+    let said = "the u32 filter with pref 1 stands before the upload program";
+    log_says(&daemon, said);
+    assert!(run(&lab, &settings, &["status"]).fine().contains(said));
+    let log = daemon.log();
+    assert!(!log.contains("stands before the download program"), "{log}");
+    wire::upload(&lab.gateway, "one", 5);
+    daemon.counts("one", 5);
+    let said = daemon.end().matches(said).count();
+    assert_eq!(said, 1);
+    run(&lab, &settings, &["unload"]).fine();
+    let left = lab.gateway.run("tc filter show dev one ingress");
+    assert!(left.expect("filters").contains("u32"), "somebody else's");
 }
 
 #[test]
@@ -357,6 +384,7 @@ fn a_daemon_without_descriptors_takes_nothing_off() {
     // What comes off now cannot be put back: no link without a descriptor.
     detach(&lab.gateway, "one");
     log_says(&daemon, "Too many open files");
+    assert!(!daemon.log().contains("uploads are read at TC"));
     limit(1024);
     put_back(&lab, &mut daemon, "its link was detached");
     let log = daemon.end();

@@ -139,6 +139,14 @@ pub enum Error {
         /// The kernel's reason.
         reason: String,
     },
+    /// A program cannot be attached, for a reason that is not the interface's.
+    #[error("interface {interface}: a program cannot be attached: {source}; it is tried again")]
+    Attach {
+        /// The interface.
+        interface: String,
+        /// Why.
+        source: io::Error,
+    },
     /// What is attached to an interface cannot be looked at.
     #[error(
         "interface {interface}: what is attached to it cannot be looked at: {source}; nothing was changed"
@@ -250,8 +258,20 @@ fn grace_period() {
     const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
     // SAFETY: the call takes no pointer.
     let status = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) };
-    if status != 0 {
-        // Refused on a nohz_full kernel: a program runs for microseconds, this waits a million.
+    // Refused on a nohz_full kernel.
+    if status != 0 || is_one_preemptible_cpu() {
+        // A program runs for microseconds, this waits a million.
         std::thread::sleep(std::time::Duration::from_secs(1));
     }
+}
+
+/// Whether programs can be interrupted by this process on the only CPU there is.
+///
+/// `membarrier` waits for nothing where one CPU is online: elsewhere a program runs there to its end
+/// before any process goes on, but not under PREEMPT_RT.
+fn is_one_preemptible_cpu() -> bool {
+    // SAFETY: the call takes no pointer.
+    let online = unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) };
+    let version = rustix::system::uname();
+    online == 1 && version.version().to_string_lossy().contains("PREEMPT_RT")
 }

@@ -164,6 +164,19 @@ impl Place<'_> {
             Some(libc::ENODEV) => Error::NoInterface {
                 interface: self.name.to_owned(),
             },
+            // What this process or the machine lacks says nothing about the hook.
+            Some(
+                libc::EMFILE
+                | libc::ENFILE
+                | libc::ENOMEM
+                | libc::ENOBUFS
+                | libc::EPERM
+                | libc::EINTR
+                | libc::EAGAIN,
+            ) => Error::Attach {
+                interface: self.name.to_owned(),
+                source: io::Error::from_raw_os_error(error.raw_os_error().unwrap_or_default()),
+            },
             // EEXIST where it was attached in another mode, or without a link.
             Some(libc::EBUSY | libc::EEXIST)
                 if matches!(hook, Hook::XdpNative | Hook::XdpGeneric) =>
@@ -198,8 +211,10 @@ impl Place<'_> {
                 Some(reason) => Some(reason),
                 None => match self.seat_xdp(Hook::XdpNative, before) {
                     Ok(seat) => return Ok(seat),
-                    Err(error @ Error::NoInterface { .. }) => return Err(error),
-                    Err(error) => Some(error.to_string()),
+                    Err(error @ (Error::ForeignXdp { .. } | Error::Hook { .. })) => {
+                        Some(error.to_string())
+                    }
+                    Err(error) => return Err(error),
                 },
             },
         };
@@ -938,6 +953,8 @@ fn fill(
     for seat in attached.seats.extract_if(.., is_unwanted) {
         place.unseat(&seat);
     }
+    // Of some kinds of filters several are listed that are one to a person.
+    notes.dedup();
     for note in &notes {
         if !attached.notes.contains(note) {
             tracing::warn!("interface {}: {note}", attached.interface);
