@@ -13,6 +13,34 @@ use super::{
     netlink::{Message, Netlink, attributes, name},
 };
 
+/// The flowtables there were when it was last looked.
+#[derive(Default)]
+pub(super) struct Flowtables {
+    pub(super) found: Vec<Flowtable>,
+    looks: u32,
+    /// Whether the kernel has no nftables, as far as is known.
+    without: bool,
+}
+
+impl Flowtables {
+    /// How many looks at interfaces there are for one at flowtables.
+    const EVERY: u32 = 10;
+
+    /// Looks, now and then. A kernel that knows no nftables tries to load them whenever it is asked:
+    /// it is not asked again before the interfaces have changed.
+    pub(super) fn look(&mut self, has_changed: bool) {
+        self.looks += 1;
+        let is_time = self.looks % Self::EVERY == 1 && !self.without;
+        if !is_time && !has_changed {
+            return;
+        }
+        match list() {
+            Ok(found) => (self.found, self.without) = (found, false),
+            Err(_) => self.without = true,
+        }
+    }
+}
+
 /// A flowtable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Flowtable {

@@ -1,14 +1,17 @@
 //! The records of interfaces: given by name, kept over every absence, and used again when all are taken.
 
-use std::{collections::HashSet, mem::offset_of, sync::atomic::Ordering};
+use std::{collections::HashSet, mem::offset_of, path::Path, sync::atomic::Ordering};
 
+use aya::maps::{HashMap as KernelHashMap, MapData};
 use sensor_ebpf::books::{InterfaceRecord, Tally};
 
+use super::Means;
 use crate::{
     model::Hook,
     source::kernel::{
         Error,
         books::{Books, text},
+        pins::pinned,
     },
 };
 
@@ -153,4 +156,35 @@ pub(super) fn set_hooks(books: &Books, number: u32, upload: Hook, download: Hook
         .interfaces
         .half(number, offset_of!(InterfaceRecord, hooks))
         .store(hooks, Ordering::Release);
+}
+
+pub(super) const INTERFACE_INDEX: &str = "INTERFACE_INDEX";
+
+/// From the kernel's numbers of interfaces to those of their records.
+pub(super) fn numbers(directory: &Path) -> Result<KernelHashMap<MapData, u32, u32>, Error> {
+    KernelHashMap::try_from(pinned(directory, INTERFACE_INDEX)?).map_err(|source| Error::Map {
+        map: INTERFACE_INDEX,
+        source,
+    })
+}
+
+/// A number that an interface had. Another one may have it by now.
+pub(super) fn forget_index(
+    numbers: &mut KernelHashMap<MapData, u32, u32>,
+    ifindex: u32,
+    number: u32,
+) {
+    if numbers.get(&ifindex, 0).is_ok_and(|found| found == number) {
+        let _ = numbers.remove(&ifindex);
+    }
+}
+
+/// Notes that an interface has no program. What was counted there stays in the books.
+pub(super) fn release(means: &mut Means<'_>, number: u32) {
+    let before = means.books.interfaces.read(number).ifindex;
+    if let Ok(mut numbers) = numbers(means.directory) {
+        forget_index(&mut numbers, before, number);
+    }
+    set_hooks(means.books, number, Hook::None, Hook::None);
+    set_ifindex(means.books, number, 0);
 }
