@@ -248,6 +248,8 @@ fn snapshot() -> Snapshot {
                 answered: tally(7, 432),
                 replaced: tally(2, 108),
                 answers_failed: 1,
+                driver: Some("bridge".to_owned()),
+                notes: Vec::new(),
             },
             Interface {
                 interface: "wlan0".to_owned(),
