@@ -99,7 +99,10 @@ pub(super) fn exercise(kernel: &mut Kernel) -> Result<String> {
         booked == counted
     })
     .context("the port of the bridge")?;
-    ensure!(booked[0].packets >= passed, "{booked:?} after {passed}");
+    ensure!(
+        booked[0].packets > at_bridge + 10,
+        "{booked:?} at the port, {at_bridge} at the bridge"
+    );
     Ok(format!(
         "vlan, bond: difference=0; flowtable: {at_bridge} of {passed} packets at the bridge, all at \
          its port"
