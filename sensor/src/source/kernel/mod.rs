@@ -2,13 +2,14 @@
 //!
 //! `load` makes or adopts the pinned maps · `attach` puts programs on interfaces ·
 //! `links` tells when they come and go · `books` reads
-//! the tables · `reap` takes the last counts of idle flows · `policy` is the one place that writes
+//! the tables, `flows` that of the flows · `reap` takes the last counts of idle flows · `policy` is the one place that writes
 //! policy down · `ring` drains samples · `verdicts` writes those on names · `clock` tells jiffies from time · `lock` keeps a second
 //! instance out · `run` runs the programs over frames of a capture · `preflight` turns what the system lacks into a sentence.
 
 mod attach;
 mod books;
 mod clock;
+mod flows;
 mod links;
 mod load;
 mod lock;
