@@ -16,11 +16,11 @@ mod arguments;
 mod programs;
 mod sandbox;
 
-use std::{collections::HashMap, env, fs, os::fd::AsFd as _, path::Path, process};
+use std::{collections::HashMap, env, fs, path::Path, process};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use arguments::json_argument;
-use aya::maps::{Array, LpmTrie, Map, MapData, ProgramArray, RingBuf, lpm_trie};
+use aya::maps::{LpmTrie, ProgramArray, RingBuf, lpm_trie};
 use programs::{Programs, Raw, Tables};
 use sandbox::Sandbox;
 use sensor::{
@@ -29,7 +29,7 @@ use sensor::{
     policy::{PolicyLists, compile},
 };
 use sensor_ebpf::{
-    flow::{FlowRecord, Judgement, slot},
+    flow::FlowRecord,
     policy::{Chain, MAX_CHAINS, MAX_RULES, PREFIX_SIDE_BITS, PrefixV4, PrefixV6, Rule, Verdict},
     sample::{Kind, Watch, is_service},
 };
@@ -431,29 +431,15 @@ fn several(load: impl Fn() -> Result<Programs>) -> Result<Vec<Programs>> {
 /// Tells the programs that nothing more is wanted of any flow, as the daemon does once it knows a
 /// flow's name; what services say is always wanted.
 fn settle(programs: &Programs) -> Result<()> {
-    let Map::Array(table) = programs.map("FLOWS")? else {
-        bail!("the flow table is no array");
-    };
-    // The cases have the programs on loan; another descriptor is the same table.
-    let table = MapData::from_fd(table.fd().as_fd().try_clone_to_owned()?)?;
-    let mut flows: Array<_, Raw<FlowRecord>> = Array::try_from(Map::Array(table))?;
-    for number in 0..flows.len() {
-        let Raw(mut record) = flows.get(&number, 0)?;
-        if record.state == slot::LIVE && !is_service(&record.key) {
-            let judgement = Judgement::unpack(record.judgement);
-            record.judgement = Judgement {
-                watch: Watch::NONE,
-                ..judgement
-            }
-            .pack();
-            flows.set(number, Raw(record), 0)?;
+    programs.each_line(|key, line| {
+        if !is_service(key) {
+            line.watch = Watch::NONE.bits();
         }
-    }
-    Ok(())
+    })
 }
 
 fn is_watched(flow: &FlowRecord) -> bool {
-    !is_service(&flow.key) && Judgement::unpack(flow.judgement).watch != Watch::NONE
+    !is_service(&flow.key) && flow.watch() != Watch::NONE
 }
 
 /// A table for each number of flows, by family.
