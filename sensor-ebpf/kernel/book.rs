@@ -47,6 +47,9 @@ global! {
         let Some(settings) = settings::settings() else {
             return 0;
         };
+        if seen.is_own_reset(settings) {
+            return Booked::new(Verdict::Pass).number();
+        }
         let hash = seen.key.hash(&settings.hash_secret);
         let Some(flow) = flows::find(hash, &seen.key, settings) else {
             return Booked::NO_FLOW.number();
@@ -71,6 +74,11 @@ fn account(flow: Flow, seen: &Seen, mut judgement: Judgement) -> Booked {
     }
     let decision = judgement.decision;
     flow.touch(direction, seen.tcp_flags, seen.now);
+    if decision.verdict.refuses() && seen.is_reset() {
+        // It ends what is to end.
+        flow.count(direction, seen.wire);
+        return Booked::new(Verdict::Pass);
+    }
     if decision.policy != 0 {
         count_hit(seen, judgement.pack());
         if judgement.fresh {
@@ -223,7 +231,7 @@ fn judge(flow: Flow, seen: &Seen, generation: u32, before: Judgement) -> Judgeme
 
 global! {
     /// The packed judgement about a flow.
-    fn decision_of(key: &FlowKey, generation: u32) -> u64 {
+    pub(crate) fn decision_of(key: &FlowKey, generation: u32) -> u64 {
         let Some(settings) = settings::settings() else {
             return 0;
         };
@@ -280,10 +288,16 @@ global! {
             OPENED => devices::number_of(seen.key.mac(), seen.now),
             device => device,
         };
-        let judgement = decision_of(&seen.key, settings::generation(settings));
-        let decision = Judgement::unpack(judgement).decision;
+        let mut judgement =
+            Judgement::unpack(decision_of(&seen.key, settings::generation(settings)));
+        if judgement.decision.verdict.refuses() && seen.is_reset() {
+            judgement.decision = Decision::PASS;
+        }
+        let decision = judgement.decision;
         if decision.policy != 0 {
-            count_hit(seen, judgement);
+            // It is decided about each packet, but only some attempt anything.
+            judgement.fresh = seen.is_attempt();
+            count_hit(seen, judgement.pack());
         }
         if seen.direction() == Direction::Download && decision.verdict.refuses() {
             interfaces::count_refused(seen.key.ifindex(), seen.wire);

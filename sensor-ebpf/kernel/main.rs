@@ -20,6 +20,7 @@ mod frame;
 mod hit;
 mod judge;
 mod observe;
+mod quote;
 mod sample;
 mod seen;
 mod shared;
@@ -63,16 +64,19 @@ fn upload_frags(context: XdpContext) -> u32 {
 /// Uploads, where XDP is not to be had, and where frames were merged before the program (GRO).
 #[classifier]
 fn upload_tc(context: TcContext) -> i32 {
-    let frame = SocketBuffer::ingress(&context);
-    if frame.mark() == answer::ANSWER_MARK {
-        // On its way to the server it is an ordinary packet, whatever the machine routes by marks.
-        context.set_mark(0);
-        return TC_ACT_UNSPEC;
-    }
-    match observe::observe(frame, Direction::Upload) {
+    match observe::observe(SocketBuffer::ingress(&context), Direction::Upload) {
         Action::Pass => TC_ACT_UNSPEC,
         Action::Drop => TC_ACT_SHOT,
         refused => answer::answer_tc(context.skb.skb, refused as u32) as i32,
+    }
+}
+
+/// Answers uploads that XDP refused and handed on, where the driver may not deliver what XDP sends back.
+#[classifier]
+fn answer_noted(context: TcContext) -> i32 {
+    match frame::take_note(context.skb.skb) {
+        None => TC_ACT_UNSPEC,
+        Some(note) => answer::read_note(context.skb.skb, note.action, note.destination) as i32,
     }
 }
 
@@ -82,6 +86,8 @@ fn download(context: TcContext) -> i32 {
     let frame = SocketBuffer::egress(&context);
     if frame.mark() == answer::ANSWER_MARK {
         answer::count(&frame);
+        // From here on it is an ordinary packet, whatever the machine routes by marks.
+        context.set_mark(0);
         return TC_ACT_UNSPEC;
     }
     match observe::observe(frame, Direction::Download) {

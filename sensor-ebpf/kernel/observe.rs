@@ -6,7 +6,7 @@
 use sensor_ebpf::{
     books::{MULTICAST_DEVICE, Tally},
     flow::{Direction, FlowKey},
-    parse::{Family, Fragment, Parsed, Piece, parse, protocol},
+    parse::{Family, Fragment, Parsed, Piece, parse, protocol, tcp_flag},
     said::initial,
     skip::Skip,
 };
@@ -57,7 +57,10 @@ pub(crate) fn observe<F: Sampled>(mut frame: F, direction: Direction) -> Action 
         key: FlowKey::new(&parsed, direction, frame.ifindex()),
         wire: frame.wire(Some(&parsed)),
         now: clock::jiffies(),
-        sequence: parsed.sequence,
+        sequence: match parsed.tcp_flags & tcp_flag::RST {
+            0 => parsed.sequence,
+            _ => parsed.window_urgent,
+        },
         payload: parsed.payload_len().unwrap_or(0) as u16,
         tcp_flags: parsed.tcp_flags,
         direction: direction as u8,
@@ -71,6 +74,12 @@ pub(crate) fn observe<F: Sampled>(mut frame: F, direction: Direction) -> Action 
     }
     if parsed.piece != Piece::Whole {
         seen.direction |= Seen::FRAGMENT;
+    }
+    if seen.key.quotes(direction)
+        && parsed.piece != Piece::Later
+        && frame.is_about_allowed(&seen, parsed.transport_offset as u32) != 0
+    {
+        seen.key = seen.key.about_allowed(direction);
     }
     match parsed.fragment() {
         Fragment::Whole => {}

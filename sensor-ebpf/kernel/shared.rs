@@ -2,7 +2,7 @@
 //! functions that the verifier checks one by one.
 
 use core::{
-    intrinsics::{AtomicOrdering, atomic_xadd},
+    intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xadd},
     ptr,
 };
 
@@ -80,6 +80,25 @@ impl Shared<u64> {
     pub(crate) fn add(self, amount: u64) {
         // SAFETY: as in `load`.
         unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(self.0, amount) };
+    }
+
+    /// The same, and gives what stood there before.
+    #[inline(always)]
+    pub(crate) fn fetch_add(self, amount: u64) -> u64 {
+        // SAFETY: as in `load`.
+        unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(self.0, amount) }
+    }
+
+    /// Puts a value in the place of another, and gives whether that still stood there.
+    #[inline(always)]
+    pub(crate) fn exchange(self, before: u64, after: u64) -> bool {
+        // SAFETY: as in `load`.
+        unsafe {
+            atomic_cxchg::<u64, { AtomicOrdering::Relaxed }, { AtomicOrdering::Relaxed }>(
+                self.0, before, after,
+            )
+            .1
+        }
     }
 }
 

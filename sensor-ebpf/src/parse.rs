@@ -58,6 +58,7 @@ mod field {
         pub(in super::super) const VERSION: usize = 0;
         pub(in super::super) const PAYLOAD_LENGTH: Range<usize> = 4..6;
         pub(in super::super) const NEXT_HEADER: usize = 6;
+        pub(in super::super) const HOP_LIMIT: usize = 7;
         pub(in super::super) const SOURCE_HIGH: Range<usize> = 8..16;
         pub(in super::super) const SOURCE_LOW: Range<usize> = 16..24;
         pub(in super::super) const DESTINATION_HIGH: Range<usize> = 24..32;
@@ -82,6 +83,8 @@ mod field {
         pub(in super::super) const SEQUENCE: Range<usize> = 4..8;
         pub(in super::super) const DATA_OFFSET: usize = 12;
         pub(in super::super) const FLAGS: usize = 13;
+        pub(in super::super) const WINDOW: Range<usize> = 14..16;
+        pub(in super::super) const URGENT: Range<usize> = 18..20;
         pub(in super::super) const MIN_LEN: usize = 20;
     }
     /// RFC 768.
@@ -305,6 +308,64 @@ impl Ports {
     }
 }
 
+/// ICMP and ICMPv6 by their message types (RFC 792; RFC 4443; RFC 4861).
+pub mod icmp {
+    use super::{Ports, protocol};
+
+    /// What stands in the place of the sender's port of a message on which a link or a connection that
+    /// is allowed depends. No type is so large.
+    pub const VITAL: u16 = u16::MAX;
+
+    const ECHO: u8 = 8;
+    const ECHO_REPLY: u8 = 0;
+    const ECHO_V6: u8 = 128;
+    const ECHO_REPLY_V6: u8 = 129;
+
+    /// The hop limit that shows that no router passed a packet on (RFC 4861, section 7.1).
+    const OF_THE_LINK: u8 = 255;
+
+    /// What stands where ports do: a message's type is its receiver's port, that of an echo reply the
+    /// request's and its sender's, so that both are one flow. `hop_limit` is 0 of a piece of a packet:
+    /// nobody takes neighbour discovery in pieces (RFC 6980).
+    #[inline(always)]
+    pub const fn ports(protocol: u8, kind: u8, hop_limit: u8) -> Ports {
+        match (protocol, kind) {
+            (protocol::ICMP, ECHO_REPLY) => of_types(ECHO as u16, 0),
+            (protocol::ICMPV6, ECHO_REPLY_V6) => of_types(ECHO_V6 as u16, 0),
+            (protocol::ICMPV6, 133..=137) if hop_limit == OF_THE_LINK => {
+                of_types(VITAL, kind as u16)
+            }
+            _ => of_types(0, kind as u16),
+        }
+    }
+
+    const fn of_types(first: u16, second: u16) -> Ports {
+        Ports(first.swap_bytes() as u32 | (second.swap_bytes() as u32) << 16)
+    }
+
+    /// Whether a message tells of a packet that could not be delivered, and quotes it: destination
+    /// unreachable, packet too big, time exceeded, parameter problem.
+    #[inline(always)]
+    pub const fn quotes(protocol: u8, kind: u16) -> bool {
+        match protocol {
+            protocol::ICMP => matches!(kind, 3 | 11 | 12),
+            protocol::ICMPV6 => matches!(kind, 1..=4),
+            _ => false,
+        }
+    }
+
+    /// Whether a message is one that nothing answers: an error (RFC 1122, section 3.2.2) or a redirect
+    /// (RFC 4443, section 2.4).
+    #[inline(always)]
+    pub const fn is_error(protocol: u8, kind: u16) -> bool {
+        match protocol {
+            protocol::ICMP => matches!(kind, 3 | 4 | 5 | 11 | 12),
+            protocol::ICMPV6 => matches!(kind, 1..=127 | 137),
+            _ => false,
+        }
+    }
+}
+
 /// Whether a packet is a piece of a larger one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fragment {
@@ -344,12 +405,16 @@ pub struct Parsed {
     pub source: Address,
     /// Destination address; zero where `family` is `Other`.
     pub destination: Address,
-    /// Source and destination port; 0 without ports.
+    /// Source and destination port; of ICMP what [`icmp::ports`] puts there; 0 without either.
     pub ports: Ports,
     /// TCP flags (RFC 9293, section 3.1); 0 for other protocols.
     pub tcp_flags: u8,
     /// TCP sequence number of the first octet of payload, or of the SYN; 0 for other protocols.
     pub sequence: u32,
+    /// TCP window and urgent pointer; 0 for other protocols.
+    pub window_urgent: u32,
+    /// IPv6 hop limit; 0 for other families.
+    pub hop_limit: u8,
     /// Which piece of a packet this is; see [`fragment`](Self::fragment).
     pub piece: Piece,
     /// The identification of a piece; 0 where `piece` is `Whole`. Not in an enum with it: copying
@@ -382,6 +447,31 @@ pub mod tcp_flag {
 }
 
 impl Parsed {
+    /// A frame of which nothing is known but one device: the sender, or the receiver.
+    #[inline(always)]
+    pub(crate) const fn of_device(mac: Mac) -> Self {
+        Self {
+            destination_mac: mac,
+            source_mac: mac,
+            ethertype: 0,
+            family: Family::Other,
+            protocol: 0,
+            source: Address { high: 0, low: 0 },
+            destination: Address { high: 0, low: 0 },
+            ports: Ports(0),
+            tcp_flags: 0,
+            sequence: 0,
+            window_urgent: 0,
+            hop_limit: 0,
+            piece: Piece::Whole,
+            identification: 0,
+            network_offset: field::ethernet::LEN,
+            transport_offset: field::ethernet::LEN,
+            transport_len: 0,
+            transport_header_len: 0,
+        }
+    }
+
     /// Whether this is a piece of a larger packet.
     #[inline(always)]
     pub const fn fragment(&self) -> Fragment {
@@ -532,19 +622,7 @@ fn ethernet(header: &[u8; field::ethernet::LEN]) -> Parsed {
                 | u64::from(u32::from_le_bytes(take(header, ethernet::SOURCE_END))) << 16,
         ),
         ethertype: u16::from_be_bytes(take(header, ethernet::ETHERTYPE)),
-        family: Family::Other,
-        protocol: 0,
-        source: Address::default(),
-        destination: Address::default(),
-        ports: Ports::default(),
-        tcp_flags: 0,
-        sequence: 0,
-        piece: Piece::Whole,
-        identification: 0,
-        network_offset: ethernet::LEN,
-        transport_offset: ethernet::LEN,
-        transport_len: 0,
-        transport_header_len: 0,
+        ..Parsed::of_device(Mac::default())
     }
 }
 
@@ -575,6 +653,7 @@ fn ipv6_addresses(header: &[u8; field::ipv6::LEN], parsed: &mut Parsed) {
 
     parsed.family = Family::V6;
     [parsed.protocol] = take(header, ipv6::NEXT_HEADER..ipv6::NEXT_HEADER + 1);
+    [parsed.hop_limit] = take(header, ipv6::HOP_LIMIT..ipv6::HOP_LIMIT + 1);
     parsed.source = Address {
         high: u64::from_le_bytes(take(header, ipv6::SOURCE_HIGH)),
         low: u64::from_le_bytes(take(header, ipv6::SOURCE_LOW)),
@@ -696,7 +775,7 @@ fn ipv6<P: Packet + ?Sized>(packet: &P, mut parsed: Parsed) -> Result<Parsed, Sk
 
 /// Whether a protocol number is an IPv6 extension header that another header follows.
 #[inline(always)]
-const fn is_extension(protocol: u8) -> bool {
+pub(crate) const fn is_extension(protocol: u8) -> bool {
     matches!(
         protocol,
         protocol::HOP_BY_HOP
@@ -720,6 +799,9 @@ fn transport<P: Packet + ?Sized>(packet: &P, mut parsed: Parsed) -> Result<Parse
                 parsed.ports = Ports::new(take(&header, tcp::PORTS));
                 [parsed.tcp_flags] = take(&header, tcp::FLAGS..tcp::FLAGS + 1);
                 parsed.sequence = u32::from_be_bytes(take(&header, tcp::SEQUENCE));
+                parsed.window_urgent = u32::from(u16::from_be_bytes(take(&header, tcp::WINDOW)))
+                    << 16
+                    | u32::from(u16::from_be_bytes(take(&header, tcp::URGENT)));
                 let [data_offset] = take(&header, tcp::DATA_OFFSET..tcp::DATA_OFFSET + 1);
                 let header_len = usize::from(data_offset >> 4) * 4;
                 // Shorter than the header itself: no receiver takes it, and it has no payload.
@@ -736,6 +818,15 @@ fn transport<P: Packet + ?Sized>(packet: &P, mut parsed: Parsed) -> Result<Parse
             }
             None => return headless(parsed),
         },
+        protocol::ICMP | protocol::ICMPV6 => {
+            if let Some([kind]) = packet.load::<1>(parsed.transport_offset) {
+                let hop_limit = match parsed.piece {
+                    Piece::Whole => parsed.hop_limit,
+                    Piece::First | Piece::Later => 0,
+                };
+                parsed.ports = icmp::ports(parsed.protocol, kind, hop_limit);
+            }
+        }
         _ => {}
     }
     Ok(parsed)
