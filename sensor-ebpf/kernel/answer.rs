@@ -81,20 +81,11 @@ global! {
 }
 
 /// Composes the answer to the frame that was read, in the buffer of whom it is for. Gives its length;
-/// 0 where none is due. What goes to a server is signed: it comes back to the programs.
+/// 0 where none is due.
 #[inline(always)]
-fn compose<P: Packet>(
-    frame: &P,
-    action: Action,
-    message: usize,
-    to: To,
-    signed: bool,
-) -> Option<usize> {
+fn compose<P: Packet>(frame: &P, action: Action, message: usize, to: To) -> Option<usize> {
     let buffer = scratch::answer(to)?;
-    let mut refused = scratch::refusal()?.refused;
-    if signed {
-        refused = refused.signed(settings::settings()?.reset_signature as u32);
-    }
+    let refused = scratch::refusal()?.refused;
     let refused = refused.with_offsets(
         bounded(refused.network_offset())?,
         frame.forget(refused.transport_offset(), 0),
@@ -163,7 +154,6 @@ global! {
             Action::from_number(action),
             message as usize,
             To::Sender,
-            false,
         )
         .unwrap_or(0) as u32
     }
@@ -178,7 +168,6 @@ global! {
             Action::from_number(action),
             message as usize,
             To::Sender,
-            false,
         )
         .unwrap_or(0) as u32
     }
@@ -195,7 +184,7 @@ global! {
             SENDER => To::Sender,
             _ => To::Receiver,
         };
-        compose(&frame, Action::Reject, 0, to, true).unwrap_or(0) as u32
+        compose(&frame, Action::Reject, 0, to).unwrap_or(0) as u32
     }
 }
 
@@ -203,7 +192,23 @@ global! {
     /// [`compose`] at TC, for the device that was to get a download.
     fn compose_for_receiver(skb: *mut __sk_buff) -> u32 {
         let frame = SocketBuffer::ingress(&TcContext::new(skb));
-        compose(&frame, Action::Reject, 0, To::Receiver, false).unwrap_or(0) as u32
+        compose(&frame, Action::Reject, 0, To::Receiver).unwrap_or(0) as u32
+    }
+}
+
+global! {
+    /// Has resets that are composed from now on signed, or not: what goes to a server comes back to the
+    /// programs.
+    fn sign(is_for_server: u32) -> u32 {
+        let (Some(settings), Some(refusal)) = (settings::settings(), scratch::refusal()) else {
+            return 0;
+        };
+        let signature = match is_for_server {
+            0 => 0,
+            _ => settings.reset_signature as u32,
+        };
+        refusal.refused = refusal.refused.signed(signature);
+        1
     }
 }
 
@@ -421,6 +426,7 @@ global! {
             return TC_ACT_SHOT as u32;
         }
         // Both before the frame is overwritten.
+        sign(1);
         let to_server = match is_connection() {
             true => finish(
                 To::Receiver as u32,
@@ -428,6 +434,7 @@ global! {
             ),
             false => 0,
         };
+        sign(0);
         let to_device = finish(
             To::Sender as u32,
             compose_tc(skb, action, message_for(action)),
@@ -579,6 +586,7 @@ global! {
             return TC_ACT_SHOT as u32;
         }
         // Both before the frame is overwritten. The server of datagrams is not told: it hears no more.
+        sign(1);
         let to_server = match is_tcp() {
             true => finish(
                 To::Sender as u32,
@@ -586,6 +594,7 @@ global! {
             ),
             false => 0,
         };
+        sign(0);
         let to_device = finish(To::Receiver as u32, compose_for_receiver(skb));
         if to_server | to_device == 0 {
             return TC_ACT_SHOT as u32;

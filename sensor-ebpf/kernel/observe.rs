@@ -14,7 +14,7 @@ use sensor_ebpf::{
 use crate::{
     book, clock, fragment,
     frame::Frame,
-    global, judge,
+    global, judge, quote,
     sample::Sampled,
     seen::{Action, Seen},
     steady::steady,
@@ -77,7 +77,8 @@ pub(crate) fn observe<F: Sampled>(mut frame: F, direction: Direction) -> Action 
     }
     if seen.key.quotes(direction)
         && parsed.piece != Piece::Later
-        && frame.is_about_allowed(&seen, parsed.transport_offset as u32) != 0
+        && frame.read_quote(&seen, parsed.transport_offset as u32) != 0
+        && quote::quoted_passes() != 0
     {
         seen.key = seen.key.about_allowed(direction);
     }

@@ -16,39 +16,46 @@ use crate::{
     frame::{AllBytes, LinearFrame},
     global,
     seen::Seen,
-    table::{flows, settings},
+    table::{flows, scratch, settings},
 };
 
 global! {
-    /// Whether an ICMP error at XDP is about a connection that passes.
-    pub(crate) fn is_about_allowed_xdp(seen: &Seen, context: *mut xdp_md, offset: u32) -> u32 {
+    /// Leaves the flow of the packet that an ICMP error at XDP quotes in this CPU's buffer, and gives
+    /// whether it could be read.
+    pub(crate) fn read_quote_xdp(seen: &Seen, context: *mut xdp_md, offset: u32) -> u32 {
         let frame = LinearFrame::new(&XdpContext::new(context));
-        is_about_allowed(&frame, seen, offset)
+        read(&frame, seen, offset)
     }
 }
 
 global! {
     /// The same at TC.
-    pub(crate) fn is_about_allowed_skb(seen: &Seen, skb: *mut __sk_buff, offset: u32) -> u32 {
-        is_about_allowed(&AllBytes(skb), seen, offset)
+    pub(crate) fn read_quote_skb(seen: &Seen, skb: *mut __sk_buff, offset: u32) -> u32 {
+        read(&AllBytes(skb), seen, offset)
     }
 }
 
 #[inline(always)]
-fn is_about_allowed<P: Packet>(packet: &P, seen: &Seen, offset: u32) -> u32 {
+fn read<P: Packet>(packet: &P, seen: &Seen, offset: u32) -> u32 {
     let offset = packet.forget(offset as usize, seen.now);
-    match quoted(packet, offset, &seen.key, seen.direction()) {
-        Some(key) => passes(&key),
-        None => 0,
-    }
+    let Some(buffer) = scratch::quoted() else {
+        return 0;
+    };
+    let Some(key) = quoted(packet, offset, &seen.key, seen.direction()) else {
+        return 0;
+    };
+    *buffer = key;
+    1
 }
 
 global! {
-    /// Whether a flow passes: one in the table as it was decided, another as it would be.
-    fn passes(key: &FlowKey) -> u32 {
-        let Some(settings) = settings::settings() else {
+    /// Whether the flow in this CPU's buffer passes: one in the table as it was decided, another as it
+    /// would be. Not called from where the quote is read, which would take more stack than there is.
+    pub(crate) fn quoted_passes() -> u32 {
+        let (Some(settings), Some(key)) = (settings::settings(), scratch::quoted()) else {
             return 0;
         };
+        let key: &FlowKey = key;
         let generation = settings::generation(settings);
         if let Some(flow) = flows::find(key.hash(&settings.hash_secret), key, settings) {
             let judgement = flow.judgement();

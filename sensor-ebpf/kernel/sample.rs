@@ -82,8 +82,9 @@ fn head(seen: &Seen) -> Head {
 pub(crate) trait Sampled: Frame {
     /// Copies the payload that starts at `offset` to this CPU's buffer; gives 0 where nobody reads it.
     fn sample(&self, offset: u32) -> u32;
-    /// Whether it is an ICMP error about a connection that passes; its ICMP header starts at `offset`.
-    fn is_about_allowed(&self, seen: &Seen, offset: u32) -> u32;
+    /// Leaves the flow that an ICMP error quotes in this CPU's buffer; its ICMP header starts at `offset`.
+    /// Gives 0 where it cannot be read.
+    fn read_quote(&self, seen: &Seen, offset: u32) -> u32;
 }
 
 impl Sampled for LinearFrame {
@@ -93,8 +94,8 @@ impl Sampled for LinearFrame {
     }
 
     #[inline(always)]
-    fn is_about_allowed(&self, seen: &Seen, offset: u32) -> u32 {
-        quote::is_about_allowed_xdp(seen, self.context(), offset)
+    fn read_quote(&self, seen: &Seen, offset: u32) -> u32 {
+        quote::read_quote_xdp(seen, self.context(), offset)
     }
 }
 
@@ -105,8 +106,8 @@ impl Sampled for MultiBufferFrame {
     }
 
     #[inline(always)]
-    fn is_about_allowed(&self, seen: &Seen, offset: u32) -> u32 {
-        quote::is_about_allowed_xdp(seen, self.context(), offset)
+    fn read_quote(&self, seen: &Seen, offset: u32) -> u32 {
+        quote::read_quote_xdp(seen, self.context(), offset)
     }
 }
 
@@ -117,8 +118,8 @@ impl Sampled for SocketBuffer {
     }
 
     #[inline(always)]
-    fn is_about_allowed(&self, seen: &Seen, offset: u32) -> u32 {
-        quote::is_about_allowed_skb(seen, self.context(), offset)
+    fn read_quote(&self, seen: &Seen, offset: u32) -> u32 {
+        quote::read_quote_skb(seen, self.context(), offset)
     }
 }
 

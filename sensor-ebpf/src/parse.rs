@@ -819,7 +819,7 @@ fn transport<P: Packet + ?Sized>(packet: &P, mut parsed: Parsed) -> Result<Parse
             None => return headless(parsed),
         },
         protocol::ICMP | protocol::ICMPV6 => {
-            if let Some([kind]) = packet.load::<1>(parsed.transport_offset) {
+            if let Some([kind, _]) = packet.load::<2>(parsed.transport_offset) {
                 let hop_limit = match parsed.piece {
                     Piece::Whole => parsed.hop_limit,
                     Piece::First | Piece::Later => 0,

@@ -71,7 +71,7 @@ pub fn quoted<P: Packet + ?Sized>(
     let ports = match protocol {
         protocol::TCP | protocol::UDP => Ports::new(packet.load(transport)?),
         protocol::ICMP | protocol::ICMPV6 => {
-            let [kind] = packet.load(transport)?;
+            let [kind, _] = packet.load(transport)?;
             icmp::ports(protocol, kind, 0)
         }
         _ => Ports::default(),
@@ -94,12 +94,12 @@ type Network = (Address, Address, u8, usize);
 fn ipv4<P: Packet + ?Sized>(packet: &P, at: usize) -> Option<Network> {
     const FRAGMENT_OFFSET: u16 = 0x1fff;
 
-    let [version_ihl] = packet.load(at)?;
+    let [version_ihl, _] = packet.load(at)?;
     let fragment = u16::from_be_bytes(packet.load(at + 6)?);
     if version_ihl >> 4 != 4 || version_ihl & 0x0f < 5 || fragment & FRAGMENT_OFFSET != 0 {
         return None;
     }
-    let [protocol] = packet.load(at + 9)?;
+    let [_, protocol] = packet.load(at + 8)?;
     let source = Address::v4(packet.load(at + 12)?);
     let destination = Address::v4(packet.load(at + 16)?);
     let transport = packet.forget(at + usize::from(version_ihl & 0x0f) * 4, source.high);
@@ -110,11 +110,11 @@ fn ipv4<P: Packet + ?Sized>(packet: &P, at: usize) -> Option<Network> {
 fn ipv6<P: Packet + ?Sized>(packet: &P, at: usize) -> Option<Network> {
     const LEN: usize = 40;
 
-    let [version] = packet.load(at)?;
+    let [version, _] = packet.load(at)?;
     if version >> 4 != 6 {
         return None;
     }
-    let [mut protocol] = packet.load(at + 6)?;
+    let [mut protocol, _] = packet.load(at + 6)?;
     let address = |at| {
         Some(Address {
             high: u64::from_le_bytes(packet.load(at)?),
