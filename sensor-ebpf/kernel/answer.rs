@@ -416,52 +416,51 @@ global! {
     }
 }
 
-global! {
-    /// Sends the device the answer to its upload that was read, out of the interface it came in by, and
-    /// ends the connection at the server too, where there is one.
-    fn tell_both(skb: *mut __sk_buff, action: u32) -> u32 {
-        let ifindex = SocketBuffer::ingress(&TcContext::new(skb)).ifindex();
-        if find_checksum(skb) == 0 {
-            interfaces::count_answer_failed(ifindex);
-            return TC_ACT_SHOT as u32;
-        }
-        // Both before the frame is overwritten.
-        sign(1);
-        let to_server = match is_connection() {
-            true => finish(
-                To::Receiver as u32,
-                compose_for_server(skb, To::Receiver as u32),
-            ),
-            false => 0,
-        };
-        sign(0);
-        let to_device = finish(
-            To::Sender as u32,
-            compose_tc(skb, action, message_for(action)),
-        );
-        if to_device == 0 {
-            return TC_ACT_SHOT as u32;
-        }
-        if straighten(skb) == 0 {
-            interfaces::count_answer_failed(ifindex);
-            return TC_ACT_SHOT as u32;
-        }
-        if to_server != 0 {
-            send_to_server(skb, To::Receiver as u32, to_server);
-        }
-        let Some(answer) = scratch::answer(To::Sender) else {
-            return TC_ACT_SHOT as u32;
-        };
-        if !put(skb, answer, to_device as usize) {
-            interfaces::count_answer_failed(ifindex);
-            return TC_ACT_SHOT as u32;
-        }
-        // SAFETY: the context is valid; the helper notes where to send the buffer.
-        unsafe {
-            // It passes our own egress program, which is to let it go.
-            (*skb).mark = ANSWER_MARK;
-            bpf_redirect(ifindex, 0) as u32
-        }
+/// Sends the device the answer to its upload that was read, out of the interface it came in by, and
+/// ends the connection at the server too, where there is one.
+#[inline(always)]
+fn tell_both(skb: *mut __sk_buff, action: u32) -> u32 {
+    let ifindex = SocketBuffer::ingress(&TcContext::new(skb)).ifindex();
+    if find_checksum(skb) == 0 {
+        interfaces::count_answer_failed(ifindex);
+        return TC_ACT_SHOT as u32;
+    }
+    // Both before the frame is overwritten.
+    sign(1);
+    let to_server = match is_connection() {
+        true => finish(
+            To::Receiver as u32,
+            compose_for_server(skb, To::Receiver as u32),
+        ),
+        false => 0,
+    };
+    sign(0);
+    let to_device = finish(
+        To::Sender as u32,
+        compose_tc(skb, action, message_for(action)),
+    );
+    if to_device == 0 {
+        return TC_ACT_SHOT as u32;
+    }
+    if straighten(skb) == 0 {
+        interfaces::count_answer_failed(ifindex);
+        return TC_ACT_SHOT as u32;
+    }
+    if to_server != 0 {
+        send_to_server(skb, To::Receiver as u32, to_server);
+    }
+    let Some(answer) = scratch::answer(To::Sender) else {
+        return TC_ACT_SHOT as u32;
+    };
+    if !put(skb, answer, to_device as usize) {
+        interfaces::count_answer_failed(ifindex);
+        return TC_ACT_SHOT as u32;
+    }
+    // SAFETY: the context is valid; the helper notes where to send the buffer.
+    unsafe {
+        // It passes our own egress program, which is to let it go.
+        (*skb).mark = ANSWER_MARK;
+        bpf_redirect(ifindex, 0) as u32
     }
 }
 

@@ -46,7 +46,7 @@ impl FlowKey {
 /// The flow of the packet that an ICMP error quotes. `error` is the error's own flow, seen in a
 /// direction; its ICMP header starts at `offset`.
 ///
-/// `None` where the quote cannot be read: it is no IP packet, is cut off before the ports, is a later
+/// `None` where it is no such error, or the quote cannot be read: it is no IP packet, is cut off before the ports, is a later
 /// fragment, or its sender is not whom the error tells.
 #[inline(always)]
 pub fn quoted<P: Packet + ?Sized>(
@@ -55,6 +55,9 @@ pub fn quoted<P: Packet + ?Sized>(
     error: &FlowKey,
     direction: Direction,
 ) -> Option<FlowKey> {
+    if !error.quotes(direction) {
+        return None;
+    }
     let at = offset + ICMP_LEN;
     let (source, destination, protocol, transport) = match error.family() {
         Family::V4 => ipv4(packet, at)?,

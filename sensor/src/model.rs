@@ -264,6 +264,8 @@ pub struct Interface {
     pub replaced: Tally,
     /// Refused packets for which no answer could be sent.
     pub answers_failed: u64,
+    /// Refused packets that were not answered because a limit was reached, by reason.
+    pub silent: BTreeMap<&'static str, u64>,
 }
 
 /// Where a program sits.

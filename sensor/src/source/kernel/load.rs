@@ -488,13 +488,14 @@ fn initialise(directory: &Path, config: &Config, hz: u64) -> Result<bool, Error>
 
 /// The settings of tables that were just made, with room for so many flows.
 pub(super) fn new_settings(slots: u32, hz: u64) -> Result<Settings, Error> {
-    let mut secret = [0; 6 * 8];
+    let mut secret = [0; 7 * 8];
     getrandom(&mut secret, GetRandomFlags::empty()).map_err(|errno| Error::System {
         what: "no random numbers from the system",
         source: errno.into(),
     })?;
     let mut hash_secret = [0; 6];
-    for (word, octets) in hash_secret.iter_mut().zip(secret.as_chunks::<8>().0) {
+    let (words, _) = secret.as_chunks::<8>();
+    for (word, octets) in hash_secret.iter_mut().zip(words) {
         // Odd: multiplication by it loses nothing.
         *word = u64::from_ne_bytes(*octets) | 1;
     }
@@ -503,6 +504,10 @@ pub(super) fn new_settings(slots: u32, hz: u64) -> Result<Settings, Error> {
         bucket_mask: buckets_for(slots) - 1,
         flow_slots: u64::from(slots),
         hash_secret,
+        // Not zero: that would be no signature.
+        reset_signature: words
+            .last()
+            .map_or(1, |octets| u64::from_ne_bytes(*octets) | 1),
         layout: LAYOUT,
         hz,
         ..Settings::default()

@@ -14,6 +14,7 @@ use sensor_ebpf::{
     packet::Packet as _,
     parse::{Family, Fragment, Parsed, Piece, protocol, tcp_flag},
     policy::Decision,
+    quote::quoted,
     said::initial,
     sample::{Head, LOOKED_AT, MAX_PAYLOAD, NO_SLOT, Watch, classify, is_service},
     skip::Skip,
@@ -326,6 +327,15 @@ impl Fragments {
             flow: key.with_ports(0),
             identification,
             direction: seen.direction as u32,
+        };
+        // Nothing is refused here: every error is about a connection that passes.
+        let key = match parsed.piece {
+            Piece::Whole | Piece::First
+                if quoted(&seen.frame, parsed.transport_offset, &key, seen.direction).is_some() =>
+            {
+                key.about_allowed(seen.direction)
+            }
+            _ => key,
         };
         match parsed.fragment() {
             Fragment::Whole => key,
