@@ -85,8 +85,10 @@ impl Shared<u64> {
     /// The same, and gives what stood there before.
     #[inline(always)]
     pub(crate) fn fetch_add(self, amount: u64) -> u64 {
+        // Not relaxed: LLVM has an instruction for that, which does not give what stood there (seen with
+        // version 22).
         // SAFETY: as in `load`.
-        unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(self.0, amount) }
+        unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::SeqCst }>(self.0, amount) }
     }
 
     /// Puts a value in the place of another, and gives whether that still stood there.
