@@ -818,15 +818,16 @@ fn transport<P: Packet + ?Sized>(packet: &P, mut parsed: Parsed) -> Result<Parse
             }
             None => return headless(parsed),
         },
-        protocol::ICMP | protocol::ICMPV6 => {
-            if let Some([kind, _]) = packet.load::<2>(parsed.transport_offset) {
+        protocol::ICMP | protocol::ICMPV6 => match packet.load::<2>(parsed.transport_offset) {
+            Some([kind, _]) => {
                 let hop_limit = match parsed.piece {
                     Piece::Whole => parsed.hop_limit,
                     Piece::First | Piece::Later => 0,
                 };
                 parsed.ports = icmp::ports(parsed.protocol, kind, hop_limit);
             }
-        }
+            None => return headless(parsed),
+        },
         _ => {}
     }
     Ok(parsed)

@@ -21,7 +21,7 @@ use sensor_ebpf::{
     answer::{ANSWER_CAPACITY, Refused, To, refuse, seal},
     books::{FIRST_DEVICE, Tally},
     flow::{Direction, FlowKey, FlowRecord},
-    parse::{Address, Family, Fragment, Mac, Parsed, parse},
+    parse::{Address, Family, Fragment, Mac, Parsed, parse, tcp_flag},
     policy::{
         Chain, Decision, DeviceRulesKey, MAX_CHAINS, MAX_RULES, PREFIX_SIDE_BITS, PortRange,
         PrefixV4, PrefixV6, Rule, Rules, Verdict, decide,
@@ -409,11 +409,16 @@ fn a_refused_frame_comes_back_as_the_library_answers() -> Result<()> {
                 Booked::Flow(key) => decide(&policy, &key),
                 Booked::Multicast | Booked::Skipped(_) => Decision::PASS,
             };
+            programs.forget_answers()?;
             let outcome = (way.run)(&programs, way.program, &frame)?;
             let place = format!("{name} through {}", way.program);
             all.packets += 1;
             all.bytes += frame.len() as u64;
-            if decision.verdict == Verdict::Pass {
+            // A reset ends what is to end.
+            let is_reset = parse(&frame[..]).is_ok_and(|parsed| {
+                parsed.tcp_flags & tcp_flag::RST != 0 && parsed.payload_len() == Some(0)
+            });
+            if decision.verdict == Verdict::Pass || is_reset {
                 ensure!(
                     outcome.verdict == way.pass,
                     "{place}: verdict {}",
@@ -759,6 +764,7 @@ fn an_answer_of_tc_is_booked_on_its_way_out() -> Result<()> {
         if !fits_tc(&frame) {
             continue;
         }
+        programs.forget_answers()?;
         let (outcome, context) =
             programs.run_tc_in("upload_tc", &frame, SocketBufferContext::default())?;
         if outcome.verdict != TC_ACT_REDIRECT {
