@@ -332,7 +332,7 @@ global! {
         if frame.annotate(note) {
             return xdp_action::XDP_PASS;
         }
-        interfaces::count_answer_failed(ifindex);
+        interfaces::count_note_failed(ifindex);
         xdp_action::XDP_DROP
     }
 }

@@ -20,6 +20,7 @@ mod frame;
 mod hit;
 mod judge;
 mod observe;
+mod port;
 mod quote;
 mod sample;
 mod seen;
@@ -38,7 +39,9 @@ use sensor_ebpf::flow::Direction;
 
 use crate::{
     frame::{LinearFrame, MultiBufferFrame, SocketBuffer},
+    port::PortFrame,
     seen::Action,
+    table::ports,
 };
 
 /// Uploads, where a frame lies in one buffer.
@@ -95,6 +98,47 @@ fn download(context: TcContext) -> i32 {
         Action::Drop => TC_ACT_SHOT,
         _ => answer::answer_both(context.skb.skb) as i32,
     }
+}
+
+/// Uploads at a port of a bridge: what stays in the bridge is counted as local.
+#[classifier]
+fn upload_port(context: TcContext) -> i32 {
+    match observe::observe(PortFrame::ingress(&context), Direction::Upload) {
+        Action::Pass => TC_ACT_UNSPEC,
+        Action::Drop => TC_ACT_SHOT,
+        refused => answer::answer_tc(context.skb.skb, refused as u32) as i32,
+    }
+}
+
+/// Downloads at a port of a bridge: what comes from another port is counted as local, and a frame that
+/// leaves by several ports once.
+#[classifier]
+fn download_port(context: TcContext) -> i32 {
+    let frame = SocketBuffer::egress(&context);
+    if frame.mark() == answer::ANSWER_MARK {
+        answer::count(&frame);
+        context.set_mark(0);
+        return TC_ACT_UNSPEC;
+    }
+    let mut out = port::leaves(&frame);
+    if let Some((reason, refused)) = port::aside(&frame, &out) {
+        observe::skip(&frame, Direction::Download, reason, None);
+        return if refused { TC_ACT_SHOT } else { TC_ACT_UNSPEC };
+    }
+    let action = observe::observe(frame, Direction::Download);
+    out.refused = u64::from(action != Action::Pass);
+    ports::note(out);
+    match action {
+        Action::Pass => TC_ACT_UNSPEC,
+        Action::Drop => TC_ACT_SHOT,
+        _ => answer::answer_both(context.skb.skb) as i32,
+    }
+}
+
+/// What the machine itself sends over a bridge, before the bridge makes copies of it.
+#[classifier]
+fn number(context: TcContext) -> i32 {
+    port::give_number(&context)
 }
 
 /// Writes the kernel's two clocks into the frame: jiffies, then nanoseconds since boot.

@@ -19,7 +19,7 @@ use crate::{
     seen::{Action, Seen},
     steady::steady,
     table::{devices, interfaces},
-    verifier::out_of_line,
+    verifier::never,
 };
 
 /// Books one frame and says what becomes of it.
@@ -36,22 +36,27 @@ pub(crate) fn observe<F: Sampled>(mut frame: F, direction: Direction) -> Action 
             Ok(parsed) => break parsed,
             Err(reason) => match frame.reveal() {
                 Some(more) if !revealed => {
-                    out_of_line();
                     frame = more;
                     revealed = true;
+                    if never() {
+                        return Action::Pass;
+                    }
                 }
-                _ => return skip(&frame, direction, reason),
+                _ => return skip(&frame, direction, reason, None),
             },
         }
     };
     match direction {
         Direction::Upload if parsed.source_mac.is_group() => {
-            return skip(&frame, direction, Skip::SourceIsGroup);
+            return skip(&frame, direction, Skip::SourceIsGroup, None);
         }
         Direction::Download if parsed.destination_mac.is_group() => {
             return multicast(&frame, &parsed);
         }
         Direction::Upload | Direction::Download => {}
+    }
+    if let Some(reason) = frame.aside(&parsed, direction) {
+        return skip(&frame, direction, reason, Some(&parsed));
     }
     let mut seen = Seen {
         key: FlowKey::new(&parsed, direction, frame.ifindex()),
@@ -138,10 +143,15 @@ global! {
     }
 }
 
-/// What cannot be read passes, and is counted by reason.
+/// What cannot be read, and what is no device's, passes and is counted by reason.
 #[inline(always)]
-fn skip<F: Frame>(frame: &F, direction: Direction, reason: Skip) -> Action {
-    let wire = frame.wire(None);
+pub(crate) fn skip<F: Frame>(
+    frame: &F,
+    direction: Direction,
+    reason: Skip,
+    parsed: Option<&Parsed>,
+) -> Action {
+    let wire = frame.wire(parsed);
     count_skipped(
         frame.ifindex(),
         direction as u32,

@@ -100,6 +100,9 @@ pub struct InterfaceRecord {
     pub answers_failed: u64,
     /// Refused packets that were not answered because a limit was reached, by reason. Kernel.
     pub silent: [u64; Silence::COUNT],
+    /// Refused frames on which no note could be written, because the driver has no metadata for it; they
+    /// are among `answers_failed`. Kernel.
+    pub notes_failed: u64,
     /// Last counts of reaped flows. User space.
     pub retired: ByDirection<Tally>,
 }
@@ -356,7 +359,7 @@ wire! {
         overflow: ByDirection<Tally>, multicast: Tally,
         skipped: ByDirection<[Tally; Skip::COUNT]>, refused: Tally, answered: Tally,
         replaced: Tally,
-        answers_failed: u64, silent: [u64; Silence::COUNT], retired: ByDirection<Tally>,
+        answers_failed: u64, silent: [u64; Silence::COUNT], notes_failed: u64, retired: ByDirection<Tally>,
     }
     Losses {
         flow_table_full: u64, flow_share_used: u64, flow_index_full: u64, device_table_full: u64,

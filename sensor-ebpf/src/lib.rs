@@ -18,6 +18,9 @@
 //! | `FREE_DEVICES` | queue of numbers | takes | returns | as `DEVICE_INDEX` |
 //! | `INTERFACE_INDEX` | ifindex → number of a record | reads | writes | 64; attaching one more is refused |
 //! | `INTERFACES` | number → [`InterfaceRecord`](books::InterfaceRecord) | adds | reads, retires | 64 |
+//! | `PORTS` | ifindex → whether policies are about local frames | reads | writes | 64 |
+//! | `OWN_ADDRESSES` | MAC → 1 | reads | writes | 4,096; what is routed by the further ones counts as local |
+//! | `FRAME_NUMBER`, `LAST_OUT` | one for each CPU | reads, writes | – | 1 |
 //! | `FRAGMENTS` | [`FragmentKey`](books::FragmentKey) → ports | reads, writes | – | 4,096, oldest leaves; its later fragments are booked without ports |
 //! | `HITS` | [`HitKey`](books::HitKey) → [`Hit`](books::Hit) | adds | reads | 16,384; further hits are counted as lost |
 //! | `DEVICE_RULES` | [`DeviceRulesKey`](policy::DeviceRulesKey) → set of rules | reads | writes | 2 × 8,192 |

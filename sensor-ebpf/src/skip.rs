@@ -3,7 +3,8 @@
 /// The reason a frame is booked to its interface's skip counter instead of to a flow.
 ///
 /// The number indexes [`InterfaceRecord::skipped`](crate::books::InterfaceRecord); the
-/// [name](Self::name) is the metric label `reason`. A skipped frame always passes.
+/// [name](Self::name) is the metric label `reason`. A skipped frame passes, unless it is a
+/// [copy](Self::Copy) of one that was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Skip {
@@ -34,6 +35,12 @@ pub enum Skip {
     Ipv6ExtensionsTooMany = 10,
     /// Ends inside the TCP or UDP header, and is no fragment.
     TransportTruncated = 11,
+    /// From one port of a bridge to another, where its ports are watched and `local` is not set. Not a
+    /// fault: the frame is read and passes.
+    Local = 12,
+    /// A copy of a frame that leaves by several ports of a bridge, beside the one that is booked. The
+    /// copies of what was refused are.
+    Copy = 13,
 }
 
 impl Skip {
@@ -41,7 +48,7 @@ impl Skip {
     pub const COUNT: usize = Self::ALL.len();
 
     /// Every reason, at the place of its number.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::EthernetTruncated,
         Self::SourceIsGroup,
         Self::VlanTruncated,
@@ -54,7 +61,14 @@ impl Skip {
         Self::Ipv6ExtensionTruncated,
         Self::Ipv6ExtensionsTooMany,
         Self::TransportTruncated,
+        Self::Local,
+        Self::Copy,
     ];
+
+    /// Whether the parser gives the reason: it cannot read the frame.
+    pub const fn is_of_parser(self) -> bool {
+        !matches!(self, Self::SourceIsGroup | Self::Local | Self::Copy)
+    }
 
     /// The metric label.
     pub const fn name(self) -> &'static str {
@@ -71,6 +85,8 @@ impl Skip {
             Self::Ipv6ExtensionTruncated => "ipv6_extension_truncated",
             Self::Ipv6ExtensionsTooMany => "ipv6_extensions_too_many",
             Self::TransportTruncated => "transport_truncated",
+            Self::Local => "local",
+            Self::Copy => "copy",
         }
     }
 }

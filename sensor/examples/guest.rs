@@ -4,6 +4,9 @@
 //! `cargo xtask test` boots it. It ends with one line on the console that says `GUEST PASSED` or
 //! `GUEST FAILED`.
 
+#[path = "guest/offload.rs"]
+mod offload;
+
 use std::{
     collections::BTreeMap,
     fs::{self, File},
@@ -187,8 +190,9 @@ fn exercise() -> Result<String> {
         .iter()
         .map(|account| account.seen.upload.packets + account.seen.download.packets)
         .sum();
+    let offload = offload::exercise(&mut kernel).context("VLAN, bond and flowtable")?;
     Ok(format!(
-        "kernel={release} hooks={} packets={packets} reaped={} difference=0",
+        "kernel={release} {offload}; hooks={} packets={packets} reaped={} difference=0",
         hooks.join(","),
         last.flow_table.reaped
     ))

@@ -23,7 +23,7 @@ use crate::{
     model::{FlowFacts, Snapshot, Ticks},
     pipeline,
     policy::Zone,
-    source::kernel::{self, Books, preflight},
+    source::kernel::{self, Books, Links, preflight},
 };
 
 /// Does what was typed.
@@ -201,6 +201,7 @@ fn read(cli: &Cli) -> anyhow::Result<Option<Checked>> {
     };
     if let Command::Check = cli.command {
         weigh(&mut checked);
+        find_counted_twice(&mut checked);
     }
     let problems = &checked.problems;
     let has_errors = problems.count(Level::Error) > 0;
@@ -247,6 +248,20 @@ fn weigh(checked: &mut Checked) {
     }
 }
 
+/// Adds to the problems of a configuration which interfaces of this machine see the same frames.
+fn find_counted_twice(checked: &mut Checked) {
+    const HELP: &str = "watch one of the two: a bridge, or its ports with `ports = true`; the \
+                        interface that VLANs stand on, or the VLANs; a bond, and not its members";
+    match Links::look() {
+        Ok(links) => {
+            for pair in kernel::counted_twice(&checked.config.interfaces, &links) {
+                checked.problems.add(Level::Error, pair, HELP.to_owned());
+            }
+        }
+        Err(error) => tracing::warn!("{error}: whether frames are counted twice is not known"),
+    }
+}
+
 /// Seconds since the Unix epoch.
 fn now() -> f64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
@@ -282,7 +297,11 @@ fn nobody_answers() -> &'static str {
 fn snapshot(books: &Books) -> Result<Snapshot, kernel::Error> {
     let mut aggregate = Aggregate::default();
     books.read_all(|record| aggregate.apply(record, 0.0))?;
-    Ok(aggregate.snapshot(Ticks::default()))
+    let mut snapshot = aggregate.snapshot(Ticks::default());
+    for interface in &mut snapshot.interfaces {
+        interface.driver = kernel::driver(&interface.interface);
+    }
+    Ok(snapshot)
 }
 
 fn doctor(out: &mut impl std::io::Write, config: &Config) -> anyhow::Result<ExitCode> {

@@ -171,8 +171,12 @@ fn not_utf8(file: &Path, octets: &[u8], valid_up_to: usize) -> Problems {
 pub struct Interface {
     /// Its name, 1 to 15 octets.
     pub name: String,
-    /// Where the upload program is to sit.
+    /// Where the upload program is to sit; at a bridge's ports TC, or `clsact`.
     pub hook: HookChoice,
+    /// Of a bridge: its ports are watched in its place, as they come and go; false by default.
+    pub ports: bool,
+    /// With `ports`: whether policies are about what goes from port to port; false by default.
+    pub local: bool,
 }
 
 /// Where the upload program is to sit.
@@ -187,6 +191,9 @@ pub enum HookChoice {
     XdpGeneric,
     /// TC ingress, or an error.
     Tc,
+    /// TC ingress and egress by filters of the clsact queueing discipline, on kernels with links at TC
+    /// (6.6) too: where other tools look for filters, or read the discipline's counters.
+    Clsact,
 }
 
 /// The flow table. A change takes effect after `sensor unload`.

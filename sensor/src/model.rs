@@ -266,6 +266,26 @@ pub struct Interface {
     pub answers_failed: u64,
     /// Refused packets that were not answered because a limit was reached, by reason.
     pub silent: BTreeMap<&'static str, u64>,
+    /// Whether XDP hands what it refuses on to TC, which answers.
+    pub is_noted: bool,
+    /// Its driver, where that tells its name.
+    pub driver: Option<String>,
+    /// What else is to be known about it, for people: who stands before the sensor's programs.
+    pub notes: Vec<String>,
+}
+
+impl Interface {
+    /// By which way answers to what devices send leave; `None` while there is no upload program.
+    pub const fn answers(&self) -> Option<&'static str> {
+        match self.hooks.upload {
+            Hook::None => None,
+            Hook::XdpNative | Hook::XdpGeneric if self.is_noted => {
+                Some("TC, to which XDP hands what it refuses")
+            }
+            Hook::XdpNative | Hook::XdpGeneric => Some("XDP"),
+            Hook::Tcx | Hook::Clsact => Some("TC"),
+        }
+    }
 }
 
 /// Where a program sits.

@@ -56,6 +56,8 @@ enum Command {
     ReloadRefused,
     /// Some interface changed.
     LinksChanged,
+    /// It is time to see whether everything is attached that should be.
+    Look,
     /// What was heard.
     Heard(Vec<Record>),
     /// Somebody asks, and is told here.
@@ -153,7 +155,7 @@ pub async fn run(file: &Path, config: Config) -> anyhow::Result<()> {
         aggregate,
         line,
         ticks: Ticks::default(),
-        said: HashMap::new(),
+        said: None,
         mending: Mending::default(),
         health,
         publish,
@@ -173,6 +175,9 @@ pub async fn run(file: &Path, config: Config) -> anyhow::Result<()> {
     }
     outcome
 }
+
+/// How often it is seen to that what should be attached is.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// How long ticks may be silent before the daemon calls itself ill, at least.
 const STALE_AFTER: Duration = Duration::from_secs(10);
@@ -252,11 +257,11 @@ fn begin(
     })?;
     kernel.set_watched_payloads(config.names.segments);
     kernel.set_hold(config.names.hold);
-    kernel.tidy(config);
+    kernel.tidy(config)?;
     let mut absent = Vec::new();
     for interface in &config.interfaces {
         match kernel.attach(interface) {
-            Ok(attached) => say_attached(attached),
+            Ok(()) => {}
             Err(error @ kernel::Error::NoInterface { .. }) => absent.push(error),
             Err(error) => return Err(error.into()),
         }
@@ -279,15 +284,6 @@ fn begin(
     Ok(())
 }
 
-fn say_attached(attached: &kernel::Attached) {
-    tracing::info!(
-        "interface {}: uploads at {}, downloads at {}",
-        attached.interface,
-        attached.upload.name(),
-        attached.download.name()
-    );
-}
-
 /// The task that owns the kernel's side.
 struct Owner {
     kernel: Kernel,
@@ -298,8 +294,8 @@ struct Owner {
     /// To the thread that listens.
     line: Arc<Line>,
     ticks: Ticks,
-    /// What was said last about an interface that cannot be had.
-    said: HashMap<String, String>,
+    /// What was said last about why it cannot be seen what is attached.
+    said: Option<String>,
     mending: Mending,
     health: Health,
     publish: watch::Sender<Arc<Snapshot>>,
@@ -314,9 +310,14 @@ impl Owner {
     ) -> anyhow::Result<()> {
         let mut ticks = interval(self.config.daemon.tick);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut looks = interval(LOOK_EVERY);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let command = tokio::select! {
+                // In this order: a tick may take longer than until the next one.
+                biased;
                 _ = stopped.changed() => break,
+                _ = looks.tick() => Some(Command::Look),
                 command = inbox.recv() => match command {
                     Some(command) => Some(command),
                     None => break,
@@ -368,8 +369,6 @@ impl Owner {
     fn execute(mut self, command: Option<Command>) -> anyhow::Result<Self> {
         match command {
             None => {
-                // An interface may have come without a notice that was heard.
-                self.look_at_links();
                 self.look_at_files();
                 self.tick()?;
             }
@@ -379,7 +378,7 @@ impl Owner {
                 self.tick()?;
             }
             Some(Command::ReloadRefused) => self.kernel.count_reload(false),
-            Some(Command::LinksChanged) => self.look_at_links(),
+            Some(Command::LinksChanged | Command::Look) => self.look(),
             Some(Command::Heard(batch)) => {
                 self.take(batch);
                 return Ok(self);
@@ -390,13 +389,14 @@ impl Owner {
                 return Ok(self);
             }
         }
-        let everywhere = self.kernel.attached().len() == self.config.interfaces.len();
-        self.health.set_attached(everywhere);
+        self.health.set_attached(self.kernel.is_whole());
         Ok(self)
     }
 
     fn tick(&mut self) -> anyhow::Result<()> {
         let before = cpu_time();
+        // What is told to the kernel goes by pins. Why there can be none is said at the next look.
+        let _ = self.kernel.keep_pins();
         let aggregate = &mut self.aggregate;
         let now = unix_time();
         let mut reaped = Vec::new();
@@ -420,6 +420,13 @@ impl Owner {
             names: self.aggregate.names_at(),
             now,
         })?;
+        for attached in self.kernel.attached() {
+            let mut interfaces = snapshot.interfaces.iter_mut();
+            if let Some(interface) = interfaces.find(|one| one.interface == attached.interface) {
+                interface.driver.clone_from(&attached.driver);
+                interface.notes.clone_from(&attached.notes);
+            }
+        }
         snapshot.judging = self.line.judging();
         snapshot.policy.lists = self.enforcement.shown_lists(&self.knowledge);
         let said = self.enforcement.temporary().iter();
@@ -603,40 +610,18 @@ impl Owner {
         Ok(Arc::clone(&self.publish.borrow()))
     }
 
-    /// Attaches interfaces that came, forgets those that went.
-    fn look_at_links(&mut self) {
-        for interface in &self.config.interfaces {
-            let now = kernel::ifindex(&interface.name).ok();
-            let attached = self
-                .kernel
-                .attached()
-                .iter()
-                .find(|attached| attached.interface == interface.name)
-                .map(|attached| attached.ifindex);
-            if now == attached {
-                continue;
-            }
-            if attached.is_some() {
-                tracing::warn!(
-                    "interface {} went away; what it counted stays",
-                    interface.name
-                );
-                self.kernel.lost(&interface.name);
-            }
-            if now.is_some() {
-                match self.kernel.attach(interface) {
-                    Ok(attached) => {
-                        say_attached(attached);
-                        self.said.remove(&interface.name);
-                    }
-                    Err(error) => {
-                        // Said once, though it is tried at every tick.
-                        let error = error.to_string();
-                        if self.said.get(&interface.name) != Some(&error) {
-                            tracing::warn!("{error}");
-                            self.said.insert(interface.name.clone(), error);
-                        }
-                    }
+    /// Sees to it that everything is attached and pinned that should be.
+    fn look(&mut self) {
+        let pinned = self.kernel.keep_pins();
+        let looked = self.kernel.look(&self.config.interfaces);
+        match pinned.and(looked) {
+            Ok(()) => self.said = None,
+            Err(error) => {
+                // Said once, though it is tried again and again.
+                let error = error.to_string();
+                if self.said.as_ref() != Some(&error) {
+                    tracing::warn!("{error}");
+                    self.said = Some(error);
                 }
             }
         }
@@ -678,32 +663,18 @@ impl Owner {
         for (key, when) in later(&self.config, &config) {
             tracing::warn!("{key} has changed: it takes effect {when}");
         }
-        for interface in &self.config.interfaces {
-            if !config
-                .interfaces
-                .iter()
-                .any(|other| other.name == interface.name)
-            {
-                tracing::info!("interface {}: no longer watched", interface.name);
-                self.kernel.detach(&interface.name);
-            }
-        }
-        for interface in &config.interfaces {
-            let before = self
+        let is_new = |name: &str| {
+            !self
                 .config
                 .interfaces
                 .iter()
-                .find(|other| other.name == interface.name);
-            match before {
-                Some(before) if before.hook != interface.hook => {
-                    self.kernel.release(&interface.name);
-                }
-                Some(_) => {}
-                None => {
-                    if let Err(error) = kernel::ifindex(&interface.name) {
-                        tracing::warn!("{error}");
-                    }
-                }
+                .any(|other| other.name == name)
+        };
+        for interface in &config.interfaces {
+            if is_new(&interface.name)
+                && let Err(error) = kernel::ifindex(&interface.name)
+            {
+                tracing::warn!("{error}");
             }
         }
         self.kernel.set_watched_payloads(config.names.segments);
@@ -719,7 +690,7 @@ impl Owner {
         daemon.state_directory = old.daemon.state_directory;
         self.config.flow_table.capacity = old.flow_table.capacity;
         self.config.device_table = old.device_table;
-        self.look_at_links();
+        self.look();
         tracing::info!(
             "configuration reloaded: {} policies, {} names, {} prefixes, generation {}",
             installed.policies,

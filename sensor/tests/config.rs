@@ -61,6 +61,8 @@ fn the_least_configuration_has_the_documented_defaults() {
         interfaces: vec![Interface {
             name: "br-lan".to_owned(),
             hook: HookChoice::Auto,
+            ports: false,
+            local: false,
         }],
         flow_table: FlowTable {
             capacity: 65_536,
@@ -94,7 +96,7 @@ fn the_least_configuration_has_the_documented_defaults() {
 #[test]
 fn every_key_is_read() {
     let text = r#"
-        interface = [{ name = "lan0", hook = "xdp-native" }, { name = "wlan0.20", hook = "tc" }]
+        interface = [{ name = "lan0", hook = "xdp-native" }, { name = "wlan0.20", hook = "tc", ports = true, local = true }]
         flow_table = { capacity = 1_024, idle_after = "500s" }
         device_table.capacity = 0x10
         [daemon]
@@ -173,10 +175,14 @@ fn every_key_is_read() {
             Interface {
                 name: "lan0".to_owned(),
                 hook: HookChoice::XdpNative,
+                ports: false,
+                local: false,
             },
             Interface {
                 name: "wlan0.20".to_owned(),
                 hook: HookChoice::Tc,
+                ports: true,
+                local: true,
             },
         ],
         flow_table: FlowTable {

@@ -1,7 +1,11 @@
 //! What goes wrong around a sensor, each with the real daemon in a lab of its own. Runs as root.
 
+#[path = "faults/attachment.rs"]
+mod attachment;
 #[path = "faults/daemon.rs"]
 mod daemon;
+#[path = "faults/ports.rs"]
+mod ports;
 #[path = "faults/wire.rs"]
 mod wire;
 

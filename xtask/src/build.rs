@@ -148,7 +148,7 @@ pub fn kernel_cargo(toolchain: &Toolchain, chore: &str) -> Command {
 }
 
 /// Without `v3` every comparison of 32 bits costs shifts, without misaligned access every header
-/// field is read octet by octet; every kernel from 5.15 on has both.
+/// field is read octet by octet; every kernel from 6.1 on has both.
 fn rustflags(linker: &Path) -> String {
     [
         format!("-Clinker={}", linker.display()),

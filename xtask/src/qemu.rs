@@ -2,7 +2,7 @@
 //!
 //! The verifier of an older kernel is the one that refuses. What is booted is Debian's kernel and
 //! nothing of Debian's else: the first process is the guest, an example of the `sensor` package,
-//! with the libraries it is linked to, `ip`, and the modules that the kernel needs for it.
+//! with the libraries it is linked to, `ip`, `nft`, and the modules that the kernel needs for it.
 //!
 //! A kernel is downloaded once and kept in the project's cache folder; delete its folder there to
 //! get a newer one.
@@ -42,8 +42,20 @@ const KERNELS: [Kernel; 2] = [
 
 /// The package that depends on a release's current kernel.
 const METAPACKAGE: &str = "linux-image-amd64";
-/// What the guest needs and these kernels have as modules. None depends on another.
-const MODULES: [&str; 3] = ["veth", "sch_ingress", "cls_bpf"];
+/// What the guest needs and these kernels have as modules; those that these depend on come along.
+const MODULES: [&str; 10] = [
+    // `libcrc32c` asks for it by another name.
+    "crc32c_generic",
+    "veth",
+    "sch_ingress",
+    "cls_bpf",
+    "8021q",
+    "bonding",
+    "bridge",
+    "nf_tables",
+    "nf_flow_table_inet",
+    "nft_flow_offload",
+];
 /// How long a guest may take: the verifier's work takes many times longer under emulation, and the
 /// machine may be busy with other tests.
 const LIMIT_SECONDS: u32 = 300;
@@ -94,9 +106,11 @@ impl Kernel {
     fn fetch(&self) -> Result<PathBuf> {
         let kernels = setup::cache()?.join("kernels");
         let folder = kernels.join(self.version);
-        if folder.is_dir() {
+        if has_modules(&folder.join("modules")) {
             return Ok(folder);
         }
+        // Of a version of this program that needed others.
+        let _ = fs::remove_dir_all(&folder);
         // Renamed when it is whole: what is cut off is begun anew.
         let partial = kernels.join(format!("{}.partial", self.version));
         let _ = fs::remove_dir_all(&partial);
@@ -143,17 +157,10 @@ impl Kernel {
             partial.join("vmlinuz"),
         )?;
         fs::create_dir(partial.join("modules"))?;
+        let mut taken = Vec::new();
         for module in MODULES {
-            let plain = format!("{module}.ko");
-            let packed = format!("{module}.ko.xz");
-            let found = find(&unpacked, |name| name == plain || name == packed)
-                .with_context(|| format!("{package} has no module {module}"))?;
-            let name = found.file_name().context("a file has a name")?;
-            let target = partial.join("modules").join(name);
-            fs::rename(&found, &target)?;
-            if name.to_string_lossy().ends_with(".xz") {
-                command::run(Command::new("xz").arg("--decompress").arg(&target))?;
-            }
+            take_module(&unpacked, &partial.join("modules"), module, &mut taken)
+                .with_context(|| package.to_owned())?;
         }
         fs::remove_dir_all(&unpacked)?;
         fs::remove_file(&archive)?;
@@ -266,6 +273,68 @@ fn image(depends: &str) -> Option<&str> {
         .find(|package| package.starts_with("linux-image-"))
 }
 
+/// Whether a folder has all that the guest needs.
+fn has_modules(folder: &Path) -> bool {
+    let names: Vec<_> = fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
+    MODULES.iter().all(|module| {
+        let wanted = format!("-{module}.ko");
+        names.iter().any(|name| name.ends_with(&wanted))
+    })
+}
+
+/// Takes a module out of a package, after those that it depends on: their names begin with the order in
+/// which they are loaded.
+fn take_module(
+    unpacked: &Path,
+    folder: &Path,
+    module: &str,
+    taken: &mut Vec<String>,
+) -> Result<()> {
+    if taken.iter().any(|other| other == module) {
+        return Ok(());
+    }
+    let wanted = |name: &str| {
+        let name = name.strip_suffix(".xz").unwrap_or(name);
+        name.strip_suffix(".ko")
+            .is_some_and(|name| name.replace('-', "_") == module)
+    };
+    let found = find(unpacked, wanted).with_context(|| format!("there is no module {module}"))?;
+    let name = found.file_name().context("a file has a name")?;
+    let target = folder.join(name);
+    fs::rename(&found, &target)?;
+    if name.to_string_lossy().ends_with(".xz") {
+        command::run(Command::new("xz").arg("--decompress").arg(&target))?;
+    }
+    let plain = target.with_extension("").with_extension("ko");
+    for needed in dependencies(&fs::read(&plain)?) {
+        take_module(unpacked, folder, &needed, taken)?;
+    }
+    let number = taken.len();
+    taken.push(module.to_owned());
+    fs::rename(&plain, folder.join(format!("{number:02}-{module}.ko")))?;
+    Ok(())
+}
+
+/// The modules that one depends on, as its section `.modinfo` says.
+fn dependencies(module: &[u8]) -> Vec<String> {
+    const KEY: &[u8] = b"\0depends=";
+    let Some(at) = module.windows(KEY.len()).position(|window| window == KEY) else {
+        return Vec::new();
+    };
+    let value = &module[at + KEY.len()..];
+    let end = value.iter().position(|octet| *octet == 0).unwrap_or(0);
+    String::from_utf8_lossy(&value[..end])
+        .split(',')
+        .filter(|name| !name.is_empty())
+        .map(|name| name.replace('-', "_"))
+        .collect()
+}
+
 /// The first file below a folder whose name is wanted.
 fn find(folder: &Path, wanted: impl Fn(&str) -> bool) -> Result<PathBuf> {
     let mut folders = vec![folder.to_owned()];
@@ -291,7 +360,14 @@ fn guest_root() -> Result<PathBuf> {
     for folder in ["bin", "proc", "sys", "run/netns", "dev", "etc"] {
         fs::create_dir_all(root.join(folder))?;
     }
-    let ip = capture(Command::new("sh").args(["-c", "PATH=$PATH:/usr/sbin:/sbin command -v ip"]))?;
+    let mut programs = Vec::new();
+    for name in ["ip", "nft"] {
+        let script = format!("PATH=$PATH:/usr/sbin:/sbin command -v {name}");
+        let path = capture(Command::new("sh").args(["-c", &script]))?;
+        let path = PathBuf::from(path.trim());
+        fs::copy(&path, root.join("bin").join(name))?;
+        programs.push(path);
+    }
     let guest = build::target().join("debug/examples/guest");
     let init = root.join("init");
     command::run(
@@ -301,9 +377,9 @@ fn guest_root() -> Result<PathBuf> {
             .arg("--strip-debug")
             .arg(&guest),
     )?;
-    fs::copy(ip.trim(), root.join("bin/ip"))?;
     let mut libraries = BTreeSet::new();
-    for program in [&guest, Path::new(ip.trim())] {
+    programs.push(guest);
+    for program in &programs {
         let linked = capture(Command::new("ldd").arg(program))?;
         libraries.extend(paths(&linked).map(str::to_owned));
     }
@@ -364,6 +440,13 @@ mod tests {
         let depends = "linux-image-amd64\n  Depends: linux-image-6.1.0-50-amd64\n";
         assert_eq!(image(depends), Some("linux-image-6.1.0-50-amd64"));
         assert_eq!(image("linux-image-amd64\n"), None);
+    }
+
+    #[test]
+    fn what_a_module_depends_on() {
+        let module = b"\x7fELF..license=GPL\0depends=llc,crc32c-generic\0name=stp\0";
+        assert_eq!(dependencies(module), ["llc", "crc32c_generic"]);
+        assert_eq!(dependencies(b"\0depends=\0"), [""; 0]);
     }
 
     #[test]

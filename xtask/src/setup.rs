@@ -68,6 +68,7 @@ impl Need {
                 "cpio",
                 "xz-utils",
                 "iproute2",
+                "nftables",
                 "binutils",
             ],
         }

@@ -3,7 +3,7 @@
 mod skb;
 mod xdp;
 
-use sensor_ebpf::{books::Tally, packet::Packet, parse::Parsed};
+use sensor_ebpf::{books::Tally, flow::Direction, packet::Packet, parse::Parsed, skip::Skip};
 
 pub(crate) use self::{
     skb::{AllBytes, SocketBuffer, copy_skb, take_note},
@@ -21,6 +21,11 @@ pub(crate) trait Frame: Packet {
     where
         Self: Sized,
     {
+        None
+    }
+    /// Why the frame is not booked to a device, although it can be read.
+    #[inline(always)]
+    fn aside(&self, _parsed: &Parsed, _direction: Direction) -> Option<Skip> {
         None
     }
 }

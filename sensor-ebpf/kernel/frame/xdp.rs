@@ -110,7 +110,7 @@ impl Frame for LinearFrame {
 impl LinearFrame {
     /// Copies up to `len` octets, at most [`MAX_PAYLOAD`], and gives how many there were.
     ///
-    /// By hand: the helper that does it is not in Linux 5.15.
+    /// By hand, in place: a frame in one buffer needs no helper.
     #[inline(always)]
     pub(crate) fn copy(&self, offset: usize, len: usize, to: &mut [u8; MAX_PAYLOAD]) -> usize {
         const STEP: usize = 8;

@@ -108,6 +108,15 @@ pub(crate) fn notes_refused(ifindex: u32) -> bool {
     }
 }
 
+/// Counts a refused frame on which no note could be written.
+#[inline(always)]
+pub(crate) fn count_note_failed(ifindex: u32) {
+    if let Some(record) = interface(ifindex) {
+        field!(record, notes_failed).add(1);
+        field!(record, answers_failed).add(1);
+    }
+}
+
 /// Counts a refused packet that is not answered because a limit was reached.
 #[inline(always)]
 pub(crate) fn count_silent(ifindex: u32, reason: Silence) {

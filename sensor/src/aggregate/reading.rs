@@ -13,7 +13,7 @@ use sensor_ebpf::{
     answer::limit::Silence,
     books::{
         self, ByDirection as Both, FAMILIES, FAMILY_NAMES, FURTHER_DEVICES, Hit, HitKey,
-        MULTICAST_DEVICE, family_index,
+        MULTICAST_DEVICE, Way, family_index,
     },
     flow::{Direction, FlowKey, FlowRecord, Judgement},
     parse::{Address, Family, Mac, icmp, protocol},
@@ -427,5 +427,7 @@ fn interface((reading, live): &(Box<InterfaceReading>, Both<books::Tally>)) -> I
         silent: Silence::ALL
             .map(|reason| (reason.name(), record.silent[reason as usize]))
             .into(),
+        is_noted: record.way == Way::Note as u64,
+        ..Interface::default()
     }
 }

@@ -217,7 +217,8 @@ fn print_interfaces(out: &mut impl Write, snapshot: &Snapshot) -> io::Result<()>
                 interface.interface.clone(),
                 direction.to_owned(),
                 match hook {
-                    Hook::None => "none: interface is gone".to_owned(),
+                    Hook::None if interface.ifindex == 0 => "none: interface is gone".to_owned(),
+                    Hook::None => "none: see the log".to_owned(),
                     hook => hook.name().to_owned(),
                 },
                 grouped(seen.packets),
@@ -227,7 +228,26 @@ fn print_interfaces(out: &mut impl Write, snapshot: &Snapshot) -> io::Result<()>
             ]);
         }
     }
-    print_table(out, &table, "attached to no interface")
+    print_table(out, &table, "attached to no interface")?;
+    for interface in &snapshot.interfaces {
+        let ways = [
+            interface
+                .driver
+                .as_ref()
+                .map(|driver| format!("driver {driver}")),
+            interface
+                .answers()
+                .map(|way| format!("answers to devices leave at {way}")),
+        ];
+        let ways: Vec<_> = ways.into_iter().flatten().collect();
+        if !ways.is_empty() {
+            writeln!(out, "{:<14}{}", interface.interface, ways.join(", "))?;
+        }
+        for note in &interface.notes {
+            writeln!(out, "{:<14}{note}", interface.interface)?;
+        }
+    }
+    Ok(())
 }
 
 fn print_hits(out: &mut impl Write, snapshot: &Snapshot) -> io::Result<()> {

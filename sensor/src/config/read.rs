@@ -40,22 +40,22 @@ const TOP: RangeInclusive<u32> = 1..=1_000;
 /// The most `[[list]]`.
 const MOST_LISTS: usize = 256;
 
-const HOOKS: [(&str, HookChoice); 4] = [
+const HOOKS: [(&str, HookChoice); 5] = [
     ("auto", HookChoice::Auto),
     ("xdp-native", HookChoice::XdpNative),
     ("xdp-generic", HookChoice::XdpGeneric),
     ("tc", HookChoice::Tc),
+    ("clsact", HookChoice::Clsact),
 ];
 
 /// Words that other tools use for a hook.
-const HOOKS_ELSEWHERE: [(&str, &str); 7] = [
+const HOOKS_ELSEWHERE: [(&str, &str); 6] = [
     ("xdp", "xdp-native"),
     ("native", "xdp-native"),
     ("driver", "xdp-native"),
     ("generic", "xdp-generic"),
     ("skb", "xdp-generic"),
     ("tcx", "tc"),
-    ("clsact", "tc"),
 ];
 
 const CATEGORIES: [(&str, Category); 4] = [
@@ -334,10 +334,13 @@ impl Reader {
         let mut names = Unique::default();
         let sections = self.sections(root, "interface", "[[interface]]");
         for section in sections.iter().flatten() {
-            self.know_keys(section, &["name", "hook"]);
+            self.know_keys(section, &["name", "hook", "ports", "local"]);
             let hook = self
                 .choice(section, "hook", &HOOKS, &HOOKS_ELSEWHERE)
                 .unwrap_or_default();
+            let ports = self.boolean(Some(section), "ports", false);
+            let local = self.boolean(Some(section), "local", false);
+            self.fit_to_ports(section, hook, ports, local);
             let Some((name, span)) =
                 self.required_text(section, "name", "name = \"br-lan\"", value::interface_name)
             else {
@@ -354,7 +357,12 @@ impl Reader {
                 });
                 continue;
             }
-            interfaces.push(Interface { name, hook });
+            interfaces.push(Interface {
+                name,
+                hook,
+                ports,
+                local,
+            });
         }
         if sections.is_some_and(|sections| sections.is_empty()) {
             self.problems.push(Problem {
@@ -367,6 +375,42 @@ impl Reader {
             });
         }
         interfaces
+    }
+
+    /// Complains of keys that contradict `ports`.
+    fn fit_to_ports(
+        &mut self,
+        section: &Section<'_, '_>,
+        hook: HookChoice,
+        ports: bool,
+        local: bool,
+    ) {
+        let mut complain = |key: &str, message: &str, label: &str, help: &str| {
+            self.problems.push(Problem {
+                level: Level::Error,
+                message: message.to_owned(),
+                span: section.get(key).map(toml::Spanned::span),
+                label: label.to_owned(),
+                related: None,
+                help: help.to_owned(),
+            });
+        };
+        if ports && matches!(hook, HookChoice::XdpNative | HookChoice::XdpGeneric) {
+            complain(
+                "hook",
+                "a bridge's ports are watched at TC",
+                "XDP does not see which frames stay in the bridge",
+                "remove `hook`, or write `hook = \"tc\"`",
+            );
+        }
+        if local && !ports {
+            complain(
+                "local",
+                "`local` says something about a bridge's ports, and they are not watched",
+                "without `ports = true`",
+                "add `ports = true`, or remove `local`",
+            );
+        }
     }
 
     fn flow_table(&mut self, root: &Section<'_, '_>) -> FlowTable {

@@ -15,12 +15,16 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 pub(crate) struct Settings {
     /// Interfaces and hooks.
     pub(crate) interfaces: Vec<(String, &'static str)>,
+    /// Further keys of each interface.
+    pub(crate) keys: &'static str,
     /// The pin directory.
     pub(crate) pins: PathBuf,
     /// The state directory.
     pub(crate) state: PathBuf,
     /// The port on the gateway's loopback.
     pub(crate) port: u16,
+    /// How often the tables are read.
+    pub(crate) tick: &'static str,
     /// Whether the programs stay.
     pub(crate) keep_running: bool,
     /// Further tables.
@@ -35,9 +39,11 @@ impl Settings {
                 .iter()
                 .map(|name| ((*name).to_owned(), "auto"))
                 .collect(),
+            keys: "",
             pins: lab.pins(),
             state: lab.gateway.folder.join("state"),
             port: 9617,
+            tick: "100ms",
             keep_running: true,
             more: String::new(),
         }
@@ -55,11 +61,17 @@ impl Settings {
         let interfaces: String = self
             .interfaces
             .iter()
-            .map(|(name, hook)| format!("[[interface]]\nname = \"{name}\"\nhook = \"{hook}\"\n\n"))
+            .map(|(name, hook)| {
+                format!(
+                    "[[interface]]\nname = \"{name}\"\nhook = \"{hook}\"\n{}\n",
+                    self.keys
+                )
+            })
             .collect();
         format!(
-            "{interfaces}[daemon]\ntick = \"100ms\"\nlisten = \"127.0.0.1:{}\"\n\
+            "{interfaces}[daemon]\ntick = \"{}\"\nlisten = \"127.0.0.1:{}\"\n\
              pin_directory = \"{}\"\nstate_directory = \"{}\"\nkeep_running = {}\n\n{}",
+            self.tick,
             self.port,
             self.pins.display(),
             self.state.display(),

@@ -45,21 +45,32 @@ pub(crate) fn far(name: &str) -> String {
 
 /// Sends datagrams of [`DEVICE`] to a documentation address, as uploads at `name`.
 pub(crate) fn upload(host: &Host, name: &str, count: usize) {
-    let frame = datagram();
-    host.enter(|| send(&far(name), &frame, count))
+    let frame = datagram([0x02, 0, 0, 0, 0, 0x01], DEVICE);
+    transmit(host, &far(name), &frame, count);
+}
+
+/// Sends a frame out of an interface, several times.
+pub(crate) fn transmit(host: &Host, interface: &str, frame: &[u8], count: usize) {
+    host.enter(|| send(interface, frame, count))
         .expect("entered")
         .expect("sent");
 }
 
 /// A UDP datagram of 100 octets over IPv4, Ethernet header included.
-fn datagram() -> Vec<u8> {
+pub(crate) fn datagram(to: [u8; 6], from: [u8; 6]) -> Vec<u8> {
+    datagram_for([198, 51, 100, 10], to, from)
+}
+
+/// As [`datagram`], for another IPv4 address.
+pub(crate) fn datagram_for(address: [u8; 4], to: [u8; 6], from: [u8; 6]) -> Vec<u8> {
     let mut frame = Vec::new();
-    frame.extend([0x02, 0, 0, 0, 0, 0x01]);
-    frame.extend(DEVICE);
+    frame.extend(to);
+    frame.extend(from);
     frame.extend([0x08, 0x00]);
     let mut header = [
         0x45, 0, 0, 86, 0, 0, 0, 0, 64, 17, 0, 0, 192, 168, 77, 31, 198, 51, 100, 10,
     ];
+    header[16..].copy_from_slice(&address);
     let sum: u32 = header
         .as_chunks::<2>()
         .0
@@ -107,7 +118,7 @@ fn send(interface: &str, frame: &[u8], count: usize) -> io::Result<()> {
     Ok(())
 }
 
-fn index(interface: &str) -> io::Result<u32> {
+pub(crate) fn index(interface: &str) -> io::Result<u32> {
     let name = CString::new(interface)?;
     // SAFETY: the name ends with a zero octet.
     match unsafe { libc::if_nametoindex(name.as_ptr()) } {
@@ -146,7 +157,11 @@ pub(crate) fn tc(host: &Host, name: &str) -> usize {
         .into_iter()
         .map(|direction| {
             let text = host.run(&format!("tc filter show dev {name} {direction}"));
-            text.expect("`tc`").lines().count()
+            // Each priority's filters come behind a line of their own.
+            let text = text.expect("`tc`");
+            text.lines()
+                .filter(|line| line.contains(" handle "))
+                .count()
         })
         .sum();
     let links: u32 = host
@@ -162,7 +177,7 @@ pub(crate) fn tc(host: &Host, name: &str) -> usize {
 }
 
 const BPF_PROG_QUERY: i32 = 16;
-const BPF_TCX_INGRESS: u32 = 46;
+pub(crate) const BPF_TCX_INGRESS: u32 = 46;
 const BPF_TCX_EGRESS: u32 = 47;
 
 /// The part of `union bpf_attr` that asks for programs.
@@ -179,6 +194,29 @@ struct Query {
     more: [u64; 4],
 }
 
+/// The programs that links hold at an interface's TC; none on a kernel that has no such links.
+pub(crate) fn tcx_programs(host: &Host, name: &str) -> Vec<u32> {
+    host.enter(|| {
+        let index = index(name).expect("the interface");
+        let mut programs = Vec::new();
+        for hook in [BPF_TCX_INGRESS, BPF_TCX_EGRESS] {
+            let mut ids = [0_u32; 64];
+            let mut query = Query {
+                ifindex: index,
+                attach_type: hook,
+                program_ids: ids.as_mut_ptr() as u64,
+                count: 64,
+                ..Query::default()
+            };
+            if ask(&mut query).is_ok() {
+                programs.extend(&ids[..query.count as usize]);
+            }
+        }
+        programs
+    })
+    .expect("entered")
+}
+
 /// How many programs there are; none on a kernel that does not know the hook.
 fn attached(ifindex: u32, attach_type: u32) -> u32 {
     let mut query = Query {
@@ -186,20 +224,27 @@ fn attached(ifindex: u32, attach_type: u32) -> u32 {
         attach_type,
         ..Query::default()
     };
-    // SAFETY: the kernel reads and writes the attributes within the length that goes with them;
-    // no pointer in them is set.
+    match ask(&mut query) {
+        Ok(()) => query.count,
+        // Older than 6.6.
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => 0,
+        Err(error) => panic!("the kernel does not say what is attached: {error:?}"),
+    }
+}
+
+fn ask(query: &mut Query) -> io::Result<()> {
+    // SAFETY: the kernel reads and writes the attributes within the length that goes with them, and
+    // as many program numbers as there is room for.
     let status = unsafe {
         libc::syscall(
             libc::SYS_bpf,
             BPF_PROG_QUERY,
-            std::ptr::from_mut(&mut query),
+            std::ptr::from_mut(query),
             size_of::<Query>(),
         )
     };
-    match (status, io::Error::last_os_error().raw_os_error()) {
-        (0, _) => query.count,
-        // Older than 6.6.
-        (_, Some(libc::EINVAL)) => 0,
-        (_, error) => panic!("the kernel does not say what is attached: {error:?}"),
+    match status {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }

@@ -1,7 +1,11 @@
 //! The pinned tables, read in place.
 
 use std::{
-    collections::HashMap, mem::offset_of, path::Path, sync::atomic::Ordering, time::Duration,
+    collections::{HashMap, HashSet},
+    mem::offset_of,
+    path::Path,
+    sync::atomic::Ordering,
+    time::Duration,
 };
 
 use aya::maps::{Array, HashMap as KernelHashMap, Map, MapData};
@@ -15,7 +19,7 @@ use sensor_ebpf::{
 
 use super::{
     Error,
-    load::pinned,
+    pins::pinned,
     table::{Access, Raw, Table},
 };
 use crate::record::{self, Clock, DeviceReading, InterfaceReading, Record, Tables};
@@ -214,6 +218,13 @@ impl Books {
         (0..self.interfaces.len())
             .map(|number| (number, self.interfaces.read(number)))
             .filter(|(_, record)| record.name[0] != 0)
+    }
+
+    /// The records of interfaces to which live flows belong.
+    pub(super) fn interfaces_of_flows(&self) -> HashSet<u32> {
+        self.live_flows()
+            .map(|(_, record)| record.interface)
+            .collect()
     }
 
     /// The names of all policies that ever had an identity.

@@ -1,8 +1,8 @@
 //! What a jiffy is.
 //!
 //! The kernel stamps flows with jiffies because reading them costs nothing. How many make a second
-//! is a build option of the kernel that no file tells; the program `clock` gives both of its
-//! clocks at once, and two such readings give the rate.
+//! is a build option of the kernel that no file tells on every kernel; the program `clock` gives both of its
+//! clocks at once, and two such readings, each at the beginning of a jiffy, give the rate.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -11,8 +11,18 @@ use aya::programs::{TestRun as _, TestRunOptions, Xdp};
 use super::Error;
 use crate::record::Clock;
 
-/// The values `CONFIG_HZ` can have.
-const RATES: [u64; 6] = [24, 48, 100, 250, 300, 1000];
+/// The values `CONFIG_HZ` can have: those of kernel/Kconfig.hz, and what alpha, arm and mips choose
+/// themselves.
+const RATES: [u64; 14] = [
+    24, 32, 48, 64, 100, 128, 200, 250, 256, 300, 500, 1000, 1024, 1200,
+];
+
+/// How far a measured rate may be from one of [`RATES`]: the closest two are 2.3 percent apart.
+const TOLERANCE: f64 = 0.008;
+
+/// How long it is measured at first, and at most.
+const SHORTEST: Duration = Duration::from_millis(60);
+const LONGEST: Duration = Duration::from_secs(1);
 
 /// Both clocks of the kernel at one moment.
 #[derive(Clone, Copy)]
@@ -53,14 +63,84 @@ pub(super) fn now(program: &Xdp, hz: u64) -> Result<(u64, Clock), Error> {
     Ok((reading.jiffies, Clock { hz, epoch_millis }))
 }
 
-/// Measures how many jiffies make a second; takes about 60 ms.
+/// Measures how many jiffies make a second; takes about 100 ms, and up to [`LONGEST`] where the machine
+/// is busy.
 pub(super) fn rate(program: &Xdp) -> Result<u64, Error> {
-    let first = read(program)?;
-    std::thread::sleep(Duration::from_millis(60));
-    let second = read(program)?;
-    let jiffies = second.jiffies - first.jiffies;
-    let nanoseconds = (second.nanoseconds - first.nanoseconds).max(1);
+    let first = edge(program)?;
+    let mut measured = SHORTEST;
+    loop {
+        std::thread::sleep(measured);
+        let (rate, is_certain) = nearest(first, edge(program)?);
+        if is_certain || measured >= LONGEST {
+            return Ok(rate);
+        }
+        measured *= 2;
+    }
+}
+
+/// Both clocks at the moment at which a jiffy begins: between two such moments lie whole jiffies.
+fn edge(program: &Xdp) -> Result<Reading, Error> {
+    /// A jiffy is 42 ms at most.
+    const POLLS: usize = 1000;
+    const POLL: Duration = Duration::from_micros(50);
+
+    let before = read(program)?;
+    for _ in 0..POLLS {
+        let now = read(program)?;
+        if now.jiffies != before.jiffies {
+            return Ok(now);
+        }
+        std::thread::sleep(POLL);
+    }
+    read(program)
+}
+
+/// The rate that is nearest to what two readings give, and whether it can be no other.
+fn nearest(first: Reading, second: Reading) -> (u64, bool) {
+    let jiffies = second.jiffies.saturating_sub(first.jiffies);
+    let nanoseconds = second.nanoseconds.saturating_sub(first.nanoseconds).max(1);
     let measured = jiffies as f64 * 1e9 / nanoseconds as f64;
-    let nearest = |rate: &u64| ((*rate as f64 / measured.max(1.0)).ln().abs() * 1e6) as u64;
-    Ok(RATES.into_iter().min_by_key(nearest).unwrap_or(250))
+    let distance = |rate: u64| (rate as f64 / measured.max(1.0)).ln().abs();
+    let rate = RATES
+        .into_iter()
+        .min_by(|one, other| distance(*one).total_cmp(&distance(*other)))
+        .unwrap_or(250);
+    (rate, distance(rate) < TOLERANCE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_rate_is_told_from_its_neighbours() {
+        for rate in RATES {
+            // Readings that are up to a fifth of a millisecond behind their edge.
+            for late in [-200_000_i64, 0, 200_000] {
+                let jiffies = (rate * 60).div_ceil(1000).max(2);
+                let exact = (jiffies * 1_000_000_000 / rate) as i64;
+                let first = Reading {
+                    jiffies: 4_294_937_296,
+                    nanoseconds: 1_000_000_000,
+                };
+                let second = Reading {
+                    jiffies: first.jiffies + jiffies,
+                    nanoseconds: (first.nanoseconds as i64 + exact + late) as u64,
+                };
+                assert_eq!(nearest(first, second), (rate, true), "{late}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_lies_between_two_rates_is_not_certain() {
+        let at = |jiffies, nanoseconds| Reading {
+            jiffies,
+            nanoseconds,
+        };
+        let (_, is_certain) = nearest(at(0, 0), at(1012, 1_000_000_000));
+        assert!(!is_certain);
+        let (_, is_certain) = nearest(at(5, 0), at(5, 0));
+        assert!(!is_certain);
+    }
 }

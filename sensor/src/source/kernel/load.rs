@@ -11,7 +11,7 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, IterableMap as _, Map, MapData, Queue},
+    maps::{Array, IterableMap as _, MapData, Queue},
     programs::Xdp,
 };
 use rustix::rand::{GetRandomFlags, getrandom};
@@ -22,10 +22,11 @@ use sensor_ebpf::{
 
 use super::{
     Error,
-    attach::{self, Attached},
+    attach::{Attached, Attachments, Means},
     books::{Books, FlowLine},
     clock,
     lock::TablesLock,
+    pins::{self, pinned},
     policy::{self, DeviceRules, Installed},
     preflight, reap,
     ring::{Messages, Samples},
@@ -73,11 +74,11 @@ pub struct Kernel {
     programs: Ebpf,
     books: Books,
     free_slots: Queue<MapData, u32>,
-    attached: Vec<Attached>,
+    attachments: Attachments,
     pin_directory: PathBuf,
     hz: u64,
     tables_made: bool,
-    _lock: TablesLock,
+    lock: TablesLock,
 }
 
 impl Kernel {
@@ -109,11 +110,11 @@ impl Kernel {
             programs,
             books,
             free_slots,
-            attached: Vec::new(),
+            attachments: Attachments::new()?,
             pin_directory: directory.clone(),
             hz,
             tables_made,
-            _lock: lock,
+            lock,
         };
         reap::recover(&kernel.books, &mut kernel.free_slots)?;
         Ok(kernel)
@@ -129,30 +130,65 @@ impl Kernel {
     /// # Errors
     ///
     /// Why the interface cannot be had: absent, taken, or without the wanted hook.
-    pub fn attach(&mut self, interface: &Interface) -> Result<&Attached, Error> {
-        let attached = attach::attach(
-            &mut self.programs,
-            &self.books,
-            &self.pin_directory,
-            interface,
-        )?;
-        self.attached
-            .retain(|other| other.interface != attached.interface);
-        self.attached.push(attached);
-        Ok(self.attached.last().expect("just pushed"))
+    pub fn attach(&mut self, interface: &Interface) -> Result<(), Error> {
+        let (attachments, means) = self.parts();
+        attachments.start(means, interface)
     }
 
-    /// Forgets an interface that went away. What was counted there stays in the books.
-    pub fn lost(&mut self, interface: &str) {
-        self.attached
-            .retain(|attached| attached.interface != interface);
-        attach::forget(&self.books, &self.pin_directory, interface);
+    /// Compares what the kernel has on interfaces with what should be there, and puts back what is
+    /// missing: programs, and pins. What cannot be had is logged once.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be looked at: nothing was changed.
+    pub fn look(&mut self, wanted: &[Interface]) -> Result<(), Error> {
+        let (attachments, means) = self.parts();
+        attachments.look(means, wanted)
+    }
+
+    /// Pins again what is not pinned any more: a map that has no pin ends with this process.
+    ///
+    /// # Errors
+    ///
+    /// When nothing can be pinned there.
+    pub fn keep_pins(&mut self) -> Result<(), Error> {
+        let directory = &self.pin_directory;
+        let maps = self.programs.maps();
+        let maps: Vec<_> = maps.filter(|(name, _)| PINNED.contains(name)).collect();
+        let again = pins::restore(directory, &maps, &self.attachments.links(directory))?;
+        if again.is_empty() {
+            return Ok(());
+        }
+        // Where the folder itself was removed, the lock is on one that nobody finds any more.
+        if !self.lock.is_on(directory) {
+            self.lock = TablesLock::take(directory)?;
+        }
+        tracing::warn!(
+            "pins were missing at {} and are there again: {}",
+            directory.display(),
+            again.join(", ")
+        );
+        Ok(())
+    }
+
+    fn parts(&mut self) -> (&mut Attachments, Means<'_>) {
+        let means = Means {
+            object: &mut self.programs,
+            books: &self.books,
+            directory: &self.pin_directory,
+        };
+        (&mut self.attachments, means)
     }
 
     /// Makes what an earlier start left fit the configuration: programs on interfaces that are not
     /// in it any more come off.
-    pub fn tidy(&mut self, config: &Config) {
-        attach::tidy(&self.books, &self.pin_directory, config);
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not list the interfaces: nothing was changed.
+    pub fn tidy(&mut self, config: &Config) -> Result<(), Error> {
+        let (attachments, means) = self.parts();
+        attachments.tidy(means, &config.interfaces)
     }
 
     /// Counts a reload, applied or refused.
@@ -160,27 +196,14 @@ impl Kernel {
         self.books.count_reload(applied);
     }
 
-    /// Takes the programs off an interface that is not to be watched any more.
-    pub fn detach(&mut self, interface: &str) {
-        if let Some(attached) = self
-            .attached
-            .iter()
-            .find(|attached| attached.interface == interface)
-        {
-            attach::detach(&self.books, &self.pin_directory, attached);
-        }
-        self.release(interface);
-    }
-
-    /// Lets go of an interface without touching its programs, so that it can be attached anew.
-    pub fn release(&mut self, interface: &str) {
-        self.attached
-            .retain(|attached| attached.interface != interface);
-    }
-
     /// The interfaces that have programs.
     pub fn attached(&self) -> &[Attached] {
-        &self.attached
+        self.attachments.attached()
+    }
+
+    /// Whether every wanted interface has every program that it should, as of the last look.
+    pub fn is_whole(&self) -> bool {
+        self.attachments.is_whole()
     }
 
     /// Puts a policy in force: old or new at every moment, never neither and never both. `learned`
@@ -447,7 +470,7 @@ fn discard_unusable(directory: &Path) -> io::Result<()> {
             directory.display()
         ),
     }
-    attach::remove_pins(directory)
+    pins::remove_all(directory)
 }
 
 /// Fills the queues and writes the settings of tables that were just made; says whether they were.
@@ -529,11 +552,4 @@ pub(super) fn fill(
 
 fn queue(directory: &Path, map: &'static str) -> Result<Queue<MapData, u32>, Error> {
     Queue::try_from(pinned(directory, map)?).map_err(|source| Error::Map { map, source })
-}
-
-/// A pinned map, of the type the kernel says it is.
-pub(super) fn pinned(directory: &Path, map: &'static str) -> Result<Map, Error> {
-    MapData::from_pin(directory.join(map))
-        .and_then(Map::from_map_data)
-        .map_err(|source| Error::Map { map, source })
 }

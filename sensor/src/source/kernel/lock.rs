@@ -5,7 +5,10 @@ use std::{
     io,
     os::{
         linux::net::SocketAddrExt as _,
-        unix::net::{SocketAddr, UnixListener, UnixStream},
+        unix::{
+            fs::MetadataExt as _,
+            net::{SocketAddr, UnixListener, UnixStream},
+        },
     },
     path::Path,
 };
@@ -56,7 +59,7 @@ fn holder(address: &SocketAddr) -> String {
 
 /// Holds a set of pinned tables for this process while it lives.
 pub(super) struct TablesLock {
-    _directory: File,
+    directory: File,
 }
 
 impl TablesLock {
@@ -67,7 +70,7 @@ impl TablesLock {
         };
         let file = File::open(directory).map_err(refused)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Self { _directory: file }),
+            Ok(()) => Ok(Self { directory: file }),
             Err(Errno::WOULDBLOCK) => Err(Error::TablesInUse {
                 path: directory.to_owned(),
                 holder: holder_of_lock(&file),
@@ -75,12 +78,18 @@ impl TablesLock {
             Err(errno) => Err(refused(errno.into())),
         }
     }
+
+    /// Whether the lock is on the folder of this name, and not on one that was removed.
+    pub(super) fn is_on(&self, directory: &Path) -> bool {
+        let of = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
+        let held = self.directory.metadata().map(of);
+        let there = directory.metadata().map(of);
+        matches!((held, there), (Ok(held), Ok(there)) if held == there)
+    }
 }
 
 /// The process that holds the lock on a file, from /proc/locks.
 fn holder_of_lock(file: &File) -> String {
-    use std::os::unix::fs::MetadataExt as _;
-
     let inode = file
         .metadata()
         .map(|metadata| metadata.ino())

@@ -1,17 +1,22 @@
 //! The kernel's side: the only module that names `aya`.
 //!
-//! `load` makes or adopts the pinned maps · `attach` puts programs on interfaces ·
-//! `links` tells when they come and go · `books` reads
-//! the tables · `reap` takes the last counts of idle flows · `policy` is the one place that writes
+//! `load` makes or adopts the maps · `pins` are where they and the links are kept · `attach` puts programs
+//! on interfaces and sees that they stay · `links` are the interfaces there are, and tells when they come
+//! and go, `driver` what drives them, `flowtables` what goes past them · `netlink` and `calls` ask the kernel · `books` reads the tables · `reap` takes the last counts of idle flows · `policy` is the one place that writes
 //! policy down · `ring` drains samples · `verdicts` writes those on names · `clock` tells jiffies from time · `lock` keeps a second
 //! instance out · `run` runs the programs over frames of a capture · `preflight` turns what the system lacks into a sentence.
 
 mod attach;
 mod books;
+mod calls;
 mod clock;
+mod driver;
+mod flowtables;
 mod links;
 mod load;
 mod lock;
+mod netlink;
+mod pins;
 mod policy;
 pub mod preflight;
 mod reap;
@@ -22,9 +27,10 @@ mod verdicts;
 
 use std::{io, path::PathBuf};
 
-pub use attach::{Attached, available, ifindex, unload};
+pub use attach::{Attached, available, counted_twice, ifindex, unload};
 pub use books::{Books, FlowLine};
-pub use links::LinkChanges;
+pub use driver::driver;
+pub use links::{Link, LinkChanges, Links};
 pub use load::Kernel;
 pub use policy::{DeviceRules, Installed};
 pub use ring::{Messages, Samples};
@@ -72,11 +78,14 @@ pub enum Error {
         missing: String,
     },
     /// Kernel too old.
-    #[error("this kernel is {found}; the sensor needs Linux 5.15 or newer")]
+    #[error("this kernel is {found}; the sensor needs Linux 6.1 or newer")]
     KernelTooOld {
         /// Its release.
         found: String,
     },
+    /// Another order of bytes.
+    #[error("this machine is big-endian; the sensor runs on little-endian ones only")]
+    BigEndian,
     /// Somebody else has the pin directory.
     #[error(
         "another sensor (process {holder}) uses the tables at {}: stop it first, or give this one \
@@ -130,9 +139,35 @@ pub enum Error {
         /// The kernel's reason.
         reason: String,
     },
+    /// A program cannot be attached, for a reason that is not the interface's.
+    #[error("interface {interface}: a program cannot be attached: {source}; it is tried again")]
+    Attach {
+        /// The interface.
+        interface: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// What is attached to an interface cannot be looked at.
+    #[error(
+        "interface {interface}: what is attached to it cannot be looked at: {source}; nothing was changed"
+    )]
+    Look {
+        /// The interface.
+        interface: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// Its ports are to be watched, and it has none.
+    #[error(
+        "interface {interface} is no bridge: `ports = true` is about the ports of one; leave it out to watch the interface itself"
+    )]
+    NoBridge {
+        /// The interface.
+        interface: String,
+    },
     /// Too many interfaces.
     #[error(
-        "the sensor has been on {limit} interfaces since its tables were made, which is all it has room for: `sensor unload` makes room, and starts the counters at zero"
+        "the sensor is on {limit} interfaces, or flows of those that are gone are not over yet: there is room for no more"
     )]
     TooManyInterfaces {
         /// How many.
@@ -223,8 +258,20 @@ fn grace_period() {
     const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
     // SAFETY: the call takes no pointer.
     let status = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) };
-    if status != 0 {
-        // Refused on a nohz_full kernel: a program runs for microseconds, this waits a million.
+    // Refused on a nohz_full kernel.
+    if status != 0 || is_one_preemptible_cpu() {
+        // A program runs for microseconds, this waits a million.
         std::thread::sleep(std::time::Duration::from_secs(1));
     }
+}
+
+/// Whether programs can be interrupted by this process on the only CPU there is.
+///
+/// `membarrier` waits for nothing where one CPU is online: elsewhere a program runs there to its end
+/// before any process goes on, but not under PREEMPT_RT.
+fn is_one_preemptible_cpu() -> bool {
+    // SAFETY: the call takes no pointer.
+    let online = unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) };
+    let version = rustix::system::uname();
+    online == 1 && version.version().to_string_lossy().contains("PREEMPT_RT")
 }

@@ -27,7 +27,7 @@ use super::{
     Error,
     books::Books,
     grace_period,
-    load::pinned,
+    pins::pinned,
     table::{Access, Raw, Table},
 };
 use crate::policy::{Compiled, NameTable};

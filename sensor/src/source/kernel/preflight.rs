@@ -7,15 +7,18 @@ use rustix::{
     system::uname,
     thread::{CapabilitySet, capabilities},
 };
+use sensor_ebpf::books::Way;
 
-use super::Error;
+use super::{Books, Error};
+use crate::model::{ByDirection, Hook, Interface};
 
 /// The file system magic of bpffs (linux/magic.h).
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
 
-/// The oldest kernel that is supported: `bpf_loop`-free programs, BPF links for XDP, bounded
-/// loops, and ring buffers are all older; arm64's JIT of what the programs use is not.
-const OLDEST: (u32, u32) = (5, 15);
+/// The oldest kernel that is supported: the oldest that the tests boot, and the first long-term one
+/// whose arm64 JIT has all atomic operations (5.18) and whose XDP takes frames in several buffers
+/// (5.18).
+const OLDEST: (u32, u32) = (6, 1);
 
 /// One thing that was looked at, for `sensor doctor`.
 #[derive(Debug)]
@@ -28,6 +31,7 @@ pub struct Finding {
 
 /// Everything the daemon needs, or the first sentence about what is missing.
 pub fn check(pin_directory: &Path) -> Result<(), Error> {
+    machine()?;
     kernel()?;
     privilege()?;
     bpffs(pin_directory)
@@ -37,6 +41,10 @@ pub fn check(pin_directory: &Path) -> Result<(), Error> {
 pub fn examine(pin_directory: &Path, interfaces: &[&str]) -> Vec<Finding> {
     let say = |result: Result<String, Error>| result.map_err(|error| error.to_string());
     let mut findings = vec![
+        Finding {
+            what: "machine",
+            result: say(machine()),
+        },
         Finding {
             what: "kernel",
             result: say(kernel()),
@@ -62,9 +70,53 @@ pub fn examine(pin_directory: &Path, interfaces: &[&str]) -> Vec<Finding> {
     ];
     findings.extend(interfaces.iter().map(|name| Finding {
         what: "interface",
-        result: say(super::attach::ifindex(name).map(|index| format!("{name} is number {index}"))),
+        result: say(
+            super::attach::ifindex(name).map(|index| interface(pin_directory, name, index)),
+        ),
     }));
     findings
+}
+
+/// An interface, its driver, and the way of answers where a sensor has programs on it.
+fn interface(pin_directory: &Path, name: &str, index: u32) -> String {
+    let mut text = format!("{name} is number {index}");
+    match super::driver(name) {
+        Some(driver) => text += &format!(", its driver is {driver}"),
+        None => text += ", and its driver does not tell its name",
+    }
+    let record = Books::look(pin_directory).ok().and_then(|books| {
+        let mut records = books.interface_records();
+        records.find(|(_, record)| super::books::text(&record.name) == name)
+    });
+    let interface = record.map(|(_, record)| {
+        let [upload, download] = record.hooks.map(Hook::from_number);
+        Interface {
+            hooks: ByDirection { upload, download },
+            is_noted: record.way == Way::Note as u64,
+            ..Interface::default()
+        }
+    });
+    if let Some(way) = interface.as_ref().and_then(Interface::answers) {
+        text += &format!("; answers to devices leave at {way}");
+    }
+    text
+}
+
+/// What the programs run on: records are read as little-endian, and where the JIT does not know an
+/// atomic addition, the kernel interprets whole programs.
+fn machine() -> Result<String, Error> {
+    if cfg!(target_endian = "big") {
+        return Err(Error::BigEndian);
+    }
+    let machine = uname().machine().to_string_lossy().into_owned();
+    Ok(match machine.as_str() {
+        "x86_64" | "aarch64" => format!("{machine}, little-endian"),
+        arm if arm.starts_with("arm") => format!(
+            "{machine}: the kernel's JIT for 32-bit ARM has no atomic addition and interprets the \
+             programs, which costs several times as much for each packet; a 64-bit kernel does not"
+        ),
+        other => format!("{other}, little-endian; the tests run on x86_64 and aarch64 alone"),
+    })
 }
 
 fn kernel() -> Result<String, Error> {
@@ -121,7 +173,7 @@ fn resets() -> Result<String, String> {
     )
 }
 
-fn bpffs(pin_directory: &Path) -> Result<(), Error> {
+pub(super) fn bpffs(pin_directory: &Path) -> Result<(), Error> {
     // The directory itself may not be there yet: its nearest ancestor tells the file system.
     let nearest = pin_directory
         .ancestors()

@@ -13,7 +13,7 @@ use sensor_ebpf::{
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
-use super::{Error, load::pinned};
+use super::{Error, pins::pinned};
 use crate::record::{Record, Sample};
 
 /// Samples on their way from the kernel. The descriptor is readable while some wait.

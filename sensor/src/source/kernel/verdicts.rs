@@ -16,7 +16,7 @@ use sensor_ebpf::{
 
 use super::{
     Error,
-    load::pinned,
+    pins::pinned,
     table::{Access, Table},
 };
 use crate::hearing::Ruling;

@@ -1,0 +1,166 @@
+//! One interface: what it has not is put there, and what it has is looked after.
+
+use super::{
+    Attached,
+    place::Place,
+    seat::{Role, Seat, Standing},
+    target::Target,
+};
+use crate::{
+    config::HookChoice,
+    model::Hook,
+    source::kernel::{Error, books::Books, links::Link},
+};
+
+/// Puts on an interface what it has not, and looks after what it has; why something is missing.
+pub(super) fn fill(
+    attached: &mut Attached,
+    mut place: Place<'_>,
+    target: &Target<'_>,
+    (not_xdp, mut notes): (Option<String>, Vec<String>),
+    books: &Books,
+) -> Vec<Error> {
+    let mut errors = Vec::new();
+    let recorded = attached
+        .number
+        .map(|number| books.interfaces.read(number).hooks[0]);
+    let mut upload_before = recorded.map_or(Hook::None, Hook::from_number);
+    let sound = look_after(attached, &mut place, target.link, Role::Upload, &mut notes);
+    let missing = match sound {
+        Ok(missing) => missing,
+        Err(error) => {
+            errors.push(error);
+            None
+        }
+    };
+    if missing.is_some() {
+        upload_before = attached
+            .take(Role::Upload)
+            .map_or(Hook::None, |seat| seat.hook);
+    }
+    let at_xdp = attached.hook(Role::Upload) == Hook::XdpNative;
+    let is_blinded = target.choice == HookChoice::Auto && at_xdp && not_xdp.is_some();
+    let is_other = |seat: &Seat, program| {
+        matches!(seat.hook, Hook::Tcx | Hook::Clsact) && seat.program != program
+    };
+    let is_changed = attached.choice != target.choice || is_blinded;
+    let needs = |seat: Option<&Seat>, program| {
+        seat.is_none_or(|seat| is_changed || is_other(seat, program))
+    };
+    if let Some(program) = target.upload()
+        && needs(attached.seat(Role::Upload), program)
+    {
+        match place.seat_upload((target.choice, program), upload_before, not_xdp) {
+            Ok(seat) => {
+                say_put_back(&place, &seat, missing.as_deref());
+                attached.take(Role::Upload);
+                attached.seats.push(seat);
+                attached.choice = target.choice;
+            }
+            Err(error) => errors.push(error),
+        }
+    }
+
+    let by_filter = target.choice == HookChoice::Clsact;
+    let wanted = target.beside(attached.hook(Role::Upload), attached.way);
+    for (role, program) in &wanted {
+        let mut missing = None;
+        match look_after(attached, &mut place, target.link, *role, &mut notes) {
+            Ok(reason) => missing = reason,
+            Err(error) => errors.push(error),
+        }
+        if missing.is_some() {
+            attached.take(*role);
+        }
+        let is_as_wanted = attached.seat(*role).is_some_and(|seat| {
+            seat.program == *program && (seat.hook == Hook::Clsact || !by_filter)
+        });
+        if is_as_wanted {
+            continue;
+        }
+        match place.seat_tc(*role, program, by_filter) {
+            Ok(seat) => {
+                say_put_back(&place, &seat, missing.as_deref());
+                attached.take(*role);
+                attached.seats.push(seat);
+            }
+            Err(error) => errors.push(error),
+        }
+    }
+    let is_unwanted = |seat: &mut Seat| {
+        seat.role != Role::Upload && !wanted.iter().any(|(role, _)| *role == seat.role)
+    };
+    for seat in attached.seats.extract_if(.., is_unwanted) {
+        place.unseat(&seat);
+    }
+    // Of some kinds of filters several are listed that are one to a person.
+    notes.dedup();
+    for note in &notes {
+        if !attached.notes.contains(note) {
+            tracing::warn!("interface {}: {note}", attached.interface);
+        }
+    }
+    attached.notes = notes;
+    errors
+}
+
+fn say_put_back(place: &Place<'_>, seat: &Seat, missing: Option<&str>) {
+    if let Some(reason) = missing {
+        tracing::warn!(
+            "interface {}: the {} program was missing ({reason}); it is there again, at {}",
+            place.name,
+            seat.role.name(),
+            seat.hook.name()
+        );
+    }
+}
+
+/// Looks whether a program that was put on an interface is there, and whether somebody stands before
+/// it: then it is put first, once. Gives why it is missing.
+fn look_after(
+    attached: &mut Attached,
+    place: &mut Place<'_>,
+    link: &Link,
+    role: Role,
+    notes: &mut Vec<String>,
+) -> Result<Option<String>, Error> {
+    let Some(at) = attached.seats.iter().position(|seat| seat.role == role) else {
+        return Ok(None);
+    };
+    let standing = |place: &mut Place<'_>, seat: &Seat| {
+        place.standing(seat, link).map_err(|source| Error::Look {
+            interface: place.name.to_owned(),
+            source,
+        })
+    };
+    let (mut before, can_move) = match standing(place, &attached.seats[at])? {
+        Standing::Missing(reason) => return Ok(Some(reason)),
+        Standing::Sound { before, can_move } => (before, can_move),
+    };
+    let seat = &attached.seats[at];
+    if !before.is_empty() && can_move && !seat.moved {
+        let (program, by_filter) = (seat.program, seat.hook == Hook::Clsact);
+        place.unseat(seat);
+        let mut seat = place.seat_tc(role, program, by_filter)?;
+        seat.moved = true;
+        tracing::warn!(
+            "interface {}: {} came before the {} program, which was put first again",
+            place.name,
+            before.join(", "),
+            role.name()
+        );
+        attached.seats[at] = seat;
+        before = match standing(place, &attached.seats[at])? {
+            Standing::Missing(reason) => return Ok(Some(reason)),
+            Standing::Sound { before, .. } => before,
+        };
+    }
+    notes.extend(before.iter().map(|other| {
+        format!(
+            "{other} stands before the {} program: what it drops, redirects or ends the chain with \
+             (TCX_PASS, TC_ACT_OK) is neither counted nor filtered",
+            role.name()
+        )
+    }));
+    Ok(None)
+}

@@ -1,0 +1,162 @@
+//! Programs on interfaces: which are wanted, what the kernel has, and what is done about the difference.
+//!
+//! `target` says what is wanted where · `watch` looks at all interfaces, `fill` at one · `seat` is one program
+//! on one interface, and whether it still is there · `place`, `xdp` and `tc` put it there · `records` are
+//! where it books to · `ports` is what programs at bridges' ports are told. Nothing here is remembered that
+//! the kernel can be asked.
+
+mod fill;
+mod place;
+mod ports;
+mod records;
+mod seat;
+mod target;
+mod tc;
+mod watch;
+mod xdp;
+
+use std::{ffi::CString, fs, io, path::Path};
+
+use aya::Ebpf;
+use sensor_ebpf::books::Way;
+
+use super::{
+    Error,
+    books::{Books, are_there, text},
+    links::Links,
+    lock::{InterfaceLock, TablesLock},
+    netlink::Netlink,
+    pins, preflight,
+};
+use crate::{
+    config::{Config, HookChoice},
+    model::Hook,
+};
+use place::{Place, sweep_filters};
+use seat::{Role, Seat};
+
+pub use target::counted_twice;
+pub(super) use watch::Attachments;
+
+/// The number of an interface in this process's network namespace.
+///
+/// # Errors
+///
+/// [`Error::NoInterface`] when there is none of that name; any other when it cannot be known.
+pub fn ifindex(interface: &str) -> Result<u32, Error> {
+    let missing = || Error::NoInterface {
+        interface: interface.to_owned(),
+    };
+    let name = CString::new(interface).map_err(|_| missing())?;
+    // SAFETY: the name is a string that ends with a zero.
+    match unsafe { libc::if_nametoindex(name.as_ptr()) } {
+        0 => {
+            let source = io::Error::last_os_error();
+            match source.raw_os_error() {
+                Some(libc::ENODEV) => Err(missing()),
+                _ => Err(Error::System {
+                    what: "the interface cannot be looked up",
+                    source,
+                }),
+            }
+        }
+        index => Ok(index),
+    }
+}
+
+/// Whether another sensor has the tables or one of the interfaces; asked before anything is touched.
+///
+/// # Errors
+///
+/// Who it is.
+pub fn available(config: &Config) -> Result<(), Error> {
+    for interface in &config.interfaces {
+        InterfaceLock::take(&interface.name)?;
+    }
+    if config.daemon.pin_directory.is_dir() {
+        TablesLock::take(&config.daemon.pin_directory)?;
+    }
+    Ok(())
+}
+
+/// An interface with programs on it.
+pub struct Attached {
+    /// Its name.
+    pub interface: String,
+    /// The kernel's number of it.
+    pub ifindex: u32,
+    /// Where the upload program sits.
+    pub upload: Hook,
+    /// Where the download program sits.
+    pub download: Hook,
+    /// Its driver, where that tells its name.
+    pub driver: Option<String>,
+    /// What is to be known about it: who stands before the sensor's programs.
+    pub notes: Vec<String>,
+    /// Of its record; a bridge whose ports are watched has none.
+    number: Option<u32>,
+    choice: HookChoice,
+    /// How XDP answers what it refuses.
+    way: Way,
+    seats: Vec<Seat>,
+    /// Whether every program that is wanted is there.
+    complete: bool,
+    _lock: InterfaceLock,
+}
+
+impl Attached {
+    fn seat(&self, role: Role) -> Option<&Seat> {
+        self.seats.iter().find(|seat| seat.role == role)
+    }
+
+    fn hook(&self, role: Role) -> Hook {
+        self.seat(role).map_or(Hook::None, |seat| seat.hook)
+    }
+
+    fn take(&mut self, role: Role) -> Option<Seat> {
+        let at = self.seats.iter().position(|seat| seat.role == role)?;
+        Some(self.seats.swap_remove(at))
+    }
+}
+
+/// What programs are attached with: the object, the tables, and where things are pinned.
+pub(super) struct Means<'a> {
+    pub(super) object: &'a mut Ebpf,
+    pub(super) books: &'a Books,
+    pub(super) directory: &'a Path,
+}
+
+/// Removes programs, tables and pins: everything the sensor ever put into the kernel.
+///
+/// # Errors
+///
+/// When no sensor has its tables there, when one is running, or when a pin cannot be removed.
+pub fn unload(directory: &Path) -> Result<(), Error> {
+    are_there(directory)?;
+    preflight::privilege()?;
+    let _lock = TablesLock::take(directory).map_err(Error::or_privilege)?;
+    let refused = |source| Error::System {
+        what: "the interfaces cannot be listed",
+        source,
+    };
+    let mut netlink = Netlink::route().map_err(refused)?;
+    let links = Links::read(&mut netlink).map_err(refused)?;
+    if let Ok(books) = Books::open(directory, super::table::Access::Read) {
+        for (_, record) in books.interface_records() {
+            if record.hooks.contains(&Hook::Clsact.number())
+                && let Some(link) = links.named(&text(&record.name))
+            {
+                sweep_filters(&mut netlink, link.index);
+            }
+        }
+    }
+    let refused = |source| Error::PinDirectory {
+        path: directory.to_owned(),
+        source,
+    };
+    pins::remove_all(directory).map_err(refused)?;
+    match fs::remove_dir(directory) {
+        // It holds something of somebody else's, or is a mount point: it may stay.
+        Ok(()) | Err(_) => Ok(()),
+    }
+}

@@ -1,0 +1,188 @@
+//! One interface, and with what programs are put on it.
+
+use std::{
+    collections::HashMap,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use aya::{
+    Ebpf,
+    programs::{ProgramFd, SchedClassifier, Xdp},
+};
+
+use super::{
+    seat::{Role, Seat},
+    tc::{self, Side},
+};
+use crate::{
+    config::HookChoice,
+    model::Hook,
+    source::kernel::{
+        Error,
+        load::{load_program, program},
+        netlink::Netlink,
+        pins,
+    },
+};
+
+/// A program that was loaded: the verifier takes its time for each, so it stays loaded.
+pub(super) struct Loaded {
+    pub(super) fd: ProgramFd,
+    pub(super) id: u32,
+}
+
+/// The programs of the object, each loaded when it is first wanted.
+pub(super) struct Programs<'a> {
+    pub(super) object: &'a mut Ebpf,
+    pub(super) loaded: &'a mut HashMap<&'static str, Arc<Loaded>>,
+}
+
+impl Programs<'_> {
+    pub(super) fn xdp(&mut self, name: &'static str) -> Result<Arc<Loaded>, Error> {
+        self.load(name, |object| {
+            let program: &mut Xdp = program(object, name);
+            load_program(program.load(), name)?;
+            let refused = |source| Error::Program {
+                program: name,
+                source,
+            };
+            let id = program.info().map_err(refused)?.id();
+            let fd = program.fd().map_err(refused)?.try_clone();
+            Ok((fd, id))
+        })
+    }
+
+    pub(super) fn tc(&mut self, name: &'static str) -> Result<Arc<Loaded>, Error> {
+        self.load(name, |object| {
+            let program: &mut SchedClassifier = program(object, name);
+            load_program(program.load(), name)?;
+            let refused = |source| Error::Program {
+                program: name,
+                source,
+            };
+            let id = program.info().map_err(refused)?.id();
+            let fd = program.fd().map_err(refused)?.try_clone();
+            Ok((fd, id))
+        })
+    }
+
+    fn load(
+        &mut self,
+        name: &'static str,
+        load: impl FnOnce(&mut Ebpf) -> Result<(io::Result<ProgramFd>, u32), Error>,
+    ) -> Result<Arc<Loaded>, Error> {
+        if let Some(loaded) = self.loaded.get(name) {
+            return Ok(Arc::clone(loaded));
+        }
+        let (fd, id) = load(self.object)?;
+        let fd = fd.map_err(|source| Error::System {
+            what: "a program has no descriptor",
+            source,
+        })?;
+        let loaded = Arc::new(Loaded { fd, id });
+        self.loaded.insert(name, Arc::clone(&loaded));
+        Ok(loaded)
+    }
+}
+
+/// An interface that programs are put on, and with what.
+pub(super) struct Place<'a> {
+    pub(super) name: &'a str,
+    pub(super) index: u32,
+    pub(super) directory: &'a Path,
+    pub(super) programs: Programs<'a>,
+    pub(super) netlink: &'a mut Netlink,
+}
+
+impl Place<'_> {
+    pub(super) fn pin(&self, role: Role) -> PathBuf {
+        pins::link(self.directory, self.name, role.name())
+    }
+
+    pub(super) fn refused(&self, hook: Hook, error: &io::Error) -> Error {
+        match error.raw_os_error() {
+            Some(libc::ENODEV) => Error::NoInterface {
+                interface: self.name.to_owned(),
+            },
+            // What this process or the machine lacks says nothing about the hook.
+            Some(
+                libc::EMFILE
+                | libc::ENFILE
+                | libc::ENOMEM
+                | libc::ENOBUFS
+                | libc::EPERM
+                | libc::EINTR
+                | libc::EAGAIN,
+            ) => Error::Attach {
+                interface: self.name.to_owned(),
+                source: io::Error::from_raw_os_error(error.raw_os_error().unwrap_or_default()),
+            },
+            // EEXIST where it was attached in another mode, or without a link.
+            Some(libc::EBUSY | libc::EEXIST)
+                if matches!(hook, Hook::XdpNative | Hook::XdpGeneric) =>
+            {
+                Error::ForeignXdp {
+                    interface: self.name.to_owned(),
+                }
+            }
+            _ => Error::Hook {
+                interface: self.name.to_owned(),
+                hook: hook.name(),
+                reason: error.to_string(),
+            },
+        }
+    }
+
+    /// Attaches the upload program where the configuration wants it.
+    ///
+    /// `auto` is XDP in the driver, else TC. XDP in the stack comes after GRO has merged frames
+    /// and cannot tell how many they were (net/core/dev.c, `do_xdp_generic`); TC can.
+    pub(super) fn seat_upload(
+        &mut self,
+        (choice, program): (HookChoice, &'static str),
+        before: Hook,
+        not_xdp: Option<String>,
+    ) -> Result<Seat, Error> {
+        let reason = match choice {
+            HookChoice::XdpNative => return self.seat_xdp(Hook::XdpNative, before),
+            HookChoice::XdpGeneric => return self.seat_xdp(Hook::XdpGeneric, before),
+            HookChoice::Tc | HookChoice::Clsact => None,
+            HookChoice::Auto => match not_xdp {
+                Some(reason) => Some(reason),
+                None => match self.seat_xdp(Hook::XdpNative, before) {
+                    Ok(seat) => return Ok(seat),
+                    Err(error @ (Error::ForeignXdp { .. } | Error::Hook { .. })) => {
+                        Some(error.to_string())
+                    }
+                    Err(error) => return Err(error),
+                },
+            },
+        };
+        if let Some(reason) = reason {
+            tracing::info!(
+                "interface {}: uploads are read at TC, not at XDP: {reason}",
+                self.name
+            );
+        }
+        self.seat_tc(Role::Upload, program, choice == HookChoice::Clsact)
+    }
+
+    /// Takes everything off that a sensor left here, whichever start it was.
+    pub(super) fn sweep(&mut self) {
+        for role in Role::ALL {
+            pins::end_link(&self.pin(role));
+        }
+        sweep_filters(self.netlink, self.index);
+    }
+}
+
+pub(super) fn sweep_filters(netlink: &mut Netlink, index: u32) {
+    for side in Side::ALL {
+        let there = tc::filters(netlink, index, side).unwrap_or_default();
+        for filter in there.iter().filter(|filter| filter.is_ours()) {
+            let _ = tc::remove_filter(netlink, index, side, filter);
+        }
+    }
+}

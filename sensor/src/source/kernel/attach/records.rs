@@ -1,0 +1,205 @@
+//! The records of interfaces: given by name, kept over every absence, and used again when all are taken.
+
+use std::{collections::HashSet, mem::offset_of, path::Path, sync::atomic::Ordering};
+
+use aya::maps::{HashMap as KernelHashMap, MapData};
+use sensor_ebpf::books::{InterfaceRecord, Tally, Way};
+
+use super::Means;
+use crate::{
+    model::Hook,
+    source::kernel::{
+        Error,
+        books::{Books, text},
+        pins::pinned,
+    },
+};
+
+/// The longest name of an interface (linux/if.h, IFNAMSIZ less the closing zero).
+const NAME_CAPACITY: usize = 15;
+
+/// The name of the last record, which has the counts of interfaces whose own was given to another one.
+/// No interface has a space in its name (net/core/dev.c, `dev_valid_name`).
+pub(in crate::source::kernel) const GONE: &str = "gone interfaces";
+
+/// The number of an interface's record.
+///
+/// Where all are taken, one of an interface that is not among those `in_use` and to which no live
+/// flow belongs: what it counted goes to the record [`GONE`], so that sums over interfaces stay what
+/// they were.
+pub(super) fn number_of(
+    books: &Books,
+    interface: &str,
+    in_use: &HashSet<u32>,
+) -> Result<u32, Error> {
+    if let Some(number) = find(books, interface) {
+        return Ok(number);
+    }
+    // The last one is nobody's own.
+    let last = books.interfaces.len() - 1;
+    let free = (0..last).find(|number| books.interfaces.read(*number).name[0] == 0);
+    let number = match free {
+        Some(number) => number,
+        None => {
+            let number = reusable(books, in_use).ok_or(Error::TooManyInterfaces { limit: last })?;
+            let name = text(&books.interfaces.read(number).name);
+            tracing::info!(
+                "interface {name} is gone, and its record is used for {interface}: what it counted \
+                 is told as that of \"{GONE}\" from now on"
+            );
+            give_up(books, number, last);
+            number
+        }
+    };
+    set_name(books, number, interface);
+    Ok(number)
+}
+
+pub(super) fn find(books: &Books, interface: &str) -> Option<u32> {
+    books
+        .interface_records()
+        .find(|(_, record)| text(&record.name) == interface)
+        .map(|(number, _)| number)
+}
+
+fn reusable(books: &Books, in_use: &HashSet<u32>) -> Option<u32> {
+    // A flow that ends is booked to the record that it began with.
+    let of_flows = books.interfaces_of_flows();
+    (0..books.interfaces.len() - 1).find(|number| {
+        let record = books.interfaces.read(*number);
+        record.hooks == [Hook::None.number(); 2]
+            && !in_use.contains(number)
+            && !of_flows.contains(number)
+    })
+}
+
+/// Adds what a record counted to the last one, and makes it new. No program and no flow adds to it.
+fn give_up(books: &Books, number: u32, last: u32) {
+    let counted = books.interfaces.read(number);
+    let sum = plus(books.interfaces.read(last), &counted);
+    set_name(books, last, GONE);
+    books.interfaces.write(last, &sum);
+    books.interfaces.write(number, &InterfaceRecord::default());
+}
+
+/// The sum of what two records counted, under the name [`GONE`].
+fn plus(mut sum: InterfaceRecord, other: &InterfaceRecord) -> InterfaceRecord {
+    let InterfaceRecord {
+        name: _,
+        ifindex: _,
+        hooks: _,
+        way: _,
+        overflow,
+        multicast,
+        skipped,
+        refused,
+        answered,
+        replaced,
+        answers_failed,
+        silent,
+        notes_failed,
+        retired,
+    } = other;
+    let add = |sum: &mut Tally, other: &Tally| {
+        sum.packets += other.packets;
+        sum.bytes += other.bytes;
+    };
+    for direction in 0..2 {
+        add(&mut sum.overflow[direction], &overflow[direction]);
+        add(&mut sum.retired[direction], &retired[direction]);
+        for (sum, other) in sum.skipped[direction].iter_mut().zip(&skipped[direction]) {
+            add(sum, other);
+        }
+    }
+    add(&mut sum.multicast, multicast);
+    add(&mut sum.refused, refused);
+    add(&mut sum.answered, answered);
+    add(&mut sum.replaced, replaced);
+    sum.answers_failed += answers_failed;
+    sum.notes_failed += notes_failed;
+    for (sum, other) in sum.silent.iter_mut().zip(silent) {
+        *sum += other;
+    }
+    sum.name = padded(GONE);
+    sum.ifindex = 0;
+    sum.hooks = [Hook::None.number(); 2];
+    sum
+}
+
+fn padded(interface: &str) -> [u8; 16] {
+    let mut name = [0; 16];
+    let octets = &interface.as_bytes()[..interface.len().min(NAME_CAPACITY)];
+    name[..octets.len()].copy_from_slice(octets);
+    name
+}
+
+fn set_name(books: &Books, number: u32, interface: &str) {
+    for (word, octets) in padded(interface)
+        .as_chunks::<8>()
+        .0
+        .iter()
+        .enumerate()
+        .rev()
+    {
+        // The first byte last: it says that the record is taken.
+        books
+            .interfaces
+            .word(number, offset_of!(InterfaceRecord, name) + word * 8)
+            .store(u64::from_ne_bytes(*octets), Ordering::Release);
+    }
+}
+
+/// Says which interface a record stands for; 0 while it is gone.
+pub(super) fn set_ifindex(books: &Books, number: u32, ifindex: u32) {
+    books
+        .interfaces
+        .half(number, offset_of!(InterfaceRecord, ifindex))
+        .store(ifindex, Ordering::Release);
+}
+
+pub(super) fn set_hooks(books: &Books, number: u32, upload: Hook, download: Hook) {
+    let hooks = u32::from(upload.number()) | u32::from(download.number()) << 16;
+    books
+        .interfaces
+        .half(number, offset_of!(InterfaceRecord, hooks))
+        .store(hooks, Ordering::Release);
+}
+
+/// Says how XDP answers what it refuses, before its program is attached.
+pub(super) fn set_way(books: &Books, number: u32, way: Way) {
+    books
+        .interfaces
+        .word(number, offset_of!(InterfaceRecord, way))
+        .store(way as u64, Ordering::Release);
+}
+
+pub(super) const INTERFACE_INDEX: &str = "INTERFACE_INDEX";
+
+/// From the kernel's numbers of interfaces to those of their records.
+pub(super) fn numbers(directory: &Path) -> Result<KernelHashMap<MapData, u32, u32>, Error> {
+    KernelHashMap::try_from(pinned(directory, INTERFACE_INDEX)?).map_err(|source| Error::Map {
+        map: INTERFACE_INDEX,
+        source,
+    })
+}
+
+/// A number that an interface had. Another one may have it by now.
+pub(super) fn forget_index(
+    numbers: &mut KernelHashMap<MapData, u32, u32>,
+    ifindex: u32,
+    number: u32,
+) {
+    if numbers.get(&ifindex, 0).is_ok_and(|found| found == number) {
+        let _ = numbers.remove(&ifindex);
+    }
+}
+
+/// Notes that an interface has no program. What was counted there stays in the books.
+pub(super) fn release(means: &mut Means<'_>, number: u32) {
+    let before = means.books.interfaces.read(number).ifindex;
+    if let Ok(mut numbers) = numbers(means.directory) {
+        forget_index(&mut numbers, before, number);
+    }
+    set_hooks(means.books, number, Hook::None, Hook::None);
+    set_ifindex(means.books, number, 0);
+}

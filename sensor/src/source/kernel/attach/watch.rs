@@ -1,0 +1,433 @@
+//! All interfaces with programs: the look at them, twice a second.
+
+use std::{
+    collections::{HashMap, HashSet},
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use sensor_ebpf::books::Way;
+
+use super::{
+    Attached, Means,
+    fill::fill,
+    place::{Loaded, Place, Programs},
+    ports::Told,
+    records,
+    seat::{Held, Role},
+    target::{BRIDGE, Part, Target, counted_twice, targets},
+};
+use crate::{
+    config::{HookChoice, Interface},
+    model::Hook,
+    source::kernel::{
+        Error,
+        books::text,
+        driver::{self, Drivers},
+        flowtables::{self, Flowtables},
+        links::{Link, Links},
+        lock::InterfaceLock,
+        netlink::Netlink,
+        pins,
+    },
+};
+
+/// Why uploads are not refused at XDP, where a frame was refused that could not be handed on with a note.
+const NO_METADATA: &str =
+    "its driver has no metadata in which XDP could hand what it refuses on to TC";
+
+/// All interfaces with programs.
+pub(in crate::source::kernel) struct Attachments {
+    attached: Vec<Attached>,
+    loaded: HashMap<&'static str, Arc<Loaded>>,
+    netlink: Netlink,
+    drivers: Drivers,
+    /// What was said last about what cannot be had, by interface, and under no name of the looking
+    /// itself.
+    said: HashMap<String, String>,
+    whole: bool,
+    /// The interfaces as they were when it was last looked for frames that are counted twice.
+    weighed: Links,
+    flowtables: Flowtables,
+    /// What the programs at bridges' ports were told: the machine's own addresses, and the ports.
+    told: Told,
+}
+
+impl Attachments {
+    /// # Errors
+    ///
+    /// When the kernel refuses a socket.
+    pub(in crate::source::kernel) fn new() -> Result<Self, Error> {
+        let refused = |source| Error::System {
+            what: "the kernel cannot be asked about interfaces",
+            source,
+        };
+        Ok(Self {
+            attached: Vec::new(),
+            loaded: HashMap::new(),
+            netlink: Netlink::route().map_err(refused)?,
+            drivers: Drivers::open().map_err(refused)?,
+            said: HashMap::new(),
+            whole: false,
+            weighed: Links::default(),
+            flowtables: Flowtables::default(),
+            told: Told::default(),
+        })
+    }
+
+    pub(in crate::source::kernel) fn attached(&self) -> &[Attached] {
+        &self.attached
+    }
+
+    /// Whether every wanted program is on every wanted interface, as of the last look.
+    pub(in crate::source::kernel) fn is_whole(&self) -> bool {
+        self.whole
+    }
+
+    /// The links that are held, with the names of their pins.
+    pub(in crate::source::kernel) fn links(&self, directory: &Path) -> Vec<(PathBuf, &OwnedFd)> {
+        self.attached
+            .iter()
+            .flat_map(|attached| attached.seats.iter().map(move |seat| (attached, seat)))
+            .filter_map(|(attached, seat)| match &seat.held {
+                Held::Link(link) => {
+                    let pin = pins::link(directory, &attached.interface, seat.role.name());
+                    Some((pin, link))
+                }
+                Held::Filter { .. } => None,
+            })
+            .collect()
+    }
+
+    fn list(&mut self) -> Result<Links, Error> {
+        Links::read(&mut self.netlink).map_err(|source| Error::System {
+            what: "the interfaces cannot be listed",
+            source,
+        })
+    }
+
+    /// Puts the programs on an interface at the start.
+    ///
+    /// # Errors
+    ///
+    /// Why it cannot have all of them: absent, taken, or without the wanted hook.
+    pub(in crate::source::kernel) fn start(
+        &mut self,
+        mut means: Means<'_>,
+        interface: &Interface,
+    ) -> Result<(), Error> {
+        let links = self.list()?;
+        let targets = targets(std::slice::from_ref(interface), &links);
+        if targets.is_empty() {
+            let interface = interface.name.clone();
+            return Err(match links.named(&interface) {
+                Some(_) => Error::NoBridge { interface },
+                None => Error::NoInterface { interface },
+            });
+        }
+        self.told.tell(means.object, &links, &targets, false)?;
+        for target in &targets {
+            let errors = self.look_at(&mut means, &links, target);
+            if let Some(error) = errors.into_iter().next() {
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Compares what the kernel has with what should be, and puts back what is missing. What cannot be
+    /// had is said once, and tried again at the next look.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not list the interfaces: nothing was changed.
+    pub(in crate::source::kernel) fn look(
+        &mut self,
+        mut means: Means<'_>,
+        wanted: &[Interface],
+    ) -> Result<(), Error> {
+        let links = self.list()?;
+        let targets = targets(wanted, &links);
+        self.leave(&mut means, &links, &targets);
+        self.told.tell(means.object, &links, &targets, true)?;
+        self.flowtables.look(self.weighed != links);
+        self.say_counted_twice(wanted, &links);
+        let no_bridges = wanted.iter().filter(|interface| {
+            let link = links.named(&interface.name);
+            interface.ports && link.is_some_and(|link| link.kind != BRIDGE)
+        });
+        let mut missing = wanted
+            .iter()
+            .any(|interface| links.named(&interface.name).is_none());
+        for interface in no_bridges {
+            missing = true;
+            let interface = interface.name.clone();
+            self.say(&interface.clone(), &[Error::NoBridge { interface }]);
+        }
+        for target in &targets {
+            let errors = self.look_at(&mut means, &links, target);
+            self.say(&target.link.name, &errors);
+        }
+        let is_complete = |target: &Target<'_>| {
+            let name = &target.link.name;
+            let mut attached = self.attached.iter();
+            attached.any(|attached| attached.interface == *name && attached.complete)
+        };
+        self.whole = !missing && targets.iter().all(is_complete);
+        Ok(())
+    }
+
+    /// Says which frames are counted twice, once for each way in which interfaces hang together.
+    fn say_counted_twice(&mut self, wanted: &[Interface], links: &Links) {
+        if self.weighed == *links {
+            return;
+        }
+        for pair in counted_twice(wanted, links) {
+            if !counted_twice(wanted, &self.weighed).contains(&pair) {
+                tracing::warn!("{pair}; `sensor check` tells what to do");
+            }
+        }
+        self.weighed = links.clone();
+    }
+
+    /// Says what cannot be had, once, though it is tried at every look.
+    fn say(&mut self, interface: &str, errors: &[Error]) {
+        if errors.is_empty() {
+            self.said.remove(interface);
+            return;
+        }
+        let text: Vec<_> = errors.iter().map(Error::to_string).collect();
+        let text = text.join("; ");
+        if self.said.get(interface) != Some(&text) {
+            tracing::warn!("{text}");
+            self.said.insert(interface.to_owned(), text);
+        }
+    }
+
+    /// Lets go of interfaces that went away, and takes the programs off those that are not wanted any
+    /// more.
+    fn leave(&mut self, means: &mut Means<'_>, links: &Links, targets: &[Target<'_>]) {
+        let is_wanted = |attached: &Attached| {
+            targets.iter().any(|target| {
+                target.link.name == attached.interface
+                    && target.link.index == attached.ifindex
+                    && (target.part == Part::Bridge) == attached.number.is_none()
+            })
+        };
+        for attached in self
+            .attached
+            .extract_if(.., |attached| !is_wanted(attached))
+        {
+            let there = links.named(&attached.interface);
+            match there.is_some_and(|link| link.index == attached.ifindex) {
+                true => {
+                    let mut place = Place {
+                        name: &attached.interface,
+                        index: attached.ifindex,
+                        directory: means.directory,
+                        programs: Programs {
+                            object: means.object,
+                            loaded: &mut self.loaded,
+                        },
+                        netlink: &mut self.netlink,
+                    };
+                    for seat in &attached.seats {
+                        place.unseat(seat);
+                    }
+                    tracing::info!("interface {}: no longer watched", attached.interface);
+                }
+                false => {
+                    // The kernel has detached what was on it.
+                    for role in Role::ALL {
+                        let pin = pins::link(means.directory, &attached.interface, role.name());
+                        pins::end_link(&pin);
+                    }
+                    tracing::warn!(
+                        "interface {} went away; what it counted stays",
+                        attached.interface
+                    );
+                }
+            }
+            if let Some(number) = attached.number {
+                records::release(means, number);
+            }
+        }
+    }
+
+    /// Sees to one interface; why it has not all that it should.
+    fn look_at(&mut self, means: &mut Means<'_>, links: &Links, target: &Target<'_>) -> Vec<Error> {
+        let name = &target.link.name;
+        let known = self.attached.iter();
+        let at = match known
+            .map(|one| &one.interface)
+            .position(|other| other == name)
+        {
+            Some(at) => at,
+            None => match self.begin(means, target) {
+                Ok(attached) => {
+                    self.attached.push(attached);
+                    self.attached.len() - 1
+                }
+                Err(error) => return vec![error],
+            },
+        };
+        let not_xdp = self.strips_tags(links, target.link);
+        let notes = flowtables::hidden(&self.flowtables.found, links, name);
+        let attached = &mut self.attached[at];
+        // Before the program is there that asks for it.
+        attached.way = driver::way(target.choice, attached.driver.as_deref());
+        let mut notes = notes;
+        let mut not_xdp = not_xdp;
+        if let Some(number) = attached.number {
+            records::set_way(means.books, number, attached.way);
+            if means.books.interfaces.read(number).notes_failed > 0 {
+                match target.choice {
+                    HookChoice::Auto => not_xdp = not_xdp.or_else(|| Some(NO_METADATA.to_owned())),
+                    _ => notes.push(format!(
+                        "{NO_METADATA}: what is rejected is dropped without an answer; set hook = \"tc\" or \
+                         leave it out"
+                    )),
+                }
+            }
+        }
+        let was_complete = attached.complete;
+        let place = Place {
+            name,
+            index: target.link.index,
+            directory: means.directory,
+            programs: Programs {
+                object: means.object,
+                loaded: &mut self.loaded,
+            },
+            netlink: &mut self.netlink,
+        };
+        let errors = fill(attached, place, target, (not_xdp, notes), means.books);
+        attached.complete = errors.is_empty();
+        let hooks = (attached.hook(Role::Upload), attached.hook(Role::Download));
+        if hooks != (attached.upload, attached.download) || !was_complete {
+            (attached.upload, attached.download) = hooks;
+            if let Some(number) = attached.number {
+                records::set_hooks(means.books, number, hooks.0, hooks.1);
+            }
+        }
+        if attached.complete && !was_complete && attached.number.is_some() {
+            tracing::info!(
+                "interface {name}: uploads at {}, downloads at {}",
+                attached.upload.name(),
+                attached.download.name()
+            );
+        }
+        // An interface that went away meanwhile is seen to at the next look.
+        let is_gone = |error: &Error| matches!(error, Error::NoInterface { .. });
+        errors.into_iter().filter(|error| !is_gone(error)).collect()
+    }
+
+    /// Takes an interface over: its lock, its record, and that the programs book to it.
+    fn begin(&mut self, means: &mut Means<'_>, target: &Target<'_>) -> Result<Attached, Error> {
+        let name = &target.link.name;
+        let lock = InterfaceLock::take(name)?;
+        let number = match target.part {
+            Part::Bridge => None,
+            Part::Whole | Part::Port { .. } => Some(self.record(means, target)?),
+        };
+        Ok(Attached {
+            interface: name.clone(),
+            ifindex: target.link.index,
+            upload: Hook::None,
+            download: Hook::None,
+            driver: self.drivers.name(name),
+            notes: Vec::new(),
+            number,
+            choice: target.choice,
+            way: Way::Note,
+            seats: Vec::new(),
+            complete: false,
+            _lock: lock,
+        })
+    }
+
+    /// The record that the programs book an interface's frames to.
+    fn record(&mut self, means: &mut Means<'_>, target: &Target<'_>) -> Result<u32, Error> {
+        let name = &target.link.name;
+        let in_use: HashSet<_> = self.attached.iter().filter_map(|one| one.number).collect();
+        let number = records::number_of(means.books, name, &in_use)?;
+        let before = means.books.interfaces.read(number).ifindex;
+        let mut numbers = records::numbers(means.directory)?;
+        if before != target.link.index {
+            records::forget_index(&mut numbers, before, number);
+            for role in Role::ALL {
+                pins::end_link(&pins::link(means.directory, name, role.name()));
+            }
+        }
+        // Before the first packet: the programs book to the record.
+        numbers
+            .insert(target.link.index, number, 0)
+            .map_err(|source| Error::Map {
+                map: records::INTERFACE_INDEX,
+                source,
+            })?;
+        records::set_ifindex(means.books, number, target.link.index);
+        Ok(number)
+    }
+
+    /// Why an interface's tags are not seen at XDP, where that matters.
+    ///
+    /// A network card that takes tags out of frames hands them on beside the frame, where TC finds
+    /// them and XDP does not: devices of all VLANs would be booked without theirs, and answers would
+    /// leave without.
+    fn strips_tags(&self, links: &Links, link: &Link) -> Option<String> {
+        let vlan = links.vlans_on(link.index).next()?;
+        let strips = self.drivers.strips_tags(&link.name).unwrap_or(false);
+        strips.then(|| {
+            format!(
+                "the interface takes VLAN tags out of frames before XDP sees them \
+                 (rx-vlan-offload), and {} stands on it",
+                vlan.name
+            )
+        })
+    }
+
+    /// Makes what an earlier start left fit the configuration: programs on interfaces that are not
+    /// in it any more come off, and interfaces that are gone are noted to have none.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not list the interfaces: nothing was changed.
+    pub(in crate::source::kernel) fn tidy(
+        &mut self,
+        mut means: Means<'_>,
+        wanted: &[Interface],
+    ) -> Result<(), Error> {
+        let links = self.list()?;
+        let targets = targets(wanted, &links);
+        for (number, record) in means.books.interface_records() {
+            let name = text(&record.name);
+            let is_target =
+                |target: &Target<'_>| target.link.name == name && target.part != Part::Bridge;
+            if name == records::GONE || targets.iter().any(is_target) {
+                continue;
+            }
+            match links.named(&name) {
+                Some(link) => Place {
+                    name: &name,
+                    index: link.index,
+                    directory: means.directory,
+                    programs: Programs {
+                        object: means.object,
+                        loaded: &mut self.loaded,
+                    },
+                    netlink: &mut self.netlink,
+                }
+                .sweep(),
+                None => {
+                    for role in Role::ALL {
+                        pins::end_link(&pins::link(means.directory, &name, role.name()));
+                    }
+                }
+            }
+            records::release(&mut means, number);
+        }
+        Ok(())
+    }
+}
