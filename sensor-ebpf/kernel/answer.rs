@@ -50,7 +50,7 @@ fn read<P: Packet>(frame: &P, ifindex: u32, direction: Direction) -> u32 {
 fn try_read<P: Packet>(frame: &P, ifindex: u32, direction: Direction) -> Option<()> {
     let parsed = parse(frame).ok()?;
     let buffer = scratch::refusal()?;
-    buffer.refused = Refused::of(&parsed)?;
+    buffer.refused = Refused::of(frame, &parsed)?;
     buffer.flow =
         FlowKey::new(&parsed, direction, ifindex).hash(&settings::settings()?.hash_secret);
     Some(())
@@ -80,26 +80,37 @@ global! {
     }
 }
 
-/// Composes the answer to the frame that was read, in the buffer of whom it is for. Gives its length;
-/// 0 where none is due.
+/// Composes the refusal of the frame that was read, in the buffer of whom it is for. Gives its length; 0
+/// where none is due.
 #[inline(always)]
-fn compose<P: Packet>(frame: &P, action: Action, message: usize, to: To) -> Option<usize> {
+fn compose<P: Packet>(frame: &P, to: To) -> Option<usize> {
     let buffer = scratch::answer(to)?;
+    let refused = with_bounds(frame)?;
+    let len = refuse(frame, &refused, to, buffer)?;
+    (len <= ANSWER_CAPACITY).then_some(len)
+}
+
+/// Composes the headers before a DNS message of so many bytes in the sender's buffer. Apart from other
+/// answers, with which it would take more stack than there is. Gives the length of the whole.
+#[inline(always)]
+fn compose_question<P: Packet>(frame: &P, message: usize) -> Option<usize> {
+    if message == 0 || message > ANSWER_CAPACITY {
+        return None;
+    }
+    let buffer = scratch::answer(To::Sender)?;
+    let refused = with_bounds(frame)?;
+    let len = answer_question(frame, &refused, message, buffer)?;
+    (len <= ANSWER_CAPACITY).then_some(len)
+}
+
+/// What was read of the frame, with offsets that the verifier knows to be bounded.
+#[inline(always)]
+fn with_bounds<P: Packet>(frame: &P) -> Option<Refused> {
     let refused = scratch::refusal()?.refused;
-    let refused = refused.with_offsets(
+    Some(refused.with_offsets(
         bounded(refused.network_offset())?,
         frame.forget(refused.transport_offset(), 0),
-    );
-    let len = match action {
-        Action::NxDomain | Action::Zero => {
-            if message == 0 || message > ANSWER_CAPACITY {
-                return None;
-            }
-            answer_question(frame, &refused, message, buffer)?
-        }
-        _ => refuse(frame, &refused, to, buffer)?,
-    };
-    (len <= ANSWER_CAPACITY).then_some(len)
+    ))
 }
 
 global! {
@@ -147,52 +158,41 @@ global! {
 
 global! {
     /// [`compose`] at XDP, for the sender.
-    fn compose_xdp(context: *mut xdp_md, action: u32, message: u32) -> u32 {
+    fn compose_xdp(context: *mut xdp_md) -> u32 {
         let frame = LinearFrame::new(&XdpContext::new(context));
-        compose(
-            &frame,
-            Action::from_number(action),
-            message as usize,
-            To::Sender,
-        )
-        .unwrap_or(0) as u32
+        compose(&frame, To::Sender).unwrap_or(0) as u32
     }
 }
 
 global! {
-    /// [`compose`] at TC, for the device that sent an upload.
-    fn compose_tc(skb: *mut __sk_buff, action: u32, message: u32) -> u32 {
-        let frame = SocketBuffer::ingress(&TcContext::new(skb));
-        compose(
-            &frame,
-            Action::from_number(action),
-            message as usize,
-            To::Sender,
-        )
-        .unwrap_or(0) as u32
+    /// [`compose_question`] at XDP.
+    fn compose_question_xdp(context: *mut xdp_md, message: u32) -> u32 {
+        let frame = LinearFrame::new(&XdpContext::new(context));
+        compose_question(&frame, message as usize).unwrap_or(0) as u32
     }
 }
 
 global! {
-    /// [`compose`] at TC, for the server of a TCP connection, which sent a download, or for which an
-    /// upload was. Apart from questions, which would take more stack than there is.
-    fn compose_for_server(skb: *mut __sk_buff, to: u32) -> u32 {
-        const SENDER: u32 = To::Sender as u32;
-
+    /// [`compose`] at TC, for the sender.
+    fn compose_tc(skb: *mut __sk_buff) -> u32 {
         let frame = SocketBuffer::ingress(&TcContext::new(skb));
-        let to = match to {
-            SENDER => To::Sender,
-            _ => To::Receiver,
-        };
-        compose(&frame, Action::Reject, 0, to).unwrap_or(0) as u32
+        compose(&frame, To::Sender).unwrap_or(0) as u32
     }
 }
 
 global! {
-    /// [`compose`] at TC, for the device that was to get a download.
-    fn compose_for_receiver(skb: *mut __sk_buff) -> u32 {
+    /// [`compose`] at TC, for the receiver.
+    fn compose_onward(skb: *mut __sk_buff) -> u32 {
         let frame = SocketBuffer::ingress(&TcContext::new(skb));
-        compose(&frame, Action::Reject, 0, To::Receiver).unwrap_or(0) as u32
+        compose(&frame, To::Receiver).unwrap_or(0) as u32
+    }
+}
+
+global! {
+    /// [`compose_question`] at TC.
+    fn compose_question_tc(skb: *mut __sk_buff, message: u32) -> u32 {
+        let frame = SocketBuffer::ingress(&TcContext::new(skb));
+        compose_question(&frame, message as usize).unwrap_or(0) as u32
     }
 }
 
@@ -296,10 +296,11 @@ global! {
         if interfaces::notes_refused(ifindex) {
             return note(context, action);
         }
-        let len = finish(
-            To::Sender as u32,
-            compose_xdp(context, action, message_for(action)),
-        ) as usize;
+        let composed = match message_for(action) {
+            0 => compose_xdp(context),
+            message => compose_question_xdp(context, message),
+        };
+        let len = finish(To::Sender as u32, composed) as usize;
         let Some(answer) = scratch::answer(To::Sender) else {
             return xdp_action::XDP_DROP;
         };
@@ -428,17 +429,15 @@ fn tell_both(skb: *mut __sk_buff, action: u32) -> u32 {
     // Both before the frame is overwritten.
     sign(1);
     let to_server = match is_connection() {
-        true => finish(
-            To::Receiver as u32,
-            compose_for_server(skb, To::Receiver as u32),
-        ),
+        true => finish(To::Receiver as u32, compose_onward(skb)),
         false => 0,
     };
     sign(0);
-    let to_device = finish(
-        To::Sender as u32,
-        compose_tc(skb, action, message_for(action)),
-    );
+    let composed = match message_for(action) {
+        0 => compose_tc(skb),
+        message => compose_question_tc(skb, message),
+    };
+    let to_device = finish(To::Sender as u32, composed);
     if to_device == 0 {
         return TC_ACT_SHOT as u32;
     }
@@ -587,14 +586,11 @@ global! {
         // Both before the frame is overwritten. The server of datagrams is not told: it hears no more.
         sign(1);
         let to_server = match is_tcp() {
-            true => finish(
-                To::Sender as u32,
-                compose_for_server(skb, To::Sender as u32),
-            ),
+            true => finish(To::Sender as u32, compose_tc(skb)),
             false => 0,
         };
         sign(0);
-        let to_device = finish(To::Receiver as u32, compose_for_receiver(skb));
+        let to_device = finish(To::Receiver as u32, compose_onward(skb));
         if to_server | to_device == 0 {
             return TC_ACT_SHOT as u32;
         }

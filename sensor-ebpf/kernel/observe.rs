@@ -62,10 +62,7 @@ pub(crate) fn observe<F: Sampled>(mut frame: F, direction: Direction) -> Action 
         key: FlowKey::new(&parsed, direction, frame.ifindex()),
         wire: frame.wire(Some(&parsed)),
         now: clock::jiffies(),
-        sequence: match parsed.tcp_flags & tcp_flag::RST {
-            0 => parsed.sequence,
-            _ => parsed.window_urgent,
-        },
+        sequence: parsed.sequence,
         payload: parsed.payload_len().unwrap_or(0) as u16,
         tcp_flags: parsed.tcp_flags,
         direction: direction as u8,
@@ -80,12 +77,18 @@ pub(crate) fn observe<F: Sampled>(mut frame: F, direction: Direction) -> Action 
     if parsed.piece != Piece::Whole {
         seen.direction |= Seen::FRAGMENT;
     }
-    if seen.key.quotes(direction)
-        && parsed.piece != Piece::Later
-        && frame.read_quote(&seen, parsed.transport_offset as u32) != 0
-        && quote::quoted_passes() != 0
-    {
-        seen.key = seen.key.about_allowed(direction);
+    let is_icmp = matches!(parsed.protocol, protocol::ICMP | protocol::ICMPV6)
+        && parsed.piece != Piece::Later;
+    if is_icmp || parsed.tcp_flags & tcp_flag::RST != 0 {
+        let (network, transport) = (parsed.network_offset, parsed.transport_offset);
+        let word = frame.look(&seen, network as u32, transport as u32);
+        match is_icmp {
+            true => seen.key = seen.key.with_ports(word as u32),
+            false => seen.sequence = word as u32,
+        }
+        if word & quote::QUOTES != 0 && quote::quoted_passes() != 0 {
+            seen.key = seen.key.about_allowed(direction);
+        }
     }
     match parsed.fragment() {
         Fragment::Whole => {}

@@ -79,8 +79,8 @@ impl Sampled for PortFrame {
     }
 
     #[inline(always)]
-    fn read_quote(&self, seen: &Seen, offset: u32) -> u32 {
-        self.0.read_quote(seen, offset)
+    fn look(&self, seen: &Seen, network: u32, transport: u32) -> u64 {
+        self.0.look(seen, network, transport)
     }
 }
 

@@ -7,8 +7,9 @@ use aya_ebpf::{
 use sensor_ebpf::{
     flow::{FlowKey, Judgement},
     packet::Packet,
+    parse::protocol,
     policy::Layer,
-    quote::quoted,
+    quote::{icmp_ports, quoted},
 };
 
 use crate::{
@@ -19,33 +20,59 @@ use crate::{
     table::{flows, scratch, settings},
 };
 
+/// In what [`look`] gives: the message quotes a packet, whose flow is in this CPU's buffer.
+pub(crate) const QUOTES: u64 = 1 << 32;
+
 global! {
-    /// Leaves the flow of the packet that an ICMP error at XDP quotes in this CPU's buffer, and gives
-    /// whether it could be read.
-    pub(crate) fn read_quote_xdp(seen: &Seen, context: *mut xdp_md, offset: u32) -> u32 {
+    /// [`look`] at XDP.
+    pub(crate) fn look_xdp(seen: &Seen, context: *mut xdp_md, network: u32, transport: u32) -> u64 {
         let frame = LinearFrame::new(&XdpContext::new(context));
-        read(&frame, seen, offset)
+        look(&frame, seen, network, transport)
     }
 }
 
 global! {
-    /// The same at TC.
-    pub(crate) fn read_quote_skb(seen: &Seen, skb: *mut __sk_buff, offset: u32) -> u32 {
-        read(&AllBytes(skb), seen, offset)
+    /// [`look`] at TC.
+    pub(crate) fn look_skb(seen: &Seen, skb: *mut __sk_buff, network: u32, transport: u32) -> u64 {
+        look(&AllBytes(skb), seen, network, transport)
     }
 }
 
+/// What the parser leaves out. Of ICMP, what stands in the place of ports in the flow's key, and
+/// [`QUOTES`]; of TCP, window and urgent pointer. In a function of its own, after which the verifier knows
+/// nothing of it, and does not go on with each type of message apart.
 #[inline(always)]
-fn read<P: Packet>(packet: &P, seen: &Seen, offset: u32) -> u32 {
-    let offset = packet.forget(offset as usize, seen.now);
-    let Some(buffer) = scratch::quoted() else {
+fn look<P: Packet>(packet: &P, seen: &Seen, network: u32, transport: u32) -> u64 {
+    const WINDOW: usize = 14;
+    const URGENT: usize = 18;
+
+    let network = packet.forget(network as usize, seen.now);
+    let transport = packet.forget(transport as usize, seen.now);
+    if seen.key.protocol() == protocol::TCP {
+        return match (
+            packet.load(transport + WINDOW),
+            packet.load(transport + URGENT),
+        ) {
+            (Some([w0, w1]), Some([u0, u1])) => u64::from(u32::from_be_bytes([w0, w1, u0, u1])),
+            _ => 0,
+        };
+    }
+    let direction = seen.direction();
+    let is_piece = seen.direction & Seen::FRAGMENT != 0;
+    let Some(ports) = icmp_ports(packet, (network, transport), &seen.key, direction, is_piece)
+    else {
         return 0;
     };
-    let Some(key) = quoted(packet, offset, &seen.key, seen.direction()) else {
-        return 0;
+    let key = seen.key.with_ports(ports);
+    let ports = u64::from(ports);
+    let Some(buffer) = scratch::quoted() else {
+        return ports;
+    };
+    let Some(key) = quoted(packet, transport, &key, direction) else {
+        return ports;
     };
     *buffer = key;
-    1
+    ports | QUOTES
 }
 
 global! {

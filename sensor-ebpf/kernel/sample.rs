@@ -82,9 +82,8 @@ fn head(seen: &Seen) -> Head {
 pub(crate) trait Sampled: Frame {
     /// Copies the payload that starts at `offset` to this CPU's buffer; gives 0 where nobody reads it.
     fn sample(&self, offset: u32) -> u32;
-    /// Leaves the flow that an ICMP error quotes in this CPU's buffer; its ICMP header starts at `offset`.
-    /// Gives 0 where it cannot be read.
-    fn read_quote(&self, seen: &Seen, offset: u32) -> u32;
+    /// What the parser leaves out, of ICMP and resets; its headers start at these offsets.
+    fn look(&self, seen: &Seen, network: u32, transport: u32) -> u64;
 }
 
 impl Sampled for LinearFrame {
@@ -94,8 +93,8 @@ impl Sampled for LinearFrame {
     }
 
     #[inline(always)]
-    fn read_quote(&self, seen: &Seen, offset: u32) -> u32 {
-        quote::read_quote_xdp(seen, self.context(), offset)
+    fn look(&self, seen: &Seen, network: u32, transport: u32) -> u64 {
+        quote::look_xdp(seen, self.context(), network, transport)
     }
 }
 
@@ -106,8 +105,8 @@ impl Sampled for MultiBufferFrame {
     }
 
     #[inline(always)]
-    fn read_quote(&self, seen: &Seen, offset: u32) -> u32 {
-        quote::read_quote_xdp(seen, self.context(), offset)
+    fn look(&self, seen: &Seen, network: u32, transport: u32) -> u64 {
+        quote::look_xdp(seen, self.context(), network, transport)
     }
 }
 
@@ -118,8 +117,8 @@ impl Sampled for SocketBuffer {
     }
 
     #[inline(always)]
-    fn read_quote(&self, seen: &Seen, offset: u32) -> u32 {
-        quote::read_quote_skb(seen, self.context(), offset)
+    fn look(&self, seen: &Seen, network: u32, transport: u32) -> u64 {
+        quote::look_skb(seen, self.context(), network, transport)
     }
 }
 

@@ -58,7 +58,6 @@ mod field {
         pub(in super::super) const VERSION: usize = 0;
         pub(in super::super) const PAYLOAD_LENGTH: Range<usize> = 4..6;
         pub(in super::super) const NEXT_HEADER: usize = 6;
-        pub(in super::super) const HOP_LIMIT: usize = 7;
         pub(in super::super) const SOURCE_HIGH: Range<usize> = 8..16;
         pub(in super::super) const SOURCE_LOW: Range<usize> = 16..24;
         pub(in super::super) const DESTINATION_HIGH: Range<usize> = 24..32;
@@ -83,8 +82,6 @@ mod field {
         pub(in super::super) const SEQUENCE: Range<usize> = 4..8;
         pub(in super::super) const DATA_OFFSET: usize = 12;
         pub(in super::super) const FLAGS: usize = 13;
-        pub(in super::super) const WINDOW: Range<usize> = 14..16;
-        pub(in super::super) const URGENT: Range<usize> = 18..20;
         pub(in super::super) const MIN_LEN: usize = 20;
     }
     /// RFC 768.
@@ -405,16 +402,13 @@ pub struct Parsed {
     pub source: Address,
     /// Destination address; zero where `family` is `Other`.
     pub destination: Address,
-    /// Source and destination port; of ICMP what [`icmp::ports`] puts there; 0 without either.
+    /// Source and destination port; 0 without ports. What stands there in a key of ICMP,
+    /// [`key_of`](crate::quote::key_of) reads.
     pub ports: Ports,
     /// TCP flags (RFC 9293, section 3.1); 0 for other protocols.
     pub tcp_flags: u8,
     /// TCP sequence number of the first octet of payload, or of the SYN; 0 for other protocols.
     pub sequence: u32,
-    /// TCP window and urgent pointer; 0 for other protocols.
-    pub window_urgent: u32,
-    /// IPv6 hop limit; 0 for other families.
-    pub hop_limit: u8,
     /// Which piece of a packet this is; see [`fragment`](Self::fragment).
     pub piece: Piece,
     /// The identification of a piece; 0 where `piece` is `Whole`. Not in an enum with it: copying
@@ -461,8 +455,6 @@ impl Parsed {
             ports: Ports(0),
             tcp_flags: 0,
             sequence: 0,
-            window_urgent: 0,
-            hop_limit: 0,
             piece: Piece::Whole,
             identification: 0,
             network_offset: field::ethernet::LEN,
@@ -653,7 +645,6 @@ fn ipv6_addresses(header: &[u8; field::ipv6::LEN], parsed: &mut Parsed) {
 
     parsed.family = Family::V6;
     [parsed.protocol] = take(header, ipv6::NEXT_HEADER..ipv6::NEXT_HEADER + 1);
-    [parsed.hop_limit] = take(header, ipv6::HOP_LIMIT..ipv6::HOP_LIMIT + 1);
     parsed.source = Address {
         high: u64::from_le_bytes(take(header, ipv6::SOURCE_HIGH)),
         low: u64::from_le_bytes(take(header, ipv6::SOURCE_LOW)),
@@ -799,9 +790,6 @@ fn transport<P: Packet + ?Sized>(packet: &P, mut parsed: Parsed) -> Result<Parse
                 parsed.ports = Ports::new(take(&header, tcp::PORTS));
                 [parsed.tcp_flags] = take(&header, tcp::FLAGS..tcp::FLAGS + 1);
                 parsed.sequence = u32::from_be_bytes(take(&header, tcp::SEQUENCE));
-                parsed.window_urgent = u32::from(u16::from_be_bytes(take(&header, tcp::WINDOW)))
-                    << 16
-                    | u32::from(u16::from_be_bytes(take(&header, tcp::URGENT)));
                 let [data_offset] = take(&header, tcp::DATA_OFFSET..tcp::DATA_OFFSET + 1);
                 let header_len = usize::from(data_offset >> 4) * 4;
                 // Shorter than the header itself: no receiver takes it, and it has no payload.
@@ -815,16 +803,6 @@ fn transport<P: Packet + ?Sized>(packet: &P, mut parsed: Parsed) -> Result<Parse
             Some(header) => {
                 parsed.ports = Ports::new(take(&header, udp::PORTS));
                 parsed.transport_header_len = udp::LEN;
-            }
-            None => return headless(parsed),
-        },
-        protocol::ICMP | protocol::ICMPV6 => match packet.load::<2>(parsed.transport_offset) {
-            Some([kind, _]) => {
-                let hop_limit = match parsed.piece {
-                    Piece::Whole => parsed.hop_limit,
-                    Piece::First | Piece::Later => 0,
-                };
-                parsed.ports = icmp::ports(parsed.protocol, kind, hop_limit);
             }
             None => return headless(parsed),
         },

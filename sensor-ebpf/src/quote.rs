@@ -4,7 +4,9 @@
 use crate::{
     flow::{Direction, FlowKey},
     packet::Packet,
-    parse::{Address, Family, MAX_EXTENSION_HEADERS, Parsed, Ports, icmp, is_extension, protocol},
+    parse::{
+        Address, Family, MAX_EXTENSION_HEADERS, Parsed, Piece, Ports, icmp, is_extension, protocol,
+    },
 };
 
 /// Bytes of an ICMP error before the packet that it quotes.
@@ -41,6 +43,59 @@ impl FlowKey {
         };
         icmp::quotes(self.protocol(), kind)
     }
+}
+
+/// The key of a frame that was seen going in a direction, the types of ICMP included:
+/// [`FlowKey::new`] knows the headers that the parser reads.
+#[inline(always)]
+pub fn key_of<P: Packet + ?Sized>(
+    packet: &P,
+    parsed: &Parsed,
+    direction: Direction,
+    ifindex: u32,
+) -> FlowKey {
+    let key = FlowKey::new(parsed, direction, ifindex);
+    if parsed.piece == Piece::Later {
+        return key;
+    }
+    let offsets = (parsed.network_offset, parsed.transport_offset);
+    let is_piece = parsed.piece != Piece::Whole;
+    match icmp_ports(packet, offsets, &key, direction, is_piece) {
+        Some(ports) => key.with_ports(ports),
+        None => key,
+    }
+}
+
+/// What stands in the place of ports in the key of an ICMP message, as [`FlowKey::ports`] gives it. The
+/// offsets are those of the network and the transport header. `None` of other protocols, and where the
+/// message is cut off before its type.
+#[inline(always)]
+pub fn icmp_ports<P: Packet + ?Sized>(
+    packet: &P,
+    (network, transport): (usize, usize),
+    key: &FlowKey,
+    direction: Direction,
+    is_piece: bool,
+) -> Option<u32> {
+    const HOP_LIMIT: usize = 7;
+
+    let protocol = key.protocol();
+    if !matches!(protocol, protocol::ICMP | protocol::ICMPV6) {
+        return None;
+    }
+    let [kind, _] = packet.load(transport)?;
+    let hop_limit = match key.family() {
+        Family::V6 if !is_piece => {
+            let [_, hop_limit] = packet.load(network + HOP_LIMIT - 1)?;
+            hop_limit
+        }
+        _ => 0,
+    };
+    let ports = icmp::ports(protocol, kind, hop_limit);
+    Some(match direction {
+        Direction::Upload => ports.word(),
+        Direction::Download => ports.swapped().word(),
+    })
 }
 
 /// The flow of the packet that an ICMP error quotes. `error` is the error's own flow, seen in a

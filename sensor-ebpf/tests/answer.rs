@@ -19,7 +19,7 @@ use sensor_ebpf::{
 fn answer(frame: &[u8]) -> Option<Vec<u8>> {
     let parsed = parse(frame).ok()?;
     let mut out = [0xee; ANSWER_CAPACITY];
-    let refused = Refused::of(&parsed)?;
+    let refused = Refused::of(frame, &parsed)?;
     let len = refuse(frame, &refused, To::Sender, &mut out)?;
     seal(&refused, len, &mut out)?;
     Some(out[..len].to_vec())
@@ -277,7 +277,7 @@ fn what_is_not_answered() {
                 protocol: 1 | 58, ..
             } => {
                 let parsed = parse(&frame[..]).expect("it is IP");
-                !icmp::is_error(parsed.protocol, parsed.ports.second())
+                !icmp::is_error(parsed.protocol, u16::from(frame[parsed.transport_offset]))
             }
             Expect::Ip { .. } => true,
             _ => false,
@@ -323,7 +323,7 @@ fn an_answer_to_an_unfinished_checksum_is_right_after() {
         ] {
             unfinish(&mut frame, 14, place);
             let parsed = parse(&frame[..]).expect("a packet");
-            let refused = Refused::of(&parsed)
+            let refused = Refused::of(&frame[..], &parsed)
                 .expect("it is answered")
                 .with_unfinished_checksum();
             let mut out = [0xee; ANSWER_CAPACITY];
@@ -348,7 +348,7 @@ fn a_dns_answer_to_an_unfinished_checksum_is_right_after() {
         const MESSAGE: usize = 60;
         unfinish(&mut frame, 14, 6);
         let parsed = parse(&frame[..]).expect("a packet");
-        let refused = Refused::of(&parsed)
+        let refused = Refused::of(&frame[..], &parsed)
             .expect("it is answered")
             .with_unfinished_checksum();
         let mut out = [0xee; ANSWER_CAPACITY];

@@ -26,6 +26,7 @@ use sensor_ebpf::{
         Chain, Decision, DeviceRulesKey, MAX_CHAINS, MAX_RULES, PREFIX_SIDE_BITS, PortRange,
         PrefixV4, PrefixV6, Rule, Rules, Verdict, decide,
     },
+    quote::key_of,
     sample::Kind,
     skip::Skip,
 };
@@ -70,11 +71,11 @@ impl Oracle {
             Direction::Download if parsed.destination_mac.is_group() => return Booked::Multicast,
             _ => {}
         }
-        Booked::Flow(self.key(&parsed, direction))
+        Booked::Flow(self.key(frame, &parsed, direction))
     }
 
-    fn key(&mut self, parsed: &Parsed, direction: Direction) -> FlowKey {
-        let key = FlowKey::new(parsed, direction, IFINDEX);
+    fn key(&mut self, frame: &[u8], parsed: &Parsed, direction: Direction) -> FlowKey {
+        let key = key_of(frame, parsed, direction, IFINDEX);
         match parsed.fragment() {
             Fragment::Whole => key,
             Fragment::First(identification) => {
@@ -433,7 +434,9 @@ fn a_refused_frame_comes_back_as_the_library_answers() -> Result<()> {
                 Direction::Upload => To::Sender,
                 Direction::Download => To::Receiver,
             };
-            let refusal = parse(&frame[..]).ok().and_then(|p| Refused::of(&p));
+            let refusal = parse(&frame[..])
+                .ok()
+                .and_then(|p| Refused::of(&frame[..], &p));
             let answer = refusal.and_then(|refusal| {
                 let len = refuse(&frame[..], &refusal, to, &mut buffer)?;
                 seal(&refusal, len, &mut buffer)?;

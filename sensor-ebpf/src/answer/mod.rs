@@ -74,7 +74,13 @@ impl Refused {
     /// address or from none, an ICMP error (RFC 1122, section 3.2.2), a RST (RFC 9293, section 3.10.7),
     /// what is neither IPv4 nor IPv6.
     #[inline(always)]
-    pub fn of(parsed: &Parsed) -> Option<Self> {
+    pub fn of<P: Packet + ?Sized>(packet: &P, parsed: &Parsed) -> Option<Self> {
+        if matches!(parsed.protocol, protocol::ICMP | protocol::ICMPV6) {
+            let [kind, _] = packet.load(parsed.transport_offset)?;
+            if is_error(parsed.protocol, u16::from(kind)) {
+                return None;
+            }
+        }
         if parsed.piece == Piece::Later
             || parsed.destination_mac.is_group()
             || parsed.network_offset >= NETWORK_OFFSET_LIMIT
@@ -82,7 +88,6 @@ impl Refused {
             || is_group_or_none(parsed.family, parsed.source)
             || is_group_or_none(parsed.family, parsed.destination)
             || parsed.tcp_flags & tcp_flag::RST != 0
-            || is_error(parsed.protocol, parsed.ports.second())
         {
             return None;
         }

@@ -143,8 +143,6 @@ pub(super) fn key(mac: [u8; 6], address: IpAddr, transport: Transport, port: u16
         source: Address::v4([0; 4]),
         tcp_flags: 0,
         sequence: 0,
-        window_urgent: 0,
-        hop_limit: 0,
         identification: 0,
         network_offset: 14,
         transport_offset: 34,
