@@ -49,13 +49,14 @@ fn look<P: Packet>(packet: &P, seen: &Seen, network: u32, transport: u32) -> u64
     let network = packet.forget(network as usize, seen.now);
     let transport = packet.forget(transport as usize, seen.now);
     if seen.key.protocol() == protocol::TCP {
-        return match (
-            packet.load(transport + WINDOW),
-            packet.load(transport + URGENT),
-        ) {
-            (Some([w0, w1]), Some([u0, u1])) => u64::from(u32::from_be_bytes([w0, w1, u0, u1])),
-            _ => 0,
+        // Not two loads in one condition: LLVM would read the first where it failed.
+        let Some(window) = packet.load::<2>(transport + WINDOW) else {
+            return 0;
         };
+        let Some(urgent) = packet.load::<2>(transport + URGENT) else {
+            return 0;
+        };
+        return u64::from(u16::from_be_bytes(window)) << 16 | u64::from(u16::from_be_bytes(urgent));
     }
     let direction = seen.direction();
     let is_piece = seen.direction & Seen::FRAGMENT != 0;
