@@ -441,7 +441,7 @@ fn first_flights_are_refused_by_name() -> Result<()> {
 fn a_first_flight_without_a_place_for_its_flow_is_refused_by_name() -> Result<()> {
     const FLOWS: u32 = 64;
     programs::enter_own_namespace()?;
-    let programs = household(Tables {
+    let mut programs = household(Tables {
         flows: FLOWS,
         devices: 16,
     })?;
@@ -458,6 +458,7 @@ fn a_first_flight_without_a_place_for_its_flow_is_refused_by_name() -> Result<()
         let request = format!("GET / HTTP/1.1\r\nHost: {name}\r\n\r\n").into_bytes();
         for payload in [hello(name, 1), request] {
             let data = frame(false, 6, (40_000, 443), 0x18, &payload);
+            programs.forget_answers()?;
             let verdict = programs.run_xdp("upload", &data, 1)?.verdict;
             ensure!(verdict == expected, "{name}: {verdict}");
         }
