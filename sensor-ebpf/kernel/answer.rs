@@ -3,68 +3,114 @@
 //! Not inlined into the programs: a refused packet is rare, and may take its time.
 
 use aya_ebpf::{
-    bindings::{__sk_buff, BPF_F_INGRESS, TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action, xdp_md},
+    bindings::{
+        __sk_buff, BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_INGRESS, BPF_F_INVALIDATE_HASH,
+        BPF_F_RECOMPUTE_CSUM, TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action, xdp_md,
+    },
     helpers::{
-        bpf_clone_redirect, bpf_redirect, bpf_skb_change_tail, bpf_skb_store_bytes,
-        bpf_xdp_adjust_head, bpf_xdp_adjust_tail,
+        bpf_clone_redirect, bpf_l4_csum_replace, bpf_redirect, bpf_skb_adjust_room,
+        bpf_skb_change_tail, bpf_skb_store_bytes, bpf_xdp_adjust_head, bpf_xdp_adjust_tail,
+        bpf_xdp_get_buff_len,
     },
     programs::{TcContext, XdpContext},
 };
 use sensor_ebpf::{
     answer::{
         ANSWER_CAPACITY, NETWORK_OFFSET_LIMIT, Refusal, Refused, To, answer_question, dns_message,
-        echo_question, place_of_message, refuse, seal,
+        echo_question, limit::Limited, place_of_message, refuse, seal,
     },
+    books::Note,
+    flow::{Direction, FlowKey},
     packet::Packet,
-    parse::parse,
+    parse::{Mac, parse},
+    said::Found,
 };
 
 use crate::{
-    frame::{Frame, LinearFrame, SocketBuffer},
+    frame::{AllBytes, Frame, LinearFrame, SocketBuffer},
     global,
-    sample::Payload,
+    judge::read_question,
+    sample::{Payload, sample_again},
     seen::Action,
-    table::{interfaces, scratch},
-    verifier::masked,
+    table::{interfaces, limits, scratch, settings},
+    verifier::{masked, one_to},
 };
 
 /// The mark of a socket buffer that is an answer of ours.
 pub(crate) const ANSWER_MARK: u32 = 0x5e4d_0a05;
 
 /// Reads the refused frame, and leaves in this CPU's buffer what an answer needs to know of it. Gives
-/// whether one is due.
+/// whether one may be due.
 #[inline(always)]
-fn read<P: Packet>(frame: &P, more: impl FnOnce(Refused) -> Refused) -> u32 {
-    let refused = parse(frame).ok().and_then(|parsed| Refused::of(&parsed));
-    match (refused.map(more), scratch::refused()) {
-        (Some(refused), Some(buffer)) => {
-            *buffer = refused;
-            1
+fn read<P: Packet>(frame: &P, ifindex: u32, direction: Direction) -> u32 {
+    u32::from(try_read(frame, ifindex, direction).is_some())
+}
+
+#[inline(always)]
+fn try_read<P: Packet>(frame: &P, ifindex: u32, direction: Direction) -> Option<()> {
+    let parsed = parse(frame).ok()?;
+    let buffer = scratch::refusal()?;
+    buffer.refused = Refused::of(frame, &parsed)?;
+    buffer.flow =
+        FlowKey::new(&parsed, direction, ifindex).hash(&settings::settings()?.hash_secret);
+    Some(())
+}
+
+global! {
+    /// Whether the frame that was read gets an answer: the answers of each flow and device are limited.
+    fn is_admitted(ifindex: u32, action: u32, direction: u32) -> u32 {
+        let Some(refusal) = scratch::refusal() else {
+            return 0;
+        };
+        let (direction, device) = match direction {
+            0 => (Direction::Upload, refusal.refused.source_mac()),
+            _ => (Direction::Download, refusal.refused.destination_mac()),
+        };
+        let limited = match Action::from_number(action) {
+            Action::NxDomain | Action::Zero => Limited::Dns,
+            _ => refusal.refused.limited(direction),
+        };
+        match limits::admit(limited, device.word(), refusal.flow) {
+            Ok(()) => 1,
+            Err(reason) => {
+                interfaces::count_silent(ifindex, reason);
+                0
+            }
         }
-        _ => 0,
     }
 }
 
-/// Composes the answer to the frame that was read, in the buffer of whom it is for. Gives its length;
-/// 0 where none is due.
+/// Composes the refusal of the frame that was read, in the buffer of whom it is for. Gives its length; 0
+/// where none is due.
 #[inline(always)]
-fn compose<P: Packet>(frame: &P, action: Action, message: usize, to: To) -> Option<usize> {
+fn compose<P: Packet>(frame: &P, to: To) -> Option<usize> {
     let buffer = scratch::answer(to)?;
-    let refused = *scratch::refused()?;
-    let refused = refused.with_offsets(
+    let refused = with_bounds(frame)?;
+    let len = refuse(frame, &refused, to, buffer)?;
+    (len <= ANSWER_CAPACITY).then_some(len)
+}
+
+/// Composes the headers before a DNS message of so many bytes in the sender's buffer. Apart from other
+/// answers, with which it would take more stack than there is. Gives the length of the whole.
+#[inline(always)]
+fn compose_question<P: Packet>(frame: &P, message: usize) -> Option<usize> {
+    if message == 0 || message > ANSWER_CAPACITY {
+        return None;
+    }
+    let buffer = scratch::answer(To::Sender)?;
+    let refused = with_bounds(frame)?;
+    let len = answer_question(frame, &refused, message, buffer)?;
+    (len <= ANSWER_CAPACITY).then_some(len)
+}
+
+/// What was read of the frame, with offsets that the verifier knows to be bounded.
+#[inline(always)]
+fn with_bounds<P: Packet>(frame: &P) -> Option<Refused> {
+    let refused = scratch::refusal()?.refused;
+    Some(refused.with_offsets(
         bounded(refused.network_offset())?,
         frame.forget(refused.transport_offset(), 0),
-    );
-    let len = match action {
-        Action::NxDomain | Action::Zero => {
-            if message == 0 || message > ANSWER_CAPACITY {
-                return None;
-            }
-            answer_question(frame, &refused, message, buffer)?
-        }
-        _ => refuse(frame, &refused, to, buffer)?,
-    };
-    (len <= ANSWER_CAPACITY).then_some(len)
+    ))
 }
 
 global! {
@@ -75,9 +121,10 @@ global! {
             SENDER => To::Sender,
             _ => To::Receiver,
         };
-        let (Some(buffer), Some(refused)) = (scratch::answer(to), scratch::refused()) else {
+        let (Some(buffer), Some(refused)) = (scratch::answer(to), scratch::refusal()) else {
             return 0;
         };
+        let refused = refused.refused;
         let Some(network) = bounded(refused.network_offset()) else {
             return 0;
         };
@@ -92,62 +139,76 @@ global! {
 global! {
     /// [`read`] at XDP.
     fn read_xdp(context: *mut xdp_md) -> u32 {
-        read(&LinearFrame::new(&XdpContext::new(context)), |refused| {
-            refused
-        })
+        let frame = LinearFrame::new(&XdpContext::new(context));
+        read(&frame, frame.ifindex(), Direction::Upload)
     }
 }
 
 global! {
     /// [`read`] at TC.
-    fn read_tc(skb: *mut __sk_buff) -> u32 {
+    fn read_tc(skb: *mut __sk_buff, direction: u32) -> u32 {
         let frame = SocketBuffer::ingress(&TcContext::new(skb));
-        read(&frame, |refused| refused.in_socket_buffer(&frame))
+        let direction = match direction {
+            0 => Direction::Upload,
+            _ => Direction::Download,
+        };
+        read(&frame, frame.ifindex(), direction)
     }
 }
 
 global! {
     /// [`compose`] at XDP, for the sender.
-    fn compose_xdp(context: *mut xdp_md, action: u32, message: u32) -> u32 {
+    fn compose_xdp(context: *mut xdp_md) -> u32 {
         let frame = LinearFrame::new(&XdpContext::new(context));
-        compose(
-            &frame,
-            Action::from_number(action),
-            message as usize,
-            To::Sender,
-        )
-        .unwrap_or(0) as u32
+        compose(&frame, To::Sender).unwrap_or(0) as u32
+    }
+}
+
+global! {
+    /// [`compose_question`] at XDP.
+    fn compose_question_xdp(context: *mut xdp_md, message: u32) -> u32 {
+        let frame = LinearFrame::new(&XdpContext::new(context));
+        compose_question(&frame, message as usize).unwrap_or(0) as u32
     }
 }
 
 global! {
     /// [`compose`] at TC, for the sender.
-    fn compose_tc(skb: *mut __sk_buff, action: u32, message: u32) -> u32 {
+    fn compose_tc(skb: *mut __sk_buff) -> u32 {
         let frame = SocketBuffer::ingress(&TcContext::new(skb));
-        compose(
-            &frame,
-            Action::from_number(action),
-            message as usize,
-            To::Sender,
-        )
-        .unwrap_or(0) as u32
-    }
-}
-
-global! {
-    /// [`compose`] at TC, for the sender of a download. Apart from questions, which would take more stack
-    /// than there is.
-    fn compose_reset(skb: *mut __sk_buff) -> u32 {
-        let frame = SocketBuffer::egress(&TcContext::new(skb));
-        compose(&frame, Action::Reject, 0, To::Sender).unwrap_or(0) as u32
+        compose(&frame, To::Sender).unwrap_or(0) as u32
     }
 }
 
 global! {
     /// [`compose`] at TC, for the receiver.
     fn compose_onward(skb: *mut __sk_buff) -> u32 {
-        let frame = SocketBuffer::egress(&TcContext::new(skb));
-        compose(&frame, Action::Reject, 0, To::Receiver).unwrap_or(0) as u32
+        let frame = SocketBuffer::ingress(&TcContext::new(skb));
+        compose(&frame, To::Receiver).unwrap_or(0) as u32
+    }
+}
+
+global! {
+    /// [`compose_question`] at TC.
+    fn compose_question_tc(skb: *mut __sk_buff, message: u32) -> u32 {
+        let frame = SocketBuffer::ingress(&TcContext::new(skb));
+        compose_question(&frame, message as usize).unwrap_or(0) as u32
+    }
+}
+
+global! {
+    /// Has resets that are composed from now on signed, or not: what goes to a server comes back to the
+    /// programs.
+    fn sign(is_for_server: u32) -> u32 {
+        let (Some(settings), Some(refusal)) = (settings::settings(), scratch::refusal()) else {
+            return 0;
+        };
+        let signature = match is_for_server {
+            0 => 0,
+            _ => settings.reset_signature as u32,
+        };
+        refusal.refused = refusal.refused.signed(signature);
+        1
     }
 }
 
@@ -184,8 +245,8 @@ global! {
     /// Writes the DNS message that refuses the question which was copied when it was judged. Gives its
     /// length; 0 where it cannot be made.
     fn compose_message(zero: u32) -> u32 {
-        let place = match scratch::refused() {
-            Some(refused) => place_of_message(refused).unwrap_or(0) as u32,
+        let place = match scratch::refusal() {
+            Some(refusal) => place_of_message(&refusal.refused).unwrap_or(0) as u32,
             None => return 0,
         };
         if copy_question(place) == 0 {
@@ -225,40 +286,71 @@ fn bounded(offset: usize) -> Option<usize> {
 }
 
 global! {
-    /// Turns the frame into the answer and sends it back where it came from.
+    /// Answers a refused upload at XDP: turns the frame into the answer and sends it back, or hands it on
+    /// with a note for [`read_note`].
     pub(crate) fn answer_xdp(context: *mut xdp_md, action: u32) -> u32 {
-        if read_xdp(context) == 0 {
+        let ifindex = LinearFrame::new(&XdpContext::new(context)).ifindex();
+        if read_xdp(context) == 0 || is_admitted(ifindex, action, Direction::Upload as u32) == 0 {
             return xdp_action::XDP_DROP;
         }
-        let len = finish(
-            To::Sender as u32,
-            compose_xdp(context, action, message_for(action)),
-        ) as usize;
+        if interfaces::notes_refused(ifindex) {
+            return note(context, action);
+        }
+        let composed = match message_for(action) {
+            0 => compose_xdp(context),
+            message => compose_question_xdp(context, message),
+        };
+        let len = finish(To::Sender as u32, composed) as usize;
         let Some(answer) = scratch::answer(To::Sender) else {
             return xdp_action::XDP_DROP;
         };
         if len == 0 {
             return xdp_action::XDP_DROP;
         }
-        // Not before: what a frame is made of does not outlive a call.
-        let frame = LinearFrame::new(&XdpContext::new(context));
-        let ifindex = frame.ifindex();
-        let before = frame.wire(None).bytes as i32;
-        let growth = len as i32 - before;
-        // SAFETY: the context is valid while the program runs.
-        let resized = unsafe {
-            match growth {
-                // Drivers leave 256 octets in front of a frame; behind it there may be none.
-                1.. => bpf_xdp_adjust_head(context, -growth),
-                _ => bpf_xdp_adjust_tail(context, growth),
-            }
-        };
-        if resized != 0 || !overwrite(context, answer, len) {
+        if !resize(context, len as i32) || !overwrite(context, answer, len) {
             interfaces::count_answer_failed(ifindex);
             return xdp_action::XDP_DROP;
         }
         count_answered(ifindex, len as u64);
         xdp_action::XDP_TX
+    }
+}
+
+global! {
+    /// Hands a refused frame on with a note of what is to be answered. Where the driver has no room for
+    /// it, the frame goes no further.
+    fn note(context: *mut xdp_md, action: u32) -> u32 {
+        let Some(refusal) = scratch::refusal() else {
+            return xdp_action::XDP_DROP;
+        };
+        let frame = LinearFrame::new(&XdpContext::new(context));
+        let ifindex = frame.ifindex();
+        let note = Note {
+            magic: Note::MAGIC,
+            action,
+            destination: refusal.refused.destination_mac().word(),
+        };
+        if frame.annotate(note) {
+            return xdp_action::XDP_PASS;
+        }
+        interfaces::count_note_failed(ifindex);
+        xdp_action::XDP_DROP
+    }
+}
+
+/// Makes the frame as long as its answer, in one buffer. Gives whether it could.
+#[inline(always)]
+fn resize(context: *mut xdp_md, len: i32) -> bool {
+    // SAFETY: the context is valid while the program runs.
+    unsafe {
+        let whole = bpf_xdp_get_buff_len(context) as i32;
+        let linear = LinearFrame::new(&XdpContext::new(context)).wire(None).bytes as i32;
+        let kept = linear.min(len);
+        if kept != whole && bpf_xdp_adjust_tail(context, kept - whole) != 0 {
+            return false;
+        }
+        // Drivers leave 256 bytes in front of a frame; behind it there may be none.
+        kept == len || bpf_xdp_adjust_head(context, kept - len) == 0
     }
 }
 
@@ -290,48 +382,190 @@ fn overwrite(context: *mut xdp_md, answer: &[u8; ANSWER_CAPACITY], len: usize) -
 }
 
 global! {
-    /// Turns the socket buffer into the answer and sends it out of the interface it came in by.
+    /// Answers a refused upload at TC.
     pub(crate) fn answer_tc(skb: *mut __sk_buff, action: u32) -> u32 {
         let ifindex = SocketBuffer::ingress(&TcContext::new(skb)).ifindex();
-        if read_tc(skb) == 0 {
+        if read_tc(skb, Direction::Upload as u32) == 0
+            || is_admitted(ifindex, action, Direction::Upload as u32) == 0
+        {
             return TC_ACT_SHOT as u32;
         }
-        let len = finish(
-            To::Sender as u32,
-            compose_tc(skb, action, message_for(action)),
-        ) as usize;
-        let Some(answer) = scratch::answer(To::Sender) else {
+        tell_both(skb, action)
+    }
+}
+
+global! {
+    /// Answers an upload that XDP refused and handed on, which was for a MAC address.
+    pub(crate) fn read_note(skb: *mut __sk_buff, action: u32, destination: u64) -> u32 {
+        // The headers may lie in pages.
+        let _ = SocketBuffer::ingress(&TcContext::new(skb)).reveal();
+        if read_tc(skb, Direction::Upload as u32) == 0 {
+            return TC_ACT_SHOT as u32;
+        }
+        let Some(refusal) = scratch::refusal() else {
             return TC_ACT_SHOT as u32;
         };
-        if len == 0 {
+        refusal.refused = refusal.refused.sent_to(Mac::from_word(destination));
+        if matches!(
+            Action::from_number(action),
+            Action::NxDomain | Action::Zero
+        ) && (sample_again(skb) == 0 || read_question() != Found::Name as u32)
+        {
             return TC_ACT_SHOT as u32;
         }
-        if !put(skb, answer, len) {
-            interfaces::count_answer_failed(ifindex);
-            return TC_ACT_SHOT as u32;
+        tell_both(skb, action)
+    }
+}
+
+/// Sends the device the answer to its upload that was read, out of the interface it came in by, and
+/// ends the connection at the server too, where there is one.
+#[inline(always)]
+fn tell_both(skb: *mut __sk_buff, action: u32) -> u32 {
+    let ifindex = SocketBuffer::ingress(&TcContext::new(skb)).ifindex();
+    if find_checksum(skb) == 0 {
+        interfaces::count_answer_failed(ifindex);
+        return TC_ACT_SHOT as u32;
+    }
+    // Both before the frame is overwritten.
+    sign(1);
+    let to_server = match is_connection() {
+        true => finish(To::Receiver as u32, compose_onward(skb)),
+        false => 0,
+    };
+    sign(0);
+    let composed = match message_for(action) {
+        0 => compose_tc(skb),
+        message => compose_question_tc(skb, message),
+    };
+    let to_device = finish(To::Sender as u32, composed);
+    if to_device == 0 {
+        return TC_ACT_SHOT as u32;
+    }
+    if straighten(skb) == 0 {
+        interfaces::count_answer_failed(ifindex);
+        return TC_ACT_SHOT as u32;
+    }
+    if to_server != 0 {
+        send_to_server(skb, To::Receiver as u32, to_server);
+    }
+    let Some(answer) = scratch::answer(To::Sender) else {
+        return TC_ACT_SHOT as u32;
+    };
+    if !put(skb, answer, to_device as usize) {
+        interfaces::count_answer_failed(ifindex);
+        return TC_ACT_SHOT as u32;
+    }
+    // SAFETY: the context is valid; the helper notes where to send the buffer.
+    unsafe {
+        // It passes our own egress program, which is to let it go.
+        (*skb).mark = ANSWER_MARK;
+        bpf_redirect(ifindex, 0) as u32
+    }
+}
+
+global! {
+    /// Learns whether the checksum of the frame that was read is left to whoever sends it on
+    /// (`CHECKSUM_PARTIAL`), and leaves it with what an answer needs to know. The frame's first bytes are
+    /// not to be read any more. Gives 0 where no answer can have the frame's place.
+    ///
+    /// No helper tells, but one does otherwise where it is so: it leaves checksums alone that stand for no
+    /// pseudo-header (`inet_proto_csum_replace4`).
+    fn find_checksum(skb: *mut __sk_buff) -> u32 {
+        /// Bytes that are replaced; any but 0 and 0xffff change every sum.
+        const CHANGE: u64 = 0x1234;
+        const TWO_BYTES: u64 = 2;
+
+        let Some(refusal) = scratch::refusal() else {
+            return 0;
+        };
+        let Some(before) = AllBytes(skb).load::<2>(0) else {
+            return 0;
+        };
+        // SAFETY: the context is valid while the program runs.
+        if unsafe { bpf_l4_csum_replace(skb, 0, 0, CHANGE, TWO_BYTES) } != 0 {
+            return 0;
         }
-        // SAFETY: the context is valid; the helper notes where to send the buffer.
+        if AllBytes(skb).load::<2>(0) == Some(before) {
+            if !refusal.refused.can_be_unfinished() {
+                return 0;
+            }
+            refusal.refused = refusal.refused.with_unfinished_checksum();
+        }
+        1
+    }
+}
+
+global! {
+    /// Takes options and extension headers out of the frame that was read: an unfinished checksum begins
+    /// behind them, and moves with what follows. Gives 0 where the answer's would be in another place.
+    fn straighten(skb: *mut __sk_buff) -> u32 {
+        const AFTER_NETWORK_HEADER: u32 = 0;
+
+        let Some(refusal) = scratch::refusal() else {
+            return 0;
+        };
+        let surplus = refusal.refused.surplus();
+        if surplus == 0 {
+            return 1;
+        }
+        // SAFETY: the context is valid while the program runs.
+        let moved = unsafe {
+            bpf_skb_adjust_room(
+                skb,
+                -(surplus as i32),
+                AFTER_NETWORK_HEADER,
+                u64::from(BPF_F_ADJ_ROOM_FIXED_GSO),
+            )
+        };
+        u32::from(moved == 0 || !refusal.refused.is_unfinished())
+    }
+}
+
+global! {
+    /// Sends a server the reset in a buffer, as if the device had sent it: the way of uploads, where our own
+    /// program knows it by its signature.
+    fn send_to_server(skb: *mut __sk_buff, buffer: u32, len: u32) -> u32 {
+        const SENDER: u32 = To::Sender as u32;
+
+        let ifindex = SocketBuffer::ingress(&TcContext::new(skb)).ifindex();
+        let buffer = match buffer {
+            SENDER => To::Sender,
+            _ => To::Receiver,
+        };
+        let Some(answer) = scratch::answer(buffer) else {
+            return 0;
+        };
+        // SAFETY: the context is valid while the program runs.
         unsafe {
-            // It passes our own egress program, which is to let it go.
-            (*skb).mark = ANSWER_MARK;
-            bpf_redirect(ifindex, 0) as u32
+            let mark = (*skb).mark;
+            // What the machine routes by marks is not for it.
+            (*skb).mark = 0;
+            if !put(skb, answer, len as usize)
+                || bpf_clone_redirect(skb, ifindex, u64::from(BPF_F_INGRESS)) != 0
+            {
+                interfaces::count_answer_failed(ifindex);
+            }
+            (*skb).mark = mark;
         }
+        0
     }
 }
 
 /// Puts an answer into a socket buffer.
 #[inline(always)]
 fn put(skb: *mut __sk_buff, answer: &[u8; ANSWER_CAPACITY], len: usize) -> bool {
+    const FLAGS: u32 = BPF_F_RECOMPUTE_CSUM | BPF_F_INVALIDATE_HASH;
+
     if len == 0 || len > ANSWER_CAPACITY {
         return false;
     }
-    // The verifier of Linux 6.1 does not learn from a comparison with zero.
-    let len = masked::<{ ANSWER_CAPACITY as i32 - 1 }>(len - 1) + 1;
+    let len = one_to::<ANSWER_CAPACITY>(len as u32);
     // SAFETY: the context is valid while the program runs; the answer's buffer has room for `len`
-    // octets, as just compared.
+    // bytes, as just compared.
     unsafe {
-        bpf_skb_change_tail(skb, len as u32, 0) == 0
-            && bpf_skb_store_bytes(skb.cast(), 0, answer.as_ptr().cast(), len as u32, 0) == 0
+        bpf_skb_change_tail(skb, len, 0) == 0
+            && bpf_skb_store_bytes(skb.cast(), 0, answer.as_ptr().cast(), len, u64::from(FLAGS))
+                == 0
     }
 }
 
@@ -339,28 +573,33 @@ global! {
     /// Turns a refused download into what ends the flow at both ends: for the server, as if the device
     /// had sent it; for the device, in the place of what the server sent.
     pub(crate) fn answer_both(skb: *mut __sk_buff) -> u32 {
-        let ifindex = SocketBuffer::egress(&TcContext::new(skb)).ifindex();
-        if read_tc(skb) == 0 {
+        let ifindex = SocketBuffer::ingress(&TcContext::new(skb)).ifindex();
+        if read_tc(skb, Direction::Download as u32) == 0
+            || is_admitted(ifindex, Action::Reject as u32, Direction::Download as u32) == 0
+        {
+            return TC_ACT_SHOT as u32;
+        }
+        if find_checksum(skb) == 0 {
+            interfaces::count_answer_failed(ifindex);
             return TC_ACT_SHOT as u32;
         }
         // Both before the frame is overwritten. The server of datagrams is not told: it hears no more.
+        sign(1);
         let to_server = match is_tcp() {
-            true => finish(To::Sender as u32, compose_reset(skb)) as usize,
+            true => finish(To::Sender as u32, compose_tc(skb)),
             false => 0,
         };
-        let to_device = finish(To::Receiver as u32, compose_onward(skb)) as usize;
-        if to_server != 0
-            && let Some(answer) = scratch::answer(To::Sender)
-        {
-            // SAFETY: the context is valid while the program runs.
-            unsafe {
-                (*skb).mark = ANSWER_MARK;
-                if !put(skb, answer, to_server)
-                    || bpf_clone_redirect(skb, ifindex, u64::from(BPF_F_INGRESS)) != 0
-                {
-                    interfaces::count_answer_failed(ifindex);
-                }
-            }
+        sign(0);
+        let to_device = finish(To::Receiver as u32, compose_onward(skb));
+        if to_server | to_device == 0 {
+            return TC_ACT_SHOT as u32;
+        }
+        if straighten(skb) == 0 {
+            interfaces::count_answer_failed(ifindex);
+            return TC_ACT_SHOT as u32;
+        }
+        if to_server != 0 {
+            send_to_server(skb, To::Sender as u32, to_server);
         }
         let Some(answer) = scratch::answer(To::Receiver) else {
             return TC_ACT_SHOT as u32;
@@ -368,11 +607,11 @@ global! {
         if to_device == 0 {
             return TC_ACT_SHOT as u32;
         }
-        if !put(skb, answer, to_device) {
+        if !put(skb, answer, to_device as usize) {
             interfaces::count_answer_failed(ifindex);
             return TC_ACT_SHOT as u32;
         }
-        interfaces::count_replaced(ifindex, to_device as u64);
+        interfaces::count_replaced(ifindex, u64::from(to_device));
         TC_ACT_UNSPEC as u32
     }
 }
@@ -380,7 +619,13 @@ global! {
 /// Whether the frame that was read is TCP.
 #[inline(always)]
 fn is_tcp() -> bool {
-    scratch::refused().is_some_and(|refused| refused.is_tcp())
+    scratch::refusal().is_some_and(|refusal| refusal.refused.is_tcp())
+}
+
+/// Whether the frame that was read is of a TCP connection of which its receiver may know.
+#[inline(always)]
+fn is_connection() -> bool {
+    scratch::refusal().is_some_and(|refusal| refusal.refused.is_tcp() && !refusal.refused.opens())
 }
 
 /// Books an answer that passes at egress on its way to the device.

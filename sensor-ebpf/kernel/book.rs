@@ -4,7 +4,7 @@ use sensor_ebpf::{
     books::{FURTHER_DEVICES, Settings},
     flow::{Direction, Judgement},
     parse::{protocol, tcp_flag},
-    policy::{Rules as _, Verdict},
+    policy::{Decision, Rules as _, Verdict},
     sample::{NO_SLOT, Watch, is_service},
 };
 
@@ -30,6 +30,12 @@ use crate::{
 /// there is.
 #[inline(always)]
 pub(crate) fn book(seen: &Seen) -> Booked {
+    if seen.is_reset()
+        && let Some(settings) = settings::settings()
+        && seen.is_own_reset(settings)
+    {
+        return Booked::new(Verdict::Pass);
+    }
     let mut slot = find(seen);
     let is_new = slot >= NO_SLOT_BUT_TWIN;
     if is_new {
@@ -113,6 +119,11 @@ global! {
         let decision = judgement.decision;
         let booked = Booked::new(decision.verdict);
         flow.line.touch(direction, seen.tcp_flags, seen.now);
+        if decision.verdict.refuses() && seen.is_reset() {
+            // It ends what is to end.
+            flow.line.count(direction, seen.wire);
+            return Booked::new(Verdict::Pass).number();
+        }
         if direction == Direction::Download {
             let refuses = decision.verdict.refuses();
             if refuses || judgement.held && waits(flow, word) {
@@ -171,9 +182,13 @@ global! {
             return 0;
         };
         let judgement = decide_by_address(&seen.key, settings::generation(settings));
-        let decision = Judgement::unpack(judgement).decision;
+        let mut decision = Judgement::unpack(judgement).decision;
+        if decision.verdict.refuses() && seen.is_reset() {
+            decision = Decision::PASS;
+        }
         if decision.policy != 0 {
-            count_hit(seen, judgement, 1);
+            // It is decided about each packet, but only some attempt anything.
+            count_hit(seen, judgement, u64::from(seen.is_attempt()));
         }
         let booked = Booked::new(decision.verdict);
         let direction = seen.direction();

@@ -44,7 +44,7 @@ fn read(reader: impl FnOnce(&Payload<'_>, &mut Text) -> Found) -> u32 {
 
 global! {
     /// The name of a DNS question.
-    fn read_question() -> u32 {
+    pub(crate) fn read_question() -> u32 {
         read(|payload, text| question::read(payload, 0, text))
     }
 }

@@ -22,6 +22,7 @@ mod hit;
 mod judge;
 mod observe;
 mod port;
+mod quote;
 mod sample;
 mod seen;
 mod shared;
@@ -67,16 +68,19 @@ fn upload_frags(context: XdpContext) -> u32 {
 /// Uploads, where XDP is not to be had, and where frames were merged before the program (GRO).
 #[classifier]
 fn upload_tc(context: TcContext) -> i32 {
-    let frame = SocketBuffer::ingress(&context);
-    if frame.mark() == answer::ANSWER_MARK {
-        // On its way to the server it is an ordinary packet, whatever the machine routes by marks.
-        context.set_mark(0);
-        return TC_ACT_UNSPEC;
-    }
-    match observe::observe(frame, Direction::Upload) {
+    match observe::observe(SocketBuffer::ingress(&context), Direction::Upload) {
         Action::Pass => TC_ACT_UNSPEC,
         Action::Drop => TC_ACT_SHOT,
         refused => answer::answer_tc(context.skb.skb, refused as u32) as i32,
+    }
+}
+
+/// Answers uploads that XDP refused and handed on, where the driver may not deliver what XDP sends back.
+#[classifier]
+fn answer_noted(context: TcContext) -> i32 {
+    match frame::take_note(context.skb.skb) {
+        None => TC_ACT_UNSPEC,
+        Some(note) => answer::read_note(context.skb.skb, note.action, note.destination) as i32,
     }
 }
 
@@ -86,6 +90,8 @@ fn download(context: TcContext) -> i32 {
     let frame = SocketBuffer::egress(&context);
     if frame.mark() == answer::ANSWER_MARK {
         answer::count(&frame);
+        // From here on it is an ordinary packet, whatever the machine routes by marks.
+        context.set_mark(0);
         return TC_ACT_UNSPEC;
     }
     match observe::observe(frame, Direction::Download) {
@@ -98,10 +104,6 @@ fn download(context: TcContext) -> i32 {
 /// Uploads at a port of a bridge: what stays in the bridge is counted as local.
 #[classifier]
 fn upload_port(context: TcContext) -> i32 {
-    if SocketBuffer::ingress(&context).mark() == answer::ANSWER_MARK {
-        context.set_mark(0);
-        return TC_ACT_UNSPEC;
-    }
     match observe::observe(PortFrame::ingress(&context), Direction::Upload) {
         Action::Pass => TC_ACT_UNSPEC,
         Action::Drop => TC_ACT_SHOT,
@@ -116,6 +118,7 @@ fn download_port(context: TcContext) -> i32 {
     let frame = SocketBuffer::egress(&context);
     if frame.mark() == answer::ANSWER_MARK {
         answer::count(&frame);
+        context.set_mark(0);
         return TC_ACT_UNSPEC;
     }
     let mut out = port::leaves(&frame);

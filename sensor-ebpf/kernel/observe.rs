@@ -6,7 +6,7 @@
 use sensor_ebpf::{
     books::{MULTICAST_DEVICE, Tally},
     flow::{Direction, FlowKey},
-    parse::{Family, Fragment, Parsed, Piece, parse, plain, protocol},
+    parse::{Family, Fragment, Parsed, Piece, parse, plain, protocol, tcp_flag},
     said::initial,
     sample::NO_SLOT,
     skip::Skip,
@@ -15,7 +15,7 @@ use sensor_ebpf::{
 use crate::{
     book, clock, fragment,
     frame::Frame,
-    global, judge,
+    global, judge, quote,
     sample::Sampled,
     seen::{Action, Seen},
     steady::steady,
@@ -102,6 +102,19 @@ pub(crate) fn observe<F: Sampled>(mut frame: F, direction: Direction) -> Action 
     }
     if parsed.piece != Piece::Whole {
         seen.direction |= Seen::FRAGMENT;
+    }
+    let is_icmp = matches!(parsed.protocol, protocol::ICMP | protocol::ICMPV6)
+        && parsed.piece != Piece::Later;
+    if is_icmp || parsed.tcp_flags & tcp_flag::RST != 0 {
+        let (network, transport) = (parsed.network_offset, parsed.transport_offset);
+        let word = frame.look(seen, network as u32, transport as u32);
+        match is_icmp {
+            true => seen.key = seen.key.with_ports(word as u32),
+            false => seen.sequence = word as u32,
+        }
+        if word & quote::QUOTES != 0 && quote::quoted_passes() != 0 {
+            seen.key = seen.key.about_allowed(direction);
+        }
     }
     match parsed.fragment() {
         Fragment::Whole => {}

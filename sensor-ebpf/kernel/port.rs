@@ -20,6 +20,7 @@ use sensor_ebpf::{
 use crate::{
     frame::{Frame, SocketBuffer},
     sample::Sampled,
+    seen::Seen,
     table::ports::{self, Out},
 };
 
@@ -75,6 +76,11 @@ impl Sampled for PortFrame {
     #[inline(always)]
     fn sample(&self, offset: u32) -> u32 {
         self.0.sample(offset)
+    }
+
+    #[inline(always)]
+    fn look(&self, seen: &Seen, network: u32, transport: u32) -> u64 {
+        self.0.look(seen, network, transport)
     }
 }
 

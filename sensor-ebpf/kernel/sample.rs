@@ -9,18 +9,19 @@ use core::ptr;
 use aya_ebpf::{
     bindings::{__sk_buff, xdp_md},
     helpers::bpf_xdp_get_buff_len,
-    programs::XdpContext,
+    programs::{TcContext, XdpContext},
 };
 use sensor_ebpf::{
+    flow::{Direction, FlowKey},
     packet::{OFFSET_LIMIT, Packet},
-    parse::{protocol, tcp_flag},
+    parse::{parse, protocol, tcp_flag},
     sample::{Head, LOOKED_AT, MAX_PAYLOAD, NO_SLOT, classify},
 };
 
 use crate::{
     clock,
     frame::{Frame, LinearFrame, MultiBufferFrame, SocketBuffer, copy_frags, copy_skb},
-    global,
+    global, quote,
     seen::Seen,
     table::{
         flows,
@@ -81,12 +82,19 @@ fn head(seen: &Seen) -> Head {
 pub(crate) trait Sampled: Frame {
     /// Copies the payload that starts at `offset` to this CPU's buffer; gives 0 where nobody reads it.
     fn sample(&self, offset: u32) -> u32;
+    /// What the parser leaves out, of ICMP and resets; its headers start at these offsets.
+    fn look(&self, seen: &Seen, network: u32, transport: u32) -> u64;
 }
 
 impl Sampled for LinearFrame {
     #[inline(always)]
     fn sample(&self, offset: u32) -> u32 {
         sample_linear(self.context(), offset)
+    }
+
+    #[inline(always)]
+    fn look(&self, seen: &Seen, network: u32, transport: u32) -> u64 {
+        quote::look_xdp(seen, self.context(), network, transport)
     }
 }
 
@@ -95,12 +103,22 @@ impl Sampled for MultiBufferFrame {
     fn sample(&self, offset: u32) -> u32 {
         sample_frags(self.context(), offset)
     }
+
+    #[inline(always)]
+    fn look(&self, seen: &Seen, network: u32, transport: u32) -> u64 {
+        quote::look_xdp(seen, self.context(), network, transport)
+    }
 }
 
 impl Sampled for SocketBuffer {
     #[inline(always)]
     fn sample(&self, offset: u32) -> u32 {
         sample_skb(self.context(), offset)
+    }
+
+    #[inline(always)]
+    fn look(&self, seen: &Seen, network: u32, transport: u32) -> u64 {
+        quote::look_skb(seen, self.context(), network, transport)
     }
 }
 
@@ -179,7 +197,7 @@ global! {
 
 global! {
     /// The payload of a socket buffer.
-    fn sample_skb(skb: *mut __sk_buff, offset: u32) -> u32 {
+    pub(crate) fn sample_skb(skb: *mut __sk_buff, offset: u32) -> u32 {
         // SAFETY: the context is valid while the program runs.
         let frame_len = unsafe { (*skb).len };
         take(offset, frame_len, |offset, len, to| {
@@ -209,5 +227,20 @@ impl Packet for Payload<'_> {
     #[inline(always)]
     fn forget(&self, offset: usize, noise: u64) -> usize {
         forget(offset, noise)
+    }
+}
+
+global! {
+    /// Copies the payload of an upload that was sampled before, by another program. Gives 0 where it
+    /// cannot.
+    pub(crate) fn sample_again(skb: *mut __sk_buff) -> u32 {
+        let frame = SocketBuffer::ingress(&TcContext::new(skb));
+        let (Ok(parsed), Some(sample)) = (parse(&frame), scratch::sample()) else {
+            return 0;
+        };
+        sample.head.key = FlowKey::new(&parsed, Direction::Upload, frame.ifindex());
+        sample.head.payload = parsed.payload_len().unwrap_or(0) as u32;
+        let offset = frame.forget(parsed.payload_offset(), 0);
+        sample_skb(skb, offset as u32)
     }
 }

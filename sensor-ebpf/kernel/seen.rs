@@ -1,8 +1,9 @@
 //! What one frame is, and what becomes of it: what the other modules tell each other.
 
 use sensor_ebpf::{
-    books::Tally,
+    books::{Settings, Tally},
     flow::{Direction, FlowKey},
+    parse::{protocol, tcp_flag},
     policy::Verdict,
 };
 
@@ -48,7 +49,8 @@ pub(crate) struct Seen {
     pub(crate) now: u64,
     /// [`FlowKey::hash`] of the key.
     pub(crate) fingerprint: u64,
-    /// TCP: that of the packet. A QUIC Initial: the number of its connection.
+    /// TCP: that of the packet; of a RST its window and urgent pointer. A QUIC Initial: the number of its
+    /// connection.
     pub(crate) sequence: u32,
     /// Bytes of payload.
     pub(crate) payload: u16,
@@ -70,6 +72,32 @@ impl Seen {
         match self.direction & 1 {
             0 => Direction::Upload,
             _ => Direction::Download,
+        }
+    }
+
+    /// Whether it ends a TCP connection, and carries nothing.
+    #[inline(always)]
+    pub(crate) fn is_reset(&self) -> bool {
+        self.tcp_flags & tcp_flag::RST != 0 && self.payload == 0
+    }
+
+    /// Whether it is a reset that the programs made for a server, which comes by the way of uploads.
+    #[inline(always)]
+    pub(crate) fn is_own_reset(&self, settings: &Settings) -> bool {
+        let signature = settings.reset_signature as u32;
+        self.is_reset()
+            && self.direction == Direction::Upload as u8
+            && signature != 0
+            && self.sequence == signature
+    }
+
+    /// Whether something is attempted by it: a TCP connection, or one of QUIC.
+    #[inline(always)]
+    pub(crate) fn is_attempt(&self) -> bool {
+        match self.key.protocol() {
+            protocol::TCP => self.tcp_flags & (tcp_flag::SYN | tcp_flag::ACK) == tcp_flag::SYN,
+            protocol::UDP => self.sequence != 0,
+            _ => false,
         }
     }
 

@@ -81,9 +81,16 @@ impl Shared<u64> {
         // SAFETY: as in `load`.
         unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(self.0, amount) };
     }
-}
 
-impl Shared<u64> {
+    /// The same, and gives what stood there before.
+    #[inline(always)]
+    pub(crate) fn fetch_add(self, amount: u64) -> u64 {
+        // Not relaxed: LLVM has an instruction for that, which does not give what stood there (seen with
+        // version 22).
+        // SAFETY: as in `load`.
+        unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::SeqCst }>(self.0, amount) }
+    }
+
     /// Stores a word where another is found. Gives whether it was.
     ///
     /// In Linux since 5.12 on x86-64 and 5.18 on arm64, as are the exchanges and `fetch_add` below.

@@ -5,6 +5,7 @@
 //! programs, those in "User space" are written by the one daemon that holds the lock.
 
 use crate::{
+    answer::limit::Silence,
     flow::Direction,
     parse::{Family, Mac},
     policy::Decision,
@@ -79,6 +80,9 @@ pub struct InterfaceRecord {
     pub ifindex: u32,
     /// Where the programs sit, by [`Direction`], in numbers of user space. User space.
     pub hooks: ByDirection<u16>,
+    /// How refused uploads are answered where XDP takes them: number of a [`Way`]. User space, before it
+    /// attaches the programs.
+    pub way: u64,
     /// Packets for which there was no flow. Kernel.
     pub overflow: ByDirection<Tally>,
     /// Frames to group addresses, download only. Kernel.
@@ -94,8 +98,42 @@ pub struct InterfaceRecord {
     pub replaced: Tally,
     /// Answers that could not be made or sent; the packet was dropped. Kernel.
     pub answers_failed: u64,
+    /// Refused packets that were not answered because a limit was reached, by reason. Kernel.
+    pub silent: [u64; Silence::COUNT],
+    /// Refused frames on which no note could be written, because the driver has no metadata for it; they
+    /// are among `answers_failed`. Kernel.
+    pub notes_failed: u64,
     /// Last counts of reaped flows. User space.
     pub retired: ByDirection<Tally>,
+}
+
+/// How XDP answers a refused upload. Nothing tells a program whether its driver delivers what it sends
+/// back: a veth drops it where no program sits at its peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+pub enum Way {
+    /// By sending the frame back itself (`XDP_TX`).
+    Transmit = 0,
+    /// By a note in the frame's metadata, for the TC program behind it to answer.
+    Note = 1,
+}
+
+/// What an XDP program notes on a refused frame that it hands on, before the frame in its metadata.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Note {
+    /// [`MAGIC`](Self::MAGIC).
+    pub magic: u32,
+    /// What is to be answered, by a number of the programs.
+    pub action: u32,
+    /// Where the frame went: a [`Mac`]'s word. In the frame stands its sender, so that nobody takes it
+    /// or passes it on where the note is not read.
+    pub destination: u64,
+}
+
+impl Note {
+    /// Tells it from what another program may have noted.
+    pub const MAGIC: u32 = 0x5e4d_0a06;
 }
 
 /// What befell the tables and the ring.
@@ -166,6 +204,9 @@ pub struct Settings {
     pub default_rules: [u64; 2],
     /// What the layout of the maps was when they were made; see [`LAYOUT`]. Not read in the kernel.
     pub layout: u64,
+    /// What the programs know resets by that they made and that come back to them, drawn at load; 0:
+    /// none are known. The lower half counts.
+    pub reset_signature: u64,
     /// Jiffies in a second.
     pub hz: u64,
     /// Milliseconds since the Unix epoch when jiffies were 0. Not read in the kernel.
@@ -317,6 +358,7 @@ wire! {
         hit_keys: ByDirection<HitKey>, hits_after: ByDirection<Hit>, reaped_after: u64, reaped: u64,
     }
     PolicyName { octets: [u8; 64] }
+    Note { magic: u32, action: u32, destination: u64 }
     Tally { packets: u64, bytes: u64 }
     DeviceRecord {
         mac: u64, first_seen: u64, last_seen: u64, live_flows: u64,
@@ -324,11 +366,11 @@ wire! {
         retired_flows: [ByDirection<u64>; FAMILIES],
     }
     InterfaceRecord {
-        name: [u8; 16], ifindex: u32, hooks: ByDirection<u16>,
+        name: [u8; 16], ifindex: u32, hooks: ByDirection<u16>, way: u64,
         overflow: ByDirection<Tally>, multicast: Tally,
         skipped: ByDirection<[Tally; Skip::COUNT]>, refused: Tally, answered: Tally,
         replaced: Tally,
-        answers_failed: u64, retired: ByDirection<Tally>,
+        answers_failed: u64, silent: [u64; Silence::COUNT], notes_failed: u64, retired: ByDirection<Tally>,
     }
     Losses {
         flow_table_full: u64, flow_share_used: u64, flow_index_full: u64, device_table_full: u64,
@@ -339,7 +381,7 @@ wire! {
         generation: u32, flow_sets: u32, flow_slots: u64, name_rules: [u64; 2],
         strict_rules: [u64; 2], name_secret: [u64; 2], name_mask: [u32; 2], hold_nanoseconds: u64,
         alive_until: u64, watched_payloads: u64, hash_secret: [u64; 6],
-        default_rules: [u64; 2], layout: u64, hz: u64, epoch_millis: u64, boot_jiffies: u64,
+        default_rules: [u64; 2], layout: u64, reset_signature: u64, hz: u64, epoch_millis: u64, boot_jiffies: u64,
         policies: u64, prefixes: u64, names: u64, reloads: u64, reloads_refused: u64,
     }
     HitKey { mac: [u8; 6], policy: u16, verdict: u8, direction: u8, layer: u8, writer: u8 }

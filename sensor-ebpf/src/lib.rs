@@ -52,6 +52,7 @@ pub mod name;
 pub mod packet;
 pub mod parse;
 pub mod policy;
+pub mod quote;
 pub mod said;
 pub mod sample;
 pub mod skip;

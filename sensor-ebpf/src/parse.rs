@@ -305,6 +305,64 @@ impl Ports {
     }
 }
 
+/// ICMP and ICMPv6 by their message types (RFC 792; RFC 4443; RFC 4861).
+pub mod icmp {
+    use super::{Ports, protocol};
+
+    /// What stands in the place of the sender's port of a message on which a link or a connection that
+    /// is allowed depends. No type is so large.
+    pub const VITAL: u16 = u16::MAX;
+
+    const ECHO: u8 = 8;
+    const ECHO_REPLY: u8 = 0;
+    const ECHO_V6: u8 = 128;
+    const ECHO_REPLY_V6: u8 = 129;
+
+    /// The hop limit that shows that no router passed a packet on (RFC 4861, section 7.1).
+    const OF_THE_LINK: u8 = 255;
+
+    /// What stands where ports do: a message's type is its receiver's port, that of an echo reply the
+    /// request's and its sender's, so that both are one flow. `hop_limit` is 0 of a piece of a packet:
+    /// nobody takes neighbour discovery in pieces (RFC 6980).
+    #[inline(always)]
+    pub const fn ports(protocol: u8, kind: u8, hop_limit: u8) -> Ports {
+        match (protocol, kind) {
+            (protocol::ICMP, ECHO_REPLY) => of_types(ECHO as u16, 0),
+            (protocol::ICMPV6, ECHO_REPLY_V6) => of_types(ECHO_V6 as u16, 0),
+            (protocol::ICMPV6, 133..=137) if hop_limit == OF_THE_LINK => {
+                of_types(VITAL, kind as u16)
+            }
+            _ => of_types(0, kind as u16),
+        }
+    }
+
+    const fn of_types(first: u16, second: u16) -> Ports {
+        Ports(first.swap_bytes() as u32 | (second.swap_bytes() as u32) << 16)
+    }
+
+    /// Whether a message tells of a packet that could not be delivered, and quotes it: destination
+    /// unreachable, packet too big, time exceeded, parameter problem.
+    #[inline(always)]
+    pub const fn quotes(protocol: u8, kind: u16) -> bool {
+        match protocol {
+            protocol::ICMP => matches!(kind, 3 | 11 | 12),
+            protocol::ICMPV6 => matches!(kind, 1..=4),
+            _ => false,
+        }
+    }
+
+    /// Whether a message is one that nothing answers: an error (RFC 1122, section 3.2.2) or a redirect
+    /// (RFC 4443, section 2.4).
+    #[inline(always)]
+    pub const fn is_error(protocol: u8, kind: u16) -> bool {
+        match protocol {
+            protocol::ICMP => matches!(kind, 3 | 4 | 5 | 11 | 12),
+            protocol::ICMPV6 => matches!(kind, 1..=127 | 137),
+            _ => false,
+        }
+    }
+}
+
 /// Whether a packet is a piece of a larger one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fragment {
@@ -344,7 +402,8 @@ pub struct Parsed {
     pub source: Address,
     /// Destination address; zero where `family` is `Other`.
     pub destination: Address,
-    /// Source and destination port; 0 without ports.
+    /// Source and destination port; 0 without ports. What stands there in a key of ICMP,
+    /// [`key_of`](crate::quote::key_of) reads.
     pub ports: Ports,
     /// TCP flags (RFC 9293, section 3.1); 0 for other protocols.
     pub tcp_flags: u8,
@@ -382,6 +441,29 @@ pub mod tcp_flag {
 }
 
 impl Parsed {
+    /// A frame of which nothing is known but one device: the sender, or the receiver.
+    #[inline(always)]
+    pub(crate) const fn of_device(mac: Mac) -> Self {
+        Self {
+            destination_mac: mac,
+            source_mac: mac,
+            ethertype: 0,
+            family: Family::Other,
+            protocol: 0,
+            source: Address { high: 0, low: 0 },
+            destination: Address { high: 0, low: 0 },
+            ports: Ports(0),
+            tcp_flags: 0,
+            sequence: 0,
+            piece: Piece::Whole,
+            identification: 0,
+            network_offset: field::ethernet::LEN,
+            transport_offset: field::ethernet::LEN,
+            transport_len: 0,
+            transport_header_len: 0,
+        }
+    }
+
     /// Whether this is a piece of a larger packet.
     #[inline(always)]
     pub const fn fragment(&self) -> Fragment {
@@ -537,19 +619,7 @@ fn ethernet(header: &[u8; field::ethernet::LEN]) -> Parsed {
                 | u64::from(u32::from_le_bytes(take(header, ethernet::SOURCE_END))) << 16,
         ),
         ethertype: u16::from_be_bytes(take(header, ethernet::ETHERTYPE)),
-        family: Family::Other,
-        protocol: 0,
-        source: Address::default(),
-        destination: Address::default(),
-        ports: Ports::default(),
-        tcp_flags: 0,
-        sequence: 0,
-        piece: Piece::Whole,
-        identification: 0,
-        network_offset: ethernet::LEN,
-        transport_offset: ethernet::LEN,
-        transport_len: 0,
-        transport_header_len: 0,
+        ..Parsed::of_device(Mac::default())
     }
 }
 
@@ -701,7 +771,7 @@ fn ipv6<P: Packet + ?Sized>(packet: &P, mut parsed: Parsed) -> Result<Parsed, Sk
 
 /// Whether a protocol number is an IPv6 extension header that another header follows.
 #[inline(always)]
-const fn is_extension(protocol: u8) -> bool {
+pub(crate) const fn is_extension(protocol: u8) -> bool {
     matches!(
         protocol,
         protocol::HOP_BY_HOP

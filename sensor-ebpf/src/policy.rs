@@ -261,8 +261,9 @@ impl Decision {
 /// Decides about a flow by its addresses and ports.
 ///
 /// The first rule of the remote's chain that applies to the device and to the port wins. What
-/// keeps a link alive is never refused: everything but IP, group and link-local addresses, and
-/// DHCP; a policy about "everything" means everything beyond the link.
+/// keeps a link alive is never refused: everything but IP, group and link-local addresses, neighbour
+/// discovery, and DHCP; a policy about "everything" means everything beyond the link. Nor are ICMP
+/// errors about a connection that is allowed ([`FlowKey::is_vital`]).
 #[inline(always)]
 pub fn decide<R: Rules>(rules: &R, key: &FlowKey) -> Decision {
     if keeps_link_alive(key) {
@@ -422,6 +423,7 @@ fn keeps_link_alive(key: &FlowKey) -> bool {
     };
     // DHCP goes no further than the provider's own network.
     group_or_link
+        || key.is_vital()
         || (key.protocol() == protocol::UDP
             && key.remote().is_near(key.family())
             && (key.remote_port() == DHCP[0]

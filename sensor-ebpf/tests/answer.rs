@@ -13,13 +13,13 @@ use frames::{
 };
 use sensor_ebpf::{
     answer::{ANSWER_CAPACITY, Refused, To, answer_question, refuse, seal},
-    parse::{Fragment, parse},
+    parse::{Fragment, icmp, parse},
 };
 
 fn answer(frame: &[u8]) -> Option<Vec<u8>> {
     let parsed = parse(frame).ok()?;
     let mut out = [0xee; ANSWER_CAPACITY];
-    let refused = Refused::of(&parsed)?;
+    let refused = Refused::of(frame, &parsed)?;
     let len = refuse(frame, &refused, To::Sender, &mut out)?;
     seal(&refused, len, &mut out)?;
     Some(out[..len].to_vec())
@@ -99,13 +99,16 @@ fn read(answer: &[u8], network: usize) -> Said {
             }
         }
         (4, 1) => {
-            assert_eq!(transport[..2], [3, 3]);
+            let quoted = transport[8 + 9];
+            let code = if quoted == 17 { 3 } else { 13 };
+            assert_eq!(transport[..2], [3, code]);
             Said::Unreachable {
                 quoted: transport[8..].to_vec(),
             }
         }
         (6, 58) => {
-            assert_eq!(transport[..2], [1, 4]);
+            // Port unreachable, or administratively prohibited.
+            assert!(matches!(transport[..2], [1, 4 | 1]));
             Said::Unreachable {
                 quoted: transport[8..].to_vec(),
             }
@@ -270,7 +273,13 @@ fn what_is_not_answered() {
                 tcp_flags,
                 ..
             } => tcp_flags & RST == 0,
-            Expect::Ip { protocol: 17, .. } => true,
+            Expect::Ip {
+                protocol: 1 | 58, ..
+            } => {
+                let parsed = parse(&frame[..]).expect("it is IP");
+                !icmp::is_error(parsed.protocol, u16::from(frame[parsed.transport_offset]))
+            }
+            Expect::Ip { .. } => true,
             _ => false,
         };
         assert_eq!(answered, due, "{name}");
@@ -303,7 +312,7 @@ fn finish(frame: &mut [u8], transport: usize, place: usize) {
 }
 
 #[test]
-fn an_answer_to_an_unfinished_checksum_is_right_before_and_after() {
+fn an_answer_to_an_unfinished_checksum_is_right_after() {
     for payload in [0, 1, 64] {
         for (mut frame, transport, place) in [
             (ethernet().ipv4().tcp(ACK).payload(payload).build(), 34, 16),
@@ -314,15 +323,18 @@ fn an_answer_to_an_unfinished_checksum_is_right_before_and_after() {
         ] {
             unfinish(&mut frame, 14, place);
             let parsed = parse(&frame[..]).expect("a packet");
-            let refused = Refused::of(&parsed)
+            let refused = Refused::of(&frame[..], &parsed)
                 .expect("it is answered")
-                .in_socket_buffer(&frame[..]);
+                .with_unfinished_checksum();
             let mut out = [0xee; ANSWER_CAPACITY];
             let len = refuse(&frame[..], &refused, To::Sender, &mut out).expect("an answer");
             seal(&refused, len, &mut out).expect("an answer");
-            let before = read(&out[..len], 14);
+            // ICMP has its checksum elsewhere than what it answers: it is right before, too.
+            if place == 6 {
+                read(&out[..len], 14);
+            }
             finish(&mut out[..len], transport, place);
-            assert_eq!(read(&out[..len], 14), before);
+            read(&out[..len], 14);
         }
     }
 }
@@ -336,9 +348,9 @@ fn a_dns_answer_to_an_unfinished_checksum_is_right_after() {
         const MESSAGE: usize = 60;
         unfinish(&mut frame, 14, 6);
         let parsed = parse(&frame[..]).expect("a packet");
-        let refused = Refused::of(&parsed)
+        let refused = Refused::of(&frame[..], &parsed)
             .expect("it is answered")
-            .in_socket_buffer(&frame[..]);
+            .with_unfinished_checksum();
         let mut out = [0xee; ANSWER_CAPACITY];
         let len = answer_question(&frame[..], &refused, MESSAGE, &mut out).expect("an answer");
         seal(&refused, len, &mut out).expect("an answer");

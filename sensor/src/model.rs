@@ -264,6 +264,10 @@ pub struct Interface {
     pub replaced: Tally,
     /// Refused packets for which no answer could be sent.
     pub answers_failed: u64,
+    /// Refused packets that were not answered because a limit was reached, by reason.
+    pub silent: BTreeMap<&'static str, u64>,
+    /// Whether XDP hands what it refuses on to TC, which answers.
+    pub is_noted: bool,
     /// Its driver, where that tells its name.
     pub driver: Option<String>,
     /// What else is to be known about it, for people: who stands before the sensor's programs.
@@ -275,6 +279,9 @@ impl Interface {
     pub const fn answers(&self) -> Option<&'static str> {
         match self.hooks.upload {
             Hook::None => None,
+            Hook::XdpNative | Hook::XdpGeneric if self.is_noted => {
+                Some("TC, to which XDP hands what it refuses")
+            }
             Hook::XdpNative | Hook::XdpGeneric => Some("XDP"),
             Hook::Tcx | Hook::Clsact => Some("TC"),
         }

@@ -21,11 +21,12 @@ use sensor_ebpf::{
     answer::{ANSWER_CAPACITY, Refused, To, refuse, seal},
     books::{FIRST_DEVICE, Tally},
     flow::{Direction, FlowKey, FlowRecord},
-    parse::{Address, Family, Fragment, Mac, Parsed, parse},
+    parse::{Address, Family, Fragment, Mac, Parsed, parse, tcp_flag},
     policy::{
         Chain, Decision, DeviceRulesKey, MAX_CHAINS, MAX_RULES, PREFIX_SIDE_BITS, PortRange,
         PrefixV4, PrefixV6, Rule, Rules, Verdict, decide,
     },
+    quote::key_of,
     sample::Kind,
     skip::Skip,
 };
@@ -70,11 +71,11 @@ impl Oracle {
             Direction::Download if parsed.destination_mac.is_group() => return Booked::Multicast,
             _ => {}
         }
-        Booked::Flow(self.key(&parsed, direction))
+        Booked::Flow(self.key(frame, &parsed, direction))
     }
 
-    fn key(&mut self, parsed: &Parsed, direction: Direction) -> FlowKey {
-        let key = FlowKey::new(parsed, direction, IFINDEX);
+    fn key(&mut self, frame: &[u8], parsed: &Parsed, direction: Direction) -> FlowKey {
+        let key = key_of(frame, parsed, direction, IFINDEX);
         match parsed.fragment() {
             Fragment::Whole => key,
             Fragment::First(identification) => {
@@ -409,11 +410,16 @@ fn a_refused_frame_comes_back_as_the_library_answers() -> Result<()> {
                 Booked::Flow(key) => decide(&policy, &key),
                 Booked::Multicast | Booked::Skipped(_) => Decision::PASS,
             };
+            programs.forget_answers()?;
             let outcome = (way.run)(&programs, way.program, &frame)?;
             let place = format!("{name} through {}", way.program);
             all.packets += 1;
             all.bytes += frame.len() as u64;
-            if decision.verdict == Verdict::Pass {
+            // A reset ends what is to end.
+            let is_reset = parse(&frame[..]).is_ok_and(|parsed| {
+                parsed.tcp_flags & tcp_flag::RST != 0 && parsed.payload_len() == Some(0)
+            });
+            if decision.verdict == Verdict::Pass || is_reset {
                 ensure!(
                     outcome.verdict == way.pass,
                     "{place}: verdict {}",
@@ -428,7 +434,9 @@ fn a_refused_frame_comes_back_as_the_library_answers() -> Result<()> {
                 Direction::Upload => To::Sender,
                 Direction::Download => To::Receiver,
             };
-            let refusal = parse(&frame[..]).ok().and_then(|p| Refused::of(&p));
+            let refusal = parse(&frame[..])
+                .ok()
+                .and_then(|p| Refused::of(&frame[..], &p));
             let answer = refusal.and_then(|refusal| {
                 let len = refuse(&frame[..], &refusal, to, &mut buffer)?;
                 seal(&refusal, len, &mut buffer)?;
@@ -759,6 +767,7 @@ fn an_answer_of_tc_is_booked_on_its_way_out() -> Result<()> {
         if !fits_tc(&frame) {
             continue;
         }
+        programs.forget_answers()?;
         let (outcome, context) =
             programs.run_tc_in("upload_tc", &frame, SocketBufferContext::default())?;
         if outcome.verdict != TC_ACT_REDIRECT {

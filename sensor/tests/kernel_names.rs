@@ -11,6 +11,7 @@ use aya::maps::RingBuf;
 use domain::base::{Message, iana::Rcode};
 use programs::{Outcome, Programs, Tables};
 use sensor_ebpf::{
+    answer::limit::{DNS_OF_DEVICE, Silence},
     flow::{Direction, FlowRecord, Judgement, Ruling, Wants},
     name::{NAME_BUCKET_ENTRIES, NameBucket, NameEntry, Suffixes, name_bucket},
     policy::{Chain, Decision, Layer, MAX_CHAINS, MAX_RULES, PortRange, Rule, Verdict, rule_flag},
@@ -259,6 +260,88 @@ fn questions_are_answered_or_pass() -> Result<()> {
     Ok(())
 }
 
+/// A device may ask for as many names as people's devices do at their worst, for IPv4 and IPv6 at once;
+/// what it asks beyond that is neither answered nor let through.
+#[test]
+fn every_refused_question_is_answered_within_a_budget() -> Result<()> {
+    programs::enter_own_namespace()?;
+    let programs = household(Tables::default())?;
+    let ask = |port: u16, kind, mac: u8| {
+        let mut asked = frame(
+            false,
+            17,
+            (port, 53),
+            0,
+            &question("blocked.example", kind, true),
+        );
+        asked[11] = mac;
+        asked
+    };
+    for (port, kind) in [(40_000, 1), (40_000, 28), (40_001, 1), (40_001, 28)] {
+        let verdict = programs.run_xdp("upload", &ask(port, kind, 1), 1)?.verdict;
+        ensure!(verdict == XDP_TX, "{port}, {kind}: {verdict}");
+    }
+    let mut answered = 0;
+    for number in 0..1_200 {
+        let frame = ask(41_000 + number / 2, if number % 2 == 0 { 1 } else { 28 }, 2);
+        match programs.run_xdp("upload", &frame, 1)?.verdict {
+            XDP_TX => answered += 1,
+            verdict => ensure!(verdict == XDP_DROP, "{verdict}"),
+        }
+    }
+    // A busy machine takes more than a second.
+    let silent = programs.interface()?.silent[Silence::DnsOfDevice as usize];
+    ensure!(
+        answered % DNS_OF_DEVICE == 0 || silent == 0,
+        "{answered}, {silent}"
+    );
+    ensure!(
+        answered >= DNS_OF_DEVICE && answered + silent == 1_200,
+        "{answered}, {silent}"
+    );
+    // What one device asks is not at another's expense.
+    ensure!(programs.run_xdp("upload", &ask(40_000, 1, 1), 1)?.verdict == XDP_TX);
+    Ok(())
+}
+
+/// At the ports of a connection that was refused for its name, the device opens another, whether its
+/// server was told of the end of the first or not.
+#[test]
+fn a_port_is_used_again_after_a_refused_connection() -> Result<()> {
+    programs::enter_own_namespace()?;
+    let programs = household(Tables::default())?;
+    let ends = (40_000, 443);
+    let up = |flags, payload: &[u8]| frame(false, 6, ends, flags, payload);
+    let down = |flags| {
+        let mut frame = frame(false, 6, (443, 40_000), flags, b"");
+        let (to, from) = frame[..12].split_at_mut(6);
+        to.swap_with_slice(from);
+        let (source, destination) = frame[26..34].split_at_mut(4);
+        source.swap_with_slice(destination);
+        frame
+    };
+    const SYN: u8 = 0x02;
+    const RST: u8 = 0x04;
+    const ACK: u8 = 0x10;
+    const TC_ACT_UNSPEC: u32 = u32::MAX;
+
+    let upload =
+        |frame: &[u8]| -> Result<u32> { Ok(programs.run_xdp("upload", frame, 1)?.verdict) };
+    ensure!(upload(&up(SYN, b""))? == XDP_PASS);
+    ensure!(programs.run_tc("download", &down(SYN | ACK))?.verdict == TC_ACT_UNSPEC);
+    ensure!(upload(&up(ACK, &hello("blocked.example", 1)))? == XDP_TX);
+    // The server knows the first connection still, and asks what that SYN is (RFC 5961, section 4): the
+    // device's reset reaches it.
+    ensure!(upload(&up(SYN, b""))? == XDP_PASS);
+    ensure!(upload(&up(RST, b""))? == XDP_PASS);
+    ensure!(upload(&up(SYN, b""))? == XDP_PASS);
+    ensure!(programs.run_tc("download", &down(SYN | ACK))?.verdict == TC_ACT_UNSPEC);
+    ensure!(upload(&up(ACK, &hello("allowed.example", 1)))? == XDP_PASS);
+    ensure!(upload(&up(ACK, b"more"))? == XDP_PASS);
+    ensure!(programs.run_tc("download", &down(ACK))?.verdict == TC_ACT_UNSPEC);
+    Ok(())
+}
+
 /// A hello with this name.
 fn hello(name: &str, before: usize) -> Vec<u8> {
     let mut extensions = vec![0xff, 1];
@@ -295,7 +378,7 @@ fn flow_of(programs: &Programs, port: u16) -> Result<FlowRecord> {
 #[test]
 fn first_flights_are_refused_by_name() -> Result<()> {
     programs::enter_own_namespace()?;
-    let programs = household(Tables::default())?;
+    let mut programs = household(Tables::default())?;
     let request = |host: &str| format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n").into_bytes();
     let absolute = |host: &str| {
         format!("GET http://{host}/ HTTP/1.1\r\nHost: allowed.example\r\n\r\n").into_bytes()
@@ -332,6 +415,7 @@ fn first_flights_are_refused_by_name() -> Result<()> {
         );
         ensure!(judgement.decision.layer == layer, "{judgement:?}");
         // What follows finds it decided.
+        programs.forget_answers()?;
         let more = programs.run_xdp("upload", &frame(false, 6, ends, 0x18, b"more"), 1)?;
         ensure!(
             more.verdict == expected,
@@ -340,6 +424,7 @@ fn first_flights_are_refused_by_name() -> Result<()> {
         );
         // The server has not opened another connection: a SYN of the device's own changes nothing.
         ensure!(programs.run_xdp("upload", &syn, 1)?.verdict == XDP_PASS);
+        programs.forget_answers()?;
         let more = programs.run_xdp("upload", &frame(false, 6, ends, 0x18, b"more"), 1)?;
         ensure!(
             more.verdict == expected,
@@ -356,7 +441,7 @@ fn first_flights_are_refused_by_name() -> Result<()> {
 fn a_first_flight_without_a_place_for_its_flow_is_refused_by_name() -> Result<()> {
     const FLOWS: u32 = 64;
     programs::enter_own_namespace()?;
-    let programs = household(Tables {
+    let mut programs = household(Tables {
         flows: FLOWS,
         devices: 16,
     })?;
@@ -373,6 +458,7 @@ fn a_first_flight_without_a_place_for_its_flow_is_refused_by_name() -> Result<()
         let request = format!("GET / HTTP/1.1\r\nHost: {name}\r\n\r\n").into_bytes();
         for payload in [hello(name, 1), request] {
             let data = frame(false, 6, (40_000, 443), 0x18, &payload);
+            programs.forget_answers()?;
             let verdict = programs.run_xdp("upload", &data, 1)?.verdict;
             ensure!(verdict == expected, "{name}: {verdict}");
         }

@@ -248,6 +248,8 @@ fn snapshot() -> Snapshot {
                 answered: tally(7, 432),
                 replaced: tally(2, 108),
                 answers_failed: 1,
+                silent: BTreeMap::from([("resets", 4), ("icmp_flow", 3)]),
+                is_noted: true,
                 driver: Some("bridge".to_owned()),
                 notes: Vec::new(),
             },

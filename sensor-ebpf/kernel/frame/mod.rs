@@ -6,7 +6,7 @@ mod xdp;
 use sensor_ebpf::{books::Tally, flow::Direction, packet::Packet, parse::Parsed, skip::Skip};
 
 pub(crate) use self::{
-    skb::{SocketBuffer, copy_skb},
+    skb::{AllBytes, SocketBuffer, copy_skb, take_note},
     xdp::{LinearFrame, MultiBufferFrame, copy_frags},
 };
 

@@ -6,7 +6,7 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use sensor_ebpf::{
-    books::Tally,
+    books::{Note, Tally},
     packet::Packet,
     parse::{Parsed, protocol},
     sample::MAX_PAYLOAD,
@@ -25,6 +25,51 @@ pub(crate) fn copy_skb(
 ) -> bool {
     // SAFETY: the context is valid while the program runs; `to` has room for `len` octets.
     unsafe { bpf_skb_load_bytes(skb.cast(), offset, to.as_mut_ptr().cast(), len) == 0 }
+}
+
+/// The note that an XDP program left before a frame, which is there no more afterwards.
+#[inline(always)]
+pub(crate) fn take_note(skb: *mut __sk_buff) -> Option<Note> {
+    // SAFETY: the context is valid while the program runs; the note lies between the start of the metadata
+    // and that of the frame, as compared.
+    unsafe {
+        let place = (*skb).data_meta as usize;
+        if place + size_of::<Note>() > (*skb).data as usize {
+            return None;
+        }
+        let place = place as *mut Note;
+        let note = place.read();
+        if note.magic != Note::MAGIC {
+            return None;
+        }
+        (&raw mut (*place).magic).write(0);
+        Some(note)
+    }
+}
+
+/// The bytes of a socket buffer, those in pages included: each load is a call.
+pub(crate) struct AllBytes(pub(crate) *mut __sk_buff);
+
+impl Packet for AllBytes {
+    #[inline(always)]
+    fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        let mut bytes = [0; N];
+        // SAFETY: the context is valid while the program runs; `bytes` has room for `N` bytes.
+        let status = unsafe {
+            bpf_skb_load_bytes(
+                self.0.cast(),
+                offset as u32,
+                bytes.as_mut_ptr().cast(),
+                N as u32,
+            )
+        };
+        (status == 0).then_some(bytes)
+    }
+
+    #[inline(always)]
+    fn forget(&self, offset: usize, noise: u64) -> usize {
+        forget(offset, noise)
+    }
 }
 
 /// Which side of the stack a socket buffer is at.

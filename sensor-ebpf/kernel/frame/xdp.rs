@@ -2,10 +2,15 @@
 
 use aya_ebpf::{
     bindings::xdp_md,
-    helpers::{bpf_xdp_get_buff_len, bpf_xdp_load_bytes},
+    helpers::{bpf_xdp_adjust_meta, bpf_xdp_get_buff_len, bpf_xdp_load_bytes},
     programs::XdpContext,
 };
-use sensor_ebpf::{books::Tally, packet::Packet, parse::Parsed, sample::MAX_PAYLOAD};
+use sensor_ebpf::{
+    books::{Note, Tally},
+    packet::Packet,
+    parse::Parsed,
+    sample::MAX_PAYLOAD,
+};
 
 use super::{Frame, Linear};
 use crate::verifier::forget;
@@ -41,6 +46,36 @@ impl LinearFrame {
         // SAFETY: between the start and the end of the packet, as just compared.
         unsafe { place.write_unaligned(value) };
         Some(())
+    }
+}
+
+impl LinearFrame {
+    /// Writes a note before the frame, and the sender in the place of the receiver; the frame is not to be
+    /// looked at any more. Gives whether the driver has room for it.
+    #[inline(always)]
+    pub(crate) fn annotate(self, note: Note) -> bool {
+        const RECEIVER: usize = 0;
+        const SENDER: usize = 6;
+
+        let Some(sender) = self.load::<6>(SENDER) else {
+            return false;
+        };
+        if self.store(RECEIVER, sender).is_none() {
+            return false;
+        }
+        // SAFETY: the context is valid while the program runs; the note lies between the start of the
+        // metadata and that of the frame, as compared.
+        unsafe {
+            if bpf_xdp_adjust_meta(self.context, -(size_of::<Note>() as i32)) != 0 {
+                return false;
+            }
+            let place = (*self.context).data_meta as usize;
+            if place + size_of::<Note>() > (*self.context).data as usize {
+                return false;
+            }
+            (place as *mut Note).write(note);
+        }
+        true
     }
 }
 

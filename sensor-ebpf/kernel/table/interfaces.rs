@@ -6,7 +6,8 @@ use aya_ebpf::{
     maps::{Array, HashMap},
 };
 use sensor_ebpf::{
-    books::{InterfaceRecord, Tally},
+    answer::limit::Silence,
+    books::{InterfaceRecord, Tally, Way},
     flow::Direction,
     skip::Skip,
 };
@@ -95,6 +96,34 @@ pub(crate) fn count_answered(ifindex: u32, bytes: u64) {
 pub(crate) fn count_replaced(ifindex: u32, bytes: u64) {
     if let Some(record) = interface(ifindex) {
         field!(record, replaced).add_tally(Tally { packets: 1, bytes });
+    }
+}
+
+/// How refused uploads of an interface are answered at XDP.
+#[inline(always)]
+pub(crate) fn notes_refused(ifindex: u32) -> bool {
+    match interface(ifindex) {
+        Some(record) => field!(record, way).load() == Way::Note as u64,
+        None => false,
+    }
+}
+
+/// Counts a refused frame on which no note could be written.
+#[inline(always)]
+pub(crate) fn count_note_failed(ifindex: u32) {
+    if let Some(record) = interface(ifindex) {
+        field!(record, notes_failed).add(1);
+        field!(record, answers_failed).add(1);
+    }
+}
+
+/// Counts a refused packet that is not answered because a limit was reached.
+#[inline(always)]
+pub(crate) fn count_silent(ifindex: u32, reason: Silence) {
+    if let Some(record) = interface(ifindex)
+        && let Some(counter) = field!(record, silent).nth(reason as usize)
+    {
+        counter.add(1);
     }
 }
 

@@ -8,6 +8,7 @@ pub(crate) mod fragments;
 pub(crate) mod held;
 pub(crate) mod hits;
 pub(crate) mod interfaces;
+pub(crate) mod limits;
 pub(crate) mod losses;
 pub(crate) mod ports;
 pub(crate) mod ring;

@@ -4,6 +4,7 @@
 use aya_ebpf::{macros::map, maps::PerCpuArray};
 use sensor_ebpf::{
     answer::{ANSWER_CAPACITY, Refused, To},
+    flow::FlowKey,
     name::Suffixes,
     said::Text,
     sample::{Head, MAX_PAYLOAD},
@@ -29,7 +30,19 @@ static ANSWER: PerCpuArray<[u8; ANSWER_CAPACITY]> = PerCpuArray::with_max_entrie
 
 /// What an answer needs to know of the frame that is refused.
 #[map]
-static REFUSED: PerCpuArray<Refused> = PerCpuArray::with_max_entries(1, 0);
+static REFUSED: PerCpuArray<Refusal> = PerCpuArray::with_max_entries(1, 0);
+
+/// The flow of the packet that an ICMP error quotes.
+#[map]
+static QUOTED: PerCpuArray<FlowKey> = PerCpuArray::with_max_entries(1, 0);
+
+/// A frame that is refused, and its flow.
+#[repr(C)]
+pub(crate) struct Refusal {
+    pub(crate) refused: Refused,
+    /// The hash of the flow's key.
+    pub(crate) flow: u64,
+}
 
 /// A name that a payload says.
 #[repr(C)]
@@ -77,7 +90,14 @@ pub(crate) fn answer(to: To) -> Option<&'static mut [u8; ANSWER_CAPACITY]> {
 
 /// This CPU's buffer for what was read of a refused frame.
 #[inline(always)]
-pub(crate) fn refused() -> Option<&'static mut Refused> {
+pub(crate) fn refusal() -> Option<&'static mut Refusal> {
     // SAFETY: as in `sample`.
     unsafe { REFUSED.get_ptr_mut(0)?.as_mut() }
+}
+
+/// This CPU's buffer for the flow that an ICMP error quotes.
+#[inline(always)]
+pub(crate) fn quoted() -> Option<&'static mut FlowKey> {
+    // SAFETY: as in `sample`.
+    unsafe { QUOTED.get_ptr_mut(0)?.as_mut() }
 }

@@ -10,12 +10,13 @@ use std::{
 };
 
 use sensor_ebpf::{
+    answer::limit::Silence,
     books::{
         self, ByDirection as Both, FAMILIES, FAMILY_NAMES, FURTHER_DEVICES, Hit, HitKey,
-        MULTICAST_DEVICE, family_index,
+        MULTICAST_DEVICE, Way, family_index,
     },
     flow::{Direction, FlowKey, FlowRecord},
-    parse::{Address, Family, Mac, protocol},
+    parse::{Address, Family, Mac, icmp, protocol},
     policy::{Layer, Verdict},
     sample::Kind,
     skip::Skip,
@@ -253,7 +254,12 @@ const fn both([upload, download]: Both<books::Tally>) -> ByDirection<Tally> {
 /// An end of a flow: address and port, the address alone where there are no ports, nothing where
 /// it is not IP.
 pub(super) fn end(key: &FlowKey, address: Address, port: u16) -> String {
-    match (super::ip_of(key, address), has_ports(key.protocol())) {
+    let is_shown = match key.protocol() {
+        // The message's type, where its receiver's port would be.
+        protocol::ICMP | protocol::ICMPV6 => !matches!(port, 0 | icmp::VITAL),
+        number => has_ports(number),
+    };
+    match (super::ip_of(key, address), is_shown) {
         (None, _) => String::new(),
         (Some(address), true) => SocketAddr::new(address, port).to_string(),
         (Some(address), false) => address.to_string(),
@@ -418,6 +424,10 @@ fn interface((reading, live): &(Box<InterfaceReading>, Both<books::Tally>)) -> I
         answered: tally(record.answered),
         replaced: tally(record.replaced),
         answers_failed: record.answers_failed,
+        silent: Silence::ALL
+            .map(|reason| (reason.name(), record.silent[reason as usize]))
+            .into(),
+        is_noted: record.way == Way::Note as u64,
         ..Interface::default()
     }
 }

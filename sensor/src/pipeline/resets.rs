@@ -94,7 +94,7 @@ fn reset(key: &FlowKey, sequence: u32) -> Option<Vec<u8>> {
     frame.extend(key.remote_port().to_be_bytes());
     frame.extend(sequence.to_be_bytes());
     frame.extend([0, 0, 0, 0, 0x50, 0, 0, 0, 0, 0, 0, 0]);
-    let refused = Refused::of(&parse(&frame[..]).ok()?)?;
+    let refused = Refused::of(&frame[..], &parse(&frame[..]).ok()?)?;
     let mut out = [0; ANSWER_CAPACITY];
     let len = refuse(&frame[..], &refused, To::Receiver, &mut out)?;
     seal(&refused, len, &mut out)?;

@@ -156,6 +156,8 @@ mod declared {
             "Packets that the sensor sent to devices whose packets it rejected.";
         ANSWERS_FAILED: Counter "sensor_answers_failed_total" ["interface"]
             "Rejected packets for which no answer could be sent.";
+        ANSWERS_LIMITED: Counter "sensor_answers_limited_total" ["interface", "reason"]
+            "Rejected packets that were not answered because their flow or device had its answers: one reset in 100 ms and flow (resets), 10 ICMP errors a second and flow (icmp_flow), 200 a second and device (icmp_device), 500 DNS answers a second and device (dns_device).";
 
         FLOWS_REFUSED: Counter "sensor_flow_table_refused_flows_total" ["reason"]
             "New flows for which the flow table had no place.";
@@ -612,6 +614,14 @@ fn interfaces(snapshot: &Snapshot, families: &mut Text) {
     })));
     families.extend(
         declared::ANSWERS_FAILED.family(each(|interface| number(interface.answers_failed))),
+    );
+    families.extend(
+        declared::ANSWERS_LIMITED.family(interfaces.iter().flat_map(|interface| {
+            interface
+                .silent
+                .iter()
+                .map(|(reason, count)| ([interface.interface.as_str(), *reason], number(*count)))
+        })),
     );
 }
 

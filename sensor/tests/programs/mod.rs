@@ -14,6 +14,7 @@ use aya::{
     programs::{Program, SchedClassifier, Xdp},
 };
 use sensor_ebpf::{
+    answer::limit::{DeviceAnswers, FlowAnswers},
     books::{DeviceRecord, FIRST_DEVICE, InterfaceRecord, Losses, Settings},
     flow::{FlowDetail, FlowKey, FlowLine, FlowRecord, WAYS, sets_for, slot},
     name::NameBucket,
@@ -399,6 +400,20 @@ impl Programs {
     /// The interface's books.
     pub(crate) fn interface(&self) -> Result<InterfaceRecord> {
         self.get("INTERFACES", INTERFACE)
+    }
+
+    /// Forgets which flows and devices were answered of late: limits begin anew.
+    pub(crate) fn forget_answers(&mut self) -> Result<()> {
+        fn clear<V: Wire>(map: &mut aya::maps::Map) -> Result<()> {
+            let mut answers: HashMap<_, u64, Raw<V>> = HashMap::try_from(map)?;
+            let keys = answers.keys().collect::<Result<Vec<_>, _>>()?;
+            for key in keys {
+                answers.remove(&key)?;
+            }
+            Ok(())
+        }
+        clear::<FlowAnswers>(self.map_mut("FLOW_ANSWERS")?)?;
+        clear::<DeviceAnswers>(self.map_mut("DEVICE_ANSWERS")?)
     }
 
     /// What befell the tables.

@@ -6,9 +6,52 @@ use std::{
 };
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+use sensor_ebpf::books::Way;
+
+use crate::config::HookChoice;
 
 /// `SIOCETHTOOL` (linux/sockios.h).
 const SIOCETHTOOL: libc::Ioctl = 0x8946;
+
+/// Drivers that put on the wire what an XDP program sends back (`XDP_TX`), by ethtool's name, each with
+/// what shows it. A driver that is not here hands what is refused on to TC, which delivers everywhere: a veth,
+/// for one, says nothing and drops the answer where no program sits at its peer.
+const TRANSMITTING: [(&str, &str); 6] = [
+    (
+        "i40e",
+        "i40e_xmit_xdp_tx_ring puts it on a queue of the card (Linux 6.1)",
+    ),
+    (
+        "ice",
+        "ice_xmit_xdp_ring puts it on a queue of the card (Linux 6.1)",
+    ),
+    (
+        "igb",
+        "igb_xdp_xmit_back puts it on a queue of the card (Linux 6.1)",
+    ),
+    (
+        "igc",
+        "igc_xdp_xmit_back puts it on a queue of the card (Linux 6.1)",
+    ),
+    (
+        "ixgbe",
+        "ixgbe_xmit_xdp_ring puts it on a queue of the card (Linux 6.1)",
+    ),
+    (
+        "mlx5_core",
+        "mlx5e_xmit_xdp_buff puts it on a queue of the card (Linux 6.1)",
+    ),
+];
+
+/// How XDP answers what it refuses, at the hook that is wanted and with a driver: in the stack, an answer
+/// would keep the state of checksums that the refused frame had.
+pub(super) fn way(choice: HookChoice, driver: Option<&str>) -> Way {
+    let transmits = TRANSMITTING.iter().any(|(name, _)| driver == Some(*name));
+    match choice {
+        HookChoice::Auto | HookChoice::XdpNative if transmits => Way::Transmit,
+        _ => Way::Note,
+    }
+}
 
 /// The name of an interface's driver; `None` where it does not tell.
 pub fn driver(interface: &str) -> Option<String> {

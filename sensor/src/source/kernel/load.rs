@@ -500,13 +500,14 @@ fn initialise(directory: &Path, config: &Config, hz: u64) -> Result<bool, Error>
 
 /// The settings of tables that were just made, with room for so many flows.
 pub(super) fn new_settings(flows: u32, hz: u64) -> Result<Settings, Error> {
-    let mut secret = [0; 6 * 8];
+    let mut secret = [0; 7 * 8];
     getrandom(&mut secret, GetRandomFlags::empty()).map_err(|errno| Error::System {
         what: "no random numbers from the system",
         source: errno.into(),
     })?;
     let mut hash_secret = [0; 6];
-    for (word, octets) in hash_secret.iter_mut().zip(secret.as_chunks::<8>().0) {
+    let (words, _) = secret.as_chunks::<8>();
+    for (word, octets) in hash_secret.iter_mut().zip(words) {
         *word = u64::from_ne_bytes(*octets);
     }
     Ok(Settings {
@@ -514,6 +515,10 @@ pub(super) fn new_settings(flows: u32, hz: u64) -> Result<Settings, Error> {
         flow_sets: sets_for(flows),
         flow_slots: u64::from(flows),
         hash_secret,
+        // Not zero: that would be no signature.
+        reset_signature: words
+            .last()
+            .map_or(1, |octets| u64::from_ne_bytes(*octets) | 1),
         layout: LAYOUT,
         hz,
         ..Settings::default()

@@ -7,6 +7,7 @@ use rustix::{
     system::uname,
     thread::{CapabilitySet, capabilities},
 };
+use sensor_ebpf::books::Way;
 
 use super::{Books, Error};
 use crate::model::{ByDirection, Hook, Interface};
@@ -87,10 +88,13 @@ fn interface(pin_directory: &Path, name: &str, index: u32) -> String {
         let mut records = books.interface_records();
         records.find(|(_, record)| super::books::text(&record.name) == name)
     });
-    let hooks = record.map(|(_, record)| record.hooks.map(Hook::from_number));
-    let interface = hooks.map(|[upload, download]| Interface {
-        hooks: ByDirection { upload, download },
-        ..Interface::default()
+    let interface = record.map(|(_, record)| {
+        let [upload, download] = record.hooks.map(Hook::from_number);
+        Interface {
+            hooks: ByDirection { upload, download },
+            is_noted: record.way == Way::Note as u64,
+            ..Interface::default()
+        }
     });
     if let Some(way) = interface.as_ref().and_then(Interface::answers) {
         text += &format!("; answers to devices leave at {way}");

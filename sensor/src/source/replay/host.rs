@@ -14,6 +14,7 @@ use sensor_ebpf::{
     packet::Packet as _,
     parse::{Family, Fragment, Parsed, Piece, protocol, tcp_flag},
     policy::Decision,
+    quote::{key_of, quoted},
     said::initial,
     sample::{Head, LOOKED_AT, MAX_PAYLOAD, NO_SLOT, Watch, classify, is_service},
     skip::Skip,
@@ -319,11 +320,20 @@ impl Fragments {
     /// The key of a frame's flow.
     #[inline]
     pub(super) fn key(&mut self, seen: &Seen<'_>, parsed: &Parsed) -> FlowKey {
-        let key = FlowKey::new(parsed, seen.direction, seen.place.ifindex());
+        let key = key_of(&seen.frame, parsed, seen.direction, seen.place.ifindex());
         let piece = |identification| FragmentKey {
             flow: key.with_ports(0),
             identification,
             direction: seen.direction as u32,
+        };
+        // Nothing is refused here: every error is about a connection that passes.
+        let key = match parsed.piece {
+            Piece::Whole | Piece::First
+                if quoted(&seen.frame, parsed.transport_offset, &key, seen.direction).is_some() =>
+            {
+                key.about_allowed(seen.direction)
+            }
+            _ => key,
         };
         match parsed.fragment() {
             Fragment::Whole => key,

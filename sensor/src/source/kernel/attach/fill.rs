@@ -72,7 +72,7 @@ pub(super) fn fill(
         }
     }
 
-    let wanted = target.beside(attached.hook(Role::Upload));
+    let wanted = target.beside(attached.hook(Role::Upload), attached.way);
     for (role, program) in &wanted {
         let mut missing = None;
         match look_after(attached, &mut place, target.link, *role, &mut notes) {

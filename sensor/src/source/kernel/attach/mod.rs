@@ -18,6 +18,7 @@ mod xdp;
 use std::{ffi::CString, fs, io, path::Path};
 
 use aya::Ebpf;
+use sensor_ebpf::books::Way;
 
 use super::{
     Error,
@@ -95,6 +96,8 @@ pub struct Attached {
     /// Of its record; a bridge whose ports are watched has none.
     number: Option<u32>,
     choice: HookChoice,
+    /// How XDP answers what it refuses.
+    way: Way,
     seats: Vec<Seat>,
     /// Whether every program that is wanted is there.
     complete: bool,

@@ -3,7 +3,7 @@
 use std::{collections::HashSet, mem::offset_of, path::Path, sync::atomic::Ordering};
 
 use aya::maps::{HashMap as KernelHashMap, MapData};
-use sensor_ebpf::books::{InterfaceRecord, Tally};
+use sensor_ebpf::books::{InterfaceRecord, Tally, Way};
 
 use super::Means;
 use crate::{
@@ -88,6 +88,7 @@ fn plus(mut sum: InterfaceRecord, other: &InterfaceRecord) -> InterfaceRecord {
         name: _,
         ifindex: _,
         hooks: _,
+        way: _,
         overflow,
         multicast,
         skipped,
@@ -95,6 +96,8 @@ fn plus(mut sum: InterfaceRecord, other: &InterfaceRecord) -> InterfaceRecord {
         answered,
         replaced,
         answers_failed,
+        silent,
+        notes_failed,
         retired,
     } = other;
     let add = |sum: &mut Tally, other: &Tally| {
@@ -113,6 +116,10 @@ fn plus(mut sum: InterfaceRecord, other: &InterfaceRecord) -> InterfaceRecord {
     add(&mut sum.answered, answered);
     add(&mut sum.replaced, replaced);
     sum.answers_failed += answers_failed;
+    sum.notes_failed += notes_failed;
+    for (sum, other) in sum.silent.iter_mut().zip(silent) {
+        *sum += other;
+    }
     sum.name = padded(GONE);
     sum.ifindex = 0;
     sum.hooks = [Hook::None.number(); 2];
@@ -156,6 +163,14 @@ pub(super) fn set_hooks(books: &Books, number: u32, upload: Hook, download: Hook
         .interfaces
         .half(number, offset_of!(InterfaceRecord, hooks))
         .store(hooks, Ordering::Release);
+}
+
+/// Says how XDP answers what it refuses, before its program is attached.
+pub(super) fn set_way(books: &Books, number: u32, way: Way) {
+    books
+        .interfaces
+        .word(number, offset_of!(InterfaceRecord, way))
+        .store(way as u64, Ordering::Release);
 }
 
 pub(super) const INTERFACE_INDEX: &str = "INTERFACE_INDEX";

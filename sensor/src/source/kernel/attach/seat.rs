@@ -23,11 +23,13 @@ pub(in crate::source::kernel) enum Role {
     Download,
     /// Numbers what the machine sends over a bridge whose ports are watched.
     Number,
+    /// Answers what XDP refused and handed on.
+    Answer,
 }
 
 impl Role {
-    pub(in crate::source::kernel) const ALL: [Self; 3] =
-        [Self::Upload, Self::Download, Self::Number];
+    pub(in crate::source::kernel) const ALL: [Self; 4] =
+        [Self::Upload, Self::Download, Self::Number, Self::Answer];
 
     /// The word for it in names of pins and in messages.
     pub(in crate::source::kernel) const fn name(self) -> &'static str {
@@ -35,13 +37,14 @@ impl Role {
             Self::Upload => "upload",
             Self::Download => "download",
             Self::Number => "number",
+            Self::Answer => "answer",
         }
     }
 
     /// Which side of TC it is at, where it is at TC.
     pub(super) const fn side(self) -> Side {
         match self {
-            Self::Upload => Side::Ingress,
+            Self::Upload | Self::Answer => Side::Ingress,
             Self::Download | Self::Number => Side::Egress,
         }
     }
@@ -53,6 +56,7 @@ impl Role {
             Self::Upload => 94,
             Self::Download => 95,
             Self::Number => 96,
+            Self::Answer => 97,
         }
     }
 
@@ -62,6 +66,7 @@ impl Role {
             Self::Upload => &["upload_tc", "upload_port"],
             Self::Download => &["download", "download_port"],
             Self::Number => &["number"],
+            Self::Answer => &["answer_noted"],
         }
     }
 }

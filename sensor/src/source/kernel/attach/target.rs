@@ -1,5 +1,7 @@
 //! Which interfaces are to have which programs.
 
+use sensor_ebpf::books::Way;
+
 use super::seat::Role;
 use crate::{
     config::{HookChoice, Interface},
@@ -35,10 +37,15 @@ impl Target<'_> {
         }
     }
 
-    /// The programs that are wanted beside the upload program, which sits at `_upload`: all of them at
-    /// TC.
-    pub(super) fn beside(&self, _upload: Hook) -> Vec<(Role, &'static str)> {
+    /// The programs that are wanted beside the upload program, which sits at `upload` and answers what it
+    /// refuses in a way: all of them at TC.
+    pub(super) fn beside(&self, upload: Hook, way: Way) -> Vec<(Role, &'static str)> {
         match self.part {
+            Part::Whole
+                if way == Way::Note && matches!(upload, Hook::XdpNative | Hook::XdpGeneric) =>
+            {
+                vec![(Role::Answer, "answer_noted"), (Role::Download, "download")]
+            }
             Part::Whole => vec![(Role::Download, "download")],
             Part::Port { .. } => vec![(Role::Download, "download_port")],
             Part::Bridge => vec![(Role::Number, "number")],

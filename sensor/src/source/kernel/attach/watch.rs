@@ -7,6 +7,8 @@ use std::{
     sync::Arc,
 };
 
+use sensor_ebpf::books::Way;
+
 use super::{
     Attached, Means,
     fill::fill,
@@ -17,12 +19,12 @@ use super::{
     target::{BRIDGE, Part, Target, counted_twice, targets},
 };
 use crate::{
-    config::Interface,
+    config::{HookChoice, Interface},
     model::Hook,
     source::kernel::{
         Error,
         books::text,
-        driver::Drivers,
+        driver::{self, Drivers},
         flowtables::{self, Flowtables},
         links::{Link, Links},
         lock::InterfaceLock,
@@ -30,6 +32,10 @@ use crate::{
         pins,
     },
 };
+
+/// Why uploads are not refused at XDP, where a frame was refused that could not be handed on with a note.
+const NO_METADATA: &str =
+    "its driver has no metadata in which XDP could hand what it refuses on to TC";
 
 /// All interfaces with programs.
 pub(in crate::source::kernel) struct Attachments {
@@ -269,6 +275,22 @@ impl Attachments {
         let not_xdp = self.not_xdp(links, target.link);
         let notes = flowtables::hidden(&self.flowtables.found, links, name);
         let attached = &mut self.attached[at];
+        // Before the program is there that asks for it.
+        attached.way = driver::way(target.choice, attached.driver.as_deref());
+        let mut notes = notes;
+        let mut not_xdp = not_xdp;
+        if let Some(number) = attached.number {
+            records::set_way(means.books, number, attached.way);
+            if means.books.interfaces.read(number).notes_failed > 0 {
+                match target.choice {
+                    HookChoice::Auto => not_xdp = not_xdp.or_else(|| Some(NO_METADATA.to_owned())),
+                    _ => notes.push(format!(
+                        "{NO_METADATA}: what is rejected is dropped without an answer; set hook = \"tc\" or \
+                         leave it out"
+                    )),
+                }
+            }
+        }
         let was_complete = attached.complete;
         let place = Place {
             name,
@@ -318,6 +340,7 @@ impl Attachments {
             notes: Vec::new(),
             number,
             choice: target.choice,
+            way: Way::Note,
             seats: Vec::new(),
             complete: false,
             _lock: lock,
