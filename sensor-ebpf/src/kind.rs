@@ -405,6 +405,9 @@ mod dns {
     /// A query, a notification (RFC 1996), an update (RFC 2136).
     const OPCODES: (u8, u8, u8) = (0, 4, 5);
     const LONGEST_LABEL: u8 = 63;
+    /// As many as a decoder follows.
+    const MOST_QUESTIONS: u16 = 128;
+    const MOST_RECORDS: u16 = 1024;
 
     /// The numbers of questions, answers, authorities and further records.
     #[inline(always)]
@@ -421,8 +424,6 @@ mod dns {
     /// questions and records than a decoder follows. A query has few records, whatever they are.
     #[inline(always)]
     pub(super) const fn is_header(first: &[u8; LOOKED_AT], at: usize) -> bool {
-        const MOST_QUESTIONS: u16 = 128;
-        const MOST_RECORDS: u16 = 1024;
         const MOST_OF_A_QUERY: u16 = 16;
 
         let operation = first[at + 2] >> 3 & 0x0f;
@@ -451,11 +452,10 @@ mod dns {
     /// known has as many records as a response (RFC 6762, section 7.1).
     #[inline(always)]
     pub(super) const fn is_message_of_any(first: &[u8; LOOKED_AT], len: usize) -> bool {
-        const MOST_RECORDS: u16 = 1024;
         let [questions, answers, authorities, further] = counts(first, 0);
         len >= HEADER
             && first[2] >> 3 & 0x0f == OPCODES.0
-            && questions <= MOST_RECORDS
+            && questions <= MOST_QUESTIONS
             && answers <= MOST_RECORDS
             && authorities <= MOST_RECORDS
             && further <= MOST_RECORDS

@@ -87,6 +87,19 @@ impl Head {
     /// In `flags`: the segment has an urgent pointer (RFC 9293, section 3.8.5). Most receivers leave
     /// one octet of it out of the stream, and hand it over apart.
     pub const URGENT: u8 = 32;
+
+    /// TCP: how far behind the first byte of its stream the payload begins;
+    /// [`SOMEWHERE`](crate::watch::Early::SOMEWHERE) where the SYN was not seen.
+    #[inline(always)]
+    pub const fn place(&self) -> u32 {
+        match self.flags & Self::SYN_SEEN {
+            0 => crate::watch::Early::SOMEWHERE,
+            _ => self
+                .sequence
+                .wrapping_sub(self.initial_sequence)
+                .wrapping_sub(1),
+        }
+    }
 }
 
 /// In [`Head::slot`]: the flow has no record.

@@ -6,6 +6,7 @@ use aya::{
     Ebpf, EbpfLoader, TestRun as _, TestRunOptions,
     maps::{HashMap, Map, MapData, Queue, RingBuf},
     programs::{ProgramError, SchedClassifier, Xdp},
+    sys::SyscallError,
 };
 use sensor_ebpf::{
     books::{DeviceRecord, FIRST_DEVICE, FragmentKey, InterfaceRecord, Losses},
@@ -101,18 +102,19 @@ impl Runner {
     }
 
     /// Runs a frame: its header, what was captured behind it, and how long it was on the wire.
-    /// What was not captured is filled up with zeros.
+    /// What was not captured is filled up with zeros. Gives whether the kernel took it: one that is
+    /// longer than its buffers (about 64 KiB) it does not.
     ///
     /// # Errors
     ///
-    /// When the kernel does not take it.
+    /// When the kernel does not run the program.
     pub fn run(
         &mut self,
         direction: Direction,
         header: &[u8],
         body: &[u8],
         len: usize,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
         self.frame.clear();
         self.frame.extend_from_slice(header);
         self.frame.extend_from_slice(body);
@@ -132,7 +134,7 @@ impl Runner {
         }
     }
 
-    fn upload(&mut self, name: &'static str) -> Result<(), Error> {
+    fn upload(&mut self, name: &'static str) -> Result<bool, Error> {
         let program: &mut Xdp = program(&mut self.programs, name);
         let options = TestRunOptions {
             data_in: Some(&self.frame),
@@ -141,7 +143,7 @@ impl Runner {
         done(program.test_run(options), name)
     }
 
-    fn download(&mut self, context: Option<&[u8]>) -> Result<(), Error> {
+    fn download(&mut self, context: Option<&[u8]>) -> Result<bool, Error> {
         let program: &mut SchedClassifier = program(&mut self.programs, "download");
         let options = TestRunOptions {
             data_in: Some(&self.frame),
@@ -257,9 +259,18 @@ fn context_of_one(len: usize) -> [u8; CONTEXT] {
     context
 }
 
-fn done<T>(result: Result<T, ProgramError>, program: &'static str) -> Result<(), Error> {
+/// Whether a frame was run: what does not fit the kernel's buffers is refused before the program.
+fn done<T>(result: Result<T, ProgramError>, program: &'static str) -> Result<bool, Error> {
+    const NO_ROOM: [i32; 4] = [libc::EINVAL, libc::ENOMEM, libc::E2BIG, libc::EMSGSIZE];
     match result {
-        Ok(_) => Ok(()),
+        Ok(_) => Ok(true),
+        Err(ProgramError::SyscallError(SyscallError { io_error, .. }))
+            if io_error
+                .raw_os_error()
+                .is_some_and(|number| NO_ROOM.contains(&number)) =>
+        {
+            Ok(false)
+        }
         Err(source) => Err(Error::Program { program, source }),
     }
 }
