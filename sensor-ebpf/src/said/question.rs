@@ -64,6 +64,41 @@ pub fn read<P: Packet + ?Sized>(message: &P, start: usize, text: &mut Text) -> F
     Found::Unread
 }
 
+/// Whether a message of `len` bytes ends behind its only question, whose name has so many characters
+/// as text, or behind the record of EDNS that follows it (RFC 6891, section 6.1.2).
+///
+/// What is no DNS does not look so: by this a question is known at any port.
+#[inline(always)]
+pub fn is_exact<P: Packet + ?Sized>(message: &P, name_len: usize, len: usize) -> bool {
+    const FURTHER: usize = 10;
+    const OPT: [u8; 3] = [0, 0, 41];
+    const RECORD: usize = 11;
+    /// Internet, chaos, any.
+    const CLASSES: [u16; 3] = [1, 3, 255];
+
+    // Each label has its length before it, and the last is empty; the root has no other.
+    let name = if name_len == 0 { 1 } else { name_len + 2 };
+    let (Some(further), Some([_, _, class_high, class_low])) = (
+        message.load::<2>(FURTHER),
+        message.load::<4>(HEADER_LEN + name),
+    ) else {
+        return false;
+    };
+    let class = u16::from_be_bytes([class_high, class_low]);
+    if class != CLASSES[0] && class != CLASSES[1] && class != CLASSES[2] {
+        return false;
+    }
+    let end = HEADER_LEN + name + 4;
+    if further == [0, 0] {
+        return end == len;
+    }
+    let Some([root, high, low, .., len_high, len_low]) = message.load::<RECORD>(end) else {
+        return false;
+    };
+    let data = u16::from_be_bytes([len_high, len_low]) as usize;
+    further == [0, 1] && [root, high, low] == OPT && end + RECORD + data == len
+}
+
 /// Reads the name of the only question of the first message in a stream: behind two octets of length
 /// (RFC 1035, section 4.2.2).
 #[inline(always)]
@@ -119,6 +154,33 @@ mod tests {
         check(&message(2, b"\x01a\0"), Found::Unread, "");
         check(&message(1, b"\x01a\xc0\x0c"), Found::Unread, "");
         check(&message(1, &[1; 300]), Found::Unread, "");
+    }
+
+    #[test]
+    fn a_question_ends_with_itself_or_with_edns() {
+        let exact = |message: &[u8]| {
+            let mut text = Text::default();
+            read(message, 0, &mut text) == Found::Name
+                && is_exact(message, text.len as usize, message.len())
+        };
+        for name in [&b"\0"[..], b"\x01a\0", b"\x03www\x07example\0"] {
+            let plain = message(1, name);
+            assert!(exact(&plain));
+            assert!(!exact(&[&plain[..], b"x"].concat()));
+            let mut with_edns = plain.clone();
+            with_edns[11] = 1;
+            assert!(!exact(&with_edns));
+            with_edns.extend(b"\0\0\x29\x04\xd0\0\0\0\0\0\x03abc");
+            assert!(exact(&with_edns));
+            for end in 0..with_edns.len() {
+                assert!(!exact(&with_edns[..end]), "{end}");
+            }
+            with_edns.push(0);
+            assert!(!exact(&with_edns));
+            let mut odd = plain.clone();
+            *odd.last_mut().expect("a class") = 9;
+            assert!(!exact(&odd));
+        }
     }
 
     #[test]

@@ -88,6 +88,8 @@ pub struct Request {
     pub target_host: Option<String>,
     /// The port that the request line names.
     pub target_port: Option<u16>,
+    /// What counts of the two names something that is no host name.
+    pub no_host_name: bool,
     /// The first `User-Agent`, if it came together with what names the host: text for people, at most
     /// [`MAX_USER_AGENT`] octets.
     pub user_agent: Option<String>,
@@ -97,6 +99,27 @@ impl Request {
     /// The host that the request is for.
     pub fn name(&self) -> Option<&str> {
         self.target_host.as_deref().or(self.host.as_deref())
+    }
+
+    /// A request of which no more than its line is known.
+    fn of(line: &RequestLine<'_>) -> Self {
+        let mut request = Self {
+            method: String::from_utf8_lossy(line.method).into_owned(),
+            ..Self::default()
+        };
+        if let Some(authority) = line.authority() {
+            (request.target_host, request.target_port) = host_and_port(authority);
+            request.no_host_name = request.target_host.is_none() && !authority.is_empty();
+        }
+        request
+    }
+
+    /// Takes the value of the first field `Host`. An empty one names none (RFC 9112, section 3.2).
+    fn take_host(&mut self, value: &[u8]) {
+        (self.host, self.port) = host_and_port(value);
+        if self.target_host.is_none() && !value.is_empty() {
+            self.no_host_name |= self.host.is_none();
+        }
     }
 }
 
@@ -165,20 +188,14 @@ pub fn head(stream: &[u8]) -> Result<Progress<Head>, Failure> {
     let Progress::Complete((line, rest)) = RequestLine::read(start)? else {
         return incomplete();
     };
-    let mut request = Request {
-        method: String::from_utf8_lossy(line.method).into_owned(),
-        ..Request::default()
-    };
-    if let Some(authority) = line.authority() {
-        (request.target_host, request.target_port) = host_and_port(authority);
-    }
+    let mut request = Request::of(&line);
     let mut framing = Framing::default();
     let mut named = false;
     let mut headers = Headers { rest };
     loop {
         match headers.next() {
             Next::Header(header) if header.is(b"host") && !named => {
-                (request.host, request.port) = host_and_port(&header.value());
+                request.take_host(&header.value());
                 named = true;
             }
             Next::Header(header) => framing.take(&header)?,
@@ -269,13 +286,7 @@ fn read(head: &[u8]) -> Result<Progress<Request>, Failure> {
     let Progress::Complete((line, rest)) = RequestLine::read(head)? else {
         return Ok(Progress::Incomplete);
     };
-    let mut request = Request {
-        method: String::from_utf8_lossy(line.method).into_owned(),
-        ..Request::default()
-    };
-    if let Some(authority) = line.authority() {
-        (request.target_host, request.target_port) = host_and_port(authority);
-    }
+    let mut request = Request::of(&line);
 
     let mut headers = Headers { rest };
     let mut named = false;
@@ -283,7 +294,7 @@ fn read(head: &[u8]) -> Result<Progress<Request>, Failure> {
         match headers.next() {
             Next::Header(header) => {
                 if header.is(b"host") && !named {
-                    (request.host, request.port) = host_and_port(&header.value());
+                    request.take_host(&header.value());
                     named = true;
                 } else if header.is(b"user-agent") && request.user_agent.is_none() {
                     let text = text::readable(&header.value(), MAX_USER_AGENT);

@@ -108,6 +108,8 @@ pub struct Heard {
     pub kind: Kind,
     /// Of what devices say of themselves to all (multicast DNS, DHCP): the payload.
     pub octets: Bytes,
+    /// It is DNS, whether it could be read or not.
+    pub is_dns: bool,
     /// DNS messages.
     pub messages: Vec<dns::Message>,
     /// What the program that speaks calls itself.
@@ -144,6 +146,7 @@ impl Heard {
             head,
             kind,
             octets: Bytes::new(),
+            is_dns: false,
             messages: Vec::new(),
             user_agent: None,
             another: false,

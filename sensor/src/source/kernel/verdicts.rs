@@ -73,6 +73,15 @@ impl Verdicts {
         is_seen.then_some(record.initial_sequence[0])
     }
 
+    /// Whether the flow in a slot is refused, if it is the flow with this key.
+    pub fn refuses(&self, slot: u32, key: &FlowKey) -> bool {
+        self.key(slot) == Some(*key)
+            && Judgement::unpack(self.flows.read(slot).judgement)
+                .decision
+                .verdict
+                .refuses()
+    }
+
     /// Writes what is ruled into a flow, if its slot is still its own, and gives whether that changed
     /// its decision, or made it one.
     pub fn write(&self, slot: u32, key: &FlowKey, ruling: &Ruling) -> bool {
