@@ -2,8 +2,6 @@
 //!
 //! Not inlined into the programs: a refused packet is rare, and may take its time.
 
-use core::arch::asm;
-
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_F_INGRESS, TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action, xdp_md},
     helpers::{
@@ -22,10 +20,12 @@ use sensor_ebpf::{
 };
 
 use crate::{
-    access::{Frame, LinearFrame, SocketBuffer},
-    judge::Payload,
-    maps,
-    observe::Action,
+    frame::{Frame, LinearFrame, SocketBuffer},
+    global,
+    sample::Payload,
+    seen::Action,
+    table::{interfaces, scratch},
+    verifier::masked,
 };
 
 /// The mark of a socket buffer that is an answer of ours.
@@ -36,7 +36,7 @@ pub(crate) const ANSWER_MARK: u32 = 0x5e4d_0a05;
 #[inline(always)]
 fn read<P: Packet>(frame: &P, more: impl FnOnce(Refused) -> Refused) -> u32 {
     let refused = parse(frame).ok().and_then(|parsed| Refused::of(&parsed));
-    match (refused.map(more), maps::refused_buffer()) {
+    match (refused.map(more), scratch::refused()) {
         (Some(refused), Some(buffer)) => {
             *buffer = refused;
             1
@@ -49,11 +49,8 @@ fn read<P: Packet>(frame: &P, more: impl FnOnce(Refused) -> Refused) -> u32 {
 /// 0 where none is due.
 #[inline(always)]
 fn compose<P: Packet>(frame: &P, action: Action, message: usize, to: To) -> Option<usize> {
-    let buffer = maps::answer_buffer(to)?;
-    // SAFETY: the buffer is this CPU's, and no other program of this object runs on the CPU
-    // before this one has ended.
-    let buffer = unsafe { &mut *buffer };
-    let refused = *maps::refused_buffer()?;
+    let buffer = scratch::answer(to)?;
+    let refused = *scratch::refused()?;
     let refused = refused.with_offsets(
         bounded(refused.network_offset())?,
         frame.forget(refused.transport_offset(), 0),
@@ -70,98 +67,88 @@ fn compose<P: Packet>(frame: &P, action: Action, message: usize, to: To) -> Opti
     (len <= ANSWER_CAPACITY).then_some(len)
 }
 
-/// Writes the last octets of a composed answer, and gives its length; 0 where there is none.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn finish(to: u32, len: u32) -> u32 {
-    const SENDER: u32 = To::Sender as u32;
-    let to = match to {
-        SENDER => To::Sender,
-        _ => To::Receiver,
-    };
-    let (Some(buffer), Some(refused)) = (maps::answer_buffer(to), maps::refused_buffer()) else {
-        return 0;
-    };
-    let Some(network) = bounded(refused.network_offset()) else {
-        return 0;
-    };
-    let refused = refused.with_offsets(network, refused.transport_offset());
-    // SAFETY: the buffer is this CPU's, as in `compose`.
-    match seal(&refused, opaque::<LENGTHS>(len as usize), unsafe {
-        &mut *buffer
-    }) {
-        Some(()) => len,
-        None => 0,
+global! {
+    /// Writes the last octets of a composed answer, and gives its length; 0 where there is none.
+    fn finish(to: u32, len: u32) -> u32 {
+        const SENDER: u32 = To::Sender as u32;
+        let to = match to {
+            SENDER => To::Sender,
+            _ => To::Receiver,
+        };
+        let (Some(buffer), Some(refused)) = (scratch::answer(to), scratch::refused()) else {
+            return 0;
+        };
+        let Some(network) = bounded(refused.network_offset()) else {
+            return 0;
+        };
+        let refused = refused.with_offsets(network, refused.transport_offset());
+        match seal(&refused, masked::<LENGTHS>(len as usize), buffer) {
+            Some(()) => len,
+            None => 0,
+        }
     }
 }
 
-/// [`read`] at XDP.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn read_xdp(context: *mut xdp_md) -> u32 {
-    read(&LinearFrame::new(&XdpContext::new(context)), |refused| {
-        refused
-    })
+global! {
+    /// [`read`] at XDP.
+    fn read_xdp(context: *mut xdp_md) -> u32 {
+        read(&LinearFrame::new(&XdpContext::new(context)), |refused| {
+            refused
+        })
+    }
 }
 
-/// [`read`] at TC.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn read_tc(skb: *mut __sk_buff) -> u32 {
-    let frame = SocketBuffer::ingress(&TcContext::new(skb));
-    read(&frame, |refused| refused.in_socket_buffer(&frame))
+global! {
+    /// [`read`] at TC.
+    fn read_tc(skb: *mut __sk_buff) -> u32 {
+        let frame = SocketBuffer::ingress(&TcContext::new(skb));
+        read(&frame, |refused| refused.in_socket_buffer(&frame))
+    }
 }
 
-/// [`compose`] at XDP, for the sender.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn compose_xdp(context: *mut xdp_md, action: u32, message: u32) -> u32 {
-    let frame = LinearFrame::new(&XdpContext::new(context));
-    compose(
-        &frame,
-        Action::from_number(action),
-        message as usize,
-        To::Sender,
-    )
-    .unwrap_or(0) as u32
+global! {
+    /// [`compose`] at XDP, for the sender.
+    fn compose_xdp(context: *mut xdp_md, action: u32, message: u32) -> u32 {
+        let frame = LinearFrame::new(&XdpContext::new(context));
+        compose(
+            &frame,
+            Action::from_number(action),
+            message as usize,
+            To::Sender,
+        )
+        .unwrap_or(0) as u32
+    }
 }
 
-/// [`compose`] at TC, for the sender.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn compose_tc(skb: *mut __sk_buff, action: u32, message: u32) -> u32 {
-    let frame = SocketBuffer::ingress(&TcContext::new(skb));
-    compose(
-        &frame,
-        Action::from_number(action),
-        message as usize,
-        To::Sender,
-    )
-    .unwrap_or(0) as u32
+global! {
+    /// [`compose`] at TC, for the sender.
+    fn compose_tc(skb: *mut __sk_buff, action: u32, message: u32) -> u32 {
+        let frame = SocketBuffer::ingress(&TcContext::new(skb));
+        compose(
+            &frame,
+            Action::from_number(action),
+            message as usize,
+            To::Sender,
+        )
+        .unwrap_or(0) as u32
+    }
 }
 
-/// [`compose`] at TC, for the sender of a download. Apart from questions, which would take more stack
-/// than there is.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn compose_reset(skb: *mut __sk_buff) -> u32 {
-    let frame = SocketBuffer::egress(&TcContext::new(skb));
-    compose(&frame, Action::Reject, 0, To::Sender).unwrap_or(0) as u32
+global! {
+    /// [`compose`] at TC, for the sender of a download. Apart from questions, which would take more stack
+    /// than there is.
+    fn compose_reset(skb: *mut __sk_buff) -> u32 {
+        let frame = SocketBuffer::egress(&TcContext::new(skb));
+        compose(&frame, Action::Reject, 0, To::Sender).unwrap_or(0) as u32
+    }
 }
 
-/// [`compose`] at TC, for the receiver.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn compose_onward(skb: *mut __sk_buff) -> u32 {
-    let frame = SocketBuffer::egress(&TcContext::new(skb));
-    compose(&frame, Action::Reject, 0, To::Receiver).unwrap_or(0) as u32
-}
-
-/// A composed answer.
-#[inline(always)]
-fn composed(to: To) -> Option<&'static [u8; ANSWER_CAPACITY]> {
-    // SAFETY: as in `compose`.
-    maps::answer_buffer(to).map(|buffer| unsafe { &*buffer })
+global! {
+    /// [`compose`] at TC, for the receiver.
+    fn compose_onward(skb: *mut __sk_buff) -> u32 {
+        let frame = SocketBuffer::egress(&TcContext::new(skb));
+        compose(&frame, Action::Reject, 0, To::Receiver).unwrap_or(0) as u32
+    }
 }
 
 /// The DNS message by which a question is refused, composed in its place in the answer: its length, 0
@@ -176,71 +163,49 @@ fn message_for(action: u32) -> u32 {
     }
 }
 
-/// Copies the question to the message that refuses it. Gives whether it could. A function of its own,
-/// because the verifier would go through what follows once for each length of the question.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn copy_question(place: u32) -> u32 {
-    let (Some(buffer), Some(sample), Some(said)) = (
-        maps::answer_buffer(To::Sender),
-        maps::sample_buffer(),
-        maps::said_buffer(),
-    ) else {
-        return 0;
-    };
-    let place = opaque::<127>(place as usize);
-    let name_len = opaque::<255>(said.text.len as usize);
-    // SAFETY: the buffer is this CPU's, as in `compose`.
-    let buffer = unsafe { &mut *buffer };
-    u32::from(echo_question(&Payload(sample), name_len, buffer, place).is_some())
+global! {
+    /// Copies the question to the message that refuses it. Gives whether it could. A function of its own,
+    /// because the verifier would go through what follows once for each length of the question.
+    fn copy_question(place: u32) -> u32 {
+        let (Some(buffer), Some(sample), Some(said)) = (
+            scratch::answer(To::Sender),
+            scratch::sample(),
+            scratch::said(),
+        ) else {
+            return 0;
+        };
+        let place = masked::<127>(place as usize);
+        let name_len = masked::<255>(said.text.len as usize);
+        u32::from(echo_question(&Payload(sample), name_len, buffer, place).is_some())
+    }
 }
 
-/// Writes the DNS message that refuses the question which was copied when it was judged. Gives its
-/// length; 0 where it cannot be made.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn compose_message(zero: u32) -> u32 {
-    let place = match maps::refused_buffer() {
-        Some(refused) => place_of_message(refused).unwrap_or(0) as u32,
-        None => return 0,
-    };
-    if copy_question(place) == 0 {
-        return 0;
+global! {
+    /// Writes the DNS message that refuses the question which was copied when it was judged. Gives its
+    /// length; 0 where it cannot be made.
+    fn compose_message(zero: u32) -> u32 {
+        let place = match scratch::refused() {
+            Some(refused) => place_of_message(refused).unwrap_or(0) as u32,
+            None => return 0,
+        };
+        if copy_question(place) == 0 {
+            return 0;
+        }
+        let (Some(buffer), Some(sample), Some(said)) = (
+            scratch::answer(To::Sender),
+            scratch::sample(),
+            scratch::said(),
+        ) else {
+            return 0;
+        };
+        let refusal = match zero {
+            0 => Refusal::NxDomain,
+            _ => Refusal::Zero,
+        };
+        let place = masked::<127>(place as usize);
+        let name_len = masked::<255>(said.text.len as usize);
+        dns_message(&Payload(sample), name_len, refusal, buffer, place).unwrap_or(0) as u32
     }
-    let (Some(buffer), Some(sample), Some(said)) = (
-        maps::answer_buffer(To::Sender),
-        maps::sample_buffer(),
-        maps::said_buffer(),
-    ) else {
-        return 0;
-    };
-    let refusal = match zero {
-        0 => Refusal::NxDomain,
-        _ => Refusal::Zero,
-    };
-    let place = opaque::<127>(place as usize);
-    let name_len = opaque::<255>(said.text.len as usize);
-    // SAFETY: the buffer is this CPU's, as in `compose`.
-    let buffer = unsafe { &mut *buffer };
-    dns_message(&Payload(sample), name_len, refusal, buffer, place).unwrap_or(0) as u32
-}
-
-/// A length or an offset of which only the bits of a mask count, by way of an instruction that the
-/// compiler does not look into: it would leave out comparisons that the verifier needs, or compare
-/// other registers than those that are used.
-#[inline(always)]
-fn opaque<const MASK: i32>(number: usize) -> usize {
-    let mut opaque = number;
-    // SAFETY: register arithmetic only.
-    unsafe {
-        asm!(
-            "{opaque} &= {mask}",
-            opaque = inout(reg) opaque,
-            mask = const MASK,
-            options(pure, nomem, nostack),
-        );
-    }
-    opaque
 }
 
 /// A mask that no length of an answer exceeds.
@@ -256,45 +221,45 @@ fn bounded(offset: usize) -> Option<usize> {
     if offset >= NETWORK_OFFSET_LIMIT {
         return None;
     }
-    Some(opaque::<{ NETWORK_OFFSET_LIMIT as i32 - 1 }>(offset))
+    Some(masked::<{ NETWORK_OFFSET_LIMIT as i32 - 1 }>(offset))
 }
 
-/// Turns the frame into the answer and sends it back where it came from.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub(crate) extern "C" fn answer_xdp(context: *mut xdp_md, action: u32) -> u32 {
-    if read_xdp(context) == 0 {
-        return xdp_action::XDP_DROP;
-    }
-    let len = finish(
-        To::Sender as u32,
-        compose_xdp(context, action, message_for(action)),
-    ) as usize;
-    let Some(answer) = composed(To::Sender) else {
-        return xdp_action::XDP_DROP;
-    };
-    if len == 0 {
-        return xdp_action::XDP_DROP;
-    }
-    // Not before: what a frame is made of does not outlive a call.
-    let frame = LinearFrame::new(&XdpContext::new(context));
-    let ifindex = frame.ifindex();
-    let before = frame.wire(None).bytes as i32;
-    let growth = len as i32 - before;
-    // SAFETY: the context is valid while the program runs.
-    let resized = unsafe {
-        match growth {
-            // Drivers leave 256 octets in front of a frame; behind it there may be none.
-            1.. => bpf_xdp_adjust_head(context, -growth),
-            _ => bpf_xdp_adjust_tail(context, growth),
+global! {
+    /// Turns the frame into the answer and sends it back where it came from.
+    pub(crate) fn answer_xdp(context: *mut xdp_md, action: u32) -> u32 {
+        if read_xdp(context) == 0 {
+            return xdp_action::XDP_DROP;
         }
-    };
-    if resized != 0 || !overwrite(context, answer, len) {
-        maps::count_answer_failed(ifindex);
-        return xdp_action::XDP_DROP;
+        let len = finish(
+            To::Sender as u32,
+            compose_xdp(context, action, message_for(action)),
+        ) as usize;
+        let Some(answer) = scratch::answer(To::Sender) else {
+            return xdp_action::XDP_DROP;
+        };
+        if len == 0 {
+            return xdp_action::XDP_DROP;
+        }
+        // Not before: what a frame is made of does not outlive a call.
+        let frame = LinearFrame::new(&XdpContext::new(context));
+        let ifindex = frame.ifindex();
+        let before = frame.wire(None).bytes as i32;
+        let growth = len as i32 - before;
+        // SAFETY: the context is valid while the program runs.
+        let resized = unsafe {
+            match growth {
+                // Drivers leave 256 octets in front of a frame; behind it there may be none.
+                1.. => bpf_xdp_adjust_head(context, -growth),
+                _ => bpf_xdp_adjust_tail(context, growth),
+            }
+        };
+        if resized != 0 || !overwrite(context, answer, len) {
+            interfaces::count_answer_failed(ifindex);
+            return xdp_action::XDP_DROP;
+        }
+        count_answered(ifindex, len as u64);
+        xdp_action::XDP_TX
     }
-    count_answered(ifindex, len as u64);
-    xdp_action::XDP_TX
 }
 
 /// Writes an answer over a frame of its length.
@@ -314,7 +279,7 @@ fn overwrite(context: *mut xdp_md, answer: &[u8; ANSWER_CAPACITY], len: usize) -
         at += STEP;
     }
     // The last octets, of which some were written already: every answer is longer than a step.
-    let last = opaque::<LENGTHS>(len - STEP);
+    let last = masked::<LENGTHS>(len - STEP);
     match answer
         .get(last..)
         .and_then(|rest| rest.first_chunk::<STEP>())
@@ -324,33 +289,33 @@ fn overwrite(context: *mut xdp_md, answer: &[u8; ANSWER_CAPACITY], len: usize) -
     }
 }
 
-/// Turns the socket buffer into the answer and sends it out of the interface it came in by.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub(crate) extern "C" fn answer_tc(skb: *mut __sk_buff, action: u32) -> u32 {
-    let ifindex = SocketBuffer::ingress(&TcContext::new(skb)).ifindex();
-    if read_tc(skb) == 0 {
-        return TC_ACT_SHOT as u32;
-    }
-    let len = finish(
-        To::Sender as u32,
-        compose_tc(skb, action, message_for(action)),
-    ) as usize;
-    let Some(answer) = composed(To::Sender) else {
-        return TC_ACT_SHOT as u32;
-    };
-    if len == 0 {
-        return TC_ACT_SHOT as u32;
-    }
-    if !put(skb, answer, len) {
-        maps::count_answer_failed(ifindex);
-        return TC_ACT_SHOT as u32;
-    }
-    // SAFETY: the context is valid; the helper notes where to send the buffer.
-    unsafe {
-        // It passes our own egress program, which is to let it go.
-        (*skb).mark = ANSWER_MARK;
-        bpf_redirect(ifindex, 0) as u32
+global! {
+    /// Turns the socket buffer into the answer and sends it out of the interface it came in by.
+    pub(crate) fn answer_tc(skb: *mut __sk_buff, action: u32) -> u32 {
+        let ifindex = SocketBuffer::ingress(&TcContext::new(skb)).ifindex();
+        if read_tc(skb) == 0 {
+            return TC_ACT_SHOT as u32;
+        }
+        let len = finish(
+            To::Sender as u32,
+            compose_tc(skb, action, message_for(action)),
+        ) as usize;
+        let Some(answer) = scratch::answer(To::Sender) else {
+            return TC_ACT_SHOT as u32;
+        };
+        if len == 0 {
+            return TC_ACT_SHOT as u32;
+        }
+        if !put(skb, answer, len) {
+            interfaces::count_answer_failed(ifindex);
+            return TC_ACT_SHOT as u32;
+        }
+        // SAFETY: the context is valid; the helper notes where to send the buffer.
+        unsafe {
+            // It passes our own egress program, which is to let it go.
+            (*skb).mark = ANSWER_MARK;
+            bpf_redirect(ifindex, 0) as u32
+        }
     }
 }
 
@@ -361,7 +326,7 @@ fn put(skb: *mut __sk_buff, answer: &[u8; ANSWER_CAPACITY], len: usize) -> bool 
         return false;
     }
     // The verifier of Linux 6.1 does not learn from a comparison with zero.
-    let len = opaque::<{ ANSWER_CAPACITY as i32 - 1 }>(len - 1) + 1;
+    let len = masked::<{ ANSWER_CAPACITY as i32 - 1 }>(len - 1) + 1;
     // SAFETY: the context is valid while the program runs; the answer's buffer has room for `len`
     // octets, as just compared.
     unsafe {
@@ -370,52 +335,52 @@ fn put(skb: *mut __sk_buff, answer: &[u8; ANSWER_CAPACITY], len: usize) -> bool 
     }
 }
 
-/// Turns a refused download into what ends the flow at both ends: for the server, as if the device
-/// had sent it; for the device, in the place of what the server sent.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub(crate) extern "C" fn answer_both(skb: *mut __sk_buff) -> u32 {
-    let ifindex = SocketBuffer::egress(&TcContext::new(skb)).ifindex();
-    if read_tc(skb) == 0 {
-        return TC_ACT_SHOT as u32;
-    }
-    // Both before the frame is overwritten. The server of datagrams is not told: it hears no more.
-    let to_server = match is_tcp() {
-        true => finish(To::Sender as u32, compose_reset(skb)) as usize,
-        false => 0,
-    };
-    let to_device = finish(To::Receiver as u32, compose_onward(skb)) as usize;
-    if to_server != 0
-        && let Some(answer) = composed(To::Sender)
-    {
-        // SAFETY: the context is valid while the program runs.
-        unsafe {
-            (*skb).mark = ANSWER_MARK;
-            if !put(skb, answer, to_server)
-                || bpf_clone_redirect(skb, ifindex, u64::from(BPF_F_INGRESS)) != 0
-            {
-                maps::count_answer_failed(ifindex);
+global! {
+    /// Turns a refused download into what ends the flow at both ends: for the server, as if the device
+    /// had sent it; for the device, in the place of what the server sent.
+    pub(crate) fn answer_both(skb: *mut __sk_buff) -> u32 {
+        let ifindex = SocketBuffer::egress(&TcContext::new(skb)).ifindex();
+        if read_tc(skb) == 0 {
+            return TC_ACT_SHOT as u32;
+        }
+        // Both before the frame is overwritten. The server of datagrams is not told: it hears no more.
+        let to_server = match is_tcp() {
+            true => finish(To::Sender as u32, compose_reset(skb)) as usize,
+            false => 0,
+        };
+        let to_device = finish(To::Receiver as u32, compose_onward(skb)) as usize;
+        if to_server != 0
+            && let Some(answer) = scratch::answer(To::Sender)
+        {
+            // SAFETY: the context is valid while the program runs.
+            unsafe {
+                (*skb).mark = ANSWER_MARK;
+                if !put(skb, answer, to_server)
+                    || bpf_clone_redirect(skb, ifindex, u64::from(BPF_F_INGRESS)) != 0
+                {
+                    interfaces::count_answer_failed(ifindex);
+                }
             }
         }
+        let Some(answer) = scratch::answer(To::Receiver) else {
+            return TC_ACT_SHOT as u32;
+        };
+        if to_device == 0 {
+            return TC_ACT_SHOT as u32;
+        }
+        if !put(skb, answer, to_device) {
+            interfaces::count_answer_failed(ifindex);
+            return TC_ACT_SHOT as u32;
+        }
+        interfaces::count_replaced(ifindex, to_device as u64);
+        TC_ACT_UNSPEC as u32
     }
-    let Some(answer) = composed(To::Receiver) else {
-        return TC_ACT_SHOT as u32;
-    };
-    if to_device == 0 {
-        return TC_ACT_SHOT as u32;
-    }
-    if !put(skb, answer, to_device) {
-        maps::count_answer_failed(ifindex);
-        return TC_ACT_SHOT as u32;
-    }
-    maps::count_replaced(ifindex, to_device as u64);
-    TC_ACT_UNSPEC as u32
 }
 
 /// Whether the frame that was read is TCP.
 #[inline(always)]
 fn is_tcp() -> bool {
-    maps::refused_buffer().is_some_and(|refused| refused.is_tcp())
+    scratch::refused().is_some_and(|refused| refused.is_tcp())
 }
 
 /// Books an answer that passes at egress on its way to the device.
@@ -424,10 +389,10 @@ pub(crate) fn count<F: Frame>(frame: &F) {
     count_answered(frame.ifindex(), frame.wire(None).bytes);
 }
 
-/// Books an answer to the interface.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn count_answered(ifindex: u32, bytes: u64) -> u32 {
-    maps::count_answered(ifindex, bytes);
-    0
+global! {
+    /// Books an answer to the interface.
+    fn count_answered(ifindex: u32, bytes: u64) -> u32 {
+        interfaces::count_answered(ifindex, bytes);
+        0
+    }
 }

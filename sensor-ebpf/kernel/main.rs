@@ -12,25 +12,32 @@
     reason = "the target has no atomic add but the intrinsic"
 )]
 
-mod access;
 mod answer;
+mod book;
+mod clock;
+mod fragment;
+mod frame;
+mod hit;
 mod judge;
-mod maps;
 mod observe;
 mod sample;
+mod seen;
+mod shared;
+mod steady;
+mod table;
 mod tell;
+mod verifier;
 
 use aya_ebpf::{
     bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},
-    helpers::{bpf_jiffies64, bpf_ktime_get_ns},
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
 };
 use sensor_ebpf::flow::Direction;
 
 use crate::{
-    access::{LinearFrame, MultiBufferFrame, SocketBuffer},
-    observe::Action,
+    frame::{LinearFrame, MultiBufferFrame, SocketBuffer},
+    seen::Action,
 };
 
 /// Uploads, where a frame lies in one buffer.
@@ -90,9 +97,8 @@ fn download(context: TcContext) -> i32 {
 /// file tells it on every kernel.
 #[xdp]
 fn clock(context: XdpContext) -> u32 {
-    // SAFETY: the helpers read a clock.
-    let (jiffies, nanoseconds) = unsafe { (bpf_jiffies64(), bpf_ktime_get_ns()) };
-    match LinearFrame::new(&context).store(0, [jiffies, nanoseconds]) {
+    let now = [clock::jiffies(), clock::nanoseconds()];
+    match LinearFrame::new(&context).store(0, now) {
         Some(()) => xdp_action::XDP_PASS,
         None => xdp_action::XDP_ABORTED,
     }

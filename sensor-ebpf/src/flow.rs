@@ -139,11 +139,7 @@ impl FlowKey {
     /// The network layer.
     #[inline(always)]
     pub const fn family(&self) -> Family {
-        match (self.device >> 56) as u8 {
-            4 => Family::V4,
-            6 => Family::V6,
-            _ => Family::Other,
-        }
+        Family::from_number((self.device >> 56) as u8)
     }
 
     /// The index of the interface, as the kernel numbers it.

@@ -156,6 +156,18 @@ pub enum Family {
     V6 = 6,
 }
 
+impl Family {
+    /// The family with this number; an unknown number is `Other`.
+    #[inline(always)]
+    pub const fn from_number(number: u8) -> Self {
+        match number {
+            4 => Self::V4,
+            6 => Self::V6,
+            _ => Self::Other,
+        }
+    }
+}
+
 /// A MAC address as a word: octet `i` at bits `8 * i`, the upper sixteen bits zero.
 ///
 /// A word, not octets, because it goes into a flow's key, which is hashed and compared by words.

@@ -1,0 +1,52 @@
+//! Packet memory: the only `unsafe` that touches it.
+
+mod skb;
+mod xdp;
+
+use sensor_ebpf::{books::Tally, packet::Packet, parse::Parsed};
+
+pub(crate) use self::{
+    skb::{SocketBuffer, copy_skb},
+    xdp::{LinearFrame, MultiBufferFrame, copy_frags},
+};
+
+/// A frame at a hook: its octets, where it is, and what the wire carried for it.
+pub(crate) trait Frame: Packet {
+    /// The kernel's index of the interface.
+    fn ifindex(&self) -> u32;
+    /// Packets and octets on the wire; `parsed` is the first of them where the frame is several.
+    fn wire(&self, parsed: Option<&Parsed>) -> Tally;
+    /// The same frame with more of its octets readable, where some are not.
+    fn reveal(&self) -> Option<Self>
+    where
+        Self: Sized,
+    {
+        None
+    }
+}
+
+/// The directly readable octets of a frame.
+#[derive(Clone, Copy)]
+struct Linear {
+    start: usize,
+    end: usize,
+}
+
+impl Linear {
+    #[inline(always)]
+    fn at<T>(self, offset: usize) -> Option<*mut T> {
+        let start = self.start + offset;
+        if start + size_of::<T>() > self.end {
+            return None;
+        }
+        Some(start as *mut T)
+    }
+
+    #[inline(always)]
+    fn load<const N: usize>(self, offset: usize) -> Option<[u8; N]> {
+        let octets = self.at::<[u8; N]>(offset)?;
+        // SAFETY: the octets lie between the start and the end of the packet, as just compared;
+        // the verifier proves it again.
+        Some(unsafe { octets.read() })
+    }
+}

@@ -1,0 +1,171 @@
+//! Frames at TC.
+
+use aya_ebpf::{
+    bindings::__sk_buff,
+    helpers::{bpf_skb_load_bytes, bpf_skb_pull_data},
+    programs::TcContext,
+};
+use sensor_ebpf::{
+    books::Tally,
+    packet::Packet,
+    parse::{Parsed, protocol},
+    sample::MAX_PAYLOAD,
+};
+
+use super::{Frame, Linear};
+use crate::verifier::forget;
+
+/// Copies `len` octets, 1 to [`MAX_PAYLOAD`], out of a socket buffer, pages included.
+#[inline(always)]
+pub(crate) fn copy_skb(
+    skb: *mut __sk_buff,
+    offset: u32,
+    len: u32,
+    to: &mut [u8; MAX_PAYLOAD],
+) -> bool {
+    // SAFETY: the context is valid while the program runs; `to` has room for `len` octets.
+    unsafe { bpf_skb_load_bytes(skb.cast(), offset, to.as_mut_ptr().cast(), len) == 0 }
+}
+
+/// Which side of the stack a socket buffer is at.
+#[derive(Clone, Copy)]
+enum Side {
+    Ingress,
+    Egress,
+}
+
+/// A frame at TC, possibly merged from several (GRO) or not yet split (GSO).
+pub(crate) struct SocketBuffer {
+    octets: Linear,
+    skb: *mut __sk_buff,
+    side: Side,
+}
+
+impl SocketBuffer {
+    /// What the kernel handed to the program.
+    #[inline(always)]
+    pub(crate) fn context(&self) -> *mut __sk_buff {
+        self.skb
+    }
+
+    /// The mark that somebody in the stack gave it.
+    #[inline(always)]
+    pub(crate) fn mark(&self) -> u32 {
+        // SAFETY: the context is valid while the program runs.
+        unsafe { (*self.skb).mark }
+    }
+
+    #[inline(always)]
+    pub(crate) fn ingress(context: &TcContext) -> Self {
+        Self::new(context.skb.skb, Side::Ingress)
+    }
+
+    #[inline(always)]
+    pub(crate) fn egress(context: &TcContext) -> Self {
+        Self::new(context.skb.skb, Side::Egress)
+    }
+
+    #[inline(always)]
+    fn new(skb: *mut __sk_buff, side: Side) -> Self {
+        // SAFETY: the context is valid while the program runs.
+        let (start, end) = unsafe { ((*skb).data as usize, (*skb).data_end as usize) };
+        Self {
+            octets: Linear { start, end },
+            skb,
+            side,
+        }
+    }
+}
+
+impl Packet for SocketBuffer {
+    #[inline(always)]
+    fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        self.octets.load(offset)
+    }
+
+    #[inline(always)]
+    fn forget(&self, offset: usize, noise: u64) -> usize {
+        forget(offset, noise)
+    }
+}
+
+impl Frame for SocketBuffer {
+    #[inline(always)]
+    fn ifindex(&self) -> u32 {
+        // SAFETY: the context is valid while the program runs.
+        unsafe { (*self.skb).ifindex }
+    }
+
+    #[inline(always)]
+    fn wire(&self, parsed: Option<&Parsed>) -> Tally {
+        // SAFETY: the context is valid while the program runs.
+        let (len, gso_size, gso_segs, wire_len, tagged) = unsafe {
+            let skb = &*self.skb;
+            (
+                skb.len,
+                skb.gso_size,
+                skb.gso_segs,
+                skb.wire_len,
+                skb.vlan_present,
+            )
+        };
+        let (mut packets, mut bytes) = (1, u64::from(len));
+        if gso_size != 0 {
+            let headers = parsed.map_or(0, |parsed| self.header_len(parsed));
+            packets = u64::from(gso_segs);
+            if packets == 0 {
+                // A guest's or a tunnel's super-packet, not counted yet (SKB_GSO_DODGY).
+                let payload = u64::from(len).saturating_sub(headers);
+                packets = payload.div_ceil(u64::from(gso_size)).max(1);
+            }
+            bytes = match self.side {
+                // What the queueing discipline will be told: headers once for each segment.
+                Side::Egress => u64::from(wire_len),
+                // Not computed at ingress (net/core/dev.c, sch_handle_ingress).
+                Side::Ingress => u64::from(len) + (packets - 1) * headers,
+            };
+        }
+        if tagged != 0 {
+            // The tag waits in the buffer's metadata for the device to insert it.
+            bytes += 4 * packets;
+        }
+        Tally { packets, bytes }
+    }
+
+    /// Headers can reach into the paged part of the buffer: the kernel moves them to the front.
+    ///
+    /// Only after a parse that ended early: it may copy, and most buffers have all their headers
+    /// in front.
+    #[inline(always)]
+    fn reveal(&self) -> Option<Self> {
+        /// More than any header chain of a real packet.
+        const HEADERS: u32 = 512;
+        // SAFETY: the context is valid while the program runs.
+        let len = unsafe { (*self.skb).len };
+        if self.octets.end - self.octets.start >= len.min(HEADERS) as usize {
+            return None;
+        }
+        // SAFETY: as above; the pointers of `self` are not used any more when this succeeded.
+        if unsafe { bpf_skb_pull_data(self.skb, len.min(HEADERS)) } != 0 {
+            return None;
+        }
+        Some(Self::new(self.skb, self.side))
+    }
+}
+
+impl SocketBuffer {
+    /// Octets of all headers up to the payload, which each segment repeats.
+    #[inline(always)]
+    fn header_len(&self, parsed: &Parsed) -> u64 {
+        const TCP_DATA_OFFSET: usize = 12;
+        const UDP_LEN: usize = 8;
+        let transport = match parsed.protocol {
+            protocol::TCP => match self.load::<2>(parsed.transport_offset + TCP_DATA_OFFSET) {
+                Some([offset, _]) => usize::from(offset >> 4) * 4,
+                None => 0,
+            },
+            _ => UDP_LEN,
+        };
+        (parsed.transport_offset + transport) as u64
+    }
+}

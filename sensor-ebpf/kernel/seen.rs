@@ -1,0 +1,130 @@
+//! What one frame is, and what becomes of it: what the other modules tell each other.
+
+use sensor_ebpf::{
+    books::Tally,
+    flow::{Direction, FlowKey},
+    policy::Verdict,
+};
+
+/// What becomes of a frame.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub(crate) enum Action {
+    /// It goes on.
+    Pass = 0,
+    /// It goes no further, and whoever waits for it is told.
+    Reject = 1,
+    /// It goes no further, in silence.
+    Drop = 2,
+    /// A DNS question: there is no such name.
+    NxDomain = 4,
+    /// A DNS question: its address is 0.0.0.0 or ::.
+    Zero = 5,
+}
+
+impl Action {
+    /// The action with this number; an unknown number passes (law 3).
+    #[inline(always)]
+    pub(crate) const fn from_number(number: u32) -> Self {
+        match number & 0xff {
+            1 => Self::Reject,
+            2 => Self::Drop,
+            4 => Self::NxDomain,
+            5 => Self::Zero,
+            _ => Self::Pass,
+        }
+    }
+}
+
+/// What there is to book about a frame.
+///
+/// `#[repr(C)]` and without `enum`s: it is an argument of global functions, of which the verifier
+/// believes nothing.
+#[repr(C)]
+pub(crate) struct Seen {
+    pub(crate) key: FlowKey,
+    pub(crate) wire: Tally,
+    /// Jiffies since boot.
+    pub(crate) now: u64,
+    /// TCP: that of the packet. A QUIC Initial: the number of its connection.
+    pub(crate) sequence: u32,
+    /// Bytes of payload.
+    pub(crate) payload: u16,
+    pub(crate) tcp_flags: u8,
+    /// By number of [`Direction`], and [`FRAGMENT`](Self::FRAGMENT).
+    pub(crate) direction: u8,
+}
+
+impl Seen {
+    /// In `direction`: the packet is a piece of another.
+    pub(crate) const FRAGMENT: u8 = 2;
+
+    #[inline(always)]
+    pub(crate) fn direction(&self) -> Direction {
+        match self.direction & 1 {
+            0 => Direction::Upload,
+            _ => Direction::Download,
+        }
+    }
+
+    /// Whether it is an upload, a piece of a packet, and has no payload that could be read.
+    #[inline(always)]
+    pub(crate) fn is_unread_fragment(&self) -> bool {
+        self.direction == Direction::Upload as u8 | Self::FRAGMENT && self.payload == 0
+    }
+}
+
+/// What the books gave of a frame. Global functions return its number.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Booked(u32);
+
+impl Booked {
+    /// The flow is not in the table: nothing was booked.
+    pub(crate) const NO_FLOW: Self = Self(1 << 9);
+    const SAMPLE_WANTED: u32 = 1 << 8;
+    const FRAGMENT_SEEN: u32 = 1 << 10;
+
+    /// Booked, and nothing is wanted of the payload.
+    #[inline(always)]
+    pub(crate) const fn new(verdict: Verdict) -> Self {
+        Self(verdict as u32)
+    }
+
+    /// The payload is wanted, and its sample was begun.
+    #[inline(always)]
+    pub(crate) const fn with_sample(self) -> Self {
+        Self(self.0 | Self::SAMPLE_WANTED)
+    }
+
+    /// User space is to be told of a fragment in which nothing could be read.
+    #[inline(always)]
+    pub(crate) const fn with_fragment(self) -> Self {
+        Self(self.0 | Self::FRAGMENT_SEEN)
+    }
+
+    #[inline(always)]
+    pub(crate) const fn wants_sample(self) -> bool {
+        self.0 & Self::SAMPLE_WANTED != 0
+    }
+
+    #[inline(always)]
+    pub(crate) const fn is_fragment(self) -> bool {
+        self.0 & Self::FRAGMENT_SEEN != 0
+    }
+
+    /// What becomes of the frame, as far as its flow decides.
+    #[inline(always)]
+    pub(crate) const fn action(self) -> Action {
+        Action::from_number(self.0)
+    }
+
+    #[inline(always)]
+    pub(crate) const fn number(self) -> u32 {
+        self.0
+    }
+
+    #[inline(always)]
+    pub(crate) const fn from_number(number: u32) -> Self {
+        Self(number)
+    }
+}

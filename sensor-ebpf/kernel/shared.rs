@@ -1,0 +1,127 @@
+//! Words that several CPUs, or the programs and user space, read and write at the same time, and the
+//! functions that the verifier checks one by one.
+
+use core::{
+    intrinsics::{AtomicOrdering, atomic_xadd},
+    ptr,
+};
+
+use sensor_ebpf::{
+    books::{ByDirection, Tally},
+    flow::Direction,
+};
+
+/// An element of a map: it lives as long as the program runs, and is never freed under it.
+#[repr(transparent)]
+pub(crate) struct Element<T>(*mut T);
+
+impl<T> Clone for Element<T> {
+    #[inline(always)]
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Element<T> {}
+
+impl<T> Element<T> {
+    /// The element that a map gave.
+    #[inline(always)]
+    pub(crate) const fn new(element: *mut T) -> Self {
+        Self(element)
+    }
+
+    /// Where it lies.
+    #[inline(always)]
+    pub(crate) const fn as_ptr(self) -> *mut T {
+        self.0
+    }
+}
+
+/// A word in an element of a map, which others read and write at the same time: loads and stores are of
+/// the whole word, additions are atomic.
+#[repr(transparent)]
+pub(crate) struct Shared<T>(*mut T);
+
+impl<T> Clone for Shared<T> {
+    #[inline(always)]
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Shared<T> {}
+
+impl<T: Copy> Shared<T> {
+    /// The word at this place of an element. [`field!`](crate::field) gives the place.
+    #[inline(always)]
+    pub(crate) const fn at(place: *mut T) -> Self {
+        Self(place)
+    }
+
+    /// Reads the word in one piece.
+    #[inline(always)]
+    pub(crate) fn load(self) -> T {
+        // SAFETY: within an element of a map, which lives as long as the program.
+        unsafe { ptr::read_volatile(self.0) }
+    }
+
+    /// Writes the word in one piece.
+    #[inline(always)]
+    pub(crate) fn store(self, value: T) {
+        // SAFETY: as in `load`.
+        unsafe { ptr::write_volatile(self.0, value) };
+    }
+}
+
+impl Shared<u64> {
+    /// Adds to a counter that other CPUs add to at the same time.
+    #[inline(always)]
+    pub(crate) fn add(self, amount: u64) {
+        // SAFETY: as in `load`.
+        unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(self.0, amount) };
+    }
+}
+
+impl Shared<Tally> {
+    /// Adds packets and bytes.
+    #[inline(always)]
+    pub(crate) fn add_tally(self, wire: Tally) {
+        // SAFETY: as in `load`; the fields' addresses are taken, nothing is read.
+        let (packets, bytes) = unsafe { (&raw mut (*self.0).packets, &raw mut (*self.0).bytes) };
+        Shared(packets).add(wire.packets);
+        Shared(bytes).add(wire.bytes);
+    }
+}
+
+impl<T: Copy> Shared<ByDirection<T>> {
+    /// The place of a direction.
+    #[inline(always)]
+    pub(crate) fn of(self, direction: Direction) -> Shared<T> {
+        // SAFETY: a direction's number is 0 or 1.
+        Shared(unsafe { self.0.cast::<T>().add(direction as usize) })
+    }
+}
+
+impl<T: Copy, const N: usize> Shared<[T; N]> {
+    /// The place with a number; `None` behind the last. The caller bounds the number in a way that the
+    /// verifier sees.
+    #[inline(always)]
+    pub(crate) fn nth(self, number: usize) -> Option<Shared<T>> {
+        if number >= N {
+            return None;
+        }
+        // SAFETY: below the number of places, as just compared.
+        Some(Shared(unsafe { self.0.cast::<T>().add(number) }))
+    }
+}
+
+/// A field of an element of a map, as a [`Shared`] word.
+#[macro_export]
+macro_rules! field {
+    ($element:expr, $($place:tt)+) => {{
+        let place = $crate::shared::Element::as_ptr($element);
+        // SAFETY: an element lives as long as the program; the field's address is taken, nothing is read.
+        $crate::shared::Shared::at(unsafe { &raw mut (*place).$($place)+ })
+    }};
+}

@@ -1,0 +1,127 @@
+//! What the kernel's verifier, or LLVM before it, needs said in another way: every instruction written by
+//! hand, with the version of Linux that asks for it.
+//!
+//! Apart from these, three rules hold all over the programs. What has many ways through it stands in a
+//! global function, which the verifier checks once for any argument ([`global!`](crate::global)). No loop
+//! ends with an instruction that falls through into its first (up to Linux 6.6). Functions that call each
+//! other have 512 bytes of stack together, of which each takes a multiple of 32 (up to Linux 6.1; 16 later).
+
+use core::arch::asm;
+
+use sensor_ebpf::packet::OFFSET_LIMIT;
+
+/// Only the bits of a mask of a number, by way of an instruction that the compiler does not look into: it
+/// would leave out comparisons that the verifier needs, because it knows more than that, or compare a
+/// copy of the register that is used (seen on Linux 6.1).
+#[inline(always)]
+pub(crate) fn masked<const MASK: i32>(number: usize) -> usize {
+    let mut masked = number;
+    // SAFETY: register arithmetic only.
+    unsafe {
+        asm!(
+            "{masked} &= {mask}",
+            masked = inout(reg) masked,
+            mask = const MASK,
+            options(pure, nomem, nostack),
+        );
+    }
+    masked
+}
+
+/// The same number, at most `MAX`, a power of two, as far as the verifier sees.
+#[inline(always)]
+pub(crate) fn up_to<const MAX: usize>(number: usize) -> usize {
+    const { assert!(MAX.is_power_of_two()) };
+    let mut bounded = number;
+    // SAFETY: register arithmetic only.
+    unsafe {
+        asm!(
+            "{bounded} &= {mask}",
+            bounded = inout(reg) bounded,
+            mask = const 2 * MAX - 1,
+            options(pure, nomem, nostack),
+        );
+    }
+    if bounded > MAX {
+        return MAX;
+    }
+    bounded
+}
+
+/// The same number, 1 to `MAX`, a power of two: the verifier of Linux 6.1 does not learn from a comparison
+/// with zero, and refuses a helper's length that might be 0.
+#[inline(always)]
+pub(crate) fn one_to<const MAX: usize>(number: u32) -> u32 {
+    const { assert!(MAX.is_power_of_two()) };
+    let mut less_one = number.wrapping_sub(1);
+    // SAFETY: register arithmetic only.
+    unsafe {
+        asm!(
+            "{less_one} &= {mask}",
+            less_one = inout(reg) less_one,
+            mask = const MAX - 1,
+            options(pure, nomem, nostack),
+        );
+    }
+    less_one + 1
+}
+
+/// See [`Packet::forget`](sensor_ebpf::packet::Packet::forget): a number and twice another, which to the
+/// verifier of every version is any number.
+#[inline(always)]
+pub(crate) fn forget(offset: usize, noise: u64) -> usize {
+    let mut forgotten = offset;
+    // SAFETY: register arithmetic only.
+    unsafe {
+        asm!(
+            "{forgotten} ^= {noise}",
+            "{forgotten} ^= {noise}",
+            forgotten = inout(reg) forgotten,
+            noise = in(reg) noise,
+            options(pure, nomem, nostack),
+        );
+    }
+    forgotten & (OFFSET_LIMIT - 1)
+}
+
+/// Keeps what follows out of line, so that no loop ends with an instruction that falls through into its
+/// first: Linux up to 6.6 refuses that.
+#[inline(always)]
+pub(crate) const fn out_of_line() {
+    core::intrinsics::cold_path();
+}
+
+/// Declares a global function: its linkage is visible in the object's type information, so the verifier
+/// checks it once, for any argument, instead of once for every way that leads to it.
+///
+/// The verifier knows a pointer argument to be null or to the whole of its type. A first argument of the
+/// form `name: &Type` is checked for null; where it is, the function gives 0.
+#[macro_export]
+macro_rules! global {
+    (
+        $(#[$attribute:meta])*
+        $visibility:vis fn $name:ident(
+            $pointer:ident: &$to:ty $(, $argument:ident: $of:ty)* $(,)?
+        ) -> $result:ty $body:block
+    ) => {
+        $(#[$attribute])*
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        $visibility extern "C" fn $name($pointer: *const $to $(, $argument: $of)*) -> $result {
+            // SAFETY: null, or the whole of its type: the verifier holds every caller to that.
+            let Some($pointer) = (unsafe { $pointer.as_ref() }) else {
+                return 0;
+            };
+            $body
+        }
+    };
+    (
+        $(#[$attribute:meta])*
+        $visibility:vis fn $name:ident($($argument:ident: $of:ty),* $(,)?) -> $result:ty $body:block
+    ) => {
+        $(#[$attribute])*
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        $visibility extern "C" fn $name($($argument: $of),*) -> $result $body
+    };
+}
