@@ -49,10 +49,12 @@ pub(crate) struct Seen {
     /// TCP: that of the packet. A QUIC Initial: the number of its connection.
     pub(crate) sequence: u32,
     /// Bytes of payload.
-    pub(crate) payload: u16,
+    pub(crate) payload: u32,
     pub(crate) tcp_flags: u8,
     /// By number of [`Direction`], and [`FRAGMENT`](Self::FRAGMENT).
     pub(crate) direction: u8,
+    /// Keeps the size a multiple of eight; 0.
+    pub(crate) reserved: [u8; 6],
 }
 
 impl Seen {

@@ -66,10 +66,15 @@ pub(crate) fn one_to<const MAX: usize>(number: u32) -> u32 {
     less_one + 1
 }
 
-/// See [`Packet::forget`](sensor_ebpf::packet::Packet::forget): a number and twice another, which to the
-/// verifier of every version is any number.
+/// See [`Packet::forget`](sensor_ebpf::packet::Packet::forget): below [`OFFSET_LIMIT`].
 #[inline(always)]
 pub(crate) fn forget(offset: usize, noise: u64) -> usize {
+    forgotten(offset, noise) & (OFFSET_LIMIT - 1)
+}
+
+/// A number and twice another, which to the verifier of every version is any number.
+#[inline(always)]
+pub(crate) fn forgotten(offset: usize, noise: u64) -> usize {
     let mut forgotten = offset;
     // SAFETY: register arithmetic only.
     unsafe {
@@ -81,7 +86,7 @@ pub(crate) fn forget(offset: usize, noise: u64) -> usize {
             options(pure, nomem, nostack),
         );
     }
-    forgotten & (OFFSET_LIMIT - 1)
+    forgotten
 }
 
 /// Keeps what follows out of line, so that no loop ends with an instruction that falls through into its

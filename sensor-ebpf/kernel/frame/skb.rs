@@ -132,6 +132,18 @@ impl Frame for SocketBuffer {
         Tally { packets, bytes }
     }
 
+    #[inline(always)]
+    fn len(&self) -> u32 {
+        // SAFETY: the context is valid while the program runs.
+        unsafe { (*self.skb).len }
+    }
+
+    #[inline(always)]
+    fn segment(&self) -> u32 {
+        // SAFETY: the context is valid while the program runs.
+        unsafe { (*self.skb).gso_size }
+    }
+
     /// Headers can reach into the paged part of the buffer: the kernel moves them to the front.
     ///
     /// Only after a parse that ended early: it may copy, and most buffers have all their headers

@@ -9,6 +9,7 @@ pub(crate) mod held;
 pub(crate) mod hits;
 pub(crate) mod interfaces;
 pub(crate) mod losses;
+pub(crate) mod readers;
 pub(crate) mod ring;
 pub(crate) mod rules;
 pub(crate) mod scratch;

@@ -9,6 +9,12 @@ use sensor_ebpf::{
     sample::{Head, MAX_PAYLOAD},
 };
 
+use crate::seen::Seen;
+
+/// How far a packet is read.
+#[map]
+static READING: PerCpuArray<Reading> = PerCpuArray::with_max_entries(1, 0);
+
 /// Where a sample is put together.
 #[map]
 static SAMPLE: PerCpuArray<Sample> = PerCpuArray::with_max_entries(1, 0);
@@ -25,6 +31,45 @@ static ANSWER: PerCpuArray<[u8; ANSWER_CAPACITY]> = PerCpuArray::with_max_entrie
 #[map]
 static REFUSED: PerCpuArray<Refused> = PerCpuArray::with_max_entries(1, 0);
 
+/// A packet whose payload is read, piece by piece: what the programs in which its frame comes in saw of
+/// it, for those that read on.
+#[repr(C)]
+pub(crate) struct Reading {
+    pub(crate) seen: Seen,
+    /// What the books gave, a [`Booked`](crate::seen::Booked)'s number.
+    pub(crate) booked: u32,
+    /// What becomes of the frame, an [`Action`](crate::seen::Action)'s number.
+    pub(crate) action: u32,
+    /// Bytes of the frame before the payload of the packet that is read.
+    pub(crate) start: u32,
+    /// Bytes of that payload.
+    pub(crate) payload: u32,
+    /// Bytes of the frame from there on, of this and of all further packets that it stands for.
+    pub(crate) rest: u32,
+    /// Bytes of payload of each datagram that the frame stands for; 0 where it is one packet.
+    pub(crate) segment: u32,
+    /// How many packets were read before.
+    pub(crate) packets: u32,
+    /// Which byte of the payload stands first in the sample's buffer.
+    pub(crate) window: u32,
+    /// What is done next: a number of [`phase`](crate::reader).
+    pub(crate) phase: u32,
+    /// The piece that goes into the ring next.
+    pub(crate) piece: u32,
+    /// Where the reader of the phase is.
+    pub(crate) state: u64,
+    /// What was decided by the names so far.
+    pub(crate) decided: u64,
+    /// What was found so far: a [`Found`](sensor_ebpf::said::Found)'s number.
+    pub(crate) found: u32,
+    /// The place of a name: a [`Place`](sensor_ebpf::said::Place)'s number.
+    pub(crate) place: u32,
+    /// Not 0 where verdicts on names are waited for.
+    pub(crate) strict: u32,
+    /// The TCP sequence number of the payload's first byte.
+    pub(crate) sequence: u32,
+}
+
 /// A name that a payload says.
 #[repr(C)]
 pub(crate) struct Said {
@@ -39,6 +84,13 @@ pub(crate) struct Said {
 pub(crate) struct Sample {
     pub(crate) head: Head,
     pub(crate) payload: [u8; MAX_PAYLOAD],
+}
+
+/// How far this CPU has read the packet at hand.
+#[inline(always)]
+pub(crate) fn reading() -> Option<&'static mut Reading> {
+    // SAFETY: as in `sample`.
+    unsafe { READING.get_ptr_mut(0)?.as_mut() }
 }
 
 /// This CPU's buffer for a sample.

@@ -99,17 +99,31 @@ pub fn is_exact<P: Packet + ?Sized>(message: &P, name_len: usize, len: usize) ->
     further == [0, 1] && [root, high, low] == OPT && end + RECORD + data == len
 }
 
-/// Reads the name of the only question of the first message in a stream: behind two octets of length
+/// Bytes of a stream in which messages are looked for.
+pub const SEARCHED: usize = 4_096;
+
+/// Bytes of a message in a stream in which the name of its only question ends, with the length before
+/// the message.
+pub const FRAMED_NAME: usize = 2 + HEADER_LEN + LONGEST + 1;
+
+/// Where the message behind the one at `start` begins in a stream: each stands behind two bytes of length
 /// (RFC 1035, section 4.2.2).
 #[inline(always)]
-pub fn read_framed<P: Packet + ?Sized>(stream: &P, text: &mut Text) -> Found {
+pub fn behind<P: Packet + ?Sized>(stream: &P, start: usize) -> Option<usize> {
+    let len = u16::from_be_bytes(stream.load::<2>(start)?) as usize;
+    Some(stream.forget(start + 2 + len, len as u64))
+}
+
+/// Reads the name of the only question of the message in a stream whose length stands at `start`.
+#[inline(always)]
+pub fn read_framed<P: Packet + ?Sized>(stream: &P, start: usize, text: &mut Text) -> Found {
     /// Octets that frame the text: the length of the first label, and the end.
     const FRAME: u64 = 2;
 
-    let Some(len) = stream.load::<2>(0) else {
+    let Some(len) = stream.load::<2>(start) else {
         return Found::Unread;
     };
-    let found = read(stream, 2, text);
+    let found = read(stream, start + 2, text);
     let end = HEADER_LEN as u64 + text.len + FRAME;
     if found as u32 == Found::Name as u32 && end > u16::from_be_bytes(len) as u64 {
         // What was read is of the message behind it.
@@ -204,8 +218,22 @@ mod tests {
                 false => Found::Unread,
             };
             let mut text = Text::default();
-            assert_eq!(read_framed(&framed[..], &mut text), found, "{len}");
+            assert_eq!(read_framed(&framed[..], 0, &mut text), found, "{len}");
         }
+    }
+
+    #[test]
+    fn messages_stand_one_behind_the_other() {
+        let one = message(1, b"\x01a\0");
+        let two = message(1, b"\x01b\0");
+        let frame = |message: &[u8]| [&(message.len() as u16).to_be_bytes()[..], message].concat();
+        let stream = [frame(&one), frame(&two)].concat();
+        let start = behind(&stream[..], 0).expect("a length");
+        let mut text = Text::default();
+        assert_eq!(read_framed(&stream[..], start, &mut text), Found::Name);
+        assert_eq!(text.as_octets(), b"b");
+        assert_eq!(behind(&stream[..], start), Some(stream.len()));
+        assert_eq!(behind(&stream[..], stream.len()), None);
     }
 
     #[test]
