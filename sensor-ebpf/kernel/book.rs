@@ -94,12 +94,10 @@ fn account(flow: Flow, seen: &Seen, mut judgement: Judgement) -> Booked {
     if (seen.payload == 0 && !is_fragment) || !judgement.watch.wants(direction) {
         return booked;
     }
-    let runs_out = judgement.watch.runs_out(direction);
-    if runs_out {
+    if is_fragment && judgement.watch.runs_out(direction) {
         flow.add_to_judgement(Judgement::one_less(direction));
     }
-    let is_last = runs_out && judgement.watch.of(direction) == 1;
-    begin_sample(seen, flow.slot(), u32::from(is_last));
+    begin_sample(seen, flow.slot());
     if is_fragment {
         return booked.with_fragment();
     }
@@ -299,7 +297,7 @@ global! {
         {
             return Booked::new(decision.verdict).number();
         }
-        begin_sample(seen, NO_SLOT, 0);
+        begin_sample(seen, NO_SLOT);
         Booked::new(decision.verdict).with_sample().number()
     }
 }
@@ -308,7 +306,7 @@ global! {
 #[inline(always)]
 fn is_judged(seen: &Seen, settings: &Settings) -> bool {
     let rules = Rulebook::new(settings::generation(settings), settings);
-    seen.key.protocol() == protocol::TCP
+    matches!(seen.key.protocol(), protocol::TCP | protocol::UDP)
         && seen.direction() == Direction::Upload
         && rules.for_device(seen.key.mac()) & rules.name_rules() != 0
 }

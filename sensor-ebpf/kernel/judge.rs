@@ -22,7 +22,7 @@ use crate::{
     sample::Payload,
     seen::{Action, Seen},
     table::{flows, held, ring, rules::Rulebook, scratch, settings},
-    verifier::forget,
+    verifier::{forget, masked},
 };
 
 /// Lets one of the readers have the copied payload and this CPU's buffer for a name. Gives the
@@ -39,6 +39,20 @@ global! {
     /// The name of a DNS question.
     fn read_question() -> u32 {
         read(|payload, text| question::read(payload, 0, text))
+    }
+}
+
+global! {
+    /// Whether the question that was read is all that the message says.
+    fn is_question_alone() -> u32 {
+        match (scratch::sample(), scratch::said()) {
+            (Some(sample), Some(said)) => {
+                let name_len = masked::<255>(said.text.len as usize);
+                let len = sample.head.payload as usize;
+                u32::from(question::is_exact(&Payload(sample), name_len, len))
+            }
+            _ => 0,
+        }
     }
 }
 
@@ -238,6 +252,11 @@ global! {
                 return booked;
             }
         };
+        let is_elsewhere = kind == DNS && !is_service(&seen.key);
+        if is_elsewhere && (found != Found::Name as u32 || is_question_alone() == 0) {
+            // At another port a question is known by all of its bytes.
+            return booked;
+        }
         let mut decided = by_name(seen, generation, found, layer);
         if kind == HTTP && !refuses(decided) {
             // A request to a proxy names its host twice: one of them is enough.

@@ -15,7 +15,7 @@ use crate::{
     book, clock, fragment,
     frame::Frame,
     global, judge,
-    sample::Sampled,
+    sample::{self, Sampled},
     seen::{Action, Seen},
     steady::steady,
     table::{devices, interfaces},
@@ -58,7 +58,9 @@ pub(crate) fn observe<F: Sampled>(mut frame: F, direction: Direction) -> Action 
         wire: frame.wire(Some(&parsed)),
         now: clock::jiffies(),
         sequence: parsed.sequence,
-        payload: parsed.payload_len().unwrap_or(0) as u16,
+        payload: parsed
+            .payload_in(frame.wire(None).bytes as usize)
+            .min(u16::MAX.into()) as u16,
         tcp_flags: parsed.tcp_flags,
         direction: direction as u8,
     };
@@ -88,7 +90,12 @@ pub(crate) fn observe<F: Sampled>(mut frame: F, direction: Direction) -> Action 
         judge::tell_fragment();
         return booked.action();
     }
-    if !booked.wants_sample() || frame.sample(parsed.payload_offset() as u32) == 0 {
+    if !booked.wants_sample() {
+        return booked.action();
+    }
+    let is_read = frame.sample(parsed.payload_offset() as u32) != 0;
+    sample::watch_on();
+    if !is_read {
         return booked.action();
     }
     let judged = match direction {

@@ -12,9 +12,12 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use sensor_ebpf::{
+    flow::{Direction, Judgement},
+    kind::{Kind, LOOKED_AT, classify},
     packet::{OFFSET_LIMIT, Packet},
     parse::{protocol, tcp_flag},
-    sample::{Head, LOOKED_AT, MAX_PAYLOAD, NO_SLOT, classify},
+    sample::{Head, MAX_PAYLOAD, NO_SLOT},
+    watch::Early,
 };
 
 use crate::{
@@ -25,6 +28,7 @@ use crate::{
     table::{
         flows,
         scratch::{self, Sample},
+        settings,
     },
     verifier::{forget, masked, one_to},
 };
@@ -32,7 +36,7 @@ use crate::{
 global! {
     /// Writes what goes before the copy of a payload, of the flow in a slot where it has one. Apart from
     /// its callers, whose share of the stack it would double.
-    pub(crate) fn begin_sample(seen: &Seen, slot: u32, is_last: u32) -> u32 {
+    pub(crate) fn begin_sample(seen: &Seen, slot: u32) -> u32 {
         let Some(sample) = scratch::sample() else {
             return 0;
         };
@@ -42,7 +46,48 @@ global! {
         {
             flow.describe(seen.direction(), &mut sample.head);
         }
-        if is_last != 0 {
+        0
+    }
+}
+
+global! {
+    /// Says what is wanted of the flow behind the payload in this CPU's buffer, by what that was taken
+    /// for, and marks the sample where nothing more is. Gives 0.
+    pub(crate) fn watch_on() -> u32 {
+        let (Some(sample), Some(settings)) = (scratch::sample(), settings::settings()) else {
+            return 0;
+        };
+        let (Some(flow), Some(first)) = (
+            flows::in_slot(sample.head.slot),
+            sample.payload.first_chunk::<LOOKED_AT>(),
+        ) else {
+            return 0;
+        };
+        let taken = match sample.head.kind {
+            0 => None,
+            number => Kind::from_number(number),
+        };
+        let direction = match sample.head.direction {
+            0 => Direction::Upload,
+            _ => Direction::Download,
+        };
+        let early = Early {
+            key: &sample.head.key,
+            direction,
+            first,
+            len: sample.head.payload as usize,
+            place: sample.head.place(),
+        };
+        let before = flow.judgement().watch;
+        if !before.wants(direction) {
+            // Another CPU took the last.
+            return 0;
+        }
+        let after = before.behind(taken, &early, settings.watched_payloads);
+        if after != before {
+            flow.add_to_judgement(Judgement::watching(before, after));
+        }
+        if !after.wants(direction) {
             sample.head.flags |= Head::LAST;
         }
         0

@@ -450,6 +450,12 @@ impl Judgement {
     /// What to add to the stored word of a fresh judgement so that it is not.
     pub const COUNTED: u64 = Self::FRESH.wrapping_neg();
 
+    /// What to add to the stored word so that something else is wanted than before.
+    #[inline(always)]
+    pub const fn watching(before: Watch, after: Watch) -> u64 {
+        ((after.bits() as u64) << Self::WATCH).wrapping_sub((before.bits() as u64) << Self::WATCH)
+    }
+
     /// What to add to the stored word so that one payload less is wanted in a direction.
     #[inline(always)]
     pub const fn one_less(direction: Direction) -> u64 {

@@ -658,6 +658,7 @@ mod tests {
             target_host: None,
             target_port: None,
             user_agent: Some("Dalvik/2.1.0 (Linux; Redmi Note 8)".to_owned()),
+            no_host_name: false,
         };
         assert!(looks_like(stream.as_bytes()));
         assert_eq!(read(stream), expected);

@@ -468,6 +468,7 @@ mod tests {
             alpn: vec!["h2".into(), "http/1.1".into()],
             ech: true,
             version: Some(0x0304),
+            no_host_name: false,
         };
         assert_eq!(hello, Ok(expected));
     }

@@ -283,7 +283,8 @@ impl Desk {
         let began = head.flags & Head::SYN_SEEN != 0
             && head.sequence == head.initial_sequence.wrapping_add(1);
         let began_before = is_first && !began && head.key.protocol() == protocol::TCP;
-        flow.may_be_http |= heard.requests || kind == Kind::Http || began_before;
+        // Of DNS all is wanted as well.
+        flow.may_be_http |= heard.requests || heard.is_dns || kind == Kind::Http || began_before;
         if let Outcome::Name(name, source) = &heard.outcome {
             flow.name = Some((Arc::clone(name), *source));
         } else if heard.told_before
