@@ -20,6 +20,7 @@ mod frame;
 mod hit;
 mod judge;
 mod observe;
+mod reader;
 mod sample;
 mod seen;
 mod shared;
@@ -89,6 +90,43 @@ fn download(context: TcContext) -> i32 {
         Action::Drop => TC_ACT_SHOT,
         _ => answer::answer_both(context.skb.skb) as i32,
     }
+}
+
+/// Reads on behind [`upload`].
+#[xdp]
+fn read_upload(context: XdpContext) -> u32 {
+    match reader::read(|at| sample::fetch_xdp(context.ctx, at)) {
+        Action::Pass => xdp_action::XDP_PASS,
+        Action::Drop => xdp_action::XDP_DROP,
+        refused => answer::answer_xdp(context.ctx, refused as u32),
+    }
+}
+
+/// Reads on behind [`upload_frags`].
+#[xdp(frags)]
+fn read_upload_frags(context: XdpContext) -> u32 {
+    match reader::read(|at| sample::fetch_xdp(context.ctx, at)) {
+        Action::Pass => xdp_action::XDP_PASS,
+        Action::Drop => xdp_action::XDP_DROP,
+        refused => answer::answer_xdp(context.ctx, refused as u32),
+    }
+}
+
+/// Reads on behind [`upload_tc`].
+#[classifier]
+fn read_upload_tc(context: TcContext) -> i32 {
+    match reader::read(|at| sample::fetch_skb(context.skb.skb, at)) {
+        Action::Pass => TC_ACT_UNSPEC,
+        Action::Drop => TC_ACT_SHOT,
+        refused => answer::answer_tc(context.skb.skb, refused as u32) as i32,
+    }
+}
+
+/// Reads on behind [`download`]: what is refused does not come here.
+#[classifier]
+fn read_download(context: TcContext) -> i32 {
+    reader::copy(|at| sample::fetch_skb(context.skb.skb, at));
+    TC_ACT_UNSPEC
 }
 
 /// Writes the kernel's two clocks into the frame: jiffies, then nanoseconds since boot.

@@ -58,18 +58,17 @@ pub(crate) fn observe<F: Sampled>(mut frame: F, direction: Direction) -> Action 
         wire: frame.wire(Some(&parsed)),
         now: clock::jiffies(),
         sequence: parsed.sequence,
-        payload: parsed
-            .payload_in(frame.wire(None).bytes as usize)
-            .min(u16::MAX.into()) as u16,
+        payload: parsed.payload_in(frame.len() as usize) as u32,
         tcp_flags: parsed.tcp_flags,
         direction: direction as u8,
+        reserved: [0; 6],
     };
     if seen.key.protocol() == protocol::UDP
         && direction == Direction::Upload
         && seen.key.remote_port() == initial::PORT
     {
         let payload = frame.forget(parsed.payload_offset(), seen.now);
-        seen.sequence = initial::connection(&frame, payload);
+        seen.sequence = frame.connection(payload);
     }
     if parsed.piece != Piece::Whole {
         seen.direction |= Seen::FRAGMENT;
@@ -90,20 +89,18 @@ pub(crate) fn observe<F: Sampled>(mut frame: F, direction: Direction) -> Action 
         judge::tell_fragment();
         return booked.action();
     }
-    if !booked.wants_sample() {
-        return booked.action();
+    if booked.wants_sample()
+        && sample::hand_over(
+            &seen,
+            booked.number(),
+            parsed.payload_offset() as u32,
+            frame.len(),
+            frame.segment(),
+        ) != 0
+    {
+        frame.read_on(direction);
     }
-    let is_read = frame.sample(parsed.payload_offset() as u32) != 0;
-    sample::watch_on();
-    if !is_read {
-        return booked.action();
-    }
-    let judged = match direction {
-        Direction::Upload => Action::from_number(judge::judge(&seen, booked.number())),
-        Direction::Download => booked.action(),
-    };
-    judge::submit();
-    judged
+    booked.action()
 }
 
 #[inline(always)]

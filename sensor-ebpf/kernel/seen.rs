@@ -40,6 +40,7 @@ impl Action {
 ///
 /// `#[repr(C)]` and without `enum`s: it is an argument of global functions, of which the verifier
 /// believes nothing.
+#[derive(Clone, Copy)]
 #[repr(C)]
 pub(crate) struct Seen {
     pub(crate) key: FlowKey,

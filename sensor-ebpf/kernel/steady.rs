@@ -27,10 +27,12 @@ pub(crate) fn steady<F: Frame>(frame: &F, direction: Direction) -> Option<()> {
     if parsed.protocol == protocol::UDP
         && direction == Direction::Upload
         && key.remote_port() == initial::PORT
-        && let Some([first]) = frame.load::<1>(parsed.payload_offset())
-        && initial::is_long(first)
+        && (frame.segment() != 0
+            || frame
+                .load::<1>(parsed.payload_offset())
+                .is_some_and(|[first]| initial::is_long(first)))
     {
-        // A connection may begin, at the ports of one that is known.
+        // A connection may begin, at the ports of one that is known; of several datagrams in any.
         return None;
     }
     let flow = flows::find_near(key.hash(&settings.hash_secret), &key, settings)?;

@@ -520,3 +520,16 @@ fn requests_that_are_not_plain_are_left_to_user_space() -> Result<()> {
     }
     Ok(())
 }
+
+/// Half of what the kernel goes through at most: other kernels need more.
+const MOST_VERIFIED: u32 = 500_000;
+
+#[test]
+fn the_verifier_has_room() -> Result<()> {
+    let programs = Programs::load(Tables::default())?;
+    for (name, count) in programs.verified()? {
+        println!("{name}: {count} instructions verified");
+        ensure!(count <= MOST_VERIFIED, "{name}: {count}");
+    }
+    Ok(())
+}

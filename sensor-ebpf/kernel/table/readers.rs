@@ -4,7 +4,11 @@
 //! User space puts them there before it attaches anything. Where one is missing, its packets pass as
 //! not judged.
 
-use aya_ebpf::{macros::map, maps::ProgramArray, programs::{TcContext, XdpContext}};
+use aya_ebpf::{
+    macros::map,
+    maps::ProgramArray,
+    programs::{TcContext, XdpContext},
+};
 use sensor_ebpf::flow::Direction;
 
 /// Behind `upload`.

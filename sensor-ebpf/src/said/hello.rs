@@ -304,7 +304,11 @@ mod tests {
         check(b"\x15\x03\x01\x00\x02\x01\x00", Found::Unread, "");
         check(&hello(&[sni(&"x".repeat(255))]), Found::NoHostName, "");
         check(&hello(&[sni(&"x".repeat(256))]), Found::Unread, "");
-        check(&hello(&[sni("www.example:443")]), Found::Name, "www.example");
+        check(
+            &hello(&[sni("www.example:443")]),
+            Found::Name,
+            "www.example",
+        );
         check(&hello(&[sni("www. example")]), Found::NoHostName, "");
     }
 }

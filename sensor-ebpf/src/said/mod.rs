@@ -110,11 +110,18 @@ impl Text {
     /// user space's `decode::name::host`. What has others is [`Found::NoHostName`].
     #[inline(always)]
     pub fn settle(&mut self) -> Found {
+        self.settle_by(|number, _| number)
+    }
+
+    /// As [`settle`](Self::settle). `hide` gives the same number, stripped of what is known about it, as
+    /// [`Packet::forget`](crate::packet::Packet::forget) does.
+    #[inline(always)]
+    pub fn settle_by(&mut self, hide: impl Fn(u64, u64) -> u64) -> Found {
         let len = self.without_port(self.len as usize % NAME_CAPACITY);
         self.end(len);
         let len = self.len as usize;
         let mut odd = 0;
-        let mut label = 0_u64;
+        let mut label = 0;
         let mut at = 0;
         while at < NAME_CAPACITY {
             if at >= len {
@@ -122,13 +129,16 @@ impl Text {
             }
             // No branch for what is read: the verifier goes both ways of each, at every byte.
             let octet = self.octets[at];
-            let is_dot = is_zero((octet ^ b'.') as u64);
-            odd |= is_dot & is_zero(label) | 1 ^ (is_dot | is_of_label(octet));
-            label = (label + 1) * (1 ^ is_dot);
+            let noise = octet as u64;
+            let is_dot = hide(is_zero((octet ^ b'.') as u64), noise);
+            let is_plain = hide(is_of_label(octet), noise);
+            odd |= is_dot & is_zero(label) | 1 & !(is_dot | is_plain);
             odd |= LONGEST_LABEL.wrapping_sub(label) >> 63;
+            odd = hide(odd, noise);
+            label = hide((label + 1) & is_dot.wrapping_sub(1), noise);
             at += 1;
         }
-        if odd != 0 || label == 0 || len > LONGEST_NAME {
+        if odd != 0 || label == 0 || label > LONGEST_LABEL || len > LONGEST_NAME {
             return Found::NoHostName;
         }
         Found::Name
