@@ -50,9 +50,9 @@ fn look<T>(reader: impl FnOnce(&Piece<'_>) -> T) -> Option<T> {
 }
 
 global! {
-    /// The name of a DNS question.
-    pub(crate) fn read_question() -> u32 {
-        read(|payload, text| question::read(payload, 0, text))
+    /// The name of the DNS question in the message that begins at a place.
+    pub(crate) fn read_question(start: u32) -> u32 {
+        read(|payload, text| question::read(payload, start as usize, text))
     }
 }
 
@@ -73,7 +73,17 @@ global! {
 global! {
     /// The name of the DNS question in the message of a stream whose length stands at a place.
     pub(crate) fn read_framed_question(start: u32) -> u32 {
-        read(|payload, text| question::read_framed(payload, start as usize, text))
+        let found = read_question(start + 2);
+        if found != Found::Name as u32 {
+            return found;
+        }
+        let Some(said) = scratch::said() else {
+            return Found::Unread as u32;
+        };
+        match look(|payload| question::is_within(payload, start as usize, said.text.len)) {
+            Some(true) => found,
+            _ => Found::Unread as u32,
+        }
     }
 }
 

@@ -227,7 +227,7 @@ global! {
         let Some((sample, reading)) = at_hand() else {
             return DONE;
         };
-        let found = read_question();
+        let found = read_question(0);
         if !is_service(&sample.head.key) && (found != Found::Name as u32 || is_question_alone() == 0) {
             // At another port a question is known by all of its bytes.
             reading.phase = phase::TELL;

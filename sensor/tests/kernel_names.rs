@@ -526,9 +526,11 @@ const MOST_VERIFIED: u32 = 500_000;
 
 #[test]
 fn the_verifier_has_room() -> Result<()> {
-    let programs = Programs::load(Tables::default())?;
-    for (name, count) in programs.verified()? {
+    let verified = Programs::load(Tables::default())?.verified()?;
+    for (name, count) in &verified {
         println!("{name}: {count} instructions verified");
+    }
+    for (name, count) in verified {
         ensure!(count <= MOST_VERIFIED, "{name}: {count}");
     }
     Ok(())

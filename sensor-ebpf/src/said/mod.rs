@@ -117,9 +117,10 @@ impl Text {
     /// [`Packet::forget`](crate::packet::Packet::forget) does.
     #[inline(always)]
     pub fn settle_by(&mut self, hide: impl Fn(u64, u64) -> u64) -> Found {
+        let first = self.octets[0] as u64;
         let len = self.without_port(self.len as usize % NAME_CAPACITY);
-        self.end(len);
-        let len = self.len as usize;
+        self.end(hide(len as u64, first) as usize % NAME_CAPACITY);
+        let len = hide(self.len, first) as usize % NAME_CAPACITY;
         let mut odd = 0;
         let mut label = 0;
         let mut at = 0;

@@ -117,19 +117,23 @@ pub fn behind<P: Packet + ?Sized>(stream: &P, start: usize) -> Option<usize> {
 /// Reads the name of the only question of the message in a stream whose length stands at `start`.
 #[inline(always)]
 pub fn read_framed<P: Packet + ?Sized>(stream: &P, start: usize, text: &mut Text) -> Found {
+    match read(stream, start + 2, text) {
+        Found::Name if !is_within(stream, start, text.len) => Found::Unread,
+        found => found,
+    }
+}
+
+/// Whether a name of so many characters, which was read behind the length at `start`, is of the message
+/// that has this length, and not of the one behind it.
+#[inline(always)]
+pub fn is_within<P: Packet + ?Sized>(stream: &P, start: usize, name_len: u64) -> bool {
     /// Octets that frame the text: the length of the first label, and the end.
     const FRAME: u64 = 2;
 
-    let Some(len) = stream.load::<2>(start) else {
-        return Found::Unread;
-    };
-    let found = read(stream, start + 2, text);
-    let end = HEADER_LEN as u64 + text.len + FRAME;
-    if found as u32 == Found::Name as u32 && end > u16::from_be_bytes(len) as u64 {
-        // What was read is of the message behind it.
-        return Found::Unread;
+    match stream.load::<2>(start) {
+        Some(len) => HEADER_LEN as u64 + name_len + FRAME <= u16::from_be_bytes(len) as u64,
+        None => false,
     }
-    found
 }
 
 #[cfg(test)]

@@ -7,8 +7,8 @@ use crate::{name::NAME_CAPACITY, packet::Packet};
 /// (nginx and Apache 8 KiB).
 pub const SEARCHED: usize = 8_192;
 
-/// The most bytes that are looked at at a time: a piece of a payload.
-const SEARCHED_AT_ONCE: usize = crate::sample::MAX_PAYLOAD;
+/// The most bytes that are looked at at a time.
+const SEARCHED_AT_ONCE: usize = 1_024;
 
 /// The longest method that is looked for, and the space behind it.
 const LONGEST_METHOD: usize = 12;
