@@ -429,24 +429,12 @@ global! {
             });
         let end = at + sample.head.captured;
         let more = end < wanted_of(reading.payload, is_always) && piece + 1 < MAX_PIECES;
-        let whole = (sample.head.flags, sample.head.payload, sample.head.kind);
         sample.head.piece = piece as u8;
-        if more {
-            sample.head.flags = whole.0 & !Head::LAST | Head::MORE;
-        }
-        if sample.head.key.protocol() == protocol::TCP {
-            // As the segments would say of which it was merged.
-            sample.head.sequence = reading.sequence.wrapping_add(at);
-            sample.head.payload = match more {
-                true => sample.head.captured,
-                false => whole.1.wrapping_sub(at),
-            };
-            if piece != 0 && sample.head.kind != Kind::Dns as u8 {
-                sample.head.kind = Kind::Stream as u8;
-            }
-        }
+        sample.head.flags = match more {
+            true => sample.head.flags | Head::MORE,
+            false => sample.head.flags & !Head::MORE,
+        };
         let told = ring::submit(sample, sample.head.captured, kind);
-        (sample.head.flags, sample.head.payload, sample.head.kind) = whole;
         if !told || !more {
             return next();
         }

@@ -210,7 +210,6 @@ global! {
         reading.rest = rest;
         reading.segment = if is_datagrams { segment } else { 0 };
         reading.packets = 0;
-        reading.sequence = sample.head.sequence;
         begin_packet(sample, reading);
         1
     }

@@ -46,8 +46,7 @@ pub struct Head {
     pub sequence: u32,
     /// TCP: the sequence number of the SYN before it; see [`Head::SYN_SEEN`].
     pub initial_sequence: u32,
-    /// Bytes of payload in the packet; of TCP from this piece on, and no more than `captured` where
-    /// [`Head::MORE`] says that the next piece has them.
+    /// Bytes of payload in the packet.
     pub payload: u32,
     /// Bytes of payload that follow, at most [`MAX_PAYLOAD`].
     pub captured: u32,

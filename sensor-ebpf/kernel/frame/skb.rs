@@ -141,7 +141,12 @@ impl Frame for SocketBuffer {
     #[inline(always)]
     fn segment(&self) -> u32 {
         // SAFETY: the context is valid while the program runs.
-        unsafe { (*self.skb).gso_size }
+        let (size, segments) = unsafe { ((*self.skb).gso_size, (*self.skb).gso_segs) };
+        // A guest's or a tunnel's super-packet is not counted yet: 0 of them are several too.
+        match segments {
+            1 => 0,
+            _ => size,
+        }
     }
 
     /// Headers can reach into the paged part of the buffer: the kernel moves them to the front.

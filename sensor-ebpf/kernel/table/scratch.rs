@@ -66,8 +66,6 @@ pub(crate) struct Reading {
     pub(crate) place: u32,
     /// Not 0 where verdicts on names are waited for.
     pub(crate) strict: u32,
-    /// The TCP sequence number of the payload's first byte.
-    pub(crate) sequence: u32,
 }
 
 /// A name that a payload says.

@@ -30,7 +30,7 @@ use super::{
     books::{Books, are_there, text},
     load::{PINNED, load_program, pinned, program},
     lock::{InterfaceLock, TablesLock},
-    preflight,
+    preflight, readers,
 };
 use crate::{
     config::{Config, HookChoice, Interface},
@@ -172,6 +172,7 @@ pub(super) fn tidy(books: &Books, directory: &Path, config: &Config) {
             forget(books, directory, &name);
         }
     }
+    readers::sweep(directory);
 }
 
 /// Takes our programs off an interface. What was counted there stays in the books.
@@ -235,7 +236,7 @@ impl Place<'_> {
             HookChoice::XdpGeneric => self.xdp(programs, Hook::XdpGeneric, before),
             HookChoice::Tc => {
                 // Before the old one goes: the verifier takes its time.
-                loaded_tc(programs, "upload_tc")?;
+                loaded_tc(programs, self.directory, "upload_tc")?;
                 self.remove_upload(before, Hook::Tcx);
                 self.tc(programs, "upload_tc", Direction::Upload)
             }
@@ -263,7 +264,7 @@ impl Place<'_> {
             _ => XdpMode::Driver,
         };
         // Before the old one goes: the verifier takes its time.
-        let program = loaded_xdp(programs, "upload")?;
+        let program = loaded_xdp(programs, self.directory, "upload")?;
         // Two modes of XDP exclude each other. What is at TC stays until XDP is there: where XDP is
         // not to be had, nothing was without accounting and filter.
         let at_tc = matches!(before, Hook::Tcx | Hook::Clsact);
@@ -288,7 +289,7 @@ impl Place<'_> {
     }
 
     fn xdp_frags(&self, programs: &mut Ebpf, mode: XdpMode) -> Option<XdpLink> {
-        let program = loaded_xdp(programs, "upload_frags").ok()?;
+        let program = loaded_xdp(programs, self.directory, "upload_frags").ok()?;
         let link = program.attach_to_if_index(self.index, mode).ok()?;
         program.take_link(link).ok()
     }
@@ -299,7 +300,7 @@ impl Place<'_> {
             let Some(link) = pinned_link(pin).and_then(|link| XdpLink::try_from(link).ok()) else {
                 return false;
             };
-            let Ok(program) = loaded_xdp(programs, name) else {
+            let Ok(program) = loaded_xdp(programs, self.directory, name) else {
                 continue;
             };
             if let Ok(link) = program.attach_to_link(link) {
@@ -324,7 +325,7 @@ impl Place<'_> {
             Direction::Download => TcAttachType::Egress,
         };
         let pin = self.pin(direction);
-        let program = loaded_tc(programs, name)?;
+        let program = loaded_tc(programs, self.directory, name)?;
         if let Some(link) =
             pinned_link(&pin).and_then(|link| SchedClassifierLink::try_from(link).ok())
             && let Ok(link) = program.attach_to_link(link)
@@ -426,8 +427,14 @@ impl Place<'_> {
     }
 }
 
-/// An XDP program, loaded when it is first wanted: the verifier takes its time for each.
-fn loaded_xdp<'a>(programs: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Xdp, Error> {
+/// An XDP program, loaded when it is first wanted, and its reader before it: the verifier takes its time
+/// for each.
+fn loaded_xdp<'a>(
+    programs: &'a mut Ebpf,
+    directory: &Path,
+    name: &'static str,
+) -> Result<&'a mut Xdp, Error> {
+    readers::put(programs, Some(directory), name)?;
     let program: &mut Xdp = program(programs, name);
     if program.fd().is_err() {
         load_program(program.load(), name)?;
@@ -435,11 +442,13 @@ fn loaded_xdp<'a>(programs: &'a mut Ebpf, name: &'static str) -> Result<&'a mut 
     Ok(program)
 }
 
-/// A TC program, loaded when it is first wanted.
+/// A TC program, loaded when it is first wanted, and its reader before it.
 fn loaded_tc<'a>(
     programs: &'a mut Ebpf,
+    directory: &Path,
     name: &'static str,
 ) -> Result<&'a mut SchedClassifier, Error> {
+    readers::put(programs, Some(directory), name)?;
     let program: &mut SchedClassifier = program(programs, name);
     if program.fd().is_err() {
         load_program(program.load(), name)?;
@@ -546,7 +555,7 @@ pub(super) fn remove_pins(directory: &Path) -> io::Result<()> {
         let name = name.to_string_lossy();
         if name.starts_with("link-") {
             end_link(&entry.path());
-        } else if PINNED.contains(&name.as_ref()) {
+        } else if PINNED.contains(&name.as_ref()) || readers::is_pin(&name) {
             fs::remove_file(entry.path())?;
         }
     }

@@ -2,8 +2,8 @@
 //!
 //! `load` makes or adopts the pinned maps · `attach` puts programs on interfaces ·
 //! `links` tells when they come and go · `books` reads
-//! the tables · `reap` takes the last counts of idle flows · `policy` is the one place that writes
-//! policy down · `ring` drains samples · `verdicts` writes those on names · `clock` tells jiffies from time · `lock` keeps a second
+//! the tables · `readers` puts the programs that read payloads behind the others · `reap` takes the last counts of idle flows · `policy` is the one place that writes
+//! policy down · `ring` drains samples, `pieces` puts them together · `verdicts` writes those on names · `clock` tells jiffies from time · `lock` keeps a second
 //! instance out · `run` runs the programs over frames of a capture · `preflight` turns what the system lacks into a sentence.
 
 mod attach;
@@ -12,8 +12,10 @@ mod clock;
 mod links;
 mod load;
 mod lock;
+mod pieces;
 mod policy;
 pub mod preflight;
+mod readers;
 mod reap;
 mod ring;
 mod run;

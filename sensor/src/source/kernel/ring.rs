@@ -6,19 +6,19 @@ use std::{
 };
 
 use aya::maps::{Map, MapData, RingBuf};
-use bytes::Bytes;
 use sensor_ebpf::{
     sample::{Head, Judged},
     wire::Wire,
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
-use super::{Error, load::pinned};
-use crate::record::{Record, Sample};
+use super::{Error, load::pinned, pieces::Pieces};
+use crate::record::Record;
 
 /// Samples on their way from the kernel. The descriptor is readable while some wait.
 pub struct Samples {
     ring: RingBuf<MapData>,
+    pieces: Pieces,
 }
 
 impl Samples {
@@ -32,17 +32,24 @@ impl Samples {
             map: "SAMPLES",
             source,
         })?;
-        Ok(Self { ring })
+        Ok(Self {
+            ring,
+            pieces: Pieces::default(),
+        })
     }
 }
 
-/// Takes the next one out of the ring; `None` where none waits. What is of no form is passed over.
+/// Takes the next one out of the ring; `None` where none waits that is whole. What is of no form is passed
+/// over.
 impl Iterator for Samples {
     type Item = Record;
 
     fn next(&mut self) -> Option<Record> {
         loop {
-            if let Some(record) = record(&self.ring.next()?) {
+            if let Some(sample) = self.pieces.next() {
+                return Some(Record::Sample(Box::new(sample)));
+            }
+            if let Some(record) = record(&self.ring.next()?, &mut self.pieces) {
                 return Some(record);
             }
         }
@@ -55,17 +62,16 @@ impl AsFd for Samples {
     }
 }
 
-/// What an entry of the ring says; `None` where it is of neither size.
-pub(super) fn record(entry: &[u8]) -> Option<Record> {
+/// What an entry of the ring says at once; `None` where it is a piece, which is put to the others, and where
+/// it is of no size that there is.
+pub(super) fn record(entry: &[u8], pieces: &mut Pieces) -> Option<Record> {
     if entry.len() == size_of::<Judged>() {
         return Some(Record::Judged(read(entry)?));
     }
     let head: Head = read(entry)?;
     let octets = entry.get(size_of::<Head>()..size_of::<Head>() + head.captured as usize)?;
-    Some(Record::Sample(Box::new(Sample {
-        head,
-        octets: Bytes::copy_from_slice(octets),
-    })))
+    pieces.take(head, octets);
+    None
 }
 
 /// The value at the start of some octets.

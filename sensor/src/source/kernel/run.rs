@@ -17,7 +17,8 @@ use super::{
     Error,
     books::Books,
     load::{fill, load, load_program, new_settings, program},
-    ring,
+    pieces::Pieces,
+    readers, ring,
     table::{Access, Raw},
 };
 use crate::record::Record;
@@ -41,6 +42,7 @@ pub struct Runner {
     device_index: HashMap<MapData, u64, u32>,
     fragments: HashMap<MapData, Raw<FragmentKey>, u32>,
     ring: RingBuf<MapData>,
+    pieces: Pieces,
     frame: Vec<u8>,
 }
 
@@ -71,6 +73,9 @@ impl Runner {
     /// What the kernel said.
     pub fn load(flows: u32, devices: u32, payloads: u8) -> Result<Self, Error> {
         let mut programs = load(EbpfLoader::new(), flows, devices).map_err(Error::or_privilege)?;
+        for name in ["upload", "upload_frags", "download"] {
+            readers::put(&mut programs, None, name)?;
+        }
         for name in ["upload", "upload_frags"] {
             let xdp: &mut Xdp = program(&mut programs, name);
             load_program(xdp.load(), name)?;
@@ -83,6 +88,7 @@ impl Runner {
             device_index: typed(&mut programs, "DEVICE_INDEX")?,
             fragments: typed(&mut programs, "FRAGMENTS")?,
             ring: typed(&mut programs, "SAMPLES")?,
+            pieces: Pieces::default(),
             books: Books::over(|map| take(&mut programs, map), Access::Write)?,
             programs,
             frame: Vec::new(),
@@ -156,8 +162,11 @@ impl Runner {
     /// What the last runs put into the ring.
     pub fn samples(&mut self, mut emit: impl FnMut(Record)) {
         while let Some(entry) = self.ring.next() {
-            if let Some(record) = ring::record(&entry) {
+            if let Some(record) = ring::record(&entry, &mut self.pieces) {
                 emit(record);
+            }
+            while let Some(sample) = self.pieces.next() {
+                emit(Record::Sample(Box::new(sample)));
             }
         }
     }
