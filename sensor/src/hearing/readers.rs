@@ -429,7 +429,9 @@ fn may_begin(octets: &[u8]) -> bool {
 impl Side {
     fn stream(&mut self, octets: &[u8], heard: &mut Heard) {
         let head = &heard.head;
-        if matches!(self.state, State::Fresh) && is_padding(octets) {
+        // The length before a DNS message may begin with zeros.
+        let may_be_padding = is_padding(octets) && !is_service(&head.key);
+        if matches!(self.state, State::Fresh) && may_be_padding {
             return;
         }
         let key = &head.key;
