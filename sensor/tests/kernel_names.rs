@@ -197,7 +197,8 @@ fn questions_are_answered_or_pass() -> Result<()> {
     programs::enter_own_namespace()?;
     let programs = household(Tables::default())?;
     let longest = format!("{}.{}.blocked.example", "x".repeat(63), "y".repeat(63));
-    for v6 in [false, true] {
+    // At its own port, and at one that has no service.
+    for (v6, port) in [(false, 53), (true, 53), (false, 5_300), (true, 5_300)] {
         for edns in [false, true] {
             for (kind, name, code, addresses) in [
                 (1, "blocked.example", Some(Rcode::NXDOMAIN), 0),
@@ -213,9 +214,9 @@ fn questions_are_answered_or_pass() -> Result<()> {
                 (1, "", None, 0),
             ] {
                 let asked = question(name, kind, edns);
-                let frame = frame(v6, 17, (40_000, 53), 0, &asked);
+                let frame = frame(v6, 17, (40_000, port), 0, &asked);
                 let outcome = programs.run_xdp("upload", &frame, 1)?;
-                let place = format!("{name} {kind}, IPv6 {v6}, EDNS {edns}");
+                let place = format!("{name} {kind}, IPv6 {v6}, EDNS {edns}, port {port}");
                 let Some(code) = code else {
                     ensure!(outcome.verdict == XDP_PASS, "{place}: {}", outcome.verdict);
                     ensure!(outcome.output == frame, "{place}: changed");
@@ -248,11 +249,16 @@ fn questions_are_answered_or_pass() -> Result<()> {
         let dropped = frame(
             v6,
             17,
-            (40_000, 53),
+            (40_000, port),
             0,
             &question("dropped.example", 1, false),
         );
         ensure!(programs.run_xdp("upload", &dropped, 1)?.verdict == XDP_DROP);
+        // With something behind it, it is no question at another port.
+        let longer = [question("blocked.example", 1, false), vec![0]].concat();
+        let longer = frame(v6, 17, (40_000, port), 0, &longer);
+        let expected = if port == 53 { XDP_TX } else { XDP_PASS };
+        ensure!(programs.run_xdp("upload", &longer, 1)?.verdict == expected);
     }
     let interface = programs.interface()?;
     ensure!(interface.answers_failed == 0);
