@@ -143,9 +143,11 @@ impl Knowledge {
         if tunnel {
             return Some(Hidden::Vpn);
         }
-        if self
-            .resolvers
-            .is_encrypted_dns(flow.name, flow.remote, flow.protocol, port)
+        let is_clear = flow.is_readable && !flow.says_hello;
+        if !is_clear
+            && self
+                .resolvers
+                .is_encrypted_dns(flow.name, flow.remote, flow.protocol, port)
         {
             return Some(Hidden::EncryptedDns);
         }
