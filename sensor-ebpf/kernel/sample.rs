@@ -118,7 +118,7 @@ fn head(seen: &Seen) -> Head {
             0 => 0,
             _ => Head::URGENT,
         },
-        reserved: 0,
+        piece: 0,
     }
 }
 

@@ -46,26 +46,27 @@ pub struct Head {
     pub sequence: u32,
     /// TCP: the sequence number of the SYN before it; see [`Head::SYN_SEEN`].
     pub initial_sequence: u32,
-    /// Octets of payload in the packet.
+    /// Bytes of payload in the packet.
     pub payload: u32,
-    /// Octets of payload that follow, at most [`MAX_PAYLOAD`].
+    /// Bytes of payload that follow, at most [`MAX_PAYLOAD`].
     pub captured: u32,
     /// A [`Kind`]'s number.
     pub kind: u8,
     /// By number of [`Direction`].
     pub direction: u8,
     /// [`Head::SYN_SEEN`], [`Head::JUDGED`], [`Head::REFUSED`], [`Head::LAST`],
-    /// [`Head::FRAGMENT`], [`Head::URGENT`].
+    /// [`Head::FRAGMENT`], [`Head::URGENT`], [`Head::MORE`].
     pub flags: u8,
-    /// Keeps the size a multiple of eight; 0.
-    pub reserved: u8,
+    /// Which piece of the packet's payload follows, from 0: it begins [`MAX_PAYLOAD`] bytes behind the
+    /// piece before.
+    pub piece: u8,
 }
 
 wire! {
     Judged { key: FlowKey, at: u64, policy: u16, verdict: u8, direction: u8, reserved: u32 }
     Head {
         key: FlowKey, at: u64, nanoseconds: u64, slot: u32, sequence: u32, initial_sequence: u32,
-        payload: u32, captured: u32, kind: u8, direction: u8, flags: u8, reserved: u8,
+        payload: u32, captured: u32, kind: u8, direction: u8, flags: u8, piece: u8,
     }
 }
 
@@ -87,6 +88,8 @@ impl Head {
     /// In `flags`: the segment has an urgent pointer (RFC 9293, section 3.8.5). Most receivers leave
     /// one octet of it out of the stream, and hand it over apart.
     pub const URGENT: u8 = 32;
+    /// In `flags`: another record has the next piece of the packet's payload.
+    pub const MORE: u8 = 64;
 
     /// TCP: how far behind the first byte of its stream the payload begins;
     /// [`SOMEWHERE`](crate::watch::Early::SOMEWHERE) where the SYN was not seen.
@@ -105,6 +108,24 @@ impl Head {
 /// In [`Head::slot`]: the flow has no record.
 pub const NO_SLOT: u32 = u32::MAX;
 
-/// The most octets of a payload that are copied: a full Ethernet frame's, or the two segments of a
-/// post-quantum ClientHello that were merged into one (about 1,800 octets).
+/// The most bytes of a payload in one record of the ring: a full Ethernet frame's. A packet that was
+/// merged from several (GRO), or is not split yet (GSO), has more.
 pub const MAX_PAYLOAD: usize = 2048;
+
+/// The most pieces of one packet's payload that are copied: 64 KiB, what the longest IP packet has.
+pub const MAX_PIECES: u32 = 32;
+
+/// The most datagrams of one packet that are read each by itself: as many as Linux merges (`UDP_MAX_SEGMENTS`).
+pub const MAX_DATAGRAMS: u32 = 64;
+
+/// How many bytes of a payload are copied while a reader wants more: of a flow that is read as long as
+/// it lives ([`Watch::ALWAYS`]) all that there are, of another as many as a stream is held of before
+/// its name is found.
+#[inline(always)]
+pub const fn wanted_of(payload: u32, is_read_always: bool) -> u32 {
+    /// Bytes of a stream that the daemon holds.
+    const HELD: u32 = 16 * 1024;
+    const ALL: u32 = MAX_PIECES * MAX_PAYLOAD as u32;
+    let most = if is_read_always { ALL } else { HELD };
+    if payload < most { payload } else { most }
+}

@@ -84,10 +84,10 @@ fn datagram(ports: (u16, u16), octets: &[u8]) -> Vec<u8> {
         .build()
 }
 
-/// What may be a DNS message of so many bytes: a header of a question.
+/// What may be a DNS message of so many bytes: a header of a question, and a label's length.
 fn question(len: usize) -> Vec<u8> {
     let mut octets = pattern(len);
-    octets[..12].copy_from_slice(&[0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
+    octets[..13].copy_from_slice(&[0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1]);
     octets
 }
 

@@ -12,6 +12,7 @@ mod clock;
 mod links;
 mod load;
 mod lock;
+mod pieces;
 mod policy;
 pub mod preflight;
 mod reap;

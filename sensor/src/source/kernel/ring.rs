@@ -13,12 +13,13 @@ use sensor_ebpf::{
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
-use super::{Error, load::pinned};
+use super::{Error, load::pinned, pieces::Pieces};
 use crate::record::{Record, Sample};
 
 /// Samples on their way from the kernel. The descriptor is readable while some wait.
 pub struct Samples {
     ring: RingBuf<MapData>,
+    pieces: Pieces,
 }
 
 impl Samples {
@@ -32,7 +33,10 @@ impl Samples {
             map: "SAMPLES",
             source,
         })?;
-        Ok(Self { ring })
+        Ok(Self {
+            ring,
+            pieces: Pieces::default(),
+        })
     }
 }
 
@@ -42,8 +46,18 @@ impl Iterator for Samples {
 
     fn next(&mut self) -> Option<Record> {
         loop {
-            if let Some(record) = record(&self.ring.next()?) {
-                return Some(record);
+            if let Some(sample) = self.pieces.next() {
+                return Some(Record::Sample(Box::new(sample)));
+            }
+            let Some(entry) = self.ring.next() else {
+                self.pieces.ring_is_empty();
+                let sample = self.pieces.next()?;
+                return Some(Record::Sample(Box::new(sample)));
+            };
+            match record(&entry) {
+                Some(Record::Sample(sample)) => self.pieces.take(*sample),
+                Some(record) => return Some(record),
+                None => {}
             }
         }
     }

@@ -17,6 +17,7 @@ use super::{
     Error,
     books::Books,
     load::{fill, load, load_program, new_settings, program},
+    pieces::Pieces,
     ring,
     table::{Access, Raw},
 };
@@ -155,10 +156,19 @@ impl Runner {
 
     /// What the last runs put into the ring.
     pub fn samples(&mut self, mut emit: impl FnMut(Record)) {
+        let mut pieces = Pieces::default();
         while let Some(entry) = self.ring.next() {
-            if let Some(record) = ring::record(&entry) {
-                emit(record);
+            match ring::record(&entry) {
+                Some(Record::Sample(sample)) => pieces.take(*sample),
+                Some(record) => emit(record),
+                None => {}
             }
+        }
+        // Twice: nobody is about to put more there.
+        pieces.ring_is_empty();
+        pieces.ring_is_empty();
+        while let Some(sample) = pieces.next() {
+            emit(Record::Sample(Box::new(sample)));
         }
     }
 
