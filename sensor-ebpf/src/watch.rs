@@ -117,7 +117,8 @@ impl Watch {
                 let download = self.of(Direction::Download);
                 return Self::new(anew, download).after(direction);
             }
-            if matches!(taken, Some(Kind::Stream)) && payload.is_prelude() {
+            // A command of SMTP or FTP looks like a request.
+            if matches!(taken, Some(Kind::Stream | Kind::Http)) && payload.is_prelude() {
                 return self;
             }
         }
@@ -338,6 +339,8 @@ mod tests {
             b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c",
         ] {
             assert_eq!(left(octets, 0), 4, "{octets:02x?}");
+            let as_request = behind(new, &key, Kind::Http, octets, 0);
+            assert_eq!(as_request, new, "{octets:02x?}");
             assert_eq!(left(octets, BEFORE_TLS), 3, "{octets:02x?}");
             assert_eq!(left(octets, Early::SOMEWHERE), 3, "{octets:02x?}");
         }

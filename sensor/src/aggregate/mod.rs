@@ -412,6 +412,7 @@ impl Aggregate {
             port: key.remote_port(),
             is_tunnel: told.tunnel.is_some(),
             is_ech,
+            says_hello: matches!(told.name, Some((_, Source::Tls | Source::Quic))),
             is_readable: told.is_dns || is_service(key) && !is_unheard && !told.spoke,
             spoke: told.spoke || !watch.wants(Direction::Upload),
         }

@@ -563,6 +563,7 @@ impl<'a> Header<'a> {
 
 /// The host, if it is one, and the port behind it.
 fn host_and_port(authority: &[u8]) -> (Option<String>, Option<u16>) {
+    const LONGEST_PORT: usize = 5;
     let (host, port) = match authority.iter().rposition(|octet| *octet == b':') {
         // An IPv6 address is in brackets (RFC 3986, section 3.2.2). Where it is not, it is taken
         // whole: which of its colons would be the port's, nobody can tell.
@@ -574,7 +575,9 @@ fn host_and_port(authority: &[u8]) -> (Option<String>, Option<u16>) {
         Some(place) => (&authority[..place], &authority[place + 1..]),
         None => (authority, &[][..]),
     };
-    match name::host(host) {
+    // A port may be empty (RFC 3986, section 3.2.3).
+    let is_port = port.len() <= LONGEST_PORT && port.iter().all(u8::is_ascii_digit);
+    match name::host(host).filter(|_| is_port) {
         Some(host) => {
             let port = str::from_utf8(port).ok().and_then(|port| port.parse().ok());
             (Some(host), port)

@@ -13,6 +13,9 @@ const MAX_LINES: usize = 8;
 /// which asks for a password.
 const MAX_MESSAGES: usize = 8;
 
+/// The longest text of SOCKS 4, in bytes with the zero at its end.
+const MAX_TEXT: usize = 256;
+
 /// The most bytes behind the fixed part of a PROXY header, version 2.
 const MAX_PROXY: usize = 4_096;
 
@@ -34,6 +37,10 @@ pub fn prelude(stream: &[u8]) -> Prelude {
     let mut at = 0;
     for _ in 0..MAX_MESSAGES {
         let rest = &stream[at..];
+        if at > 0 && matches!(rest, [5] | [5, 1] | [5, 1, 0]) {
+            // Behind a list of methods this is the start of a request, and no second list.
+            return Prelude::Begun;
+        }
         match proxy(rest).or_else(|| socks(rest)) {
             Some(Prelude::Whole(len)) => at += len,
             Some(Prelude::Begun) => return Prelude::Begun,
@@ -134,9 +141,11 @@ fn socks(stream: &[u8]) -> Option<Prelude> {
             };
             // The address stands for a name behind the user's.
             let is_named = address[..3] == [0; 3] && address[3] != 0;
-            text(&mut rest)?;
-            if is_named {
-                text(&mut rest)?;
+            for _ in 0..1 + usize::from(is_named) {
+                if !text(&mut rest) {
+                    // Its end has not come, or it is none.
+                    return (rest.0.len() < MAX_TEXT).then_some(Prelude::Begun);
+                }
             }
             Some(whole(Some(rest)))
         }
@@ -157,11 +166,10 @@ fn request(kind: u8, rest: &[u8]) -> Option<Reader<'_>> {
     Some(rest)
 }
 
-/// Passes over a text that ends with a zero; `None` where it has no end.
-fn text(rest: &mut Reader<'_>) -> Option<()> {
-    const MAX_TEXT: usize = 256;
-    let end = rest.0.iter().take(MAX_TEXT).position(|octet| *octet == 0)?;
-    rest.take(end + 1).map(|_| ())
+/// Passes over a text that ends with a zero, and gives whether there is one.
+fn text(rest: &mut Reader<'_>) -> bool {
+    let end = rest.0.iter().take(MAX_TEXT).position(|octet| *octet == 0);
+    end.is_some_and(|end| rest.take(end + 1).is_some())
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ mod judge;
 mod kept;
 mod readers;
 mod requests;
+mod start;
 
 use std::{collections::VecDeque, mem, sync::Arc};
 

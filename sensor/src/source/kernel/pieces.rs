@@ -91,9 +91,20 @@ impl Pieces {
         self.cut(at);
     }
 
+    /// Whether pieces are still to come.
+    pub(super) fn are_awaited(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
     /// The next packet that is whole, or of which no more comes.
     pub(super) fn next(&mut self) -> Option<Sample> {
         self.whole.pop_front()
+    }
+
+    /// The next one, where none is whole: of a packet that began long before a time.
+    pub(super) fn next_after(&mut self, now: u64) -> Option<Sample> {
+        self.cut_stale(now);
+        self.next()
     }
 
     fn begin(&mut self, first: Pending) {
@@ -135,6 +146,7 @@ impl Pieces {
         }
     }
 
+    /// Waits no longer for the rest of packets that began long before a time, in nanoseconds since boot.
     fn cut_stale(&mut self, now: u64) {
         while let Some(first) = self.pending.front()
             && now.saturating_sub(first.head.nanoseconds) > STALE

@@ -6,6 +6,7 @@ use std::{
 };
 
 use aya::maps::{Map, MapData, RingBuf};
+use rustix::time::{ClockId, clock_gettime};
 use sensor_ebpf::{
     sample::{Head, Judged},
     wire::Wire,
@@ -49,8 +50,17 @@ impl Iterator for Samples {
             if let Some(sample) = self.pieces.next() {
                 return Some(Record::Sample(Box::new(sample)));
             }
-            if let Some(record) = record(&self.ring.next()?, &mut self.pieces) {
-                return Some(record);
+            match self.ring.next() {
+                Some(entry) => {
+                    if let Some(record) = record(&entry, &mut self.pieces) {
+                        return Some(record);
+                    }
+                }
+                None if self.pieces.are_awaited() => {
+                    let sample = self.pieces.next_after(since_boot())?;
+                    return Some(Record::Sample(Box::new(sample)));
+                }
+                None => return None,
             }
         }
     }
@@ -60,6 +70,12 @@ impl AsFd for Samples {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.ring.as_fd()
     }
+}
+
+/// Nanoseconds since boot, as the programs count them.
+fn since_boot() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
 /// What an entry of the ring says at once; `None` where it is a piece, which is put to the others, and where

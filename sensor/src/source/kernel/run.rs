@@ -165,9 +165,10 @@ impl Runner {
             if let Some(record) = ring::record(&entry, &mut self.pieces) {
                 emit(record);
             }
-            while let Some(sample) = self.pieces.next() {
-                emit(Record::Sample(Box::new(sample)));
-            }
+        }
+        // No program runs that could bring more.
+        while let Some(sample) = self.pieces.next_after(u64::MAX) {
+            emit(Record::Sample(Box::new(sample)));
         }
     }
 

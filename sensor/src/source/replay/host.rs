@@ -15,7 +15,7 @@ use sensor_ebpf::{
     parse::{Family, Fragment, Parsed, Piece, protocol, tcp_flag},
     policy::Decision,
     said::initial,
-    sample::{Head, NO_SLOT},
+    sample::{Head, NO_SLOT, wanted_of},
     skip::Skip,
     watch::{Early, Watch},
 };
@@ -216,6 +216,13 @@ impl Host {
                 flags |= Head::LAST;
             }
         }
+        let is_always = is_service(&packet.key)
+            || head.slot != NO_SLOT
+                && !Judgement::unpack(self.reading.flows[head.slot as usize].judgement)
+                    .watch
+                    .runs_out(packet.seen.direction);
+        let wanted = wanted_of(packet.payload as u32, is_always) as usize;
+        let payload = &payload[..payload.len().min(wanted)];
         if payload.is_empty() {
             return None;
         }
