@@ -118,9 +118,11 @@ impl Text {
     #[inline(always)]
     pub fn settle_by(&mut self, hide: impl Fn(u64, u64) -> u64) -> Found {
         let first = self.octets[0] as u64;
-        let len = self.without_port(self.len as usize % NAME_CAPACITY);
-        self.end(hide(len as u64, first) as usize % NAME_CAPACITY);
-        let len = hide(self.len, first) as usize % NAME_CAPACITY;
+        let len = self.without_port(self.len as usize % NAME_CAPACITY, &hide);
+        let len = hide(len as u64, first) as usize % NAME_CAPACITY;
+        let has_dot = self.before(len, 1, &hide) == b'.';
+        let len = hide(len as u64 - u64::from(has_dot && len != 0), first) as usize % NAME_CAPACITY;
+        self.len = len as u64;
         let mut odd = 0;
         let mut label = 0;
         let mut at = 0;
@@ -145,9 +147,17 @@ impl Text {
         Found::Name
     }
 
+    /// The byte so far before the end of the first `len`. What the verifier is to know of its place is hidden
+    /// from the compiler, which would know it for smaller and not bound it.
+    #[inline(always)]
+    fn before(&self, len: usize, back: usize, hide: &impl Fn(u64, u64) -> u64) -> u8 {
+        let place = hide(len.wrapping_sub(back) as u64, self.octets[0] as u64);
+        self.octets[place as usize % NAME_CAPACITY]
+    }
+
     /// How many of the first `len` bytes stand before a port of one to five digits.
     #[inline(always)]
-    fn without_port(&self, len: usize) -> usize {
+    fn without_port(&self, len: usize, hide: &impl Fn(u64, u64) -> u64) -> usize {
         const LONGEST_PORT: usize = 5;
 
         let mut digits = 0;
@@ -155,10 +165,9 @@ impl Text {
             if digits >= len {
                 break;
             }
-            let before = len - 1 - digits;
-            let octet = self.octets[before % NAME_CAPACITY];
+            let octet = self.before(len, digits + 1, hide);
             if octet == b':' && digits != 0 {
-                return before;
+                return len - 1 - digits;
             }
             if !octet.is_ascii_digit() {
                 break;

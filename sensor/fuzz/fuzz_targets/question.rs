@@ -45,7 +45,7 @@ fuzz_target!(|octets: &[u8]| {
 });
 
 fn in_stream(payload: &Payload<'_>, text: &mut Text) -> Found {
-    question::read_framed(payload, text)
+    question::read_framed(payload, 0, text)
 }
 
 fn compare((found, name): &(Found, Option<Vec<u8>>), message: &[u8]) {

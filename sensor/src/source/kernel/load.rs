@@ -12,7 +12,7 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, IterableMap as _, Map, MapData, Queue},
-    programs::Xdp,
+    programs::{Program, Xdp},
 };
 use rustix::rand::{GetRandomFlags, getrandom};
 use sensor_ebpf::{
@@ -117,6 +117,31 @@ impl Kernel {
         };
         reap::recover(&kernel.books, &mut kernel.free_slots)?;
         Ok(kernel)
+    }
+
+    /// Loads all programs, wanted or not, and says how many instructions the verifier went through for each;
+    /// `None` where the kernel does not say.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses one.
+    pub fn verified(&mut self) -> Result<Vec<(String, Option<u32>)>, Error> {
+        let mut verified = Vec::new();
+        for (name, program) in self.programs.programs_mut() {
+            let refused = |source| Error::Program {
+                program: "of the object",
+                source,
+            };
+            let loaded = match program {
+                Program::Xdp(program) if program.fd().is_err() => program.load(),
+                Program::SchedClassifier(program) if program.fd().is_err() => program.load(),
+                _ => Ok(()),
+            };
+            loaded.map_err(refused)?;
+            let info = program.info().map_err(refused)?;
+            verified.push((name.to_owned(), info.verified_instruction_count()));
+        }
+        Ok(verified)
     }
 
     /// Whether the tables were made just now; otherwise they were adopted with all their counts.
