@@ -13,7 +13,7 @@ use sensor_ebpf::{
 };
 
 use super::{Frame, Linear};
-use crate::verifier::forget;
+use crate::verifier::{forget, jump};
 
 /// Copies `len` octets, 1 to [`MAX_PAYLOAD`], out of a socket buffer, pages included.
 #[inline(always)]
@@ -166,7 +166,9 @@ impl Frame for SocketBuffer {
         if unsafe { bpf_skb_pull_data(self.skb, len.min(HEADERS)) } != 0 {
             return None;
         }
-        Some(Self::new(self.skb, self.side))
+        let revealed = Self::new(self.skb, self.side);
+        jump(revealed.octets.start, revealed.octets.end);
+        Some(revealed)
     }
 }
 
