@@ -400,7 +400,8 @@ pub(crate) fn wait(head: &Head) {
     };
     let judgement = flow.judgement();
     let now = clock::nanoseconds();
-    if judgement.named || judgement.held || is_service(&head.key) || now >= settings.alive_until {
+    let is_flight = matches!(Kind::from_number(head.kind), Some(kind) if !kind.is_of_service());
+    if judgement.named || judgement.held || !is_flight || now >= settings.alive_until {
         return;
     }
     held::hold(flow, now + settings.hold_nanoseconds);

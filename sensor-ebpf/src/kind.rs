@@ -83,6 +83,12 @@ impl Kind {
         }
     }
 
+    /// Whether it is a message of a service, behind which no name of a flow is looked for.
+    #[inline(always)]
+    pub const fn is_of_service(self) -> bool {
+        matches!(self, Self::Dns | Self::Mdns | Self::Dhcp4 | Self::Dhcp6)
+    }
+
     /// How full the ring may be, in quarters, for a payload of this kind to be put into it: under
     /// pressure HTTP goes first, TLS and QUIC next, DNS and DHCP when there is no room at all.
     #[inline(always)]

@@ -140,7 +140,7 @@ impl Told {
             Outcome::Fragment => Some(Unread::Fragment),
             _ => None,
         };
-        self.unread = heard.unread.or(failed).or(self.unread);
+        self.unread = heard.unread.or(self.unread).or(failed);
         self.is_dns |= !heard.messages.is_empty();
         if let Some(details) = heard.details.take() {
             self.details = Some(details);

@@ -301,8 +301,8 @@ impl Listener {
             self.swept = Instant::now();
             self.desk.forget_unfinished(unix_time() - UNFINISHED_FOR);
             self.give_up();
-            self.make_sure();
         }
+        self.make_sure();
     }
 
     /// Counts the flows that could not be read and have passed since.
