@@ -168,26 +168,40 @@ global! {
     /// The number of the connection that a datagram begins of those that a socket buffer stands for; of
     /// several, one that is none of theirs, and the same each time. 0 where none begins one.
     fn connections(skb: *mut __sk_buff, offset: u32, segment: u32) -> u32 {
-        /// The first bytes of an Initial: up to the identifier's eighth.
-        const BEGINNING: u32 = 14;
-
-        let Some(sample) = scratch::sample() else {
-            return 0;
-        };
         let mut all = 0;
         let mut at = offset as usize;
         for _ in 0..MAX_DATAGRAMS {
-            if !copy_skb(skb, at as u32, BEGINNING, &mut sample.payload) {
+            let one = connection_at(skb, at as u32);
+            if one == NO_DATAGRAM {
                 break;
             }
-            sample.head.captured = BEGINNING;
-            let one = initial::connection(&Payload(sample), 0);
             if one != 0 && one != all {
                 all = all.wrapping_mul(3).wrapping_add(one) | 1;
             }
             at = forgotten(at + segment as usize, u64::from(all));
         }
         all
+    }
+}
+
+/// In what [`connection_at`] gives: the frame ends there. No connection has an even number.
+const NO_DATAGRAM: u32 = 2;
+
+global! {
+    /// The number of the connection that the datagram at a place in a socket buffer begins; 0 where it
+    /// begins none.
+    fn connection_at(skb: *mut __sk_buff, at: u32) -> u32 {
+        /// The first bytes of an Initial: up to the identifier's eighth.
+        const BEGINNING: u32 = 14;
+
+        let Some(sample) = scratch::sample() else {
+            return NO_DATAGRAM;
+        };
+        if !copy_skb(skb, at, BEGINNING, &mut sample.payload) {
+            return NO_DATAGRAM;
+        }
+        sample.head.captured = BEGINNING;
+        initial::connection(&Payload(sample), 0)
     }
 }
 
