@@ -18,7 +18,7 @@ use sensor_ebpf::{
         question,
         request::{self, Search},
     },
-    sample::{Head, Kind, NO_SLOT, Watch, is_service},
+    sample::{Head, Kind, NO_SLOT, Watch},
 };
 
 use crate::{

@@ -19,30 +19,20 @@ use crate::{
     seen::{Action, Seen},
     steady::steady,
     table::{devices, interfaces},
-    verifier::out_of_line,
 };
 
 /// Books one frame and says what becomes of it.
 ///
 /// A steady packet of a known flow costs one search in the flow table and no other lookup.
 #[inline(always)]
-pub(crate) fn observe<F: Sampled>(mut frame: F, direction: Direction) -> Action {
+pub(crate) fn observe<F: Sampled>(frame: F, direction: Direction) -> Action {
     if steady(&frame, direction).is_some() {
         return Action::Pass;
     }
-    let mut revealed = false;
-    let parsed = loop {
-        match parse(&frame) {
-            Ok(parsed) => break parsed,
-            Err(reason) => match frame.reveal() {
-                Some(more) if !revealed => {
-                    out_of_line();
-                    frame = more;
-                    revealed = true;
-                }
-                _ => return skip(&frame, direction, reason),
-            },
-        }
+    let frame = frame.revealed();
+    let parsed = match parse(&frame) {
+        Ok(parsed) => parsed,
+        Err(reason) => return skip(&frame, direction, reason),
     };
     match direction {
         Direction::Upload if parsed.source_mac.is_group() => {

@@ -89,28 +89,6 @@ pub(crate) fn forgotten(offset: usize, noise: u64) -> usize {
     forgotten
 }
 
-/// Keeps what follows out of line, so that no loop ends with an instruction that falls through into its
-/// first: Linux up to 6.6 refuses that.
-#[inline(always)]
-pub(crate) const fn out_of_line() {
-    core::intrinsics::cold_path();
-}
-
-/// A jump to the next instruction, behind what gives the two numbers: where that is a loop's first, Linux up
-/// to 6.6 takes the jump and refuses the fall.
-#[inline(always)]
-pub(crate) fn jump(one: usize, other: usize) {
-    // SAFETY: nothing but a jump to what follows.
-    unsafe {
-        asm!(
-            "/* {one} {other} */ goto +0",
-            one = in(reg) one,
-            other = in(reg) other,
-            options(nomem, nostack),
-        );
-    }
-}
-
 /// Declares a global function: its linkage is visible in the object's type information, so the verifier
 /// checks it once, for any argument, instead of once for every way that leads to it.
 ///

@@ -23,12 +23,13 @@ pub(crate) trait Frame: Packet {
     fn segment(&self) -> u32 {
         0
     }
-    /// The same frame with more of its octets readable, where some are not.
-    fn reveal(&self) -> Option<Self>
+    /// The same frame with its headers readable, where some are not.
+    #[inline(always)]
+    fn revealed(self) -> Self
     where
         Self: Sized,
     {
-        None
+        self
     }
 }
 
