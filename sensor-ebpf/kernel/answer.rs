@@ -398,7 +398,7 @@ global! {
     /// Answers an upload that XDP refused and handed on, which was for a MAC address.
     pub(crate) fn read_note(skb: *mut __sk_buff, action: u32, destination: u64) -> u32 {
         // The headers may lie in pages.
-        let _ = SocketBuffer::ingress(&TcContext::new(skb)).reveal();
+        let _ = SocketBuffer::ingress(&TcContext::new(skb)).revealed();
         if read_tc(skb, Direction::Upload as u32) == 0 {
             return TC_ACT_SHOT as u32;
         }
@@ -409,7 +409,7 @@ global! {
         if matches!(
             Action::from_number(action),
             Action::NxDomain | Action::Zero
-        ) && (sample_again(skb) == 0 || read_question() != Found::Name as u32)
+        ) && (sample_again(skb) == 0 || read_question(0) != Found::Name as u32)
         {
             return TC_ACT_SHOT as u32;
         }

@@ -143,12 +143,11 @@ global! {
         if (seen.payload == 0 && !is_fragment) || !watch.wants(direction) {
             return booked.number();
         }
-        let after = watch.after(direction);
-        if after != watch {
-            flow.line.set_watch(after);
+        if is_fragment {
+            // Nobody reads on in it.
+            flow.line.set_watch(watch.after(direction));
         }
-        let is_last = !after.wants(direction);
-        begin_sample(seen, slot, u32::from(is_last));
+        begin_sample(seen, slot);
         match is_fragment {
             true => booked.with_fragment().number(),
             false => booked.with_sample().number(),
@@ -205,7 +204,7 @@ global! {
         {
             return booked.number();
         }
-        begin_sample(seen, NO_SLOT, 0);
+        begin_sample(seen, NO_SLOT);
         booked.with_sample().number()
     }
 }
@@ -214,7 +213,7 @@ global! {
 #[inline(always)]
 fn is_judged(seen: &Seen, settings: &Settings) -> bool {
     let rules = Rulebook::new(settings::generation(settings), settings);
-    seen.key.protocol() == protocol::TCP
+    matches!(seen.key.protocol(), protocol::TCP | protocol::UDP)
         && seen.direction() == Direction::Upload
         && rules.for_device(seen.key.mac()) & rules.name_rules() != 0
 }

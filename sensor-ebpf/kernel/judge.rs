@@ -1,8 +1,8 @@
 //! Judges what a payload says, before the packet goes on.
 //!
-//! Reached by uploads whose payload was just copied to this CPU's buffer: DNS questions, the start of
-//! TLS and of HTTP. In functions that the verifier checks one by one: reading the name, finding its
-//! chain, deciding.
+//! Reached by uploads of which a piece was just copied to this CPU's buffer: DNS questions, the start of
+//! TLS and of HTTP. In functions that the verifier checks one by one, and that [`reader`](crate::reader)
+//! calls one after the other: reading the name, finding its chain, deciding.
 
 use sensor_ebpf::{
     flow::Judgement,
@@ -12,8 +12,13 @@ use sensor_ebpf::{
     },
     parse::protocol,
     policy::{Decision, Layer, Rules as _, Verdict, decide_learned, decide_name, rule_flag},
-    said::{Found, Place, Text, hello, question, request},
-    sample::{Head, Kind, NO_SLOT, Watch, is_service},
+    said::{
+        Found, Place, Text,
+        hello::{self, Walk},
+        question,
+        request::{self, Search},
+    },
+    sample::{Head, Kind, NO_SLOT, Watch},
 };
 
 use crate::{
@@ -21,7 +26,7 @@ use crate::{
     decide::put,
     global,
     hit::{count_decided, count_hit, report_judged},
-    sample::Payload,
+    sample::{Payload, Piece},
     seen::{Action, Seen},
     table::{
         flows::{self, Flow},
@@ -29,75 +34,143 @@ use crate::{
         rules::Rulebook,
         scratch, settings,
     },
-    verifier::forget,
+    verifier::{forget, forgotten, masked},
 };
 
-/// Lets one of the readers have the copied payload and this CPU's buffer for a name. Gives the
-/// number of what was found.
+/// Lets one of the readers have the piece of the payload that is there, and this CPU's buffer for a name.
+/// Gives the number of what was found.
 #[inline(always)]
-fn read(reader: impl FnOnce(&Payload<'_>, &mut Text) -> Found) -> u32 {
-    match (scratch::sample(), scratch::said()) {
-        (Some(sample), Some(said)) => reader(&Payload(sample), &mut said.text) as u32,
+fn read(reader: impl FnOnce(&Piece<'_>, &mut Text) -> Found) -> u32 {
+    match (scratch::sample(), scratch::reading(), scratch::said()) {
+        (Some(sample), Some(reading), Some(said)) => {
+            reader(&Piece::of(sample, reading), &mut said.text) as u32
+        }
         _ => Found::Unread as u32,
     }
 }
 
+/// Lets one of the readers have the piece of the payload that is there.
+#[inline(always)]
+fn look<T>(reader: impl FnOnce(&Piece<'_>) -> T) -> Option<T> {
+    let (sample, reading) = (scratch::sample()?, scratch::reading()?);
+    Some(reader(&Piece::of(sample, reading)))
+}
+
 global! {
-    /// The name of a DNS question.
-    pub(crate) fn read_question() -> u32 {
-        read(|payload, text| question::read(payload, 0, text))
+    /// The name of the DNS question in the message that begins at a place.
+    pub(crate) fn read_question(start: u32) -> u32 {
+        read(|payload, text| question::read(payload, start as usize, text))
     }
 }
 
 global! {
-    /// The name of a DNS question in a stream.
-    fn read_framed_question() -> u32 {
-        read(|payload, text| question::read_framed(payload, text))
-    }
-}
-
-global! {
-    /// Where a TLS hello has its list of names: a [`Place`]'s number.
-    fn find_names() -> u32 {
-        match scratch::sample() {
-            Some(sample) => hello::names(&Payload(sample)).number(),
-            None => Place::Unknown.number(),
+    /// Whether the question that was read is all that the message says.
+    pub(crate) fn is_question_alone() -> u32 {
+        match (scratch::sample(), scratch::said()) {
+            (Some(sample), Some(said)) => {
+                let name_len = masked::<255>(said.text.len as usize);
+                let len = sample.head.payload as usize;
+                u32::from(question::is_exact(&Payload(sample), name_len, len))
+            }
+            _ => 0,
         }
     }
 }
 
 global! {
-    /// The name in the list of names at a place in a TLS hello.
-    fn read_server_name(place: u32) -> u32 {
-        read(|payload, text| hello::name(payload, Place::from_number(place), text))
+    /// The name of the DNS question in the message of a stream whose length stands at a place.
+    pub(crate) fn read_framed_question(start: u32) -> u32 {
+        let found = read_question(start + 2);
+        if found != Found::Name as u32 {
+            return found;
+        }
+        let Some(said) = scratch::said() else {
+            return Found::Unread as u32;
+        };
+        match look(|payload| question::is_within(payload, start as usize, said.text.len)) {
+            Some(true) => found,
+            _ => Found::Unread as u32,
+        }
     }
 }
 
 global! {
-    /// Where the field `Host` of a request names the host: a [`Place`]'s number.
-    fn find_host() -> u32 {
-        match scratch::sample() {
-            Some(sample) => request::host(&Payload(sample)).number(),
-            None => Place::Unknown.number(),
+    /// Where the message behind that one begins; behind all payloads where it is not known.
+    pub(crate) fn message_behind(start: u32) -> u32 {
+        match look(|payload| question::behind(payload, start as usize)) {
+            Some(Some(next)) => next as u32,
+            _ => u32::MAX,
         }
+    }
+}
+
+global! {
+    /// Looks a TLS hello through from where a [`Walk`] with this number is. Gives the number of where it
+    /// came to.
+    pub(crate) fn find_names(walk: u64) -> u64 {
+        look(|payload| hello::walk(payload, Walk::from_number(walk)).number()).unwrap_or(walk)
+    }
+}
+
+global! {
+    /// Copies the name in the list of names at a place in a TLS hello.
+    pub(crate) fn read_server_name(place: u32) -> u32 {
+        read(|payload, text| hello::copy_name(payload, Place::from_number(place), text))
+    }
+}
+
+global! {
+    /// Looks for the field `Host` of a request from where a [`Search`] with this number is. Gives the
+    /// number of where it came to.
+    pub(crate) fn find_host(search: u64) -> u64 {
+        look(|payload| request::search(payload, Search::from_number(search)).number())
+            .unwrap_or(search)
+    }
+}
+
+global! {
+    /// Where the field `Host` names the host, after a search that is over: a [`Place`]'s number.
+    pub(crate) fn found_host(search: u64) -> u32 {
+        look(|payload| request::found(payload, Search::from_number(search)))
+            .unwrap_or(Place::Unknown)
+            .number()
     }
 }
 
 global! {
     /// Where the target of a request names the host: a [`Place`]'s number.
-    fn find_target() -> u32 {
-        match scratch::sample() {
-            Some(sample) => request::target(&Payload(sample)).number(),
-            None => Place::Unknown.number(),
-        }
+    pub(crate) fn find_target() -> u32 {
+        look(|payload| request::target(payload)).unwrap_or(Place::Unknown).number()
     }
 }
 
 global! {
-    /// The host that stands at a place in a request.
-    fn read_host(place: u32) -> u32 {
-        read(|payload, text| request::name(payload, Place::from_number(place), text))
+    /// Copies the host that stands at a place in a request.
+    pub(crate) fn read_host(place: u32) -> u32 {
+        read(|payload, text| request::copy_name(payload, Place::from_number(place), text))
     }
+}
+
+global! {
+    /// Makes a host name of what is in this CPU's buffer. Gives the number of what was found.
+    fn settle() -> u32 {
+        match scratch::said() {
+            Some(said) => said
+                .text
+                .settle_by(|number, noise| forgotten(number as usize, noise) as u64)
+                as u32,
+            None => Found::Unread as u32,
+        }
+    }
+}
+
+/// What was found once the name that was copied is looked at.
+#[inline(always)]
+pub(crate) fn settled(found: u32) -> u32 {
+    if found == Found::Name as u32 {
+        return settle();
+    }
+    found
 }
 
 global! {
@@ -209,65 +282,45 @@ global! {
 }
 
 global! {
-    /// Judges the upload whose payload is in this CPU's buffer, and gives what becomes of it; `booked`
-    /// where the payload changes nothing.
-    pub(crate) fn judge(seen: &Seen, booked: u32) -> u32 {
-        let (Some(settings), Some(sample)) = (settings::settings(), scratch::sample()) else {
-            return booked;
+    /// What is decided by the name that was found in the packet at hand; 0 where none was, or no rule is
+    /// about it.
+    pub(crate) fn decide_about(found: u32, layer: u32) -> u64 {
+        let (Some(settings), Some(reading)) = (settings::settings(), scratch::reading()) else {
+            return 0;
+        };
+        if found != Found::Name as u32 {
+            return 0;
+        }
+        let generation = settings::generation(settings);
+        hash_name(generation);
+        match find_chain(generation) {
+            0 => 0,
+            chain => decide_by_name(&reading.seen, generation, chain - 1, layer),
+        }
+    }
+}
+
+global! {
+    /// Judges the packet at hand by what was found in it, and by what that decided.
+    pub(crate) fn conclude_with(found: u32, layer: u32) -> u32 {
+        let (Some(settings), Some(sample), Some(reading)) =
+            (settings::settings(), scratch::sample(), scratch::reading())
+        else {
+            return 0;
         };
         let generation = settings::generation(settings);
-        let rules = Rulebook::new(generation, settings);
-        let device = rules.for_device(seen.key.mac());
-        if device & rules.name_rules() == 0 || Verdict::from_number(booked as u8).refuses() {
-            return booked;
-        }
-        let kind = sample.head.kind;
         let head = &mut sample.head;
-        if head.flags & Head::URGENT != 0 {
-            // What the server reads has an octet less.
-            if device & rules.strict_rules() != 0 {
-                wait(seen, head);
+        if found != Found::Name as u32 && found != Found::Nameless as u32 {
+            if reading.strict != 0 {
+                wait(&reading.seen, head);
             }
-            return booked;
-        }
-        const DNS: u8 = Kind::Dns as u8;
-        const TLS: u8 = Kind::Tls as u8;
-        const HTTP: u8 = Kind::Http as u8;
-        let (mut found, layer) = match kind {
-            DNS if seen.key.protocol() == protocol::UDP => (read_question(), Layer::Dns),
-            DNS => (read_framed_question(), Layer::Dns),
-            TLS => (read_server_name(find_names()), Layer::Tls),
-            HTTP => (read_host(find_host()), Layer::Http),
-            _ => {
-                if device & rules.strict_rules() != 0 {
-                    wait(seen, head);
-                }
-                return booked;
-            }
-        };
-        let mut decided = by_name(seen, generation, found, layer);
-        if kind == HTTP && !refuses(decided) {
-            // A request to a proxy names its host twice: one of them is enough.
-            let target = read_host(find_target());
-            let by_target = by_name(seen, generation, target, layer);
-            if by_target != 0 {
-                decided = by_target;
-            }
-            if target != Found::Nameless as u32 {
-                // Where it cannot be told what the target names, the field does not say it all.
-                found = target;
-            }
-        }
-        if found == Found::Unread as u32 {
-            if device & rules.strict_rules() != 0 {
-                wait(seen, head);
-            }
-            return booked;
+            return 0;
         }
         head.flags |= Head::JUDGED;
-        let mut layer = layer;
+        let mut decided = reading.decided;
+        let mut layer = Layer::from_number(layer as u8);
         if found == Found::Nameless as u32 && layer != Layer::Dns && decided == 0 {
-            decided = decide_by_learned(seen, generation);
+            decided = decide_by_learned(&reading.seen, generation);
             layer = Layer::Address;
         }
         let decision = Decision {
@@ -278,37 +331,29 @@ global! {
         if decision.verdict.refuses() {
             head.flags |= Head::REFUSED;
         }
-        if layer == Layer::Dns && seen.key.protocol() == protocol::UDP {
+        if layer == Layer::Dns && reading.seen.key.protocol() == protocol::UDP {
             // Each question by itself: the flow is the resolver's.
             if decided != 0 {
-                count_hit(seen, Judgement::new(generation, decision).pack(), 1);
+                let judgement = Judgement::new(generation, decision).pack();
+                count_hit(&reading.seen, judgement, 1);
             }
-            return match decision.verdict {
-                Verdict::Pass | Verdict::Allow => booked,
+            reading.action = match decision.verdict {
+                Verdict::Pass | Verdict::Allow => return 0,
                 Verdict::Drop => Action::Drop as u32,
                 Verdict::Reject if decided & ZERO != 0 => Action::Zero as u32,
                 Verdict::Reject => Action::NxDomain as u32,
             };
+            return 0;
         }
-        conclude(seen, generation, decided, layer as u32)
+        let verdict = conclude(&reading.seen, generation, decided, layer as u32);
+        reading.action = Action::from_number(verdict) as u32;
+        0
     }
 }
 
-/// What is decided by a name that was read; 0 where none was, or no rule is about it.
+/// Whether what was decided is to refuse.
 #[inline(always)]
-fn by_name(seen: &Seen, generation: u32, found: u32, layer: Layer) -> u64 {
-    if found != Found::Name as u32 {
-        return 0;
-    }
-    hash_name(generation);
-    match find_chain(generation) {
-        0 => 0,
-        chain => decide_by_name(seen, generation, chain - 1, layer as u32),
-    }
-}
-
-#[inline(always)]
-const fn refuses(decided: u64) -> bool {
+pub(crate) const fn refuses(decided: u64) -> bool {
     Verdict::from_number((decided >> 16) as u8).refuses()
 }
 
@@ -370,14 +415,15 @@ fn store_by_name(flow: Flow, seen: &Seen, generation: u32, decision: Decision, k
 
 /// Lets what the server says wait for the verdict, where user space is there to give one.
 #[inline(always)]
-fn wait(seen: &Seen, head: &Head) {
+pub(crate) fn wait(seen: &Seen, head: &Head) {
     let (Some(settings), Some(flow)) = (settings::settings(), flows::in_slot(head.slot)) else {
         return;
     };
     let before = flow.line.judgement_word();
     let judgement = Judgement::unpack(before);
     let now = clock::nanoseconds();
-    if judgement.named || judgement.held || is_service(&head.key) || now >= settings.alive_until {
+    let is_flight = matches!(Kind::from_number(head.kind), Some(kind) if !kind.is_of_service());
+    if judgement.named || judgement.held || !is_flight || now >= settings.alive_until {
         return;
     }
     if held::hold(flow, now + settings.hold_nanoseconds) {
@@ -402,31 +448,6 @@ global! {
             sample.head.kind = Kind::Stream as u8;
             sample.head.flags |= Head::FRAGMENT;
             ring::submit(sample, 0, Kind::Stream);
-        }
-        0
-    }
-}
-
-global! {
-    /// Puts the sample in this CPU's buffer into the ring. Of questions that were refused, one a jiffy
-    /// and CPU: what is refused is asked again and again, and user space has nothing to do about it.
-    pub(crate) fn submit() -> u32 {
-        if let Some(sample) = scratch::sample()
-            && let Some(kind) = Kind::from_number(sample.head.kind)
-            && let Some(said) = scratch::said()
-        {
-            if sample.head.slot == NO_SLOT && !is_service(&sample.head.key) {
-                // Nothing that user space could say would find it; the packet is in the overflow's books.
-                return 0;
-            }
-            if sample.head.kind == Kind::Dns as u8 && sample.head.flags & Head::REFUSED != 0 {
-                if said.told == sample.head.at {
-                    ring::count_shed(Kind::Dns);
-                    return 0;
-                }
-                said.told = sample.head.at;
-            }
-            ring::submit(sample, sample.head.captured, kind);
         }
         0
     }

@@ -23,6 +23,7 @@ mod judge;
 mod observe;
 mod port;
 mod quote;
+mod reader;
 mod sample;
 mod seen;
 mod shared;
@@ -101,6 +102,36 @@ fn download(context: TcContext) -> i32 {
     }
 }
 
+/// Reads on behind [`upload`].
+#[xdp]
+fn read_upload(context: XdpContext) -> u32 {
+    match reader::read(|at| sample::fetch_xdp(context.ctx, at)) {
+        Action::Pass => xdp_action::XDP_PASS,
+        Action::Drop => xdp_action::XDP_DROP,
+        refused => answer::answer_xdp(context.ctx, refused as u32),
+    }
+}
+
+/// Reads on behind [`upload_frags`].
+#[xdp(frags)]
+fn read_upload_frags(context: XdpContext) -> u32 {
+    match reader::read(|at| sample::fetch_xdp(context.ctx, at)) {
+        Action::Pass => xdp_action::XDP_PASS,
+        Action::Drop => xdp_action::XDP_DROP,
+        refused => answer::answer_xdp(context.ctx, refused as u32),
+    }
+}
+
+/// Reads on behind [`upload_tc`] and [`upload_port`].
+#[classifier]
+fn read_upload_tc(context: TcContext) -> i32 {
+    match reader::read(|at| sample::fetch_skb(context.skb.skb, at)) {
+        Action::Pass => TC_ACT_UNSPEC,
+        Action::Drop => TC_ACT_SHOT,
+        refused => answer::answer_tc(context.skb.skb, refused as u32) as i32,
+    }
+}
+
 /// Uploads at a port of a bridge: what stays in the bridge is counted as local.
 #[classifier]
 fn upload_port(context: TcContext) -> i32 {
@@ -109,6 +140,13 @@ fn upload_port(context: TcContext) -> i32 {
         Action::Drop => TC_ACT_SHOT,
         refused => answer::answer_tc(context.skb.skb, refused as u32) as i32,
     }
+}
+
+/// Reads on behind [`download`]: what is refused does not come here.
+#[classifier]
+fn read_download(context: TcContext) -> i32 {
+    reader::copy(|at| sample::fetch_skb(context.skb.skb, at));
+    TC_ACT_UNSPEC
 }
 
 /// Downloads at a port of a bridge: what comes from another port is counted as local, and a frame that

@@ -16,18 +16,17 @@ use crate::{
     book, clock, fragment,
     frame::Frame,
     global, judge, quote,
-    sample::Sampled,
+    sample::{self, Sampled},
     seen::{Action, Seen},
     steady::steady,
     table::{devices, interfaces, scratch, settings},
-    verifier::never,
 };
 
 /// Books one frame and says what becomes of it.
 ///
 /// A steady packet of a known flow costs one search in the flow table and no other lookup.
 #[inline(always)]
-pub(crate) fn observe<F: Sampled>(mut frame: F, direction: Direction) -> Action {
+pub(crate) fn observe<F: Sampled>(frame: F, direction: Direction) -> Action {
     let Some(settings) = settings::settings() else {
         return Action::Pass;
     };
@@ -42,27 +41,16 @@ pub(crate) fn observe<F: Sampled>(mut frame: F, direction: Direction) -> Action 
         }
         known = Some((parsed, key, fingerprint));
     }
-    let (parsed, key, fingerprint) = match known {
-        Some(known) => known,
+    let (frame, parsed, key, fingerprint) = match known {
+        Some((parsed, key, fingerprint)) => (frame, parsed, key, fingerprint),
         None => {
-            let mut revealed = false;
-            let parsed = loop {
-                match parse(&frame) {
-                    Ok(parsed) => break parsed,
-                    Err(reason) => match frame.reveal() {
-                        Some(more) if !revealed => {
-                            frame = more;
-                            revealed = true;
-                            if never() {
-                                return Action::Pass;
-                            }
-                        }
-                        _ => return skip(&frame, direction, reason, None),
-                    },
-                }
+            let frame = frame.revealed();
+            let parsed = match parse(&frame) {
+                Ok(parsed) => parsed,
+                Err(reason) => return skip(&frame, direction, reason, None),
             };
             let key = FlowKey::new(&parsed, direction, frame.ifindex());
-            (parsed, key, 0)
+            (frame, parsed, key, 0)
         }
     };
     match direction {
@@ -87,18 +75,18 @@ pub(crate) fn observe<F: Sampled>(mut frame: F, direction: Direction) -> Action 
         now: clock::jiffies(),
         fingerprint,
         sequence: parsed.sequence,
-        payload: parsed.payload_len().unwrap_or(0) as u16,
+        payload: parsed.payload_in(frame.len() as usize) as u32,
         tcp_flags: parsed.tcp_flags,
         direction: direction as u8,
         slot,
-        reserved: 0,
+        reserved: [0; 2],
     };
     if seen.key.protocol() == protocol::UDP
         && direction == Direction::Upload
         && seen.key.remote_port() == initial::PORT
     {
         let payload = frame.forget(parsed.payload_offset(), seen.now);
-        seen.sequence = initial::connection(&frame, payload);
+        seen.sequence = frame.connection(payload);
     }
     if parsed.piece != Piece::Whole {
         seen.direction |= Seen::FRAGMENT;
@@ -135,15 +123,18 @@ pub(crate) fn observe<F: Sampled>(mut frame: F, direction: Direction) -> Action 
         judge::tell_fragment();
         return booked.action();
     }
-    if !booked.wants_sample() || frame.sample(parsed.payload_offset() as u32) == 0 {
-        return booked.action();
+    if booked.wants_sample()
+        && sample::hand_over(
+            seen,
+            booked.number(),
+            parsed.payload_offset() as u32,
+            frame.len(),
+            frame.segment(),
+        ) != 0
+    {
+        frame.read_on(direction);
     }
-    let judged = match direction {
-        Direction::Upload => Action::from_number(judge::judge(seen, booked.number())),
-        Direction::Download => booked.action(),
-    };
-    judge::submit();
-    judged
+    booked.action()
 }
 
 #[inline(always)]

@@ -60,8 +60,18 @@ impl Frame for PortFrame {
     }
 
     #[inline(always)]
-    fn reveal(&self) -> Option<Self> {
-        self.0.reveal().map(Self)
+    fn len(&self) -> u32 {
+        self.0.len()
+    }
+
+    #[inline(always)]
+    fn segment(&self) -> u32 {
+        self.0.segment()
+    }
+
+    #[inline(always)]
+    fn revealed(self) -> Self {
+        Self(self.0.revealed())
     }
 
     #[inline(always)]
@@ -74,8 +84,13 @@ impl Frame for PortFrame {
 
 impl Sampled for PortFrame {
     #[inline(always)]
-    fn sample(&self, offset: u32) -> u32 {
-        self.0.sample(offset)
+    fn read_on(&self, direction: Direction) {
+        self.0.read_on(direction);
+    }
+
+    #[inline(always)]
+    fn connection(&self, offset: usize) -> u32 {
+        self.0.connection(offset)
     }
 
     #[inline(always)]

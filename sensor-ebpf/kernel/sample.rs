@@ -1,39 +1,43 @@
-//! Copies early payloads to a buffer, from which they are judged and go on to user space.
+//! Copies early payloads, piece by piece, to a buffer, from which they are judged and go on to user space.
 //!
 //! Reached by the few packets that a flow's [`Watch`](sensor_ebpf::sample::Watch) wants, after they
-//! were booked; never by a steady one. A function of its own for each kind of frame, because each
-//! reaches its payload in another way; the verifier checks it apart from the parser.
+//! were booked; never by a steady one. What reads them is a program of its own ([`reader`](crate::reader)),
+//! to which the one in which the frame came in hands over.
 
 use core::ptr;
 
 use aya_ebpf::{
     bindings::{__sk_buff, xdp_md},
-    helpers::bpf_xdp_get_buff_len,
     programs::{TcContext, XdpContext},
 };
 use sensor_ebpf::{
     flow::{Direction, FlowKey},
-    packet::{OFFSET_LIMIT, Packet},
+    kind::{Kind, LOOKED_AT},
+    packet::Packet,
     parse::{parse, protocol, tcp_flag},
-    sample::{Head, LOOKED_AT, MAX_PAYLOAD, NO_SLOT, classify},
+    said::initial,
+    sample::{Head, MAX_DATAGRAMS, MAX_PAYLOAD, MAX_PIECES, NO_SLOT},
+    watch::Early,
 };
 
 use crate::{
     clock,
-    frame::{Frame, LinearFrame, MultiBufferFrame, SocketBuffer, copy_frags, copy_skb},
+    frame::{Frame, LinearFrame, MultiBufferFrame, SocketBuffer, copy_skb, copy_xdp},
     global, quote,
-    seen::Seen,
+    reader::phase,
+    seen::{Booked, Seen},
     table::{
-        flows,
-        scratch::{self, Sample},
+        flows, readers,
+        scratch::{self, Reading, Sample},
+        settings,
     },
-    verifier::{forget, masked, one_to},
+    verifier::{forget, forgotten, masked, one_to},
 };
 
 global! {
     /// Writes what goes before the copy of a payload, of the flow in a slot where it has one. Apart from
     /// its callers, whose share of the stack it would double.
-    pub(crate) fn begin_sample(seen: &Seen, slot: u32, is_last: u32) -> u32 {
+    pub(crate) fn begin_sample(seen: &Seen, slot: u32) -> u32 {
         let Some(sample) = scratch::sample() else {
             return 0;
         };
@@ -43,10 +47,51 @@ global! {
         {
             flow.describe(seen.direction(), &mut sample.head);
         }
-        if is_last != 0 {
+        0
+    }
+}
+
+global! {
+    /// Says what is wanted of the flow behind the payload in this CPU's buffer, by what that was taken
+    /// for, and marks the sample where nothing more is. Gives whether this payload was wanted.
+    pub(crate) fn watch_on() -> u32 {
+        let (Some(sample), Some(settings)) = (scratch::sample(), settings::settings()) else {
+            return 1;
+        };
+        let (Some(flow), Some(first)) = (
+            flows::in_slot(sample.head.slot),
+            sample.payload.first_chunk::<LOOKED_AT>(),
+        ) else {
+            return 1;
+        };
+        let taken = match sample.head.kind {
+            0 => None,
+            number => Kind::from_number(number),
+        };
+        let direction = match sample.head.direction {
+            0 => Direction::Upload,
+            _ => Direction::Download,
+        };
+        let early = Early {
+            key: &sample.head.key,
+            direction,
+            first,
+            len: sample.head.payload as usize,
+            place: sample.head.place(),
+        };
+        let before = flow.line.watch();
+        if !before.wants(direction) {
+            // Another CPU took the last.
+            return 0;
+        }
+        let after = before.behind(taken, &early, settings.watched_payloads);
+        if after != before {
+            flow.line.set_watch(after);
+        }
+        if !after.wants(direction) {
             sample.head.flags |= Head::LAST;
         }
-        0
+        1
     }
 }
 
@@ -66,7 +111,7 @@ fn head(seen: &Seen) -> Head {
             _ => 0,
         },
         initial_sequence: 0,
-        payload: u32::from(seen.payload),
+        payload: seen.payload,
         captured: 0,
         kind: 0,
         direction: seen.direction & 1,
@@ -74,22 +119,30 @@ fn head(seen: &Seen) -> Head {
             0 => 0,
             _ => Head::URGENT,
         },
+        piece: 0,
         epoch: 0,
     }
 }
 
-/// A frame whose payload can be copied.
+/// A frame whose payload can be read on, by a program of its own.
 pub(crate) trait Sampled: Frame {
-    /// Copies the payload that starts at `offset` to this CPU's buffer; gives 0 where nobody reads it.
-    fn sample(&self, offset: u32) -> u32;
+    /// Goes on in the program that reads payloads; comes back where there is none.
+    fn read_on(&self, direction: Direction);
+
+    /// The number of the connection that an Initial in a payload at `offset` begins; 0 where none does.
+    #[inline(always)]
+    fn connection(&self, offset: usize) -> u32 {
+        initial::connection(self, offset)
+    }
+
     /// What the parser leaves out, of ICMP and resets; its headers start at these offsets.
     fn look(&self, seen: &Seen, network: u32, transport: u32) -> u64;
 }
 
 impl Sampled for LinearFrame {
     #[inline(always)]
-    fn sample(&self, offset: u32) -> u32 {
-        sample_linear(self.context(), offset)
+    fn read_on(&self, _direction: Direction) {
+        readers::read_on_linear(&XdpContext::new(self.context()));
     }
 
     #[inline(always)]
@@ -100,8 +153,8 @@ impl Sampled for LinearFrame {
 
 impl Sampled for MultiBufferFrame {
     #[inline(always)]
-    fn sample(&self, offset: u32) -> u32 {
-        sample_frags(self.context(), offset)
+    fn read_on(&self, _direction: Direction) {
+        readers::read_on_frags(&XdpContext::new(self.context()));
     }
 
     #[inline(always)]
@@ -112,97 +165,203 @@ impl Sampled for MultiBufferFrame {
 
 impl Sampled for SocketBuffer {
     #[inline(always)]
-    fn sample(&self, offset: u32) -> u32 {
-        sample_skb(self.context(), offset)
+    fn read_on(&self, direction: Direction) {
+        readers::read_on_skb(&TcContext::new(self.context()), direction);
     }
 
     #[inline(always)]
     fn look(&self, seen: &Seen, network: u32, transport: u32) -> u64 {
         quote::look_skb(seen, self.context(), network, transport)
     }
-}
 
-/// What all three do: how much there is, the copy, and what it is. Gives whether somebody reads it.
-#[inline(always)]
-fn take(
-    offset: u32,
-    frame_len: u32,
-    copy: impl FnOnce(u32, u32, &mut [u8; MAX_PAYLOAD]) -> Option<u32>,
-) -> u32 {
-    u32::from(try_take(offset, frame_len, copy).is_some())
-}
-
-#[inline(always)]
-fn try_take(
-    offset: u32,
-    frame_len: u32,
-    copy: impl FnOnce(u32, u32, &mut [u8; MAX_PAYLOAD]) -> Option<u32>,
-) -> Option<()> {
-    let sample: &mut Sample = scratch::sample()?;
-    let offset = offset & (OFFSET_LIMIT as u32 - 1);
-    if offset >= frame_len {
-        return None;
-    }
-    let len = sample
-        .head
-        .payload
-        .min(frame_len - offset)
-        .min(MAX_PAYLOAD as u32);
-    if len == 0 {
-        return None;
-    }
-    let len = one_to::<MAX_PAYLOAD>(len);
-    // What was there before is not looked at. Word by word: the compiler would call a loop.
-    for word in 0..LOOKED_AT / 8 {
-        // SAFETY: the payload has room for more words, and lies behind a head of whole words.
-        unsafe {
-            let words = sample.payload.as_mut_ptr().cast::<u64>();
-            ptr::write_volatile(words.add(word), 0);
+    #[inline(always)]
+    fn connection(&self, offset: usize) -> u32 {
+        match self.segment() {
+            0 => initial::connection(self, offset),
+            segment => connections(self.context(), offset as u32, segment),
         }
     }
-    let len = copy(offset, len, &mut sample.payload)?;
-    let kind = classify(
-        &sample.head.key,
-        sample.payload.first_chunk::<LOOKED_AT>()?,
-        sample.head.payload as usize,
-    )?;
-    sample.head.kind = kind as u8;
+}
+
+global! {
+    /// The number of the connection that a datagram begins of those that a socket buffer stands for; of
+    /// several, one that is none of theirs, and the same each time. 0 where none begins one.
+    fn connections(skb: *mut __sk_buff, offset: u32, segment: u32) -> u32 {
+        let mut all = 0;
+        let mut at = offset as usize;
+        for _ in 0..MAX_DATAGRAMS {
+            let one = connection_at(skb, at as u32);
+            if one == NO_DATAGRAM {
+                break;
+            }
+            if one != 0 && one != all {
+                all = all.wrapping_mul(3).wrapping_add(one) | 1;
+            }
+            at = forgotten(at + segment as usize, u64::from(all));
+        }
+        all
+    }
+}
+
+/// In what [`connection_at`] gives: the frame ends there. No connection has an even number.
+const NO_DATAGRAM: u32 = 2;
+
+global! {
+    /// The number of the connection that the datagram at a place in a socket buffer begins; 0 where it
+    /// begins none.
+    fn connection_at(skb: *mut __sk_buff, at: u32) -> u32 {
+        /// The first bytes of an Initial: up to the identifier's eighth.
+        const BEGINNING: u32 = 14;
+
+        let Some(sample) = scratch::sample() else {
+            return NO_DATAGRAM;
+        };
+        if !copy_skb(skb, at, BEGINNING, &mut sample.payload) {
+            return NO_DATAGRAM;
+        }
+        sample.head.captured = BEGINNING;
+        initial::connection(&Payload(sample), 0)
+    }
+}
+
+global! {
+    /// Notes the packet for the program that reads on: where the frame has its payload, how long the frame
+    /// is, and how long each datagram that it stands for. Gives whether there is something to read.
+    pub(crate) fn hand_over(seen: &Seen, booked: u32, offset: u32, frame_len: u32, segment: u32) -> u32 {
+        let (Some(sample), Some(reading)) = (scratch::sample(), scratch::reading()) else {
+            return 0;
+        };
+        let rest = seen.payload.min(frame_len.saturating_sub(offset));
+        if rest == 0 {
+            return 0;
+        }
+        let is_datagrams = seen.key.protocol() == protocol::UDP;
+        reading.booked = booked;
+        reading.action = Booked::from_number(booked).action() as u32;
+        reading.start = offset;
+        reading.rest = rest;
+        reading.segment = if is_datagrams { segment } else { 0 };
+        reading.packets = 0;
+        begin_packet(sample, reading);
+        1
+    }
+}
+
+/// The next packet begins at `reading.start`.
+#[inline(always)]
+fn begin_packet(sample: &mut Sample, reading: &mut Reading) {
+    reading.payload = match reading.segment {
+        0 => reading.rest,
+        segment => reading.rest.min(segment),
+    };
+    reading.phase = phase::FIRST;
+    reading.window = 0;
+    reading.piece = 0;
+    reading.decided = 0;
+    sample.head.captured = 0;
+    sample.head.kind = 0;
+    sample.head.piece = 0;
+    sample.head.payload = match reading.segment {
+        // As the packet says, of which the frame may have less.
+        0 => reading.seen.payload,
+        _ => reading.payload,
+    };
+    sample.head.flags &= !(Head::JUDGED | Head::REFUSED | Head::LAST | Head::MORE);
+}
+
+/// Goes over to the next packet that the frame stands for, and gives whether there is one.
+#[inline(always)]
+pub(crate) fn next_packet() -> bool {
+    let (Some(sample), Some(reading)) = (scratch::sample(), scratch::reading()) else {
+        return false;
+    };
+    reading.packets += 1;
+    if reading.segment == 0 || reading.packets >= MAX_DATAGRAMS || reading.rest <= reading.payload {
+        return false;
+    }
+    reading.start += reading.payload;
+    reading.rest -= reading.payload;
+    begin_packet(sample, reading);
+    true
+}
+
+/// Copies the piece of the payload that begins at a place to this CPU's buffer, unless it is there; gives
+/// how many bytes of it there are.
+#[inline(always)]
+fn fetch(at: u32, copy: impl FnOnce(u32, u32, &mut [u8; MAX_PAYLOAD]) -> bool) -> u32 {
+    let (Some(sample), Some(reading)) = (scratch::sample(), scratch::reading()) else {
+        return 0;
+    };
+    if at == reading.window && sample.head.captured != 0 {
+        return sample.head.captured;
+    }
+    sample.head.captured = 0;
+    reading.window = at;
+    if at >= reading.payload || at >= MAX_PIECES * MAX_PAYLOAD as u32 {
+        return 0;
+    }
+    let len = one_to::<MAX_PAYLOAD>((reading.payload - at).min(MAX_PAYLOAD as u32));
+    if at == 0 {
+        // What was there before is not looked at. Word by word: the compiler would call a loop.
+        for word in 0..LOOKED_AT / 8 {
+            // SAFETY: the payload has room for more words, and lies behind a head of whole words.
+            unsafe {
+                let words = sample.payload.as_mut_ptr().cast::<u64>();
+                ptr::write_volatile(words.add(word), 0);
+            }
+        }
+    }
+    let offset = reading.start.wrapping_add(at);
+    if !copy(offset, len, &mut sample.payload) {
+        return 0;
+    }
     sample.head.captured = len;
-    Some(())
+    len
 }
 
 const _: () = assert!(MAX_PAYLOAD.is_power_of_two());
 
 global! {
-    /// The payload of a frame that lies in one buffer.
-    fn sample_linear(context: *mut xdp_md, offset: u32) -> u32 {
-        let frame = LinearFrame::new(&XdpContext::new(context));
-        let frame_len = frame.wire(None).bytes as u32;
-        take(offset, frame_len, |offset, len, to| {
-            Some(frame.copy(offset as usize, len as usize, to) as u32)
-        })
+    /// [`fetch`] at XDP.
+    pub(crate) fn fetch_xdp(context: *mut xdp_md, at: u32) -> u32 {
+        fetch(at, |offset, len, to| copy_xdp(context, offset, len, to))
     }
 }
 
 global! {
-    /// The payload of a frame that may lie in several buffers.
-    fn sample_frags(context: *mut xdp_md, offset: u32) -> u32 {
-        // SAFETY: the context is valid while the program runs.
-        let frame_len = unsafe { bpf_xdp_get_buff_len(context) } as u32;
-        take(offset, frame_len, |offset, len, to| {
-            copy_frags(context, offset, len, to).then_some(len)
-        })
+    /// [`fetch`] at TC.
+    pub(crate) fn fetch_skb(skb: *mut __sk_buff, at: u32) -> u32 {
+        fetch(at, |offset, len, to| copy_skb(skb, offset, len, to))
     }
 }
 
-global! {
-    /// The payload of a socket buffer.
-    pub(crate) fn sample_skb(skb: *mut __sk_buff, offset: u32) -> u32 {
-        // SAFETY: the context is valid while the program runs.
-        let frame_len = unsafe { (*skb).len };
-        take(offset, frame_len, |offset, len, to| {
-            copy_skb(skb, offset, len, to).then_some(len)
-        })
+/// A piece of a payload, by the places that its bytes have in the payload.
+pub(crate) struct Piece<'a> {
+    payload: Payload<'a>,
+    start: usize,
+}
+
+impl<'a> Piece<'a> {
+    /// What is in this CPU's buffer.
+    #[inline(always)]
+    pub(crate) fn of(sample: &'a Sample, reading: &Reading) -> Self {
+        Self {
+            payload: Payload(sample),
+            start: reading.window as usize,
+        }
+    }
+}
+
+impl Packet for Piece<'_> {
+    #[inline(always)]
+    fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        self.payload.load(offset.wrapping_sub(self.start))
+    }
+
+    #[inline(always)]
+    fn forget(&self, offset: usize, noise: u64) -> usize {
+        // Any place of a payload, and the longest length behind it.
+        forgotten(offset, noise) & 0x3_ffff
     }
 }
 
@@ -212,11 +371,11 @@ pub(crate) struct Payload<'a>(pub(crate) &'a Sample);
 impl Packet for Payload<'_> {
     #[inline(always)]
     fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
-        let offset = masked::<0x1_ffff>(offset);
+        let offset = masked::<0x3_ffff>(offset);
         // An offset that is too large stays so. Behind what was captured lies what another payload left there.
         // Masked too, so that the verifier does not take it for the offset and a constant: that of
         // Linux 6.12 mixes up the bounds of the two.
-        let end = masked::<0x1_ffff>(offset + N);
+        let end = masked::<0x3_ffff>(offset + N);
         if end > self.0.head.captured as usize || offset > MAX_PAYLOAD - N {
             return None;
         }
@@ -235,12 +394,17 @@ global! {
     /// cannot.
     pub(crate) fn sample_again(skb: *mut __sk_buff) -> u32 {
         let frame = SocketBuffer::ingress(&TcContext::new(skb));
-        let (Ok(parsed), Some(sample)) = (parse(&frame), scratch::sample()) else {
+        let (Ok(parsed), Some(sample), Some(reading)) =
+            (parse(&frame), scratch::sample(), scratch::reading())
+        else {
             return 0;
         };
         sample.head.key = FlowKey::new(&parsed, Direction::Upload, frame.ifindex());
-        sample.head.payload = parsed.payload_len().unwrap_or(0) as u32;
-        let offset = frame.forget(parsed.payload_offset(), 0);
-        sample_skb(skb, offset as u32)
+        sample.head.payload = parsed.payload_in(frame.len() as usize) as u32;
+        sample.head.captured = 0;
+        reading.start = frame.forget(parsed.payload_offset(), 0) as u32;
+        reading.payload = sample.head.payload;
+        reading.window = 0;
+        fetch_skb(skb, 0)
     }
 }

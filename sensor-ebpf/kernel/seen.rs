@@ -41,6 +41,7 @@ impl Action {
 ///
 /// `#[repr(C)]` and without `enum`s: it is an argument of global functions, of which the verifier
 /// believes nothing.
+#[derive(Clone, Copy)]
 #[repr(C)]
 pub(crate) struct Seen {
     pub(crate) key: FlowKey,
@@ -53,14 +54,15 @@ pub(crate) struct Seen {
     /// connection.
     pub(crate) sequence: u32,
     /// Bytes of payload.
-    pub(crate) payload: u16,
+    pub(crate) payload: u32,
     pub(crate) tcp_flags: u8,
     /// By number of [`Direction`], and [`FRAGMENT`](Self::FRAGMENT).
     pub(crate) direction: u8,
     /// Where a line with the fingerprint was found already; [`NO_SLOT`](sensor_ebpf::sample::NO_SLOT)
     /// elsewhere.
     pub(crate) slot: u32,
-    pub(crate) reserved: u32,
+    /// Keeps the size a multiple of eight; 0.
+    pub(crate) reserved: [u8; 2],
 }
 
 impl Seen {

@@ -53,7 +53,8 @@ fn may_begin_connection<F: Frame>(
     parsed.protocol == protocol::UDP
         && direction == Direction::Upload
         && key.remote_port() == initial::PORT
-        && frame
-            .load::<1>(parsed.payload_offset())
-            .is_some_and(|[first]| initial::is_long(first))
+        && (frame.segment() != 0
+            || frame
+                .load::<1>(parsed.payload_offset())
+                .is_some_and(|[first]| initial::is_long(first)))
 }

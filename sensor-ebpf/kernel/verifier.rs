@@ -66,10 +66,15 @@ pub(crate) fn one_to<const MAX: usize>(number: u32) -> u32 {
     less_one + 1
 }
 
-/// See [`Packet::forget`](sensor_ebpf::packet::Packet::forget): a number and twice another, which to the
-/// verifier of every version is any number.
+/// See [`Packet::forget`](sensor_ebpf::packet::Packet::forget): below [`OFFSET_LIMIT`].
 #[inline(always)]
 pub(crate) fn forget(offset: usize, noise: u64) -> usize {
+    forgotten(offset, noise) & (OFFSET_LIMIT - 1)
+}
+
+/// A number and twice another, which to the verifier of every version is any number.
+#[inline(always)]
+pub(crate) fn forgotten(offset: usize, noise: u64) -> usize {
     let mut forgotten = offset;
     // SAFETY: register arithmetic only.
     unsafe {
@@ -81,17 +86,7 @@ pub(crate) fn forget(offset: usize, noise: u64) -> usize {
             options(pure, nomem, nostack),
         );
     }
-    forgotten & (OFFSET_LIMIT - 1)
-}
-
-/// Never true, which LLVM does not know. A loop that ends with a question for it ends with a jump: up to
-/// 6.6 Linux refuses one whose last instruction is none and falls through into its first.
-#[inline(always)]
-pub(crate) fn never() -> bool {
-    let zero: u64;
-    // SAFETY: register arithmetic only.
-    unsafe { asm!("{zero} = 0", zero = lateout(reg) zero, options(nomem, nostack)) };
-    zero != 0
+    forgotten
 }
 
 /// Declares a global function: its linkage is visible in the object's type information, so the verifier

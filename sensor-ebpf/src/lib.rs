@@ -31,11 +31,12 @@
 //! | `CHAINS` | side and number → [`Chain`](policy::Chain) | reads | writes | 2 × 1,024 |
 //! | `RULES` | side and number → [`Rule`](policy::Rule) | reads | writes | 2 × 64 |
 //! | `LOSSES` | 0 → [`Losses`](books::Losses) | adds | reads | 1 |
-//! | `SAMPLES` | ring of [`Judged`](sample::Judged), and of [`Head`](sample::Head)s with payloads behind them | writes | drains | 1 MiB; under pressure HTTP is left out first, DNS and DHCP last; each is counted by its kind |
+//! | `SAMPLES` | ring of [`Judged`](sample::Judged), and of [`Head`](sample::Head)s with pieces of payloads behind them | writes | drains | 1 MiB; under pressure HTTP is left out first, DNS and DHCP last; each is counted by its kind |
 //! | `JOURNAL` | 0 → [`Journal`](books::Journal) | – | reads, writes | 1 |
 //! | `POLICY_NAMES` | identity → [`PolicyName`](books::PolicyName) | – | reads, writes | 4,096; a reload with one more is refused |
 //! | `ANSWER` | two buffers for each CPU | writes | – | 2 |
-//! | `SEEN`, `SAMPLE`, `SAID`, `REFUSED` | one buffer for each CPU | writes | – | 1 |
+//! | `READERS_XDP`, `READERS_FRAGS`, `READERS_TC` | place → program | goes on in | writes | 1, 1, 2; where none is, packets pass as not judged |
+//! | `SAMPLE`, `READING`, `SAID`, `REFUSED` | one buffer for each CPU | writes | – | 1 |
 
 #![no_std]
 #![forbid(clippy::undocumented_unsafe_blocks)]
@@ -48,6 +49,7 @@ pub mod books;
 pub mod flow;
 pub mod judgement;
 pub mod key;
+pub mod kind;
 pub mod name;
 pub mod packet;
 pub mod parse;
@@ -56,4 +58,5 @@ pub mod quote;
 pub mod said;
 pub mod sample;
 pub mod skip;
+pub mod watch;
 pub mod wire;

@@ -489,6 +489,21 @@ impl Parsed {
         }
         self.transport_len.checked_sub(self.transport_header_len)
     }
+
+    /// Bytes of payload that TCP or UDP carries in a frame of `frame_len` bytes: as many as the IP
+    /// header says. Where it does not say (a capture taken at the sender, before the network adapter
+    /// cut the packet into segments; a super-packet above 64 KiB), all behind the headers, padding
+    /// of Ethernet included: which of it is padding cannot be told.
+    #[inline(always)]
+    pub const fn payload_in(&self, frame_len: usize) -> usize {
+        match self.payload_len() {
+            Some(len) => len,
+            None if self.transport_header_len != 0 && self.transport_len == 0 => {
+                frame_len.saturating_sub(self.payload_offset())
+            }
+            None => 0,
+        }
+    }
 }
 
 /// Reads a frame from its first Ethernet octet on.
@@ -575,7 +590,7 @@ pub fn plain<P: Packet + ?Sized>(packet: &P) -> Option<Parsed> {
             let total_len = usize::from(u16::from_be_bytes(take(&header, ipv4::TOTAL_LENGTH)));
             if version_ihl != IPV4_WITHOUT_OPTIONS
                 || fragment & !MAY_FRAGMENT != WHOLE
-                || total_len < ipv4::MIN_LEN
+                || total_len <= ipv4::MIN_LEN
             {
                 return None;
             }
@@ -701,6 +716,10 @@ fn ipv4<P: Packet + ?Sized>(packet: &P, mut parsed: Parsed) -> Result<Parsed, Sk
         }
         parsed.piece = Piece::First;
     }
+    if total_len == header_len && has_ports(parsed.protocol) {
+        // What lies behind the header is padding, and no transport header.
+        return headless(parsed);
+    }
     transport(packet, parsed)
 }
 
@@ -765,8 +784,17 @@ fn ipv6<P: Packet + ?Sized>(packet: &P, mut parsed: Parsed) -> Result<Parsed, Sk
             return Err(Skip::Ipv6Malformed);
         }
         parsed.transport_len = payload_len - extensions_len;
+        if parsed.transport_len == 0 && has_ports(parsed.protocol) {
+            return headless(parsed);
+        }
     }
     transport(packet, parsed)
+}
+
+/// Whether a protocol's header has ports that the parser reads.
+#[inline(always)]
+const fn has_ports(protocol: u8) -> bool {
+    matches!(protocol, protocol::TCP | protocol::UDP)
 }
 
 /// Whether a protocol number is an IPv6 extension header that another header follows.

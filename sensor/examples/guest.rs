@@ -41,6 +41,8 @@ const UDP_PORT: u16 = 7000;
 const TCP_PORT: u16 = 7001;
 /// Payloads that are copied of each flow and direction.
 const WATCHED: u8 = 4;
+/// Instructions that the verifier may go through for one program: half of what it goes through at most.
+const MOST_VERIFIED: u32 = 500_000;
 /// Messages that go back and forth in each conversation.
 const ROUNDS: usize = 20;
 /// How long anything may take; emulation is slow.
@@ -173,6 +175,15 @@ fn exercise() -> Result<String> {
         observed == PORTS.len(),
         "the policy was observed on {observed} devices"
     );
+
+    for (name, count) in kernel.verified()? {
+        let count = count.context("the kernel does not say how much it verified")?;
+        println!("{release}: {name}: {count} instructions verified");
+        ensure!(
+            count <= MOST_VERIFIED,
+            "{name}: {count} instructions verified"
+        );
+    }
 
     let hooks: Vec<_> = last
         .interfaces

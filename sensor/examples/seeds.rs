@@ -23,11 +23,11 @@ const fn targets(kind: Kind) -> &'static [&'static str] {
         Kind::Dns | Kind::Mdns => &["dns", "question"],
         Kind::Dhcp4 => &["dhcp4"],
         Kind::Dhcp6 => &["dhcp6"],
-        Kind::Http => &["http", "request", "stream"],
-        Kind::Tls => &["tls", "hello", "stream"],
+        Kind::Http => &["http", "request", "stream", "prelude"],
+        Kind::Tls => &["tls", "hello", "stream", "prelude"],
         Kind::Quic => &["quic", "initial"],
         Kind::Tunnel => &["tunnel"],
-        Kind::Stream => &["stream", "tls"],
+        Kind::Stream => &["stream", "tls", "prelude", "http2"],
         Kind::Judged => &[],
     }
 }

@@ -529,8 +529,8 @@ pub struct FlowFacts {
     /// Why the name is not known, or not all there is to know: `ech`, `encrypted-dns`, `vpn`,
     /// `plain-address`, `not-yet-seen`.
     pub hidden: Option<&'static str>,
-    /// Why a policy by name that is about the device could not judge the flow: as in
-    /// [`UnreadFlows`].
+    /// Why the flow could not be read, or a policy by name that is about the device could not judge
+    /// it: as in [`UnreadFlows`]. `None` where the flow is refused.
     pub unread: Option<&'static str>,
 }
 

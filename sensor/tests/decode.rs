@@ -204,10 +204,10 @@ fn tls_names_of_the_corpus() -> io::Result<()> {
     Ok(())
 }
 
-/// No capture of the corpus has the opening of a tunnel: whatever is found is something else.
+/// One capture of the corpus has the opening of a tunnel: whatever is found elsewhere is something else.
 #[test]
-fn nothing_in_the_corpus_is_taken_for_a_tunnel() -> io::Result<()> {
-    let mut payloads = 0;
+fn nothing_but_a_tunnel_in_the_corpus_is_taken_for_one() -> io::Result<()> {
+    let (mut payloads, reported) = (0, "reports/hid-wireguard-53.pcap");
     let mut found = BTreeSet::new();
     for file in capture::files(Path::new(CORPUS))? {
         for packet in capture::packets(&file)? {
@@ -217,7 +217,8 @@ fn nothing_in_the_corpus_is_taken_for_a_tunnel() -> io::Result<()> {
             }
         }
     }
-    assert_eq!(found, BTreeSet::new());
+    let expected = (Path::new(CORPUS).join(reported), "wireguard");
+    assert_eq!(found, BTreeSet::from([expected]));
     assert!(payloads > 10_000, "only {payloads} payloads were read");
     Ok(())
 }

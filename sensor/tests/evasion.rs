@@ -1,5 +1,6 @@
 //! Ring 3: what a client may do that its name is not seen, with real servers on the other side. Each
-//! line of `evasion.tsv` is refused, or its flow is marked and counted as unread. Needs root.
+//! line of `evasion.tsv` is refused, or its flow is marked and counted as unread, or it passes and
+//! nothing tells of it, where the line says so. Needs root.
 //!
 //! Each is done with an allowed name first, which has to be answered: what the server would not
 //! take proves nothing.
@@ -13,8 +14,10 @@ use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
     env,
-    net::UdpSocket,
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpListener, UdpSocket},
     path::Path,
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
@@ -28,7 +31,7 @@ use words::{
 use xtask::{
     lab::{
         ALLOWED, Again, Attempt, BLOCKED, Device, Lab, NAME_SERVER, Options, Outcome, PHONE_MAC,
-        Sensor, TRACKER, wait_until,
+        Sensor, TRACKER, Way, wait_until,
     },
     setup::{self, Need},
 };
@@ -36,6 +39,21 @@ use xtask::{
 const TABLE: &str = include_str!("evasion.tsv");
 const V4: &str = BLOCKED.addresses[0];
 const V6: &str = BLOCKED.addresses[1];
+
+/// Where servers of their own answer in the internet: DNS in the clear, DNS over TLS, HTTP/3.
+const DNS_PORT: u16 = 5_300;
+const DOT_PORT: u16 = 8_530;
+const QUIC_PORT: u16 = 8_443;
+
+/// The name of a server for DNS over TLS that no list has.
+const RESOLVER: &[u8] = b"dns.nobody.example";
+
+/// What is no DNS, and how often it is said before a question: more often than a flow is watched for.
+const NOISE: &[u8] = b"\x7f\0\xffnoise";
+const LATE: usize = 12;
+
+/// By then a flow that cannot be read is counted, if it is not refused after all.
+const COUNTED: Duration = Duration::from_millis(2_000);
 
 /// How long a client waits where the server is to read in between.
 const BETWEEN: Duration = Duration::from_millis(50);
@@ -274,6 +292,61 @@ const LINES: &[(&str, Try)] = &[
             connection.say(place, &hello[place..]);
         })
     }),
+    ("QUIC at another port", |bench, name| {
+        let at = format!("{V4}:{QUIC_PORT}");
+        let attempts =
+            bench
+                .lab
+                .attempts(&bench.lab.phone, Way::Quic, 1, &[(name, at.as_str())])?;
+        bench.attempted(attempts.first().context("no attempt was made")?)
+    }),
+    ("DNS question at another port", |bench, name| {
+        bench.question_at(DNS_PORT, &[&questions(&[name])])
+    }),
+    ("DNS question late in a flow, port 53", |bench, name| {
+        let question = questions(&[name]);
+        let mut said = vec![NOISE; LATE];
+        said.push(&question);
+        bench.question_at(53, &said)
+    }),
+    (
+        "DNS question late in a flow, another port",
+        |bench, name| {
+            let question = questions(&[name]);
+            let mut said = vec![NOISE; LATE];
+            said.push(&question);
+            bench.question_at(DNS_PORT, &said)
+        },
+    ),
+    (
+        "DNS over TLS to a server that no list has",
+        |bench, name| {
+            // Who has no keys cannot tell the question from any other record.
+            let question: Vec<_> = over_tcp(&questions(&[name]))
+                .iter()
+                .map(|octet| octet ^ 0x5a)
+                .collect();
+            let question = record(23, &question);
+            let hello = hello(RESOLVER);
+            let said = [(0, &hello[..]), (hello.len(), &question[..])];
+            let seen = bench.talk(Shape::V4, TRACKER[0], DOT_PORT, &said)?;
+            Ok(seen.said.starts_with(&[22, 3, 3]))
+        },
+    ),
+    ("neighbour discovery to a routed address", |bench, name| {
+        let far = bench.lab.internet.tap("eth0")?;
+        bench.client.solicit(V6, name.as_bytes())?;
+        // It has no port.
+        bench.port.set(Some(0));
+        let until = Instant::now() + BETWEEN * 20;
+        while let Some(frame) = far.next(until)? {
+            let mut windows = frame.windows(name.len());
+            if windows.any(|window| window == name.as_bytes()) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }),
     // Last: a name server that is not told of a connection's end waits for more of it.
     ("DNS over TCP", |bench, name| {
         bench.question_over_tcp(&[(0, &over_tcp(&questions(&[name])))])
@@ -441,6 +514,14 @@ impl Bench {
         Ok(has_address(&seen.said))
     }
 
+    /// Whether an address came to the last of these datagrams, all of one flow.
+    fn question_at(&self, port: u16, said: &[&[u8]]) -> Result<bool> {
+        let (port, seen) = self.client.datagrams(Shape::V4, TRACKER[0], port, said)?;
+        self.port.set(Some(port));
+        self.noted(&seen);
+        Ok(has_address(&seen.said))
+    }
+
     fn question_over_tcp(&self, said: &[(usize, &[u8])]) -> Result<bool> {
         let seen = self.talk(Shape::V4, NAME_SERVER, 53, said)?;
         Ok(seen.said.get(2..).is_some_and(has_address))
@@ -521,7 +602,7 @@ impl Bench {
             reason.is_some()
         });
         let Some(reason) = reason.filter(|_| marked.is_ok()) else {
-            return Ok("passed, and nobody knows".to_owned());
+            return Ok("unseen".to_owned());
         };
         wait_until("counted", Duration::from_secs(4), || {
             self.unread()
@@ -549,14 +630,19 @@ impl Bench {
 
 /// A name server that answers whatever it is asked with an address, at one of the internet's. Its
 /// thread ends with the process.
-fn answer_everything(lab: &Lab) -> Result<()> {
+fn answer_everything(lab: &Lab, port: u16) -> Result<()> {
+    /// A header, the root, a type and a class.
+    const SHORTEST: usize = 17;
     let socket = lab
         .internet
-        .enter(|| UdpSocket::bind((TRACKER[0], 53)))?
+        .enter(|| UdpSocket::bind((TRACKER[0], port)))?
         .context("no name server")?;
     thread::spawn(move || {
         let mut message = [0; 512];
         while let Ok((length, from)) = socket.recv_from(&mut message) {
+            if length < SHORTEST {
+                continue;
+            }
             let mut answer = message[..length].to_vec();
             answer[2] |= 0x80;
             answer[7] = 1;
@@ -564,6 +650,69 @@ fn answer_everything(lab: &Lab) -> Result<()> {
             answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, 99]);
             // Who has gone needs no answer.
             let _ = socket.send_to(&answer, from);
+        }
+    });
+    Ok(())
+}
+
+/// A server that says hello to whoever says something, at one of the internet's. Its threads end with
+/// the process.
+fn say_hello_to_everybody(lab: &Lab) -> Result<()> {
+    let listener = lab
+        .internet
+        .enter(|| TcpListener::bind((TRACKER[0], DOT_PORT)))?
+        .context("no server of TLS")?;
+    thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            thread::spawn(move || {
+                let mut stream = stream;
+                let mut said = [0; 2_048];
+                while let Ok(1..) = stream.read(&mut said) {
+                    // A server's hello, as far as anybody here looks.
+                    if stream.write_all(&[22, 3, 3, 0, 4, 2, 0, 0, 0]).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    Ok(())
+}
+
+/// HTTP/3 at another port of the site's: what comes there goes on to the usual one. Its threads end with
+/// the process.
+fn relay_quic(lab: &Lab) -> Result<()> {
+    /// One for each client, more than there are tries.
+    const CLIENTS: usize = 8;
+    let bind = |port| -> Result<UdpSocket> {
+        let socket = lab.internet.enter(move || UdpSocket::bind((V4, port)))?;
+        socket.context("no relay")
+    };
+    let near = Arc::new(bind(QUIC_PORT)?);
+    let far: Vec<_> = (0..CLIENTS)
+        .map(|_| bind(0).map(Arc::new))
+        .collect::<Result<_>>()?;
+    thread::spawn(move || {
+        let mut clients: Vec<SocketAddr> = Vec::new();
+        let mut datagram = [0; 2_048];
+        while let Ok((length, from)) = near.recv_from(&mut datagram) {
+            let known = clients.iter().position(|client| *client == from);
+            let place = known.unwrap_or(clients.len());
+            let Some(socket) = far.get(place).cloned() else {
+                continue;
+            };
+            if known.is_none() {
+                clients.push(from);
+                let (near, socket) = (Arc::clone(&near), Arc::clone(&socket));
+                thread::spawn(move || {
+                    let mut datagram = [0; 2_048];
+                    while let Ok((length, _)) = socket.recv_from(&mut datagram) {
+                        // Who has gone needs no answer.
+                        let _ = near.send_to(&datagram[..length], from);
+                    }
+                });
+            }
+            let _ = socket.send_to(&datagram[..length], (V4, 443));
         }
     });
     Ok(())
@@ -611,7 +760,7 @@ fn the_readme_has_the_table() {
 }
 
 #[test]
-fn each_is_refused_or_counted() -> Result<()> {
+fn each_comes_to_what_the_table_says() -> Result<()> {
     if !geteuid().is_root() && env::var_os("CI").is_none() {
         eprintln!("not run: namespaces and programs in the kernel take root");
         return Ok(());
@@ -626,7 +775,10 @@ fn each_is_refused_or_counted() -> Result<()> {
     let binary = Path::new(env!("CARGO_BIN_EXE_sensor"));
     let sensor = lab.sensor(binary, &lab.configuration(""))?;
     lab.plug(Device::Phone)?;
-    answer_everything(&lab)?;
+    answer_everything(&lab, 53)?;
+    answer_everything(&lab, DNS_PORT)?;
+    say_hello_to_everybody(&lab)?;
+    relay_quic(&lab)?;
     let bench = Bench {
         client: Client::new(&lab)?,
         lab,
@@ -652,9 +804,13 @@ fn each_is_refused_or_counted() -> Result<()> {
             if control { "answered" } else { "not answered" },
             bench.notes.take(),
         );
+        let expected = expected.get(name).context("a line of the table")?;
+        if expected.starts_with("unread") {
+            // What the control is counted for is counted before.
+            thread::sleep(COUNTED);
+        }
         let outcome = bench.outcome(*attempt);
         let outcome = outcome.unwrap_or_else(|error| format!("{error:#}"));
-        let expected = expected.get(name).context("a line of the table")?;
         println!(
             "{name}: {outcome} ({}); allowed: {control} ({noted})",
             bench.notes.take()

@@ -9,7 +9,7 @@ use std::mem::offset_of;
 use anyhow::{Context as _, Result, ensure};
 use aya::maps::RingBuf;
 use domain::base::{Message, iana::Rcode};
-use programs::{Outcome, Programs, Tables};
+use programs::{Outcome, Programs, SocketBufferContext, Tables};
 use sensor_ebpf::{
     answer::limit::{DNS_OF_DEVICE, Silence},
     flow::{Direction, FlowRecord, Judgement, Ruling, Wants},
@@ -198,7 +198,8 @@ fn questions_are_answered_or_pass() -> Result<()> {
     programs::enter_own_namespace()?;
     let programs = household(Tables::default())?;
     let longest = format!("{}.{}.blocked.example", "x".repeat(63), "y".repeat(63));
-    for v6 in [false, true] {
+    // At its own port, and at one that has no service.
+    for (v6, port) in [(false, 53), (true, 53), (false, 5_300), (true, 5_300)] {
         for edns in [false, true] {
             for (kind, name, code, addresses) in [
                 (1, "blocked.example", Some(Rcode::NXDOMAIN), 0),
@@ -214,9 +215,9 @@ fn questions_are_answered_or_pass() -> Result<()> {
                 (1, "", None, 0),
             ] {
                 let asked = question(name, kind, edns);
-                let frame = frame(v6, 17, (40_000, 53), 0, &asked);
+                let frame = frame(v6, 17, (40_000, port), 0, &asked);
                 let outcome = programs.run_xdp("upload", &frame, 1)?;
-                let place = format!("{name} {kind}, IPv6 {v6}, EDNS {edns}");
+                let place = format!("{name} {kind}, IPv6 {v6}, EDNS {edns}, port {port}");
                 let Some(code) = code else {
                     ensure!(outcome.verdict == XDP_PASS, "{place}: {}", outcome.verdict);
                     ensure!(outcome.output == frame, "{place}: changed");
@@ -249,11 +250,16 @@ fn questions_are_answered_or_pass() -> Result<()> {
         let dropped = frame(
             v6,
             17,
-            (40_000, 53),
+            (40_000, port),
             0,
             &question("dropped.example", 1, false),
         );
         ensure!(programs.run_xdp("upload", &dropped, 1)?.verdict == XDP_DROP);
+        // With something behind it, it is no question at another port.
+        let longer = [question("blocked.example", 1, false), vec![0]].concat();
+        let longer = frame(v6, 17, (40_000, port), 0, &longer);
+        let expected = if port == 53 { XDP_TX } else { XDP_PASS };
+        ensure!(programs.run_xdp("upload", &longer, 1)?.verdict == expected);
     }
     let interface = programs.interface()?;
     ensure!(interface.answers_failed == 0);
@@ -344,6 +350,11 @@ fn a_port_is_used_again_after_a_refused_connection() -> Result<()> {
 
 /// A hello with this name.
 fn hello(name: &str, before: usize) -> Vec<u8> {
+    hello_with(name, before, None)
+}
+
+/// The same with an extension behind the name, of so many octets.
+fn hello_with(name: &str, before: usize, behind: Option<usize>) -> Vec<u8> {
     let mut extensions = vec![0xff, 1];
     extensions.extend((before as u16).to_be_bytes());
     extensions.extend(vec![0; before]);
@@ -354,6 +365,11 @@ fn hello(name: &str, before: usize) -> Vec<u8> {
     extensions.push(0);
     extensions.extend(len.to_be_bytes());
     extensions.extend(name.as_bytes());
+    if let Some(behind) = behind {
+        extensions.extend([0xff, 2]);
+        extensions.extend((behind as u16).to_be_bytes());
+        extensions.extend(vec![0; behind]);
+    }
     let mut body = vec![3, 3];
     body.extend([7; 32]);
     body.push(32);
@@ -599,6 +615,260 @@ fn requests_that_are_not_plain_are_left_to_user_space() -> Result<()> {
         ensure!(programs.run_xdp("upload", &data, 1)?.verdict == XDP_PASS);
         let judgement = Judgement::unpack(flow_of(&programs, port)?.judgement);
         ensure!(!judgement.named, "{request:?}");
+    }
+    Ok(())
+}
+
+/// A request with a cookie of so many octets before the host.
+fn request_behind(cookie: usize, host: &str) -> Vec<u8> {
+    let cookie = "x".repeat(cookie);
+    format!("GET / HTTP/1.1\r\nCookie: {cookie}\r\nHost: {host}\r\n\r\n").into_bytes()
+}
+
+/// Messages of a stream, each behind its length.
+fn framed(messages: &[Vec<u8>]) -> Vec<u8> {
+    let framed = messages
+        .iter()
+        .flat_map(|message| [&(message.len() as u16).to_be_bytes()[..], message].concat());
+    framed.collect()
+}
+
+/// So many allowed questions, and one about a name.
+fn questions_and(allowed: usize, name: &str) -> Vec<u8> {
+    let mut messages = vec![question("allowed.example", 1, false); allowed];
+    messages.push(question(name, 1, false));
+    framed(&messages)
+}
+
+/// What was merged from several segments is judged as they would be, wherever the name lies in it.
+#[test]
+fn names_are_read_wherever_they_lie_in_a_packet() -> Result<()> {
+    programs::enter_own_namespace()?;
+    let programs = household(Tables {
+        flows: 2_048,
+        devices: 16,
+    })?;
+    let payloads = |name: &str| {
+        let mut payloads = Vec::new();
+        for size in [2_100, 2_300, 3_000, 9_000, 15_000] {
+            payloads.push((443, hello(name, size)));
+            payloads.push((443, hello_with(name, 1, Some(size))));
+        }
+        // One octet after the other over the border between two pieces.
+        for before in (1_960..2_050).step_by(3) {
+            payloads.push((443, hello(name, before)));
+        }
+        for cookie in [2_100, 7_000, 8_000]
+            .into_iter()
+            .chain((1_980..2_050).step_by(3))
+        {
+            payloads.push((80, request_behind(cookie, name)));
+        }
+        for count in [1, 30, 60, 61, 62, 63, 64, 65, 66, 67, 100] {
+            payloads.push((53, questions_and(count, name)));
+        }
+        payloads
+    };
+    let mut port = 10_000;
+    for (name, policy) in [("www.blocked.example", 1), ("allowed.example", 0)] {
+        for (remote, payload) in payloads(name) {
+            for program in ["upload", "upload_frags", "upload_tc"] {
+                if payload.len() > 2_900 && program != "upload_frags" {
+                    // More than these are run over.
+                    continue;
+                }
+                port += 1;
+                let data = frame(false, 6, (port, remote), 0x18, &payload);
+                let verdict = match program {
+                    "upload_tc" => programs.run_tc(program, &data)?.verdict,
+                    program => programs.run_xdp(program, &data, 1)?.verdict,
+                };
+                let passes = match program {
+                    "upload_tc" => u32::MAX,
+                    _ => XDP_PASS,
+                };
+                let what = format!("{program}, port {remote}, {} octets", payload.len());
+                let judgement = Judgement::unpack(flow_of(&programs, port)?.judgement);
+                ensure!(judgement.decision.policy == policy, "{what}: {judgement:?}");
+                ensure!(judgement.named, "{what}: not judged");
+                ensure!((verdict == passes) == (policy == 0), "{what}: {verdict}");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What the kernel does not look through is not taken for judged, and user space has all of it.
+#[test]
+fn what_is_longer_than_the_kernel_reads_goes_whole_to_user_space() -> Result<()> {
+    programs::enter_own_namespace()?;
+    let mut programs = household(Tables::default())?;
+    for (port, (remote, payload)) in (40_000..).zip([
+        (80, request_behind(9_000, "blocked.example")),
+        (53, questions_and(200, "blocked.example")),
+    ]) {
+        let data = frame(false, 6, (port, remote), 0x18, &payload);
+        ensure!(programs.run_xdp("upload_frags", &data, 1)?.verdict == XDP_PASS);
+        ensure!(!Judgement::unpack(flow_of(&programs, port)?.judgement).named);
+        let mut ring = RingBuf::try_from(programs.map_mut("SAMPLES")?)?;
+        let mut told = Vec::new();
+        let mut pieces = 0;
+        while let Some(entry) = ring.next() {
+            let (head, octets) = entry.split_at(size_of::<Head>());
+            ensure!(head[offset_of!(Head, piece)] == pieces);
+            let more = head[offset_of!(Head, flags)] & Head::MORE != 0;
+            told.extend_from_slice(octets);
+            pieces += 1;
+            ensure!(more == (told.len() < payload.len()));
+        }
+        ensure!(
+            told == payload,
+            "{} octets of {}",
+            told.len(),
+            payload.len()
+        );
+    }
+    Ok(())
+}
+
+/// Where the IP header says no length (a super-packet above 64 KiB), the frame does.
+#[test]
+fn a_packet_without_a_length_is_read_to_the_end_of_its_frame() -> Result<()> {
+    const JUMBO: [u8; 8] = [6, 0, 0xc2, 4, 0, 2, 0, 0];
+    const PAYLOAD_LENGTH: std::ops::Range<usize> = 18..20;
+    const NEXT_HEADER: usize = 20;
+    const BEHIND_IPV6: usize = 54;
+
+    programs::enter_own_namespace()?;
+    let programs = household(Tables::default())?;
+    for (port, (size, jumbo)) in (40_000..).zip([(1, false), (1, true), (9_000, true)]) {
+        let payload = hello("blocked.example", size);
+        let mut data = frame(true, 6, (port, 443), 0x18, &payload);
+        data[PAYLOAD_LENGTH].fill(0);
+        if jumbo {
+            data[NEXT_HEADER] = 0;
+            data.splice(BEHIND_IPV6..BEHIND_IPV6, JUMBO);
+        }
+        let verdict = programs.run_xdp("upload_frags", &data, 1)?.verdict;
+        ensure!(verdict != XDP_PASS, "{size} {jumbo}: {verdict}");
+    }
+    Ok(())
+}
+
+/// Datagrams that were merged, or are not split yet, are several: each is judged and told by itself.
+#[test]
+fn each_datagram_of_a_super_packet_is_read() -> Result<()> {
+    const PASSES: u32 = u32::MAX;
+
+    programs::enter_own_namespace()?;
+    let mut programs = household(Tables::default())?;
+    let merged = |programs: &Programs, ends, datagrams: &[Vec<u8>], segment: usize| {
+        let data = frame(false, 17, ends, 0, &datagrams.concat());
+        let context =
+            SocketBufferContext::merged(segment as u32, datagrams.len() as u32, data.len() as u32);
+        anyhow::Ok(programs.run_tc_in("upload_tc", &data, context)?.0)
+    };
+    let two = [initial(1), initial(2)];
+    let outcome = merged(&programs, (40_000, 443), &two, two[0].len())?;
+    ensure!(outcome.verdict == PASSES);
+    let mut ring = RingBuf::try_from(programs.map_mut("SAMPLES")?)?;
+    for datagram in &two {
+        let entry = ring.next().context("a sample is missing")?;
+        ensure!(&entry[size_of::<Head>()..] == datagram);
+    }
+    ensure!(ring.next().is_none());
+
+    // All are as long as the first but the last.
+    let asked = |last: &str| {
+        let mut datagrams = vec![question("www.allowed.example", 1, false); 20];
+        datagrams.push(question(last, 1, false));
+        datagrams
+    };
+    for (port, (last, passes)) in (41_000..).zip([
+        ("a.allowed.example", true),
+        ("blocked.example", false),
+        ("dropped.example", false),
+    ]) {
+        let datagrams = asked(last);
+        let outcome = merged(&programs, (port, 53), &datagrams, datagrams[0].len())?;
+        ensure!(
+            (outcome.verdict == PASSES) == passes,
+            "{last}: {}",
+            outcome.verdict
+        );
+    }
+    Ok(())
+}
+
+/// A connection that begins in any datagram of a super-packet is seen, also where the flow is known.
+#[test]
+fn a_connection_that_begins_behind_another_datagram_is_seen() -> Result<()> {
+    programs::enter_own_namespace()?;
+    let mut programs = household(Tables::default())?;
+    let ends = (40_000, 443);
+    programs.run_tc("upload_tc", &frame(false, 17, ends, 0, &initial(1)))?;
+    let short = vec![0x43; 1_200];
+    for _ in 0..20 {
+        programs.run_tc("upload_tc", &frame(false, 17, ends, 0, &short))?;
+    }
+    // User space read the name, which passes.
+    programs.each_line(|_, line| {
+        line.watch = Watch::NONE.bits();
+        line.judgement = Judgement {
+            named: true,
+            ..Judgement::unpack(line.judgement)
+        }
+        .pack();
+    })?;
+    let mut ring = RingBuf::try_from(programs.map_mut("SAMPLES")?)?;
+    while ring.next().is_some() {}
+    let data = frame(false, 17, ends, 0, &[short, initial(2)].concat());
+    let context = SocketBufferContext::merged(1_200, 2, data.len() as u32);
+    programs.run_tc_in("upload_tc", &data, context)?;
+    let mut ring = RingBuf::try_from(programs.map_mut("SAMPLES")?)?;
+    let mut told = Vec::new();
+    while let Some(entry) = ring.next() {
+        told.push(entry[size_of::<Head>()..].to_vec());
+    }
+    ensure!(told.contains(&initial(2)), "{} samples", told.len());
+    Ok(())
+}
+
+/// What stands where a host name should is judged as the servers read it, or not at all.
+#[test]
+fn a_port_is_no_part_of_a_name_and_what_is_none_is_left_to_user_space() -> Result<()> {
+    programs::enter_own_namespace()?;
+    let programs = household(Tables::default())?;
+    for (port, (name, refused)) in (40_000..).zip([
+        ("blocked.example:443", true),
+        ("Blocked.Example.:1", true),
+        ("m\u{fc}nchen.blocked.example", false),
+        ("a b.blocked.example", false),
+        (".blocked.example", false),
+        ("a..blocked.example", false),
+        ("a\0.blocked.example", false),
+        ("http://blocked.example", false),
+    ]) {
+        let data = frame(false, 6, (port, 443), 0x18, &hello(name, 1));
+        let verdict = programs.run_xdp("upload", &data, 1)?.verdict;
+        ensure!((verdict != XDP_PASS) == refused, "{name:?}: {verdict}");
+        let judgement = Judgement::unpack(flow_of(&programs, port)?.judgement);
+        ensure!(judgement.named == refused, "{name:?}: {judgement:?}");
+    }
+    Ok(())
+}
+
+/// Half of what the kernel goes through at most: other kernels need more.
+const MOST_VERIFIED: u32 = 500_000;
+
+#[test]
+fn the_verifier_has_room() -> Result<()> {
+    let verified = Programs::load(Tables::default())?.verified()?;
+    for (name, count) in &verified {
+        println!("{name}: {count} instructions verified");
+    }
+    for (name, count) in verified {
+        ensure!(count <= MOST_VERIFIED, "{name}: {count}");
     }
     Ok(())
 }

@@ -36,7 +36,7 @@ struct Entry {
     octets: Vec<u8>,
 }
 
-/// All payloads that wait in the ring.
+/// All payloads that wait in the ring, the pieces of each put together.
 fn drain(programs: &mut Programs) -> Result<Vec<Entry>> {
     let mut ring = RingBuf::try_from(programs.map_mut("SAMPLES")?)?;
     let mut entries = Vec::new();
@@ -56,7 +56,15 @@ fn drain(programs: &mut Programs) -> Result<Vec<Entry>> {
             octets.len(),
             head.captured
         );
-        entries.push(Entry { head, octets });
+        if head.piece == 0 {
+            entries.push(Entry { head, octets });
+            continue;
+        }
+        let whole: &mut Entry = entries.last_mut().context("no piece before it")?;
+        ensure!(whole.head.flags & Head::MORE != 0);
+        ensure!(whole.octets.len() == usize::from(head.piece) * MAX_PAYLOAD);
+        whole.octets.extend_from_slice(&octets);
+        whole.head = head;
     }
     Ok(entries)
 }
@@ -85,6 +93,13 @@ fn datagram(ports: (u16, u16), octets: &[u8]) -> Vec<u8> {
         .build()
 }
 
+/// What may be a DNS message of so many bytes: a header of a question, and a label's length.
+fn question(len: usize) -> Vec<u8> {
+    let mut octets = pattern(len);
+    octets[..13].copy_from_slice(&[0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1]);
+    octets
+}
+
 fn with_ports(builder: Builder, (source, destination): (u16, u16)) -> Builder {
     builder
         .patch(PORTS, &source.to_be_bytes())
@@ -96,9 +111,17 @@ fn a_payload_is_copied_as_it_is_whatever_its_length() -> Result<()> {
     programs::enter_own_namespace()?;
     let mut programs = Programs::load(TABLES)?;
     let mut port = 1_000;
-    for len in (1..80).chain([255, 256, 1_199, 1_460, 2_047, 2_048, 2_049, 2_900]) {
+    let lens = [255, 256, 1_199, 1_460, 2_047, 2_048, 2_049, 2_900];
+    for len in (1..80)
+        .chain(lens)
+        .chain([4_095, 4_096, 4_097, 9_000, 16_384])
+    {
         let octets = pattern(len);
         for program in ["upload", "upload_frags", "upload_tc", "download"] {
+            if len > 2_900 && program != "upload_frags" {
+                // More than these are run over.
+                continue;
+            }
             port += 1;
             let mut frame = segment(port, ACK, 77, &octets);
             if program == "download" {
@@ -117,9 +140,8 @@ fn a_payload_is_copied_as_it_is_whatever_its_length() -> Result<()> {
             let [entry] = &entries[..] else {
                 anyhow::bail!("{program}, {len} octets: {} samples", entries.len());
             };
-            let expected = &octets[..len.min(MAX_PAYLOAD)];
             ensure!(
-                entry.octets == expected,
+                entry.octets == octets,
                 "{program}, {len} octets: others came"
             );
             ensure!(entry.head.payload as usize == len);
@@ -139,14 +161,14 @@ fn a_payload_is_copied_as_it_is_whatever_its_length() -> Result<()> {
 fn padding_behind_a_packet_is_no_payload() -> Result<()> {
     programs::enter_own_namespace()?;
     let mut programs = Programs::load(TABLES)?;
-    let mut frame = datagram((4_000, 53), b"abc");
+    let mut frame = datagram((4_000, 53), &question(13));
     frame.resize(60, 0xee);
     programs.run_xdp("upload", &frame, 1)?;
     let mut nothing = segment(4_001, ACK, 1, b"");
     nothing.resize(60, 0xee);
     programs.run_xdp("upload", &nothing, 1)?;
     let entries = drain(&mut programs)?;
-    ensure!(entries.len() == 1 && entries[0].octets == b"abc");
+    ensure!(entries.len() == 1 && entries[0].octets == question(13));
     Ok(())
 }
 
@@ -193,7 +215,7 @@ fn a_flow_whose_watch_was_ended_is_copied_no_more() -> Result<()> {
     ensure!(*number == slot && record.key == entries[0].head.key);
     let mut line = programs.line(slot)?;
     let judgement = Judgement::unpack(line.judgement);
-    ensure!(entries[0].head.epoch == judgement.epoch);
+    ensure!(entries[0].head.epoch == u64::from(judgement.epoch));
     let ruling = Ruling {
         generation: judgement.generation,
         epoch: judgement.epoch,
@@ -219,7 +241,9 @@ fn a_new_connection_on_old_ports_is_watched_anew_from_its_own_start() -> Result<
     for (initial, expected) in [(1_000_u32, WATCHED), (u32::MAX, WATCHED)] {
         programs.run_xdp("upload", &segment(4_000, SYN, initial, b""), 1)?;
         for _ in 0..10 {
-            let frame = segment(4_000, ACK, initial.wrapping_add(1), b"GET / HTTP/1.1\r\n");
+            // Longer than what may stand before TLS, which is not counted.
+            let request = [&b"GET / HTTP/1.1\r\n"[..], &[b'x'; 600]].concat();
+            let frame = segment(4_000, ACK, initial.wrapping_add(1), &request);
             programs.run_xdp("upload", &frame, 1)?;
         }
         let entries = drain(&mut programs)?;
@@ -253,7 +277,9 @@ fn datagrams_are_copied_by_what_they_are() -> Result<()> {
     // QUIC on any port, twice as often as segments; DNS as long as it lives.
     for _ in 0..40 {
         programs.run_xdp("upload", &datagram((5_001, 9_999), &quic), 1)?;
-        programs.run_xdp("upload", &datagram((5_002, 53), &pattern(40)), 1)?;
+        programs.run_xdp("upload", &datagram((5_002, 53), &question(40)), 1)?;
+        // What is no DNS is not told at its port, however long it goes on.
+        programs.run_xdp("upload", &datagram((5_003, 53), &pattern(40)), 1)?;
     }
     let entries = drain(&mut programs)?;
     let count = |kind| {
@@ -276,12 +302,12 @@ fn who_has_no_place_for_a_flow_still_asks_for_names() -> Result<()> {
     for port in 0..200 {
         programs.run_xdp("upload", &segment(port, ACK, 1, b""), 1)?;
     }
-    programs.run_xdp("upload", &datagram((5_000, 53), b"question"), 1)?;
+    programs.run_xdp("upload", &datagram((5_000, 53), &question(40)), 1)?;
     programs.run_xdp("upload", &segment(5_000, ACK, 1, b"GET / HTTP/1.1\r\n"), 1)?;
     let entries = drain(&mut programs)?;
     ensure!(entries.len() == 1, "{} samples", entries.len());
     ensure!(entries[0].head.kind == Kind::Dns as u8 && entries[0].head.slot == NO_SLOT);
-    ensure!(entries[0].octets == b"question");
+    ensure!(entries[0].octets == question(40));
     Ok(())
 }
 
@@ -297,7 +323,7 @@ fn under_pressure_http_goes_first_and_dns_last() -> Result<()> {
     tls[..3].copy_from_slice(b"\x16\x03\x01");
     let mut quic = pattern(1_400);
     quic[..5].copy_from_slice(b"\xc3\0\0\0\x01");
-    let dns = pattern(1_400);
+    let dns = question(1_400);
     for port in 0..1_000 {
         programs.run_xdp("upload", &segment(10_000 + port, ACK, 1, &http), 1)?;
         programs.run_xdp("upload", &segment(20_000 + port, ACK, 1, &tls), 1)?;
@@ -330,6 +356,68 @@ fn under_pressure_http_goes_first_and_dns_last() -> Result<()> {
     Ok(())
 }
 
+/// A dialogue before TLS is copied line for line, and the hello has room for all of its segments; what
+/// is no dialogue is counted.
+#[test]
+fn payloads_are_counted_from_where_tls_begins() -> Result<()> {
+    programs::enter_own_namespace()?;
+    let mut programs = Programs::load(Tables::default())?;
+    programs.run_xdp("upload", &segment(4_000, SYN, 999, b""), 1)?;
+    let mut sequence = 1_000;
+    let mut say = |programs: &mut Programs, octets: &[u8]| -> Result<()> {
+        programs.run_xdp("upload", &segment(4_000, ACK, sequence, octets), 1)?;
+        sequence += octets.len() as u32;
+        Ok(())
+    };
+    for _ in 0..3 * WATCHED {
+        say(&mut programs, b"EHLO a.example\r\n")?;
+    }
+    // Three that are no text: one more is wanted.
+    for _ in 1..WATCHED {
+        say(&mut programs, &[0xfe; 20])?;
+    }
+    let mut hello = pattern(1_400);
+    hello[..6].copy_from_slice(b"\x16\x03\x01\x07\xd0\x01");
+    say(&mut programs, &hello)?;
+    for _ in 0..10 {
+        say(&mut programs, &pattern(700))?;
+    }
+    let entries = drain(&mut programs)?;
+    ensure!(entries.len() == 3 * WATCHED + WATCHED - 1 + WATCHED);
+    let last: Vec<_> = entries
+        .iter()
+        .filter(|entry| entry.head.flags & Head::LAST != 0)
+        .collect();
+    ensure!(last.len() == 1 && last[0].head.sequence == entries[entries.len() - 1].head.sequence);
+    Ok(())
+}
+
+/// A question is known by its bytes at any port, and all that follow it are read.
+#[test]
+fn dns_is_read_at_any_port_from_its_first_question_on() -> Result<()> {
+    programs::enter_own_namespace()?;
+    let mut programs = Programs::load(TABLES)?;
+    for _ in 0..WATCHED {
+        programs.run_xdp("upload", &datagram((5_000, 5_300), &[0xfe; 40]), 1)?;
+    }
+    for _ in 0..40 {
+        programs.run_xdp("upload", &datagram((5_000, 5_300), &question(40)), 1)?;
+    }
+    let entries = drain(&mut programs)?;
+    ensure!(entries.len() == 40, "{} samples", entries.len());
+    ensure!(
+        entries
+            .iter()
+            .all(|entry| entry.head.kind == Kind::Dns as u8)
+    );
+    ensure!(
+        entries
+            .iter()
+            .all(|entry| entry.head.flags & Head::LAST == 0)
+    );
+    Ok(())
+}
+
 /// What a later fragment carries is the middle of something; the first has the start.
 #[test]
 fn of_a_packet_in_pieces_the_first_is_copied() -> Result<()> {
@@ -339,6 +427,7 @@ fn of_a_packet_in_pieces_the_first_is_copied() -> Result<()> {
         ethernet().ipv4_piece(7, 0, true).udp().payload(64),
         (5_000, 53),
     )
+    .patch(BEFORE_UDP, &question(64))
     .build();
     let later = ethernet()
         .ipv4_piece(7, 9, false)

@@ -59,7 +59,8 @@ struct Arguments {
     /// The certificate to trust, PEM
     #[arg(long)]
     authority: PathBuf,
-    /// NAME@ADDRESS, or @ADDRESS for an attempt that tells no name; tried in turn
+    /// NAME@ADDRESS, or @ADDRESS for an attempt that tells no name; tried in turn. HTTP/3 takes
+    /// ADDRESS:PORT too
     #[arg(required = true)]
     targets: Vec<Target>,
 }
@@ -96,6 +97,8 @@ struct Target {
     /// Empty: none is told.
     name: String,
     address: IpAddr,
+    /// Where HTTP/3 is asked for.
+    port: u16,
 }
 
 impl FromStr for Target {
@@ -105,9 +108,14 @@ impl FromStr for Target {
         let (name, address) = text
             .split_once('@')
             .context("no @ between name and address")?;
+        let at = match address.parse::<SocketAddr>() {
+            Ok(at) => at,
+            Err(_) => SocketAddr::new(address.parse()?, 443),
+        };
         Ok(Self {
             name: name.to_owned(),
-            address: address.parse()?,
+            address: at.ip(),
+            port: at.port(),
         })
     }
 }
@@ -363,7 +371,7 @@ impl Clients {
             Arc::new(TokioRuntime),
         )?;
         let connecting = || {
-            let address = SocketAddr::new(target.address, 443);
+            let address = SocketAddr::new(target.address, target.port);
             endpoint.connect_with(self.quic.clone(), address, &target.host())
         };
         let mut pages = Pages::new(connecting()?.await?).await?;
@@ -487,7 +495,7 @@ fn quic_socket(target: &Target) -> Result<UdpSocket> {
             bound => break bound?,
         }
     };
-    socket.connect(SocketAddr::new(target.address, 443))?;
+    socket.connect(SocketAddr::new(target.address, target.port))?;
     let on: libc::c_int = 1;
     // SAFETY: the value is an int that lives through the call.
     let set = unsafe {

@@ -61,6 +61,8 @@ const MODULES: [&str; 10] = [
 const LIMIT_SECONDS: u32 = 300;
 const PASSED: &str = "GUEST PASSED";
 const FAILED: &str = "GUEST FAILED";
+/// What the guest says of each program.
+const VERIFIED: &str = "instructions verified";
 
 /// Boots each kernel and lets the sensor work in it.
 ///
@@ -84,6 +86,9 @@ pub fn run() -> Result<()> {
         let verdict = console
             .lines()
             .find(|line| line.contains(PASSED) || line.contains(FAILED));
+        for line in console.lines().filter(|line| line.contains(VERIFIED)) {
+            say(line.trim());
+        }
         match verdict {
             Some(line) if line.contains(PASSED) => say(line.trim()),
             Some(line) => bail!("on Linux {}: {}", kernel.version, line.trim()),

@@ -7,7 +7,7 @@ use sensor_ebpf::{books::Tally, flow::Direction, packet::Packet, parse::Parsed, 
 
 pub(crate) use self::{
     skb::{AllBytes, SocketBuffer, copy_skb, take_note},
-    xdp::{LinearFrame, MultiBufferFrame, copy_frags},
+    xdp::{LinearFrame, MultiBufferFrame, copy_xdp},
 };
 
 /// A frame at a hook: its octets, where it is, and what the wire carried for it.
@@ -16,12 +16,20 @@ pub(crate) trait Frame: Packet {
     fn ifindex(&self) -> u32;
     /// Packets and octets on the wire; `parsed` is the first of them where the frame is several.
     fn wire(&self, parsed: Option<&Parsed>) -> Tally;
-    /// The same frame with more of its octets readable, where some are not.
-    fn reveal(&self) -> Option<Self>
+    /// Bytes of the frame.
+    fn len(&self) -> u32;
+    /// Bytes of payload of each packet that the frame stands for, but the last; 0 where it is one.
+    #[inline(always)]
+    fn segment(&self) -> u32 {
+        0
+    }
+    /// The same frame with its headers readable, where some are not.
+    #[inline(always)]
+    fn revealed(self) -> Self
     where
         Self: Sized,
     {
-        None
+        self
     }
     /// Why the frame is not booked to a device, although it can be read.
     #[inline(always)]

@@ -8,12 +8,12 @@ use aya_ebpf::{
 use sensor_ebpf::{
     books::{Note, Tally},
     packet::Packet,
-    parse::{Parsed, protocol},
+    parse::{Parsed, parse, protocol},
     sample::MAX_PAYLOAD,
 };
 
 use super::{Frame, Linear};
-use crate::verifier::forget;
+use crate::{global, verifier::forget};
 
 /// Copies `len` octets, 1 to [`MAX_PAYLOAD`], out of a socket buffer, pages included.
 #[inline(always)]
@@ -177,24 +177,47 @@ impl Frame for SocketBuffer {
         Tally { packets, bytes }
     }
 
+    #[inline(always)]
+    fn len(&self) -> u32 {
+        // SAFETY: the context is valid while the program runs.
+        unsafe { (*self.skb).len }
+    }
+
+    #[inline(always)]
+    fn segment(&self) -> u32 {
+        // SAFETY: the context is valid while the program runs.
+        let (size, segments) = unsafe { ((*self.skb).gso_size, (*self.skb).gso_segs) };
+        // A guest's or a tunnel's super-packet is not counted yet: 0 of them are several too.
+        match segments {
+            1 => 0,
+            _ => size,
+        }
+    }
+
     /// Headers can reach into the paged part of the buffer: the kernel moves them to the front.
     ///
-    /// Only after a parse that ended early: it may copy, and most buffers have all their headers
-    /// in front.
+    /// Only where a parse ends early, for want of them: it may copy, and most buffers have all their
+    /// headers in front.
     #[inline(always)]
-    fn reveal(&self) -> Option<Self> {
+    fn revealed(self) -> Self {
         /// More than any header chain of a real packet.
         const HEADERS: u32 = 512;
-        // SAFETY: the context is valid while the program runs.
-        let len = unsafe { (*self.skb).len };
-        if self.octets.end - self.octets.start >= len.min(HEADERS) as usize {
-            return None;
+        let headers = self.len().min(HEADERS);
+        if self.octets.end - self.octets.start < headers as usize && is_cut_short(self.skb) != 0 {
+            // SAFETY: the context is valid while the program runs; the pointers of `self` are not used
+            // any more.
+            let _ = unsafe { bpf_skb_pull_data(self.skb, headers) };
         }
-        // SAFETY: as above; the pointers of `self` are not used any more when this succeeded.
-        if unsafe { bpf_skb_pull_data(self.skb, len.min(HEADERS)) } != 0 {
-            return None;
-        }
-        Some(Self::new(self.skb, self.side))
+        // In any case: from here on there is one way through the program, whatever came before.
+        Self::new(self.skb, self.side)
+    }
+}
+
+global! {
+    /// Whether the headers of a socket buffer do not lie in front of it as far as they are read. A function of
+    /// its own, because Linux 6.1 would go through what follows once for each place at which they may end.
+    fn is_cut_short(skb: *mut __sk_buff) -> u32 {
+        u32::from(parse(&SocketBuffer::ingress(&TcContext::new(skb))).is_err())
     }
 }
 

@@ -102,45 +102,13 @@ impl Frame for LinearFrame {
     fn wire(&self, _parsed: Option<&Parsed>) -> Tally {
         Tally {
             packets: 1,
-            bytes: (self.octets.end - self.octets.start) as u64,
+            bytes: u64::from(self.len()),
         }
     }
-}
 
-impl LinearFrame {
-    /// Copies up to `len` octets, at most [`MAX_PAYLOAD`], and gives how many there were.
-    ///
-    /// By hand, in place: a frame in one buffer needs no helper.
     #[inline(always)]
-    pub(crate) fn copy(&self, offset: usize, len: usize, to: &mut [u8; MAX_PAYLOAD]) -> usize {
-        const STEP: usize = 8;
-        let mut copied = 0;
-        for step in 0..MAX_PAYLOAD / STEP {
-            if copied + STEP > len {
-                break;
-            }
-            let Some(octets) = self.load::<STEP>(offset + copied) else {
-                break;
-            };
-            to[step * STEP..step * STEP + STEP].copy_from_slice(&octets);
-            copied += STEP;
-        }
-        if copied == len {
-            return len;
-        }
-        // The octets that are left are the last of eight that end with the payload: headers lie
-        // before it, and what was copied already is copied again as it is.
-        let last = forget((offset + len).wrapping_sub(STEP), len as u64);
-        let Some(octets) = self.load::<STEP>(last) else {
-            return copied;
-        };
-        if len < STEP {
-            let word = u64::from_le_bytes(octets) >> (8 * (STEP - len));
-            to[..STEP].copy_from_slice(&word.to_le_bytes());
-        } else if let Some(place) = to.get_mut(len - STEP..len) {
-            place.copy_from_slice(&octets);
-        }
-        len
+    fn len(&self) -> u32 {
+        (self.octets.end - self.octets.start) as u32
     }
 }
 
@@ -181,15 +149,22 @@ impl Frame for MultiBufferFrame {
 
     #[inline(always)]
     fn wire(&self, _parsed: Option<&Parsed>) -> Tally {
+        Tally {
+            packets: 1,
+            bytes: u64::from(self.len()),
+        }
+    }
+
+    #[inline(always)]
+    fn len(&self) -> u32 {
         // SAFETY: the context is valid while the program runs.
-        let bytes = unsafe { bpf_xdp_get_buff_len(self.0.context) };
-        Tally { packets: 1, bytes }
+        unsafe { bpf_xdp_get_buff_len(self.0.context) as u32 }
     }
 }
 
 /// Copies `len` octets, 1 to [`MAX_PAYLOAD`], out of all buffers of a frame.
 #[inline(always)]
-pub(crate) fn copy_frags(
+pub(crate) fn copy_xdp(
     context: *mut xdp_md,
     offset: u32,
     len: u32,

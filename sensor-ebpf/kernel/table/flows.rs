@@ -195,7 +195,7 @@ impl Flow {
             head.flags |= Head::SYN_SEEN;
         }
         head.slot = self.slot;
-        head.epoch = Judgement::unpack(self.line.judgement_word()).epoch;
+        head.epoch = Judgement::unpack(self.line.judgement_word()).epoch.into();
     }
 }
 

@@ -11,6 +11,7 @@ pub(crate) mod interfaces;
 pub(crate) mod limits;
 pub(crate) mod losses;
 pub(crate) mod ports;
+pub(crate) mod readers;
 pub(crate) mod ring;
 pub(crate) mod rules;
 pub(crate) mod scratch;

@@ -45,18 +45,20 @@ pub(crate) fn report_judged(key: &FlowKey, decision: Decision, direction: Direct
     count(|losses| field!(losses, samples), Kind::Judged, None);
 }
 
-/// Puts a sample with `len` octets of payload into the ring, where its kind may have the room.
+/// Puts a sample with `len` octets of payload into the ring, where its kind may have the room, and gives
+/// whether it is there. Of a packet that goes there in pieces the first is counted, and what is lost.
 #[inline(always)]
-pub(crate) fn submit(sample: &Sample, len: u32, kind: Kind) {
+pub(crate) fn submit(sample: &Sample, len: u32, kind: Kind) -> bool {
     let quarters = kind.quarters();
     if quarters < 4
         && SAMPLES.query(u64::from(BPF_RB_AVAIL_DATA)) > u64::from(SAMPLES_SIZE / 4) * quarters
     {
-        return count(
+        count(
             |losses| field!(losses, samples_shed),
             kind,
             Some(News::SamplesShed),
         );
+        return false;
     }
     // SAFETY: `len` octets of the payload were written, at most so many as it has room for; the head
     // always is.
@@ -66,15 +68,18 @@ pub(crate) fn submit(sample: &Sample, len: u32, kind: Kind) {
             size_of::<Head>() + up_to::<MAX_PAYLOAD>(len as usize),
         )
     };
-    if SAMPLES.output::<[u8]>(octets, 0).is_ok() {
-        count(|losses| field!(losses, samples), kind, None);
-    } else {
+    if SAMPLES.output::<[u8]>(octets, 0).is_err() {
         count(
             |losses| field!(losses, samples_lost),
             kind,
             Some(News::SamplesLost),
         );
+        return false;
     }
+    if sample.head.piece == 0 {
+        count(|losses| field!(losses, samples), kind, None);
+    }
+    true
 }
 
 /// Counts a sample that is not told because another like it was just now.

@@ -12,9 +12,9 @@ use sensor_ebpf::{
 
 use crate::seen::Seen;
 
-/// What there is to book about the frame at hand.
+/// How far a packet is read.
 #[map]
-static SEEN: PerCpuArray<Seen> = PerCpuArray::with_max_entries(1, 0);
+static READING: PerCpuArray<Reading> = PerCpuArray::with_max_entries(1, 0);
 
 /// Where a sample is put together.
 #[map]
@@ -44,6 +44,43 @@ pub(crate) struct Refusal {
     pub(crate) flow: u64,
 }
 
+/// A packet whose payload is read, piece by piece: what the programs in which its frame comes in saw of
+/// it, for those that read on.
+#[repr(C)]
+pub(crate) struct Reading {
+    pub(crate) seen: Seen,
+    /// What the books gave, a [`Booked`](crate::seen::Booked)'s number.
+    pub(crate) booked: u32,
+    /// What becomes of the frame, an [`Action`](crate::seen::Action)'s number.
+    pub(crate) action: u32,
+    /// Bytes of the frame before the payload of the packet that is read.
+    pub(crate) start: u32,
+    /// Bytes of that payload.
+    pub(crate) payload: u32,
+    /// Bytes of the frame from there on, of this and of all further packets that it stands for.
+    pub(crate) rest: u32,
+    /// Bytes of payload of each datagram that the frame stands for; 0 where it is one packet.
+    pub(crate) segment: u32,
+    /// How many packets were read before.
+    pub(crate) packets: u32,
+    /// Which byte of the payload stands first in the sample's buffer.
+    pub(crate) window: u32,
+    /// What is done next: a number of [`phase`](crate::reader).
+    pub(crate) phase: u32,
+    /// The piece that goes into the ring next.
+    pub(crate) piece: u32,
+    /// Where the reader of the phase is.
+    pub(crate) state: u64,
+    /// What was decided by the names so far.
+    pub(crate) decided: u64,
+    /// What was found so far: a [`Found`](sensor_ebpf::said::Found)'s number.
+    pub(crate) found: u32,
+    /// The place of a name: a [`Place`](sensor_ebpf::said::Place)'s number.
+    pub(crate) place: u32,
+    /// Not 0 where verdicts on names are waited for.
+    pub(crate) strict: u32,
+}
+
 /// A name that a payload says.
 #[repr(C)]
 pub(crate) struct Said {
@@ -63,8 +100,14 @@ pub(crate) struct Sample {
 /// This CPU's place for what is seen of a frame.
 #[inline(always)]
 pub(crate) fn seen() -> Option<&'static mut Seen> {
+    Some(&mut reading()?.seen)
+}
+
+/// How far this CPU has read the packet at hand.
+#[inline(always)]
+pub(crate) fn reading() -> Option<&'static mut Reading> {
     // SAFETY: as in `sample`.
-    unsafe { SEEN.get_ptr_mut(0)?.as_mut() }
+    unsafe { READING.get_ptr_mut(0)?.as_mut() }
 }
 
 /// This CPU's buffer for a sample.

@@ -3,95 +3,206 @@
 use super::{Found, Place, Text};
 use crate::{name::NAME_CAPACITY, packet::Packet};
 
-/// The most extensions that are looked through. Browsers send about twenty.
-const MAX_EXTENSIONS: usize = 64;
+/// The most extensions that are looked through at a time.
+const EXTENSIONS_AT_ONCE: usize = 32;
+
+/// How far a hello was looked through: a place in the payload from which it goes on, what stands there,
+/// and where what is looked through ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Walk(u64);
+
+impl Walk {
+    /// Nothing was looked at.
+    pub const START: Self = Self::new(0, 0, stage::HEADERS);
+
+    const PLACE_BITS: u32 = 20;
+    const PLACE: u64 = (1 << Self::PLACE_BITS) - 1;
+
+    #[inline(always)]
+    const fn new(at: usize, end: usize, stage: u64) -> Self {
+        Self(
+            (at as u64 & Self::PLACE)
+                | (end as u64 & Self::PLACE) << Self::PLACE_BITS
+                | stage << (2 * Self::PLACE_BITS),
+        )
+    }
+
+    /// Where the bytes are that are looked at next, as long as [`place`](Self::place) gives none.
+    #[inline(always)]
+    pub const fn at(self) -> usize {
+        (self.0 & Self::PLACE) as usize
+    }
+
+    #[inline(always)]
+    const fn end(self) -> usize {
+        (self.0 >> Self::PLACE_BITS & Self::PLACE) as usize
+    }
+
+    #[inline(always)]
+    const fn stage(self) -> u64 {
+        self.0 >> (2 * Self::PLACE_BITS)
+    }
+
+    /// Where the list of names stands, once that is known.
+    #[inline(always)]
+    pub const fn place(self) -> Option<Place> {
+        match self.stage() {
+            stage::FOUND => Some(Place::At(self.at())),
+            stage::NOWHERE => Some(Place::Nowhere),
+            stage::UNKNOWN => Some(Place::Unknown),
+            _ => None,
+        }
+    }
+
+    /// The number of it.
+    #[inline(always)]
+    pub const fn number(self) -> u64 {
+        self.0
+    }
+
+    /// The one with this number.
+    #[inline(always)]
+    pub const fn from_number(number: u64) -> Self {
+        Self(number)
+    }
+}
+
+/// What stands where a [`Walk`] goes on, or where it ended.
+mod stage {
+    pub(super) const HEADERS: u64 = 0;
+    pub(super) const SESSION: u64 = 1;
+    pub(super) const CIPHERS: u64 = 2;
+    pub(super) const COMPRESSION: u64 = 3;
+    pub(super) const EXTENSIONS: u64 = 4;
+    pub(super) const EXTENSION: u64 = 5;
+    pub(super) const FOUND: u64 = 6;
+    pub(super) const NOWHERE: u64 = 7;
+    pub(super) const UNKNOWN: u64 = 8;
+}
 
 /// Where the list of names stands in a hello that begins with the payload. The hello need not be
 /// there to its end.
 ///
 /// A hello that is cut into several records is not looked through.
-#[inline(always)]
 pub fn names<P: Packet + ?Sized>(stream: &P) -> Place {
+    let mut before = Walk::START;
+    loop {
+        let walk = walk(stream, before);
+        if let Some(place) = walk.place() {
+            return place;
+        }
+        if walk == before {
+            return Place::Unknown;
+        }
+        before = walk;
+    }
+}
+
+/// Looks a hello through, as far as its bytes are there: by the lengths of what it is made of, wherever
+/// these lie. Gives the same where the next are not.
+#[inline(always)]
+pub fn walk<P: Packet + ?Sized>(stream: &P, walk: Walk) -> Walk {
     const HANDSHAKE: u8 = 22;
     const MAJOR_VERSION: u8 = 3;
     const CLIENT_HELLO: u8 = 1;
-    const HANDSHAKE_HEADER: usize = 4;
+    const HEADERS: usize = 9;
+    const HANDSHAKE_HEADER: u32 = 4;
     /// Behind both headers, the version and the random octets.
-    const SESSION_IDENTIFIER: usize = 5 + HANDSHAKE_HEADER + 2 + 32;
+    const SESSION_IDENTIFIER: usize = HEADERS + 2 + 32;
 
-    let Some(headers) = stream.load::<9>(0) else {
-        return Place::Unknown;
-    };
-    let [
-        kind,
-        major,
-        _,
-        record_high,
-        record_low,
-        message,
-        len_high,
-        len_middle,
-        len_low,
-    ] = headers;
-    if kind != HANDSHAKE || major != MAJOR_VERSION || message != CLIENT_HELLO {
-        return Place::Unknown;
+    let unknown = Walk::new(0, 0, stage::UNKNOWN);
+    let (mut at, mut end, mut stage) = (walk.at(), walk.end(), walk.stage());
+    if stage == stage::HEADERS {
+        let Some(headers) = stream.load::<HEADERS>(0) else {
+            return walk;
+        };
+        let [kind, major, _, high, low, message, hello @ ..] = headers;
+        let record = u32::from_be_bytes([0, 0, high, low]);
+        let hello = u32::from_be_bytes([0, hello[0], hello[1], hello[2]]);
+        if kind != HANDSHAKE
+            || major != MAJOR_VERSION
+            || message != CLIENT_HELLO
+            || record < hello + HANDSHAKE_HEADER
+        {
+            return unknown;
+        }
+        (at, stage) = (SESSION_IDENTIFIER, stage::SESSION);
+        end = stream.forget(HEADERS + hello as usize, record as u64);
     }
-    let record = u32::from_be_bytes([0, 0, record_high, record_low]);
-    let hello = u32::from_be_bytes([0, len_high, len_middle, len_low]);
-    if record < hello + HANDSHAKE_HEADER as u32 {
-        return Place::Unknown;
+    if stage == stage::SESSION {
+        let Some([len]) = stream.load::<1>(at) else {
+            return Walk::new(at, end, stage);
+        };
+        at = stream.forget(at + 1 + len as usize, end as u64);
+        stage = stage::CIPHERS;
     }
-    let Some([len]) = stream.load::<1>(SESSION_IDENTIFIER) else {
-        return Place::Unknown;
-    };
-    let at = stream.forget(SESSION_IDENTIFIER + 1 + len as usize, hello as u64);
-    let Some(len) = stream.load::<2>(at) else {
-        return Place::Unknown;
-    };
-    let cipher_suites = u16::from_be_bytes(len) as usize;
-    let at = stream.forget(at + 2 + cipher_suites, hello as u64);
-    let Some([compression]) = stream.load::<1>(at) else {
-        return Place::Unknown;
-    };
-    let at = stream.forget(at + 1 + compression as usize, hello as u64);
-    let end = SESSION_IDENTIFIER - 2 - 32 + hello as usize;
-    if at == end {
-        // A hello of old without extensions.
-        return Place::Nowhere;
+    if stage == stage::CIPHERS {
+        let Some(len) = stream.load::<2>(at) else {
+            return Walk::new(at, end, stage);
+        };
+        at = stream.forget(at + 2 + u16::from_be_bytes(len) as usize, end as u64);
+        stage = stage::COMPRESSION;
     }
-    let Some(len) = stream.load::<2>(at) else {
-        return Place::Unknown;
-    };
-    let len = u16::from_be_bytes(len) as usize;
-    extensions(stream, at + 2, at + 2 + len)
+    if stage == stage::COMPRESSION {
+        let Some([len]) = stream.load::<1>(at) else {
+            return Walk::new(at, end, stage);
+        };
+        at = stream.forget(at + 1 + len as usize, end as u64);
+        stage = stage::EXTENSIONS;
+    }
+    if stage == stage::EXTENSIONS {
+        if at == end {
+            // A hello of old without extensions.
+            return Walk::new(0, 0, stage::NOWHERE);
+        }
+        let Some(len) = stream.load::<2>(at) else {
+            return Walk::new(at, end, stage);
+        };
+        at = stream.forget(at + 2, end as u64);
+        end = stream.forget(at + u16::from_be_bytes(len) as usize, end as u64);
+        stage = stage::EXTENSION;
+    }
+    if stage != stage::EXTENSION {
+        return unknown;
+    }
+    extensions(stream, at, end)
 }
 
 #[inline(always)]
-fn extensions<P: Packet + ?Sized>(stream: &P, start: usize, end: usize) -> Place {
+fn extensions<P: Packet + ?Sized>(stream: &P, start: usize, end: usize) -> Walk {
     const SERVER_NAME: [u8; 2] = [0, 0];
 
     let mut at = start;
     let mut seen = 0;
-    while seen < MAX_EXTENSIONS {
+    while seen < EXTENSIONS_AT_ONCE {
         at = stream.forget(at, end as u64);
         if at == end {
-            return Place::Nowhere;
+            return Walk::new(0, 0, stage::NOWHERE);
         }
         let Some([kind_high, kind_low, len_high, len_low]) = stream.load::<4>(at) else {
-            return Place::Unknown;
+            break;
         };
         if [kind_high, kind_low] == SERVER_NAME {
-            return Place::At(at + 4);
+            return Walk::new(at + 4, end, stage::FOUND);
         }
         at += 4 + u16::from_be_bytes([len_high, len_low]) as usize;
         seen += 1;
     }
-    Place::Unknown
+    Walk::new(at, end, stage::EXTENSION)
 }
 
 /// Reads the name in a list of names, which has one, of the only type there is.
 #[inline(always)]
 pub fn name<P: Packet + ?Sized>(stream: &P, list: Place, text: &mut Text) -> Found {
+    match copy_name(stream, list, text) {
+        Found::Name => text.settle(),
+        found => found,
+    }
+}
+
+/// Copies what stands where a list of names has its name. [`Text::settle`] makes a host name of it.
+#[inline(always)]
+pub fn copy_name<P: Packet + ?Sized>(stream: &P, list: Place, text: &mut Text) -> Found {
     const HOST_NAME: u8 = 0;
 
     let at = match list {
@@ -118,7 +229,7 @@ pub fn name<P: Packet + ?Sized>(stream: &P, list: Place, text: &mut Text) -> Fou
         text.put(done, octet);
         done += 1;
     }
-    text.end(len);
+    text.len = len as u64;
     Found::Name
 }
 
@@ -191,8 +302,13 @@ mod tests {
         stream[4] -= 1;
         check(&stream, Found::Unread, "");
         check(b"\x15\x03\x01\x00\x02\x01\x00", Found::Unread, "");
-        let long = "x".repeat(255);
-        check(&hello(&[sni(&long)]), Found::Name, &long);
+        check(&hello(&[sni(&"x".repeat(255))]), Found::NoHostName, "");
         check(&hello(&[sni(&"x".repeat(256))]), Found::Unread, "");
+        check(
+            &hello(&[sni("www.example:443")]),
+            Found::Name,
+            "www.example",
+        );
+        check(&hello(&[sni("www. example")]), Found::NoHostName, "");
     }
 }

@@ -1,8 +1,9 @@
 //! What the start of a payload says: the name of whom it is for.
 //!
-//! The kernel reads with these what lies whole in one segment, from a copy of the payload. What lies
-//! in several, and what is encrypted, user space reads with decoders of its own; so these may be
-//! strict, and leave to it whatever is not plain.
+//! The kernel reads with these what lies whole in one packet, merged or not, piece by piece: what goes
+//! over more than a piece says where it goes on. What lies in several packets, and what is encrypted,
+//! user space reads with decoders of its own; so these may be strict, and leave to it whatever is not
+//! plain.
 
 pub mod hello;
 pub mod initial;
@@ -42,6 +43,9 @@ pub enum Found {
     Nameless = 2,
     /// It cannot be told from this payload alone.
     Unread = 3,
+    /// Where the name should be stands what is no host name: no rule is about it, and it is unread, not
+    /// nameless, because whoever it is for may read a name in it.
+    NoHostName = 4,
 }
 
 /// Where a name stands in a payload. Finding it and copying it are two steps, because the verifier
@@ -98,6 +102,95 @@ impl Text {
         let dot = len > 0 && self.octets[(len - 1) % NAME_CAPACITY] == b'.';
         self.len = len as u64 - dot as u64;
     }
+
+    /// Makes a host name of what was written: without the port behind it, which servers that look for a
+    /// bare name pass over, and without a dot at its end.
+    ///
+    /// A name has 1 to 253 bytes, in labels of 1 to 63 letters, digits, hyphens and underscores, as in
+    /// user space's `decode::name::host`. What has others is [`Found::NoHostName`].
+    #[inline(always)]
+    pub fn settle(&mut self) -> Found {
+        self.settle_by(|number, _| number)
+    }
+
+    /// As [`settle`](Self::settle). `hide` gives the same number, stripped of what is known about it, as
+    /// [`Packet::forget`](crate::packet::Packet::forget) does.
+    #[inline(always)]
+    pub fn settle_by(&mut self, hide: impl Fn(u64, u64) -> u64) -> Found {
+        let first = self.octets[0] as u64;
+        let len = self.without_port(self.len as usize % NAME_CAPACITY, &hide);
+        let len = hide(len as u64, first) as usize % NAME_CAPACITY;
+        let has_dot = self.before(len, 1, &hide) == b'.';
+        let len = hide(len as u64 - u64::from(has_dot && len != 0), first) as usize % NAME_CAPACITY;
+        self.len = len as u64;
+        let mut odd = 0;
+        let mut label = 0;
+        let mut at = 0;
+        while at < NAME_CAPACITY {
+            if at >= len {
+                break;
+            }
+            // No branch for what is read: the verifier goes both ways of each, at every byte.
+            let octet = self.octets[at];
+            let noise = octet as u64;
+            let is_dot = hide(is_zero((octet ^ b'.') as u64), noise);
+            let is_plain = hide(is_of_label(octet), noise);
+            odd |= is_dot & is_zero(label) | 1 & !(is_dot | is_plain);
+            odd |= LONGEST_LABEL.wrapping_sub(label) >> 63;
+            odd = hide(odd, noise);
+            label = hide((label + 1) & is_dot.wrapping_sub(1), noise);
+            at += 1;
+        }
+        if odd != 0 || label == 0 || label > LONGEST_LABEL || len > LONGEST_NAME {
+            return Found::NoHostName;
+        }
+        Found::Name
+    }
+
+    /// The byte so far before the end of the first `len`. What the verifier is to know of its place is hidden
+    /// from the compiler, which would know it for smaller and not bound it.
+    #[inline(always)]
+    fn before(&self, len: usize, back: usize, hide: &impl Fn(u64, u64) -> u64) -> u8 {
+        let place = hide(len.wrapping_sub(back) as u64, self.octets[0] as u64);
+        self.octets[place as usize % NAME_CAPACITY]
+    }
+
+    /// How many of the first `len` bytes stand before a port of one to five digits.
+    #[inline(always)]
+    fn without_port(&self, len: usize, hide: &impl Fn(u64, u64) -> u64) -> usize {
+        const LONGEST_PORT: usize = 5;
+
+        let mut digits = 0;
+        while digits <= LONGEST_PORT {
+            if digits >= len {
+                break;
+            }
+            let octet = self.before(len, digits + 1, hide);
+            if octet == b':' && digits != 0 {
+                return len - 1 - digits;
+            }
+            if !octet.is_ascii_digit() {
+                break;
+            }
+            digits += 1;
+        }
+        len
+    }
+}
+
+/// The longest label of a host name, in bytes (RFC 1035, section 2.3.4).
+const LONGEST_LABEL: u64 = 63;
+
+/// The longest host name, in bytes, without the dot at its end (RFC 1035, section 2.3.4).
+const LONGEST_NAME: usize = 253;
+
+/// 1 where a byte may stand in a label, in lower case. Without a branch, as [`lower`].
+#[inline(always)]
+const fn is_of_label(octet: u8) -> u64 {
+    is_below(octet.wrapping_sub(b'a'), 26)
+        | is_below(octet.wrapping_sub(b'0'), 10)
+        | is_zero((octet ^ b'-') as u64)
+        | is_zero((octet ^ b'_') as u64)
 }
 
 /// The octet as a lower-case letter, where it is a letter.
@@ -131,6 +224,61 @@ mod tests {
         for octet in 0..=u8::MAX {
             assert_eq!(lower(octet), octet.to_ascii_lowercase());
         }
+    }
+
+    #[track_caller]
+    fn settles(said: &[u8], found: Found, name: &str) {
+        let mut text = Text::default();
+        for (at, octet) in said.iter().enumerate() {
+            text.put(at, *octet);
+        }
+        text.len = said.len() as u64;
+        assert_eq!(text.settle(), found, "{}", said.escape_ascii());
+        if found == Found::Name {
+            assert_eq!(text.as_octets(), name.as_bytes());
+        }
+    }
+
+    #[test]
+    fn a_name_with_a_port_is_the_name_and_what_no_host_has_is_none() {
+        for (said, name) in [
+            ("WWW.Example.", "www.example"),
+            ("www.example:443", "www.example"),
+            ("www.example.:65535", "www.example"),
+            ("nas:1", "nas"),
+            ("-x-._y.example", "-x-._y.example"),
+            ("192.0.2.1", "192.0.2.1"),
+        ] {
+            settles(said.as_bytes(), Found::Name, name);
+        }
+        for said in [
+            &b""[..],
+            b".",
+            b"..",
+            b".example",
+            b"a..b",
+            b"a.b..",
+            b"a b",
+            b"a\0",
+            b"m\xc3\xbcnchen.example",
+            b"http://a.example",
+            b"a.example:",
+            b"a.example:443.",
+            b"a.example:123456",
+            b"a.example:80:443",
+            b":443",
+            b".:443",
+        ] {
+            settles(said, Found::NoHostName, "");
+        }
+        settles(b"443", Found::Name, "443");
+        let label = std::string::String::from_iter(['x'; 63]);
+        settles(label.as_bytes(), Found::Name, &label);
+        settles(&[b'x'; 64], Found::NoHostName, "");
+        let longest = [&label[..], &label, &label, &label[..61]].join(".");
+        settles(longest.as_bytes(), Found::Name, &longest);
+        let longer = [&label[..], &label, &label, &label[..62]].join(".");
+        settles(longer.as_bytes(), Found::NoHostName, "");
     }
 
     #[test]

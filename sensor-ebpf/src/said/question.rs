@@ -64,23 +64,76 @@ pub fn read<P: Packet + ?Sized>(message: &P, start: usize, text: &mut Text) -> F
     Found::Unread
 }
 
-/// Reads the name of the only question of the first message in a stream: behind two octets of length
+/// Whether a message of `len` bytes ends behind its only question, whose name has so many characters
+/// as text, or behind the record of EDNS that follows it (RFC 6891, section 6.1.2).
+///
+/// What is no DNS does not look so: by this a question is known at any port.
+#[inline(always)]
+pub fn is_exact<P: Packet + ?Sized>(message: &P, name_len: usize, len: usize) -> bool {
+    const FURTHER: usize = 10;
+    const OPT: [u8; 3] = [0, 0, 41];
+    const RECORD: usize = 11;
+    /// Internet, chaos, any.
+    const CLASSES: [u16; 3] = [1, 3, 255];
+
+    // Each label has its length before it, and the last is empty; the root has no other.
+    let name = if name_len == 0 { 1 } else { name_len + 2 };
+    let (Some(further), Some([_, _, class_high, class_low])) = (
+        message.load::<2>(FURTHER),
+        message.load::<4>(HEADER_LEN + name),
+    ) else {
+        return false;
+    };
+    let class = u16::from_be_bytes([class_high, class_low]);
+    if class != CLASSES[0] && class != CLASSES[1] && class != CLASSES[2] {
+        return false;
+    }
+    let end = HEADER_LEN + name + 4;
+    if further == [0, 0] {
+        return end == len;
+    }
+    let Some([root, high, low, .., len_high, len_low]) = message.load::<RECORD>(end) else {
+        return false;
+    };
+    let data = u16::from_be_bytes([len_high, len_low]) as usize;
+    further == [0, 1] && [root, high, low] == OPT && end + RECORD + data == len
+}
+
+/// Bytes of a stream in which messages are looked for.
+pub const SEARCHED: usize = 4_096;
+
+/// Bytes of a message in a stream in which the name of its only question ends, with the length before
+/// the message.
+pub const FRAMED_NAME: usize = 2 + HEADER_LEN + LONGEST + 1;
+
+/// Where the message behind the one at `start` begins in a stream: each stands behind two bytes of length
 /// (RFC 1035, section 4.2.2).
 #[inline(always)]
-pub fn read_framed<P: Packet + ?Sized>(stream: &P, text: &mut Text) -> Found {
+pub fn behind<P: Packet + ?Sized>(stream: &P, start: usize) -> Option<usize> {
+    let len = u16::from_be_bytes(stream.load::<2>(start)?) as usize;
+    Some(stream.forget(start + 2 + len, len as u64))
+}
+
+/// Reads the name of the only question of the message in a stream whose length stands at `start`.
+#[inline(always)]
+pub fn read_framed<P: Packet + ?Sized>(stream: &P, start: usize, text: &mut Text) -> Found {
+    match read(stream, start + 2, text) {
+        Found::Name if !is_within(stream, start, text.len) => Found::Unread,
+        found => found,
+    }
+}
+
+/// Whether a name of so many characters, which was read behind the length at `start`, is of the message
+/// that has this length, and not of the one behind it.
+#[inline(always)]
+pub fn is_within<P: Packet + ?Sized>(stream: &P, start: usize, name_len: u64) -> bool {
     /// Octets that frame the text: the length of the first label, and the end.
     const FRAME: u64 = 2;
 
-    let Some(len) = stream.load::<2>(0) else {
-        return Found::Unread;
-    };
-    let found = read(stream, 2, text);
-    let end = HEADER_LEN as u64 + text.len + FRAME;
-    if found as u32 == Found::Name as u32 && end > u16::from_be_bytes(len) as u64 {
-        // What was read is of the message behind it.
-        return Found::Unread;
+    match stream.load::<2>(start) {
+        Some(len) => HEADER_LEN as u64 + name_len + FRAME <= u16::from_be_bytes(len) as u64,
+        None => false,
     }
-    found
 }
 
 #[cfg(test)]
@@ -122,6 +175,33 @@ mod tests {
     }
 
     #[test]
+    fn a_question_ends_with_itself_or_with_edns() {
+        let exact = |message: &[u8]| {
+            let mut text = Text::default();
+            read(message, 0, &mut text) == Found::Name
+                && is_exact(message, text.len as usize, message.len())
+        };
+        for name in [&b"\0"[..], b"\x01a\0", b"\x03www\x07example\0"] {
+            let plain = message(1, name);
+            assert!(exact(&plain));
+            assert!(!exact(&[&plain[..], b"x"].concat()));
+            let mut with_edns = plain.clone();
+            with_edns[11] = 1;
+            assert!(!exact(&with_edns));
+            with_edns.extend(b"\0\0\x29\x04\xd0\0\0\0\0\0\x03abc");
+            assert!(exact(&with_edns));
+            for end in 0..with_edns.len() {
+                assert!(!exact(&with_edns[..end]), "{end}");
+            }
+            with_edns.push(0);
+            assert!(!exact(&with_edns));
+            let mut odd = plain.clone();
+            *odd.last_mut().expect("a class") = 9;
+            assert!(!exact(&odd));
+        }
+    }
+
+    #[test]
     fn the_longest_name_is_read() {
         let label = [&[63_u8][..], &[b'x'; 63]].concat();
         let name = [&label[..], &label, &label, &[61], &[b'y'; 61], &[0]].concat();
@@ -142,8 +222,22 @@ mod tests {
                 false => Found::Unread,
             };
             let mut text = Text::default();
-            assert_eq!(read_framed(&framed[..], &mut text), found, "{len}");
+            assert_eq!(read_framed(&framed[..], 0, &mut text), found, "{len}");
         }
+    }
+
+    #[test]
+    fn messages_stand_one_behind_the_other() {
+        let one = message(1, b"\x01a\0");
+        let two = message(1, b"\x01b\0");
+        let frame = |message: &[u8]| [&(message.len() as u16).to_be_bytes()[..], message].concat();
+        let stream = [frame(&one), frame(&two)].concat();
+        let start = behind(&stream[..], 0).expect("a length");
+        let mut text = Text::default();
+        assert_eq!(read_framed(&stream[..], start, &mut text), Found::Name);
+        assert_eq!(text.as_octets(), b"b");
+        assert_eq!(behind(&stream[..], start), Some(stream.len()));
+        assert_eq!(behind(&stream[..], stream.len()), None);
     }
 
     #[test]

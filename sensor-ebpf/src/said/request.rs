@@ -3,42 +3,112 @@
 use super::{Found, Place, Text, is_below, is_zero, lower};
 use crate::{name::NAME_CAPACITY, packet::Packet};
 
-/// Octets in which the field `Host` has to begin. Browsers send it first.
-const SEARCHED: usize = 1_408;
+/// Bytes in which the field `Host` has to begin: what servers take of a request's head at most
+/// (nginx and Apache 8 KiB).
+pub const SEARCHED: usize = 8_192;
+
+/// The most bytes that are looked at at a time.
+const SEARCHED_AT_ONCE: usize = 1_024;
 
 /// The longest method that is looked for, and the space behind it.
 const LONGEST_METHOD: usize = 12;
 
+/// How far the field `Host` was looked for: the place of the next byte, the last ones before it, and
+/// whether the search is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Search(u64);
+
+impl Search {
+    /// Nothing was looked at.
+    pub const START: Self = Self(0);
+
+    const LAST_BITS: u32 = 40;
+    const LAST: u64 = (1 << Self::LAST_BITS) - 1;
+    const OVER: u64 = 1 << 63;
+
+    /// The place of the next byte.
+    #[inline(always)]
+    pub const fn at(self) -> usize {
+        ((self.0 & !Self::OVER) >> Self::LAST_BITS) as usize
+    }
+
+    /// Whether what was looked for is found, or its absence.
+    #[inline(always)]
+    pub const fn is_over(self) -> bool {
+        self.0 & Self::OVER != 0
+    }
+
+    /// The number of it.
+    #[inline(always)]
+    pub const fn number(self) -> u64 {
+        self.0
+    }
+
+    /// The one with this number.
+    #[inline(always)]
+    pub const fn from_number(number: u64) -> Self {
+        Self(number)
+    }
+}
+
 /// Where the host stands that the field `Host` names.
+pub fn host<P: Packet + ?Sized>(stream: &P) -> Place {
+    let mut before = Search::START;
+    loop {
+        let search = search(stream, before);
+        if search.is_over() {
+            return found(stream, search);
+        }
+        if search == before {
+            return Place::Unknown;
+        }
+        before = search;
+    }
+}
+
+/// Looks for the field `Host`, as far as the bytes are there and within the first [`SEARCHED`]. Gives the
+/// same where the next is not.
 ///
 /// Fields that go on in another line, and blanks around the name of a field (RFC 9112, sections 5.1
 /// and 5.2), are not looked through: some servers take them and some do not.
 #[inline(always)]
-pub fn host<P: Packet + ?Sized>(stream: &P) -> Place {
-    /// What begins the field, in lower case.
-    const FIELD: u64 = u64::from_be_bytes(*b"\0\0\0\nhost");
-    const FIELD_MASK: u64 = 0x0000_00ff_ffff_ffff;
-    const LINE_END: u64 = b'\n' as u64;
-
-    let mut last = 0_u64;
-    let mut at = 0;
+pub fn search<P: Packet + ?Sized>(stream: &P, search: Search) -> Search {
+    let mut last = search.0 & Search::LAST;
+    let mut at = search.at();
     let mut stops = 0;
-    while at < SEARCHED && stops == 0 {
-        let Some([octet]) = stream.load::<1>(at) else {
-            return Place::Unknown;
+    let mut done = 0;
+    while done < SEARCHED_AT_ONCE && stops == 0 {
+        let Some([octet]) = stream.load::<1>(at + done) else {
+            break;
         };
         let begins_line = is_zero(last & 0xff ^ LINE_END);
-        let ends_field = is_zero(last & FIELD_MASK ^ FIELD);
+        let ends_field = is_zero(last & Search::LAST ^ FIELD);
         let is_blank = is_below(octet, b' ' + 1);
         // One branch for all that ends the search: the verifier goes both ways of each, at every octet.
         stops = begins_line & is_blank | ends_field & (is_blank | is_zero((octet ^ b':') as u64));
         last = last << 8 | lower(octet) as u64;
-        at += 1;
+        done += 1;
     }
-    if stops == 0 {
-        return Place::Unknown;
+    at = stream.forget(at + done, last);
+    if stops == 0 && at >= SEARCHED {
+        return search;
     }
-    let at = stream.forget(at, last);
+    Search(
+        last & Search::LAST
+            | (at as u64) << Search::LAST_BITS
+            | if stops != 0 { Search::OVER } else { 0 },
+    )
+}
+
+/// What begins the field, in lower case.
+const FIELD: u64 = u64::from_be_bytes(*b"\0\0\0\nhost");
+const LINE_END: u64 = b'\n' as u64;
+
+/// What a search that is over found. The next byte behind it is looked at once more.
+#[inline(always)]
+pub fn found<P: Packet + ?Sized>(stream: &P, search: Search) -> Place {
+    let last = search.0 & Search::LAST;
+    let at = search.at();
     match (last >> 8 & 0xff, last as u8) {
         (LINE_END, b'\n') => Place::Nowhere,
         (LINE_END, b'\r') if stream.load::<1>(at) == Some(*b"\n") => Place::Nowhere,
@@ -102,6 +172,15 @@ const ENDS: u64 = set(b"\t\r\n /?#");
 /// 4.2.4), with what is no port behind it, and where nothing is: it may stand in the next line.
 #[inline(always)]
 pub fn name<P: Packet + ?Sized>(stream: &P, place: Place, text: &mut Text) -> Found {
+    match copy_name(stream, place, text) {
+        Found::Name => text.settle(),
+        found => found,
+    }
+}
+
+/// Copies a host, as [`name`] does. [`Text::settle`] makes a host name of it.
+#[inline(always)]
+pub fn copy_name<P: Packet + ?Sized>(stream: &P, place: Place, text: &mut Text) -> Found {
     const COLON: u64 = set(b":");
     /// What ends it, and what makes it none: blanks and all below them.
     const STOPS: u64 = ENDS | COLON | ((1 << b' ') - 1);

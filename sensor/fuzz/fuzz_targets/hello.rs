@@ -3,11 +3,15 @@
 
 use libfuzzer_sys::fuzz_target;
 use sensor::decode::{Progress, name, tls};
-use sensor_ebpf::said::{Found, Place, Text, hello};
-use sensor_fuzz::{Payload, read};
+use sensor_ebpf::said::{
+    Found, Place, Text,
+    hello::{self, Walk},
+};
+use sensor_fuzz::{Payload, Piece, read};
 
 fuzz_target!(|stream: &[u8]| {
     let (found, said) = read(stream, server_name);
+    assert_eq!(names_in_pieces(stream), hello::names(&Payload(stream)));
     // What comes later changes nothing.
     for length in (0..stream.len()).rev().take(32) {
         let (part, part_said) = read(&stream[..length], server_name);
@@ -19,18 +23,30 @@ fuzz_target!(|stream: &[u8]| {
         return;
     };
     match (found, said, hello.server_name) {
-        (Found::Name, Some(said), decoded) => {
-            // Octets that are no name are one to the kernel, but none that a rule is about. It takes
-            // one dot away and knows no addresses: what is left may be a name or an address that was
-            // not said.
-            let is_odd = said.ends_with(b".") || said.contains(&b':');
-            let same = name::host(&said) == decoded;
-            assert!(same || is_odd && decoded.is_none(), "{decoded:?}");
+        (Found::Name, Some(said), decoded) => assert_eq!(name::host(&said), decoded),
+        // The kernel knows no addresses with colons.
+        (Found::NoHostName, _, decoded) => {
+            assert!(decoded.is_none_or(|decoded| decoded.contains(':')));
         }
         (Found::Nameless, _, decoded) => assert_eq!(decoded, None),
         (_, _, decoded) => assert!(decoded.is_none() || is_plain(stream).is_none()),
     }
 });
+
+/// As the kernel does: one piece after the other, each from where the walk came to.
+fn names_in_pieces(stream: &[u8]) -> Place {
+    let mut before = Walk::START;
+    loop {
+        let walk = hello::walk(&Piece::at(stream, before.at().min(stream.len())), before);
+        if let Some(place) = walk.place() {
+            return place;
+        }
+        if walk == before {
+            return Place::Unknown;
+        }
+        before = walk;
+    }
+}
 
 /// As the kernel does: the place in between is a number.
 fn server_name(payload: &Payload<'_>, text: &mut Text) -> Found {
@@ -39,7 +55,7 @@ fn server_name(payload: &Payload<'_>, text: &mut Text) -> Found {
 }
 
 /// Whether a hello that the decoder takes is one that the kernel has to read: in the first record, its
-/// name first in the list, in one of the first 64 extensions.
+/// name first in the list.
 fn is_plain(stream: &[u8]) -> Option<()> {
     const HANDSHAKE: u8 = 22;
     const HOST_NAME: u8 = 0;
@@ -62,12 +78,11 @@ fn is_plain(stream: &[u8]) -> Option<()> {
     vector(&mut rest, 2)?;
     vector(&mut rest, 1)?;
     rest = rest.get(2..)?;
-    for _ in 0..64 {
+    loop {
         if rest.starts_with(&[0, 0]) {
             return (*rest.get(6)? == HOST_NAME).then_some(());
         }
         rest = rest.get(2..)?;
         vector(&mut rest, 2)?;
     }
-    None
 }

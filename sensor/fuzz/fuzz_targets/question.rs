@@ -15,6 +15,14 @@ use sensor_fuzz::{Payload, read};
 fuzz_target!(|octets: &[u8]| {
     let datagram = read(octets, |payload, text| question::read(payload, 0, text));
     compare(&datagram, octets);
+    if let Some(name) = &datagram.1
+        && question::is_exact(octets, name.len(), octets.len())
+    {
+        // All of it is a question that the decoder takes, and no part of it is all.
+        let decoded = dns::message(octets).expect("a whole question");
+        assert_eq!(decoded.questions.len(), 1);
+        assert!(!question::is_exact(octets, name.len(), octets.len() + 1));
+    }
 
     let stream = read(octets, in_stream);
     match dns::framed(octets).next() {
@@ -37,7 +45,7 @@ fuzz_target!(|octets: &[u8]| {
 });
 
 fn in_stream(payload: &Payload<'_>, text: &mut Text) -> Found {
-    question::read_framed(payload, text)
+    question::read_framed(payload, 0, text)
 }
 
 fn compare((found, name): &(Found, Option<Vec<u8>>), message: &[u8]) {

@@ -10,19 +10,41 @@ use sensor::decode::{
     name,
 };
 use sensor_ebpf::{
-    said::{Found, Place, Text, request},
+    said::{
+        Found, Place, Text,
+        request::{self, SEARCHED, Search},
+    },
     sample::Kind,
 };
-use sensor_fuzz::{Payload, kind, read};
+use sensor_fuzz::{Payload, Piece, kind, read};
 
 fuzz_target!(|stream: &[u8]| {
     // What does not begin with a method and a space, the kernel leaves to user space.
     if kind(stream) != Some(Kind::Http) {
         return;
     }
-    check(stream, host, request::host(&Payload(stream)), &Field);
+    let place = request::host(&Payload(stream));
+    assert_eq!(host_in_pieces(stream), place);
+    check(stream, host, place, &Field);
     check(stream, target, request::target(&Payload(stream)), &Target);
 });
+
+/// As the kernel does: one piece after the other, each from where the search came to.
+fn host_in_pieces(stream: &[u8]) -> Place {
+    let mut before = Search::START;
+    loop {
+        let piece = Piece::at(stream, before.at().min(stream.len()));
+        let search = request::search(&piece, before);
+        if search.is_over() {
+            let end = Piece::at(stream, search.at().min(stream.len()));
+            return request::found(&end, search);
+        }
+        if search == before {
+            return Place::Unknown;
+        }
+        before = search;
+    }
+}
 
 /// As the kernel does: the place in between is a number.
 fn host(payload: &Payload<'_>, text: &mut Text) -> Found {
@@ -105,7 +127,7 @@ fn check<N: Named>(
             let is_number = !decoded.contains(|c: char| c.is_alphabetic() || c == '_');
             assert!(is_address || is_number, "{decoded}");
         }
-        (Found::Unread, _, Some(decoded)) => {
+        (Found::Unread | Found::NoHostName, _, Some(decoded)) => {
             assert!(!is_plain(stream, &decoded), "{decoded}");
         }
         (_, _, None) | (Found::Name, None, _) => {}
@@ -114,7 +136,6 @@ fn check<N: Named>(
 
 /// Whether it is a request that the kernel has to read: as programs write it, and not too long.
 fn is_plain(stream: &[u8], host: &str) -> bool {
-    const SEARCHED: usize = 1_408;
     const LONGEST_METHOD: usize = 11;
     let Ok(text) = str::from_utf8(stream) else {
         return false;

@@ -4,29 +4,60 @@
 use sensor_ebpf::{
     flow::{Direction, FlowKey},
     name::NAME_CAPACITY,
-    packet::{OFFSET_LIMIT, Packet},
+    packet::Packet,
     parse::parse,
     said::{Found, Text},
-    sample::{Kind, LOOKED_AT, MAX_PAYLOAD, classify},
+    sample::{Kind, LOOKED_AT, MAX_PAYLOAD, MAX_PIECES, classify},
 };
 
-/// The copy of a payload, with the offsets of the kernel's: what is too large stays so or begins
-/// anew, and is never outside.
+/// What places in a payload are masked with.
+const MASK: usize = 0x3_ffff;
+
+/// A payload with the offsets of the kernel's: what is too large stays so or begins anew, and is never
+/// outside.
 pub struct Payload<'a>(pub &'a [u8]);
+
+/// The bytes of a payload from a place on that the kernel has at a time: fewer than its own piece, so that
+/// what goes over the end of one is common.
+pub struct Piece<'a> {
+    payload: Payload<'a>,
+    start: usize,
+}
+
+impl<'a> Piece<'a> {
+    const LEN: usize = 64;
+
+    /// The piece that begins at a place.
+    pub fn at(payload: &'a [u8], start: usize) -> Self {
+        let end = payload.len().min(start + Self::LEN);
+        Self {
+            payload: Payload(&payload[..end]),
+            start,
+        }
+    }
+}
+
+impl Packet for Piece<'_> {
+    fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        (offset >= self.start)
+            .then(|| self.payload.load(offset))
+            .flatten()
+    }
+
+    fn forget(&self, offset: usize, noise: u64) -> usize {
+        self.payload.forget(offset, noise)
+    }
+}
 
 impl Packet for Payload<'_> {
     fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
-        const MASK: usize = 0x1_ffff;
         let offset = offset & MASK;
-        let captured = self.0.len().min(MAX_PAYLOAD);
-        if (offset + N) & MASK > captured || offset > MAX_PAYLOAD - N {
-            return None;
-        }
-        self.0[offset..].first_chunk().copied()
+        let captured = self.0.len().min(MAX_PIECES as usize * MAX_PAYLOAD);
+        self.0[..captured].get(offset..)?.first_chunk().copied()
     }
 
     fn forget(&self, offset: usize, _noise: u64) -> usize {
-        offset & (OFFSET_LIMIT - 1)
+        offset & MASK
     }
 }
 

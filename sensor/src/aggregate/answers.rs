@@ -25,9 +25,6 @@ pub const MAX_QUESTIONS: usize = 4_096;
 /// Questions of one message that are remembered at most: servers answer one.
 const MAX_NAMES: usize = 2;
 
-/// Where servers answer.
-const DNS: u16 = 53;
-
 /// How long an answer names flows at least, in seconds: programs go on with an address when its
 /// time to live is over, and resolvers on the way shorten it.
 pub const AT_LEAST: f64 = 3600.0;
@@ -68,9 +65,6 @@ struct Told {
 impl Answers {
     /// Takes a question that a device asked.
     pub fn ask(&mut self, key: &FlowKey, message: &dns::Message) {
-        if key.remote_port() != DNS {
-            return;
-        }
         let asked = (*key, message.id);
         let names = message.questions.iter().take(MAX_NAMES);
         let names = names.map(|question| question.name.clone()).collect();

@@ -129,15 +129,25 @@ impl Knowledge {
         const IPV4_INSIDE: u8 = 4;
         const IPV6_INSIDE: u8 = 41;
 
+        /// Of HTTPS: what says hello is encrypted at any port.
+        const ENCRYPTED: u16 = 443;
+
+        let port = if flow.says_hello {
+            ENCRYPTED
+        } else {
+            flow.port
+        };
         let tunnel = flow.is_tunnel
             || matches!(flow.protocol, ESP | AH | GRE | IPV4_INSIDE | IPV6_INSIDE)
-            || self.resolvers.is_relay(flow.name, flow.protocol, flow.port);
+            || self.resolvers.is_relay(flow.name, flow.protocol, port);
         if tunnel {
             return Some(Hidden::Vpn);
         }
-        if self
-            .resolvers
-            .is_encrypted_dns(flow.name, flow.remote, flow.protocol, flow.port)
+        let is_clear = flow.is_readable && !flow.says_hello;
+        if !is_clear
+            && self
+                .resolvers
+                .is_encrypted_dns(flow.name, flow.remote, flow.protocol, port)
         {
             return Some(Hidden::EncryptedDns);
         }
@@ -173,6 +183,8 @@ pub struct Shown<'a> {
     pub is_tunnel: bool,
     /// Its hello is encrypted.
     pub is_ech: bool,
+    /// It named itself in a hello of TLS or QUIC.
+    pub says_hello: bool,
     /// What it says can be read without a name: DNS, DHCP.
     pub is_readable: bool,
     /// A payload was seen, or none will be looked at any more.

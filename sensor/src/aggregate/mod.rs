@@ -102,7 +102,9 @@ struct Told {
     spoke: bool,
     /// It is a tunnel.
     tunnel: Option<Tunnel>,
-    /// Why a policy by name could not judge it.
+    /// DNS messages were read.
+    is_dns: bool,
+    /// Why it could not be read, or a policy by name could not judge it.
     unread: Option<Unread>,
 }
 
@@ -113,6 +115,7 @@ impl Told {
         details: None,
         spoke: false,
         tunnel: None,
+        is_dns: false,
         unread: None,
     };
 
@@ -131,7 +134,14 @@ impl Told {
                 self.unread = self.unread.filter(|unread| unread.outlasts_a_name());
             }
         }
-        self.unread = heard.unread.or(self.unread);
+        let failed = match heard.outcome {
+            Outcome::Unread(failure) => Some(Unread::Failed(failure)),
+            Outcome::NoHello => Some(Unread::NoHello),
+            Outcome::Fragment => Some(Unread::Fragment),
+            _ => None,
+        };
+        self.unread = heard.unread.or(self.unread).or(failed);
+        self.is_dns |= !heard.messages.is_empty();
         if let Some(details) = heard.details.take() {
             self.details = Some(details);
         }
@@ -344,9 +354,10 @@ impl Aggregate {
             None => self.name_by_dns(key, remote).unzip(),
         };
         let is_ech = self.is_ech(key, told, remote);
-        let hidden = self
-            .knowledge
-            .hidden(&shown(record, told, name.as_deref(), remote, is_ech));
+        let hidden =
+            self.knowledge
+                .hidden(&self.shown(record, told, name.as_deref(), remote, is_ech));
+        let is_refused = record.judgement().decision.verdict.refuses();
         let info = self.knowledge.about(name.as_deref(), remote);
         FlowFacts {
             party: Some(info.name.to_string()),
@@ -368,7 +379,39 @@ impl Aggregate {
                 .as_ref()
                 .and_then(|details| details.quic_version.clone()),
             hidden: hidden.map(|hidden| hidden.name()),
-            unread: told.unread.map(Unread::name),
+            unread: told.unread.filter(|_| !is_refused).map(Unread::name),
+        }
+    }
+
+    /// What a flow shows of itself.
+    fn shown<'a>(
+        &self,
+        record: &FlowRecord,
+        told: &Told,
+        name: Option<&'a str>,
+        remote: IpAddr,
+        is_ech: bool,
+    ) -> Shown<'a> {
+        let key = &record.key;
+        let watch = record.watch();
+        // At the port of a service other things may be said, which nobody reads: then none of it was
+        // heard, while all of it was wanted.
+        let began = self.clock.unix_seconds(record.first_seen);
+        let is_unheard = !told.spoke
+            && watch.wants(Direction::Upload)
+            && record.upload_packets > 0
+            && began >= self.since
+            && self.now - began >= PATIENCE;
+        Shown {
+            name,
+            remote,
+            protocol: key.protocol(),
+            port: key.remote_port(),
+            is_tunnel: told.tunnel.is_some(),
+            is_ech,
+            says_hello: matches!(told.name, Some((_, Source::Tls | Source::Quic))),
+            is_readable: told.is_dns || is_service(key) && !is_unheard && !told.spoke,
+            spoke: told.spoke || !watch.wants(Direction::Upload),
         }
     }
 
@@ -515,9 +558,9 @@ impl Aggregate {
         };
         let told = &self.flows[slot as usize].told;
         let is_ech = self.is_ech(key, told, remote);
-        let hidden = self
-            .knowledge
-            .hidden(&shown(record, told, name.as_deref(), remote, is_ech));
+        let hidden =
+            self.knowledge
+                .hidden(&self.shown(record, told, name.as_deref(), remote, is_ech));
         self.account(slot, record, counted, party, hidden);
         if opens {
             // Servers share addresses: what another asked for says nothing of this device.
@@ -623,7 +666,9 @@ impl Aggregate {
         if let Some(state) = self.flows.get_mut(given.slot as usize)
             && state.hash == hash_of(&given.key)
         {
-            state.told.unread = given.unread.or(state.told.unread);
+            let told = &mut state.told;
+            let failed = told.name.is_none().then_some(Unread::Failed(given.why));
+            told.unread = given.unread.or(told.unread).or(failed);
         }
     }
 
@@ -856,27 +901,6 @@ fn is_of_another(key: &FlowKey, message: &dns::Message) -> bool {
         .filter(|address| address.is_ipv4() == sender.is_ipv4())
         .peekable();
     told.peek().is_some() && told.all(|address| address != sender)
-}
-
-fn shown<'a>(
-    record: &FlowRecord,
-    told: &Told,
-    name: Option<&'a str>,
-    remote: IpAddr,
-    is_ech: bool,
-) -> Shown<'a> {
-    let key = &record.key;
-    let watch = record.watch();
-    Shown {
-        name,
-        remote,
-        protocol: key.protocol(),
-        port: key.remote_port(),
-        is_tunnel: told.tunnel.is_some(),
-        is_ech,
-        is_readable: is_service(key),
-        spoke: told.spoke || !watch.wants(Direction::Upload),
-    }
 }
 
 /// A device's addresses, the most recent ones first.

@@ -10,7 +10,7 @@ use sensor_ebpf::{
 
 use super::*;
 use crate::{
-    hearing::{Desk, MAX_WAITING, UNFINISHED_FOR},
+    hearing::{Desk, MAX_WAITING, MAX_WAITING_OF_DEVICE, UNFINISHED_FOR},
     record::{DeviceReading, Sample, Tables},
 };
 
@@ -794,17 +794,36 @@ fn made_up_devices_are_few_and_leave_room_for_real_ones() {
 fn unfinished_hellos_are_bounded_and_counted() {
     let octets = records(HELLO);
     let mut house = House::new();
-    for slot in 0..MAX_WAITING as u32 + 50 {
-        let key = tcp(slot as u16);
+    let of = |device: u8, local: u16| {
+        key_of([2, 0, 0, 0, 0, device], protocol::TCP, local, (REMOTE, 443))
+    };
+    // One device more than its share takes nothing from another.
+    let first = of(1, 1);
+    house.sample(0, Kind::Tls, Payload::up(first, 0), &octets[..1000]);
+    for slot in 1..=MAX_WAITING_OF_DEVICE as u32 + 50 {
+        let key = of(2, slot as u16);
         house.sample(slot, Kind::Tls, Payload::up(key, 0), &octets[..1000]);
     }
+    assert_eq!(house.desk.readers(), 1 + MAX_WAITING_OF_DEVICE);
+    assert_eq!(house.desk.waits(0), Some(true));
+    assert_eq!(house.failures(), [("tls", "limit", 50)]);
+    // All have no more than there is for all.
+    let mut slot = 1_000;
+    for device in 3..=10 {
+        for local in 0..MAX_WAITING_OF_DEVICE as u16 {
+            let key = of(device, local);
+            house.sample(slot, Kind::Tls, Payload::up(key, 0), &octets[..1000]);
+            slot += 1;
+        }
+    }
     assert_eq!(house.desk.readers(), MAX_WAITING);
+    let over = 50 + 1 + MAX_WAITING_OF_DEVICE as u64;
     house.now += UNFINISHED_FOR;
     assert_eq!(
         house.failures(),
         [
             ("tls", "truncated", MAX_WAITING as u64),
-            ("tls", "limit", 50)
+            ("tls", "limit", over)
         ]
     );
 }

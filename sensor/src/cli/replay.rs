@@ -42,6 +42,7 @@ struct FlowLine<'a> {
     country: Option<&'a str>,
     asn: Option<u32>,
     hidden: Option<&'a str>,
+    unread: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     inside: Option<&'a str>,
 }
@@ -78,6 +79,7 @@ pub fn print_flow_line(
         country: facts.country.as_deref(),
         asn: facts.asn,
         hidden: facts.hidden,
+        unread: facts.unread,
         inside: *inside,
     };
     json_line(out, &line)

@@ -134,6 +134,7 @@ impl Household {
         let mut desk = Desk::default();
         let mut clock = Clock::default();
         let mut records = Vec::new();
+        let mut ended = 0.0;
         let summary = replay::replay(input, options, engine, |record, now| {
             match &record {
                 // A reading begins: what was told of flows before was no more than a beginning.
@@ -144,8 +145,13 @@ impl Household {
                 Record::Flow(slot, flow) => records.push((*slot, *flow)),
                 _ => {}
             }
+            ended = now;
             desk.hear(record, now, |record| aggregate.apply(record, now));
         })?;
+        // Nothing more comes.
+        desk.forget_unfinished(ended);
+        desk.given_up()
+            .for_each(|given| aggregate.apply(Record::GivenUp(given), ended));
         let flows = records
             .iter()
             .map(|(slot, record)| {

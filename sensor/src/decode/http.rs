@@ -88,6 +88,8 @@ pub struct Request {
     pub target_host: Option<String>,
     /// The port that the request line names.
     pub target_port: Option<u16>,
+    /// What counts of the two names something that is no host name.
+    pub no_host_name: bool,
     /// The first `User-Agent`, if it came together with what names the host: text for people, at most
     /// [`MAX_USER_AGENT`] octets.
     pub user_agent: Option<String>,
@@ -97,6 +99,27 @@ impl Request {
     /// The host that the request is for.
     pub fn name(&self) -> Option<&str> {
         self.target_host.as_deref().or(self.host.as_deref())
+    }
+
+    /// A request of which no more than its line is known.
+    fn of(line: &RequestLine<'_>) -> Self {
+        let mut request = Self {
+            method: String::from_utf8_lossy(line.method).into_owned(),
+            ..Self::default()
+        };
+        if let Some(authority) = line.authority() {
+            (request.target_host, request.target_port) = host_and_port(authority);
+            request.no_host_name = request.target_host.is_none() && !authority.is_empty();
+        }
+        request
+    }
+
+    /// Takes the value of the first field `Host`. An empty one names none (RFC 9112, section 3.2).
+    fn take_host(&mut self, value: &[u8]) {
+        (self.host, self.port) = host_and_port(value);
+        if self.target_host.is_none() && !value.is_empty() {
+            self.no_host_name |= self.host.is_none();
+        }
     }
 }
 
@@ -165,20 +188,14 @@ pub fn head(stream: &[u8]) -> Result<Progress<Head>, Failure> {
     let Progress::Complete((line, rest)) = RequestLine::read(start)? else {
         return incomplete();
     };
-    let mut request = Request {
-        method: String::from_utf8_lossy(line.method).into_owned(),
-        ..Request::default()
-    };
-    if let Some(authority) = line.authority() {
-        (request.target_host, request.target_port) = host_and_port(authority);
-    }
+    let mut request = Request::of(&line);
     let mut framing = Framing::default();
     let mut named = false;
     let mut headers = Headers { rest };
     loop {
         match headers.next() {
             Next::Header(header) if header.is(b"host") && !named => {
-                (request.host, request.port) = host_and_port(&header.value());
+                request.take_host(&header.value());
                 named = true;
             }
             Next::Header(header) => framing.take(&header)?,
@@ -269,13 +286,7 @@ fn read(head: &[u8]) -> Result<Progress<Request>, Failure> {
     let Progress::Complete((line, rest)) = RequestLine::read(head)? else {
         return Ok(Progress::Incomplete);
     };
-    let mut request = Request {
-        method: String::from_utf8_lossy(line.method).into_owned(),
-        ..Request::default()
-    };
-    if let Some(authority) = line.authority() {
-        (request.target_host, request.target_port) = host_and_port(authority);
-    }
+    let mut request = Request::of(&line);
 
     let mut headers = Headers { rest };
     let mut named = false;
@@ -283,7 +294,7 @@ fn read(head: &[u8]) -> Result<Progress<Request>, Failure> {
         match headers.next() {
             Next::Header(header) => {
                 if header.is(b"host") && !named {
-                    (request.host, request.port) = host_and_port(&header.value());
+                    request.take_host(&header.value());
                     named = true;
                 } else if header.is(b"user-agent") && request.user_agent.is_none() {
                     let text = text::readable(&header.value(), MAX_USER_AGENT);
@@ -552,6 +563,7 @@ impl<'a> Header<'a> {
 
 /// The host, if it is one, and the port behind it.
 fn host_and_port(authority: &[u8]) -> (Option<String>, Option<u16>) {
+    const LONGEST_PORT: usize = 5;
     let (host, port) = match authority.iter().rposition(|octet| *octet == b':') {
         // An IPv6 address is in brackets (RFC 3986, section 3.2.2). Where it is not, it is taken
         // whole: which of its colons would be the port's, nobody can tell.
@@ -563,7 +575,9 @@ fn host_and_port(authority: &[u8]) -> (Option<String>, Option<u16>) {
         Some(place) => (&authority[..place], &authority[place + 1..]),
         None => (authority, &[][..]),
     };
-    match name::host(host) {
+    // A port may be empty (RFC 3986, section 3.2.3).
+    let is_port = port.len() <= LONGEST_PORT && port.iter().all(u8::is_ascii_digit);
+    match name::host(host).filter(|_| is_port) {
         Some(host) => {
             let port = str::from_utf8(port).ok().and_then(|port| port.parse().ok());
             (Some(host), port)
@@ -647,6 +661,7 @@ mod tests {
             target_host: None,
             target_port: None,
             user_agent: Some("Dalvik/2.1.0 (Linux; Redmi Note 8)".to_owned()),
+            no_host_name: false,
         };
         assert!(looks_like(stream.as_bytes()));
         assert_eq!(read(stream), expected);

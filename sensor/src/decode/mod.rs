@@ -7,8 +7,11 @@
 pub mod dhcp4;
 pub mod dhcp6;
 pub mod dns;
+pub mod hpack;
 pub mod http;
+pub mod http2;
 pub mod name;
+pub mod prelude;
 pub mod quic;
 mod reader;
 pub mod stream;
@@ -31,17 +34,20 @@ pub enum Failure {
     Undecryptable,
     /// Two pieces claim the same place with different octets: what the receiver took is not known.
     Conflict,
+    /// What stands where a host name belongs is none: see [`name::host`].
+    NoHostName,
 }
 
 impl Failure {
     /// All, at the place of their number.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Truncated,
         Self::Malformed,
         Self::Limit,
         Self::Unsupported,
         Self::Undecryptable,
         Self::Conflict,
+        Self::NoHostName,
     ];
 
     /// The metric label.
@@ -53,6 +59,7 @@ impl Failure {
             Self::Unsupported => "unsupported",
             Self::Undecryptable => "undecryptable",
             Self::Conflict => "conflict",
+            Self::NoHostName => "no-host-name",
         }
     }
 }

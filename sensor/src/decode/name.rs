@@ -12,17 +12,22 @@ pub const MAX_NAME: usize = 253;
 /// The longest label, in octets (RFC 1035, section 2.3.4).
 pub const MAX_LABEL: usize = 63;
 
-/// The host name that the octets say, in lower case and without a dot at its end.
+/// The host name that the bytes say, in lower case, without a port and without a dot at its end.
 ///
-/// A name has 1 to [`MAX_NAME`] octets, in labels of 1 to [`MAX_LABEL`] letters, digits, hyphens
+/// A name has 1 to [`MAX_NAME`] bytes, in labels of 1 to [`MAX_LABEL`] letters, digits, hyphens
 /// and underscores. Real names do begin and end labels with hyphens and use underscores, so the
-/// stricter rule of RFC 952 is not asked for. An IPv4 or IPv6 address as text, the latter also in
-/// brackets, is taken too, although RFC 6066 forbids it: it is what was said. The address comes
-/// out in its shortest form (RFC 5952) and without brackets.
+/// stricter rule of RFC 952 is not asked for. A port of one to five digits behind a colon is no part
+/// of it: servers that find one in the place of a bare name read it so. An IPv4 or IPv6 address as
+/// text, the latter also in brackets, is taken too, although RFC 6066 forbids it: it is what was
+/// said. The address comes out in its shortest form (RFC 5952) and without brackets.
 ///
 /// `None` for everything else: control characters, spaces, anything beyond ASCII (an international
-/// name is its `xn--` form on the wire), empty labels.
+/// name is its `xn--` form on the wire), empty labels, a URL.
 pub fn host(octets: &[u8]) -> Option<String> {
+    if let Some(address) = ipv6(octets) {
+        return Some(address);
+    }
+    let octets = without_port(octets);
     if octets.contains(&b':') {
         return ipv6(octets);
     }
@@ -46,6 +51,20 @@ pub fn host(octets: &[u8]) -> Option<String> {
     let mut name = String::from_utf8(name.to_vec()).ok()?;
     name.make_ascii_lowercase();
     Some(name)
+}
+
+/// What stands before the port, where there is one.
+fn without_port(octets: &[u8]) -> &[u8] {
+    const LONGEST_PORT: usize = 5;
+    let digits = octets
+        .iter()
+        .rev()
+        .take_while(|octet| octet.is_ascii_digit())
+        .count();
+    match octets[..octets.len() - digits].strip_suffix(b":") {
+        Some(name) if (1..=LONGEST_PORT).contains(&digits) => name,
+        _ => octets,
+    }
 }
 
 fn ipv6(octets: &[u8]) -> Option<String> {
@@ -84,6 +103,12 @@ mod tests {
             ("127.0.0.1", "127.0.0.1"),
             ("2001:DB8:0::1", "2001:db8::1"),
             ("[::1]", "::1"),
+            ("[::1]:443", "::1"),
+            ("2001:db8::1:443", "2001:db8::1:443"),
+            ("127.0.0.1:80", "127.0.0.1"),
+            ("Example.com:443", "example.com"),
+            ("example.com.:65535", "example.com"),
+            ("nas:1", "nas"),
         ] {
             assert_eq!(said(octets).as_deref(), Some(name), "{octets}");
         }
@@ -105,12 +130,17 @@ mod tests {
             b"m\xc3\xbcnchen.de",
             b"\xff\xfe",
             b"http://example.com",
-            b"example.com:443",
+            b"example.com:",
+            b"example.com:443.",
+            b"example.com:123456",
+            b"example.com:http",
+            b"example.com:80:443",
+            b":443",
+            b".:443",
             b"user@example.com",
             b"*.example.com",
             b"<script>",
             b"[::1",
-            b"[::1]:443",
             b"::g",
             b"fe80::1%eth0",
         ] {
@@ -136,7 +166,9 @@ mod tests {
             if let Some(name) = host(&octets) {
                 prop_assert!(name.len() <= MAX_NAME);
                 prop_assert!(name.bytes().all(|octet| octet.is_ascii_graphic()));
-                prop_assert_eq!(host(name.as_bytes()), Some(name));
+                prop_assert_eq!(host(name.as_bytes()), Some(name.clone()));
+                let with_port = [name.as_bytes(), b":443"].concat();
+                prop_assert!(name.contains(':') || host(&with_port) == Some(name));
             }
         }
     }

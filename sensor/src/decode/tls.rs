@@ -23,6 +23,9 @@ pub struct ClientHello {
     /// The host name it asks for (RFC 6066, section 3), as [`name::host`] gives it. With ECH it is
     /// the name of who hides the real one.
     pub server_name: Option<String>,
+    /// It asks for something that is no host name, by which no server can be told; `server_name` is
+    /// `None` then.
+    pub no_host_name: bool,
     /// The protocols it offers (RFC 7301), most wanted first. Those that are not printable, reserved
     /// (RFC 8701) or longer than [`MAX_ALPN_LEN`] are left out.
     pub alpn: Vec<String>,
@@ -253,7 +256,12 @@ fn read_hello(body: &[u8]) -> Option<ClientHello> {
             return None;
         }
         match kind {
-            extension::SERVER_NAME => hello.server_name = read_server_name(data)?,
+            extension::SERVER_NAME => {
+                if let Some(name) = read_server_name(data)? {
+                    hello.server_name = name::host(name);
+                    hello.no_host_name = hello.server_name.is_none();
+                }
+            }
             extension::ALPN => hello.alpn = read_alpn(data)?,
             extension::SUPPORTED_VERSIONS => hello.version = read_versions(data)?,
             extension::ENCRYPTED_CLIENT_HELLO => hello.ech |= data.0.first() == Some(&ECH_OUTER),
@@ -264,9 +272,9 @@ fn read_hello(body: &[u8]) -> Option<ClientHello> {
     Some(hello)
 }
 
-/// RFC 6066, section 3: a list that is not empty, and at most one name of each type. What is no
-/// host name is passed over, as a server does that has other names; the hello stays.
-fn read_server_name(mut data: Reader<'_>) -> Option<Option<String>> {
+/// RFC 6066, section 3: a list that is not empty, and at most one name of each type. Gives what stands
+/// where the host's name belongs.
+fn read_server_name(mut data: Reader<'_>) -> Option<Option<&[u8]>> {
     let mut list = data.vector16()?;
     if list.is_empty() || !data.is_empty() {
         return None;
@@ -286,7 +294,7 @@ fn read_server_name(mut data: Reader<'_>) -> Option<Option<String>> {
             return None;
         }
     }
-    Some(host.and_then(name::host))
+    Some(host)
 }
 
 /// RFC 7301, section 3.1: a list that is not empty, of identifiers that are not.
@@ -460,6 +468,7 @@ mod tests {
             alpn: vec!["h2".into(), "http/1.1".into()],
             ech: true,
             version: Some(0x0304),
+            no_host_name: false,
         };
         assert_eq!(hello, Ok(expected));
     }

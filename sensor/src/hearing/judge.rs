@@ -211,7 +211,7 @@ impl Judge {
     fn judge_said(&self, heard: &Heard) -> Judged {
         let key = &heard.head.key;
         match &heard.outcome {
-            _ if heard.kind == Kind::Dns => self.questions(heard),
+            _ if heard.is_dns => self.questions(heard),
             Outcome::Name(name, source) => {
                 let layer = layer(*source);
                 let decision = match source {
@@ -240,7 +240,7 @@ impl Judge {
                 ..Judged::default()
             },
             Outcome::Unread(failure) => Judged {
-                ruling: Some(self.ruling(false)),
+                ruling: Some(self.ruling(heard.settled)),
                 unread: Some((Unread::Failed(*failure), layer_of(heard))),
                 ..Judged::default()
             },

@@ -7,8 +7,13 @@ mod judge;
 mod kept;
 mod readers;
 mod requests;
+mod start;
 
-use std::{collections::VecDeque, mem, sync::Arc};
+use std::{
+    collections::{HashMap, VecDeque},
+    mem,
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use sensor_ebpf::{
@@ -30,6 +35,10 @@ pub const UNFINISHED_FOR: f64 = 15.0;
 /// Flows that may wait for more of something at a time; the one that waits longest is let go. Each
 /// holds what a flow is watched for, 16 KiB where that is four payloads in each direction.
 pub const MAX_WAITING: usize = 4_096;
+
+/// Flows of one device that may wait for more of something at a time; of one more, the device's own that
+/// waits longest is let go.
+pub const MAX_WAITING_OF_DEVICE: usize = 512;
 
 /// Flows of which is kept what they have told, to see whether they say something else at the same
 /// place: some 2 KiB each, until the last payload that they are watched for.
@@ -107,6 +116,8 @@ pub struct Heard {
     pub kind: Kind,
     /// Of what devices say of themselves to all (multicast DNS, DHCP): the payload.
     pub octets: Bytes,
+    /// It is DNS, whether it could be read or not.
+    pub is_dns: bool,
     /// DNS messages.
     pub messages: Vec<dns::Message>,
     /// What the program that speaks calls itself.
@@ -143,6 +154,7 @@ impl Heard {
             head,
             kind,
             octets: Bytes::new(),
+            is_dns: false,
             messages: Vec::new(),
             user_agent: None,
             another: false,
@@ -187,6 +199,8 @@ pub struct Desk {
     flows: Vec<Flow>,
     /// Flows whose readers wait for more, in the order in which they began.
     waiting: VecDeque<Waiting>,
+    /// How many of those each device has, by its MAC address as a word.
+    waiting_of: HashMap<u64, usize>,
     /// Flows of which something is kept that they have told, by slot and hash, the oldest first. Some
     /// of them have ended.
     kept: VecDeque<(u32, u64)>,
@@ -309,10 +323,15 @@ impl Desk {
                 key: head.key,
                 since: now,
             });
-            if self.waiting.len() > MAX_WAITING
-                && let Some(first) = self.waiting.pop_front()
-            {
-                self.let_go(first, Failure::Limit);
+            let mac = head.key.mac();
+            let of_device = self.waiting_of.entry(mac.word()).or_default();
+            *of_device += 1;
+            let surplus = match *of_device > MAX_WAITING_OF_DEVICE {
+                true => self.waiting.iter().position(|one| one.key.mac() == mac),
+                false => (self.waiting.len() > MAX_WAITING).then_some(0),
+            };
+            if let Some(waiting) = surplus.and_then(|at| self.stop_waiting(at)) {
+                self.let_go(waiting, Failure::Limit);
             }
         }
         Some(heard)
@@ -323,10 +342,23 @@ impl Desk {
         while let Some(first) = self.waiting.front()
             && first.since <= before
         {
-            let first = *first;
-            self.waiting.pop_front();
-            self.let_go(first, Failure::Truncated);
+            if let Some(first) = self.stop_waiting(0) {
+                self.let_go(first, Failure::Truncated);
+            }
         }
+    }
+
+    /// Takes a flow from those that wait.
+    fn stop_waiting(&mut self, at: usize) -> Option<Waiting> {
+        let waiting = self.waiting.remove(at)?;
+        let mac = waiting.key.mac().word();
+        if let Some(of_device) = self.waiting_of.get_mut(&mac) {
+            *of_device -= 1;
+            if *of_device == 0 {
+                self.waiting_of.remove(&mac);
+            }
+        }
+        Some(waiting)
     }
 
     /// What was given up since the last call.

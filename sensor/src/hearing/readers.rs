@@ -4,14 +4,20 @@ use std::{mem, sync::Arc};
 
 use sensor_ebpf::{
     flow::Direction,
+    kind::{Kind, is_service},
     parse::protocol,
-    sample::{Head, Kind},
+    said::{Found, Text, question},
+    sample::Head,
 };
 
-use super::{Details, Heard, Outcome, Source, kept::Kept, requests::Requests};
+use super::{
+    Details, Heard, Outcome, Source,
+    kept::Kept,
+    requests::Requests,
+    start::{Start, may_begin},
+};
 use crate::decode::{
-    Failure, Progress, dns,
-    http::{self, Request},
+    Failure, Progress, dns, http, http2,
     quic::Initials,
     stream::{MAX_STREAM, Stream, is_padding},
     tls::{self, ClientHello},
@@ -170,11 +176,9 @@ impl Readers {
             return;
         }
         match heard.kind {
-            Kind::Dns => side.messages(octets, heard),
+            _ if is_stream => side.stream(octets, heard),
+            Kind::Dns => message(octets, heard),
             Kind::Quic => self.quic(direction, octets, heard),
-            Kind::Tls | Kind::Http | Kind::Stream | Kind::Tunnel if is_stream => {
-                side.stream(octets, heard);
-            }
             _ => {}
         }
     }
@@ -224,6 +228,7 @@ impl Readers {
         let reading = |side: &Side| match &side.state {
             State::Reading(stream) if tls::looks_like(stream.contiguous()) => Some("tls"),
             State::Reading(stream) if http::looks_like(stream.contiguous()) => Some("http"),
+            State::Reading(stream) if http2::looks_like(stream.contiguous()) => Some("http"),
             State::Messages(stream, _) if !stream.is_empty() => Some("dns"),
             State::Requests(requests) => requests.waits_at().map(|_| "http"),
             _ => None,
@@ -278,6 +283,28 @@ fn recognise(octets: &[u8], heard: &mut Heard) -> bool {
     heard.settled
 }
 
+/// DNS in a datagram: whatever comes at its port, and what is a message to its last byte elsewhere.
+fn message(octets: &[u8], heard: &mut Heard) {
+    match dns::message(octets) {
+        Ok(message) if is_service(&heard.head.key) || message.response || is_question(octets) => {
+            heard.is_dns = true;
+            heard.messages.push(message);
+        }
+        Err(failure) if is_service(&heard.head.key) => {
+            heard.is_dns = true;
+            heard.failure = Some(("dns", failure));
+        }
+        _ => {}
+    }
+}
+
+/// Whether a datagram is a question and nothing else.
+fn is_question(octets: &[u8]) -> bool {
+    let mut text = Text::default();
+    question::read(octets, 0, &mut text) == Found::Name
+        && question::is_exact(octets, text.len as usize, octets.len())
+}
+
 /// Takes what a hello says.
 fn learn(hello: ClientHello, source: Source, quic_version: Option<String>, heard: &mut Heard) {
     if hello.ech || !hello.alpn.is_empty() || quic_version.is_some() {
@@ -287,10 +314,11 @@ fn learn(hello: ClientHello, source: Source, quic_version: Option<String>, heard
             quic_version,
         }));
     }
-    heard.outcome = match hello.server_name {
-        Some(name) => Outcome::Name(name.into(), source),
-        None => Outcome::Nameless,
-    };
+    match hello.server_name {
+        Some(name) => heard.outcome = Outcome::Name(name.into(), source),
+        None if hello.no_host_name => fail(source.name(), Failure::NoHostName, heard),
+        None => heard.outcome = Outcome::Nameless,
+    }
 }
 
 fn fail(decoder: &'static str, failure: Failure, heard: &mut Heard) {
@@ -298,69 +326,37 @@ fn fail(decoder: &'static str, failure: Failure, heard: &mut Heard) {
     heard.outcome = Outcome::Unread(failure);
 }
 
-/// What the start of a stream is.
-enum Start {
-    Hello(ClientHello),
-    Request(Request),
-    /// Not yet enough.
-    Incomplete,
-    /// Nothing that is read here.
-    Unknown,
-    Failed(&'static str, Failure),
-}
-
-/// The fewest octets by which a stream can be told.
-const TELLING: usize = 6;
-
-impl Start {
-    fn of(stream: &[u8]) -> Self {
-        const SERVER_HELLO: u8 = 2;
-
-        if tls::looks_like(stream) {
-            return match tls::client_hello(stream) {
-                Ok(Progress::Complete(hello)) => Self::Hello(hello),
-                Ok(Progress::Incomplete) => Self::Incomplete,
-                Err(_) if stream.get(5) == Some(&SERVER_HELLO) => Self::Unknown,
-                Err(failure) => Self::Failed("tls", failure),
-            };
-        }
-        if http::looks_like(stream) {
-            return match http::request(stream) {
-                Ok(Progress::Complete(request)) => Self::Request(request),
-                Ok(Progress::Incomplete) => Self::Incomplete,
-                Err(failure) => Self::Failed("http", failure),
-            };
-        }
-        if stream.len() < TELLING {
-            return Self::Incomplete;
-        }
-        Self::Unknown
-    }
-
-    /// Whether the octets are held on: until more come, or beside what comes.
-    const fn is_read_on(&self) -> bool {
-        matches!(self, Self::Incomplete | Self::Hello(_) | Self::Request(_))
-    }
-}
-
 impl Side {
     fn stream(&mut self, octets: &[u8], heard: &mut Heard) {
         let head = &heard.head;
-        if matches!(self.state, State::Fresh) && is_padding(octets) {
+        // The length before a DNS message may begin with zeros.
+        let may_be_padding = is_padding(octets) && !is_service(&head.key);
+        if matches!(self.state, State::Fresh) && may_be_padding {
             return;
         }
+        let key = &head.key;
         let start = match &mut self.state {
-            State::Requests(_) => return self.further_requests(octets, heard),
-            State::Done | State::Messages(..) | State::Hello(..) => return,
-            // A connection that turns to TLS begins it with a segment.
-            State::Other if heard.kind != Kind::Tls => return,
-            State::Other => {
-                let start = Start::of(octets);
-                if start.is_read_on() {
-                    let mut stream = Stream::new(Some(head.sequence.wrapping_sub(1)));
-                    stream.segment(head.sequence, octets);
-                    self.state = State::Reading(stream);
+            State::Requests(_) => {
+                self.further_requests(octets, heard);
+                if !heard.hosts.is_empty() || heard.doubt.is_some() {
+                    self.first_host(heard);
                 }
+                return;
+            }
+            State::Messages(..) => return self.messages(octets, heard),
+            State::Done | State::Hello(..) => return,
+            // A connection that turns to TLS or to HTTP begins it with a segment.
+            State::Other => {
+                let start = Start::of(key, octets);
+                if !start.is_read_on() {
+                    return;
+                }
+                if matches!(start, Start::Incomplete(_)) && !may_begin(octets) {
+                    return;
+                }
+                let mut stream = Stream::new(Some(head.sequence.wrapping_sub(1)));
+                stream.segment(head.sequence, octets);
+                self.state = State::Reading(stream);
                 start
             }
             State::Fresh => {
@@ -371,9 +367,9 @@ impl Side {
                 let mut stream = Stream::new(syn);
                 let whole = stream.is_start(head.sequence);
                 let start = if whole {
-                    Start::of(octets)
+                    Start::of(key, octets)
                 } else {
-                    Start::Incomplete
+                    Start::Incomplete(true)
                 };
                 if start.is_read_on() {
                     stream.segment(head.sequence, octets);
@@ -390,7 +386,7 @@ impl Side {
                     };
                     Start::Failed(decoder, Failure::Conflict)
                 } else {
-                    Start::of(stream.contiguous())
+                    Start::of(key, stream.contiguous())
                 }
             }
         };
@@ -453,11 +449,30 @@ impl Side {
         };
         heard.requests = true;
         match read(requests) {
-            Ok(hosts) => heard.hosts = hosts,
+            Ok(hosts) => {
+                heard.hosts = hosts;
+                heard.user_agent = requests.take_user_agent().or(heard.user_agent.take());
+                if requests.take_odd() {
+                    heard.doubt = Some(Failure::NoHostName);
+                }
+            }
             Err(failure) => {
                 heard.doubt = Some(failure);
                 self.state = State::Done;
             }
+        }
+    }
+
+    /// Says what the requests of a flow tell that has told no name: the first host that one of them
+    /// names is the flow's.
+    fn first_host(&self, heard: &mut Heard) {
+        match (heard.hosts.first(), heard.doubt) {
+            (Some(host), _) => {
+                heard.outcome = Outcome::Name(Arc::clone(host), Source::Http);
+                heard.settled = true;
+            }
+            (None, Some(failure)) => fail("http", failure, heard),
+            (None, None) => heard.outcome = Outcome::Waiting,
         }
     }
 
@@ -471,10 +486,17 @@ impl Side {
 
     fn conclude(&mut self, start: Start, heard: &mut Heard) {
         match start {
-            Start::Incomplete => heard.outcome = Outcome::Waiting,
+            Start::Incomplete(true) => heard.outcome = Outcome::Waiting,
+            Start::Incomplete(false) => heard.outcome = Outcome::Nameless,
             Start::Unknown => {
                 self.state = State::Other;
                 heard.outcome = Outcome::Nameless;
+            }
+            Start::Messages => {
+                if let State::Reading(stream) = mem::take(&mut self.state) {
+                    self.state = State::Messages(stream, 0);
+                    self.messages(&[], heard);
+                }
             }
             Start::Failed(decoder, failure) => {
                 self.state = State::Done;
@@ -488,47 +510,51 @@ impl Side {
                 learn(hello, Source::Tls, None, heard);
                 heard.settled = true;
             }
-            Start::Request(request) => {
+            Start::Request(request, behind) => {
                 // Behind a proxy's name comes the one that is meant.
                 let connects = request.method == "CONNECT";
                 let stream = self.take_upload(&heard.head);
                 heard.requests = !connects;
                 self.state = match stream {
                     _ if connects => State::Other,
-                    Some(stream) => State::Requests(Box::new(Requests::new(stream))),
+                    Some(stream) => State::Requests(Box::new(Requests::new(stream, behind))),
                     None => State::Done,
                 };
                 // The first may not be alone.
-                let head = heard.head;
-                self.requests(heard, |requests| {
-                    requests.read(head.sequence, head.captured, head.payload)
-                });
-                heard.outcome = match request.name() {
+                self.first_requests(heard);
+                match request.name() {
                     Some(name) => {
                         heard.settled = !connects;
-                        Outcome::Name(name.into(), Source::Http)
+                        heard.outcome = Outcome::Name(name.into(), Source::Http);
                     }
-                    None => Outcome::Nameless,
-                };
+                    None if request.no_host_name => fail("http", Failure::NoHostName, heard),
+                    None => heard.outcome = Outcome::Nameless,
+                }
                 heard.user_agent = request.user_agent;
             }
+            Start::Frames(behind) => match self.take_upload(&heard.head) {
+                Some(stream) => {
+                    self.state = State::Requests(Box::new(Requests::new(stream, behind)));
+                    self.first_requests(heard);
+                    self.first_host(heard);
+                }
+                None => self.state = State::Done,
+            },
         }
     }
 
-    /// DNS: a datagram is a message, a stream is several, each behind its length.
+    /// Reads the requests that are held, of which the last segment has brought some.
+    fn first_requests(&mut self, heard: &mut Heard) {
+        let head = heard.head;
+        self.requests(heard, |requests| {
+            requests.read(head.sequence, head.captured, head.payload)
+        });
+    }
+
+    /// DNS messages of a stream, each behind its length.
     fn messages(&mut self, octets: &[u8], heard: &mut Heard) {
         let head = heard.head;
-        let mut take = |message: &[u8]| match dns::message(message) {
-            Ok(message) => heard.messages.push(message),
-            Err(failure) => heard.failure = Some(("dns", failure)),
-        };
-        if head.key.protocol() == protocol::UDP {
-            take(octets);
-            return;
-        }
-        if matches!(self.state, State::Fresh) {
-            self.state = State::Messages(Stream::new(initial(&head)), 0);
-        }
+        heard.is_dns = true;
         let State::Messages(stream, read) = &mut self.state else {
             return;
         };
@@ -536,8 +562,9 @@ impl Side {
         let mut framed = dns::framed(stream.contiguous().get(*read..).unwrap_or_default());
         let mut failed = false;
         for message in framed.by_ref() {
-            match message {
-                Ok(message) => take(message),
+            match message.map(dns::message) {
+                Ok(Ok(message)) => heard.messages.push(message),
+                Ok(Err(failure)) => heard.failure = Some(("dns", failure)),
                 Err(_) => failed = true,
             }
         }

@@ -1,12 +1,13 @@
-//! The requests of an HTTP/1 connection, one behind the other (RFC 9112, section 9.3), each of which
-//! names a host of its own.
+//! The requests of an HTTP connection, one behind the other (RFC 9112, section 9.3) or side by side
+//! (RFC 9113, section 5), each of which names a host of its own.
 
-use std::sync::Arc;
+use std::{mem, sync::Arc};
 
 use super::kept::Kept;
 use crate::decode::{
     Failure, Progress,
     http::{self, Body},
+    http2::{self, Connection, Step},
     stream::{Stream, is_padding},
 };
 
@@ -22,6 +23,9 @@ pub(super) struct Requests {
     phase: Phase,
     /// The heads that were read last.
     kept: Kept,
+    /// A request named something that is no host name.
+    is_odd: bool,
+    user_agent: Option<String>,
 }
 
 #[derive(Debug)]
@@ -38,18 +42,35 @@ enum Phase {
     ChunkEnd(u64, bool),
     /// What may stand behind the last chunk.
     Trailers,
+    /// HTTP/2, begun so or taken up.
+    Frames(Box<Connection>),
+    /// So many bytes of its frames that nobody reads; whether some were passed over ahead.
+    Payload(Box<Connection>, u64, bool),
     /// Nothing that is read here.
     Over,
 }
 
 impl Requests {
-    /// The connection whose first request begins with what is held.
-    pub(super) fn new(stream: Stream) -> Self {
+    /// The connection whose first request begins so many bytes behind the first that is held.
+    pub(super) fn new(mut stream: Stream, behind: usize) -> Self {
+        stream.skip(behind);
         Self {
             kept: Kept::new(stream.start().unwrap_or(0)),
             stream,
             phase: Phase::Head,
+            is_odd: false,
+            user_agent: None,
         }
+    }
+
+    /// Whether a request named something that is no host name since the last time.
+    pub(super) fn take_odd(&mut self) -> bool {
+        mem::take(&mut self.is_odd)
+    }
+
+    /// What the program calls itself that speaks HTTP/2, where it said so since the last time.
+    pub(super) fn take_user_agent(&mut self) -> Option<String> {
+        self.user_agent.take()
     }
 
     /// Takes a segment of which not all octets may have been captured, and gives the hosts of the
@@ -128,10 +149,15 @@ impl Requests {
                 if held.is_empty() {
                     return Ok(false);
                 }
+                if http2::looks_like(held) {
+                    self.phase = Phase::Frames(Box::default());
+                    return Ok(true);
+                }
                 let Progress::Complete(head) = http::head(held)? else {
                     return Ok(false);
                 };
                 hosts.extend(head.request.name().map(Arc::from));
+                self.is_odd |= head.request.no_host_name;
                 self.pass(head.len);
                 self.phase = match head.body {
                     Body::Sized(octets) => Phase::Body(octets, false),
@@ -207,8 +233,48 @@ impl Requests {
                 self.stream.skip(line);
                 Ok(true)
             }
+            Phase::Frames(_) => self.frame(hosts),
+            Phase::Payload(_, octets, ahead) => {
+                let left = self.skip(octets, ahead);
+                let Phase::Payload(connection, ..) = mem::replace(&mut self.phase, Phase::Over)
+                else {
+                    return Ok(false);
+                };
+                self.phase = match left {
+                    Some(0) => Phase::Frames(connection),
+                    Some(left) => Phase::Payload(connection, left, true),
+                    None => Phase::Payload(connection, octets, ahead),
+                };
+                Ok(left.is_some())
+            }
             Phase::Over => Ok(false),
         }
+    }
+
+    /// Reads a frame of HTTP/2, and gives whether there may be more.
+    fn frame(&mut self, hosts: &mut Vec<Arc<str>>) -> Result<bool, Failure> {
+        let Phase::Frames(connection) = &mut self.phase else {
+            return Ok(false);
+        };
+        let held = self.stream.contiguous();
+        let there = held.len();
+        let (step, request) = connection.step(held)?;
+        if let Some(request) = request {
+            hosts.extend(request.host.map(Arc::from));
+            self.is_odd |= request.no_host_name;
+            self.user_agent = request.user_agent.or(self.user_agent.take());
+        }
+        let Step::Over(octets) = step else {
+            return Ok(false);
+        };
+        self.pass(octets.min(there));
+        let left = octets.saturating_sub(there) as u64;
+        if left > 0
+            && let Phase::Frames(connection) = mem::replace(&mut self.phase, Phase::Over)
+        {
+            self.phase = Phase::Payload(connection, left, false);
+        }
+        Ok(true)
     }
 
     /// Passes over octets that were read.

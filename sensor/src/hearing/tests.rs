@@ -631,3 +631,217 @@ fn other_records_go_through_and_a_reaped_flow_is_forgotten() {
     );
     assert_eq!(desk.name(3, &tcp()), None);
 }
+
+/// The name that a flow tells in these segments, each behind the one before, and why it is unread.
+fn told(key: FlowKey, segments: &[(Kind, &[u8])]) -> (Option<String>, Option<&'static str>) {
+    let mut desk = Desk::default();
+    let judge = judge(&[]);
+    let (mut at, mut name, mut reason) = (0, None, None);
+    for (kind, octets) in segments {
+        let heard = said(&mut desk, key, *kind, at, octets);
+        at += octets.len();
+        if let Outcome::Name(told, _) = &heard.outcome {
+            name.get_or_insert(told.to_string());
+        }
+        reason = reason.or(unread(judge.judge(&heard)).map(|(reason, _)| reason));
+    }
+    (name, reason)
+}
+
+const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: www.a.test\r\n\r\n";
+
+#[test]
+fn a_request_behind_another_beginning_is_read() {
+    use Kind::{Http, Stream};
+    let named = (Some("www.a.test".to_owned()), None);
+    let greeting = &b"\x05\x01\x00"[..];
+    let asks = &b"\x05\x01\x00\x03\x0awww.a.test\x00\x50"[..];
+    let logs_in = &b"\x01\x04user\x04word"[..];
+    let old = &b"\x04\x01\x00\x50\x00\x00\x00\x01me\0www.a.test\0"[..];
+    let proxy = &b"PROXY TCP4 192.0.2.1 198.51.100.1 40000 80\r\n"[..];
+    let proxy2 =
+        &b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x01\xc6\x33\x64\x01\x9c\x40\0\x50"[..];
+    let banner = &b"HELLO 1.0 program\r\n"[..];
+    for before in [
+        &[greeting, asks][..],
+        &[&b"\x05\x02\x00\x02"[..], logs_in, asks],
+        &[old],
+        &[proxy],
+        &[proxy2],
+        &[banner],
+        &[proxy2, greeting, asks],
+    ] {
+        // Each in a segment of its own, the request whole or cut anywhere.
+        for cut in 0..REQUEST.len() {
+            let mut segments: Vec<_> = before.iter().map(|octets| (Stream, *octets)).collect();
+            if cut > 0 {
+                segments.push((Stream, &REQUEST[..cut]));
+            }
+            segments.push((Http, &REQUEST[cut..]));
+            assert_eq!(told(tcp(), &segments), named, "{before:02x?} {cut}");
+        }
+        // All in one, and that cut anywhere.
+        let all = [&before.concat()[..], REQUEST].concat();
+        assert_eq!(told(tcp(), &[(Stream, &all)]), named, "{before:02x?}");
+        for cut in 1..all.len() {
+            let (one, two) = all.split_at(cut);
+            let pieces = [(Stream, one), (Stream, two)];
+            assert_eq!(told(tcp(), &pieces), named, "{before:02x?} {cut}");
+        }
+    }
+}
+
+#[test]
+fn a_hello_behind_a_dialogue_is_read() {
+    use Kind::{Stream, Tls};
+    let hello = records(HELLO);
+    let named = (Some(GOOGLE.to_owned()), None);
+    for before in [
+        &[
+            &b"1 CAPABILITY\r\n"[..],
+            b"2 ID (\"name\" \"x\")\r\n",
+            b"3 STARTTLS\r\n",
+        ][..],
+        &[
+            b"EHLO a.test\r\n",
+            b"NOOP\r\n",
+            b"NOOP\r\n",
+            b"RSET\r\n",
+            b"STARTTLS\r\n",
+        ],
+        &[
+            b"<?xml version='1.0'?><stream:stream to='a.test'>",
+            b"<starttls/>",
+        ],
+        &[b"CAPA\r\n", b"STLS\r\n"],
+        &[
+            b"\x05\x02\x00\x02",
+            b"\x01\x04user\x04word",
+            b"\x05\x01\x00\x01\xc6\x33\x64\x07\x01\xbb",
+        ],
+        // PostgreSQL.
+        &[b"\0\0\0\x08\x04\xd2\x16\x2f"],
+    ] {
+        let mut segments: Vec<_> = before.iter().map(|octets| (Stream, *octets)).collect();
+        segments.extend([
+            (Tls, &hello[..700]),
+            (Stream, &hello[700..1400]),
+            (Stream, &hello[1400..]),
+        ]);
+        assert_eq!(told(tcp(), &segments), named, "{before:02x?}");
+    }
+    // What is no DNS at its port is what it is.
+    let at_53 = key(protocol::TCP, 40_000, 53);
+    assert_eq!(
+        told(at_53, &[(Tls, &hello[..900]), (Stream, &hello[900..])]),
+        named
+    );
+    assert_eq!(
+        told(at_53, &[(Kind::Http, REQUEST)]).0.as_deref(),
+        Some("www.a.test")
+    );
+}
+
+/// A frame of HTTP/2.
+fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+    [
+        &[0, 0, payload.len() as u8, kind, flags, 0, 0, 0, stream],
+        payload,
+    ]
+    .concat()
+}
+
+#[test]
+fn http2_without_tls_names_its_hosts() {
+    use Kind::Stream;
+    let fields =
+        |host: &str| [&[0x82, 0x86, 0x84, 0x41, host.len() as u8], host.as_bytes()].concat();
+    let start = [
+        &b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..],
+        &frame(4, 0, 0, &[]),
+    ]
+    .concat();
+    let first = frame(1, 5, 1, &fields("a.test"));
+    let whole = [&start[..], &first].concat();
+    let named = (Some("a.test".to_owned()), None);
+    assert_eq!(told(tcp(), &[(Stream, &whole)]), named);
+    for cut in 1..whole.len() {
+        let (one, two) = whole.split_at(cut);
+        assert_eq!(told(tcp(), &[(Stream, one), (Stream, two)]), named, "{cut}");
+    }
+    let none = |failure| (None, Some(failure));
+    let odd = [&start[..], &frame(1, 5, 1, &fields("a test"))].concat();
+    assert_eq!(told(tcp(), &[(Stream, &odd)]), none("no-host-name"));
+    let broken = [&start[..], &frame(1, 5, 1, &[0xff, 0xff])].concat();
+    assert_eq!(told(tcp(), &[(Stream, &broken)]), none("malformed"));
+
+    // Another stream of the connection asks for what is refused, behind a body.
+    let mut desk = Desk::default();
+    let heard = said(&mut desk, tcp(), Stream, 0, &whole);
+    assert!(heard.settled && heard.requests);
+    let second = [
+        &frame(0, 1, 1, &[7; 200]),
+        &frame(1, 5, 3, &fields("b.test"))[..],
+    ]
+    .concat();
+    let heard = said(&mut desk, tcp(), Stream, whole.len(), &second);
+    let judged = judge(&["b.test"]).judge(&heard);
+    assert_eq!(judged.host, Some(0));
+    assert!(judged.refuses());
+    // And one that cannot be read is said to be so.
+    let third = frame(1, 5, 5, &[0xff, 0xff]);
+    let heard = said(&mut desk, tcp(), Stream, whole.len() + second.len(), &third);
+    assert_eq!(
+        unread(judge(&[]).judge(&heard)),
+        Some(("malformed", "http"))
+    );
+}
+
+#[test]
+fn what_is_no_host_name_is_unread_and_a_port_is_no_part_of_it() {
+    let host = |host: &str| format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n");
+    for odd in [
+        "m\u{fc}nchen.test",
+        "a b.test",
+        "a..test",
+        "http://a.test/",
+        "a.test\0",
+    ] {
+        let request = host(odd);
+        let told = told(tcp(), &[(Kind::Http, request.as_bytes())]);
+        assert_eq!(told, (None, Some("no-host-name")), "{odd}");
+    }
+    let request = host("a.test:8080");
+    let named = told(tcp(), &[(Kind::Http, request.as_bytes())]);
+    assert_eq!(named, (Some("a.test".to_owned()), None));
+    // None is asked for.
+    let nameless = told(tcp(), &[(Kind::Http, host("").as_bytes())]);
+    assert_eq!(nameless, (None, None));
+    // A later request of the connection.
+    let both = [REQUEST, host("b c").as_bytes()].concat();
+    let (name, reason) = told(tcp(), &[(Kind::Http, &both)]);
+    assert_eq!(
+        (name.as_deref(), reason),
+        (Some("www.a.test"), Some("no-host-name"))
+    );
+}
+
+#[test]
+fn dns_at_any_port_is_a_message_to_its_last_byte() {
+    let elsewhere = key(protocol::UDP, 40_000, 5_300);
+    let heard = |octets: &[u8]| said(&mut Desk::default(), elsewhere, Kind::Dns, 0, octets);
+    let asked = question(&["www.a.test"]);
+    let message = heard(&asked);
+    assert!(message.is_dns);
+    assert_eq!(message.messages[0].questions[0].name, "www.a.test");
+    for end in 0..asked.len() {
+        let part = heard(&asked[..end]);
+        assert!(part.messages.is_empty() && part.failure.is_none(), "{end}");
+    }
+    let longer = heard(&[&asked[..], b"x"].concat());
+    assert!(longer.messages.is_empty() && !longer.is_dns && longer.failure.is_none());
+    // At its own port what is none is counted.
+    let at_53 = key(protocol::UDP, 40_000, 53);
+    let cut = said(&mut Desk::default(), at_53, Kind::Dns, 0, &asked[..20]);
+    assert!(cut.is_dns && cut.failure.is_some());
+}

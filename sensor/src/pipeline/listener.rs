@@ -4,7 +4,7 @@
 //! becomes too much.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     os::fd::{AsFd, OwnedFd},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -53,6 +53,13 @@ const AGAIN: u32 = 1_024;
 
 /// How often readers that wait in vain are looked for.
 const SWEEP: Duration = Duration::from_secs(1);
+
+/// How long a flow that could not be read may still be refused, for what it says next, before it is
+/// counted among those that passed.
+const SURE: Duration = Duration::from_secs(1);
+
+/// Such flows at a time; the first is counted as what it is by then.
+const MAX_UNSURE: usize = 4_096;
 
 /// How long the kernel believes that the thread is there, and how often it is told: a thread that is
 /// gone holds nothing up for longer.
@@ -182,6 +189,15 @@ pub(super) async fn listen(
     }
 }
 
+/// A flow that could not be read: the next payload may say after all that it is to be refused.
+struct Unsure {
+    slot: u32,
+    key: FlowKey,
+    reason: Unread,
+    layer: Layer,
+    since: Instant,
+}
+
 /// The thread.
 pub(super) struct Listener {
     samples: Samples,
@@ -194,6 +210,8 @@ pub(super) struct Listener {
     /// The next slot whose flow is judged again.
     again: u32,
     backlog: Vec<Record>,
+    /// Flows that could not be read, until it is known that they passed.
+    unsure: VecDeque<Unsure>,
     /// When the first record of the backlog came.
     since: Instant,
     swept: Instant,
@@ -218,6 +236,7 @@ impl Listener {
             judge,
             again: u32::MAX,
             backlog: Vec::new(),
+            unsure: VecDeque::new(),
             since: Instant::now(),
             swept: Instant::now(),
         }
@@ -275,6 +294,21 @@ impl Listener {
             self.swept = Instant::now();
             self.desk.forget_unfinished(unix_time() - UNFINISHED_FOR);
             self.give_up();
+        }
+        self.make_sure();
+    }
+
+    /// Counts the flows that could not be read and have passed since.
+    fn make_sure(&mut self) {
+        while let Some(first) = self.unsure.front()
+            && (first.since.elapsed() >= SURE || self.unsure.len() > MAX_UNSURE)
+            && let Some(first) = self.unsure.pop_front()
+        {
+            if !self.verdicts.refuses(first.slot, &first.key) {
+                let mut counts = locked(&self.line.counts);
+                let count = counts.unread.entry((first.reason, first.layer.name()));
+                *count.or_default() += 1;
+            }
         }
     }
 
@@ -335,7 +369,7 @@ impl Listener {
             None => {}
         }
         if let Some((reason, layer)) = judged.unread
-            && self.count_unread(head.slot, &head.key, reason, layer)
+            && self.note_unread(head.slot, &head.key, reason, layer)
         {
             heard.unread = Some(reason);
         }
@@ -366,20 +400,29 @@ impl Listener {
             self.verdicts.write(given.slot, &given.key, &ruling);
         }
         if let Some((reason, layer)) = judged.unread
-            && self.count_unread(given.slot, &given.key, reason, layer)
+            && self.note_unread(given.slot, &given.key, reason, layer)
         {
             given.unread = Some(reason);
         }
     }
 
-    /// Counts a flow that could not be judged, once, and gives whether it was counted now.
-    fn count_unread(&mut self, slot: u32, key: &FlowKey, reason: Unread, layer: Layer) -> bool {
-        let is_first = self.desk.mark_unread(slot, key);
-        if is_first {
-            let mut counts = locked(&self.line.counts);
-            *counts.unread.entry((reason, layer.name())).or_default() += 1;
+    /// Notes a flow that could not be judged, to be counted once if it is not refused yet and not soon.
+    /// Gives whether it was noted now.
+    fn note_unread(&mut self, slot: u32, key: &FlowKey, reason: Unread, layer: Layer) -> bool {
+        if self.verdicts.refuses(slot, key) || !self.desk.mark_unread(slot, key) {
+            return false;
         }
-        is_first
+        self.unsure.push_back(Unsure {
+            slot,
+            key: *key,
+            reason,
+            layer,
+            since: Instant::now(),
+        });
+        if self.unsure.len() > MAX_UNSURE {
+            self.make_sure();
+        }
+        true
     }
 
     /// Judges some of the names again that are known, after another policy came in force.

@@ -159,15 +159,55 @@ impl Client {
         port: u16,
         payload: &[u8],
     ) -> Result<(u16, Seen)> {
+        self.datagrams(shape, to, port, &[payload])
+    }
+
+    /// Sends datagrams from one port, and gives what comes back to all of them.
+    pub(crate) fn datagrams(
+        &self,
+        shape: Shape,
+        to: &str,
+        port: u16,
+        payloads: &[&[u8]],
+    ) -> Result<(u16, Seen)> {
         let remote: IpAddr = to.parse()?;
         let ports = [self.port(), port];
-        let mut segment = ports.map(u16::to_be_bytes).concat();
-        segment.extend((8 + payload.len() as u16).to_be_bytes());
-        segment.extend([0, 0]);
-        segment.extend(payload);
-        self.send(shape, remote, UDP, segment, 6);
+        for payload in payloads {
+            let mut segment = ports.map(u16::to_be_bytes).concat();
+            segment.extend((8 + payload.len() as u16).to_be_bytes());
+            segment.extend([0, 0]);
+            segment.extend(*payload);
+            self.send(shape, remote, UDP, segment, 6);
+        }
         let seen = self.listen(&ports, |_| {})?;
         Ok((ports[0], seen))
+    }
+
+    /// Sends a neighbour solicitation (RFC 4861, section 4.3) to an address, as if that were on the link,
+    /// with something in an option of it.
+    pub(crate) fn solicit(&self, to: &str, said: &[u8]) -> Result<()> {
+        const ICMPV6: u8 = 58;
+        const SOLICITATION: u8 = 135;
+        const NONCE: u8 = 14;
+        const HOP_LIMIT: usize = 7;
+        let remote: IpAddr = to.parse()?;
+        let units = (2 + said.len()).div_ceil(8);
+        let mut message = vec![SOLICITATION, 0, 0, 0, 0, 0, 0, 0];
+        message.extend(octets(remote));
+        message.extend([NONCE, units as u8]);
+        message.extend(said);
+        message.resize(24 + units * 8, 0);
+        let mut pseudo = octets(OWN_V6.into());
+        pseudo.extend(octets(remote));
+        pseudo.extend((message.len() as u32).to_be_bytes());
+        pseudo.extend([0, 0, 0, ICMPV6]);
+        let sum = checksum(&[&pseudo, &message]);
+        message[2..4].copy_from_slice(&sum.to_be_bytes());
+        let mut packet = ipv6(OWN_V6.into(), remote, ICMPV6, &message);
+        packet[HOP_LIMIT] = 255;
+        let frame = [&self.gateway[..], &self.phone, &[0x86, 0xdd], &packet].concat();
+        self.wire.send(&frame)?;
+        Ok(())
     }
 
     /// Puts a segment on the link; its checksum goes to this place.

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::{
     Ebpf, EbpfLoader, Pod, TestRun as _, TestRunOptions,
-    maps::{Array, ArrayOfMaps, HashMap, MapData, Queue},
+    maps::{Array, ArrayOfMaps, HashMap, MapData, ProgramArray, Queue},
     programs::{Program, SchedClassifier, Xdp},
 };
 use sensor_ebpf::{
@@ -43,6 +43,14 @@ pub(crate) const IFINDEX: u32 = 1;
 /// Flags of the kernel's user API (`linux/bpf.h`).
 const BPF_F_MMAPABLE: u32 = 1 << 10;
 const BPF_F_INNER_MAP: u32 = 1 << 12;
+
+/// Where the programs that read payloads stand: map, place, program.
+const READERS: [(&str, u32, &str); 4] = [
+    ("READERS_XDP", 0, "read_upload"),
+    ("READERS_FRAGS", 0, "read_upload_frags"),
+    ("READERS_TC", 0, "read_upload_tc"),
+    ("READERS_TC", 1, "read_download"),
+];
 
 /// The interface's record.
 const INTERFACE: u32 = 0;
@@ -162,7 +170,36 @@ impl Programs {
             },
         )?;
         programs.load_all()?;
+        programs.set_readers()?;
         Ok(programs)
+    }
+
+    /// Puts the programs that read payloads behind those in which frames come in.
+    fn set_readers(&mut self) -> Result<()> {
+        for (map, place, name) in READERS {
+            let reader = match self.0.program(name).context(name)? {
+                Program::Xdp(program) => program.fd()?.try_clone()?,
+                Program::SchedClassifier(program) => program.fd()?.try_clone()?,
+                _ => bail!("{name} is neither XDP nor TC"),
+            };
+            ProgramArray::try_from(self.map_mut(map)?)?.set(place, &reader, 0)?;
+        }
+        Ok(())
+    }
+
+    /// The names of the programs, with the instructions that the verifier went through for each.
+    pub(crate) fn verified(&self) -> Result<Vec<(String, u32)>> {
+        let mut verified = Vec::new();
+        for (name, program) in self.0.programs() {
+            let info = match program {
+                Program::Xdp(program) => program.info()?,
+                Program::SchedClassifier(program) => program.info()?,
+                _ => bail!("{name} is neither XDP nor TC"),
+            };
+            let count = info.verified_instruction_count();
+            verified.push((name.to_owned(), count.context("the kernel does not say")?));
+        }
+        Ok(verified)
     }
 
     /// Loads the object of `sensor-ebpf/kernel/bench.rs`.

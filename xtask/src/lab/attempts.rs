@@ -92,7 +92,7 @@ pub struct Attempt {
 impl Lab {
     /// Makes `count` attempts at each of the targets in turn, four at a time, each from a port of
     /// its own. A target is a name (empty: none is told) and an address, of a name server for
-    /// [`Way::Dns`].
+    /// [`Way::Dns`], with a port for [`Way::Quic`] where that is not 443.
     ///
     /// # Errors
     /// Where the program fails; that attempts do is none.

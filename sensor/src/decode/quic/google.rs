@@ -235,7 +235,10 @@ pub(super) fn hello(octets: &[u8]) -> Result<Progress<(ClientHello, Option<Strin
         };
         start = end;
         match &[*a, *b, *c, *d] {
-            b"SNI\0" => hello.server_name = name::host(value),
+            b"SNI\0" => {
+                hello.server_name = name::host(value);
+                hello.no_host_name = hello.server_name.is_none();
+            }
             b"UAID" => user_agent = printable(value),
             _ => {}
         }

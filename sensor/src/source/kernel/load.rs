@@ -12,7 +12,7 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, IterableMap as _, MapData, Queue},
-    programs::Xdp,
+    programs::{Program, Xdp},
 };
 use rustix::rand::{GetRandomFlags, getrandom};
 use sensor_ebpf::{
@@ -28,7 +28,7 @@ use super::{
     lock::TablesLock,
     pins::{self, pinned},
     policy::{self, DeviceRules, Installed},
-    preflight, reap,
+    preflight, readers, reap,
     ring::{Messages, Samples},
     table::{Access, Raw},
     verdicts::Verdicts,
@@ -117,6 +117,31 @@ impl Kernel {
         Ok(kernel)
     }
 
+    /// Loads all programs, wanted or not, and says how many instructions the verifier went through for each;
+    /// `None` where the kernel does not say.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses one.
+    pub fn verified(&mut self) -> Result<Vec<(String, Option<u32>)>, Error> {
+        let mut verified = Vec::new();
+        for (name, program) in self.programs.programs_mut() {
+            let refused = |source| Error::Program {
+                program: "of the object",
+                source,
+            };
+            let loaded = match program {
+                Program::Xdp(program) if program.fd().is_err() => program.load(),
+                Program::SchedClassifier(program) if program.fd().is_err() => program.load(),
+                _ => Ok(()),
+            };
+            loaded.map_err(refused)?;
+            let info = program.info().map_err(refused)?;
+            verified.push((name.to_owned(), info.verified_instruction_count()));
+        }
+        Ok(verified)
+    }
+
     /// Whether the tables were made just now; otherwise they were adopted with all their counts.
     pub fn tables_made(&self) -> bool {
         self.tables_made
@@ -153,6 +178,7 @@ impl Kernel {
         let maps = self.programs.maps();
         let maps: Vec<_> = maps.filter(|(name, _)| PINNED.contains(name)).collect();
         let again = pins::restore(directory, &maps, &self.attachments.links(directory))?;
+        readers::keep_pins(&self.programs, directory)?;
         if again.is_empty() {
             return Ok(());
         }

@@ -2,8 +2,8 @@
 //!
 //! `load` makes or adopts the maps · `pins` are where they and the links are kept · `attach` puts programs
 //! on interfaces and sees that they stay · `links` are the interfaces there are, and tells when they come
-//! and go, `driver` what drives them, `flowtables` what goes past them · `netlink` and `calls` ask the kernel · `books` reads the tables, `flows` that of the flows · `reap` takes the last counts of idle flows · `policy` is the one place that writes
-//! policy down · `ring` drains samples · `verdicts` writes those on names · `clock` tells jiffies from time · `lock` keeps a second
+//! and go, `driver` what drives them, `flowtables` what goes past them · `netlink` and `calls` ask the kernel · `books` reads the tables, `flows` that of the flows · `readers` puts the programs that read payloads behind the others · `reap` takes the last counts of idle flows · `policy` is the one place that writes
+//! policy down · `ring` drains samples, `pieces` puts them together · `verdicts` writes those on names · `clock` tells jiffies from time · `lock` keeps a second
 //! instance out · `run` runs the programs over frames of a capture · `preflight` turns what the system lacks into a sentence.
 
 mod attach;
@@ -17,9 +17,11 @@ mod links;
 mod load;
 mod lock;
 mod netlink;
+mod pieces;
 mod pins;
 mod policy;
 pub mod preflight;
+mod readers;
 mod reap;
 mod ring;
 mod run;

@@ -10,7 +10,7 @@ use std::{
 
 use aya::maps::{Map, MapData};
 
-use super::{Error, calls, load::PINNED, preflight};
+use super::{Error, calls, load::PINNED, preflight, readers};
 
 /// What the names of links' pins begin with.
 const LINK: &str = "link-";
@@ -110,7 +110,7 @@ pub(super) fn remove_all(directory: &Path) -> io::Result<()> {
         let name = name.to_string_lossy();
         if name.starts_with(LINK) {
             end_link(&entry.path());
-        } else if PINNED.contains(&name.as_ref()) {
+        } else if PINNED.contains(&name.as_ref()) || readers::is_pin(&name) {
             fs::remove_file(entry.path())?;
         }
     }

@@ -6,19 +6,20 @@ use std::{
 };
 
 use aya::maps::{Map, MapData, RingBuf};
-use bytes::Bytes;
+use rustix::time::{ClockId, clock_gettime};
 use sensor_ebpf::{
     sample::{Head, Judged},
     wire::Wire,
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
-use super::{Error, pins::pinned};
-use crate::record::{Record, Sample};
+use super::{Error, pieces::Pieces, pins::pinned};
+use crate::record::Record;
 
 /// Samples on their way from the kernel. The descriptor is readable while some wait.
 pub struct Samples {
     ring: RingBuf<MapData>,
+    pieces: Pieces,
 }
 
 impl Samples {
@@ -32,18 +33,34 @@ impl Samples {
             map: "SAMPLES",
             source,
         })?;
-        Ok(Self { ring })
+        Ok(Self {
+            ring,
+            pieces: Pieces::default(),
+        })
     }
 }
 
-/// Takes the next one out of the ring; `None` where none waits. What is of no form is passed over.
+/// Takes the next one out of the ring; `None` where none waits that is whole. What is of no form is passed
+/// over.
 impl Iterator for Samples {
     type Item = Record;
 
     fn next(&mut self) -> Option<Record> {
         loop {
-            if let Some(record) = record(&self.ring.next()?) {
-                return Some(record);
+            if let Some(sample) = self.pieces.next() {
+                return Some(Record::Sample(Box::new(sample)));
+            }
+            match self.ring.next() {
+                Some(entry) => {
+                    if let Some(record) = record(&entry, &mut self.pieces) {
+                        return Some(record);
+                    }
+                }
+                None if self.pieces.are_awaited() => {
+                    let sample = self.pieces.next_after(since_boot())?;
+                    return Some(Record::Sample(Box::new(sample)));
+                }
+                None => return None,
             }
         }
     }
@@ -55,17 +72,22 @@ impl AsFd for Samples {
     }
 }
 
-/// What an entry of the ring says; `None` where it is of neither size.
-pub(super) fn record(entry: &[u8]) -> Option<Record> {
+/// Nanoseconds since boot, as the programs count them.
+fn since_boot() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+/// What an entry of the ring says at once; `None` where it is a piece, which is put to the others, and where
+/// it is of no size that there is.
+pub(super) fn record(entry: &[u8], pieces: &mut Pieces) -> Option<Record> {
     if entry.len() == size_of::<Judged>() {
         return Some(Record::Judged(read(entry)?));
     }
     let head: Head = read(entry)?;
     let octets = entry.get(size_of::<Head>()..size_of::<Head>() + head.captured as usize)?;
-    Some(Record::Sample(Box::new(Sample {
-        head,
-        octets: Bytes::copy_from_slice(octets),
-    })))
+    pieces.take(head, octets);
+    None
 }
 
 /// The value at the start of some octets.

@@ -6,6 +6,7 @@ use aya::{
     Ebpf, EbpfLoader, TestRun as _, TestRunOptions,
     maps::{HashMap, Map, MapData, Queue, RingBuf},
     programs::{ProgramError, SchedClassifier, Xdp},
+    sys::SyscallError,
 };
 use sensor_ebpf::{
     books::{DeviceRecord, FIRST_DEVICE, FragmentKey, InterfaceRecord, Losses},
@@ -16,7 +17,8 @@ use super::{
     Error,
     books::Books,
     load::{fill, load, load_program, new_settings, program},
-    ring,
+    pieces::Pieces,
+    readers, ring,
     table::{Access, Raw},
 };
 use crate::record::Record;
@@ -39,6 +41,7 @@ pub struct Runner {
     device_index: HashMap<MapData, u64, u32>,
     fragments: HashMap<MapData, Raw<FragmentKey>, u32>,
     ring: RingBuf<MapData>,
+    pieces: Pieces,
     frame: Vec<u8>,
 }
 
@@ -69,6 +72,9 @@ impl Runner {
     /// What the kernel said.
     pub fn load(flows: u32, devices: u32, payloads: u8) -> Result<Self, Error> {
         let mut programs = load(EbpfLoader::new(), flows, devices).map_err(Error::or_privilege)?;
+        for name in ["upload", "upload_frags", "download"] {
+            readers::put(&mut programs, None, name)?;
+        }
         for name in ["upload", "upload_frags"] {
             let xdp: &mut Xdp = program(&mut programs, name);
             load_program(xdp.load(), name)?;
@@ -80,6 +86,7 @@ impl Runner {
             device_index: typed(&mut programs, "DEVICE_INDEX")?,
             fragments: typed(&mut programs, "FRAGMENTS")?,
             ring: typed(&mut programs, "SAMPLES")?,
+            pieces: Pieces::default(),
             books: Books::over(|map| take(&mut programs, map), Access::Write)?,
             programs,
             frame: Vec::new(),
@@ -98,18 +105,19 @@ impl Runner {
     }
 
     /// Runs a frame: its header, what was captured behind it, and how long it was on the wire.
-    /// What was not captured is filled up with zeros.
+    /// What was not captured is filled up with zeros. Gives whether the kernel took it: one that is
+    /// longer than its buffers (about 64 KiB) it does not.
     ///
     /// # Errors
     ///
-    /// When the kernel does not take it.
+    /// When the kernel does not run the program.
     pub fn run(
         &mut self,
         direction: Direction,
         header: &[u8],
         body: &[u8],
         len: usize,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
         self.frame.clear();
         self.frame.extend_from_slice(header);
         self.frame.extend_from_slice(body);
@@ -129,7 +137,7 @@ impl Runner {
         }
     }
 
-    fn upload(&mut self, name: &'static str) -> Result<(), Error> {
+    fn upload(&mut self, name: &'static str) -> Result<bool, Error> {
         let program: &mut Xdp = program(&mut self.programs, name);
         let options = TestRunOptions {
             data_in: Some(&self.frame),
@@ -138,7 +146,7 @@ impl Runner {
         done(program.test_run(options), name)
     }
 
-    fn download(&mut self, context: Option<&[u8]>) -> Result<(), Error> {
+    fn download(&mut self, context: Option<&[u8]>) -> Result<bool, Error> {
         let program: &mut SchedClassifier = program(&mut self.programs, "download");
         let options = TestRunOptions {
             data_in: Some(&self.frame),
@@ -151,9 +159,13 @@ impl Runner {
     /// What the last runs put into the ring.
     pub fn samples(&mut self, mut emit: impl FnMut(Record)) {
         while let Some(entry) = self.ring.next() {
-            if let Some(record) = ring::record(&entry) {
+            if let Some(record) = ring::record(&entry, &mut self.pieces) {
                 emit(record);
             }
+        }
+        // No program runs that could bring more.
+        while let Some(sample) = self.pieces.next_after(u64::MAX) {
+            emit(Record::Sample(Box::new(sample)));
         }
     }
 
@@ -263,9 +275,18 @@ fn context_of_one(len: usize) -> [u8; CONTEXT] {
     context
 }
 
-fn done<T>(result: Result<T, ProgramError>, program: &'static str) -> Result<(), Error> {
+/// Whether a frame was run: what does not fit the kernel's buffers is refused before the program.
+fn done<T>(result: Result<T, ProgramError>, program: &'static str) -> Result<bool, Error> {
+    const NO_ROOM: [i32; 4] = [libc::EINVAL, libc::ENOMEM, libc::E2BIG, libc::EMSGSIZE];
     match result {
-        Ok(_) => Ok(()),
+        Ok(_) => Ok(true),
+        Err(ProgramError::SyscallError(SyscallError { io_error, .. }))
+            if io_error
+                .raw_os_error()
+                .is_some_and(|number| NO_ROOM.contains(&number)) =>
+        {
+            Ok(false)
+        }
         Err(source) => Err(Error::Program { program, source }),
     }
 }

@@ -73,11 +73,23 @@ impl Verdicts {
         is_seen.then_some(record.initial_sequence[0])
     }
 
+    /// Whether the flow in a slot is refused, or will be at its next packet, if it is the flow with this key.
+    pub fn refuses(&self, slot: u32, key: &FlowKey) -> bool {
+        self.key(slot) == Some(*key)
+            && self
+                .flows
+                .read(slot, 0)
+                .judgement()
+                .decision
+                .verdict
+                .refuses()
+    }
+
     /// Notes to which connection of its flow a payload belongs: what is ruled of the flow from then on is
     /// about that one.
     pub fn heard(&mut self, head: &Head) {
         if let Some(epoch) = self.epochs.get_mut(head.slot as usize) {
-            *epoch = head.epoch;
+            *epoch = head.epoch as u8;
         }
     }
 

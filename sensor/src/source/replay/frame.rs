@@ -98,6 +98,8 @@ pub enum Unreadable {
     LinkType(u32),
     /// Less was captured than the header of its link, or than the headers that say whose it is.
     CutShort,
+    /// Longer than the kernel takes for its programs to be run over.
+    NotTaken,
 }
 
 impl std::fmt::Display for Unreadable {
@@ -105,6 +107,7 @@ impl std::fmt::Display for Unreadable {
         match self {
             Self::LinkType(number) => write!(f, "of link type {number}, which is not read"),
             Self::CutShort => f.write_str("cut short within their headers"),
+            Self::NotTaken => f.write_str("longer than the kernel engine takes"),
         }
     }
 }

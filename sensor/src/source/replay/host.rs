@@ -11,13 +11,14 @@ use sensor_ebpf::{
         family_index,
     },
     flow::{Direction, FlowKey, FlowRecord, Judgement},
-    packet::Packet as _,
+    kind::{LOOKED_AT, classify, is_service},
     parse::{Family, Fragment, Parsed, Piece, protocol, tcp_flag},
     policy::Decision,
     quote::{key_of, quoted},
     said::initial,
-    sample::{Head, LOOKED_AT, MAX_PAYLOAD, NO_SLOT, Watch, classify, is_service},
+    sample::{Head, NO_SLOT, wanted_of},
     skip::Skip,
+    watch::{Early, Watch},
 };
 
 use super::{
@@ -76,10 +77,10 @@ impl Host {
             seen,
             parsed,
             key: self.fragments.key(seen, &parsed),
-            payload: parsed.payload_len().unwrap_or(0),
+            payload: parsed.payload_in(seen.frame.len()),
         };
         if let Some(head) = self.book(&packet)
-            && let Some(sample) = sample(&packet, head)
+            && let Some(sample) = self.sample(&packet, head)
         {
             self.reading.losses.samples[sample.head.kind as usize] += 1;
             emit(Record::Sample(Box::new(sample)));
@@ -168,10 +169,8 @@ impl Host {
         if (packet.payload == 0 && !is_fragment) || !watch.wants(direction) {
             return None;
         }
-        let after = watch.after(direction);
-        flow.watch = after.bits();
-        let is_last = !after.wants(direction);
         if is_fragment {
+            flow.watch = watch.after(direction).bits();
             return None;
         }
         let head = head(packet);
@@ -184,9 +183,55 @@ impl Host {
             flags: match flow.tcp_flags[at] & tcp_flag::SYN {
                 0 => 0,
                 _ => Head::SYN_SEEN,
-            } | if is_last { Head::LAST } else { 0 }
-                | head.flags,
+            } | head.flags,
             ..head
+        })
+    }
+
+    /// The copy of a payload, where there is one and somebody reads it. What else is wanted of its flow
+    /// depends on what it is.
+    fn sample(&mut self, packet: &Packet<'_, '_>, head: Head) -> Option<Sample> {
+        let captured = packet.seen.frame.from(packet.parsed.payload_offset());
+        let payload = &captured[..captured.len().min(packet.payload)];
+        let mut first = [0; LOOKED_AT];
+        let there = payload.len().min(LOOKED_AT);
+        first[..there].copy_from_slice(&payload[..there]);
+        let kind = classify(&packet.key, &first, packet.payload);
+        let mut flags = head.flags;
+        if head.slot != NO_SLOT {
+            let flow = &mut self.reading.flows[head.slot as usize];
+            let direction = packet.seen.direction;
+            let early = Early {
+                key: &packet.key,
+                direction,
+                first: &first,
+                len: packet.payload,
+                place: head.place(),
+            };
+            let watch = flow.watch().behind(kind, &early, self.payloads);
+            flow.watch = watch.bits();
+            if !watch.wants(direction) {
+                flags |= Head::LAST;
+            }
+        }
+        let is_always = is_service(&packet.key)
+            || head.slot != NO_SLOT
+                && !self.reading.flows[head.slot as usize]
+                    .watch()
+                    .runs_out(packet.seen.direction);
+        let wanted = wanted_of(packet.payload as u32, is_always) as usize;
+        let payload = &payload[..payload.len().min(wanted)];
+        if payload.is_empty() {
+            return None;
+        }
+        Some(Sample {
+            head: Head {
+                kind: kind? as u8,
+                captured: payload.len() as u32,
+                flags,
+                ..head
+            },
+            octets: Bytes::copy_from_slice(payload),
         })
     }
 
@@ -280,30 +325,6 @@ fn head(packet: &Packet<'_, '_>) -> Head {
         },
         ..Head::default()
     }
-}
-
-/// The copy of a payload, where there is one and somebody reads it.
-fn sample(packet: &Packet<'_, '_>, head: Head) -> Option<Sample> {
-    let payload = packet.seen.frame.from(packet.parsed.payload_offset());
-    let len = payload.len().min(packet.payload).min(MAX_PAYLOAD);
-    let payload = payload.get(..len).filter(|payload| !payload.is_empty())?;
-    let first = match payload.load::<LOOKED_AT>(0) {
-        Some(first) => first,
-        None => {
-            let mut first = [0; LOOKED_AT];
-            first[..payload.len()].copy_from_slice(payload);
-            first
-        }
-    };
-    let kind = classify(&packet.key, &first, packet.payload)?;
-    Some(Sample {
-        head: Head {
-            kind: kind as u8,
-            captured: payload.len() as u32,
-            ..head
-        },
-        octets: Bytes::copy_from_slice(payload),
-    })
 }
 
 /// The ports of first fragments, for the fragments that follow.

@@ -109,7 +109,8 @@ impl Engine {
 ///
 /// # Errors
 ///
-/// When the kernel refuses a frame or a map; never with [`Engine::Host`].
+/// When the kernel refuses a program or a map; never with [`Engine::Host`]. A frame that it does not
+/// take is counted as [`Unreadable::NotTaken`].
 pub fn replay(
     input: impl Read + Send,
     options: &Options,
@@ -155,15 +156,16 @@ enum Books<'a> {
 }
 
 impl Books<'_> {
+    /// Books a frame, and gives whether it could be.
     fn observe(
         &mut self,
         seen: &Seen<'_>,
         emit: &mut impl FnMut(Record),
-    ) -> Result<(), kernel::Error> {
+    ) -> Result<bool, kernel::Error> {
         match self {
             Self::Host(host) => {
                 host.observe(seen, emit);
-                Ok(())
+                Ok(true)
             }
             Self::Kernel(run) => run.observe(seen, emit),
         }
@@ -229,9 +231,13 @@ impl Replay<'_> {
                 return Ok(());
             }
         };
-        self.summary.framing += seen.frame.len() as i64 - i64::from(captured.original_len);
         let mut emit = |record| emit(record, captured.at);
-        self.books.observe(&seen, &mut emit)?;
+        if !self.books.observe(&seen, &mut emit)? {
+            let not_taken = self.summary.unreadable.entry(Unreadable::NotTaken);
+            reading::add(not_taken.or_default(), wire);
+            return Ok(());
+        }
+        self.summary.framing += seen.frame.len() as i64 - i64::from(captured.original_len);
         if let Ok(parsed) = &seen.parsed
             && let Some((place, framed)) = tunnel::inner(&seen.frame, parsed)
             && let Ok(inner) = self::seen(framed, place, captured.at, &mut self.inner_sides)

@@ -110,19 +110,21 @@ impl Programs {
 }
 
 impl Run<'_> {
-    /// Runs a frame, and tells its payload where the kernel copied it.
+    /// Runs a frame, and tells its payload where the kernel copied it. Gives whether the kernel took
+    /// the frame.
     pub(super) fn observe(
         &mut self,
         seen: &Seen<'_>,
         emit: &mut impl FnMut(Record),
-    ) -> Result<(), kernel::Error> {
+    ) -> Result<bool, kernel::Error> {
         let tables = self.programs.place(seen.place)?;
         self.used[seen.place as usize] = true;
         let live = tables.flows.len() as u64;
         let frame = &seen.frame;
-        tables
-            .runner
-            .run(seen.direction, frame.header(), frame.body(), frame.len())?;
+        let runner = &mut tables.runner;
+        if !runner.run(seen.direction, frame.header(), frame.body(), frame.len())? {
+            return Ok(false);
+        }
         let key = match &seen.parsed {
             Ok(parsed) => Some(self.fragments.key(seen, parsed)),
             Err(_) => None,
@@ -175,7 +177,7 @@ impl Run<'_> {
                 emit(Record::Sample(sample));
             }
         });
-        Ok(())
+        Ok(true)
     }
 
     /// The flow that was opened as the `number`th.

@@ -23,7 +23,7 @@ use crate::{
         Error,
         load::{load_program, program},
         netlink::Netlink,
-        pins,
+        pins, readers,
     },
 };
 
@@ -33,15 +33,19 @@ pub(super) struct Loaded {
     pub(super) id: u32,
 }
 
-/// The programs of the object, each loaded when it is first wanted.
+/// The programs of the object, each loaded when it is first wanted, and its reader before it.
 pub(super) struct Programs<'a> {
     pub(super) object: &'a mut Ebpf,
     pub(super) loaded: &'a mut HashMap<&'static str, Arc<Loaded>>,
+    /// Where the readers of payloads are pinned.
+    pub(super) directory: &'a Path,
 }
 
 impl Programs<'_> {
     pub(super) fn xdp(&mut self, name: &'static str) -> Result<Arc<Loaded>, Error> {
+        let directory = self.directory;
         self.load(name, |object| {
+            readers::put(object, Some(directory), name)?;
             let program: &mut Xdp = program(object, name);
             load_program(program.load(), name)?;
             let refused = |source| Error::Program {
@@ -55,7 +59,9 @@ impl Programs<'_> {
     }
 
     pub(super) fn tc(&mut self, name: &'static str) -> Result<Arc<Loaded>, Error> {
+        let directory = self.directory;
         self.load(name, |object| {
+            readers::put(object, Some(directory), name)?;
             let program: &mut SchedClassifier = program(object, name);
             load_program(program.load(), name)?;
             let refused = |source| Error::Program {

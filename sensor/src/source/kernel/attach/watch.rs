@@ -29,7 +29,7 @@ use crate::{
         links::{Link, Links},
         lock::InterfaceLock,
         netlink::Netlink,
-        pins,
+        pins, readers,
     },
 };
 
@@ -229,6 +229,7 @@ impl Attachments {
                         programs: Programs {
                             object: means.object,
                             loaded: &mut self.loaded,
+                            directory: means.directory,
                         },
                         netlink: &mut self.netlink,
                     };
@@ -299,6 +300,7 @@ impl Attachments {
             programs: Programs {
                 object: means.object,
                 loaded: &mut self.loaded,
+                directory: means.directory,
             },
             netlink: &mut self.netlink,
         };
@@ -419,6 +421,7 @@ impl Attachments {
                     programs: Programs {
                         object: means.object,
                         loaded: &mut self.loaded,
+                        directory: means.directory,
                     },
                     netlink: &mut self.netlink,
                 }
@@ -431,6 +434,7 @@ impl Attachments {
             }
             records::release(&mut means, number);
         }
+        readers::sweep(means.directory);
         Ok(())
     }
 }

@@ -1,0 +1,458 @@
+//! Reads a packet's payload, piece by piece: names in uploads, and all that goes to user space.
+//!
+//! In programs of their own, behind those in which frames come in ([`readers`](crate::table::readers)). A
+//! program fetches the piece that [`go_on`] asks for, until it asks for none: so nothing but the fetching
+//! knows frames. What is read stands in this CPU's buffers from one step to the next.
+
+use sensor_ebpf::{
+    flow::Direction,
+    kind::{Kind, LOOKED_AT, classify, is_service},
+    parse::protocol,
+    policy::{Layer, Rules as _, Verdict},
+    said::{Found, Place, hello::Walk, question, request::Search},
+    sample::{Head, MAX_PAYLOAD, MAX_PIECES, NO_SLOT, wanted_of},
+};
+
+use crate::{
+    global,
+    judge::{
+        conclude_with, decide_about, find_host, find_names, find_target, found_host,
+        is_question_alone, message_behind, read_framed_question, read_host, read_question,
+        read_server_name, refuses, settled, wait,
+    },
+    sample::{next_packet, watch_on},
+    seen::Action,
+    table::{
+        flows, ring,
+        rules::Rulebook,
+        scratch::{self, Reading, Sample},
+        settings,
+    },
+};
+
+/// What is done next with the packet at hand.
+pub(crate) mod phase {
+    /// It begins: what it is.
+    pub(crate) const FIRST: u32 = 0;
+    /// A datagram with a DNS question.
+    pub(crate) const QUESTION: u32 = 1;
+    /// A stream of DNS messages, at one of them.
+    pub(crate) const MESSAGE: u32 = 2;
+    /// A hello, up to its list of names.
+    pub(crate) const HELLO: u32 = 3;
+    /// The name in that list.
+    pub(crate) const SERVER_NAME: u32 = 4;
+    /// A request, up to the field that names the host.
+    pub(crate) const HOST: u32 = 5;
+    /// The end of that search.
+    pub(crate) const HOST_FOUND: u32 = 6;
+    /// The host in that field.
+    pub(crate) const HOST_NAME: u32 = 7;
+    /// The host in the request's target.
+    pub(crate) const TARGET: u32 = 8;
+    /// The pieces go into the ring.
+    pub(crate) const TELL: u32 = 9;
+    /// What is answered stands in the first piece.
+    pub(crate) const OVER: u32 = 10;
+}
+
+/// What [`go_on`] gives where nothing is left to do.
+const DONE: u32 = u32::MAX;
+
+/// The most pieces that are asked for: of the longest stream of DNS messages one for each, and all that go
+/// into the ring.
+const STEPS: u32 = 384;
+
+/// Reads the packet that was handed over; `fetch` brings the piece that begins at a place. Gives what
+/// becomes of the frame.
+#[inline(always)]
+pub(crate) fn read(fetch: impl Fn(u32) -> u32) -> Action {
+    run(fetch, || go_on())
+}
+
+/// As [`read`], where nothing is judged.
+#[inline(always)]
+pub(crate) fn copy(fetch: impl Fn(u32) -> u32) -> Action {
+    run(fetch, || copy_on())
+}
+
+#[inline(always)]
+fn run(fetch: impl Fn(u32) -> u32, step: impl Fn() -> u32) -> Action {
+    let mut at = 0;
+    for _ in 0..STEPS {
+        fetch(at);
+        at = step();
+        if at == DONE {
+            break;
+        }
+    }
+    match scratch::reading() {
+        Some(reading) => Action::from_number(reading.action),
+        None => Action::Pass,
+    }
+}
+
+/// This CPU's buffers of the packet at hand.
+#[inline(always)]
+fn at_hand() -> Option<(&'static mut Sample, &'static mut Reading)> {
+    Some((scratch::sample()?, scratch::reading()?))
+}
+
+global! {
+    /// Takes one step, and gives from which byte of the payload on the next one needs it; [`DONE`] where
+    /// there is none.
+    fn go_on() -> u32 {
+        let Some(reading) = scratch::reading() else {
+            return DONE;
+        };
+        match reading.phase {
+            phase::FIRST => begin(),
+            phase::QUESTION => step_question(),
+            phase::MESSAGE => step_message(),
+            phase::HELLO => step_hello(),
+            phase::SERVER_NAME => step_server_name(),
+            phase::HOST => step_host(),
+            phase::HOST_FOUND => step_host_found(),
+            phase::HOST_NAME => step_host_name(),
+            phase::TARGET => step_target(),
+            phase::TELL => tell_piece(),
+            _ => DONE,
+        }
+    }
+}
+
+global! {
+    /// As [`go_on`], where nothing is judged.
+    fn copy_on() -> u32 {
+        let Some(reading) = scratch::reading() else {
+            return DONE;
+        };
+        match reading.phase {
+            phase::FIRST => recognise(),
+            phase::TELL => tell_piece(),
+            _ => DONE,
+        }
+    }
+}
+
+global! {
+    /// Says what the payload is taken for, whose first piece is there. Goes over to the next packet where
+    /// nobody reads it.
+    fn recognise() -> u32 {
+        let Some((sample, reading)) = at_hand() else {
+            return DONE;
+        };
+        let Some(first) = sample.payload.first_chunk::<LOOKED_AT>() else {
+            return DONE;
+        };
+        let kind = match sample.head.captured {
+            0 => None,
+            _ => classify(&sample.head.key, first, sample.head.payload as usize),
+        };
+        if let Some(kind) = kind {
+            sample.head.kind = kind as u8;
+        }
+        let wanted = watch_on();
+        if wanted == 0 && reading.packets != 0 {
+            // The packets before were all that was wanted of the flow.
+            return DONE;
+        }
+        if kind.is_none() {
+            return next();
+        }
+        reading.phase = phase::TELL;
+        0
+    }
+}
+
+global! {
+    /// As [`recognise`], and chooses who reads it: of uploads of devices that rules by name apply to, that
+    /// are not refused already.
+    fn begin() -> u32 {
+        const DNS: u8 = Kind::Dns as u8;
+        const TLS: u8 = Kind::Tls as u8;
+        const HTTP: u8 = Kind::Http as u8;
+
+        let at = recognise();
+        let (Some(settings), Some((sample, reading))) = (settings::settings(), at_hand()) else {
+            return DONE;
+        };
+        if reading.phase != phase::TELL {
+            return at;
+        }
+        let rules = Rulebook::new(settings::generation(settings), settings);
+        let device = rules.for_device(sample.head.key.mac());
+        if device & rules.name_rules() == 0
+            || Verdict::from_number(reading.booked as u8).refuses()
+        {
+            return at;
+        }
+        let strict = device & rules.strict_rules();
+        reading.strict = u32::from(strict != 0);
+        reading.state = 0;
+        reading.found = Found::Nameless as u32;
+        let is_udp = sample.head.key.protocol() == protocol::UDP;
+        reading.phase = match sample.head.kind {
+            // What the server reads has an octet less.
+            _ if sample.head.flags & Head::URGENT != 0 => phase::TELL,
+            DNS if is_udp => phase::QUESTION,
+            DNS if is_service(&sample.head.key) => phase::MESSAGE,
+            TLS => phase::HELLO,
+            HTTP => phase::HOST,
+            _ => phase::TELL,
+        };
+        if reading.phase == phase::TELL && strict != 0 {
+            wait(&reading.seen, &sample.head);
+        }
+        at
+    }
+}
+
+/// What was found decides; then the pieces go into the ring.
+#[inline(always)]
+fn finish(found: u32, layer: Layer) -> u32 {
+    conclude_with(found, layer as u32);
+    match scratch::reading() {
+        Some(reading) => {
+            reading.phase = phase::TELL;
+            reading.window
+        }
+        None => DONE,
+    }
+}
+
+global! {
+    /// A datagram with a question.
+    fn step_question() -> u32 {
+        let Some((sample, reading)) = at_hand() else {
+            return DONE;
+        };
+        let found = read_question(0);
+        if !is_service(&sample.head.key) && (found != Found::Name as u32 || is_question_alone() == 0) {
+            // At another port a question is known by all of its bytes.
+            reading.phase = phase::TELL;
+            return 0;
+        }
+        reading.decided = decide_about(found, Layer::Dns as u32);
+        finish(found, Layer::Dns)
+    }
+}
+
+global! {
+    /// A message in a stream. One that is refused ends the stream; of others the latest is the flow's.
+    fn step_message() -> u32 {
+        let Some((sample, reading)) = at_hand() else {
+            return DONE;
+        };
+        let start = reading.state as u32;
+        let read_to = reading.window + sample.head.captured;
+        let reaches = |from: u32| {
+            from + question::FRAMED_NAME as u32 <= read_to || read_to >= reading.payload
+        };
+        if start != reading.window && !reaches(start) {
+            return start;
+        }
+        let found = read_framed_question(start);
+        if found != Found::Name as u32 && found != Found::Nameless as u32 {
+            return finish(found, Layer::Dns);
+        }
+        let decided = decide_about(found, Layer::Dns as u32);
+        if decided != 0 {
+            reading.decided = decided;
+        }
+        if found == Found::Name as u32 {
+            reading.found = found;
+        }
+        if refuses(decided) {
+            return finish(found, Layer::Dns);
+        }
+        let next = message_behind(start);
+        if next >= reading.payload {
+            return finish(reading.found, Layer::Dns);
+        }
+        if next >= question::SEARCHED as u32 {
+            return finish(Found::Unread as u32, Layer::Dns);
+        }
+        reading.state = u64::from(next);
+        if reaches(next) { reading.window } else { next }
+    }
+}
+
+global! {
+    /// A hello, as far as its bytes are there.
+    fn step_hello() -> u32 {
+        let Some(reading) = scratch::reading() else {
+            return DONE;
+        };
+        let before = reading.state;
+        let number = find_names(before);
+        reading.state = number;
+        let walk = Walk::from_number(number);
+        let place = match walk.place() {
+            None if number != before => return walk.at() as u32,
+            None => Place::Unknown,
+            Some(place) => place,
+        };
+        go_to(reading, place, phase::SERVER_NAME)
+    }
+}
+
+/// Goes on where a name stands.
+#[inline(always)]
+fn go_to(reading: &mut Reading, place: Place, phase: u32) -> u32 {
+    reading.place = place.number();
+    reading.phase = phase;
+    match place {
+        Place::At(at) => at as u32,
+        Place::Nowhere | Place::Unknown => reading.window,
+    }
+}
+
+global! {
+    /// The name in a hello.
+    fn step_server_name() -> u32 {
+        let Some(reading) = scratch::reading() else {
+            return DONE;
+        };
+        let found = settled(read_server_name(reading.place));
+        reading.decided = decide_about(found, Layer::Tls as u32);
+        finish(found, Layer::Tls)
+    }
+}
+
+global! {
+    /// A request, as far as its bytes are there.
+    fn step_host() -> u32 {
+        let Some(reading) = scratch::reading() else {
+            return DONE;
+        };
+        let before = reading.state;
+        let number = find_host(before);
+        reading.state = number;
+        let search = Search::from_number(number);
+        if search.is_over() {
+            reading.phase = phase::HOST_FOUND;
+        } else if number == before {
+            return go_to(reading, Place::Unknown, phase::HOST_NAME);
+        }
+        search.at() as u32
+    }
+}
+
+global! {
+    /// What the search in a request found.
+    fn step_host_found() -> u32 {
+        let Some(reading) = scratch::reading() else {
+            return DONE;
+        };
+        let place = Place::from_number(found_host(reading.state));
+        go_to(reading, place, phase::HOST_NAME)
+    }
+}
+
+global! {
+    /// The host in a request's field.
+    fn step_host_name() -> u32 {
+        let Some(reading) = scratch::reading() else {
+            return DONE;
+        };
+        let found = settled(read_host(reading.place));
+        let decided = decide_about(found, Layer::Http as u32);
+        reading.decided = decided;
+        reading.found = found;
+        if refuses(decided) {
+            return finish(found, Layer::Http);
+        }
+        reading.phase = phase::TARGET;
+        0
+    }
+}
+
+global! {
+    /// The host in a request's target. A request to a proxy names its host twice: one of them is enough.
+    fn step_target() -> u32 {
+        let Some(reading) = scratch::reading() else {
+            return DONE;
+        };
+        let target = settled(read_host(find_target()));
+        let decided = decide_about(target, Layer::Http as u32);
+        if decided != 0 {
+            reading.decided = decided;
+        }
+        if target != Found::Nameless as u32 {
+            // Where it cannot be told what the target names, the field does not say it all.
+            reading.found = target;
+        }
+        finish(reading.found, Layer::Http)
+    }
+}
+
+global! {
+    /// Puts the piece in this CPU's buffer into the ring, once it is the one that is due. Of questions that
+    /// were refused, one a jiffy and CPU: what is refused is asked again and again, and user space has
+    /// nothing to do about it.
+    fn tell_piece() -> u32 {
+        let Some((sample, reading)) = at_hand() else {
+            return DONE;
+        };
+        let (Some(kind), Some(said)) = (Kind::from_number(sample.head.kind), scratch::said()) else {
+            return DONE;
+        };
+        let piece = reading.piece;
+        if piece == 0 {
+            if sample.head.slot == NO_SLOT && !is_service(&sample.head.key) {
+                // Nothing that user space could say would find it; the packet is in the overflow's books.
+                return next();
+            }
+            if sample.head.kind == Kind::Dns as u8 && sample.head.flags & Head::REFUSED != 0 {
+                if said.told == sample.head.at {
+                    ring::count_shed(Kind::Dns);
+                    return next();
+                }
+                said.told = sample.head.at;
+            }
+        }
+        let at = piece * MAX_PAYLOAD as u32;
+        if reading.window != at {
+            return at;
+        }
+        if sample.head.captured == 0 {
+            return next();
+        }
+        let is_always = is_service(&sample.head.key)
+            || flows::in_slot(sample.head.slot).is_some_and(|flow| {
+                let direction = match sample.head.direction {
+                    0 => Direction::Upload,
+                    _ => Direction::Download,
+                };
+                !flow.line.watch().runs_out(direction)
+            });
+        let end = at + sample.head.captured;
+        let more = end < wanted_of(reading.payload, is_always) && piece + 1 < MAX_PIECES;
+        sample.head.piece = piece as u8;
+        sample.head.flags = match more {
+            true => sample.head.flags | Head::MORE,
+            false => sample.head.flags & !Head::MORE,
+        };
+        let told = ring::submit(sample, sample.head.captured, kind);
+        if !told || !more {
+            return next();
+        }
+        reading.piece = piece + 1;
+        end
+    }
+}
+
+/// Goes over to the next packet that the frame stands for. What one of them is refused for ends it all.
+#[inline(always)]
+fn next() -> u32 {
+    let Some(reading) = scratch::reading() else {
+        return DONE;
+    };
+    if Action::from_number(reading.action) == Action::Pass && next_packet() {
+        return 0;
+    }
+    reading.phase = phase::OVER;
+    // The question that is answered stands in the first piece.
+    if reading.window == 0 { DONE } else { 0 }
+}

@@ -1,0 +1,21 @@
+//! Header blocks, one after the other.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use sensor::decode::hpack::{Decoder, MAX_TABLE};
+
+fuzz_target!(|blocks: Vec<Vec<u8>>| {
+    let mut decoder = Decoder::default();
+    for block in blocks {
+        let mut fields = 0;
+        let read = decoder.block(&block, |name, value| {
+            fields += 1;
+            // Huffman codes have five bits at least.
+            assert!(name.len() + value.len() <= MAX_TABLE.max(block.len() * 8 / 5));
+        });
+        assert!(fields <= block.len());
+        if read.is_err() {
+            break;
+        }
+    }
+});

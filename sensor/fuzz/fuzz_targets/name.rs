@@ -1,0 +1,16 @@
+//! What may be taken for a host name is one, with a port behind it and without.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use sensor::decode::name::{MAX_NAME, host};
+
+fuzz_target!(|octets: &[u8]| {
+    let Some(name) = host(octets) else { return };
+    assert!(name.len() <= MAX_NAME);
+    assert_eq!(host(name.as_bytes()).as_ref(), Some(&name));
+    if !name.contains(':') {
+        for behind in [".", ":443", ".:1", ":65535"] {
+            assert_eq!(host(format!("{name}{behind}").as_bytes()).as_ref(), Some(&name));
+        }
+    }
+});

@@ -1,0 +1,112 @@
+//! What a stream is the start of: by its bytes, wherever they begin.
+
+use sensor_ebpf::{
+    flow::FlowKey,
+    kind::{LOOKED_AT, is_service, may_be_framed_dns},
+};
+
+use crate::decode::{
+    Failure, Progress,
+    http::{self, Request},
+    http2,
+    prelude::{Prelude, prelude},
+    tls::{self, ClientHello},
+};
+
+/// What the start of a stream is.
+pub(super) enum Start {
+    Hello(ClientHello),
+    /// A request of HTTP/1, behind so many bytes that stand before it.
+    Request(Request, usize),
+    /// HTTP/2, behind so many bytes that stand before it.
+    Frames(usize),
+    /// DNS messages.
+    Messages,
+    /// Not yet enough; whether it is known what it is the start of.
+    Incomplete(bool),
+    /// Nothing that is read here.
+    Unknown,
+    Failed(&'static str, Failure),
+}
+
+/// The fewest bytes by which a stream can be told.
+const TELLING: usize = 6;
+
+/// The fewest by which DNS in a stream can be told: a length and a header.
+const TELLING_DNS: usize = 14;
+
+impl Start {
+    /// What a stream, or a segment that may begin another, is the start of.
+    pub(super) fn of(key: &FlowKey, stream: &[u8]) -> Self {
+        if may_be_dns(key, stream) {
+            return match stream.len() {
+                ..TELLING_DNS => Self::Incomplete(true),
+                _ => Self::Messages,
+            };
+        }
+        match Self::at(stream, 0) {
+            Self::Unknown => {}
+            start => return start,
+        }
+        match prelude(stream) {
+            Prelude::Begun => Self::Incomplete(false),
+            Prelude::Whole(0) if stream.len() < TELLING => Self::Incomplete(true),
+            Prelude::Whole(len) if len < stream.len() => match Self::at(&stream[len..], len) {
+                Self::Unknown if stream.len() - len < TELLING => Self::Incomplete(false),
+                start => start,
+            },
+            Prelude::Whole(_) => Self::Unknown,
+        }
+    }
+
+    /// What stands behind so many bytes of a stream.
+    fn at(stream: &[u8], behind: usize) -> Self {
+        const SERVER_HELLO: u8 = 2;
+
+        if tls::looks_like(stream) {
+            return match tls::client_hello(stream) {
+                Ok(Progress::Complete(hello)) => Self::Hello(hello),
+                Ok(Progress::Incomplete) => Self::Incomplete(true),
+                Err(_) if stream.get(5) == Some(&SERVER_HELLO) => Self::Unknown,
+                Err(failure) => Self::Failed("tls", failure),
+            };
+        }
+        if http2::looks_like(stream) {
+            return Self::Frames(behind);
+        }
+        if http::looks_like(stream) {
+            return match http::request(stream) {
+                Ok(Progress::Complete(request)) => Self::Request(request, behind),
+                Ok(Progress::Incomplete) => Self::Incomplete(true),
+                Err(failure) => Self::Failed("http", failure),
+            };
+        }
+        Self::Unknown
+    }
+
+    /// Whether the bytes are held on: until more come, or beside what comes.
+    pub(super) const fn is_read_on(&self) -> bool {
+        !matches!(self, Self::Unknown | Self::Failed(..))
+    }
+}
+
+/// Whether a segment in the midst of a stream may begin something that is read: a word that is the
+/// start of a request, or a record of TLS.
+pub(super) fn may_begin(octets: &[u8]) -> bool {
+    let letters = octets
+        .iter()
+        .take_while(|octet| octet.is_ascii_uppercase())
+        .count();
+    tls::looks_like(octets)
+        || http2::looks_like(octets)
+        || http::looks_like(octets)
+        || (letters == octets.len() && letters > 0 && letters < TELLING)
+}
+
+/// Whether a stream may be one of DNS messages: by its port and its first bytes.
+fn may_be_dns(key: &FlowKey, stream: &[u8]) -> bool {
+    let mut first = [0; LOOKED_AT];
+    let there = stream.len().min(LOOKED_AT);
+    first[..there].copy_from_slice(&stream[..there]);
+    is_service(key) && may_be_framed_dns(&first, stream.len())
+}

@@ -1,0 +1,213 @@
+//! The programs that read payloads: each stands behind the program in which frames come in, in a map of the
+//! same object, from before the first frame.
+//!
+//! The kernel empties such a map when nobody holds it any more but the programs that use it. So it is
+//! pinned, under a name of its own for each object: the programs of an earlier start read on as before
+//! until the last of them is replaced, and then their pin goes.
+
+use std::{
+    collections::HashSet,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use aya::{
+    Ebpf,
+    maps::{Map, MapData, ProgramArray},
+    programs::{Program, ProgramFd, SchedClassifier, Xdp, loaded_programs},
+};
+
+use super::{
+    Error,
+    load::{load_program, program},
+};
+
+/// A program in which frames come in, the map and the place in it where its reader stands, and that reader.
+struct Reader {
+    behind: &'static str,
+    map: &'static str,
+    place: u32,
+    program: &'static str,
+    is_xdp: bool,
+}
+
+const READERS: [Reader; 6] = [
+    Reader {
+        behind: "upload",
+        map: "READERS_XDP",
+        place: 0,
+        program: "read_upload",
+        is_xdp: true,
+    },
+    Reader {
+        behind: "upload_frags",
+        map: "READERS_FRAGS",
+        place: 0,
+        program: "read_upload_frags",
+        is_xdp: true,
+    },
+    Reader {
+        behind: "upload_tc",
+        map: "READERS_TC",
+        place: 0,
+        program: "read_upload_tc",
+        is_xdp: false,
+    },
+    Reader {
+        behind: "upload_port",
+        map: "READERS_TC",
+        place: 0,
+        program: "read_upload_tc",
+        is_xdp: false,
+    },
+    Reader {
+        behind: "download",
+        map: "READERS_TC",
+        place: 1,
+        program: "read_download",
+        is_xdp: false,
+    },
+    Reader {
+        behind: "download_port",
+        map: "READERS_TC",
+        place: 1,
+        program: "read_download",
+        is_xdp: false,
+    },
+];
+
+/// How the names of their maps' pins begin.
+const PIN: &str = "readers-";
+
+/// Loads the reader behind a program and puts it there; where it is there already, nothing happens. Its
+/// map is pinned in the directory, where there is one.
+///
+/// # Errors
+///
+/// What the kernel said.
+pub(super) fn put(
+    programs: &mut Ebpf,
+    directory: Option<&Path>,
+    behind: &str,
+) -> Result<(), Error> {
+    let Some(reader) = READERS.iter().find(|reader| reader.behind == behind) else {
+        return Ok(());
+    };
+    let Some(loaded) = loaded(programs, reader)? else {
+        return Ok(());
+    };
+    let refused = |source| Error::Map {
+        map: reader.map,
+        source,
+    };
+    let map = programs
+        .map_mut(reader.map)
+        .expect("the embedded object has the map");
+    if let Some(directory) = directory
+        && let Map::ProgramArray(data) = &*map
+    {
+        pin(data, directory, reader.map)?;
+    }
+    ProgramArray::try_from(map)
+        .and_then(|mut map| map.set(reader.place, &loaded, 0))
+        .map_err(refused)
+}
+
+/// The descriptor of a reader that was loaded just now; `None` where it was before.
+fn loaded(programs: &mut Ebpf, reader: &Reader) -> Result<Option<ProgramFd>, Error> {
+    let fd = match reader.is_xdp {
+        true => {
+            let xdp: &mut Xdp = program(programs, reader.program);
+            if xdp.fd().is_ok() {
+                return Ok(None);
+            }
+            load_program(xdp.load(), reader.program)?;
+            xdp.fd().and_then(|fd| Ok(fd.try_clone()?))
+        }
+        false => {
+            let tc: &mut SchedClassifier = program(programs, reader.program);
+            if tc.fd().is_ok() {
+                return Ok(None);
+            }
+            load_program(tc.load(), reader.program)?;
+            tc.fd().and_then(|fd| Ok(fd.try_clone()?))
+        }
+    };
+    fd.map(Some).map_err(|source| Error::Program {
+        program: reader.program,
+        source,
+    })
+}
+
+fn pin(map: &MapData, directory: &Path, name: &'static str) -> Result<(), Error> {
+    let info = map
+        .info()
+        .map_err(|source| Error::Map { map: name, source })?;
+    let path = directory.join(format!("{PIN}{}", info.id()));
+    if path.exists() {
+        return Ok(());
+    }
+    map.pin(&path).map_err(|error| Error::PinDirectory {
+        path,
+        source: io::Error::other(error),
+    })
+}
+
+/// Pins the maps again whose readers are there, where a pin is missing.
+///
+/// # Errors
+///
+/// When nothing can be pinned there.
+pub(super) fn keep_pins(programs: &Ebpf, directory: &Path) -> Result<(), Error> {
+    for reader in &READERS {
+        let is_loaded = match programs.program(reader.program) {
+            Some(Program::Xdp(program)) => program.fd().is_ok(),
+            Some(Program::SchedClassifier(program)) => program.fd().is_ok(),
+            _ => false,
+        };
+        if is_loaded && let Some(Map::ProgramArray(data)) = programs.map(reader.map) {
+            pin(data, directory, reader.map)?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether a file in the pin directory is the pin of such a map.
+pub(super) fn is_pin(name: &str) -> bool {
+    id(name).is_some()
+}
+
+/// The number of the map that a pin of this name holds.
+fn id(name: &str) -> Option<u32> {
+    name.strip_prefix(PIN)?.parse().ok()
+}
+
+/// Removes the pins of maps that no loaded program uses: those of earlier starts. Where the kernel does not
+/// say what is loaded, all stay.
+pub(super) fn sweep(directory: &Path) {
+    let Some(used) = used() else { return };
+    for (path, id) in pins(directory) {
+        if !used.contains(&id)
+            && let Err(error) = fs::remove_file(&path)
+        {
+            tracing::debug!("{} stays: {error}", path.display());
+        }
+    }
+}
+
+fn pins(directory: &Path) -> impl Iterator<Item = (PathBuf, u32)> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.filter_map(|entry| {
+        let id = id(&entry.file_name().to_string_lossy())?;
+        Some((entry.path(), id))
+    })
+}
+
+/// The numbers of all maps that programs use; `None` where one cannot be asked.
+fn used() -> Option<HashSet<u32>> {
+    let mut used = HashSet::new();
+    for program in loaded_programs() {
+        used.extend(program.ok()?.map_ids().ok()??);
+    }
+    Some(used)
+}
