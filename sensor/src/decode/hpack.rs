@@ -104,11 +104,14 @@ const fn static_value(index: usize) -> &'static str {
     }
 }
 
+/// A name and its value.
+type Field = (Box<[u8]>, Box<[u8]>);
+
 /// A decoder of the header blocks that one side of a connection sends, in order.
 #[derive(Debug)]
 pub struct Decoder {
     /// The latest entry first.
-    entries: VecDeque<(Box<[u8]>, Box<[u8]>)>,
+    entries: VecDeque<Field>,
     size: usize,
     limit: usize,
 }
@@ -165,7 +168,7 @@ impl Decoder {
     }
 
     /// A name, by index or in full, and a value in full.
-    fn literal(&self, rest: &mut Reader<'_>, bits: u32) -> Result<(Box<[u8]>, Box<[u8]>), Failure> {
+    fn literal(&self, rest: &mut Reader<'_>, bits: u32) -> Result<Field, Failure> {
         let name = match number(rest, bits)? {
             0 => text(rest)?,
             index => self.entry(index)?.0.into(),
