@@ -2,20 +2,22 @@
 
 use sensor_ebpf::{
     books::{FURTHER_DEVICES, Settings},
-    flow::{Direction, FlowKey, Judgement},
+    flow::{Direction, Judgement},
     parse::{protocol, tcp_flag},
-    policy::{Decision, Layer, Rules as _, Verdict, decide},
+    policy::{Decision, Rules as _, Verdict},
     sample::{NO_SLOT, Watch, is_service},
 };
 
 use crate::{
-    clock, global,
-    hit::{count_hit, report_judged},
+    clock,
+    decide::{connect_again, decide_by_address, judge_flow, open_again},
+    global,
+    hit::count_hit,
     sample::begin_sample,
     seen::{Booked, Seen},
     table::{
         devices,
-        flows::{self, Flow},
+        flows::{self, Flow, NotFound},
         held, interfaces,
         rules::Rulebook,
         settings,
@@ -23,287 +25,177 @@ use crate::{
 };
 
 /// Books a frame to its flow, which is opened where it is new, or to its device's overflow.
+///
+/// One function after the other and not within each other: together they would take more stack than
+/// there is.
 #[inline(always)]
 pub(crate) fn book(seen: &Seen) -> Booked {
-    let mut booked = Booked::from_number(book_to_flow(seen));
-    // One after the other and not within each other: together they would take more stack than there
-    // is.
-    if booked == Booked::NO_FLOW {
-        let device = open(seen);
-        if device == OPENED {
-            booked = Booked::from_number(book_to_flow(seen));
-        }
-        // Another CPU may have taken its entry of the index.
-        if booked == Booked::NO_FLOW {
-            booked = Booked::from_number(overflow(seen, device));
-        }
-    }
-    booked
-}
-
-global! {
-    /// Books a frame to its flow, where it has one. Gives the number of a [`Booked`].
-    fn book_to_flow(seen: &Seen) -> u32 {
-        let Some(settings) = settings::settings() else {
-            return 0;
-        };
-        if seen.is_own_reset(settings) {
-            return Booked::new(Verdict::Pass).number();
-        }
-        let hash = seen.key.hash(&settings.hash_secret);
-        let Some(flow) = flows::find(hash, &seen.key, settings) else {
-            return Booked::NO_FLOW.number();
-        };
-        let generation = settings::generation(settings);
-        let mut judgement = flow.judgement();
-        if judgement.generation != generation {
-            judgement = judge(flow, seen, generation, judgement);
-        }
-        account(flow, seen, judgement).number()
-    }
-}
-
-/// Books a frame to its flow and gives the flow's verdict, and whether the payload is wanted.
-#[inline(always)]
-fn account(flow: Flow, seen: &Seen, mut judgement: Judgement) -> Booked {
-    let direction = seen.direction();
-    if seen.tcp_flags & tcp_flag::SYN != 0 {
-        judgement = Judgement::unpack(open_again(seen, flow.slot()));
-    } else if seen.key.protocol() == protocol::UDP && seen.sequence != 0 {
-        judgement = Judgement::unpack(connect_again(seen, flow.slot()));
-    }
-    let decision = judgement.decision;
-    flow.touch(direction, seen.tcp_flags, seen.now);
-    if decision.verdict.refuses() && seen.is_reset() {
-        // It ends what is to end.
-        flow.count(direction, seen.wire);
+    if seen.is_reset()
+        && let Some(settings) = settings::settings()
+        && seen.is_own_reset(settings)
+    {
         return Booked::new(Verdict::Pass);
     }
-    if decision.policy != 0 {
-        count_hit(seen, judgement.pack());
-        if judgement.fresh {
-            flow.add_to_judgement(Judgement::COUNTED);
-            judgement.fresh = false;
+    let mut slot = find(seen);
+    let is_new = slot >= NO_SLOT_BUT_TWIN;
+    if is_new {
+        slot = open(seen, u32::from(slot == NO_SLOT_BUT_TWIN));
+        if slot & NO_ROOM != 0 {
+            return Booked::from_number(overflow(seen, slot & !NO_ROOM));
         }
     }
-    if direction == Direction::Download {
-        if decision.verdict.refuses() {
-            interfaces::count_refused(seen.key.ifindex(), seen.wire);
-            return Booked::new(decision.verdict);
+    let mut judgement = judge_flow(seen, slot);
+    if seen.tcp_flags & tcp_flag::SYN != 0 {
+        judgement = open_again(seen, slot, u32::from(is_new));
+    } else if seen.sequence != 0 && seen.key.protocol() == protocol::UDP {
+        judgement = connect_again(seen, slot);
+    }
+    Booked::from_number(account(seen, slot, judgement))
+}
+
+/// What [`find`] gives where no line has the flow's fingerprint, but another flow's.
+const NO_SLOT_BUT_TWIN: u32 = NO_SLOT - 1;
+
+/// In what [`open`] gives: there was no room, and the rest is the number of the device's record.
+const NO_ROOM: u32 = 1 << 31;
+
+global! {
+    /// The slot of a frame's flow; [`NO_SLOT`] or [`NO_SLOT_BUT_TWIN`] where it is in none.
+    fn find(seen: &Seen) -> u32 {
+        if let Some(flow) = flows::in_slot(seen.slot)
+            && flow.is_of(&seen.key)
+        {
+            return seen.slot;
         }
-        if judgement.held && waits(flow) {
-            interfaces::count_refused(seen.key.ifindex(), seen.wire);
-            return Booked::new(Verdict::Drop);
+        let Some(settings) = settings::settings() else {
+            return NO_SLOT;
+        };
+        match flows::find(seen.fingerprint, &seen.key, settings) {
+            Ok(flow) => flow.slot(),
+            Err(NotFound::New) => NO_SLOT,
+            Err(NotFound::Twin) => NO_SLOT_BUT_TWIN,
         }
     }
-    flow.count(direction, seen.wire);
-    let booked = Booked::new(decision.verdict);
-    let is_fragment = seen.is_unread_fragment();
-    if (seen.payload == 0 && !is_fragment) || !judgement.watch.wants(direction) {
-        return booked;
-    }
-    let runs_out = judgement.watch.runs_out(direction);
-    if runs_out {
-        flow.add_to_judgement(Judgement::one_less(direction));
-    }
-    let is_last = runs_out && judgement.watch.of(direction) == 1;
-    begin_sample(seen, flow.slot(), u32::from(is_last));
-    if is_fragment {
-        return booked.with_fragment();
-    }
-    booked.with_sample()
 }
 
 global! {
-    /// A SYN: a connection begins, perhaps with the ports of one that ended.
-    ///
-    /// What was refused for its name is refused until the server has opened the new connection too: a
-    /// SYN that the device made up, in the midst of the old one, is answered by none.
-    fn open_again(seen: &Seen, slot: u32) -> u64 {
-        let (Some(settings), Some(flow)) = (settings::settings(), flows::in_slot(slot)) else {
+    /// Opens a flow for a packet that has none. Gives its slot, or [`NO_ROOM`] and the number of the
+    /// device's record.
+    fn open(seen: &Seen, has_twin: u32) -> u32 {
+        let Some(settings) = settings::settings() else {
+            return NO_ROOM | FURTHER_DEVICES;
+        };
+        let device = devices::number_of(seen.key.mac(), seen.now);
+        if device == FURTHER_DEVICES {
+            return NO_ROOM | device;
+        }
+        let watch = Watch::of_new_flow(&seen.key, settings.watched_payloads);
+        let opened = flows::open(
+            &seen.key,
+            seen.fingerprint,
+            device,
+            seen.direction(),
+            seen.now,
+            watch,
+            has_twin != 0,
+            settings,
+        );
+        match opened {
+            Some(flow) => flow.slot(),
+            None => NO_ROOM | device,
+        }
+    }
+}
+
+global! {
+    /// Books a frame to its flow, whose judgement is `word`. Gives the number of a [`Booked`]: the flow's
+    /// verdict, and whether the payload is wanted.
+    fn account(seen: &Seen, slot: u32, word: u64) -> u32 {
+        let Some(flow) = flows::in_slot(slot) else {
             return 0;
         };
-        let word = flow.judgement_word();
-        let before = Judgement::unpack(word);
         let direction = seen.direction();
-        flow.set_initial_sequence(direction, seen.sequence);
-        let opens = seen.tcp_flags & tcp_flag::ACK == 0;
-        let refused = is_refused_by_name(&before);
-        let answered = refused && direction == Direction::Download;
-        if !opens && !answered {
-            return word;
+        let judgement = Judgement::unpack(word);
+        let decision = judgement.decision;
+        let booked = Booked::new(decision.verdict);
+        flow.line.touch(direction, seen.tcp_flags, seen.now);
+        if decision.verdict.refuses() && seen.is_reset() {
+            // It ends what is to end.
+            flow.line.count(direction, seen.wire);
+            return Booked::new(Verdict::Pass).number();
         }
-        let mut judgement = Judgement::unpack(decision_of(&seen.key, before.generation));
-        judgement.watch = Watch::of_new_flow(&seen.key, settings.watched_payloads);
-        judgement.fresh &= before.fresh || before.decision != judgement.decision;
-        if !refused || direction == Direction::Download {
-            flow.set_judgement(judgement);
+        if direction == Direction::Download {
+            let refuses = decision.verdict.refuses();
+            if refuses || judgement.held && waits(flow, word) {
+                if decision.policy != 0 {
+                    count_hit(seen, word, 0);
+                }
+                interfaces::count_refused(seen.key.ifindex(), seen.wire);
+                return match refuses {
+                    true => booked.number(),
+                    false => Booked::new(Verdict::Drop).number(),
+                };
+            }
         }
-        judgement.pack()
-    }
-}
-
-#[inline(always)]
-const fn is_refused_by_name(judgement: &Judgement) -> bool {
-    judgement.decision.layer as u8 != Layer::Address as u8 && judgement.decision.verdict.refuses()
-}
-
-global! {
-    /// A QUIC Initial by which a device begins a connection, perhaps at the ports of another, or says more
-    /// in one that it began. Of what passed, a little more is read, in which another hello may be.
-    ///
-    /// What was refused for its name stays refused as long as packets come: the first connection's
-    /// server still speaks, and what it says cannot be told from the answers to the second. Who was
-    /// silent for some seconds begins anew.
-    fn connect_again(seen: &Seen, slot: u32) -> u64 {
-        const MORE: u8 = 2;
-        /// Seconds: a server has sent its first flight again several times by then (RFC 9002, section
-        /// 6.2), each time further apart.
-        const FORGOTTEN_AFTER: u64 = 5;
-
-        let (Some(settings), Some(flow)) = (settings::settings(), flows::in_slot(slot)) else {
-            return 0;
-        };
-        let word = flow.judgement_word();
-        let before = Judgement::unpack(word);
-        let known = flow.initial_sequence(Direction::Upload);
-        if known == seen.sequence {
-            return word;
+        flow.line.count(direction, seen.wire);
+        let is_fragment = seen.is_unread_fragment();
+        let watch = flow.line.watch();
+        if (seen.payload == 0 && !is_fragment) || !watch.wants(direction) {
+            return booked.number();
         }
-        let refused = is_refused_by_name(&before);
-        if refused && seen.now.wrapping_sub(flow.last_seen()) < settings.hz * FORGOTTEN_AFTER {
-            return word;
+        let after = watch.after(direction);
+        if after != watch {
+            flow.line.set_watch(after);
         }
-        flow.set_initial_sequence(Direction::Upload, seen.sequence);
-        if known == 0 {
-            return word;
+        let is_last = !after.wants(direction);
+        begin_sample(seen, slot, u32::from(is_last));
+        match is_fragment {
+            true => booked.with_fragment().number(),
+            false => booked.with_sample().number(),
         }
-        let mut judgement = before;
-        if refused {
-            judgement = Judgement::unpack(decision_of(&seen.key, before.generation));
-            judgement.watch = Watch::of_new_flow(&seen.key, settings.watched_payloads);
-        } else if before.named {
-            judgement.watch = Watch::new(MORE, before.watch.of(Direction::Download));
-        } else {
-            return word;
-        }
-        flow.set_judgement(judgement);
-        judgement.pack()
     }
 }
 
 /// Whether what a held flow's server says still waits for the verdict.
 #[inline(always)]
-fn waits(flow: Flow) -> bool {
+fn waits(flow: Flow, word: u64) -> bool {
     let now = clock::nanoseconds();
     if held::held_until(flow).is_some_and(|until| now < until) {
         held::count();
         return true;
     }
-    flow.add_to_judgement(Judgement::HOLD.wrapping_neg());
-    held::count_expired();
+    let released = Judgement {
+        held: false,
+        ..Judgement::unpack(word)
+    };
+    // Of two CPUs that find the time to be over, one counts it.
+    if flow.line.replace_judgement(word, released) {
+        held::count_expired();
+    }
     false
 }
 
-/// Decides about a flow that was not judged under the generation in force.
-///
-/// What a name led to stays where the addresses do not refuse, until whoever knows the name judges
-/// it again: there is no moment at which the flow passes for want of a judge.
-#[inline(always)]
-fn judge(flow: Flow, seen: &Seen, generation: u32, before: Judgement) -> Judgement {
-    let mut judgement = Judgement {
-        named: before.named,
-        held: before.held,
-        watch: before.watch,
-        ..Judgement::unpack(decision_of(&seen.key, generation))
-    };
-    if before.decision.layer != Layer::Address && !judgement.decision.verdict.refuses() {
-        judgement.decision = before.decision;
-    }
-    judgement.fresh = judgement.decision.policy != 0 && judgement.decision != before.decision
-        || judgement.decision == before.decision && before.fresh;
-    flow.set_judgement(judgement);
-    if before.decision != judgement.decision && judgement.decision.policy != 0 {
-        report_judged(seen, judgement.pack());
-    }
-    judgement
-}
-
 global! {
-    /// The packed judgement about a flow.
-    pub(crate) fn decision_of(key: &FlowKey, generation: u32) -> u64 {
-        let Some(settings) = settings::settings() else {
-            return 0;
-        };
-        let decision = decide(&Rulebook::new(generation, settings), key);
-        Judgement::new(generation, decision, Watch::NONE).pack()
-    }
-}
-
-/// What [`open`] gives where there was room.
-const OPENED: u32 = u32::MAX;
-
-global! {
-    /// Opens a flow for a packet that has none, and decides about it. Gives [`OPENED`], or the number of
-    /// the device's record where there was no room.
-    fn open(seen: &Seen) -> u32 {
-        let Some(settings) = settings::settings() else {
-            return 0;
-        };
-        let device = devices::number_of(seen.key.mac(), seen.now);
-        if device == FURTHER_DEVICES {
-            return device;
-        }
-        let hash = seen.key.hash(&settings.hash_secret);
-        let watch = Watch::of_new_flow(&seen.key, settings.watched_payloads);
-        let Some(flow) = flows::open(
-            &seen.key,
-            hash,
-            device,
-            seen.direction(),
-            seen.now,
-            watch,
-            settings,
-        ) else {
-            return device;
-        };
-        let generation = settings::generation(settings);
-        judge(
-            flow,
-            seen,
-            generation,
-            Judgement::new(generation, Decision::PASS, watch),
-        );
-        OPENED
-    }
-}
-
-global! {
-    /// Books a packet whose flow has no place to its device. Gives the same as [`book_to_flow`].
+    /// Books a packet whose flow has no place to its device. Gives the same as [`account`].
     fn overflow(seen: &Seen, device: u32) -> u32 {
         let Some(settings) = settings::settings() else {
             return 0;
         };
-        let device = match device {
-            OPENED => devices::number_of(seen.key.mac(), seen.now),
-            device => device,
-        };
-        let mut judgement =
-            Judgement::unpack(decision_of(&seen.key, settings::generation(settings)));
-        if judgement.decision.verdict.refuses() && seen.is_reset() {
-            judgement.decision = Decision::PASS;
+        let judgement = decide_by_address(&seen.key, settings::generation(settings));
+        let mut decision = Judgement::unpack(judgement).decision;
+        if decision.verdict.refuses() && seen.is_reset() {
+            decision = Decision::PASS;
         }
-        let decision = judgement.decision;
         if decision.policy != 0 {
             // It is decided about each packet, but only some attempt anything.
-            judgement.fresh = seen.is_attempt();
-            count_hit(seen, judgement.pack());
+            count_hit(seen, judgement, u64::from(seen.is_attempt()));
         }
-        if seen.direction() == Direction::Download && decision.verdict.refuses() {
-            interfaces::count_refused(seen.key.ifindex(), seen.wire);
-            return Booked::new(decision.verdict).number();
-        }
+        let booked = Booked::new(decision.verdict);
         let direction = seen.direction();
+        if direction == Direction::Download && decision.verdict.refuses() {
+            interfaces::count_refused(seen.key.ifindex(), seen.wire);
+            return booked.number();
+        }
         devices::count_overflow(device, seen.key.family(), direction, seen.wire, seen.now);
         interfaces::count_overflow(seen.key.ifindex(), direction, seen.wire);
         // Who has no place for flows still has an identity, and says names.
@@ -311,10 +203,10 @@ global! {
             || settings.watched_payloads == 0
             || !is_service(&seen.key) && !is_judged(seen, settings)
         {
-            return Booked::new(decision.verdict).number();
+            return booked.number();
         }
         begin_sample(seen, NO_SLOT, 0);
-        Booked::new(decision.verdict).with_sample().number()
+        booked.with_sample().number()
     }
 }
 

@@ -17,11 +17,18 @@ use sensor_ebpf::{
 };
 
 use crate::{
-    clock, global,
-    hit::{count_hit, report_judged},
+    clock,
+    decide::put,
+    global,
+    hit::{count_decided, count_hit, report_judged},
     sample::Payload,
     seen::{Action, Seen},
-    table::{flows, held, ring, rules::Rulebook, scratch, settings},
+    table::{
+        flows::{self, Flow},
+        held, ring,
+        rules::Rulebook,
+        scratch, settings,
+    },
     verifier::forget,
 };
 
@@ -219,7 +226,7 @@ global! {
         if head.flags & Head::URGENT != 0 {
             // What the server reads has an octet less.
             if device & rules.strict_rules() != 0 {
-                wait(head);
+                wait(seen, head);
             }
             return booked;
         }
@@ -233,7 +240,7 @@ global! {
             HTTP => (read_host(find_host()), Layer::Http),
             _ => {
                 if device & rules.strict_rules() != 0 {
-                    wait(head);
+                    wait(seen, head);
                 }
                 return booked;
             }
@@ -253,7 +260,7 @@ global! {
         }
         if found == Found::Unread as u32 {
             if device & rules.strict_rules() != 0 {
-                wait(head);
+                wait(seen, head);
             }
             return booked;
         }
@@ -274,10 +281,7 @@ global! {
         if layer == Layer::Dns && seen.key.protocol() == protocol::UDP {
             // Each question by itself: the flow is the resolver's.
             if decided != 0 {
-                count_hit(
-                    seen,
-                    Judgement::new(generation, decision, Watch::NONE).pack(),
-                );
+                count_hit(seen, Judgement::new(generation, decision).pack(), 1);
             }
             return match decision.verdict {
                 Verdict::Pass | Verdict::Allow => booked,
@@ -319,47 +323,70 @@ global! {
             verdict: Verdict::from_number((decided >> 16) as u8),
             layer: Layer::from_number(layer as u8),
         };
-        let mut judgement = Judgement::new(generation, decision, Watch::NONE);
         if decided != 0 {
-            count_hit(seen, judgement.pack());
-            report_judged(seen, judgement.pack());
+            let judgement = Judgement::new(generation, decision).pack();
+            match sample.head.slot {
+                // Its packets are counted one by one.
+                NO_SLOT => count_hit(seen, judgement, 1),
+                _ => count_decided(seen, judgement),
+            };
+            report_judged(seen, judgement);
         }
-        let head = &sample.head;
-        if head.slot != NO_SLOT
-            && let Some(flow) = flows::in_slot(head.slot)
-        {
-            let before = flow.judgement();
-            judgement.named = true;
-            judgement.fresh = false;
-            if decided == 0 {
-                judgement.decision = before.decision;
-                judgement.fresh = before.fresh;
-            }
-            if !decision.verdict.refuses() {
-                judgement.watch = before.watch;
-                if head.kind == Kind::Http as u8 {
-                    // Every request names a host.
-                    judgement.watch = Watch::new(Watch::ALWAYS, 0);
-                }
-            }
-            flow.set_judgement(judgement);
+        if let Some(flow) = flows::in_slot(sample.head.slot) {
+            store_by_name(flow, seen, generation, decision, sample.head.kind);
         }
         decision.verdict as u32
     }
 }
 
+/// Puts what a name led to into the flow; a policy of 0: no rule is about it.
+#[inline(always)]
+fn store_by_name(flow: Flow, seen: &Seen, generation: u32, decision: Decision, kind: u8) {
+    /// How often it is tried again because another CPU was first.
+    const TRIES: u32 = 3;
+
+    for _ in 0..TRIES {
+        let before = flow.line.judgement_word();
+        let mut judgement = Judgement {
+            generation,
+            named: true,
+            held: false,
+            ..Judgement::unpack(before)
+        };
+        if decision.policy != 0 {
+            judgement.decision = decision;
+        }
+        if put(flow, seen, before, judgement, true) {
+            break;
+        }
+    }
+    if decision.verdict.refuses() {
+        flow.line.set_watch(Watch::NONE);
+    } else if kind == Kind::Http as u8 {
+        // Every request names a host.
+        flow.line.set_watch(Watch::new(Watch::ALWAYS, 0));
+    }
+}
+
 /// Lets what the server says wait for the verdict, where user space is there to give one.
 #[inline(always)]
-fn wait(head: &Head) {
+fn wait(seen: &Seen, head: &Head) {
     let (Some(settings), Some(flow)) = (settings::settings(), flows::in_slot(head.slot)) else {
         return;
     };
-    let judgement = flow.judgement();
+    let before = flow.line.judgement_word();
+    let judgement = Judgement::unpack(before);
     let now = clock::nanoseconds();
     if judgement.named || judgement.held || is_service(&head.key) || now >= settings.alive_until {
         return;
     }
-    held::hold(flow, now + settings.hold_nanoseconds);
+    if held::hold(flow, now + settings.hold_nanoseconds) {
+        let held = Judgement {
+            held: true,
+            ..judgement
+        };
+        put(flow, seen, before, held, true);
+    }
 }
 
 global! {

@@ -15,6 +15,7 @@
 mod answer;
 mod book;
 mod clock;
+mod decide;
 mod fragment;
 mod frame;
 mod hit;

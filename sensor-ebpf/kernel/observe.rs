@@ -6,8 +6,9 @@
 use sensor_ebpf::{
     books::{MULTICAST_DEVICE, Tally},
     flow::{Direction, FlowKey},
-    parse::{Family, Fragment, Parsed, Piece, parse, protocol, tcp_flag},
+    parse::{Family, Fragment, Parsed, Piece, parse, plain, protocol, tcp_flag},
     said::initial,
+    sample::NO_SLOT,
     skip::Skip,
 };
 
@@ -18,7 +19,7 @@ use crate::{
     sample::Sampled,
     seen::{Action, Seen},
     steady::steady,
-    table::{devices, interfaces},
+    table::{devices, interfaces, scratch, settings},
     verifier::never,
 };
 
@@ -27,23 +28,41 @@ use crate::{
 /// A steady packet of a known flow costs one search in the flow table and no other lookup.
 #[inline(always)]
 pub(crate) fn observe<F: Sampled>(mut frame: F, direction: Direction) -> Action {
-    if steady(&frame, direction).is_some() {
+    let Some(settings) = settings::settings() else {
         return Action::Pass;
+    };
+    let mut slot = NO_SLOT;
+    let mut known = None;
+    if let Some(parsed) = plain(&frame) {
+        let key = FlowKey::new(&parsed, direction, frame.ifindex());
+        let fingerprint = key.hash(&settings.hash_secret);
+        match steady(&frame, &parsed, &key, fingerprint, direction, settings) {
+            Ok(()) => return Action::Pass,
+            Err(found) => slot = found,
+        }
+        known = Some((parsed, key, fingerprint));
     }
-    let mut revealed = false;
-    let parsed = loop {
-        match parse(&frame) {
-            Ok(parsed) => break parsed,
-            Err(reason) => match frame.reveal() {
-                Some(more) if !revealed => {
-                    frame = more;
-                    revealed = true;
-                    if never() {
-                        return Action::Pass;
-                    }
+    let (parsed, key, fingerprint) = match known {
+        Some(known) => known,
+        None => {
+            let mut revealed = false;
+            let parsed = loop {
+                match parse(&frame) {
+                    Ok(parsed) => break parsed,
+                    Err(reason) => match frame.reveal() {
+                        Some(more) if !revealed => {
+                            frame = more;
+                            revealed = true;
+                            if never() {
+                                return Action::Pass;
+                            }
+                        }
+                        _ => return skip(&frame, direction, reason, None),
+                    },
                 }
-                _ => return skip(&frame, direction, reason, None),
-            },
+            };
+            let key = FlowKey::new(&parsed, direction, frame.ifindex());
+            (parsed, key, 0)
         }
     };
     match direction {
@@ -58,14 +77,21 @@ pub(crate) fn observe<F: Sampled>(mut frame: F, direction: Direction) -> Action 
     if let Some(reason) = frame.aside(&parsed, direction) {
         return skip(&frame, direction, reason, Some(&parsed));
     }
-    let mut seen = Seen {
-        key: FlowKey::new(&parsed, direction, frame.ifindex()),
+    // Not on the stack, of which the functions below need the most.
+    let Some(seen) = scratch::seen() else {
+        return Action::Pass;
+    };
+    *seen = Seen {
+        key,
         wire: frame.wire(Some(&parsed)),
         now: clock::jiffies(),
+        fingerprint,
         sequence: parsed.sequence,
         payload: parsed.payload_len().unwrap_or(0) as u16,
         tcp_flags: parsed.tcp_flags,
         direction: direction as u8,
+        slot,
+        reserved: 0,
     };
     if seen.key.protocol() == protocol::UDP
         && direction == Direction::Upload
@@ -81,7 +107,7 @@ pub(crate) fn observe<F: Sampled>(mut frame: F, direction: Direction) -> Action 
         && parsed.piece != Piece::Later;
     if is_icmp || parsed.tcp_flags & tcp_flag::RST != 0 {
         let (network, transport) = (parsed.network_offset, parsed.transport_offset);
-        let word = frame.look(&seen, network as u32, transport as u32);
+        let word = frame.look(seen, network as u32, transport as u32);
         match is_icmp {
             true => seen.key = seen.key.with_ports(word as u32),
             false => seen.sequence = word as u32,
@@ -93,15 +119,18 @@ pub(crate) fn observe<F: Sampled>(mut frame: F, direction: Direction) -> Action 
     match parsed.fragment() {
         Fragment::Whole => {}
         Fragment::First(identification) => {
-            fragment::remember(&seen, identification);
+            fragment::remember(seen, identification);
         }
         Fragment::Later(identification) => {
             seen.key = seen
                 .key
-                .with_ports(fragment::ports_of_first(&seen, identification));
+                .with_ports(fragment::ports_of_first(seen, identification));
         }
     }
-    let booked = book::book(&seen);
+    if seen.fingerprint == 0 {
+        seen.fingerprint = seen.key.hash(&settings.hash_secret);
+    }
+    let booked = book::book(seen);
     if booked.is_fragment() {
         judge::tell_fragment();
         return booked.action();
@@ -110,7 +139,7 @@ pub(crate) fn observe<F: Sampled>(mut frame: F, direction: Direction) -> Action 
         return booked.action();
     }
     let judged = match direction {
-        Direction::Upload => Action::from_number(judge::judge(&seen, booked.number())),
+        Direction::Upload => Action::from_number(judge::judge(seen, booked.number())),
         Direction::Download => booked.action(),
     };
     judge::submit();

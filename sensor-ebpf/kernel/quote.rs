@@ -13,7 +13,7 @@ use sensor_ebpf::{
 };
 
 use crate::{
-    book,
+    decide::decide_by_address,
     frame::{AllBytes, LinearFrame},
     global,
     seen::Seen,
@@ -85,8 +85,8 @@ global! {
         };
         let key: &FlowKey = key;
         let generation = settings::generation(settings);
-        if let Some(flow) = flows::find(key.hash(&settings.hash_secret), key, settings) {
-            let judgement = flow.judgement();
+        if let Ok(flow) = flows::find(key.hash(&settings.hash_secret), key, settings) {
+            let judgement = Judgement::unpack(flow.line.judgement_word());
             let decision = judgement.decision;
             if judgement.generation == generation
                 || decision.layer != Layer::Address && decision.verdict.refuses()
@@ -94,7 +94,7 @@ global! {
                 return u32::from(!decision.verdict.refuses());
             }
         }
-        let decision = Judgement::unpack(book::decision_of(key, generation)).decision;
+        let decision = Judgement::unpack(decide_by_address(key, generation)).decision;
         u32::from(!decision.verdict.refuses())
     }
 }

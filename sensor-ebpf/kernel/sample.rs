@@ -74,7 +74,7 @@ fn head(seen: &Seen) -> Head {
             0 => 0,
             _ => Head::URGENT,
         },
-        reserved: 0,
+        epoch: 0,
     }
 }
 

@@ -47,6 +47,8 @@ pub(crate) struct Seen {
     pub(crate) wire: Tally,
     /// Jiffies since boot.
     pub(crate) now: u64,
+    /// [`FlowKey::hash`] of the key.
+    pub(crate) fingerprint: u64,
     /// TCP: that of the packet; of a RST its window and urgent pointer. A QUIC Initial: the number of its
     /// connection.
     pub(crate) sequence: u32,
@@ -55,6 +57,10 @@ pub(crate) struct Seen {
     pub(crate) tcp_flags: u8,
     /// By number of [`Direction`], and [`FRAGMENT`](Self::FRAGMENT).
     pub(crate) direction: u8,
+    /// Where a line with the fingerprint was found already; [`NO_SLOT`](sensor_ebpf::sample::NO_SLOT)
+    /// elsewhere.
+    pub(crate) slot: u32,
+    pub(crate) reserved: u32,
 }
 
 impl Seen {
@@ -107,10 +113,8 @@ impl Seen {
 pub(crate) struct Booked(u32);
 
 impl Booked {
-    /// The flow is not in the table: nothing was booked.
-    pub(crate) const NO_FLOW: Self = Self(1 << 9);
     const SAMPLE_WANTED: u32 = 1 << 8;
-    const FRAGMENT_SEEN: u32 = 1 << 10;
+    const FRAGMENT_SEEN: u32 = 1 << 9;
 
     /// Booked, and nothing is wanted of the payload.
     #[inline(always)]

@@ -2,7 +2,7 @@
 //! functions that the verifier checks one by one.
 
 use core::{
-    intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xadd},
+    intrinsics::{AtomicOrdering, atomic_cxchg, atomic_or, atomic_xadd, atomic_xchg},
     ptr,
 };
 
@@ -91,20 +91,56 @@ impl Shared<u64> {
         unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::SeqCst }>(self.0, amount) }
     }
 
-    /// Puts a value in the place of another, and gives whether that still stood there.
+    /// Stores a word where another is found. Gives whether it was.
+    ///
+    /// In Linux since 5.12 on x86-64 and 5.18 on arm64, as are the exchanges and `fetch_add` below.
     #[inline(always)]
-    pub(crate) fn exchange(self, before: u64, after: u64) -> bool {
+    pub(crate) fn compare_exchange(self, found: u64, word: u64) -> bool {
         // SAFETY: as in `load`.
         unsafe {
-            atomic_cxchg::<u64, { AtomicOrdering::Relaxed }, { AtomicOrdering::Relaxed }>(
-                self.0, before, after,
+            atomic_cxchg::<u64, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(
+                self.0, found, word,
             )
             .1
         }
     }
+
+    /// Stores a word, ordered behind all stores before it, and gives the one that was there.
+    #[inline(always)]
+    pub(crate) fn exchange(self, word: u64) -> u64 {
+        // SAFETY: as in `load`.
+        unsafe { atomic_xchg::<u64, { AtomicOrdering::SeqCst }>(self.0, word) }
+    }
+
+    /// Sets bits.
+    #[inline(always)]
+    pub(crate) fn set(self, bits: u64) {
+        // SAFETY: as in `load`.
+        unsafe { atomic_or::<u64, u64, { AtomicOrdering::Relaxed }>(self.0, bits) };
+    }
+}
+
+impl Shared<u32> {
+    /// Adds, and gives what was there before.
+    #[inline(always)]
+    pub(crate) fn fetch_add(self, amount: u32) -> u32 {
+        // SAFETY: as in `load`.
+        unsafe { atomic_xadd::<u32, u32, { AtomicOrdering::SeqCst }>(self.0, amount) }
+    }
 }
 
 impl Shared<Tally> {
+    /// Stores packets and bytes, each in one piece, and gives what was there.
+    #[inline(always)]
+    pub(crate) fn exchange_tally(self, counted: Tally) -> Tally {
+        // SAFETY: as in `load`; the fields' addresses are taken, nothing is read.
+        let (packets, bytes) = unsafe { (&raw mut (*self.0).packets, &raw mut (*self.0).bytes) };
+        Tally {
+            packets: Shared(packets).exchange(counted.packets),
+            bytes: Shared(bytes).exchange(counted.bytes),
+        }
+    }
+
     /// Adds packets and bytes.
     #[inline(always)]
     pub(crate) fn add_tally(self, wire: Tally) {

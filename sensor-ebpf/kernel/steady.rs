@@ -1,45 +1,59 @@
 //! The short way of most packets.
 
-use aya_ebpf::helpers::bpf_jiffies64;
 use sensor_ebpf::{
-    flow::{Direction, FlowKey, Judgement},
-    parse::{plain, protocol, tcp_flag},
+    books::Settings,
+    flow::{Direction, FlowKey},
+    parse::{Parsed, protocol, tcp_flag},
     said::initial,
+    sample::NO_SLOT,
 };
 
 use crate::{
+    clock,
     frame::Frame,
     table::{flows, settings},
 };
 
-/// The short way of most packets: a plain frame of a flow that is known, passes, and has told what
-/// it is. `None` books nothing, and the long way does it.
+/// Counts a packet of a flow that is known, passes, and has told what it is: one search in the set that
+/// its fingerprint leads to, one cache line. `Err` books nothing, and gives the slot in which a line with
+/// the fingerprint was found, for the long way.
 ///
 /// Frames from and to group addresses have no flow, so they are not found here.
 #[inline(always)]
-pub(crate) fn steady<F: Frame>(frame: &F, direction: Direction) -> Option<()> {
-    let parsed = plain(frame)?;
-    let settings = settings::settings()?;
-    let key = FlowKey::new(&parsed, direction, frame.ifindex());
-    if parsed.tcp_flags & tcp_flag::SYN != 0 {
-        return None;
+pub(crate) fn steady<F: Frame>(
+    frame: &F,
+    parsed: &Parsed,
+    key: &FlowKey,
+    fingerprint: u64,
+    direction: Direction,
+    settings: &Settings,
+) -> Result<(), u32> {
+    let Some((line, slot)) = flows::find_line(fingerprint, settings) else {
+        return Err(NO_SLOT);
+    };
+    if !line.is_steady(direction, settings::generation(settings))
+        || parsed.tcp_flags & tcp_flag::SYN != 0
+        || may_begin_connection(frame, parsed, key, direction)
+    {
+        return Err(slot);
     }
-    if parsed.protocol == protocol::UDP
+    line.touch(direction, parsed.tcp_flags, clock::jiffies());
+    line.count(direction, frame.wire(Some(parsed)));
+    Ok(())
+}
+
+/// Whether a QUIC connection may begin with it, at the ports of one that is known.
+#[inline(always)]
+fn may_begin_connection<F: Frame>(
+    frame: &F,
+    parsed: &Parsed,
+    key: &FlowKey,
+    direction: Direction,
+) -> bool {
+    parsed.protocol == protocol::UDP
         && direction == Direction::Upload
         && key.remote_port() == initial::PORT
-        && let Some([first]) = frame.load::<1>(parsed.payload_offset())
-        && initial::is_long(first)
-    {
-        // A connection may begin, at the ports of one that is known.
-        return None;
-    }
-    let flow = flows::find_near(key.hash(&settings.hash_secret), &key, settings)?;
-    let judgement = flow.judgement_word() & Judgement::steady_mask(direction);
-    if judgement != Judgement::steady(settings::generation(settings)) {
-        return None;
-    }
-    // SAFETY: the helper reads a clock.
-    flow.touch(direction, parsed.tcp_flags, unsafe { bpf_jiffies64() });
-    flow.count(direction, frame.wire(Some(&parsed)));
-    Some(())
+        && frame
+            .load::<1>(parsed.payload_offset())
+            .is_some_and(|[first]| initial::is_long(first))
 }

@@ -145,7 +145,7 @@ pub struct Losses {
     /// New flows refused because the device, or all new devices together, had their share of the
     /// table. Kernel.
     pub flow_share_used: u64,
-    /// New flows refused because the index had no room near their hash. Kernel.
+    /// New flows refused because both sets that their hash leads to were full. Kernel.
     pub flow_index_full: u64,
     /// Packets of devices for which the device table had no place. Kernel.
     pub device_table_full: u64,
@@ -165,7 +165,7 @@ pub struct Losses {
     pub held: u64,
     /// Flows whose time to wait was over before there was a verdict. Kernel.
     pub hold_expired: u64,
-    /// Slots in use, for the shares of the table. Kernel adds, user space subtracts.
+    /// Flows in the table, for the shares of the table. Kernel adds, user space subtracts.
     pub live_flows: u64,
 }
 
@@ -176,9 +176,9 @@ pub struct Settings {
     /// The policy generation. A flow decided under another one is decided again. Its lowest bit
     /// says which side of the policy tables is in force.
     pub generation: u32,
-    /// Number of index buckets minus one.
-    pub bucket_mask: u32,
-    /// Slots of the flow table.
+    /// Sets of the flow table.
+    pub flow_sets: u32,
+    /// Flows that the table has room for.
     pub flow_slots: u64,
     /// For each side: the rules that are about names.
     pub name_rules: [u64; 2],
@@ -198,7 +198,7 @@ pub struct Settings {
     /// Payloads of a new flow that are wanted in each direction, at most
     /// [`Watch::MAX`](crate::sample::Watch::MAX).
     pub watched_payloads: u64,
-    /// Multipliers of [`FlowKey::hash`](crate::flow::FlowKey::hash), odd, drawn at load.
+    /// Secret of [`FlowKey::hash`](crate::flow::FlowKey::hash), drawn at load.
     pub hash_secret: [u64; 6],
     /// For each side: the rules that apply to devices that no rule names.
     pub default_rules: [u64; 2],
@@ -211,6 +211,8 @@ pub struct Settings {
     pub hz: u64,
     /// Milliseconds since the Unix epoch when jiffies were 0. Not read in the kernel.
     pub epoch_millis: u64,
+    /// Jiffies when `CLOCK_MONOTONIC` was 0. Not read in the kernel.
+    pub boot_jiffies: u64,
     /// Policies in force. Not read in the kernel.
     pub policies: u64,
     /// Prefixes in force, both families. Not read in the kernel.
@@ -229,8 +231,8 @@ pub const LAYOUT: u64 = {
     const VERSION: u64 = 4;
     let sizes = [
         size_of::<Settings>(),
-        size_of::<crate::flow::FlowRecord>(),
-        size_of::<crate::flow::Bucket>(),
+        size_of::<crate::flow::FlowLine>(),
+        size_of::<crate::flow::FlowDetail>(),
         size_of::<DeviceRecord>(),
         size_of::<InterfaceRecord>(),
         size_of::<Losses>(),
@@ -265,8 +267,8 @@ pub struct HitKey {
     pub direction: u8,
     /// By number of [`Layer`](crate::policy::Layer): what it was decided by.
     pub layer: u8,
-    /// Keeps the size even; 0.
-    pub reserved: u8,
+    /// Who writes the record: [`HitKey::BY_PROGRAMS`] or [`HitKey::OF_REAPED`].
+    pub writer: u8,
 }
 
 /// How often a policy applied.
@@ -303,6 +305,8 @@ pub struct Journal {
     pub slot: u64,
     /// Number of its device's record.
     pub device: u64,
+    /// What the device's last packet will be, in jiffies since boot.
+    pub device_last_seen: u64,
     /// Number of its interface's record.
     pub interface: u64,
     /// Index of its family.
@@ -313,6 +317,12 @@ pub struct Journal {
     pub device_flows: ByDirection<u64>,
     /// What the interface's retired tallies will be.
     pub interface_retired: ByDirection<Tally>,
+    /// How often the slot will have been given back.
+    pub releases_after: u64,
+    /// Whose hits the flow's last packets are, a [`HitKey`] for each direction; a policy of 0: nobody's.
+    pub hit_keys: ByDirection<HitKey>,
+    /// What those hits will be.
+    pub hits_after: ByDirection<Hit>,
     /// What `reaped` will be.
     pub reaped_after: u64,
     /// Flows reaped since the tables were made.
@@ -325,8 +335,8 @@ pub mod journal {
     pub const IDLE: u64 = 0;
     /// The values of the journal are being written to the records.
     pub const RETIRING: u64 = 1;
-    /// They are written; the slot is being returned to the free queue.
-    pub const RETURNING: u64 = 2;
+    /// They are written, and the slot's own records are zero; it is being given back.
+    pub const RELEASING: u64 = 2;
 }
 
 /// The most policies that can have had an identity since the tables were made.
@@ -342,9 +352,10 @@ pub struct PolicyName {
 
 wire! {
     Journal {
-        phase: u64, slot: u64, device: u64, interface: u64, family: u64,
+        phase: u64, slot: u64, device: u64, device_last_seen: u64, interface: u64, family: u64,
         device_retired: ByDirection<Tally>, device_flows: ByDirection<u64>,
-        interface_retired: ByDirection<Tally>, reaped_after: u64, reaped: u64,
+        interface_retired: ByDirection<Tally>, releases_after: u64,
+        hit_keys: ByDirection<HitKey>, hits_after: ByDirection<Hit>, reaped_after: u64, reaped: u64,
     }
     PolicyName { octets: [u8; 64] }
     Note { magic: u32, action: u32, destination: u64 }
@@ -367,18 +378,24 @@ wire! {
         samples_shed: [u64; Kind::COUNT], samples_lost: [u64; Kind::COUNT], held: u64, hold_expired: u64, live_flows: u64,
     }
     Settings {
-        generation: u32, bucket_mask: u32, flow_slots: u64, name_rules: [u64; 2],
+        generation: u32, flow_sets: u32, flow_slots: u64, name_rules: [u64; 2],
         strict_rules: [u64; 2], name_secret: [u64; 2], name_mask: [u32; 2], hold_nanoseconds: u64,
         alive_until: u64, watched_payloads: u64, hash_secret: [u64; 6],
-        default_rules: [u64; 2], layout: u64, reset_signature: u64, hz: u64, epoch_millis: u64,
+        default_rules: [u64; 2], layout: u64, reset_signature: u64, hz: u64, epoch_millis: u64, boot_jiffies: u64,
         policies: u64, prefixes: u64, names: u64, reloads: u64, reloads_refused: u64,
     }
-    HitKey { mac: [u8; 6], policy: u16, verdict: u8, direction: u8, layer: u8, reserved: u8 }
+    HitKey { mac: [u8; 6], policy: u16, verdict: u8, direction: u8, layer: u8, writer: u8 }
     Hit { wire: Tally, decided: u64 }
     FragmentKey { flow: crate::flow::FlowKey, identification: u32, direction: u32 }
 }
 
 impl HitKey {
+    /// In `writer`: what programs add up, packets that have no flow, that are refused, and what the decisions
+    /// of live flows before the one in force applied to.
+    pub const BY_PROGRAMS: u8 = 0;
+    /// In `writer`: what user space adds up, the last packets of flows that it reaped.
+    pub const OF_REAPED: u8 = 1;
+
     /// The key under which one packet's hit is counted.
     #[inline(always)]
     pub const fn new(mac: Mac, decision: Decision, direction: Direction) -> Self {
@@ -388,7 +405,7 @@ impl HitKey {
             verdict: decision.verdict as u8,
             direction: direction as u8,
             layer: decision.layer as u8,
-            reserved: 0,
+            writer: Self::BY_PROGRAMS,
         }
     }
 }

@@ -1,296 +1,161 @@
-//! Flows: their keys, their records, and the index that leads from one to the other.
+//! The flow table: where a flow's record lies, and what is in it.
 //!
 //! # Why not a BPF hash map
 //!
 //! `BPF_MAP_TYPE_HASH` costs a call, a jhash over every key byte and, per lookup, three cache
 //! lines; its values can be read from user space only by copying, and deleting an element while a
 //! program holds it loses what that program adds. The table here is two plain arrays that user
-//! space maps into its memory:
+//! space maps into its memory, with the same numbering:
 //!
-//! * [`FlowRecord`] slots, two cache lines each: **the books**. A slot is owned by one flow from
-//!   the moment it is taken from the free queue until user space has taken its last counts.
-//! * an index of [`Bucket`]s of [`IndexEntry`]s: **a hint**. Nothing in the books depends on it. A
-//!   lost update (two CPUs that store into one entry) leaves a slot that no packet finds any more
-//!   but that is still read, and reaped when it has been idle; its flow gets another slot.
+//! * [`FlowLine`]s, one cache line each, in sets of [`WAYS`]: all that a steady packet reads and writes.
+//!   The table is its own index: the hash of a key names the set, and the way at which a search starts.
+//!   A line is known by its fingerprint, the whole keyed hash; 0: nobody's.
+//! * [`FlowDetail`]s: the key, and what is read when a flow opens, is sampled, decided or reaped.
 //!
-//! Reaping: user space replaces the index entry by [`IndexEntry::REMOVED`], waits until every
-//! program that may have read the entry has ended (`membarrier(2)`, an RCU grace period), then
-//! books the slot's counts to the device and the interface, and returns it to the queue.
+//! A flow whose set is full goes to the set behind it, and the first set is marked as
+//! [spilled](set_of), so that searches go on.
+//!
+//! Taking a way: whoever adds one to its [`claims`](FlowDetail::claims) and finds the number of
+//! [`releases`](FlowDetail::releases) has it; whoever finds more subtracts one again. Programs fill both
+//! records and store the fingerprint last, by an atomic exchange, which orders it behind the rest. A CPU
+//! that sees the fingerprint and not yet the judgement (arm64 may show them so) reads generation 0 there,
+//! which is never in force, and takes the long way, which compares keys; one that sees an old key opens
+//! another way, and the one that is not found is reaped when it is idle. Two CPUs that open one flow at
+//! the same time may take two ways, with the same end: the books hold.
+//!
+//! Reaping: user space stores 0 as the fingerprint, waits until every program that may have found the line
+//! has ended (`membarrier(2)`, an RCU grace period), books the counts to the device and the interface, and
+//! makes both records zero. Then it counts one release more. It never writes `claims`: a program may be
+//! between its addition and its subtraction.
 
-use crate::{
-    parse::{Address, Family, Mac, Parsed},
-    policy::{Decision, Layer, Verdict},
-    sample::{Watch, is_service},
-    wire,
+pub use crate::{
+    judgement::{Judgement, Ruling, Wants},
+    key::{Direction, FlowKey},
 };
+use crate::{sample::Watch, wire};
 
-/// Which way a frame goes, seen from the device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum Direction {
-    /// Leaves the device.
-    Upload = 0,
-    /// Reaches the device.
-    Download = 1,
-}
+/// Lines of one set.
+pub const WAYS: u32 = 16;
 
-impl Direction {
-    /// Both, at the place of their number.
-    pub const ALL: [Self; 2] = [Self::Upload, Self::Download];
-
-    /// The metric label.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Upload => "upload",
-            Self::Download => "download",
-        }
-    }
-}
-
-/// What makes two packets the same flow: device, interface, protocol, addresses and ports.
-///
-/// Six words, so that hashing and comparing take no loop over octets. An IPv4 flow has both
-/// addresses in one word and the last three are zero.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[repr(C)]
-pub struct FlowKey {
-    /// Bits 0 to 47: the device's MAC address; from 48: protocol; from 56: family.
-    device: u64,
-    /// Bits 0 to 31: the interface's index; from 32: local and remote port as in the packet. Where
-    /// the family is `Other`, the remote port is the ethertype.
-    link: u64,
-    /// IPv4: lower half local, upper half remote. IPv6: local, first octets.
-    local_high: u64,
-    local_low: u64,
-    remote_high: u64,
-    remote_low: u64,
-}
-
-wire! {
-    FlowKey {
-        device: u64, link: u64, local_high: u64, local_low: u64, remote_high: u64, remote_low: u64,
-    }
-}
-
-impl FlowKey {
-    /// The key of a frame that was seen going in `direction` on the interface `ifindex`.
-    #[inline(always)]
-    pub const fn new(parsed: &Parsed, direction: Direction, ifindex: u32) -> Self {
-        let (mac, local, remote, ports) = match direction {
-            Direction::Upload => (
-                parsed.source_mac,
-                parsed.source,
-                parsed.destination,
-                parsed.ports,
-            ),
-            Direction::Download => (
-                parsed.destination_mac,
-                parsed.destination,
-                parsed.source,
-                parsed.ports.swapped(),
-            ),
-        };
-        let device = mac.word() | (parsed.protocol as u64) << 48 | (parsed.family as u64) << 56;
-        let ports = match parsed.family {
-            Family::Other => (parsed.ethertype.swap_bytes() as u32) << 16,
-            Family::V4 | Family::V6 => ports.word(),
-        };
-        let link = ifindex as u64 | (ports as u64) << 32;
-        match parsed.family {
-            Family::Other => Self {
-                device,
-                link,
-                local_high: 0,
-                local_low: 0,
-                remote_high: 0,
-                remote_low: 0,
-            },
-            Family::V4 => Self {
-                device,
-                link,
-                local_high: local.high | remote.high << 32,
-                local_low: 0,
-                remote_high: 0,
-                remote_low: 0,
-            },
-            Family::V6 => Self {
-                device,
-                link,
-                local_high: local.high,
-                local_low: local.low,
-                remote_high: remote.high,
-                remote_low: remote.low,
-            },
-        }
-    }
-
-    /// The device's MAC address.
-    #[inline(always)]
-    pub const fn mac(&self) -> Mac {
-        Mac::from_word(self.device)
-    }
-
-    /// The transport's protocol number.
-    #[inline(always)]
-    pub const fn protocol(&self) -> u8 {
-        (self.device >> 48) as u8
-    }
-
-    /// The network layer.
-    #[inline(always)]
-    pub const fn family(&self) -> Family {
-        Family::from_number((self.device >> 56) as u8)
-    }
-
-    /// The index of the interface, as the kernel numbers it.
-    #[inline(always)]
-    pub const fn ifindex(&self) -> u32 {
-        self.link as u32
-    }
-
-    /// The device's port; 0 where the protocol has none.
-    #[inline(always)]
-    pub const fn local_port(&self) -> u16 {
-        ((self.link >> 32) as u16).swap_bytes()
-    }
-
-    /// The remote port, 0 where the protocol has none; the ethertype where the family is `Other`.
-    #[inline(always)]
-    pub const fn remote_port(&self) -> u16 {
-        ((self.link >> 48) as u16).swap_bytes()
-    }
-
-    /// The device's address.
-    #[inline(always)]
-    pub const fn local(&self) -> Address {
-        match self.family() {
-            Family::Other => Address { high: 0, low: 0 },
-            Family::V4 => Address {
-                high: self.local_high & 0xffff_ffff,
-                low: 0,
-            },
-            Family::V6 => Address {
-                high: self.local_high,
-                low: self.local_low,
-            },
-        }
-    }
-
-    /// The other side's address.
-    #[inline(always)]
-    pub const fn remote(&self) -> Address {
-        match self.family() {
-            Family::Other => Address { high: 0, low: 0 },
-            Family::V4 => Address {
-                high: self.local_high >> 32,
-                low: 0,
-            },
-            Family::V6 => Address {
-                high: self.remote_high,
-                low: self.remote_low,
-            },
-        }
-    }
-
-    /// Local and remote port as they are stored.
-    #[inline(always)]
-    pub const fn ports(&self) -> u32 {
-        (self.link >> 32) as u32
-    }
-
-    /// The same flow with these ports, as [`ports`](Self::ports) gives them; 0 for the flow that
-    /// a fragment is booked to whose first piece is not known.
-    #[inline(always)]
-    pub const fn with_ports(self, ports: u32) -> Self {
-        Self {
-            link: self.link & 0xffff_ffff | (ports as u64) << 32,
-            ..self
-        }
-    }
-
-    /// The same flow as if it were seen on another interface.
-    pub const fn on_interface(self, ifindex: u32) -> Self {
-        Self {
-            link: self.link >> 32 << 32 | ifindex as u64,
-            ..self
-        }
-    }
-
-    /// A seeded hash of the key.
-    ///
-    /// Multilinear over 64-bit words with secret odd multipliers (Lemire and Kaser, "Strongly
-    /// universal string hashing is fast", 2014), of which the upper half is good, and a finalizer
-    /// that brings it down: the products of the words do not wait for each other. The secret is
-    /// drawn when the tables are made, so that no device can choose keys that fall into one bucket.
-    #[inline(always)]
-    pub const fn hash(&self, secret: &[u64; 6]) -> u64 {
-        let mut sum = self
-            .device
-            .wrapping_mul(secret[0])
-            .wrapping_add(self.link.wrapping_mul(secret[1]))
-            .wrapping_add(self.local_high.wrapping_mul(secret[2]));
-        if matches!(self.family(), Family::V6) {
-            sum = sum
-                .wrapping_add(self.local_low.wrapping_mul(secret[3]))
-                .wrapping_add(self.remote_high.wrapping_mul(secret[4]))
-                .wrapping_add(self.remote_low.wrapping_mul(secret[5]));
-        }
-        sum ^= sum >> 32;
-        sum = sum.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        sum ^ (sum >> 29)
-    }
-
-    /// Whether two keys are the same; an IPv4 flow needs three words compared.
-    #[inline(always)]
-    pub const fn same(&self, other: &Self) -> bool {
-        self.device == other.device
-            && self.link == other.link
-            && self.local_high == other.local_high
-            && (!matches!(self.family(), Family::V6)
-                || (self.local_low == other.local_low
-                    && self.remote_high == other.remote_high
-                    && self.remote_low == other.remote_low))
-    }
-}
-
-/// Who a slot of the flow table belongs to at the moment. The only writer of each transition is
-/// named; a slot is never shared.
+/// Who a line of the flow table belongs to at the moment. The only writer of each transition is
+/// named; a line is never shared.
 pub mod slot {
-    /// In the free queue. Written by user space before it queues the slot.
+    /// Nobody's. Written by user space.
     pub const FREE: u8 = 0;
-    /// A flow's. Written by the kernel program that took the slot from the queue.
+    /// A flow's. Written by the kernel program that claimed it.
     pub const LIVE: u8 = 1;
-    /// Taken out of the index, waiting for the grace period. Written by user space.
+    /// Found by no search any more, waiting for the grace period. Written by user space.
     pub const LEAVING: u8 = 2;
 }
 
-/// One flow: its key, its verdict, and its counters.
+/// What a steady packet reads and writes of its flow: one cache line.
 ///
-/// 128 octets: what is compared and judged lies in the first cache line, what is counted in the
-/// second. The counters are added to atomically by any CPU; user space reads them in place.
+/// The counters are added to atomically by any CPU; user space reads them in place.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
-pub struct FlowRecord {
-    /// Whose packets these are.
-    pub key: FlowKey,
-    /// What was decided, a [`Judgement`] by [`pack`](Judgement::pack): one word, so that no CPU
-    /// sees half of it.
+pub struct FlowLine {
+    /// [`FlowKey::hash`]; 0: no packet finds the line. Programs store it, user space takes it away.
+    pub fingerprint: u64,
+    /// A [`Judgement`] by [`pack`](Judgement::pack): one word, so that no CPU sees half of it. Programs.
     pub judgement: u64,
-    /// When the last packet came, in jiffies since boot (`bpf_jiffies64`).
-    pub last_seen: u64,
+    /// A [`Ruling`] by [`pack`](Ruling::pack); 0 where there is none. User space.
+    pub ruling: u64,
     /// Packets that left the device.
     pub upload_packets: u64,
-    /// Octets that left the device, Ethernet header included, frame check sequence not.
+    /// Bytes that left the device, Ethernet header included, frame check sequence not.
     pub upload_bytes: u64,
     /// Packets that reached the device.
     pub download_packets: u64,
-    /// Octets that reached the device, counted like `upload_bytes`.
+    /// Bytes that reached the device, counted like `upload_bytes`.
     pub download_bytes: u64,
+    /// When the last packet came, in jiffies since boot: the lower half.
+    pub last_seen: u32,
+    /// All TCP flags seen, by [`Direction`].
+    pub tcp_flags: [u8; 2],
+    /// A [`Watch`]: which of the next payloads are copied to user space. Programs.
+    pub watch: u8,
+    /// A state of [`slot`].
+    pub state: u8,
+}
+
+/// What else is known of a flow.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct FlowDetail {
+    /// Whose packets these are.
+    pub key: FlowKey,
+    /// The flow's counters when the decision in force was made, by [`Direction`]: what came since are hits
+    /// of it. Programs.
+    pub decided_at: [crate::books::Tally; 2],
     /// When the first packet came, in jiffies since boot.
     pub first_seen: u64,
-    /// Where the index entry lies that leads here: bucket number times
-    /// [`BUCKET_ENTRIES`], plus the place in the bucket.
-    pub index_position: u32,
+    /// How often the way was taken. Programs add.
+    pub claims: u32,
+    /// How often it was given back: as often as it was taken, where it is free. User space.
+    pub releases: u32,
+    /// Index of the device's record.
+    pub device: u32,
+    /// Index of the interface's record; out of range where it has none.
+    pub interface: u16,
+    /// The direction of the first packet, by number.
+    pub opened_by: u8,
+    /// Keeps the size a multiple of eight; 0.
+    pub reserved: u8,
+    /// The TCP sequence number of the last SYN, by [`Direction`]; of no meaning where `tcp_flags`
+    /// has none. What a name lies in starts at the number behind it. Of QUIC, uploads: the number of
+    /// the connection that began last ([`connection`](crate::said::initial::connection)).
+    pub initial_sequence: [u32; 2],
+}
+
+wire! {
+    FlowLine {
+        fingerprint: u64, judgement: u64, ruling: u64,
+        upload_packets: u64, upload_bytes: u64, download_packets: u64, download_bytes: u64,
+        last_seen: u32, tcp_flags: [u8; 2], watch: u8, state: u8,
+    }
+    FlowDetail {
+        key: FlowKey, decided_at: [crate::books::Tally; 2], first_seen: u64, claims: u32, releases: u32,
+        device: u32, interface: u16, opened_by: u8, reserved: u8, initial_sequence: [u32; 2],
+    }
+}
+
+const _: () = assert!(size_of::<FlowLine>() == 64);
+
+/// Whether flows of a set lie in the set behind it.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Spill {
+    /// 1 where one does, or did a moment ago. Programs store it, user space takes it back.
+    pub spilled: u64,
+}
+
+wire! { Spill { spilled: u64 } }
+
+/// A flow, as user space reads it: both records in one.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct FlowRecord {
+    /// Whose packets these are.
+    pub key: FlowKey,
+    /// See [`FlowLine::judgement`].
+    pub judgement: u64,
+    /// See [`FlowLine::ruling`].
+    pub ruling: u64,
+    /// See [`FlowLine::watch`].
+    pub watch: u8,
+    /// When the last packet came, in jiffies since boot.
+    pub last_seen: u64,
+    /// Packets that left the device.
+    pub upload_packets: u64,
+    /// Bytes that left the device.
+    pub upload_bytes: u64,
+    /// Packets that reached the device.
+    pub download_packets: u64,
+    /// Bytes that reached the device.
+    pub download_bytes: u64,
+    /// See [`FlowDetail::decided_at`].
+    pub decided_at: [crate::books::Tally; 2],
+    /// When the first packet came, in jiffies since boot.
+    pub first_seen: u64,
     /// Index of the device's record.
     pub device: u32,
     /// Index of the interface's record.
@@ -299,236 +164,180 @@ pub struct FlowRecord {
     pub tcp_flags: [u8; 2],
     /// The direction of the first packet, by number.
     pub opened_by: u8,
-    /// A state of [`slot`].
-    pub state: u8,
-    /// The TCP sequence number of the last SYN, by [`Direction`]; of no meaning where `tcp_flags`
-    /// has none. What a name lies in starts at the number behind it. Of QUIC, uploads: the number of
-    /// the connection that began last ([`connection`](crate::said::initial::connection)).
+    /// See [`FlowDetail::initial_sequence`].
     pub initial_sequence: [u32; 2],
 }
 
-wire! {
-    FlowRecord {
-        key: FlowKey, judgement: u64, last_seen: u64,
-        upload_packets: u64, upload_bytes: u64, download_packets: u64, download_bytes: u64,
-        first_seen: u64, index_position: u32, device: u32, interface: u32,
-        tcp_flags: [u8; 2], opened_by: u8, state: u8, initial_sequence: [u32; 2],
+impl FlowRecord {
+    /// The flow of both records, read at about a time in jiffies since boot.
+    pub const fn new(line: &FlowLine, detail: &FlowDetail, now: u64) -> Self {
+        Self {
+            key: detail.key,
+            judgement: line.judgement,
+            ruling: line.ruling,
+            watch: line.watch,
+            last_seen: last_seen(line.last_seen, now),
+            upload_packets: line.upload_packets,
+            upload_bytes: line.upload_bytes,
+            download_packets: line.download_packets,
+            download_bytes: line.download_bytes,
+            decided_at: detail.decided_at,
+            first_seen: detail.first_seen,
+            device: detail.device,
+            interface: detail.interface as u32,
+            tcp_flags: line.tcp_flags,
+            opened_by: detail.opened_by,
+            initial_sequence: detail.initial_sequence,
+        }
+    }
+
+    /// What is decided about it, as its next packet will find it: with the ruling taken up. What its
+    /// addresses lead to is not known here; where that counts, it passes.
+    pub fn judgement(&self) -> Judgement {
+        let stored = Judgement::unpack(self.judgement);
+        let ruling = Ruling::unpack(self.ruling);
+        match ruling.version == stored.version {
+            true => stored,
+            false => stored.take_up(ruling, crate::policy::Decision::PASS),
+        }
+    }
+
+    /// Which of its next payloads are wanted.
+    pub const fn watch(&self) -> Watch {
+        Watch::from_bits(self.watch)
     }
 }
 
-const _: () = assert!(size_of::<FlowRecord>() == 128);
+/// The time in jiffies since boot of which this is the lower half, as it is at about another: at most 2^24
+/// jiffies behind it, or else before it.
+pub const fn last_seen(half: u32, now: u64) -> u64 {
+    const AHEAD: u32 = 1 << 24;
 
-/// A decision, the policy generation under which it was made, and what is still wanted of the flow.
+    let ahead = half.wrapping_sub(now as u32);
+    if ahead < AHEAD {
+        return now + ahead as u64;
+    }
+    now.saturating_sub((now as u32).wrapping_sub(half) as u64)
+}
+
+/// The set that a hash belongs to, of any number of sets below 2^32.
+#[inline(always)]
+pub const fn set_of(hash: u64, sets: u32) -> u32 {
+    (((hash >> 32) * sets as u64) >> 32) as u32
+}
+
+/// The set behind a set, in which its flows lie that had no room.
+#[inline(always)]
+pub const fn set_behind(set: u32, sets: u32) -> u32 {
+    if set + 1 >= sets { 0 } else { set + 1 }
+}
+
+/// The way of a set at which a search for a hash starts.
+#[inline(always)]
+pub const fn first_way(hash: u64) -> u32 {
+    hash as u32 & (WAYS - 1)
+}
+
+/// How many sets a table for so many flows has: a quarter more ways than flows, and three sets at least.
 ///
-/// Where nothing is decided anew, the programs change the watch, `held` and `fresh` of a stored word by
-/// adding to it: user space may store a verdict at the same time, and it is not to be lost. What they
-/// add is by what they read before: of two CPUs that add at once, or one that adds to what user space
-/// has just changed, one may borrow from the fields above the one it means, or carry into them. Those
-/// are the layer, `fresh` and the watch; generation, policy, verdict and `named` lie below and stay.
-/// (The programs cannot compare and exchange: on Linux 5.15 arm64 has none for them.) User space has
-/// it [`mended`](Self::mended).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Judgement {
-    /// The policy generation; 0 is never in force, so a new record counts as not judged.
-    pub generation: u32,
-    /// What was decided.
-    pub decision: Decision,
-    /// A name was judged, or is known to be none. Under another generation the addresses are judged
-    /// again, and what the name led to stays until it is judged again too.
-    pub named: bool,
-    /// What the server says waits for the verdict on the name.
-    pub held: bool,
-    /// Nobody counted yet that this was decided.
-    pub fresh: bool,
-    /// Which of the flow's next payloads are copied to user space.
-    pub watch: Watch,
+/// At that fill, 0.3 % of flows lie in the set behind their own, and practically none has no place.
+pub const fn sets_for(flows: u32) -> u32 {
+    let sets = (flows as u64 * 5).div_ceil(4 * WAYS as u64) as u32;
+    if sets < 3 { 3 } else { sets }
 }
 
-impl Judgement {
-    const VERDICT: u32 = 48;
-    const VERDICT_MASK: u64 = 0b11;
-    const NAMED: u64 = 1 << 50;
-    const HELD: u64 = 1 << 51;
-    const LAYER: u32 = 52;
-    const LAYER_MASK: u64 = 0b111;
-    const FRESH: u64 = 1 << 55;
-    const WATCH: u32 = 56;
+/// The most flows that a table may have room for.
+pub const MAX_FLOWS: u32 = 1 << 20;
 
-    /// A new flow's, of which nothing is known.
-    #[inline(always)]
-    pub const fn new(generation: u32, decision: Decision, watch: Watch) -> Self {
-        Self {
-            generation,
-            decision,
-            named: false,
-            held: false,
-            fresh: decision.policy != 0,
-            watch,
+#[cfg(test)]
+mod tests {
+    use std::{collections::HashSet, vec::Vec};
+
+    use super::*;
+    use crate::parse::parse;
+
+    /// A stream of numbers that look random (Marsaglia's xorshift, 2003).
+    fn random(seed: &mut u64) -> u64 {
+        *seed ^= *seed << 13;
+        *seed ^= *seed >> 7;
+        *seed ^= *seed << 17;
+        *seed
+    }
+
+    fn key(remote: [u8; 4], port: u16) -> FlowKey {
+        let mut frame = [0; 54];
+        frame[12..14].copy_from_slice(&[8, 0]);
+        frame[14] = 0x45;
+        frame[16..18].copy_from_slice(&40_u16.to_be_bytes());
+        frame[23] = 6;
+        frame[30..34].copy_from_slice(&remote);
+        frame[34..36].copy_from_slice(&40_000_u16.to_be_bytes());
+        frame[36..38].copy_from_slice(&port.to_be_bytes());
+        frame[46] = 5 << 4;
+        FlowKey::new(
+            &parse(&frame[..]).expect("a whole frame"),
+            Direction::Upload,
+            1,
+        )
+    }
+
+    /// Keys that differ in the uppermost bits of two words: under multilinear hashing modulo 2^64 they
+    /// collide whatever the secret is.
+    #[test]
+    fn chosen_keys_are_told_apart_under_every_secret() {
+        let keys: Vec<_> = (0..64)
+            .flat_map(|a: u8| {
+                (0..64).map(move |b: u8| key([10, 0, 0, a << 2], 0x0100 | u16::from(b) << 2))
+            })
+            .collect();
+        let mut seed = 0x1234_5678_9abc_def1;
+        for _ in 0..1_000 {
+            let secret = std::array::from_fn(|_| random(&mut seed));
+            let hashes: HashSet<_> = keys.iter().map(|key| key.hash(&secret)).collect();
+            assert_eq!(hashes.len(), keys.len(), "{secret:x?}");
         }
     }
 
-    /// A flow that passes, of which nothing more is wanted, by the policy of a generation.
-    #[inline(always)]
-    pub const fn steady(generation: u32) -> u64 {
-        Self::new(generation, Decision::PASS, Watch::NONE).pack()
-    }
-
-    /// The bits of the stored word that a packet in `direction` has to find as
-    /// [`steady`](Self::steady) says: what is wanted of the other direction does not concern it,
-    /// nor whether it has a name.
-    #[inline(always)]
-    pub const fn steady_mask(direction: Direction) -> u64 {
-        let other = Watch::all_of(match direction {
-            Direction::Upload => Direction::Download,
-            Direction::Download => Direction::Upload,
-        });
-        !((other.bits() as u64) << Self::WATCH | Self::NAMED)
-    }
-
-    /// The word that is stored.
-    #[inline(always)]
-    pub const fn pack(self) -> u64 {
-        self.generation as u64
-            | (self.decision.policy as u64) << 32
-            | (self.decision.verdict as u64) << Self::VERDICT
-            | if self.named { Self::NAMED } else { 0 }
-            | if self.held { Self::HELD } else { 0 }
-            | (self.decision.layer as u64) << Self::LAYER
-            | if self.fresh { Self::FRESH } else { 0 }
-            | (self.watch.bits() as u64) << Self::WATCH
-    }
-
-    /// Reads the stored word.
-    #[inline(always)]
-    pub const fn unpack(word: u64) -> Self {
-        Self {
-            generation: word as u32,
-            decision: Decision {
-                policy: (word >> 32) as u16,
-                verdict: Verdict::from_number((word >> Self::VERDICT & Self::VERDICT_MASK) as u8),
-                layer: Layer::from_number((word >> Self::LAYER & Self::LAYER_MASK) as u8),
-            },
-            named: word & Self::NAMED != 0,
-            held: word & Self::HELD != 0,
-            fresh: word & Self::FRESH != 0,
-            watch: Watch::from_bits((word >> Self::WATCH) as u8),
+    /// No set gets more of them than of random keys.
+    #[test]
+    fn chosen_keys_are_spread_over_the_sets() {
+        let sets = sets_for(65_536);
+        let mut seed = 0x9e37_79b9_7f4a_7c15;
+        for _ in 0..20 {
+            let secret = std::array::from_fn(|_| random(&mut seed));
+            let mut fill = std::vec![0; sets as usize];
+            for a in 0..128_u8 {
+                for b in 0..128_u8 {
+                    let key = key([10, 0, 0, a << 1], 0x0100 | u16::from(b) << 1);
+                    fill[set_of(key.hash(&secret), sets) as usize] += 1;
+                }
+            }
+            // Of 16,384 random keys in 5,120 sets, a set has 3.2; more than 16 come once in 10^7 sets.
+            assert!(fill.iter().max() < Some(&20), "{:?}", fill.iter().max());
         }
     }
 
-    /// Whether a stored word is what it would be [`mended`](Self::mended), if the flow is neither a
-    /// service's nor HTTP.
-    pub const fn is_sound(word: u64) -> bool {
-        let stored = Self::unpack(word);
-        let watch = stored.watch.without_always(false);
-        watch.bits() == stored.watch.bits() && stored.undecided().pack() == word
-    }
-
-    /// What it was before additions borrowed, as far as that shows: a watch for ever of a flow of
-    /// which nobody wants all, and a layer where no policy decided. All is wanted of services, and the
-    /// uploads of HTTP, which is for the caller to know.
-    pub const fn mended(self, key: &FlowKey, is_http: bool) -> Self {
-        let mut mended = self.undecided();
-        if !is_service(key) {
-            mended.watch = self.watch.without_always(is_http);
+    #[test]
+    fn every_set_is_reached_and_none_behind_the_last() {
+        for sets in [3, 5, 96, 5_120] {
+            assert_eq!(set_of(0, sets), 0);
+            assert_eq!(set_of(u64::MAX, sets), sets - 1);
+            assert_eq!(set_behind(sets - 1, sets), 0);
+            assert_eq!(set_behind(0, sets), 1);
         }
-        mended
+        assert_eq!(sets_for(65_536), 5_120);
+        assert_eq!(sets_for(1), 3);
     }
 
-    /// The same, and what is always so where no policy decided.
-    const fn undecided(mut self) -> Self {
-        if self.decision.policy == 0 {
-            self.decision = Decision::PASS;
-            self.fresh = false;
-        }
-        self
-    }
-
-    /// What to add to the stored word so that a flow that is not held is, and the other way round
-    /// with its [`wrapping_neg`](u64::wrapping_neg).
-    pub const HOLD: u64 = Self::HELD;
-
-    /// What to add to the stored word of a fresh judgement so that it is not.
-    pub const COUNTED: u64 = Self::FRESH.wrapping_neg();
-
-    /// What to add to the stored word so that one payload less is wanted in a direction.
-    #[inline(always)]
-    pub const fn one_less(direction: Direction) -> u64 {
-        (match direction {
-            Direction::Upload => 1_u64 << Self::WATCH,
-            Direction::Download => 1 << (Self::WATCH + 4),
-        })
-        .wrapping_neg()
-    }
-}
-
-/// Entries of one bucket: one cache line.
-pub const BUCKET_ENTRIES: usize = 16;
-
-/// How many neighbouring buckets are searched before the index counts as full.
-pub const BUCKETS_PROBED: usize = 4;
-
-/// One cache line of the index.
-#[derive(Clone, Copy, Debug)]
-#[repr(C)]
-pub struct Bucket {
-    /// [`IndexEntry`]s by their number.
-    pub entries: [u32; BUCKET_ENTRIES],
-}
-
-wire! { Bucket { entries: [u32; BUCKET_ENTRIES] } }
-
-/// A hint where a flow's slot is: 20 bits of slot number plus one, 12 bits of hash.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct IndexEntry(pub u32);
-
-impl IndexEntry {
-    /// Never used since the table was made, or clean again: a search ends here.
-    pub const EMPTY: Self = Self(0);
-    /// Was used: a search goes on, an insertion may take it.
-    pub const REMOVED: Self = Self(Self::SLOT_MASK);
-    /// The most slots an index can lead to.
-    pub const MAX_SLOTS: u32 = Self::SLOT_MASK - 1;
-
-    const SLOT_MASK: u32 = 0x000f_ffff;
-
-    /// The entry of a slot below [`MAX_SLOTS`](Self::MAX_SLOTS) for a key with this hash.
-    #[inline(always)]
-    pub const fn new(hash: u64, slot: u32) -> Self {
-        Self(Self::tag(hash) | (slot + 1))
-    }
-
-    /// Whether the slot may be that of a key with this hash.
-    #[inline(always)]
-    pub const fn may_be(self, hash: u64) -> bool {
-        self.0 & !Self::SLOT_MASK == Self::tag(hash)
-    }
-
-    /// The slot's number, wrapped where the entry is empty or removed: no slot has that number.
-    #[inline(always)]
-    pub const fn slot(self) -> u32 {
-        (self.0 & Self::SLOT_MASK).wrapping_sub(1)
-    }
-
-    /// The bucket in which a search for this hash starts, of a power-of-two number of buckets.
-    #[inline(always)]
-    pub const fn bucket(hash: u64, mask: u32) -> u32 {
-        hash as u32 & mask
-    }
-
-    #[inline(always)]
-    const fn tag(hash: u64) -> u32 {
-        (hash >> 32) as u32 & !Self::SLOT_MASK
-    }
-}
-
-/// How many buckets an index needs for `slots` flows: two entries a slot, a power of two.
-pub const fn buckets_for(slots: u32) -> u32 {
-    let buckets = (slots as usize * 2)
-        .div_ceil(BUCKET_ENTRIES)
-        .next_power_of_two() as u32;
-    if buckets < BUCKETS_PROBED as u32 {
-        BUCKETS_PROBED as u32
-    } else {
-        buckets
+    #[test]
+    fn the_last_packet_is_told_from_half_of_its_time() {
+        let line = FlowLine {
+            last_seen: 0xffff_fff0,
+            ..FlowLine::default()
+        };
+        let seen = |now| FlowRecord::new(&line, &FlowDetail::default(), now).last_seen;
+        assert_eq!(seen(0x5_ffff_fff8), 0x5_ffff_fff0);
+        assert_eq!(seen(0x6_0000_0010), 0x5_ffff_fff0);
+        assert_eq!(seen(0x5_ffff_ffe8), 0x5_ffff_fff0);
     }
 }

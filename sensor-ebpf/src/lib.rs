@@ -10,9 +10,9 @@
 //! | map | key → value | kernel | user space | capacity, and when it is full |
 //! | --- | --- | --- | --- | --- |
 //! | `SETTINGS` | 0 → [`Settings`](books::Settings) | reads | writes | 1 |
-//! | `FLOWS` | slot → [`FlowRecord`](flow::FlowRecord) | adds | reads, reaps | config; new flows go to the device's overflow |
-//! | `FLOW_INDEX` | bucket → [`Bucket`](flow::Bucket) | reads, inserts | removes | twice `FLOWS`; as above |
-//! | `FREE_SLOTS` | queue of slots | takes | returns | `FLOWS` |
+//! | `FLOW_LINES` | set → [`FlowLine`](flow::FlowLine)s | claims, adds | reads, rules, reaps | config, and a quarter; new flows go to the device's overflow |
+//! | `FLOW_DETAILS` | slot → [`FlowDetail`](flow::FlowDetail) | claims, writes | reads, reaps | as `FLOW_LINES` |
+//! | `SPILLED` | set → 1 where flows of it lie in the set behind it | writes | clears | as `FLOW_LINES` |
 //! | `DEVICE_INDEX` | MAC → number of a record | reads, inserts | reads | config; the further devices share record 1 |
 //! | `DEVICES` | number → [`DeviceRecord`](books::DeviceRecord) | adds | reads, retires | as `DEVICE_INDEX` |
 //! | `FREE_DEVICES` | queue of numbers | takes | returns | as `DEVICE_INDEX` |
@@ -37,7 +37,7 @@
 //! | `ANSWER` | two buffers for each CPU | writes | – | 2 |
 //! | `DEVICE_ANSWERS` | MAC → [`DeviceAnswers`](answer::limit::DeviceAnswers) | reads, writes | – | 1,024, oldest leaves; its device is answered as if it had got no answers |
 //! | `FLOW_ANSWERS` | hash of a flow's key → [`FlowAnswers`](answer::limit::FlowAnswers) | reads, writes | – | 4,096, oldest leaves; as above |
-//! | `SAMPLE`, `SAID`, `REFUSED`, `QUOTED` | one buffer for each CPU | writes | – | 1 |
+//! | `SEEN`, `SAMPLE`, `SAID`, `REFUSED`, `QUOTED` | one buffer for each CPU | writes | – | 1 |
 
 #![no_std]
 #![forbid(clippy::undocumented_unsafe_blocks)]
@@ -48,6 +48,8 @@ extern crate std;
 pub mod answer;
 pub mod books;
 pub mod flow;
+pub mod judgement;
+pub mod key;
 pub mod name;
 pub mod packet;
 pub mod parse;

@@ -549,22 +549,27 @@ pub fn parse<P: Packet + ?Sized>(packet: &P) -> Result<Parsed, Skip> {
     }
 }
 
-/// Reads the commonest frames and no others: without a tag, IPv4 without options and not in pieces
+/// Reads the commonest frames and no others: with one tag at most, IPv4 without options and not in pieces
 /// or IPv6 without extension headers, TCP or UDP.
 ///
 /// Where it gives a [`Parsed`], [`parse`] gives the same; `None` says nothing about the frame. It is
 /// straight: what a steady packet of a known flow costs begins here.
 #[inline(always)]
 pub fn plain<P: Packet + ?Sized>(packet: &P) -> Option<Parsed> {
-    use field::{ethernet, ipv4, ipv6};
+    use field::{ethernet, ipv4, ipv6, vlan};
     const IPV4_WITHOUT_OPTIONS: u8 = 0x45;
     const WHOLE: u16 = 0;
     const MAY_FRAGMENT: u16 = 0x4000;
 
     let mut parsed = self::ethernet(&packet.load::<{ ethernet::LEN }>(0)?);
+    if is_tag(parsed.ethertype) {
+        let tag = packet.load::<{ vlan::LEN }>(ethernet::LEN)?;
+        parsed.ethertype = u16::from_be_bytes(take(&tag, vlan::ETHERTYPE));
+        parsed.network_offset = ethernet::LEN + vlan::LEN;
+    }
     match parsed.ethertype {
         ethertype::IPV4 => {
-            let header = packet.load::<{ ipv4::MIN_LEN }>(ethernet::LEN)?;
+            let header = packet.load::<{ ipv4::MIN_LEN }>(parsed.network_offset)?;
             let [version_ihl] = take(&header, ipv4::VERSION_IHL..ipv4::VERSION_IHL + 1);
             let fragment = u16::from_be_bytes(take(&header, ipv4::FLAGS_OFFSET));
             let total_len = usize::from(u16::from_be_bytes(take(&header, ipv4::TOTAL_LENGTH)));
@@ -575,17 +580,17 @@ pub fn plain<P: Packet + ?Sized>(packet: &P) -> Option<Parsed> {
                 return None;
             }
             ipv4_addresses(&header, &mut parsed);
-            parsed.transport_offset = ethernet::LEN + ipv4::MIN_LEN;
+            parsed.transport_offset = parsed.network_offset + ipv4::MIN_LEN;
             parsed.transport_len = total_len - ipv4::MIN_LEN;
         }
         ethertype::IPV6 => {
-            let header = packet.load::<{ ipv6::LEN }>(ethernet::LEN)?;
+            let header = packet.load::<{ ipv6::LEN }>(parsed.network_offset)?;
             let [version] = take(&header, ipv6::VERSION..ipv6::VERSION + 1);
             if version >> 4 != 6 {
                 return None;
             }
             ipv6_addresses(&header, &mut parsed);
-            parsed.transport_offset = ethernet::LEN + ipv6::LEN;
+            parsed.transport_offset = parsed.network_offset + ipv6::LEN;
             parsed.transport_len =
                 usize::from(u16::from_be_bytes(take(&header, ipv6::PAYLOAD_LENGTH)));
         }

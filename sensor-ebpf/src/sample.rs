@@ -57,15 +57,16 @@ pub struct Head {
     /// [`Head::SYN_SEEN`], [`Head::JUDGED`], [`Head::REFUSED`], [`Head::LAST`],
     /// [`Head::FRAGMENT`], [`Head::URGENT`].
     pub flags: u8,
-    /// Keeps the size a multiple of eight; 0.
-    pub reserved: u8,
+    /// Which connection of the flow it is: the [`Judgement`](crate::flow::Judgement)'s epoch; 0 where the
+    /// flow has no record.
+    pub epoch: u8,
 }
 
 wire! {
     Judged { key: FlowKey, at: u64, policy: u16, verdict: u8, direction: u8, reserved: u32 }
     Head {
         key: FlowKey, at: u64, nanoseconds: u64, slot: u32, sequence: u32, initial_sequence: u32,
-        payload: u32, captured: u32, kind: u8, direction: u8, flags: u8, reserved: u8,
+        payload: u32, captured: u32, kind: u8, direction: u8, flags: u8, epoch: u8,
     }
 }
 
@@ -283,20 +284,6 @@ impl Watch {
         let download = match self.of(Direction::Download) {
             Self::ALWAYS => Self::ALWAYS,
             _ => 0,
-        };
-        Self::new(upload, download)
-    }
-
-    /// The same where nothing is always wanted, but the uploads of HTTP. What was borrowed from was
-    /// spent.
-    pub(crate) const fn without_always(self, is_http: bool) -> Self {
-        let upload = match self.of(Direction::Upload) {
-            Self::ALWAYS if !is_http => 0,
-            left => left,
-        };
-        let download = match self.of(Direction::Download) {
-            Self::ALWAYS => 0,
-            left => left,
         };
         Self::new(upload, download)
     }

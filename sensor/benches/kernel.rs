@@ -16,11 +16,11 @@ mod arguments;
 mod programs;
 mod sandbox;
 
-use std::{collections::HashMap, env, fs, os::fd::AsFd as _, path::Path, process};
+use std::{collections::HashMap, env, fs, path::Path, process};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use arguments::json_argument;
-use aya::maps::{Array, LpmTrie, Map, MapData, ProgramArray, RingBuf, lpm_trie};
+use aya::maps::{LpmTrie, ProgramArray, RingBuf, lpm_trie};
 use programs::{Programs, Raw, Tables};
 use sandbox::Sandbox;
 use sensor::{
@@ -29,7 +29,7 @@ use sensor::{
     policy::{PolicyLists, compile},
 };
 use sensor_ebpf::{
-    flow::{FlowRecord, Judgement, slot},
+    flow::FlowRecord,
     policy::{Chain, MAX_CHAINS, MAX_RULES, PREFIX_SIDE_BITS, PrefixV4, PrefixV6, Rule, Verdict},
     sample::{Kind, Watch, is_service},
 };
@@ -100,6 +100,9 @@ fn main() -> Result<()> {
     };
     let (full, full_filtering) = (Programs::load(small)?, filtering(small)?);
     let rejecting = rejecting()?;
+    // `observe` is a policy that lets pass.
+    let (observing, allowing) = (deciding(Verdict::Pass)?, deciding(Verdict::Allow)?);
+    let tagged = [tagged(&ipv4), tagged(&ipv6)];
     let naming = several(naming)?;
     let (unsettled, copying) = (
         Programs::load(Tables::default())?,
@@ -120,6 +123,15 @@ fn main() -> Result<()> {
             ("known flow, program for frags", &known[0], "upload_frags"),
             ("xdp-filter", &yardstick, YARDSTICK_PROGRAM),
         ];
+        let decided = [
+            ("observed flow", &observing, frame),
+            ("allowed flow", &allowing, frame),
+            ("tagged flow", &known[0], &tagged[number]),
+        ];
+        for (name, programs, frame) in decided {
+            let name = format!("{name}, {family}");
+            cases.add(&name, Some(programs), "upload", None, frame, Some(floor));
+        }
         let compared = known.iter().zip(&naming).flat_map(|(known, naming)| {
             [
                 ("known flow", known, "upload"),
@@ -209,7 +221,9 @@ fn main() -> Result<()> {
     }
     let settled = || {
         let many = many.iter().flatten();
-        many.chain(&known).chain([&known_filtering]).chain(&naming)
+        many.chain(&known)
+            .chain([&known_filtering, &observing, &allowing])
+            .chain(&naming)
     };
 
     // The first round fills the tables and the caches.
@@ -235,6 +249,9 @@ fn main() -> Result<()> {
             .filter(|flow| is_watched(flow))
             .count();
         ensure!(watched == 0, "{watched} flows are still watched");
+    }
+    for family in &families {
+        cases.add_opening(&mut drivers, *family)?;
     }
     let losses = copying.losses()?;
     for kind in [Kind::Tls, Kind::Dns] {
@@ -320,6 +337,60 @@ impl<'a> Cases<'a> {
             samples: Vec::new(),
         });
         self.0.len() - 1
+    }
+}
+
+/// How many flows are opened to learn what one costs, drawn from so many that few come twice.
+const OPENED: u32 = 20_000;
+const DRAWN: u64 = 1 << 20;
+
+impl<'a> Cases<'a> {
+    /// Adds what it costs to open a flow in a table that was empty: a table for each round.
+    fn add_opening(
+        &mut self,
+        drivers: &mut Programs,
+        (family, driver, frame): (&str, &'static str, &'a [u8]),
+    ) -> Result<()> {
+        let by = Some((driver, DRAWN));
+        let floor = self.add(
+            &format!("floor opening {family}"),
+            None,
+            "noop",
+            by,
+            frame,
+            None,
+        );
+        let opening = self.add(
+            &format!("opening a flow, {family}"),
+            None,
+            "noop",
+            by,
+            frame,
+            Some(floor),
+        );
+        for number in [floor, opening] {
+            (self.0[number].packets, self.0[number].batch) = (OPENED, OPENED);
+        }
+        for _ in 0..ROUNDS {
+            let sample = self.0[floor].sample(drivers)?;
+            self.0[floor].samples.push(sample);
+            let programs = Programs::load(Tables::default())?;
+            let case = Case {
+                programs: Some(&programs),
+                program: "upload",
+                name: String::new(),
+                samples: Vec::new(),
+                ..self.0[opening]
+            };
+            let sample = case.sample(drivers)?;
+            let flows = programs.losses()?.live_flows;
+            ensure!(
+                flows > u64::from(OPENED) * 9 / 10,
+                "{flows} flows were opened"
+            );
+            self.0[opening].samples.push(sample);
+        }
+        Ok(())
     }
 }
 
@@ -431,29 +502,15 @@ fn several(load: impl Fn() -> Result<Programs>) -> Result<Vec<Programs>> {
 /// Tells the programs that nothing more is wanted of any flow, as the daemon does once it knows a
 /// flow's name; what services say is always wanted.
 fn settle(programs: &Programs) -> Result<()> {
-    let Map::Array(table) = programs.map("FLOWS")? else {
-        bail!("the flow table is no array");
-    };
-    // The cases have the programs on loan; another descriptor is the same table.
-    let table = MapData::from_fd(table.fd().as_fd().try_clone_to_owned()?)?;
-    let mut flows: Array<_, Raw<FlowRecord>> = Array::try_from(Map::Array(table))?;
-    for number in 0..flows.len() {
-        let Raw(mut record) = flows.get(&number, 0)?;
-        if record.state == slot::LIVE && !is_service(&record.key) {
-            let judgement = Judgement::unpack(record.judgement);
-            record.judgement = Judgement {
-                watch: Watch::NONE,
-                ..judgement
-            }
-            .pack();
-            flows.set(number, Raw(record), 0)?;
+    programs.each_line(|key, line| {
+        if !is_service(key) {
+            line.watch = Watch::NONE.bits();
         }
-    }
-    Ok(())
+    })
 }
 
 fn is_watched(flow: &FlowRecord) -> bool {
-    !is_service(&flow.key) && Judgement::unpack(flow.judgement).watch != Watch::NONE
+    !is_service(&flow.key) && flow.watch() != Watch::NONE
 }
 
 /// A table for each number of flows, by family.
@@ -474,7 +531,7 @@ fn load_for<const N: usize>(
 /// A policy for every device with many prefixes of either family, none of which the frames match.
 fn filtering(tables: Tables) -> Result<Programs> {
     let mut programs = Programs::load(tables)?;
-    let side = enforce(&mut programs, 1)?;
+    let side = enforce(&mut programs, 1, Verdict::Reject)?;
     add_prefixes(&mut programs, side, PREFIXES)?;
     Ok(programs)
 }
@@ -505,8 +562,13 @@ fn add_prefixes(programs: &mut Programs, side: [u8; 4], count: u32) -> Result<()
 
 /// A policy that refuses every address.
 fn rejecting() -> Result<Programs> {
+    deciding(Verdict::Reject)
+}
+
+/// A policy about every address.
+fn deciding(verdict: Verdict) -> Result<Programs> {
     let mut programs = Programs::load(Tables::default())?;
-    enforce(&mut programs, 0)?;
+    enforce(&mut programs, 0, verdict)?;
     Ok(programs)
 }
 
@@ -556,12 +618,12 @@ fn listed_name(number: u64) -> String {
 
 /// Puts one rule in force, which refuses what the chain of this number is about. Gives the side as
 /// it stands in a prefix.
-fn enforce(programs: &mut Programs, chain: u32) -> Result<[u8; 4]> {
+fn enforce(programs: &mut Programs, chain: u32, verdict: Verdict) -> Result<[u8; 4]> {
     let mut settings = programs.settings()?;
     let side = settings.generation & 1;
     let rule = Rule {
         policy: 1,
-        verdict: Verdict::Reject as u8,
+        verdict: verdict as u8,
         ..Rule::default()
     };
     let one = Chain {
@@ -595,6 +657,13 @@ fn tcp_ipv4() -> Vec<u8> {
         0x45, 0, 0, 40, 0, 0, 0x40, 0, 64, 6, 0, 0, 192, 168, 1, 2, 10, 0, 0, 0,
     ];
     [&ethernet[..], &ipv4, &TCP].concat()
+}
+
+/// A frame behind a tag of VLAN 7 (IEEE 802.1Q).
+fn tagged(frame: &[u8]) -> Vec<u8> {
+    const ADDRESSES: usize = 12;
+    let (addresses, rest) = frame.split_at(ADDRESSES);
+    [addresses, &[0x81, 0, 0, 7], rest].concat()
 }
 
 /// The same over IPv6: 74 octets.

@@ -12,7 +12,7 @@ use domain::base::{Message, iana::Rcode};
 use programs::{Outcome, Programs, Tables};
 use sensor_ebpf::{
     answer::limit::{DNS_OF_DEVICE, Silence},
-    flow::{Direction, FlowRecord, Judgement, slot},
+    flow::{Direction, FlowRecord, Judgement, Ruling, Wants},
     name::{NAME_BUCKET_ENTRIES, NameBucket, NameEntry, Suffixes, name_bucket},
     policy::{Chain, Decision, Layer, MAX_CHAINS, MAX_RULES, PortRange, Rule, Verdict, rule_flag},
     sample::{Head, Kind, Watch},
@@ -495,19 +495,19 @@ fn a_second_quic_connection_opens_no_refused_one() -> Result<()> {
         verdict: Verdict::Reject,
         layer: Layer::Quic,
     };
-    let mut found = None;
-    for number in 0..Tables::default().flows {
-        let record: FlowRecord = programs.get("FLOWS", number)?;
-        if record.state == slot::LIVE {
-            found = Some((number, record));
-            break;
-        }
-    }
-    let (number, mut record) = found.context("no flow")?;
-    let mut judgement = Judgement::new(settings.generation, refused, Watch::NONE);
-    judgement.named = true;
-    record.judgement = judgement.pack();
-    programs.set("FLOWS", number, record)?;
+    let (number, _) = *programs.live_flows()?.first().context("no flow")?;
+    let mut line = programs.line(number)?;
+    let ruling = Ruling {
+        generation: settings.generation,
+        epoch: Judgement::unpack(line.judgement).epoch,
+        version: 1,
+        decision: refused,
+        named: true,
+        again: false,
+        wants: Wants::Same,
+    };
+    line.ruling = ruling.pack();
+    programs.set_line(number, line)?;
 
     // An hour, whatever a jiffy is here.
     settings.hz = 3_600 * 1_000;
@@ -521,8 +521,8 @@ fn a_second_quic_connection_opens_no_refused_one() -> Result<()> {
     programs.set("SETTINGS", 0, settings)?;
     ensure!(programs.run_xdp("upload", &upload(1), 1)?.verdict == XDP_TX);
     ensure!(programs.run_xdp("upload", &upload(4), 1)?.verdict == XDP_PASS);
-    let judgement = Judgement::unpack(flow_of(&programs, 40_000)?.judgement);
-    ensure!(judgement.watch != Watch::NONE, "its name is not read");
+    let watch = flow_of(&programs, 40_000)?.watch();
+    ensure!(watch != Watch::NONE, "its name is not read");
     Ok(())
 }
 
@@ -547,11 +547,7 @@ fn fragments_use_up_the_watch() -> Result<()> {
     }
     let flow = flow_of(&programs, 40_000)?;
     ensure!(flow.upload_packets == 21, "the pieces are the flow's");
-    ensure!(
-        !Judgement::unpack(flow.judgement)
-            .watch
-            .wants(Direction::Upload)
-    );
+    ensure!(!flow.watch().wants(Direction::Upload));
     let told = programs.losses()?.samples;
     let of = |kind: Kind| told[kind as usize];
     ensure!((of(Kind::Tls), of(Kind::Stream)) == (1, 3), "{told:?}");

@@ -12,7 +12,8 @@ use aya::maps::RingBuf;
 use frames::build::{ACK, Builder, GATEWAY, PHONE, SYN, ethernet, ethernet_between};
 use programs::{Programs, Tables};
 use sensor_ebpf::{
-    flow::{Direction, FlowRecord, Judgement},
+    flow::{Direction, Judgement, Ruling, Wants},
+    policy::Decision,
     sample::{Head, Judged, Kind, MAX_PAYLOAD, NO_SLOT, Watch},
 };
 
@@ -173,7 +174,7 @@ fn a_flow_is_copied_until_its_budget_is_spent_and_a_steady_one_not_at_all() -> R
     let entries = drain(&mut programs)?;
     ensure!(entries.len() == WATCHED, "{} samples", entries.len());
     let flows = programs.flows()?;
-    ensure!(flows.len() == 1 && Judgement::unpack(flows[0].judgement).watch == Watch::NONE);
+    ensure!(flows.len() == 1 && flows[0].watch() == Watch::NONE);
     ensure!(flows[0].upload_packets == 20 && flows[0].download_packets == 20);
     Ok(())
 }
@@ -187,14 +188,25 @@ fn a_flow_whose_watch_was_ended_is_copied_no_more() -> Result<()> {
     let entries = drain(&mut programs)?;
     ensure!(entries.len() == 1 && entries[0].head.kind == Kind::Tls as u8);
     let slot = entries[0].head.slot;
-    let mut record: FlowRecord = programs.get("FLOWS", slot)?;
-    ensure!(record.key == entries[0].head.key, "the slot is the flow's");
-    record.judgement = Judgement {
-        watch: Watch::NONE,
-        ..Judgement::unpack(record.judgement)
-    }
-    .pack();
-    programs.set("FLOWS", slot, record)?;
+    let flows = programs.live_flows()?;
+    let (number, record) = flows.first().context("no flow")?;
+    ensure!(*number == slot && record.key == entries[0].head.key);
+    let mut line = programs.line(slot)?;
+    let judgement = Judgement::unpack(line.judgement);
+    ensure!(entries[0].head.epoch == judgement.epoch);
+    let ruling = Ruling {
+        generation: judgement.generation,
+        epoch: judgement.epoch,
+        version: 1,
+        decision: Decision::PASS,
+        named: true,
+        again: false,
+        wants: Wants::Settled,
+    };
+    line.ruling = ruling.pack();
+    // Settled TCP has three payloads more; they are used up here.
+    line.watch = Watch::NONE.bits();
+    programs.set_line(slot, line)?;
     programs.run_xdp("upload", &frame, 1)?;
     ensure!(drain(&mut programs)?.is_empty());
     Ok(())

@@ -1,17 +1,11 @@
-//! The flows: the books themselves, and the index that leads to them.
+//! The flows: the books themselves, and their own index.
 
-use core::ptr;
-
-use aya_ebpf::{
-    bindings::BPF_F_MMAPABLE,
-    macros::map,
-    maps::{Array, Queue},
-};
+use aya_ebpf::{bindings::BPF_F_MMAPABLE, macros::map, maps::Array};
 use sensor_ebpf::{
     books::{Settings, Tally},
     flow::{
-        BUCKET_ENTRIES, BUCKETS_PROBED, Bucket, Direction, FlowKey, FlowRecord, IndexEntry,
-        Judgement, slot,
+        Direction, FlowDetail, FlowKey, FlowLine, Judgement, Spill, WAYS, first_way, set_behind,
+        set_of, slot,
     },
     parse::{protocol, tcp_flag},
     policy::Decision,
@@ -21,32 +15,32 @@ use sensor_ebpf::{
 use super::{devices, interfaces, losses};
 use crate::{field, shared::Element, tell::News};
 
-/// The flows: the books themselves.
-#[map]
-static FLOWS: Array<FlowRecord> = Array::with_max_entries(65_536, BPF_F_MMAPABLE);
+/// A set of lines.
+type Set = [FlowLine; WAYS as usize];
 
-/// Where to find a flow: a hint.
+/// What a steady packet reads and writes, in sets.
 #[map]
-static FLOW_INDEX: Array<Bucket> = Array::with_max_entries(8_192, BPF_F_MMAPABLE);
+static FLOW_LINES: Array<Set> = Array::with_max_entries(5_120, BPF_F_MMAPABLE);
 
-/// Slots of `FLOWS` that are free.
+/// What else is known of each flow, by the number of its line.
 #[map]
-static FREE_SLOTS: Queue<u32> = Queue::with_max_entries(65_536, 0);
+static FLOW_DETAILS: Array<FlowDetail> = Array::with_max_entries(5_120 * WAYS, BPF_F_MMAPABLE);
 
-/// A record of the flow table that is in use, and its number.
+/// 1 for each set of which flows lie in the set behind it. User space takes it back when none does.
+#[map]
+static SPILLED: Array<Spill> = Array::with_max_entries(5_120, BPF_F_MMAPABLE);
+
+/// A line of the flow table that is in use.
 #[derive(Clone, Copy)]
-pub(crate) struct Flow(Element<FlowRecord>, u32);
+pub(crate) struct Line(Element<FlowLine>);
 
-impl Flow {
-    /// The number of its slot.
+impl Line {
+    /// Both words of what is decided, and what is wanted of the payloads: whether the next packet has
+    /// only to be counted.
     #[inline(always)]
-    pub(crate) fn slot(self) -> u32 {
-        self.1
-    }
-
-    #[inline(always)]
-    pub(crate) fn judgement(self) -> Judgement {
-        Judgement::unpack(self.judgement_word())
+    pub(crate) fn is_steady(self, direction: Direction, generation: u32) -> bool {
+        Judgement::is_steady(self.judgement_word(), self.ruling_word(), generation)
+            && !self.watch().wants(direction)
     }
 
     /// The judgement as it is stored.
@@ -55,52 +49,43 @@ impl Flow {
         field!(self.0, judgement).load()
     }
 
-    /// Stores a judgement that was made anew. Of two CPUs that store at once, one is not heard: a
-    /// flow is judged again, or one more of its payloads is copied.
+    /// The ruling as user space stored it.
     #[inline(always)]
-    pub(crate) fn set_judgement(self, judgement: Judgement) {
-        field!(self.0, judgement).store(judgement.pack());
+    pub(crate) fn ruling_word(self) -> u64 {
+        field!(self.0, ruling).load()
     }
 
-    /// Adds to the stored judgement. User space may put a verdict there at the same time: that is not
-    /// lost. The watch, the layer and `fresh` may be something else after it, until user space has
-    /// [mended](Judgement::mended) them.
+    /// Stores a judgement in the place of the one that was read. Gives whether that was still there:
+    /// another CPU may have judged meanwhile.
     #[inline(always)]
-    pub(crate) fn add_to_judgement(self, amount: u64) {
-        field!(self.0, judgement).add(amount);
+    pub(crate) fn replace_judgement(self, before: u64, after: Judgement) -> bool {
+        let after = after.pack();
+        before == after || field!(self.0, judgement).compare_exchange(before, after)
     }
 
-    /// Notes where the bytes of a TCP direction begin to be counted.
+    /// Which of the flow's next payloads are wanted.
     #[inline(always)]
-    pub(crate) fn set_initial_sequence(self, direction: Direction, sequence: u32) {
-        field!(self.0, initial_sequence)
-            .of(direction)
-            .store(sequence);
+    pub(crate) fn watch(self) -> Watch {
+        Watch::from_bits(field!(self.0, watch).load())
     }
 
-    /// What [`set_initial_sequence`](Self::set_initial_sequence) noted last.
+    /// Says what is wanted. Of two CPUs that store at once, one is not heard, and one payload more is
+    /// copied.
     #[inline(always)]
-    pub(crate) fn initial_sequence(self, direction: Direction) -> u32 {
-        field!(self.0, initial_sequence).of(direction).load()
+    pub(crate) fn set_watch(self, watch: Watch) {
+        field!(self.0, watch).store(watch.bits());
     }
 
-    /// When it was seen last, in jiffies.
+    /// When it was seen last, in jiffies: the lower half.
     #[inline(always)]
-    pub(crate) fn last_seen(self) -> u64 {
+    pub(crate) fn last_seen(self) -> u32 {
         field!(self.0, last_seen).load()
     }
 
-    /// What [`Head`] says about the flow: its slot, the initial sequence number of a direction and
-    /// whether that was seen.
+    /// Whether a SYN was seen in a direction.
     #[inline(always)]
-    pub(crate) fn describe(self, direction: Direction, head: &mut Head) {
-        if head.key.protocol() == protocol::TCP {
-            head.initial_sequence = self.initial_sequence(direction);
-        }
-        if field!(self.0, tcp_flags).of(direction).load() & tcp_flag::SYN != 0 {
-            head.flags |= Head::SYN_SEEN;
-        }
-        head.slot = self.1;
+    fn has_syn(self, direction: Direction) -> bool {
+        field!(self.0, tcp_flags).of(direction).load() & tcp_flag::SYN != 0
     }
 
     /// Notes when the flow was seen, and with which TCP flags. Neither field is a counter: a store that
@@ -109,8 +94,8 @@ impl Flow {
     pub(crate) fn touch(self, direction: Direction, tcp_flags: u8, now: u64) {
         // Compared first: a cache line that is not written stays shared between CPUs.
         let last_seen = field!(self.0, last_seen);
-        if last_seen.load() != now {
-            last_seen.store(now);
+        if last_seen.load() != now as u32 {
+            last_seen.store(now as u32);
         }
         let flags = field!(self.0, tcp_flags).of(direction);
         let seen = flags.load();
@@ -132,75 +117,194 @@ impl Flow {
         packets.add(wire.packets);
         bytes.add(wire.bytes);
     }
+
+    /// What was counted in a direction.
+    #[inline(always)]
+    pub(crate) fn counted(self, direction: Direction) -> Tally {
+        let (packets, bytes) = match direction {
+            Direction::Upload => (field!(self.0, upload_packets), field!(self.0, upload_bytes)),
+            Direction::Download => (
+                field!(self.0, download_packets),
+                field!(self.0, download_bytes),
+            ),
+        };
+        Tally {
+            packets: packets.load(),
+            bytes: bytes.load(),
+        }
+    }
+}
+
+/// A flow: its line, its detail, and the number of both.
+#[derive(Clone, Copy)]
+pub(crate) struct Flow {
+    pub(crate) line: Line,
+    detail: Element<FlowDetail>,
+    slot: u32,
+}
+
+impl Flow {
+    /// The number of its line.
+    #[inline(always)]
+    pub(crate) fn slot(self) -> u32 {
+        self.slot
+    }
+
+    /// Whether it is that of a key.
+    #[inline(always)]
+    pub(crate) fn is_of(self, key: &FlowKey) -> bool {
+        // SAFETY: the key of a line that was found does not change before a grace period.
+        unsafe { (*self.detail.as_ptr()).key.same(key) }
+    }
+
+    /// Notes what was counted in a direction when a decision came in force, and gives what was counted
+    /// under the one before.
+    #[inline(always)]
+    pub(crate) fn decided_at(self, direction: Direction, counted: Tally) -> Tally {
+        let before = field!(self.detail, decided_at)
+            .of(direction)
+            .exchange_tally(counted);
+        Tally {
+            packets: counted.packets.wrapping_sub(before.packets),
+            bytes: counted.bytes.wrapping_sub(before.bytes),
+        }
+    }
+
+    /// Notes where the bytes of a TCP direction begin to be counted.
+    #[inline(always)]
+    pub(crate) fn set_initial_sequence(self, direction: Direction, sequence: u32) {
+        field!(self.detail, initial_sequence)
+            .of(direction)
+            .store(sequence);
+    }
+
+    /// What [`set_initial_sequence`](Self::set_initial_sequence) noted last.
+    #[inline(always)]
+    pub(crate) fn initial_sequence(self, direction: Direction) -> u32 {
+        field!(self.detail, initial_sequence).of(direction).load()
+    }
+
+    /// What [`Head`] says about the flow: its slot, the initial sequence number of a direction and
+    /// whether that was seen, and which connection it is.
+    #[inline(always)]
+    pub(crate) fn describe(self, direction: Direction, head: &mut Head) {
+        if head.key.protocol() == protocol::TCP {
+            head.initial_sequence = self.initial_sequence(direction);
+        }
+        if self.line.has_syn(direction) {
+            head.flags |= Head::SYN_SEEN;
+        }
+        head.slot = self.slot;
+        head.epoch = Judgement::unpack(self.line.judgement_word()).epoch;
+    }
 }
 
 /// The flow in a slot.
 #[inline(always)]
 pub(crate) fn in_slot(slot: u32) -> Option<Flow> {
-    Some(Flow(Element::new(FLOWS.get_ptr_mut(slot)?), slot))
+    let detail = Element::new(FLOW_DETAILS.get_ptr_mut(slot)?);
+    let line = line(lines(slot / WAYS)?, slot);
+    Some(Flow { line, detail, slot })
 }
 
-/// The flow with this key, where it lies in the bucket in which its search starts.
+/// The lines of a set.
 #[inline(always)]
-pub(crate) fn find_near(hash: u64, key: &FlowKey, settings: &Settings) -> Option<Flow> {
-    match search_bucket(IndexEntry::bucket(hash, settings.bucket_mask), hash, key) {
-        Search::Found(flow) => Some(flow),
-        Search::Ended | Search::GoesOn => None,
-    }
+fn lines(set: u32) -> Option<*mut FlowLine> {
+    Some(FLOW_LINES.get_ptr_mut(set)?.cast())
 }
 
-/// The flow with this key.
+/// One line of a set, by its way; what lies above the number of a way counts for nothing.
 #[inline(always)]
-pub(crate) fn find(hash: u64, key: &FlowKey, settings: &Settings) -> Option<Flow> {
-    let mut bucket = IndexEntry::bucket(hash, settings.bucket_mask);
-    for _ in 0..BUCKETS_PROBED {
-        match search_bucket(bucket, hash, key) {
-            Search::Found(flow) => return Some(flow),
-            Search::Ended => return None,
-            Search::GoesOn => bucket = (bucket + 1) & settings.bucket_mask,
+fn line(lines: *mut FlowLine, way: u32) -> Line {
+    // SAFETY: a set has so many lines.
+    Line(Element::new(unsafe {
+        lines.add((way & (WAYS - 1)) as usize)
+    }))
+}
+
+/// The line with a fingerprint in the set that it leads to, and its number. Two keys may have one
+/// fingerprint: whichever opened its flow second marked both lines ([`Judgement::ambiguous`]).
+#[inline(always)]
+pub(crate) fn find_line(fingerprint: u64, settings: &Settings) -> Option<(Line, u32)> {
+    let set = set_of(fingerprint, settings.flow_sets);
+    let lines = lines(set)?;
+    let start = first_way(fingerprint);
+    for step in 0..WAYS {
+        let way = (start + step) & (WAYS - 1);
+        let line = line(lines, way);
+        if field!(line.0, fingerprint).load() == fingerprint {
+            return Some((line, set * WAYS + way));
         }
     }
     None
 }
 
-/// What one bucket says about a flow.
-enum Search {
-    Found(Flow),
-    /// The flow is not in the index.
-    Ended,
-    /// It may be in the next bucket.
-    GoesOn,
+/// Why a flow was not found.
+pub(crate) enum NotFound {
+    /// No line has its fingerprint.
+    New,
+    /// The line of another key has it, and is marked.
+    Twin,
+}
+
+/// The flow with this key, in either of the sets that its fingerprint leads to.
+#[inline(always)]
+pub(crate) fn find(fingerprint: u64, key: &FlowKey, settings: &Settings) -> Result<Flow, NotFound> {
+    let set = set_of(fingerprint, settings.flow_sets);
+    let mut twin = false;
+    if let Some(flow) = find_in(set, fingerprint, key, &mut twin) {
+        return Ok(flow);
+    }
+    if SPILLED
+        .get_ptr_mut(set)
+        .is_some_and(|spill| field!(Element::new(spill), spilled).load() != 0)
+        && let Some(flow) = find_in(
+            set_behind(set, settings.flow_sets),
+            fingerprint,
+            key,
+            &mut twin,
+        )
+    {
+        return Ok(flow);
+    }
+    Err(match twin {
+        true => NotFound::Twin,
+        false => NotFound::New,
+    })
 }
 
 #[inline(always)]
-fn search_bucket(bucket: u32, hash: u64, key: &FlowKey) -> Search {
-    let Some(entries) = FLOW_INDEX.get_ptr(bucket) else {
-        return Search::Ended;
-    };
-    for place in 0..BUCKET_ENTRIES {
-        // SAFETY: `place` is within the bucket; entries are stored in one piece.
-        let entry = IndexEntry(unsafe { ptr::read_volatile(&raw const (*entries).entries[place]) });
-        if entry == IndexEntry::EMPTY {
-            return Search::Ended;
-        }
-        if entry.may_be(hash)
-            && let Some(record) = FLOWS.get_ptr_mut(entry.slot())
-            // SAFETY: the key of a slot in the index does not change before a grace period.
-            && unsafe { (*record).key.same(key) }
+fn find_in(set: u32, fingerprint: u64, key: &FlowKey, twin: &mut bool) -> Option<Flow> {
+    let lines = lines(set)?;
+    let start = first_way(fingerprint);
+    for step in 0..WAYS {
+        let way = (start + step) & (WAYS - 1);
+        let line = line(lines, way);
+        if field!(line.0, fingerprint).load() == fingerprint
+            && let Some(detail) = FLOW_DETAILS.get_ptr_mut(set * WAYS + way)
         {
-            return Search::Found(Flow(Element::new(record), entry.slot()));
+            let flow = Flow {
+                line,
+                detail: Element::new(detail),
+                slot: set * WAYS + way,
+            };
+            if flow.is_of(key) {
+                return Some(flow);
+            }
+            field!(line.0, judgement).set(Judgement::AMBIGUOUS);
+            *twin = true;
         }
     }
-    Search::GoesOn
+    None
 }
 
 /// How long a device counts as new.
 const NEWCOMER_SECONDS: u64 = 60;
 
-/// Takes a slot for a flow and puts it into the index.
+/// Takes a way for a flow.
 ///
-/// `None` where the table is full, where the device has its share of it, or where the index has no
-/// room: each is counted. A device may hold as many flows as are free (dynamic thresholds,
+/// `None` where the table is full, where the device has its share of it, or where both sets are full: each
+/// is counted. A device may hold as many flows as are free (dynamic thresholds,
 /// Choudhury and Hahne 1998, with alpha 1): one that floods the table leaves half of it, two leave
 /// a third, and a device with few flows finds room in any case. Newcomers together get no more than
 /// three quarters of it: a flood of made-up MAC addresses, with few flows each, leaves room to those that
@@ -208,11 +312,12 @@ const NEWCOMER_SECONDS: u64 = 60;
 #[inline(always)]
 pub(crate) fn open(
     key: &FlowKey,
-    hash: u64,
+    fingerprint: u64,
     device: u32,
     direction: Direction,
     now: u64,
     watch: Watch,
+    has_twin: bool,
     settings: &Settings,
 ) -> Option<Flow> {
     let losses = losses::losses()?;
@@ -231,56 +336,65 @@ pub(crate) fn open(
         losses::count_in(field!(losses, flow_share_used), Some(News::FlowShareUsed));
         return None;
     }
-    let Some(entry) = free_entry(hash, settings) else {
+    let set = set_of(fingerprint, settings.flow_sets);
+    let claimed = match claim_in(set, fingerprint) {
+        Some(claimed) => Some(claimed),
+        None => {
+            let claimed = claim_in(set_behind(set, settings.flow_sets), fingerprint);
+            if claimed.is_some()
+                && let Some(spill) = SPILLED.get_ptr_mut(set)
+            {
+                field!(Element::new(spill), spilled).store(1);
+            }
+            claimed
+        }
+    };
+    let Some((flow, claims)) = claimed else {
         losses::count_in(field!(losses, flow_index_full), None);
         return None;
     };
-    let Ok(Some(number)) = FREE_SLOTS.pop() else {
-        losses::count_in(field!(losses, flow_table_full), Some(News::FlowTableFull));
-        return None;
+    let Flow { line, detail, .. } = flow;
+    field!(detail, key).store(*key);
+    field!(detail, first_seen).store(now);
+    field!(detail, device).store(device);
+    field!(detail, interface).store(interfaces::number_of(key.ifindex()) as u16);
+    field!(detail, opened_by).store(direction as u8);
+    field!(line.0, last_seen).store(now as u32);
+    field!(line.0, watch).store(watch.bits());
+    // Of no generation: whoever finds the flow first decides.
+    let judgement = Judgement {
+        ambiguous: has_twin,
+        epoch: Judgement::first_epoch(claims),
+        ..Judgement::new(0, Decision::PASS)
     };
-    // The slot came from the queue, so no other program knows it; user space left every counter at zero.
-    let record = Element::new(FLOWS.get_ptr_mut(number)?);
-    field!(record, key).store(*key);
-    field!(record, first_seen).store(now);
-    field!(record, last_seen).store(now);
-    field!(record, device).store(device);
-    // Of no generation: whoever finds the slot first decides, and knows what is wanted.
-    field!(record, judgement).store(Judgement::new(0, Decision::PASS, watch).pack());
-    field!(record, interface).store(interfaces::number_of(key.ifindex()));
-    field!(record, index_position).store(entry.position);
-    field!(record, opened_by).store(direction as u8);
-    field!(record, state).store(slot::LIVE);
-    // Last: from here on other CPUs find the slot.
-    // SAFETY: within the bucket that was searched.
-    unsafe { ptr::write_volatile(entry.place, IndexEntry::new(hash, number).0) };
+    field!(line.0, judgement).store(judgement.pack());
+    field!(line.0, state).store(slot::LIVE);
+    // Last, and ordered behind the rest: from here on other CPUs find the flow.
+    field!(line.0, fingerprint).exchange(fingerprint);
     field!(losses, live_flows).add(1);
     field!(owner, live_flows).add(1);
-    Some(Flow(record, number))
+    Some(flow)
 }
 
-/// A place in the index that nothing uses.
-struct FreeEntry {
-    place: *mut u32,
-    position: u32,
-}
-
+/// Claims a way of a set that is nobody's, and gives how often it was claimed before.
 #[inline(always)]
-fn free_entry(hash: u64, settings: &Settings) -> Option<FreeEntry> {
-    let mut bucket = IndexEntry::bucket(hash, settings.bucket_mask);
-    for _ in 0..BUCKETS_PROBED {
-        let entries = FLOW_INDEX.get_ptr_mut(bucket)?;
-        for number in 0..BUCKET_ENTRIES {
-            // SAFETY: `number` is within the bucket.
-            let place = unsafe { &raw mut (*entries).entries[number] };
-            // SAFETY: entries are stored in one piece.
-            let entry = IndexEntry(unsafe { ptr::read_volatile(place) });
-            if entry == IndexEntry::EMPTY || entry == IndexEntry::REMOVED {
-                let position = bucket * BUCKET_ENTRIES as u32 + number as u32;
-                return Some(FreeEntry { place, position });
-            }
+fn claim_in(set: u32, fingerprint: u64) -> Option<(Flow, u32)> {
+    let lines = lines(set)?;
+    let start = first_way(fingerprint);
+    for step in 0..WAYS {
+        let way = (start + step) & (WAYS - 1);
+        let line = line(lines, way);
+        if field!(line.0, fingerprint).load() != 0 {
+            continue;
         }
-        bucket = (bucket + 1) & settings.bucket_mask;
+        let slot = set * WAYS + way;
+        let detail = Element::new(FLOW_DETAILS.get_ptr_mut(slot)?);
+        let claims = field!(detail, claims);
+        let before = claims.fetch_add(1);
+        if before == field!(detail, releases).load() {
+            return Some((Flow { line, detail, slot }, before));
+        }
+        claims.fetch_add(u32::MAX);
     }
     None
 }

@@ -1,21 +1,17 @@
 //! Flows whose server waits for the verdict on a name.
 
-use aya_ebpf::{macros::map, maps::LruHashMap};
-use sensor_ebpf::flow::Judgement;
-
 use super::{flows::Flow, losses};
 use crate::field;
+use aya_ebpf::{macros::map, maps::LruHashMap};
 
 /// Until when the packets of a flow's server wait, in nanoseconds since boot, by the flow's slot.
 #[map]
 static HELD: LruHashMap<u32, u64> = LruHashMap::with_max_entries(4_096, 0);
 
-/// Lets the packets of a flow's server wait until a time in nanoseconds since boot.
+/// Notes until when the packets of a flow's server wait. Gives whether there was room.
 #[inline(always)]
-pub(crate) fn hold(flow: Flow, until: u64) {
-    if HELD.insert(flow.slot(), until, 0).is_ok() {
-        flow.add_to_judgement(Judgement::HOLD);
-    }
+pub(crate) fn hold(flow: Flow, until: u64) -> bool {
+    HELD.insert(flow.slot(), until, 0).is_ok()
 }
 
 /// Until when the packets of a held flow's server wait; `None` where another flow took its place.

@@ -19,12 +19,14 @@ static HITS: HashMap<HitKey, Hit> = HashMap::with_max_entries(16_384, 0);
 #[inline(always)]
 pub(crate) fn count(mac: Mac, decision: Decision, direction: Direction, wire: Tally, decided: u64) {
     let key = HitKey::new(mac, decision, direction);
-    // Whoever is first makes the record; all find it then.
-    if HITS.get_ptr_mut(key).is_none() {
+    let mut hit = HITS.get_ptr_mut(key);
+    if hit.is_none() {
+        // Whoever is first makes the record; all find it then.
         let none = Hit::default();
         let _ = HITS.insert(key, none, u64::from(BPF_NOEXIST));
+        hit = HITS.get_ptr_mut(key);
     }
-    match HITS.get_ptr_mut(key) {
+    match hit {
         Some(hit) => {
             let hit = Element::new(hit);
             field!(hit, wire).add_tally(wire);

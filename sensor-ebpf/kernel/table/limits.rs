@@ -31,7 +31,7 @@ pub(crate) fn admit(limited: Limited, mac: u64, flow: u64) -> Result<(), Silence
                 let reset = field!(answers, reset).of(direction);
                 let last = reset.load();
                 let due = last == 0 || now.wrapping_sub(last) >= RESET_INTERVAL;
-                match due && reset.exchange(last, now) {
+                match due && reset.compare_exchange(last, now) {
                     true => Ok(()),
                     false => Err(Silence::Resets),
                 }
@@ -82,7 +82,7 @@ fn has_room(since: Shared<u64>, count: Shared<u64>, limit: u64, now: u64) -> boo
         since: since.load(),
         count: 0,
     };
-    if second.is_over(now) && since.exchange(second.since, now) {
+    if second.is_over(now) && since.compare_exchange(second.since, now) {
         count.store(1);
         return true;
     }

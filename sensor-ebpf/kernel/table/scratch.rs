@@ -10,6 +10,12 @@ use sensor_ebpf::{
     sample::{Head, MAX_PAYLOAD},
 };
 
+use crate::seen::Seen;
+
+/// What there is to book about the frame at hand.
+#[map]
+static SEEN: PerCpuArray<Seen> = PerCpuArray::with_max_entries(1, 0);
+
 /// Where a sample is put together.
 #[map]
 static SAMPLE: PerCpuArray<Sample> = PerCpuArray::with_max_entries(1, 0);
@@ -52,6 +58,13 @@ pub(crate) struct Said {
 pub(crate) struct Sample {
     pub(crate) head: Head,
     pub(crate) payload: [u8; MAX_PAYLOAD],
+}
+
+/// This CPU's place for what is seen of a frame.
+#[inline(always)]
+pub(crate) fn seen() -> Option<&'static mut Seen> {
+    // SAFETY: as in `sample`.
+    unsafe { SEEN.get_ptr_mut(0)?.as_mut() }
 }
 
 /// This CPU's buffer for a sample.

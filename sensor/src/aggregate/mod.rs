@@ -19,7 +19,7 @@ use std::{
 };
 
 use sensor_ebpf::{
-    flow::{Direction, FlowKey, FlowRecord, Judgement},
+    flow::{Direction, FlowKey, FlowRecord},
     parse::{Address, Family, Mac},
     sample::{Head, Kind, NO_SLOT, is_service},
 };
@@ -866,7 +866,7 @@ fn shown<'a>(
     is_ech: bool,
 ) -> Shown<'a> {
     let key = &record.key;
-    let watch = Judgement::unpack(record.judgement).watch;
+    let watch = record.watch();
     Shown {
         name,
         remote,

@@ -15,7 +15,7 @@ use sensor_ebpf::{
         self, ByDirection as Both, FAMILIES, FAMILY_NAMES, FURTHER_DEVICES, Hit, HitKey,
         MULTICAST_DEVICE, Way, family_index,
     },
-    flow::{Direction, FlowKey, FlowRecord, Judgement},
+    flow::{Direction, FlowKey, FlowRecord},
     parse::{Address, Family, Mac, icmp, protocol},
     policy::{Layer, Verdict},
     sample::Kind,
@@ -275,7 +275,7 @@ pub fn flow(
     clock: Clock,
 ) -> Flow {
     let key = &record.key;
-    let verdict = Judgement::unpack(record.judgement).decision.verdict;
+    let verdict = record.judgement().decision.verdict;
     Flow {
         device: mac_text(key.mac()),
         device_name: None,

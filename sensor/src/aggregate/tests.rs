@@ -62,11 +62,7 @@ fn udp(port: u16) -> FlowKey {
 fn flow_of(key: FlowKey, up: u64, down: u64) -> FlowRecord {
     FlowRecord {
         key,
-        judgement: Judgement {
-            watch: Watch::new(4, 4),
-            ..Judgement::unpack(0)
-        }
-        .pack(),
+        watch: Watch::new(4, 4).bits(),
         upload_packets: 1,
         upload_bytes: up,
         download_bytes: down,
@@ -633,7 +629,7 @@ fn what_is_hidden_is_told_apart() {
     check(&house, flow(protocol::TCP, [192, 168, 1, 1], 443), None);
     check(&house, flow(protocol::UDP, REMOTE, 53), None);
     let spent = FlowRecord {
-        judgement: 0,
+        watch: 0,
         ..flow_of(tcp(1), 0, 0)
     };
     let facts = house.aggregate.facts(3, &spent);

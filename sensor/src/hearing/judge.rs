@@ -4,10 +4,10 @@
 use std::{fmt, net::IpAddr, sync::Arc};
 
 use sensor_ebpf::{
-    flow::{Direction, FlowKey, Judgement},
+    flow::{self, Direction, FlowKey, Wants},
     parse::{Mac, protocol},
     policy::{Decision, Layer},
-    sample::{Head, Kind, Watch},
+    sample::{Head, Kind},
 };
 
 use super::{ECH_PROVIDERS, GivenUp, Heard, Outcome, Source};
@@ -98,7 +98,7 @@ impl Unread {
     }
 }
 
-/// What is to be written into a flow's judgement.
+/// What is to be ruled of a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ruling {
     /// The generation of the policy that it is by.
@@ -115,59 +115,23 @@ pub struct Ruling {
 }
 
 impl Ruling {
-    /// The judgement with this in it.
-    ///
-    /// A refusal of the same generation stays: what was judged first binds. A flow that passes keeps
-    /// its generation: where that is an older one, the kernel judges the addresses again, and what
-    /// the name decided stays where they refuse nothing.
-    ///
-    /// A name that is judged again may be that of a QUIC connection whose ports another one has taken:
-    /// the kernel, which has seen that, wants the new one's payloads, and knows no name of it. Its own
-    /// comes with them. Of TCP the [desk](super::Desk::began) knows which connection it is.
-    pub fn apply(&self, before: Judgement, key: &FlowKey) -> Judgement {
-        let begins_anew = key.protocol() == protocol::UDP
-            && !before.named
-            && before.watch.of(Direction::Upload) > 1;
-        if self.again && begins_anew {
-            return before;
-        }
-        let mut after = Judgement {
+    /// What the programs are told, of the connection with an epoch.
+    pub fn about(&self, epoch: u8) -> flow::Ruling {
+        flow::Ruling {
+            generation: self.generation,
+            epoch,
+            version: 0,
+            decision: self.decision.unwrap_or(Decision::PASS),
             named: true,
-            held: false,
-            ..before
-        };
-        let by_address = before.decision.layer == Layer::Address;
-        let binds = before.generation == self.generation
-            && before.decision.verdict.refuses()
-            && (by_address || !self.again);
-        match self.decision {
-            Some(decision) if !binds => {
-                if decision != before.decision {
-                    after.decision = decision;
-                    after.fresh = decision.policy != 0;
-                }
-                if decision.verdict.refuses() {
-                    after.generation = self.generation;
-                }
-            }
-            None if self.again && !by_address => {
-                // Generation 0 is never in force: the next packet has the addresses judged.
-                after.generation = 0;
-                after.decision = Decision::PASS;
-                after.fresh = false;
-            }
-            _ => {}
+            again: self.again,
+            wants: if self.requests {
+                Wants::Requests
+            } else if self.settled {
+                Wants::Settled
+            } else {
+                Wants::Same
+            },
         }
-        after.watch = if after.decision.verdict.refuses() {
-            Watch::NONE
-        } else if self.requests {
-            Watch::new(Watch::ALWAYS, 0)
-        } else if self.settled {
-            before.watch.settled(key)
-        } else {
-            before.watch
-        };
-        after
     }
 }
 

@@ -13,7 +13,6 @@ use std::{collections::VecDeque, mem, sync::Arc};
 use bytes::Bytes;
 use sensor_ebpf::{
     flow::FlowKey,
-    parse::protocol,
     sample::{Head, Kind, NO_SLOT},
 };
 
@@ -213,8 +212,6 @@ struct Flow {
     name: Option<(Arc<str>, Source)>,
     /// It is counted among those that could not be judged.
     is_unread: bool,
-    /// Requests of HTTP were heard, or its beginning was not.
-    may_be_http: bool,
     reading: Option<Box<Reading>>,
 }
 
@@ -264,7 +261,6 @@ impl Desk {
             return Some(heard);
         }
         let flow = self.flow(head.slot, &head.key);
-        let is_first = flow.reading.is_none() && !flow.told.is_settled();
         let mut reading = flow.reading.take().unwrap_or_default();
         let waited = reading.readers.wait();
         let unfinished = waited.and_then(|_| reading.readers.unfinished());
@@ -275,12 +271,7 @@ impl Desk {
         if heard.another {
             flow.name = None;
             flow.is_unread = false;
-            flow.may_be_http = false;
         }
-        let began = head.flags & Head::SYN_SEEN != 0
-            && head.sequence == head.initial_sequence.wrapping_add(1);
-        let began_before = is_first && !began && head.key.protocol() == protocol::TCP;
-        flow.may_be_http |= heard.requests || kind == Kind::Http || began_before;
         if let Outcome::Name(name, source) = &heard.outcome {
             flow.name = Some((Arc::clone(name), *source));
         } else if heard.told_before
@@ -381,14 +372,6 @@ impl Desk {
             .get(slot as usize)
             .and_then(|flow| flow.told.began());
         known.is_none() || sequence.is_none() || known == sequence
-    }
-
-    /// Whether the flow in a slot may be HTTP, so that all it says is wanted: requests were heard, or
-    /// its beginning was not.
-    pub fn may_be_http(&self, slot: u32, key: &FlowKey) -> bool {
-        let flow = self.flows.get(slot as usize);
-        let flow = flow.filter(|flow| flow.hash == hash_of(key));
-        flow.is_none_or(|flow| flow.may_be_http)
     }
 
     /// Forgets a flow that gave its slot back.

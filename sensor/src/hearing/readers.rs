@@ -50,11 +50,6 @@ impl Told {
 }
 
 impl Told {
-    /// Whether nothing more is to be learned.
-    pub(super) fn is_settled(&self) -> bool {
-        self.settled.is_some()
-    }
-
     /// The number of the upload's SYN before what was told, where it was seen.
     pub(super) fn began(&self) -> Option<u32> {
         self.initial[Direction::Upload as usize].flatten()

@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 
 use sensor_ebpf::{
-    flow::{Direction, FlowRecord, Judgement},
+    flow::{Direction, FlowRecord, Wants},
     parse::{Parsed, parse, protocol},
     policy::{Decision, Layer, Verdict},
-    sample::Watch,
 };
 
 use super::*;
@@ -331,10 +330,9 @@ fn requests_are_watched_for_as_long_as_they_come() {
             .judge(&said(&mut desk, tcp(), Kind::Http, 0, &first))
             .ruling
             .expect("all was read");
-        let watched = Judgement::new(GENERATION, Decision::PASS, Watch::new(3, 3));
         assert_eq!(
-            ruling.apply(watched, &tcp()).watch,
-            Watch::new(Watch::ALWAYS, 0),
+            ruling.about(1).wants,
+            Wants::Requests,
             "each request names a host"
         );
         let mut half = sample(tcp(), Kind::Http, UP, first.len(), b"GET / HTTP/1.1\r\nHo");
@@ -567,11 +565,11 @@ fn what_would_be_refused_in_a_stream_of_questions_is_ruled_too() {
     let ruling = judged(&["a.test", "observed.test", "b.test"], b"").ruling;
     let ruling = ruling.expect("a rule is about it");
     assert_eq!(ruling.decision, Some(observed));
-    let before = Judgement::new(GENERATION, Decision::PASS, Watch::new(Watch::ALWAYS, 4));
-    let after = ruling.apply(before, &stream);
-    assert_eq!(after.decision, observed);
-    assert!(after.fresh, "it is not counted yet");
-    assert_eq!(after.watch, before.watch, "more questions may come");
+    assert_eq!(
+        ruling.about(1).wants,
+        Wants::Same,
+        "more questions may come"
+    );
     assert_eq!(judged(&["a.test"], b""), Judged::default());
     for names in [
         ["observed.test", "blocked.test"],
@@ -585,78 +583,6 @@ fn what_would_be_refused_in_a_stream_of_questions_is_ruled_too() {
     assert_eq!(decided(both), Some(observed));
     assert_eq!(unread(both), unread(judged(&["a.test"], &none)));
     assert!(both.unread.is_some());
-}
-
-#[test]
-fn a_ruling_keeps_what_others_decided() {
-    let by_address = |generation, verdict| Judgement {
-        watch: Watch::new(4, 4),
-        held: true,
-        ..Judgement::new(
-            generation,
-            Decision {
-                policy: 2,
-                verdict,
-                layer: Layer::Address,
-            },
-            Watch::NONE,
-        )
-    };
-    let ruling = |decision, again| Ruling {
-        generation: GENERATION,
-        decision,
-        again,
-        settled: false,
-        requests: false,
-    };
-    let passed = Decision {
-        verdict: Verdict::Pass,
-        ..refused(Layer::Tls)
-    };
-    let none = by_address(GENERATION, Verdict::Pass);
-
-    let after = ruling(None, false).apply(none, &tcp());
-    assert_eq!(after.decision, none.decision);
-    assert!(after.named && !after.held);
-    assert_eq!(after.watch, Watch::new(4, 4));
-
-    let after = ruling(Some(refused(Layer::Tls)), false).apply(none, &tcp());
-    assert_eq!(after.decision, refused(Layer::Tls));
-    assert!(after.fresh, "it is not counted yet");
-    assert_eq!(after.watch, Watch::NONE);
-    let counted = Judgement {
-        fresh: false,
-        ..after
-    };
-    assert_eq!(
-        ruling(Some(refused(Layer::Tls)), false).apply(counted, &tcp()),
-        counted,
-        "once"
-    );
-
-    // What was judged first binds, until another policy comes in force.
-    let later = ruling(Some(passed), false).apply(counted, &tcp());
-    assert_eq!(later.decision, refused(Layer::Tls));
-    let again = ruling(Some(passed), true).apply(counted, &tcp());
-    assert_eq!(again.decision, passed);
-    let address = by_address(GENERATION, Verdict::Drop);
-    let again = ruling(Some(passed), true).apply(address, &tcp());
-    assert_eq!(again.decision, address.decision);
-
-    // A flow that passes by its name has its addresses judged again under another policy.
-    let old = by_address(GENERATION - 1, Verdict::Drop);
-    assert_eq!(
-        ruling(Some(passed), true).apply(old, &tcp()).generation,
-        GENERATION - 1
-    );
-    assert_eq!(
-        ruling(Some(refused(Layer::Tls)), true)
-            .apply(old, &tcp())
-            .generation,
-        GENERATION
-    );
-    let gone = ruling(None, true).apply(counted, &tcp());
-    assert_eq!((gone.generation, gone.decision), (0, Decision::PASS));
 }
 
 #[test]

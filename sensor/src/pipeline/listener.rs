@@ -54,10 +54,6 @@ const AGAIN: u32 = 1_024;
 /// How often readers that wait in vain are looked for.
 const SWEEP: Duration = Duration::from_secs(1);
 
-/// How often judgements are looked for that additions have disturbed: all flows are looked at, which
-/// takes a fraction of a millisecond.
-const MEND: Duration = Duration::from_secs(5);
-
 /// How long the kernel believes that the thread is there, and how often it is told: a thread that is
 /// gone holds nothing up for longer.
 const ALIVE: Duration = Duration::from_secs(1);
@@ -201,7 +197,6 @@ pub(super) struct Listener {
     /// When the first record of the backlog came.
     since: Instant,
     swept: Instant,
-    mended: Instant,
 }
 
 impl Listener {
@@ -225,7 +220,6 @@ impl Listener {
             backlog: Vec::new(),
             since: Instant::now(),
             swept: Instant::now(),
-            mended: Instant::now(),
         }
     }
 
@@ -235,7 +229,6 @@ impl Listener {
             self.wait()?;
             self.attend();
             self.drain();
-            self.mend();
             self.judge_again();
             if self.line.stops.load(Ordering::Acquire) || self.hand_over().is_err() {
                 // Nothing waits for who has gone.
@@ -291,15 +284,6 @@ impl Listener {
         self.again = 0;
     }
 
-    /// Puts right what the programs have disturbed.
-    fn mend(&mut self) {
-        if self.mended.elapsed() >= MEND {
-            self.mended = Instant::now();
-            self.verdicts
-                .mend(|slot, key| self.desk.may_be_http(slot, key));
-        }
-    }
-
     /// Takes what waits in the ring, a batch at most.
     fn drain(&mut self) {
         for _ in 0..BATCH {
@@ -314,6 +298,7 @@ impl Listener {
             }
             match record {
                 Record::Sample(sample) => {
+                    self.verdicts.heard(&sample.head);
                     let heard = self.desk.sample(&sample, unix_time());
                     if let Some(heard) = heard {
                         let heard = self.conclude(heard);
@@ -521,13 +506,17 @@ mod tests {
     }
 
     fn judgement(runner: &Runner, slot: u32) -> Judgement {
-        Judgement::unpack(runner.flow(slot).judgement)
+        runner.flow(slot).judgement()
     }
 
     /// Waits until all flows are judged so.
     fn wait_for(runner: &Runner, what: &str, is_so: impl Fn(Judgement) -> bool) {
         let began = Instant::now();
-        while !(0..FLOWS).all(|slot| is_so(judgement(runner, slot))) {
+        while !runner
+            .slots()
+            .into_iter()
+            .all(|slot| is_so(judgement(runner, slot)))
+        {
             assert!(began.elapsed() < Duration::from_secs(10), "{what}");
             thread::sleep(Duration::from_millis(1));
         }
@@ -568,21 +557,23 @@ mod tests {
 
         line.publish(Arc::new(InForce::without_names(GENERATION)));
         wait_for(&runner, "no rule is about it any more", |judgement| {
-            judgement.generation == 0 && judgement.decision == Decision::PASS
+            judgement.decision == Decision::PASS
         });
         line.publish(refuses(GENERATION));
         wait_for(&runner, "it is refused again", |judgement| {
-            judgement.generation == GENERATION && judgement.decision == REFUSED
+            judgement.decision == REFUSED
         });
-        line.reaped([(0, runner.flow(0).key)]);
+        let slots = runner.slots();
+        assert_eq!(slots.len(), FLOWS as usize);
+        line.reaped([(slots[0], runner.flow(slots[0]).key)]);
         line.publish(Arc::new(InForce::without_names(GENERATION)));
         let began = Instant::now();
-        while judgement(&runner, 1).decision == REFUSED {
+        while judgement(&runner, slots[1]).decision == REFUSED {
             assert!(began.elapsed() < Duration::from_secs(10));
             thread::sleep(Duration::from_millis(1));
         }
         assert_eq!(
-            judgement(&runner, 0).decision,
+            judgement(&runner, slots[0]).decision,
             REFUSED,
             "its name is forgotten"
         );

@@ -41,7 +41,7 @@ fn put_back(lab: &Lab, daemon: &mut Daemon<'_>, said: &str) {
 
 /// Waits until the log says something.
 #[track_caller]
-fn log_says(daemon: &Daemon<'_>, said: &str) {
+pub(crate) fn log_says(daemon: &Daemon<'_>, said: &str) {
     let begun = Instant::now();
     while !daemon.log().contains(said) {
         let log = daemon.log();

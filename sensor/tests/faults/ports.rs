@@ -4,6 +4,7 @@
 use xtask::lab::{Host, Lab};
 
 use crate::{
+    attachment::log_says,
     daemon::{Daemon, Metrics, Settings, run},
     lab, wire,
 };
@@ -216,7 +217,7 @@ fn an_interface_beside_its_own_port_is_an_error_of_check() {
     run(&lab, &ports, &["check"]).fine();
     // A daemon that runs says so, and goes on.
     let daemon = Daemon::start(&lab, &both);
-    assert!(daemon.log().contains(said), "{}", daemon.log());
+    log_says(&daemon, said);
     daemon.end();
     let no_bridge = Settings {
         keys: "ports = true\n",

@@ -2,6 +2,7 @@
 
 use std::{
     env, fs,
+    os::fd::AsFd as _,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -15,7 +16,7 @@ use aya::{
 use sensor_ebpf::{
     answer::limit::{DeviceAnswers, FlowAnswers},
     books::{DeviceRecord, FIRST_DEVICE, InterfaceRecord, Losses, Settings},
-    flow::{FlowRecord, buckets_for, slot},
+    flow::{FlowDetail, FlowKey, FlowLine, FlowRecord, WAYS, sets_for, slot},
     name::NameBucket,
     wire::Wire,
 };
@@ -27,6 +28,14 @@ pub(crate) struct Raw<T: Wire>(pub(crate) T);
 
 // SAFETY: a wire type is plain integers without padding, every bit pattern of which is a value.
 unsafe impl<T: Wire> Pod for Raw<T> {}
+
+/// A set of lines of the flow table, as the map has it.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct Set([FlowLine; WAYS as usize]);
+
+// SAFETY: as `Raw`: an array of a wire type.
+unsafe impl Pod for Set {}
 
 /// The interface that `BPF_PROG_TEST_RUN` names: the loopback of the namespace.
 pub(crate) const IFINDEX: u32 = 1;
@@ -107,21 +116,17 @@ impl Programs {
     /// Loads the sensor's object, makes its tables and fills them as the daemon does.
     pub(crate) fn load(tables: Tables) -> Result<Self> {
         let object = object("sensor-kernel")?;
-        let buckets = buckets_for(tables.flows);
+        let sets = sets_for(tables.flows);
         let ebpf = EbpfLoader::new()
-            .map_max_entries("FLOWS", tables.flows)
-            .map_max_entries("FREE_SLOTS", tables.flows)
-            .map_max_entries("FLOW_INDEX", buckets)
+            .map_max_entries("FLOW_LINES", sets)
+            .map_max_entries("FLOW_DETAILS", sets * WAYS)
+            .map_max_entries("SPILLED", sets)
             .map_max_entries("DEVICES", tables.devices + FIRST_DEVICE)
             .map_max_entries("DEVICE_INDEX", tables.devices)
             .map_max_entries("FREE_DEVICES", tables.devices)
             .load(&object)
             .context("the object does not load")?;
         let mut programs = Self(ebpf);
-        let mut free_slots = Queue::<_, u32>::try_from(programs.map_mut("FREE_SLOTS")?)?;
-        for number in 0..tables.flows {
-            free_slots.push(number, 0)?;
-        }
         let mut free_devices = Queue::<_, u32>::try_from(programs.map_mut("FREE_DEVICES")?)?;
         for number in FIRST_DEVICE..FIRST_DEVICE + tables.devices {
             free_devices.push(number, 0)?;
@@ -141,10 +146,10 @@ impl Programs {
             0,
             Settings {
                 generation: 1,
-                bucket_mask: buckets - 1,
+                flow_sets: sets,
                 flow_slots: u64::from(tables.flows),
                 watched_payloads: 4,
-                // Odd, and the same at every run: a failure can be had again.
+                // The same at every run: a failure can be had again.
                 hash_secret: [
                     0x9e37_79b9_7f4a_7c15,
                     0xbf58_476d_1ce4_e5b9,
@@ -320,14 +325,66 @@ impl Programs {
 
     /// The flows that are in the table.
     pub(crate) fn flows(&self) -> Result<Vec<FlowRecord>> {
+        let live = self.live_flows()?;
+        Ok(live.into_iter().map(|(_, record)| record).collect())
+    }
+
+    /// The flows that are in the table, with the numbers of their slots.
+    pub(crate) fn live_flows(&self) -> Result<Vec<(u32, FlowRecord)>> {
         let mut flows = Vec::new();
-        for record in self.array::<FlowRecord>("FLOWS")?.iter() {
-            let Raw(record) = record?;
-            if record.state == slot::LIVE {
-                flows.push(record);
+        for (set, lines) in (0..).zip(self.sets()?.iter()) {
+            for (way, line) in (0..).zip(lines?.0) {
+                if line.state == slot::LIVE {
+                    let number = set * WAYS + way;
+                    let detail: FlowDetail = self.get("FLOW_DETAILS", number)?;
+                    flows.push((number, FlowRecord::new(&line, &detail, 0)));
+                }
             }
         }
         Ok(flows)
+    }
+
+    /// The line of the flow in a slot.
+    pub(crate) fn line(&self, number: u32) -> Result<FlowLine> {
+        let Set(lines) = self.sets()?.get(&(number / WAYS), 0)?;
+        Ok(lines[(number % WAYS) as usize])
+    }
+
+    /// Writes the line of the flow in a slot.
+    pub(crate) fn set_line(&mut self, number: u32, line: FlowLine) -> Result<()> {
+        let mut sets: Array<_, Set> = Array::try_from(self.map_mut("FLOW_LINES")?)?;
+        let Set(mut lines) = sets.get(&(number / WAYS), 0)?;
+        lines[(number % WAYS) as usize] = line;
+        Ok(sets.set(number / WAYS, Set(lines), 0)?)
+    }
+
+    /// Changes the line of each live flow, while others have the programs on loan.
+    pub(crate) fn each_line(&self, change: impl Fn(&FlowKey, &mut FlowLine)) -> Result<()> {
+        let aya::maps::Map::Array(table) = self.map("FLOW_LINES")? else {
+            bail!("the flow table is no array");
+        };
+        // Another descriptor is the same table.
+        let table = MapData::from_fd(table.fd().as_fd().try_clone_to_owned()?)?;
+        let mut sets: Array<_, Set> = Array::try_from(aya::maps::Map::Array(table))?;
+        for number in 0..sets.len() {
+            let Set(mut lines) = sets.get(&number, 0)?;
+            let mut is_used = false;
+            for (way, line) in (0..).zip(&mut lines) {
+                if line.state == slot::LIVE {
+                    let detail: FlowDetail = self.get("FLOW_DETAILS", number * WAYS + way)?;
+                    change(&detail.key, line);
+                    is_used = true;
+                }
+            }
+            if is_used {
+                sets.set(number, Set(lines), 0)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn sets(&self) -> Result<Array<&MapData, Set>> {
+        Ok(Array::try_from(self.map("FLOW_LINES")?)?)
     }
 
     /// What the programs are told.

@@ -8,17 +8,18 @@ use std::{
     time::Duration,
 };
 
-use aya::maps::{Array, HashMap as KernelHashMap, Map, MapData};
+use aya::maps::{Array, HashMap as KernelHashMap, Map, MapData, MapError};
 use sensor_ebpf::{
     books::{
         DeviceRecord, FIRST_DEVICE, Hit, HitKey, InterfaceRecord, Journal, Losses, PolicyName,
-        Settings,
+        Settings, Tally,
     },
-    flow::{Bucket, FlowRecord, Judgement, slot},
+    flow::{Direction, FlowRecord, Judgement},
 };
 
 use super::{
-    Error,
+    Error, clock,
+    flows::Flows,
     pins::pinned,
     table::{Access, Raw, Table},
 };
@@ -27,8 +28,7 @@ use crate::record::{self, Clock, DeviceReading, InterfaceReading, Record, Tables
 /// Every table that is read or written by its entries.
 pub struct Books {
     pub(super) settings: Table<Settings>,
-    pub(super) flows: Table<FlowRecord>,
-    pub(super) index: Table<Bucket>,
+    pub(super) flows: Flows,
     pub(super) devices: Table<DeviceRecord>,
     pub(super) interfaces: Table<InterfaceRecord>,
     pub(super) losses: Table<Losses>,
@@ -82,8 +82,7 @@ impl Books {
         }
         Ok(Self {
             settings: table(map("SETTINGS")?, "SETTINGS", access)?,
-            flows: table(map("FLOWS")?, "FLOWS", access)?,
-            index: table(map("FLOW_INDEX")?, "FLOW_INDEX", access)?,
+            flows: Flows::over(&mut map, access)?,
             devices: table(map("DEVICES")?, "DEVICES", access)?,
             interfaces: table(map("INTERFACES")?, "INTERFACES", access)?,
             losses: table(map("LOSSES")?, "LOSSES", access)?,
@@ -103,7 +102,11 @@ impl Books {
         self.settings.read(0)
     }
 
-    pub(super) fn set_clock(&self, clock: Clock) {
+    pub(super) fn set_clock(&self, now: &clock::Now) {
+        let clock = now.clock;
+        self.settings
+            .word(0, offset_of!(Settings, boot_jiffies))
+            .store(now.at_boot, Ordering::Relaxed);
         self.settings
             .word(0, offset_of!(Settings, hz))
             .store(clock.hz, Ordering::Relaxed);
@@ -146,6 +149,12 @@ impl Books {
         }
     }
 
+    /// Jiffies since boot, by the clock that the daemon compared them with last.
+    fn now(&self) -> u64 {
+        let settings = self.settings();
+        clock::jiffies(settings.boot_jiffies, settings.hz)
+    }
+
     /// Reads everything, for commands that look.
     ///
     /// # Errors
@@ -159,7 +168,7 @@ impl Books {
         let settings = self.settings();
         emit(Record::Tables(Tables {
             losses: self.losses.read(0),
-            flow_capacity: self.flows.len(),
+            flow_capacity: settings.flow_slots as u32,
             device_capacity: self.devices.len() - FIRST_DEVICE,
             reaped: self
                 .journal
@@ -195,23 +204,53 @@ impl Books {
             let record = self.devices.read(number);
             emit(Record::Device(DeviceReading { number, record }));
         }
-        for (slot, record) in self.live_flows() {
+        // Before the flows: what a decision's end moves from a flow to them meanwhile is missed until the next
+        // time, and not told twice.
+        let mut hits = self.all_hits()?;
+        let now = self.now();
+        for (slot, record) in self.live_flows(now) {
+            add_hits(&mut hits, &record);
             emit(Record::Flow(slot, record));
         }
-        for hit in self.hits.iter() {
-            let (Raw(key), Raw(hit)) = hit.map_err(|source| Error::Map {
-                map: "HITS",
-                source,
-            })?;
+        for (key, hit) in hits {
             emit(Record::Hits(key, hit));
         }
         Ok(())
     }
 
-    fn live_flows(&self) -> impl Iterator<Item = (u32, FlowRecord)> {
-        (0..self.flows.len())
-            .filter(|slot| self.flows.state(*slot).load(Ordering::Relaxed) != slot::FREE)
-            .map(|slot| (slot, self.flows.read(slot)))
+    /// What policies applied to, without the packets of live flows under the decision in force.
+    fn all_hits(&self) -> Result<HashMap<HitKey, Hit>, Error> {
+        let mut hits: HashMap<HitKey, Hit> = HashMap::new();
+        for hit in self.hits.iter() {
+            let (Raw(key), Raw(hit)) = hit.map_err(hits_refused)?;
+            let sum = hits.entry(HitKey { writer: 0, ..key }).or_default();
+            sum.wire.packets += hit.wire.packets;
+            sum.wire.bytes += hit.wire.bytes;
+            sum.decided += hit.decided;
+        }
+        Ok(hits)
+    }
+
+    /// The record of hits of reaped flows.
+    pub(super) fn hit(&self, key: &HitKey) -> Result<Hit, Error> {
+        match self.hits.get(&Raw(*key), 0) {
+            Ok(Raw(hit)) => Ok(hit),
+            Err(MapError::KeyNotFound) => Ok(Hit::default()),
+            Err(source) => Err(hits_refused(source)),
+        }
+    }
+
+    /// Writes the record of hits of reaped flows.
+    pub(super) fn set_hit(&mut self, key: &HitKey, hit: Hit) -> Result<(), Error> {
+        self.hits
+            .insert(Raw(*key), Raw(hit), 0)
+            .map_err(hits_refused)
+    }
+
+    fn live_flows(&self, now: u64) -> impl Iterator<Item = (u32, FlowRecord)> {
+        self.flows
+            .used()
+            .map(move |slot| (slot, self.flows.read(slot, now)))
     }
 
     pub(super) fn interface_records(&self) -> impl Iterator<Item = (u32, InterfaceRecord)> {
@@ -222,7 +261,7 @@ impl Books {
 
     /// The records of interfaces to which live flows belong.
     pub(super) fn interfaces_of_flows(&self) -> HashSet<u32> {
-        self.live_flows()
+        self.live_flows(self.now())
             .map(|(_, record)| record.interface)
             .collect()
     }
@@ -264,12 +303,60 @@ impl Books {
                 .get(&record.interface)
                 .cloned()
                 .unwrap_or_default(),
-            policy: policies
-                .get(&Judgement::unpack(record.judgement).decision.policy)
-                .cloned(),
+            policy: policies.get(&record.judgement().decision.policy).cloned(),
             record,
         };
-        Ok(self.live_flows().map(line).collect())
+        let now = self.now();
+        Ok(self.live_flows(now).map(line).collect())
+    }
+}
+
+fn hits_refused(source: MapError) -> Error {
+    Error::Map {
+        map: "HITS",
+        source,
+    }
+}
+
+/// The keys of the hits that a flow's packets are under the decision in force, by direction, and those
+/// packets; `None` where no policy decided.
+pub(super) fn hits_of(record: &FlowRecord) -> Option<[(HitKey, Tally); 2]> {
+    // As the programs have counted until now, whatever is ruled and not taken up yet.
+    let decision = Judgement::unpack(record.judgement).decision;
+    if decision.policy == 0 {
+        return None;
+    }
+    let counted = [
+        Tally {
+            packets: record.upload_packets,
+            bytes: record.upload_bytes,
+        },
+        Tally {
+            packets: record.download_packets,
+            bytes: record.download_bytes,
+        },
+    ];
+    Some(Direction::ALL.map(|direction| {
+        let at = direction as usize;
+        let since = Tally {
+            packets: counted[at]
+                .packets
+                .saturating_sub(record.decided_at[at].packets),
+            bytes: counted[at]
+                .bytes
+                .saturating_sub(record.decided_at[at].bytes),
+        };
+        (HitKey::new(record.key.mac(), decision, direction), since)
+    }))
+}
+
+fn add_hits(hits: &mut HashMap<HitKey, Hit>, record: &FlowRecord) {
+    for (key, since) in hits_of(record).into_iter().flatten() {
+        if since.packets | since.bytes != 0 {
+            let sum = &mut hits.entry(key).or_default().wire;
+            sum.packets += since.packets;
+            sum.bytes += since.bytes;
+        }
     }
 }
 

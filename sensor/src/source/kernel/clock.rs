@@ -7,6 +7,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aya::programs::{TestRun as _, TestRunOptions, Xdp};
+use rustix::time::{ClockId, clock_gettime};
 
 use super::Error;
 use crate::record::Clock;
@@ -52,15 +53,43 @@ fn read(program: &Xdp) -> Result<Reading, Error> {
     })
 }
 
-/// Jiffies now, and how they relate to the time of day.
-pub(super) fn now(program: &Xdp, hz: u64) -> Result<(u64, Clock), Error> {
+/// The kernel's time now.
+pub(super) struct Now {
+    /// Jiffies since boot.
+    pub(super) jiffies: u64,
+    /// Jiffies when `CLOCK_MONOTONIC` was 0.
+    pub(super) at_boot: u64,
+    /// How jiffies relate to the time of day.
+    pub(super) clock: Clock,
+}
+
+/// Jiffies of so many nanoseconds.
+fn jiffies_of(nanoseconds: u64, hz: u64) -> u64 {
+    (u128::from(nanoseconds) * u128::from(hz) / 1_000_000_000) as u64
+}
+
+/// Jiffies since boot, as `CLOCK_MONOTONIC` tells them.
+pub(super) fn jiffies(at_boot: u64, hz: u64) -> u64 {
+    let time = clock_gettime(ClockId::Monotonic);
+    let nanoseconds = time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64;
+    at_boot.wrapping_add(jiffies_of(nanoseconds, hz))
+}
+
+/// Jiffies now, and how they relate to both clocks.
+pub(super) fn now(program: &Xdp, hz: u64) -> Result<Now, Error> {
     let reading = read(program)?;
     let unix = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or(Duration::ZERO);
     let since = reading.jiffies.saturating_mul(1000) / hz.max(1);
     let epoch_millis = (unix.as_millis() as u64).saturating_sub(since);
-    Ok((reading.jiffies, Clock { hz, epoch_millis }))
+    Ok(Now {
+        jiffies: reading.jiffies,
+        at_boot: reading
+            .jiffies
+            .wrapping_sub(jiffies_of(reading.nanoseconds, hz)),
+        clock: Clock { hz, epoch_millis },
+    })
 }
 
 /// Measures how many jiffies make a second; takes about 100 ms, and up to [`LONGEST`] where the machine

@@ -36,6 +36,13 @@ pub struct Link {
     pub xdp: Vec<u32>,
 }
 
+impl Link {
+    /// Whether it is a bond, whose frames are those of its members.
+    pub fn is_bond(&self) -> bool {
+        self.kind == "bond"
+    }
+}
+
 /// All interfaces at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Links(Vec<Link>);

@@ -17,7 +17,7 @@ use aya::{
 use rustix::rand::{GetRandomFlags, getrandom};
 use sensor_ebpf::{
     books::{FIRST_DEVICE, LAYOUT, Settings},
-    flow::buckets_for,
+    flow::{WAYS, sets_for},
 };
 
 use super::{
@@ -45,9 +45,9 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SENSOR_EBPF_OBJECT"));
 /// Maps that outlive the daemon, by the names of the object.
 pub(super) const PINNED: [&str; 23] = [
     "SETTINGS",
-    "FLOWS",
-    "FLOW_INDEX",
-    "FREE_SLOTS",
+    "FLOW_LINES",
+    "FLOW_DETAILS",
+    "SPILLED",
     "DEVICE_INDEX",
     "DEVICES",
     "FREE_DEVICES",
@@ -73,7 +73,6 @@ pub(super) const PINNED: [&str; 23] = [
 pub struct Kernel {
     programs: Ebpf,
     books: Books,
-    free_slots: Queue<MapData, u32>,
     attachments: Attachments,
     pin_directory: PathBuf,
     hz: u64,
@@ -105,18 +104,16 @@ impl Kernel {
 
         let tables_made = initialise(directory, config, hz)?;
         let books = Books::open(directory, Access::Write)?;
-        let free_slots = queue(directory, "FREE_SLOTS")?;
         let mut kernel = Self {
             programs,
             books,
-            free_slots,
             attachments: Attachments::new()?,
             pin_directory: directory.clone(),
             hz,
             tables_made,
             lock,
         };
-        reap::recover(&kernel.books, &mut kernel.free_slots)?;
+        reap::recover(&mut kernel.books)?;
         Ok(kernel)
     }
 
@@ -330,18 +327,12 @@ impl Kernel {
         idle_after: std::time::Duration,
         mut emit: impl FnMut(Record),
     ) -> Result<(), Error> {
-        let (now, clock) = self.now()?;
-        let idle = idle_after.as_millis() as u64 * self.hz / 1000;
-        let deadline = now.saturating_sub(idle);
-        reap::reap(&self.books, &mut self.free_slots, deadline, &mut emit)?;
-        self.books.read(clock, emit)
-    }
-
-    fn now(&mut self) -> Result<(u64, Clock), Error> {
         let clock: &mut Xdp = program(&mut self.programs, "clock");
-        let (now, clock) = clock::now(clock, self.hz)?;
-        self.books.set_clock(clock);
-        Ok((now, clock))
+        let now = clock::now(clock, self.hz)?;
+        self.books.set_clock(&now);
+        let idle = idle_after.as_millis() as u64 * self.hz / 1000;
+        reap::reap(&mut self.books, now.jiffies, idle, &mut emit)?;
+        self.books.read(now.clock, emit)
     }
 }
 
@@ -443,11 +434,11 @@ fn make_names(directory: &Path) -> Result<(), Error> {
 }
 
 /// Loads the object with room for so many flows and devices.
-pub(super) fn load(mut loader: EbpfLoader<'_>, slots: u32, devices: u32) -> Result<Ebpf, Error> {
+pub(super) fn load(mut loader: EbpfLoader<'_>, flows: u32, devices: u32) -> Result<Ebpf, Error> {
     loader
-        .map_max_entries("FLOWS", slots)
-        .map_max_entries("FREE_SLOTS", slots)
-        .map_max_entries("FLOW_INDEX", buckets_for(slots))
+        .map_max_entries("FLOW_LINES", sets_for(flows))
+        .map_max_entries("FLOW_DETAILS", sets_for(flows) * WAYS)
+        .map_max_entries("SPILLED", sets_for(flows))
         .map_max_entries("DEVICES", devices + FIRST_DEVICE)
         .map_max_entries("DEVICE_INDEX", devices)
         .map_max_entries("FREE_DEVICES", devices);
@@ -494,8 +485,6 @@ fn initialise(directory: &Path, config: &Config, hz: u64) -> Result<bool, Error>
         changed("flow", before.flow_slots, config.flow_table.capacity);
         return Ok(false);
     }
-    let slots = config.flow_table.capacity;
-    fill(&mut queue(directory, "FREE_SLOTS")?, 0..slots, "FREE_SLOTS")?;
     let devices = FIRST_DEVICE..FIRST_DEVICE + config.device_table.capacity;
     fill(
         &mut queue(directory, "FREE_DEVICES")?,
@@ -503,14 +492,14 @@ fn initialise(directory: &Path, config: &Config, hz: u64) -> Result<bool, Error>
         "FREE_DEVICES",
     )?;
 
-    let made = new_settings(slots, hz)?;
+    let made = new_settings(config.flow_table.capacity, hz)?;
     // Last: settings with the layout's number say that the tables are whole.
     settings.set(0, Raw(made), 0).map_err(map)?;
     Ok(true)
 }
 
 /// The settings of tables that were just made, with room for so many flows.
-pub(super) fn new_settings(slots: u32, hz: u64) -> Result<Settings, Error> {
+pub(super) fn new_settings(flows: u32, hz: u64) -> Result<Settings, Error> {
     let mut secret = [0; 7 * 8];
     getrandom(&mut secret, GetRandomFlags::empty()).map_err(|errno| Error::System {
         what: "no random numbers from the system",
@@ -519,13 +508,12 @@ pub(super) fn new_settings(slots: u32, hz: u64) -> Result<Settings, Error> {
     let mut hash_secret = [0; 6];
     let (words, _) = secret.as_chunks::<8>();
     for (word, octets) in hash_secret.iter_mut().zip(words) {
-        // Odd: multiplication by it loses nothing.
-        *word = u64::from_ne_bytes(*octets) | 1;
+        *word = u64::from_ne_bytes(*octets);
     }
     Ok(Settings {
         generation: 1,
-        bucket_mask: buckets_for(slots) - 1,
-        flow_slots: u64::from(slots),
+        flow_sets: sets_for(flows),
+        flow_slots: u64::from(flows),
         hash_secret,
         // Not zero: that would be no signature.
         reset_signature: words

@@ -2,7 +2,7 @@
 //!
 //! `load` makes or adopts the maps · `pins` are where they and the links are kept · `attach` puts programs
 //! on interfaces and sees that they stay · `links` are the interfaces there are, and tells when they come
-//! and go, `driver` what drives them, `flowtables` what goes past them · `netlink` and `calls` ask the kernel · `books` reads the tables · `reap` takes the last counts of idle flows · `policy` is the one place that writes
+//! and go, `driver` what drives them, `flowtables` what goes past them · `netlink` and `calls` ask the kernel · `books` reads the tables, `flows` that of the flows · `reap` takes the last counts of idle flows · `policy` is the one place that writes
 //! policy down · `ring` drains samples · `verdicts` writes those on names · `clock` tells jiffies from time · `lock` keeps a second
 //! instance out · `run` runs the programs over frames of a capture · `preflight` turns what the system lacks into a sentence.
 
@@ -11,6 +11,7 @@ mod books;
 mod calls;
 mod clock;
 mod driver;
+mod flows;
 mod flowtables;
 mod links;
 mod load;

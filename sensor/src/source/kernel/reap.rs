@@ -1,138 +1,79 @@
 //! Takes the last counts of idle flows, exactly, while the kernel counts on.
 //!
-//! 1. The index entry that leads to the slot is replaced by `REMOVED`: no program finds the slot
-//!    any more. The slot is marked `LEAVING`.
-//! 2. A grace period: every program that had found the slot before has ended.
-//! 3. Nobody adds to the slot now. Its counts go to the device's and the interface's records, by
-//!    way of the journal, and the slot goes back to the queue.
+//! 1. The fingerprint of the flow's line is taken away: no program finds the line any more. It is marked
+//!    `LEAVING`.
+//! 2. A grace period: every program that had found the line before has ended.
+//! 3. Nobody adds to the line now. Its counts go to the device's and the interface's records and to those of
+//!    the policy that let it pass, by way of the journal; it is made zero, and given back.
 //!
-//! A daemon that is killed in between leaves slots `LEAVING` (the next one starts at 2) and at most
+//! A daemon that is killed in between leaves lines `LEAVING` (the next one starts at 2) and at most
 //! one slot in the journal (the next one writes the same absolute values again).
 
-use std::{collections::HashSet, mem::offset_of, sync::atomic::Ordering};
+use std::{mem::offset_of, sync::atomic::Ordering};
 
-use aya::maps::{MapData, MapError, Queue};
 use sensor_ebpf::{
-    books::{DeviceRecord, InterfaceRecord, Journal, Losses, Tally, family_index, journal},
-    flow::{Direction, FlowRecord, IndexEntry, slot},
+    books::{
+        DeviceRecord, Hit, HitKey, InterfaceRecord, Journal, Losses, Tally, family_index, journal,
+    },
+    flow::{Direction, FlowRecord, last_seen, slot},
 };
 
-use super::{Error, books::Books, grace_period};
+use super::{
+    Error,
+    books::{Books, hits_of},
+    grace_period,
+};
 use crate::record::Record;
 
-type FreeSlots = Queue<MapData, u32>;
-
-/// Reaps all flows that were last seen before `deadline` (jiffies), and tells their last counts.
+/// Reaps all flows whose last packet came so many jiffies before `now`, and tells their last counts.
 pub(super) fn reap(
-    books: &Books,
-    free: &mut FreeSlots,
-    deadline: u64,
+    books: &mut Books,
+    now: u64,
+    idle: u64,
     mut emit: impl FnMut(Record),
 ) -> Result<(), Error> {
+    let deadline = now.saturating_sub(idle);
     let mut leaving = Vec::new();
-    for number in 0..books.flows.len() {
+    for number in books.flows.used() {
         let state = books.flows.state(number);
-        match state.load(Ordering::Acquire) {
-            slot::LIVE => {
-                let last_seen = books.flows.word(number, offset_of!(FlowRecord, last_seen));
-                if last_seen.load(Ordering::Relaxed) < deadline {
-                    leave(books, number);
-                    leaving.push(number);
-                }
+        if state.load(Ordering::Acquire) == slot::LIVE {
+            if last_seen(books.flows.last_seen(number), now) >= deadline {
+                continue;
             }
-            slot::LEAVING => leaving.push(number),
-            _ => {}
+            state.store(slot::LEAVING, Ordering::Release);
         }
+        books.flows.fingerprint(number).store(0, Ordering::Release);
+        leaving.push(number);
     }
+    books.flows.tidy_spills();
     if leaving.is_empty() {
         return Ok(());
     }
     grace_period();
     for number in leaving {
-        emit(Record::Reaped(number, retire(books, number)));
-        give_back(books, free, number)?;
+        emit(Record::Reaped(number, retire(books, number, now)?));
     }
     Ok(())
 }
 
-/// Takes a slot out of the index.
-fn leave(books: &Books, number: u32) {
-    let position = books
-        .flows
-        .half(number, offset_of!(FlowRecord, index_position));
-    let position = position.load(Ordering::Relaxed);
-    books
-        .flows
-        .state(number)
-        .store(slot::LEAVING, Ordering::Release);
-    let Some(entry) = books.index.entry(position) else {
-        return;
-    };
-    // An entry that another CPU overwrote leads elsewhere: the slot has none then.
-    let found = IndexEntry(entry.load(Ordering::Acquire));
-    if found != IndexEntry::REMOVED && found.slot() == number {
-        let _ = entry.compare_exchange(
-            found.0,
-            IndexEntry::REMOVED.0,
-            Ordering::AcqRel,
-            Ordering::Relaxed,
-        );
-        clean(books, position);
-    }
-}
-
-/// Makes removed entries empty where no search needs to pass them: before an empty one.
-///
-/// An insertion that passed here a moment ago may lie behind: its slot is then found by nobody,
-/// counts nothing more and is reaped; its flow gets another.
-fn clean(books: &Books, position: u32) {
-    let per_bucket = sensor_ebpf::flow::BUCKET_ENTRIES as u32;
-    let buckets = books.index.len();
-    let next = |position: u32| {
-        // The first entry of the next bucket follows the last of this one.
-        (position + 1) % (buckets * per_bucket)
-    };
-    let mut position = position;
-    loop {
-        let (Some(entry), Some(behind)) = (
-            books.index.entry(position),
-            books.index.entry(next(position)),
-        ) else {
-            return;
-        };
-        if behind.load(Ordering::Acquire) != IndexEntry::EMPTY.0
-            || entry
-                .compare_exchange(
-                    IndexEntry::REMOVED.0,
-                    IndexEntry::EMPTY.0,
-                    Ordering::AcqRel,
-                    Ordering::Relaxed,
-                )
-                .is_err()
-        {
-            return;
-        }
-        let Some(before) = position.checked_sub(1) else {
-            return;
-        };
-        position = before;
-    }
-}
-
-/// Books a slot's counts to its device and its interface, and gives the record as it was. Nobody
-/// may add to it any more.
-fn retire(books: &Books, number: u32) -> FlowRecord {
-    let record = books.flows.read(number);
+/// Books a line's counts to its device, its interface and its policy, gives it back, and gives the record
+/// as it was. Nobody may add to it any more.
+fn retire(books: &mut Books, number: u32, now: u64) -> Result<FlowRecord, Error> {
+    let record = books.flows.read(number, now);
     let device = books.devices.read(record.device);
     let family = family_index(record.key.family());
     let mut log = Journal {
         phase: journal::IDLE,
         slot: u64::from(number),
         device: u64::from(record.device),
+        device_last_seen: device.last_seen.max(record.last_seen),
         interface: u64::from(record.interface),
         family: family as u64,
         device_retired: device.retired[family],
         device_flows: device.retired_flows[family],
+        hit_keys: Default::default(),
+        hits_after: Default::default(),
+        releases_after: u64::from(books.flows.releases(number).load(Ordering::Relaxed)) + 1,
         ..books.journal.read(0)
     };
     if record.interface < books.interfaces.len() {
@@ -157,6 +98,18 @@ fn retire(books: &Books, number: u32) -> FlowRecord {
             tally.bytes += counts[direction].bytes;
         }
     }
+    for (at, (key, since)) in hits_of(&record).into_iter().flatten().enumerate() {
+        if since.packets | since.bytes != 0 {
+            let key = HitKey {
+                writer: HitKey::OF_REAPED,
+                ..key
+            };
+            let mut hit = books.hit(&key)?;
+            hit.wire.packets += since.packets;
+            hit.wire.bytes += since.bytes;
+            (log.hit_keys[at], log.hits_after[at]) = (key, hit);
+        }
+    }
     log.device_flows[usize::from(record.opened_by & 1)] += 1;
     log.reaped_after = log.reaped + 1;
     books.journal.write(0, &log);
@@ -174,20 +127,17 @@ fn retire(books: &Books, number: u32) -> FlowRecord {
             .devices
             .word(record.device, offset_of!(DeviceRecord, live_flows)),
     );
-    record
+    Ok(record)
 }
 
-/// Writes what the journal holds; any number of times.
-fn write_retired(books: &Books, log: &Journal) {
+/// Writes what the journal holds, and gives the slot back; any number of times before that is done.
+fn write_retired(books: &mut Books, log: &Journal) {
     let device = log.device as u32;
     let family = log.family as usize;
-    let last_seen = books
-        .flows
-        .word(log.slot as u32, offset_of!(FlowRecord, last_seen));
     books
         .devices
         .word(device, offset_of!(DeviceRecord, last_seen))
-        .fetch_max(last_seen.load(Ordering::Relaxed), Ordering::Relaxed);
+        .fetch_max(log.device_last_seen, Ordering::Relaxed);
     let retired = offset_of!(DeviceRecord, retired) + family * size_of::<[Tally; 2]>();
     let flows = offset_of!(DeviceRecord, retired_flows) + family * size_of::<[u64; 2]>();
     for direction in 0..Direction::ALL.len() {
@@ -208,13 +158,36 @@ fn write_retired(books: &Books, log: &Journal) {
             );
         }
     }
+    write_hits(books, log);
     books
         .journal
         .word(0, offset_of!(Journal, reaped))
         .store(log.reaped_after, Ordering::Release);
-    // Frees the slot: the state is among the zeros.
-    books.flows.write(log.slot as u32, &FlowRecord::default());
-    phase(books, journal::RETURNING);
+    books.flows.clear(log.slot as u32);
+    phase(books, journal::RELEASING);
+    release(books, log);
+}
+
+/// Writes the hits that the journal holds. A table of hits without room loses them, and that is counted.
+fn write_hits(books: &mut Books, log: &Journal) {
+    for (key, hit) in log.hit_keys.iter().zip(&log.hits_after) {
+        let hit: &Hit = hit;
+        if key.policy != 0 && books.set_hit(key, *hit).is_err() {
+            books
+                .losses
+                .word(0, offset_of!(Losses, hit_table_full))
+                .fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Gives the journal's slot back: from here on a program may claim it.
+fn release(books: &Books, log: &Journal) {
+    books
+        .flows
+        .releases(log.slot as u32)
+        .store(log.releases_after as u32, Ordering::Release);
+    phase(books, journal::IDLE);
 }
 
 fn write_tally<T: sensor_ebpf::wire::Wire>(
@@ -233,19 +206,6 @@ fn write_tally<T: sensor_ebpf::wire::Wire>(
         .store(tally.bytes, Ordering::Release);
 }
 
-fn give_back(books: &Books, free: &mut FreeSlots, number: u32) -> Result<(), Error> {
-    push(free, number)?;
-    phase(books, journal::IDLE);
-    Ok(())
-}
-
-fn push(free: &mut FreeSlots, number: u32) -> Result<(), Error> {
-    free.push(number, 0).map_err(|source| Error::Map {
-        map: "FREE_SLOTS",
-        source,
-    })
-}
-
 fn phase(books: &Books, phase: u64) {
     books
         .journal
@@ -254,39 +214,11 @@ fn phase(books: &Books, phase: u64) {
 }
 
 /// Finishes what a daemon that was killed had begun, and counts the live flows anew.
-pub(super) fn recover(books: &Books, free: &mut FreeSlots) -> Result<(), Error> {
+pub(super) fn recover(books: &mut Books) -> Result<(), Error> {
     let log = books.journal.read(0);
     match log.phase {
-        journal::RETIRING => {
-            write_retired(books, &log);
-            give_back(books, free, log.slot as u32)?;
-        }
-        journal::RETURNING => {
-            // Nothing tells whether the slot was returned: look which ones the queue holds.
-            let mut queued = HashSet::new();
-            loop {
-                match free.pop(0) {
-                    Ok(number) => queued.insert(number),
-                    Err(MapError::ElementNotFound) => break,
-                    Err(source) => {
-                        return Err(Error::Map {
-                            map: "FREE_SLOTS",
-                            source,
-                        });
-                    }
-                };
-            }
-            // A program that took a slot before the queue was empty has marked it by now.
-            grace_period();
-            let returned = log.slot as u32;
-            if books.flows.state(returned).load(Ordering::Acquire) == slot::FREE {
-                queued.insert(returned);
-            }
-            for number in queued {
-                push(free, number)?;
-            }
-            phase(books, journal::IDLE);
-        }
+        journal::RETIRING => write_retired(books, &log),
+        journal::RELEASING => release(books, &log),
         _ => {}
     }
     count_live(books);
@@ -298,13 +230,9 @@ pub(super) fn recover(books: &Books, free: &mut FreeSlots) -> Result<(), Error> 
 fn count_live(books: &Books) {
     let mut of_device = vec![0_u64; books.devices.len() as usize];
     let mut all = 0;
-    for number in 0..books.flows.len() {
-        if books.flows.state(number).load(Ordering::Acquire) == slot::FREE {
-            continue;
-        }
+    for number in books.flows.used() {
         all += 1;
-        let device = books.flows.half(number, offset_of!(FlowRecord, device));
-        if let Some(count) = of_device.get_mut(device.load(Ordering::Relaxed) as usize) {
+        if let Some(count) = of_device.get_mut(books.flows.device(number) as usize) {
             *count += 1;
         }
     }

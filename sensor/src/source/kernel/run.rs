@@ -9,7 +9,7 @@ use aya::{
 };
 use sensor_ebpf::{
     books::{DeviceRecord, FIRST_DEVICE, FragmentKey, InterfaceRecord, Losses},
-    flow::{Direction, FlowRecord, IndexEntry},
+    flow::{Direction, FlowKey, FlowRecord, WAYS, set_behind, set_of},
 };
 
 use super::{
@@ -35,7 +35,6 @@ const ONE_PAGE: usize = 3_000;
 pub struct Runner {
     programs: Ebpf,
     books: Books,
-    free_slots: Queue<MapData, u32>,
     free_devices: Queue<MapData, u32>,
     device_index: HashMap<MapData, u64, u32>,
     fragments: HashMap<MapData, Raw<FragmentKey>, u32>,
@@ -77,7 +76,6 @@ impl Runner {
         let tc: &mut SchedClassifier = program(&mut programs, "download");
         load_program(tc.load(), "download")?;
         let mut runner = Self {
-            free_slots: typed(&mut programs, "FREE_SLOTS")?,
             free_devices: typed(&mut programs, "FREE_DEVICES")?,
             device_index: typed(&mut programs, "DEVICE_INDEX")?,
             fragments: typed(&mut programs, "FRAGMENTS")?,
@@ -86,7 +84,6 @@ impl Runner {
             programs,
             frame: Vec::new(),
         };
-        fill(&mut runner.free_slots, 0..flows, "FREE_SLOTS")?;
         let numbers = FIRST_DEVICE..FIRST_DEVICE + devices;
         fill(&mut runner.free_devices, numbers, "FREE_DEVICES")?;
         let mut index: HashMap<_, u32, u32> = typed(&mut runner.programs, "INTERFACE_INDEX")?;
@@ -160,9 +157,20 @@ impl Runner {
         }
     }
 
+    /// The slot of a flow, on whatever interface it was seen.
+    pub fn slot(&self, key: &FlowKey) -> Option<u32> {
+        let key = key.on_interface(IFINDEX);
+        let settings = self.books.settings();
+        let set = set_of(key.hash(&settings.hash_secret), settings.flow_sets);
+        [set, set_behind(set, settings.flow_sets)]
+            .into_iter()
+            .flat_map(|set| set * WAYS..(set + 1) * WAYS)
+            .find(|slot| self.books.flows.key(*slot) == Some(key))
+    }
+
     /// The flow in a slot.
     pub fn flow(&self, slot: u32) -> FlowRecord {
-        self.books.flows.read(slot)
+        self.books.flows.read(slot, 0)
     }
 
     /// The device with a number.
@@ -199,13 +207,11 @@ impl Runner {
         use std::sync::atomic::Ordering::Relaxed;
 
         for slot in slots {
-            let position = self.books.flows.read(*slot).index_position;
-            if let Some(entry) = self.books.index.entry(position) {
-                entry.store(IndexEntry::EMPTY.0, Relaxed);
-            }
-            self.books.flows.write(*slot, &FlowRecord::default());
+            let releases = self.books.flows.releases(*slot);
+            self.books.flows.clear(*slot);
+            releases.fetch_add(1, Relaxed);
         }
-        fill(&mut self.free_slots, slots.iter().copied(), "FREE_SLOTS")?;
+        self.books.flows.tidy_spills();
         let devices = self.devices()?;
         for (mac, number) in devices {
             self.device_index
@@ -281,6 +287,11 @@ where
 
 #[cfg(test)]
 impl Runner {
+    /// The slots of the flows that are in the table.
+    pub(crate) fn slots(&self) -> Vec<u32> {
+        self.books.flows.used().collect()
+    }
+
     /// What a thread that listens has of the tables; the ring is its own from then on.
     pub(crate) fn ears(&mut self) -> Result<(super::Samples, super::Verdicts), Error> {
         let upload: &mut Xdp = program(&mut self.programs, "upload");
@@ -289,27 +300,18 @@ impl Runner {
             source,
         };
         let ids = upload.info().and_then(|info| info.map_ids());
-        let (mut samples, mut flows, mut settings) = (None, None, None);
+        let mut maps = std::collections::HashMap::new();
         for id in ids.map_err(refused)?.unwrap_or_default() {
             let data = MapData::from_id(id).map_err(self::refused("a map of upload"))?;
             let info = data.info().map_err(self::refused("a map of upload"))?;
-            match info.name_as_str() {
-                Some("SAMPLES") => {
-                    let map = Map::from_map_data(data).map_err(self::refused("SAMPLES"))?;
-                    samples = Some(super::Samples::over(map)?);
-                }
-                Some("FLOWS") => {
-                    flows = Some(Map::from_map_data(data).map_err(self::refused("FLOWS"))?);
-                }
-                Some("SETTINGS") => {
-                    settings = Some(Map::from_map_data(data).map_err(self::refused("SETTINGS"))?);
-                }
-                _ => {}
+            let name = info.name_as_str().unwrap_or_default().to_owned();
+            if let Ok(map) = Map::from_map_data(data) {
+                maps.insert(name, map);
             }
         }
-        let (Some(samples), Some(flows), Some(settings)) = (samples, flows, settings) else {
-            return Err(Error::ForeignLayout);
-        };
-        Ok((samples, super::Verdicts::over(flows, settings)?))
+        let samples = maps.remove("SAMPLES").ok_or(Error::ForeignLayout)?;
+        let samples = super::Samples::over(samples)?;
+        let map = |name| maps.remove(name).ok_or(Error::ForeignLayout);
+        Ok((samples, super::Verdicts::over(map)?))
     }
 }

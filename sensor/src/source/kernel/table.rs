@@ -9,11 +9,7 @@ use std::{
 
 use aya::maps::MapData;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
-use sensor_ebpf::{
-    books::Settings,
-    flow::{Bucket, FlowRecord},
-    wire::Wire,
-};
+use sensor_ebpf::{books::Settings, wire::Wire};
 
 use super::Error;
 
@@ -56,12 +52,22 @@ impl<T: Wire> Table<T> {
 
     /// Maps the array into memory.
     pub(super) fn map(map: &MapData, name: &'static str, access: Access) -> Result<Self, Error> {
+        Self::map_parts(map, name, access, 1)
+    }
+
+    /// Maps an array into memory each value of which is so many entries.
+    pub(super) fn map_parts(
+        map: &MapData,
+        name: &'static str,
+        access: Access,
+        parts: u32,
+    ) -> Result<Self, Error> {
         let refused = |source| Error::MapMemory { map: name, source };
         let info = map
             .info()
             .map_err(|source| Error::Map { map: name, source })?;
-        let entries = info.max_entries();
-        if info.value_size() as usize != size_of::<T>() {
+        let entries = info.max_entries() * parts;
+        if info.value_size() as usize != size_of::<T>() * parts as usize {
             return Err(Error::ForeignLayout);
         }
         let octets = entries as usize * Self::STRIDE;
@@ -160,22 +166,6 @@ impl<T: Wire> Drop for Table<T> {
         // SAFETY: the mapping was made by `map` and nothing borrows from it any more.
         let unmapped = unsafe { munmap(self.start.as_ptr().cast(), self.octets) };
         debug_assert!(unmapped.is_ok());
-    }
-}
-
-impl Table<FlowRecord> {
-    /// Who a slot belongs to, a state of [`sensor_ebpf::flow::slot`].
-    pub(super) fn state(&self, slot: u32) -> &AtomicU8 {
-        self.octet(slot, offset_of!(FlowRecord, state))
-    }
-}
-
-impl Table<Bucket> {
-    /// An index entry by its position, or `None` behind the last bucket.
-    pub(super) fn entry(&self, position: u32) -> Option<&AtomicU32> {
-        let per_bucket = sensor_ebpf::flow::BUCKET_ENTRIES as u32;
-        let bucket = position / per_bucket;
-        (bucket < self.len()).then(|| self.half(bucket, (position % per_bucket) as usize * 4))
     }
 }
 

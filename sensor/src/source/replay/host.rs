@@ -10,7 +10,7 @@ use sensor_ebpf::{
         DeviceRecord, FIRST_DEVICE, FURTHER_DEVICES, FragmentKey, MULTICAST_DEVICE, Tally,
         family_index,
     },
-    flow::{Direction, FlowKey, FlowRecord, Judgement, slot},
+    flow::{Direction, FlowKey, FlowRecord, Judgement},
     packet::Packet as _,
     parse::{Family, Fragment, Parsed, Piece, protocol, tcp_flag},
     policy::Decision,
@@ -142,7 +142,6 @@ impl Host {
         };
         *packets += wire.packets;
         *bytes += wire.bytes;
-        let mut judgement = Judgement::unpack(flow.judgement);
         if packet.key.protocol() == protocol::UDP
             && direction == Direction::Upload
             && packet.key.remote_port() == initial::PORT
@@ -157,8 +156,7 @@ impl Host {
             flow.initial_sequence[at] = packet.parsed.sequence;
             if flags & tcp_flag::ACK == 0 {
                 // A connection begins, perhaps with the ports of one that ended.
-                judgement.watch = Watch::of_new_flow(&packet.key, self.payloads);
-                flow.judgement = judgement.pack();
+                flow.watch = Watch::of_new_flow(&packet.key, self.payloads).bits();
             }
         }
         // A piece without the start of a payload is told of where a policy is about names, and counts
@@ -166,12 +164,13 @@ impl Host {
         let is_fragment = direction == Direction::Upload
             && packet.parsed.piece != Piece::Whole
             && packet.payload == 0;
-        if (packet.payload == 0 && !is_fragment) || !judgement.watch.wants(direction) {
+        let watch = flow.watch();
+        if (packet.payload == 0 && !is_fragment) || !watch.wants(direction) {
             return None;
         }
-        let is_last = judgement.watch.runs_out(direction) && judgement.watch.of(direction) == 1;
-        judgement.watch = judgement.watch.after(direction);
-        flow.judgement = judgement.pack();
+        let after = watch.after(direction);
+        flow.watch = after.bits();
+        let is_last = !after.wants(direction);
         if is_fragment {
             return None;
         }
@@ -208,17 +207,16 @@ impl Host {
         let number = self.reading.flows.len() as u32;
         self.reading.flows.push(FlowRecord {
             key: packet.key,
-            judgement: Judgement::new(
-                GENERATION,
-                Decision::PASS,
-                Watch::of_new_flow(&packet.key, self.payloads),
-            )
+            judgement: Judgement {
+                epoch: 0,
+                ..Judgement::new(GENERATION, Decision::PASS)
+            }
             .pack(),
+            watch: Watch::of_new_flow(&packet.key, self.payloads).bits(),
             first_seen: packet.seen.at,
             device,
             interface: packet.seen.place as u32,
             opened_by: packet.seen.direction as u8,
-            state: slot::LIVE,
             ..FlowRecord::default()
         });
         owner.live_flows += 1;

@@ -3,14 +3,11 @@
 //! The kernel does not know when a packet was captured, nor that what it is handed was inside of
 //! another packet: both are put right here. What is inside of a tunnel runs over tables of its own.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    iter,
-};
+use std::{collections::HashMap, iter};
 
 use sensor_ebpf::{
     books::{DeviceRecord, FIRST_DEVICE, FURTHER_DEVICES, MULTICAST_DEVICE},
-    flow::{Direction, FlowKey, FlowRecord},
+    flow::{Direction, FlowKey, FlowRecord, Judgement},
     sample::{Kind, NO_SLOT},
 };
 
@@ -36,8 +33,6 @@ pub struct Programs {
 /// The programs of one place, and their tables.
 struct Tables {
     runner: Runner,
-    /// Slots in the order in which the kernel will take them.
-    free: VecDeque<u32>,
     /// Which of the capture's flows is in a slot.
     flows: HashMap<u32, u32, Multilinear>,
 }
@@ -90,7 +85,6 @@ impl Programs {
             Some(tables) => Ok(tables),
             None => Ok(tables.insert(Tables {
                 runner: Runner::load(FLOWS, DEVICES, self.payloads)?,
-                free: (0..FLOWS).collect(),
                 flows: HashMap::default(),
             })),
         }
@@ -101,7 +95,6 @@ impl Programs {
         for tables in self.places.iter_mut().flatten() {
             let slots: Vec<_> = tables.flows.drain().map(|(slot, _)| slot).collect();
             tables.runner.clear(&slots)?;
-            tables.free.extend(slots);
         }
         Ok(Run {
             programs: self,
@@ -130,14 +123,17 @@ impl Run<'_> {
         tables
             .runner
             .run(seen.direction, frame.header(), frame.body(), frame.len())?;
+        let key = match &seen.parsed {
+            Ok(parsed) => Some(self.fragments.key(seen, parsed)),
+            Err(_) => None,
+        };
         if tables.runner.losses().live_flows > live
-            && let Some(slot) = tables.free.pop_front()
+            && let Some(key) = key
+            && let Some(slot) = tables.runner.slot(&key)
         {
             let number = self.opened.len() as u32;
-            let key = tables.runner.flow(slot).key;
             tables.flows.insert(slot, number);
-            self.numbers
-                .insert(key.on_interface(seen.place.ifindex()), number);
+            self.numbers.insert(key, number);
             self.opened.push(Opened {
                 place: seen.place,
                 slot,
@@ -150,8 +146,7 @@ impl Run<'_> {
             if seen.direction == Direction::Download && parsed.destination_mac.is_group() {
                 self.last_multicast = seen.at;
             }
-            let key = self.fragments.key(seen, parsed);
-            if let Some(number) = self.numbers.get(&key) {
+            if let Some(number) = key.and_then(|key| self.numbers.get(&key)) {
                 self.opened[*number as usize].last_seen = seen.at;
             }
         }
@@ -168,6 +163,8 @@ impl Run<'_> {
             sample.head.at = seen.at;
             // The time of this machine says nothing of the capture.
             sample.head.nanoseconds = 0;
+            // Where a flow lies in the table says nothing either.
+            sample.head.epoch = 0;
             sample.head.slot = tables
                 .flows
                 .get(&sample.head.slot)
@@ -191,7 +188,11 @@ impl Run<'_> {
             last_seen: opened.last_seen,
             device: opened.device,
             interface: opened.place as u32,
-            index_position: 0,
+            judgement: Judgement {
+                epoch: 0,
+                ..flow.judgement()
+            }
+            .pack(),
             key: flow.key.on_interface(opened.place.ifindex()),
             ..flow
         })

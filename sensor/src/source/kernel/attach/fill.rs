@@ -40,6 +40,8 @@ pub(super) fn fill(
     }
     let at_xdp = attached.hook(Role::Upload) == Hook::XdpNative;
     let is_blinded = target.choice == HookChoice::Auto && at_xdp && not_xdp.is_some();
+    let by_filter = target.choice == HookChoice::Clsact;
+    let is_way_changed = by_filter != (attached.choice == HookChoice::Clsact);
     let is_other = |seat: &Seat, program| {
         matches!(seat.hook, Hook::Tcx | Hook::Clsact) && seat.program != program
     };
@@ -50,7 +52,16 @@ pub(super) fn fill(
     if let Some(program) = target.upload()
         && needs(attached.seat(Role::Upload), program)
     {
-        match place.seat_upload((target.choice, program), upload_before, not_xdp) {
+        let at_members = target.choice == HookChoice::XdpNative && target.link.is_bond();
+        let seated = match at_members {
+            true => Err(Error::Hook {
+                interface: place.name.to_owned(),
+                hook: Hook::XdpNative.name(),
+                reason: super::AT_MEMBERS.to_owned(),
+            }),
+            false => place.seat_upload((target.choice, program), upload_before, not_xdp),
+        };
+        match seated {
             Ok(seat) => {
                 say_put_back(&place, &seat, missing.as_deref());
                 attached.take(Role::Upload);
@@ -61,7 +72,6 @@ pub(super) fn fill(
         }
     }
 
-    let by_filter = target.choice == HookChoice::Clsact;
     let wanted = target.beside(attached.hook(Role::Upload), attached.way);
     for (role, program) in &wanted {
         let mut missing = None;
@@ -72,9 +82,9 @@ pub(super) fn fill(
         if missing.is_some() {
             attached.take(*role);
         }
-        let is_as_wanted = attached.seat(*role).is_some_and(|seat| {
-            seat.program == *program && (seat.hook == Hook::Clsact || !by_filter)
-        });
+        let is_as_wanted = attached
+            .seat(*role)
+            .is_some_and(|seat| seat.program == *program && !is_way_changed);
         if is_as_wanted {
             continue;
         }
@@ -86,6 +96,9 @@ pub(super) fn fill(
             }
             Err(error) => errors.push(error),
         }
+    }
+    if target.upload().is_none() && errors.is_empty() {
+        attached.choice = target.choice;
     }
     let is_unwanted = |seat: &mut Seat| {
         seat.role != Role::Upload && !wanted.iter().any(|(role, _)| *role == seat.role)

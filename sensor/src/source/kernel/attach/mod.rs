@@ -119,6 +119,11 @@ impl Attached {
     }
 }
 
+/// Why a bond has no program at XDP in the driver: `xdp_md.ingress_ifindex` is the member's there
+/// (drivers/net/bonding, `bond_xdp_set`).
+const AT_MEMBERS: &str = "a bond runs XDP programs in the drivers of its members, where a frame does not \
+                          say that it is the bond's";
+
 /// What programs are attached with: the object, the tables, and where things are pinned.
 pub(super) struct Means<'a> {
     pub(super) object: &'a mut Ebpf,

@@ -272,7 +272,7 @@ impl Attachments {
                 Err(error) => return vec![error],
             },
         };
-        let not_xdp = self.strips_tags(links, target.link);
+        let not_xdp = self.not_xdp(links, target.link);
         let notes = flowtables::hidden(&self.flowtables.found, links, name);
         let attached = &mut self.attached[at];
         // Before the program is there that asks for it.
@@ -371,12 +371,15 @@ impl Attachments {
         Ok(number)
     }
 
-    /// Why an interface's tags are not seen at XDP, where that matters.
+    /// Why XDP in the driver is not the place for an interface, where it is not.
     ///
     /// A network card that takes tags out of frames hands them on beside the frame, where TC finds
     /// them and XDP does not: devices of all VLANs would be booked without theirs, and answers would
     /// leave without.
-    fn strips_tags(&self, links: &Links, link: &Link) -> Option<String> {
+    fn not_xdp(&self, links: &Links, link: &Link) -> Option<String> {
+        if link.is_bond() {
+            return Some(super::AT_MEMBERS.to_owned());
+        }
         let vlan = links.vlans_on(link.index).next()?;
         let strips = self.drivers.strips_tags(&link.name).unwrap_or(false);
         strips.then(|| {

@@ -1,0 +1,197 @@
+//! Decides about flows: by their addresses, by what user space ruled, and anew where a connection begins.
+//!
+//! The stored judgement is changed by compare-and-exchange alone. Of two CPUs that judge one flow at the
+//! same time, the second finds what the first stored, and starts from it.
+
+use sensor_ebpf::{
+    flow::{Direction, FlowKey, Judgement, Ruling},
+    parse::tcp_flag,
+    policy::{Decision, decide},
+    sample::Watch,
+};
+
+use crate::{
+    global,
+    hit::{count_decided, end_decision, report_judged},
+    seen::Seen,
+    table::{
+        flows::{self, Flow},
+        rules::Rulebook,
+        settings,
+    },
+};
+
+global! {
+    /// The packed judgement about a flow by its addresses alone.
+    pub(crate) fn decide_by_address(key: &FlowKey, generation: u32) -> u64 {
+        let Some(settings) = settings::settings() else {
+            return 0;
+        };
+        let decision = decide(&Rulebook::new(generation, settings), key);
+        Judgement::new(generation, decision).pack()
+    }
+}
+
+#[inline(always)]
+fn by_address(key: &FlowKey, generation: u32) -> Decision {
+    Judgement::unpack(decide_by_address(key, generation)).decision
+}
+
+/// How often a judgement is made again because another CPU was first.
+const TRIES: u32 = 3;
+
+/// Puts a judgement in the place of the one that was read, and books what that changes. `own` says that the
+/// packet at hand was counted already. Gives whether the old one was still there.
+#[inline(always)]
+pub(crate) fn put(flow: Flow, seen: &Seen, before: u64, after: Judgement, own: bool) -> bool {
+    if !flow.line.replace_judgement(before, after) {
+        return false;
+    }
+    let old = Judgement::unpack(before);
+    // Of generation 0 is a flow that has just been opened, of which nothing was counted.
+    if old.generation != 0 && old.decision != after.decision {
+        for direction in Direction::ALL {
+            end_decision(seen, flow.slot(), before, direction as u32, u32::from(own));
+        }
+    }
+    true
+}
+
+/// As [`put`], where the packet is about to be counted under the new judgement; counts the decision.
+#[inline(always)]
+fn decide_anew(flow: Flow, seen: &Seen, before: u64, after: Judgement) -> bool {
+    if !put(flow, seen, before, after, false) {
+        return false;
+    }
+    if Judgement::unpack(before).decision != after.decision && after.decision.policy != 0 {
+        count_decided(seen, after.pack());
+        report_judged(seen, after.pack());
+    }
+    true
+}
+
+global! {
+    /// Judges a flow under the generation in force, and takes up what user space ruled. Gives the stored
+    /// judgement.
+    pub(crate) fn judge_flow(seen: &Seen, slot: u32) -> u64 {
+        let (Some(settings), Some(flow)) = (settings::settings(), flows::in_slot(slot)) else {
+            return 0;
+        };
+        let generation = settings::generation(settings);
+        for _ in 0..TRIES {
+            let before = flow.line.judgement_word();
+            let ruling = Ruling::unpack(flow.line.ruling_word());
+            let mut judgement = Judgement::unpack(before);
+            let is_ruled = ruling.version != judgement.version;
+            if judgement.generation == generation && !is_ruled {
+                return before;
+            }
+            let by_address = by_address(&seen.key, generation);
+            if judgement.generation != generation {
+                judgement = judgement.under(generation, by_address);
+            }
+            if is_ruled {
+                judgement = judgement.take_up(ruling, by_address);
+            }
+            if decide_anew(flow, seen, before, judgement) {
+                if is_ruled && ruling.epoch == judgement.epoch {
+                    let watch = match judgement.decision.verdict.refuses() {
+                        true => Watch::NONE,
+                        false => ruling.wants.of(flow.line.watch(), &seen.key),
+                    };
+                    flow.line.set_watch(watch);
+                }
+                return judgement.pack();
+            }
+        }
+        flow.line.judgement_word()
+    }
+}
+
+global! {
+    /// A SYN: a connection begins, perhaps with the ports of one that ended. Gives the judgement by which
+    /// the SYN itself goes.
+    ///
+    /// What was refused for its name is refused until the server has opened the new connection too: a
+    /// SYN that the device made up, in the midst of the old one, is answered by none.
+    pub(crate) fn open_again(seen: &Seen, slot: u32, is_new: u32) -> u64 {
+        let (Some(settings), Some(flow)) = (settings::settings(), flows::in_slot(slot)) else {
+            return 0;
+        };
+        let direction = seen.direction();
+        flow.set_initial_sequence(direction, seen.sequence);
+        if is_new != 0 {
+            // It has just opened the flow.
+            return flow.line.judgement_word();
+        }
+        for _ in 0..TRIES {
+            let before = flow.line.judgement_word();
+            let judgement = Judgement::unpack(before);
+            let opens = seen.tcp_flags & tcp_flag::ACK == 0;
+            let refused = judgement.is_refused_by_name();
+            if !opens && !(refused && direction == Direction::Download) {
+                return before;
+            }
+            let by_address = by_address(&seen.key, judgement.generation);
+            let next = judgement.of_next_connection(by_address, flow.line.ruling_word());
+            if refused && direction == Direction::Upload {
+                return next.pack();
+            }
+            if decide_anew(flow, seen, before, next) {
+                flow.line
+                    .set_watch(Watch::of_new_flow(&seen.key, settings.watched_payloads));
+                return next.pack();
+            }
+        }
+        flow.line.judgement_word()
+    }
+}
+
+global! {
+    /// A QUIC Initial by which a device begins a connection, perhaps at the ports of another, or says more
+    /// in one that it began. Of what passed, a little more is read, in which another hello may be. Gives the
+    /// stored judgement.
+    ///
+    /// What was refused for its name stays refused as long as packets come: the first connection's
+    /// server still speaks, and what it says cannot be told from the answers to the second. Who was
+    /// silent for some seconds begins anew.
+    pub(crate) fn connect_again(seen: &Seen, slot: u32) -> u64 {
+        const MORE: u8 = 2;
+        /// Seconds: a server has sent its first flight again several times by then (RFC 9002, section
+        /// 6.2), each time further apart.
+        const FORGOTTEN_AFTER: u32 = 5;
+
+        let (Some(settings), Some(flow)) = (settings::settings(), flows::in_slot(slot)) else {
+            return 0;
+        };
+        let before = flow.line.judgement_word();
+        let judgement = Judgement::unpack(before);
+        let known = flow.initial_sequence(Direction::Upload);
+        if known == seen.sequence {
+            return before;
+        }
+        let refused = judgement.is_refused_by_name();
+        let silent = (seen.now as u32).wrapping_sub(flow.line.last_seen());
+        if refused && silent < settings.hz as u32 * FORGOTTEN_AFTER {
+            return before;
+        }
+        flow.set_initial_sequence(Direction::Upload, seen.sequence);
+        if known == 0 {
+            return before;
+        }
+        if refused {
+            let by_address = by_address(&seen.key, judgement.generation);
+            let next = judgement.of_next_connection(by_address, flow.line.ruling_word());
+            if decide_anew(flow, seen, before, next) {
+                flow.line
+                    .set_watch(Watch::of_new_flow(&seen.key, settings.watched_payloads));
+                return next.pack();
+            }
+        } else if judgement.named {
+            let watch = flow.line.watch();
+            flow.line
+                .set_watch(Watch::new(MORE, watch.of(Direction::Download)));
+        }
+        flow.line.judgement_word()
+    }
+}

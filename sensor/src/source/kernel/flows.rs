@@ -1,0 +1,151 @@
+//! The flow table, in the daemon's own memory.
+
+use std::{
+    mem::offset_of,
+    sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering},
+};
+
+use aya::maps::Map;
+use sensor_ebpf::{
+    flow::{FlowDetail, FlowKey, FlowLine, FlowRecord, Spill, WAYS, set_of, slot},
+    wire::Wire,
+};
+
+use super::{
+    Error,
+    table::{Access, Table},
+};
+
+/// The maps of the table, by the names of the object.
+pub(super) const MAPS: [&str; 3] = ["FLOW_LINES", "FLOW_DETAILS", "SPILLED"];
+
+/// The flow table.
+pub(super) struct Flows {
+    lines: Table<FlowLine>,
+    details: Table<FlowDetail>,
+    spills: Table<Spill>,
+}
+
+impl Flows {
+    /// The table over its maps, which `map` gives by their names.
+    pub(super) fn over(
+        mut map: impl FnMut(&'static str) -> Result<Map, Error>,
+        access: Access,
+    ) -> Result<Self, Error> {
+        let [lines, details, spills] = MAPS;
+        Ok(Self {
+            lines: table(map(lines)?, lines, access, WAYS)?,
+            details: table(map(details)?, details, access, 1)?,
+            spills: table(map(spills)?, spills, access, 1)?,
+        })
+    }
+
+    /// How many slots there are: more than flows have room.
+    pub(super) fn slots(&self) -> u32 {
+        self.lines.len()
+    }
+
+    /// The flow in a slot, read at about a time in jiffies since boot.
+    pub(super) fn read(&self, slot: u32, now: u64) -> FlowRecord {
+        FlowRecord::new(&self.lines.read(slot), &self.details.read(slot), now)
+    }
+
+    /// The slots that are some flow's, those included that are about to be free.
+    pub(super) fn used(&self) -> impl Iterator<Item = u32> {
+        (0..self.slots()).filter(|slot| self.state(*slot).load(Ordering::Acquire) != slot::FREE)
+    }
+
+    /// The flow in a slot; `None` where there is none.
+    pub(super) fn key(&self, slot: u32) -> Option<FlowKey> {
+        if slot >= self.slots() || self.state(slot).load(Ordering::Acquire) != slot::LIVE {
+            return None;
+        }
+        Some(self.details.read(slot).key)
+    }
+
+    /// Who a slot belongs to, a state of [`sensor_ebpf::flow::slot`].
+    pub(super) fn state(&self, slot: u32) -> &AtomicU8 {
+        self.lines.octet(slot, offset_of!(FlowLine, state))
+    }
+
+    /// By what programs find it; 0: not at all.
+    pub(super) fn fingerprint(&self, slot: u32) -> &AtomicU64 {
+        self.lines.word(slot, offset_of!(FlowLine, fingerprint))
+    }
+
+    /// What the programs decided.
+    pub(super) fn judgement(&self, slot: u32) -> &AtomicU64 {
+        self.lines.word(slot, offset_of!(FlowLine, judgement))
+    }
+
+    /// What user space rules.
+    pub(super) fn ruling(&self, slot: u32) -> &AtomicU64 {
+        self.lines.word(slot, offset_of!(FlowLine, ruling))
+    }
+
+    /// The lower half of the time of its last packet.
+    pub(super) fn last_seen(&self, slot: u32) -> u32 {
+        self.lines
+            .half(slot, offset_of!(FlowLine, last_seen))
+            .load(Ordering::Relaxed)
+    }
+
+    /// The number of its device's record.
+    pub(super) fn device(&self, slot: u32) -> u32 {
+        self.details
+            .half(slot, offset_of!(FlowDetail, device))
+            .load(Ordering::Relaxed)
+    }
+
+    /// How often it was given back.
+    pub(super) fn releases(&self, slot: u32) -> &AtomicU32 {
+        self.details.half(slot, offset_of!(FlowDetail, releases))
+    }
+
+    /// Makes a slot's records zero, but for what says who may take it.
+    pub(super) fn clear(&self, slot: u32) {
+        const CLAIMS: usize = offset_of!(FlowDetail, claims);
+        const { assert!(offset_of!(FlowDetail, releases) == CLAIMS + 4 && CLAIMS.is_multiple_of(8)) };
+
+        for offset in (0..size_of::<FlowDetail>()).step_by(8) {
+            if offset != CLAIMS {
+                self.details.word(slot, offset).store(0, Ordering::Release);
+            }
+        }
+        self.lines.write(slot, &FlowLine::default());
+    }
+
+    /// Takes back the marks of sets whose flows do not lie in the set behind them any more.
+    ///
+    /// A flow that a program opens there at the same moment is found by none of its next packets, which open
+    /// it again; its first slot is reaped when it is idle.
+    pub(super) fn tidy_spills(&self) {
+        let sets = self.spills.len();
+        for set in 0..sets {
+            let mark = self.spills.word(set, offset_of!(Spill, spilled));
+            if mark.load(Ordering::Relaxed) == 0 {
+                continue;
+            }
+            let behind = sensor_ebpf::flow::set_behind(set, sets);
+            let is_spilled = (behind * WAYS..(behind + 1) * WAYS).any(|slot| {
+                let fingerprint = self.fingerprint(slot).load(Ordering::Relaxed);
+                fingerprint != 0 && set_of(fingerprint, sets) == set
+            });
+            if !is_spilled {
+                mark.store(0, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+fn table<T: Wire>(
+    map: Map,
+    name: &'static str,
+    access: Access,
+    parts: u32,
+) -> Result<Table<T>, Error> {
+    match map {
+        Map::Array(data) => Table::map_parts(&data, name, access, parts),
+        _ => Err(Error::ForeignLayout),
+    }
+}
