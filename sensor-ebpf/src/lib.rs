@@ -36,7 +36,9 @@
 //! | `POLICY_NAMES` | identity → [`PolicyName`](books::PolicyName) | – | reads, writes | 4,096; a reload with one more is refused |
 //! | `ANSWER` | two buffers for each CPU | writes | – | 2 |
 //! | `READERS_XDP`, `READERS_FRAGS`, `READERS_TC` | place → program | goes on in | writes | 1, 1, 2; where none is, packets pass as not judged |
-//! | `SAMPLE`, `READING`, `SAID`, `REFUSED` | one buffer for each CPU | writes | – | 1 |
+//! | `DEVICE_ANSWERS` | MAC → [`DeviceAnswers`](answer::limit::DeviceAnswers) | reads, writes | – | 1,024, oldest leaves; its device is answered as if it had got no answers |
+//! | `FLOW_ANSWERS` | hash of a flow's key → [`FlowAnswers`](answer::limit::FlowAnswers) | reads, writes | – | 4,096, oldest leaves; as above |
+//! | `READING`, `SAMPLE`, `SAID`, `REFUSED`, `QUOTED` | one buffer for each CPU | writes | – | 1 |
 
 #![no_std]
 #![forbid(clippy::undocumented_unsafe_blocks)]

@@ -402,13 +402,19 @@ fn a_reset_of_a_refused_flow_passes() -> Result<()> {
             }
             Ok(packets)
         };
-        ensure!(hits(&programs)? == 2);
+        // Packets that pass in a flow are booked by the daemon, from the flow's own counters.
+        let without_place = u64::from(tables.flows == 1);
+        ensure!(hits(&programs)? == without_place, "{}", hits(&programs)?);
         let reset = tcp(40_000, RST, 0);
         ensure!(upload(&programs, &reset)?.verdict == XDP_PASS);
         ensure!(programs.run_tc("upload_tc", &reset)?.verdict == TC_ACT_UNSPEC);
         ensure!(programs.run_tc("download", &tcp_down(40_000, RST))?.verdict == TC_ACT_UNSPEC);
         ensure!(upload(&programs, &tcp(40_000, RST, 10))?.verdict == XDP_DROP);
-        ensure!(hits(&programs)? == 3, "{}", hits(&programs)?);
+        ensure!(
+            hits(&programs)? == 2 * without_place,
+            "{}",
+            hits(&programs)?
+        );
         let seen = |programs: &Programs| -> Result<u64> {
             let flows = programs.flows()?;
             let flows: u64 = flows.iter().map(|flow| flow.upload_packets).sum();
