@@ -5,7 +5,7 @@ use sensor_ebpf::{
     flow::{Direction, Judgement},
     parse::{protocol, tcp_flag},
     policy::{Decision, Rules as _, Verdict},
-    sample::{NO_SLOT, Watch, is_service},
+    sample::{NO_SLOT, is_service},
 };
 
 use crate::{
@@ -89,18 +89,7 @@ global! {
         if device == FURTHER_DEVICES {
             return NO_ROOM | device;
         }
-        let watch = Watch::of_new_flow(&seen.key, settings.watched_payloads);
-        let opened = flows::open(
-            &seen.key,
-            seen.fingerprint,
-            device,
-            seen.direction(),
-            seen.now,
-            watch,
-            has_twin != 0,
-            settings,
-        );
-        match opened {
+        match flows::open(seen, device, has_twin != 0, settings) {
             Some(flow) => flow.slot(),
             None => NO_ROOM | device,
         }

@@ -129,7 +129,8 @@ global! {
             let judgement = Judgement::unpack(before);
             let opens = seen.tcp_flags & tcp_flag::ACK == 0;
             let refused = judgement.is_refused_by_name();
-            if !opens && !(refused && direction == Direction::Download) {
+            let answered = refused && direction == Direction::Download;
+            if !opens && !answered {
                 return before;
             }
             let by_address = by_address(&seen.key, judgement.generation);

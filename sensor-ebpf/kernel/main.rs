@@ -164,11 +164,15 @@ fn download_port(context: TcContext) -> i32 {
         observe::skip(&frame, Direction::Download, reason, None);
         return if refused { TC_ACT_SHOT } else { TC_ACT_UNSPEC };
     }
+    // Before it is booked: where its payload is read, another program goes on, and it passes.
+    ports::note(out);
     let action = observe::observe(frame, Direction::Download);
-    out.refused = u64::from(action != Action::Pass);
+    if action == Action::Pass {
+        return TC_ACT_UNSPEC;
+    }
+    out.refused = 1;
     ports::note(out);
     match action {
-        Action::Pass => TC_ACT_UNSPEC,
         Action::Drop => TC_ACT_SHOT,
         _ => answer::answer_both(context.skb.skb) as i32,
     }

@@ -13,7 +13,7 @@ use sensor_ebpf::{
 };
 
 use super::{devices, interfaces, losses};
-use crate::{field, shared::Element, tell::News};
+use crate::{field, seen::Seen, shared::Element, tell::News};
 
 /// A set of lines.
 type Set = [FlowLine; WAYS as usize];
@@ -310,16 +310,8 @@ const NEWCOMER_SECONDS: u64 = 60;
 /// three quarters of it: a flood of made-up MAC addresses, with few flows each, leaves room to those that
 /// were there before.
 #[inline(always)]
-pub(crate) fn open(
-    key: &FlowKey,
-    fingerprint: u64,
-    device: u32,
-    direction: Direction,
-    now: u64,
-    watch: Watch,
-    has_twin: bool,
-    settings: &Settings,
-) -> Option<Flow> {
+pub(crate) fn open(seen: &Seen, device: u32, has_twin: bool, settings: &Settings) -> Option<Flow> {
+    let (fingerprint, now) = (seen.fingerprint, seen.now);
     let losses = losses::losses()?;
     let owner = devices::record(device)?;
     let in_use = field!(losses, live_flows).load();
@@ -354,12 +346,13 @@ pub(crate) fn open(
         return None;
     };
     let Flow { line, detail, .. } = flow;
-    field!(detail, key).store(*key);
+    field!(detail, key).store(seen.key);
     field!(detail, first_seen).store(now);
     field!(detail, device).store(device);
-    field!(detail, interface).store(interfaces::number_of(key.ifindex()) as u16);
-    field!(detail, opened_by).store(direction as u8);
+    field!(detail, interface).store(interfaces::number_of(seen.key.ifindex()) as u16);
+    field!(detail, opened_by).store(seen.direction() as u8);
     field!(line.0, last_seen).store(now as u32);
+    let watch = Watch::of_new_flow(&seen.key, settings.watched_payloads);
     field!(line.0, watch).store(watch.bits());
     // Of no generation: whoever finds the flow first decides.
     let judgement = Judgement {

@@ -106,7 +106,7 @@ impl Text {
     /// Makes a host name of what was written: without the port behind it, which servers that look for a
     /// bare name pass over, and without a dot at its end.
     ///
-    /// A name has 1 to 253 bytes, in labels of 1 to 63 letters, digits, hyphens and underscores, as in
+    /// A name has 1 to 255 bytes, in labels of 1 to 63 letters, digits, hyphens and underscores, as in
     /// user space's `decode::name::host`. What has others is [`Found::NoHostName`].
     #[inline(always)]
     pub fn settle(&mut self) -> Found {
@@ -181,8 +181,9 @@ impl Text {
 /// The longest label of a host name, in bytes (RFC 1035, section 2.3.4).
 const LONGEST_LABEL: u64 = 63;
 
-/// The longest host name, in bytes, without the dot at its end (RFC 1035, section 2.3.4).
-const LONGEST_NAME: usize = 253;
+/// The longest host name, in bytes, without the dot at its end: two more than DNS has (RFC 1035, section
+/// 2.3.4), which servers that compare a name as text take.
+const LONGEST_NAME: usize = 255;
 
 /// 1 where a byte may stand in a label, in lower case. Without a branch, as [`lower`].
 #[inline(always)]

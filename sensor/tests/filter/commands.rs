@@ -20,7 +20,7 @@ use xtask::{
     },
 };
 
-use super::{Answer, ask, binary, can_be, inhabit, resolver};
+use super::{Answer, PACE, ask, binary, can_be, inhabit, resolver};
 
 /// The ways on which the kernel judges alone: what is said is in force as soon as it is answered.
 const WAYS: [Way; 3] = [Way::Dns, Way::Tls, Way::Http];
@@ -256,6 +256,7 @@ fn what_is_said_survives_a_crash_until_it_is_over() -> Result<()> {
                     );
                     asked += 1;
                 }
+                thread::sleep(PACE);
             }
             Ok(asked)
         });

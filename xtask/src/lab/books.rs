@@ -45,6 +45,7 @@ struct Account {
     refused: Tally,
     answered: Tally,
     replaced: Tally,
+    is_noted: bool,
 }
 
 #[derive(Deserialize)]
@@ -75,8 +76,12 @@ impl PortBooks {
     fn new(account: Account, counters: Counters, passes: bool) -> Self {
         let native = account.hooks.upload == "xdp-native";
         let (own, onward) = (account.answered, account.replaced);
-        // XDP sends an answer back whole; at TC it leaves like any other packet.
-        let whole = if native { own.packets } else { 0 };
+        // XDP sends an answer back whole; from TC, to which it may hand it on, it leaves like any other packet.
+        let whole = if native && !account.is_noted {
+            own.packets
+        } else {
+            0
+        };
         let seen = account.seen.download;
         let without_header = |count: Count, whole: u64| Tally {
             packets: count.packets,
