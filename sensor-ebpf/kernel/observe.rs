@@ -75,11 +75,12 @@ pub(crate) fn observe<F: Sampled>(frame: F, direction: Direction) -> Action {
         now: clock::jiffies(),
         fingerprint,
         sequence: parsed.sequence,
+        window: 0,
         payload: parsed.payload_in(frame.len() as usize) as u32,
         tcp_flags: parsed.tcp_flags,
         direction: direction as u8,
         slot,
-        reserved: [0; 2],
+        reserved: [0; 6],
     };
     if seen.key.protocol() == protocol::UDP
         && direction == Direction::Upload
@@ -98,7 +99,7 @@ pub(crate) fn observe<F: Sampled>(frame: F, direction: Direction) -> Action {
         let word = frame.look(seen, network as u32, transport as u32);
         match is_icmp {
             true => seen.key = seen.key.with_ports(word as u32),
-            false => seen.sequence = word as u32,
+            false => seen.window = word as u32,
         }
         if word & quote::QUOTES != 0 && quote::quoted_passes() != 0 {
             seen.key = seen.key.about_allowed(direction);

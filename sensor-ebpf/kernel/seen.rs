@@ -50,9 +50,10 @@ pub(crate) struct Seen {
     pub(crate) now: u64,
     /// [`FlowKey::hash`] of the key.
     pub(crate) fingerprint: u64,
-    /// TCP: that of the packet; of a RST its window and urgent pointer. A QUIC Initial: the number of its
-    /// connection.
+    /// TCP: that of the packet. A QUIC Initial: the number of its connection.
     pub(crate) sequence: u32,
+    /// Of a RST, its window and urgent pointer.
+    pub(crate) window: u32,
     /// Bytes of payload.
     pub(crate) payload: u32,
     pub(crate) tcp_flags: u8,
@@ -62,7 +63,7 @@ pub(crate) struct Seen {
     /// elsewhere.
     pub(crate) slot: u32,
     /// Keeps the size a multiple of eight; 0.
-    pub(crate) reserved: [u8; 2],
+    pub(crate) reserved: [u8; 6],
 }
 
 impl Seen {
@@ -90,7 +91,7 @@ impl Seen {
         self.is_reset()
             && self.direction == Direction::Upload as u8
             && signature != 0
-            && self.sequence == signature
+            && self.window == signature
     }
 
     /// Whether something is attempted by it: a TCP connection, or one of QUIC.

@@ -106,5 +106,6 @@ pub(super) fn quote<P: Packet + ?Sized>(
         put(out, at + LEN + copied, piece)?;
         copied += 4;
     }
-    Some(LEN + copied)
+    // Linux 6.1 would go through all that follows once for each length.
+    Some(LEN + packet.forget(copied, refused.source[0]))
 }

@@ -31,7 +31,7 @@ const INTERFACE: u32 = 0;
 
 /// The longest frame that fits a page of 4 KiB beside what the kernel keeps for itself, at either
 /// hook.
-const ONE_PAGE: usize = 3_000;
+pub const ONE_PAGE: usize = 3_000;
 
 /// Programs over tables of their own, which nothing else sees.
 pub struct Runner {

@@ -107,7 +107,7 @@ impl std::fmt::Display for Unreadable {
         match self {
             Self::LinkType(number) => write!(f, "of link type {number}, which is not read"),
             Self::CutShort => f.write_str("cut short within their headers"),
-            Self::NotTaken => f.write_str("longer than the kernel engine takes"),
+            Self::NotTaken => f.write_str("too long for the kernel engine"),
         }
     }
 }

@@ -12,6 +12,7 @@ use sensor_ebpf::{
     },
     flow::{Direction, FlowKey, FlowRecord, Judgement},
     kind::{LOOKED_AT, classify, is_service},
+    packet,
     parse::{Family, Fragment, Parsed, Piece, protocol, tcp_flag},
     policy::Decision,
     quote::{key_of, quoted},
@@ -23,6 +24,7 @@ use sensor_ebpf::{
 
 use super::{
     Seen,
+    frame::Frame,
     hashing::Multilinear,
     reading::{DEVICES, FLOWS, GENERATION, Reading, add},
 };
@@ -191,6 +193,10 @@ impl Host {
     /// The copy of a payload, where there is one and somebody reads it. What else is wanted of its flow
     /// depends on what it is.
     fn sample(&mut self, packet: &Packet<'_, '_>, head: Head) -> Option<Sample> {
+        if packet.seen.frame.len() <= packet.parsed.payload_offset() {
+            // The packet says that it has a payload, and the frame ends before it.
+            return None;
+        }
         let captured = packet.seen.frame.from(packet.parsed.payload_offset());
         let payload = &captured[..captured.len().min(packet.payload)];
         let mut first = [0; LOOKED_AT];
@@ -334,6 +340,24 @@ pub(super) struct Fragments {
     before: HashMap<FragmentKey, u32, Multilinear>,
 }
 
+/// A frame of which zeros stand where nothing was captured, as the kernel is handed it: what an error of
+/// ICMP quotes is often cut off.
+struct Filled<'a>(&'a Frame<'a>);
+
+impl packet::Packet for Filled<'_> {
+    #[inline]
+    fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        if offset + N > self.0.len() {
+            return None;
+        }
+        let there = self.0.from(offset);
+        let there = &there[..there.len().min(N)];
+        let mut octets = [0; N];
+        octets[..there.len()].copy_from_slice(there);
+        Some(octets)
+    }
+}
+
 impl Fragments {
     /// Half of what the kernel's map has room for: of both maps the older one is forgotten.
     const GENERATION: usize = 2_048;
@@ -341,7 +365,8 @@ impl Fragments {
     /// The key of a frame's flow.
     #[inline]
     pub(super) fn key(&mut self, seen: &Seen<'_>, parsed: &Parsed) -> FlowKey {
-        let key = key_of(&seen.frame, parsed, seen.direction, seen.place.ifindex());
+        let frame = Filled(&seen.frame);
+        let key = key_of(&frame, parsed, seen.direction, seen.place.ifindex());
         let piece = |identification| FragmentKey {
             flow: key.with_ports(0),
             identification,
@@ -350,7 +375,7 @@ impl Fragments {
         // Nothing is refused here: every error is about a connection that passes.
         let key = match parsed.piece {
             Piece::Whole | Piece::First
-                if quoted(&seen.frame, parsed.transport_offset, &key, seen.direction).is_some() =>
+                if quoted(&frame, parsed.transport_offset, &key, seen.direction).is_some() =>
             {
                 key.about_allowed(seen.direction)
             }

@@ -5,10 +5,11 @@
 
 use std::{collections::HashMap, iter};
 
+use bytes::Bytes;
 use sensor_ebpf::{
     books::{DeviceRecord, FIRST_DEVICE, FURTHER_DEVICES, MULTICAST_DEVICE},
     flow::{Direction, FlowKey, FlowRecord, Judgement},
-    sample::{Kind, NO_SLOT},
+    sample::{Kind, NO_SLOT, wanted_of},
 };
 
 use super::{
@@ -20,7 +21,7 @@ use super::{
 };
 use crate::{
     record::Record,
-    source::kernel::{self, Runner, enter_own_namespace},
+    source::kernel::{self, ONE_PAGE, Runner, enter_own_namespace},
 };
 
 /// The programs, kept from one capture to the next.
@@ -158,7 +159,14 @@ impl Run<'_> {
             let Record::Sample(mut sample) = record else {
                 return;
             };
-            // What was not captured was zeros.
+            // What was not captured was zeros. What was captured and is more than the kernel takes of a
+            // download is put there again.
+            let handed = ONE_PAGE.saturating_sub(payload_offset);
+            if seen.direction == Direction::Download && sample.octets.len() == handed {
+                let payload = frame.from(payload_offset);
+                let wanted = wanted_of(sample.head.payload, false) as usize;
+                sample.octets = Bytes::copy_from_slice(&payload[..payload.len().min(wanted)]);
+            }
             sample.octets.truncate(captured);
             sample.head.captured = sample.octets.len() as u32;
             sample.head.key = sample.head.key.on_interface(seen.place.ifindex());
