@@ -24,7 +24,7 @@ pub struct Judged {
     pub policy: u16,
     /// The [`Verdict`](crate::policy::Verdict)'s number.
     pub verdict: u8,
-    /// By number of [`Direction`]: of the packet that led to it.
+    /// By number of [`Direction`](crate::flow::Direction): of the packet that led to it.
     pub direction: u8,
     /// Keeps the size a multiple of eight; 0.
     pub reserved: u32,
@@ -52,7 +52,7 @@ pub struct Head {
     pub captured: u32,
     /// A [`Kind`]'s number.
     pub kind: u8,
-    /// By number of [`Direction`].
+    /// By number of [`Direction`](crate::flow::Direction).
     pub direction: u8,
     /// [`Head::SYN_SEEN`], [`Head::JUDGED`], [`Head::REFUSED`], [`Head::LAST`],
     /// [`Head::FRAGMENT`], [`Head::URGENT`], [`Head::MORE`].

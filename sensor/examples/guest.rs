@@ -599,10 +599,14 @@ fn balanced(kernel: &mut Kernel, idle_after: Duration) -> Result<Snapshot> {
 /// How the books and the counters of an interface differ, in the same terms.
 ///
 /// A veth with an XDP program at the receiving end counts what is behind the Ethernet header, at
-/// both ends; a frame that a program sent back counts whole.
+/// both ends; a frame that XDP sent back counts whole, one that TC sent for it does not.
 fn difference(account: &Interface, [received, sent]: [Tally; 2]) -> Result<Option<String>> {
     let native = account.hooks.upload == Hook::XdpNative;
     let (answered, replaced) = (account.answered, account.replaced);
+    let whole = match account.is_noted {
+        true => 0,
+        false => answered.packets,
+    };
     let headers = |packets: u64| match native {
         true => ETHERNET_HEADER * packets,
         false => 0,
@@ -614,7 +618,7 @@ fn difference(account: &Interface, [received, sent]: [Tally; 2]) -> Result<Optio
         },
         Tally {
             packets: sent.packets,
-            bytes: sent.bytes + headers(sent.packets.saturating_sub(answered.packets)),
+            bytes: sent.bytes + headers(sent.packets.saturating_sub(whole)),
         },
     ];
     let download = account.seen.download;

@@ -33,7 +33,7 @@ pub fn place_of_message(refused: &Refused) -> Option<usize> {
 }
 
 /// Writes the headers before a DNS message of so many octets that lies in `out` already, all but what
-/// [`seal`] adds, and gives the length of the whole frame in octets. It answers the question in a UDP frame.
+/// [`seal`](super::seal) adds, and gives the length of the whole frame in octets. It answers the question in a UDP frame.
 #[inline(always)]
 pub fn answer_question<P: Packet + ?Sized>(
     packet: &P,
