@@ -47,7 +47,9 @@ impl Programs<'_> {
         self.load(name, |object| {
             readers::put(object, Some(directory), name)?;
             let program: &mut Xdp = program(object, name);
-            load_program(program.load(), name)?;
+            if program.fd().is_err() {
+                load_program(program.load(), name)?;
+            }
             let refused = |source| Error::Program {
                 program: name,
                 source,
@@ -63,7 +65,9 @@ impl Programs<'_> {
         self.load(name, |object| {
             readers::put(object, Some(directory), name)?;
             let program: &mut SchedClassifier = program(object, name);
-            load_program(program.load(), name)?;
+            if program.fd().is_err() {
+                load_program(program.load(), name)?;
+            }
             let refused = |source| Error::Program {
                 program: name,
                 source,
