@@ -101,7 +101,8 @@ pub fn run() -> Result<()> {
             })
             .collect()
     });
-    for ((kernel, ..), console) in ready.iter().zip(consoles) {
+    // The newest first: an older one that fails does not hide it.
+    for ((kernel, ..), console) in ready.iter().zip(consoles).rev() {
         let console = console?;
         let verdict = console
             .lines()
