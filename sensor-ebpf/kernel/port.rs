@@ -128,7 +128,7 @@ pub(crate) fn leaves(frame: &SocketBuffer) -> Out {
 pub(crate) fn aside(frame: &SocketBuffer, out: &Out) -> Option<(Skip, bool)> {
     let from = Mac::new(frame.load::<6>(6)?);
     let to = Mac::from_word(out.to);
-    // Of what one port's device sends to a group, the others' see a copy: it was booked as it came in.
+    // A frame to a group leaves by every other port as a copy: it was booked when it came in.
     if !ports::is_own(from) && (to.is_group() || !ports::judges_local(out.ifindex)) {
         return Some((Skip::Local, false));
     }

@@ -717,7 +717,7 @@ fn ipv4<P: Packet + ?Sized>(packet: &P, mut parsed: Parsed) -> Result<Parsed, Sk
         parsed.piece = Piece::First;
     }
     if total_len == header_len && has_ports(parsed.protocol) {
-        // What lies behind the header is padding, and no transport header.
+        // The bytes behind the network header are Ethernet padding, not a transport header.
         return headless(parsed);
     }
     transport(packet, parsed)

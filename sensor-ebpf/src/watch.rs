@@ -360,7 +360,7 @@ mod tests {
             let watch = behind(Watch::new(1, 1), &key, Kind::Dns, b"question", 0);
             assert_eq!(watch, always, "{port}");
         }
-        // What a stranger sends makes nothing of the flow.
+        // A download by a stranger does not turn the flow into DNS.
         let key = key(protocol::UDP, 40_000, 5_300);
         let early = Early {
             key: &key,

@@ -395,7 +395,7 @@ impl Owner {
 
     fn tick(&mut self) -> anyhow::Result<()> {
         let before = cpu_time();
-        // What is told to the kernel goes by pins. Why there can be none is said at the next look.
+        // The daemon reaches the kernel's maps by their pins. The next look logs why one is missing.
         let _ = self.kernel.keep_pins();
         let aggregate = &mut self.aggregate;
         let now = unix_time();

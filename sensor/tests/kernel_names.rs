@@ -305,7 +305,7 @@ fn every_refused_question_is_answered_within_a_budget() -> Result<()> {
         answered >= DNS_OF_DEVICE && answered + silent == 1_200,
         "{answered}, {silent}"
     );
-    // What one device asks is not at another's expense.
+    // Another device still has its own budget of answers.
     ensure!(programs.run_xdp("upload", &ask(40_000, 1, 1), 1)?.verdict == XDP_TX);
     Ok(())
 }

@@ -552,7 +552,7 @@ fn a_refused_frame_is_handed_on_with_a_note() -> Result<()> {
         ensure!(outcome.output[note..note + 6] == DEVICE);
         ensure!(outcome.output[note + 6..] == frame[6..]);
     }
-    // What is not answered is not handed on either.
+    // XDP drops a reset that is due no answer, and does not hand it on.
     ensure!(upload(&programs, &tcp(40_000, RST | ACK, 5))?.verdict == XDP_DROP);
     // Without a note, the program behind has nothing to do.
     let (outcome, _) =

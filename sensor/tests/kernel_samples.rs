@@ -278,7 +278,7 @@ fn datagrams_are_copied_by_what_they_are() -> Result<()> {
     for _ in 0..40 {
         programs.run_xdp("upload", &datagram((5_001, 9_999), &quic), 1)?;
         programs.run_xdp("upload", &datagram((5_002, 53), &question(40)), 1)?;
-        // What is no DNS is not told at its port, however long it goes on.
+        // Payloads at port 53 that are no DNS are not told to user space, however many come.
         programs.run_xdp("upload", &datagram((5_003, 53), &pattern(40)), 1)?;
     }
     let entries = drain(&mut programs)?;

@@ -29,7 +29,7 @@ pub fn seal(refused: &Refused, len: usize, out: &mut [u8; ANSWER_CAPACITY]) -> O
         false => (*out.get(network + 6)?, network + 8, 32),
     };
     let len = len.wrapping_sub(at);
-    // What is summed in pieces of four is filled up.
+    // The loop below sums four bytes at a time, so zeros follow the last of them.
     put(out, at + len, [0; 4])?;
     let pseudo = match next {
         protocol::ICMP => 0,

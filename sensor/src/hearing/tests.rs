@@ -730,7 +730,7 @@ fn a_hello_behind_a_dialogue_is_read() {
         ]);
         assert_eq!(told(tcp(), &segments), named, "{before:02x?}");
     }
-    // What is no DNS at its port is what it is.
+    // A TLS hello at the port of DNS is read as TLS.
     let at_53 = key(protocol::TCP, 40_000, 53);
     assert_eq!(
         told(at_53, &[(Tls, &hello[..900]), (Stream, &hello[900..])]),

@@ -384,7 +384,7 @@ fn a_daemon_without_descriptors_takes_nothing_off() {
     daemon.process.signal(Signal::HUP).expect("running");
     thread::sleep(Duration::from_secs(2));
     assert_eq!(programs(&lab.gateway, "one"), 2);
-    // What comes off now cannot be put back: no link without a descriptor.
+    // The daemon cannot put the program back now, because a link needs a descriptor.
     detach(&lab.gateway, "one");
     log_says(&daemon, "Too many open files");
     assert!(!daemon.log().contains("uploads are read at TC"));

@@ -78,7 +78,7 @@ impl Pieces {
         }
         // From the end: of two packets of a flow at the same time the later goes on.
         let Some(at) = self.pending.iter().rposition(|one| one.is_of(&head)) else {
-            // What stood before it was cut short.
+            // The packet that this piece belongs to was given up before.
             return;
         };
         let pending = &mut self.pending[at];

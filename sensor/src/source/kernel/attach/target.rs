@@ -71,7 +71,7 @@ pub(super) fn targets<'a>(wanted: &[Interface], links: &'a Links) -> Vec<Target<
         if link.kind != BRIDGE {
             continue;
         }
-        // What stays in the bridge is told from what does not behind GRO, at TC alone.
+        // Ports take TC: only there does a program know local frames and copies of one frame.
         let choice = match interface.hook {
             HookChoice::Clsact => HookChoice::Clsact,
             _ => HookChoice::Tc,
