@@ -279,9 +279,8 @@ impl Shared {
 #[test]
 fn no_ruling_is_lost_while_programs_decide() -> Result<()> {
     const ROUNDS: u32 = 40_000;
-    /// As many at least where both threads have to share a CPU with others.
-    const LEAST: u32 = 1_000;
-    const LONGEST: Duration = Duration::from_secs(60);
+    /// Where both threads have to share a CPU with others, each round waits for the scheduler.
+    const LONGEST: Duration = Duration::from_secs(600);
 
     programs::enter_own_namespace()?;
     let programs = Programs::load(Tables::default())?;
@@ -374,8 +373,7 @@ fn no_ruling_is_lost_while_programs_decide() -> Result<()> {
             Err(_) => bail!("the other thread failed"),
         }
     })?;
-    println!("{lost} of {rounds} rulings were lost");
-    ensure!(rounds >= LEAST, "{rounds} rounds in {LONGEST:?}");
+    ensure!(rounds == ROUNDS, "{rounds} rounds in {LONGEST:?}");
     ensure!(lost == 0, "{lost} of {rounds} rulings were lost");
     Ok(())
 }
