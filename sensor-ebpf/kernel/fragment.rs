@@ -6,24 +6,24 @@ use crate::{global, seen::Seen, table::fragments};
 
 global! {
     /// Remembers the ports of a packet's first fragment.
-    pub(crate) fn remember(seen: &Seen, identification: u32) -> u32 {
-        fragments::remember(&key(seen, identification), seen.key.ports());
+    pub(crate) fn remember(seen: &Seen) -> u32 {
+        fragments::remember(&key(seen), seen.key.ports());
         0
     }
 }
 
 global! {
     /// The ports of a later fragment's first one; 0 where it is not known.
-    pub(crate) fn ports_of_first(seen: &Seen, identification: u32) -> u32 {
-        fragments::ports_of(&key(seen, identification)).unwrap_or(0)
+    pub(crate) fn ports_of_first(seen: &Seen) -> u32 {
+        fragments::ports_of(&key(seen)).unwrap_or(0)
     }
 }
 
 #[inline(always)]
-fn key(seen: &Seen, identification: u32) -> FragmentKey {
+fn key(seen: &Seen) -> FragmentKey {
     FragmentKey {
         flow: seen.key.with_ports(0),
-        identification,
-        direction: u32::from(seen.direction & 1),
+        identification: seen.identification,
+        direction: u32::from(seen.direction),
     }
 }

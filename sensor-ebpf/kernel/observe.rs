@@ -4,9 +4,9 @@
 //! checks once, for any argument, instead of once for every way that leads through the parser.
 
 use sensor_ebpf::{
-    books::{MULTICAST_DEVICE, Tally},
+    books::{MULTICAST_DEVICE, Settings, Tally},
     flow::{Direction, FlowKey},
-    parse::{Family, Fragment, Parsed, Piece, parse, plain, protocol, tcp_flag},
+    parse::{Family, Parsed, Piece, parse, plain, protocol, tcp_flag},
     said::initial,
     sample::NO_SLOT,
     skip::Skip,
@@ -72,26 +72,37 @@ pub(crate) fn observe<F: Sampled>(frame: F, direction: Direction) -> Action {
         sequence: parsed.sequence,
         window: 0,
         payload: parsed.payload_in(frame.len() as usize) as u32,
+        slot,
+        network_offset: parsed.network_offset as u32,
+        transport_offset: parsed.transport_offset as u32,
+        payload_offset: parsed.payload_offset() as u32,
+        identification: parsed.identification,
         tcp_flags: parsed.tcp_flags,
         direction: direction as u8,
-        slot,
-        reserved: [0; 6],
+        piece: parsed.piece as u8,
+        reserved: [0; 5],
+    };
+    account(&frame, direction, settings)
+}
+
+/// Books the frame whose headers stand in this CPU's buffer. From there alone, so that the verifier knows
+/// nothing of them any more: Linux 6.1 would go on with each outcome of the parser apart.
+#[inline(always)]
+fn account<F: Sampled>(frame: &F, direction: Direction, settings: &Settings) -> Action {
+    let Some(seen) = scratch::seen() else {
+        return Action::Pass;
     };
     if seen.key.protocol() == protocol::UDP
         && direction == Direction::Upload
         && seen.key.remote_port() == initial::PORT
     {
-        let payload = frame.forget(parsed.payload_offset(), seen.now);
+        let payload = frame.forget(seen.payload_offset as usize, seen.now);
         seen.sequence = frame.connection(payload);
     }
-    if parsed.piece != Piece::Whole {
-        seen.direction |= Seen::FRAGMENT;
-    }
-    let is_icmp = matches!(parsed.protocol, protocol::ICMP | protocol::ICMPV6)
-        && parsed.piece != Piece::Later;
-    if is_icmp || parsed.tcp_flags & tcp_flag::RST != 0 {
-        let (network, transport) = (parsed.network_offset, parsed.transport_offset);
-        let word = frame.look(seen, network as u32, transport as u32);
+    let is_icmp = matches!(seen.key.protocol(), protocol::ICMP | protocol::ICMPV6)
+        && seen.piece != Piece::Later as u8;
+    if is_icmp || seen.tcp_flags & tcp_flag::RST != 0 {
+        let word = frame.look(seen);
         match is_icmp {
             true => seen.key = seen.key.with_ports(word as u32),
             false => seen.window = word as u32,
@@ -100,16 +111,10 @@ pub(crate) fn observe<F: Sampled>(frame: F, direction: Direction) -> Action {
             seen.key = seen.key.about_allowed(direction);
         }
     }
-    match parsed.fragment() {
-        Fragment::Whole => {}
-        Fragment::First(identification) => {
-            fragment::remember(seen, identification);
-        }
-        Fragment::Later(identification) => {
-            seen.key = seen
-                .key
-                .with_ports(fragment::ports_of_first(seen, identification));
-        }
+    if seen.piece == Piece::First as u8 {
+        fragment::remember(seen);
+    } else if seen.piece == Piece::Later as u8 {
+        seen.key = seen.key.with_ports(fragment::ports_of_first(seen));
     }
     if seen.fingerprint == 0 {
         seen.fingerprint = seen.key.hash(&settings.hash_secret);
@@ -120,13 +125,7 @@ pub(crate) fn observe<F: Sampled>(frame: F, direction: Direction) -> Action {
         return booked.action();
     }
     if booked.wants_sample()
-        && sample::hand_over(
-            seen,
-            booked.number(),
-            parsed.payload_offset() as u32,
-            frame.len(),
-            frame.segment(),
-        ) != 0
+        && sample::hand_over(seen, booked.number(), frame.len(), frame.segment()) != 0
     {
         frame.read_on(direction);
     }

@@ -94,8 +94,8 @@ impl Sampled for PortFrame {
     }
 
     #[inline(always)]
-    fn look(&self, seen: &Seen, network: u32, transport: u32) -> u64 {
-        self.0.look(seen, network, transport)
+    fn look(&self, seen: &Seen) -> u64 {
+        self.0.look(seen)
     }
 }
 

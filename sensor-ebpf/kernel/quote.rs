@@ -25,16 +25,16 @@ pub(crate) const QUOTES: u64 = 1 << 32;
 
 global! {
     /// [`look`] at XDP.
-    pub(crate) fn look_xdp(seen: &Seen, context: *mut xdp_md, network: u32, transport: u32) -> u64 {
+    pub(crate) fn look_xdp(seen: &Seen, context: *mut xdp_md) -> u64 {
         let frame = LinearFrame::new(&XdpContext::new(context));
-        look(&frame, seen, network, transport)
+        look(&frame, seen)
     }
 }
 
 global! {
     /// [`look`] at TC.
-    pub(crate) fn look_skb(seen: &Seen, skb: *mut __sk_buff, network: u32, transport: u32) -> u64 {
-        look(&AllBytes(skb), seen, network, transport)
+    pub(crate) fn look_skb(seen: &Seen, skb: *mut __sk_buff) -> u64 {
+        look(&AllBytes(skb), seen)
     }
 }
 
@@ -42,12 +42,12 @@ global! {
 /// [`QUOTES`]; of TCP, window and urgent pointer. In a function of its own, after which the verifier knows
 /// nothing of it, and does not go on with each type of message apart.
 #[inline(always)]
-fn look<P: Packet>(packet: &P, seen: &Seen, network: u32, transport: u32) -> u64 {
+fn look<P: Packet>(packet: &P, seen: &Seen) -> u64 {
     const WINDOW: usize = 14;
     const URGENT: usize = 18;
 
-    let network = packet.forget(network as usize, seen.now);
-    let transport = packet.forget(transport as usize, seen.now);
+    let network = packet.forget(seen.network_offset as usize, seen.now);
+    let transport = packet.forget(seen.transport_offset as usize, seen.now);
     if seen.key.protocol() == protocol::TCP {
         // Not two loads in one condition: LLVM would read the first where it failed.
         let Some(window) = packet.load::<2>(transport + WINDOW) else {
@@ -59,9 +59,13 @@ fn look<P: Packet>(packet: &P, seen: &Seen, network: u32, transport: u32) -> u64
         return u64::from(u16::from_be_bytes(window)) << 16 | u64::from(u16::from_be_bytes(urgent));
     }
     let direction = seen.direction();
-    let is_piece = seen.direction & Seen::FRAGMENT != 0;
-    let Some(ports) = icmp_ports(packet, (network, transport), &seen.key, direction, is_piece)
-    else {
+    let Some(ports) = icmp_ports(
+        packet,
+        (network, transport),
+        &seen.key,
+        direction,
+        seen.is_piece(),
+    ) else {
         return 0;
     };
     let key = seen.key.with_ports(ports);

@@ -114,7 +114,7 @@ fn head(seen: &Seen) -> Head {
         payload: seen.payload,
         captured: 0,
         kind: 0,
-        direction: seen.direction & 1,
+        direction: seen.direction,
         flags: match seen.tcp_flags & tcp_flag::URG {
             0 => 0,
             _ => Head::URGENT,
@@ -135,8 +135,8 @@ pub(crate) trait Sampled: Frame {
         initial::connection(self, offset)
     }
 
-    /// What the parser leaves out, of ICMP and resets; its headers start at these offsets.
-    fn look(&self, seen: &Seen, network: u32, transport: u32) -> u64;
+    /// What the parser leaves out, of ICMP and resets.
+    fn look(&self, seen: &Seen) -> u64;
 }
 
 impl Sampled for LinearFrame {
@@ -146,8 +146,8 @@ impl Sampled for LinearFrame {
     }
 
     #[inline(always)]
-    fn look(&self, seen: &Seen, network: u32, transport: u32) -> u64 {
-        quote::look_xdp(seen, self.context(), network, transport)
+    fn look(&self, seen: &Seen) -> u64 {
+        quote::look_xdp(seen, self.context())
     }
 }
 
@@ -158,8 +158,8 @@ impl Sampled for MultiBufferFrame {
     }
 
     #[inline(always)]
-    fn look(&self, seen: &Seen, network: u32, transport: u32) -> u64 {
-        quote::look_xdp(seen, self.context(), network, transport)
+    fn look(&self, seen: &Seen) -> u64 {
+        quote::look_xdp(seen, self.context())
     }
 }
 
@@ -170,8 +170,8 @@ impl Sampled for SocketBuffer {
     }
 
     #[inline(always)]
-    fn look(&self, seen: &Seen, network: u32, transport: u32) -> u64 {
-        quote::look_skb(seen, self.context(), network, transport)
+    fn look(&self, seen: &Seen) -> u64 {
+        quote::look_skb(seen, self.context())
     }
 
     #[inline(always)]
@@ -225,20 +225,20 @@ global! {
 }
 
 global! {
-    /// Notes the packet for the program that reads on: where the frame has its payload, how long the frame
-    /// is, and how long each datagram that it stands for. Gives whether there is something to read.
-    pub(crate) fn hand_over(seen: &Seen, booked: u32, offset: u32, frame_len: u32, segment: u32) -> u32 {
+    /// Notes the packet for the program that reads on: how long the frame is, and how long each datagram
+    /// that it stands for. Gives whether there is something to read.
+    pub(crate) fn hand_over(seen: &Seen, booked: u32, frame_len: u32, segment: u32) -> u32 {
         let (Some(sample), Some(reading)) = (scratch::sample(), scratch::reading()) else {
             return 0;
         };
-        let rest = seen.payload.min(frame_len.saturating_sub(offset));
+        let rest = seen.payload.min(frame_len.saturating_sub(seen.payload_offset));
         if rest == 0 {
             return 0;
         }
         let is_datagrams = seen.key.protocol() == protocol::UDP;
         reading.booked = booked;
         reading.action = Booked::from_number(booked).action() as u32;
-        reading.start = offset;
+        reading.start = seen.payload_offset;
         reading.rest = rest;
         reading.segment = if is_datagrams { segment } else { 0 };
         reading.packets = 0;

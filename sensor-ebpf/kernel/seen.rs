@@ -3,7 +3,7 @@
 use sensor_ebpf::{
     books::{Settings, Tally},
     flow::{Direction, FlowKey},
-    parse::{protocol, tcp_flag},
+    parse::{Piece, protocol, tcp_flag},
     policy::Verdict,
 };
 
@@ -56,26 +56,41 @@ pub(crate) struct Seen {
     pub(crate) window: u32,
     /// Bytes of payload.
     pub(crate) payload: u32,
-    pub(crate) tcp_flags: u8,
-    /// By number of [`Direction`], and [`FRAGMENT`](Self::FRAGMENT).
-    pub(crate) direction: u8,
     /// Where a line with the fingerprint was found already; [`NO_SLOT`](sensor_ebpf::sample::NO_SLOT)
     /// elsewhere.
     pub(crate) slot: u32,
-    /// Keeps the size a multiple of eight; 0.
-    pub(crate) reserved: [u8; 6],
+    /// Bytes of the frame before the network header.
+    pub(crate) network_offset: u32,
+    /// Bytes of the frame before the transport header.
+    pub(crate) transport_offset: u32,
+    /// Bytes of the frame before the payload.
+    pub(crate) payload_offset: u32,
+    /// Of a piece of a packet, what leads to the others; 0 of a whole one.
+    pub(crate) identification: u32,
+    pub(crate) tcp_flags: u8,
+    /// By number of [`Direction`].
+    pub(crate) direction: u8,
+    /// By number of [`Piece`].
+    pub(crate) piece: u8,
+    /// Keep the size a multiple of eight; 0.
+    pub(crate) reserved: [u8; 5],
 }
 
-impl Seen {
-    /// In `direction`: the packet is a piece of another.
-    pub(crate) const FRAGMENT: u8 = 2;
+const _: () = assert!(size_of::<Seen>() == size_of::<FlowKey>() + size_of::<Tally>() + 56);
 
+impl Seen {
     #[inline(always)]
     pub(crate) fn direction(&self) -> Direction {
-        match self.direction & 1 {
+        match self.direction {
             0 => Direction::Upload,
             _ => Direction::Download,
         }
+    }
+
+    /// Whether it is a piece of a packet.
+    #[inline(always)]
+    pub(crate) fn is_piece(&self) -> bool {
+        self.piece != Piece::Whole as u8
     }
 
     /// Whether it ends a TCP connection, and carries nothing.
@@ -107,7 +122,7 @@ impl Seen {
     /// Whether it is an upload, a piece of a packet, and has no payload that could be read.
     #[inline(always)]
     pub(crate) fn is_unread_fragment(&self) -> bool {
-        self.direction == Direction::Upload as u8 | Self::FRAGMENT && self.payload == 0
+        self.direction == Direction::Upload as u8 && self.is_piece() && self.payload == 0
     }
 }
 

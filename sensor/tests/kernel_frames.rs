@@ -382,6 +382,14 @@ impl Rules for Everything {
     }
 }
 
+/// Writes the library's answer to a refused frame, and gives its length; none where there is no answer.
+fn library_answer(frame: &[u8], to: To, buffer: &mut [u8; ANSWER_CAPACITY]) -> Option<usize> {
+    let refusal = Refused::of(frame, &parse(frame).ok()?)?;
+    let len = refuse(frame, &refusal, to, buffer)?;
+    seal(&refusal, len, buffer)?;
+    Some(len)
+}
+
 #[test]
 fn a_refused_frame_comes_back_as_the_library_answers() -> Result<()> {
     programs::enter_own_namespace()?;
@@ -434,14 +442,7 @@ fn a_refused_frame_comes_back_as_the_library_answers() -> Result<()> {
                 Direction::Upload => To::Sender,
                 Direction::Download => To::Receiver,
             };
-            let refusal = parse(&frame[..])
-                .ok()
-                .and_then(|p| Refused::of(&frame[..], &p));
-            let answer = refusal.and_then(|refusal| {
-                let len = refuse(&frame[..], &refusal, to, &mut buffer)?;
-                seal(&refusal, len, &mut buffer)?;
-                Some(len)
-            });
+            let answer = library_answer(&frame, to, &mut buffer);
             if way.direction == Direction::Download {
                 refused.packets += 1;
                 refused.bytes += frame.len() as u64;
@@ -730,10 +731,16 @@ fn the_kernel_decides_as_the_library_does() -> Result<()> {
             };
             // Twice: what was decided is kept.
             for _ in 0..2 {
+                programs.forget_answers()?;
                 let outcome = programs.run_xdp("upload", frame, 1)?;
                 let expect = match decision.verdict {
                     Verdict::Pass | Verdict::Allow => XDP_PASS,
-                    Verdict::Reject if matches!(key.protocol(), 6 | 17) => XDP_TX,
+                    Verdict::Reject
+                        if library_answer(frame, To::Sender, &mut [0; ANSWER_CAPACITY])
+                            .is_some() =>
+                    {
+                        XDP_TX
+                    }
                     Verdict::Reject | Verdict::Drop => XDP_DROP,
                 };
                 ensure!(
