@@ -71,6 +71,42 @@ fn decide_anew(flow: Flow, seen: &Seen, before: u64, after: Judgement) -> bool {
 }
 
 global! {
+    /// The judgement that takes the place of a stored one under a generation, with a ruling that was not
+    /// taken up yet. In a function of its own, because Linux 6.1's verifier would go on with each combination
+    /// of the two words' fields apart.
+    fn judge_again(key: &FlowKey, before: u64, ruling: u64, generation: u32) -> u64 {
+        let by_address = by_address(key, generation);
+        let mut judgement = Judgement::unpack(before);
+        let ruling = Ruling::unpack(ruling);
+        if judgement.generation != generation {
+            judgement = judgement.under(generation, by_address);
+        }
+        if ruling.version != judgement.version {
+            judgement = judgement.take_up(ruling, by_address);
+        }
+        judgement.pack()
+    }
+}
+
+global! {
+    /// Wants of a flow's payloads what a ruling says that was just taken up.
+    fn watch_as_ruled(seen: &Seen, slot: u32, ruling: u64, judgement: u64) -> u32 {
+        let Some(flow) = flows::in_slot(slot) else {
+            return 0;
+        };
+        let ruling = Ruling::unpack(ruling);
+        let judgement = Judgement::unpack(judgement);
+        if ruling.epoch == judgement.epoch {
+            flow.line.set_watch(match judgement.decision.verdict.refuses() {
+                true => Watch::NONE,
+                false => ruling.wants.of(flow.line.watch(), &seen.key),
+            });
+        }
+        0
+    }
+}
+
+global! {
     /// Judges a flow under the generation in force, and takes up what user space ruled. Gives the stored
     /// judgement.
     pub(crate) fn judge_flow(seen: &Seen, slot: u32) -> u64 {
@@ -80,28 +116,16 @@ global! {
         let generation = settings::generation(settings);
         for _ in 0..TRIES {
             let before = flow.line.judgement_word();
-            let ruling = Ruling::unpack(flow.line.ruling_word());
-            let mut judgement = Judgement::unpack(before);
-            let is_ruled = ruling.version != judgement.version;
-            if judgement.generation == generation && !is_ruled {
+            let ruling = flow.line.ruling_word();
+            if Judgement::is_current(before, ruling, generation) {
                 return before;
             }
-            let by_address = by_address(&seen.key, generation);
-            if judgement.generation != generation {
-                judgement = judgement.under(generation, by_address);
-            }
-            if is_ruled {
-                judgement = judgement.take_up(ruling, by_address);
-            }
-            if decide_anew(flow, seen, before, judgement) {
-                if is_ruled && ruling.epoch == judgement.epoch {
-                    let watch = match judgement.decision.verdict.refuses() {
-                        true => Watch::NONE,
-                        false => ruling.wants.of(flow.line.watch(), &seen.key),
-                    };
-                    flow.line.set_watch(watch);
+            let after = judge_again(&seen.key, before, ruling, generation);
+            if decide_anew(flow, seen, before, Judgement::unpack(after)) {
+                if Judgement::unpack(before).version != Ruling::unpack(ruling).version {
+                    watch_as_ruled(seen, slot, ruling, after);
                 }
-                return judgement.pack();
+                return after;
             }
         }
         flow.line.judgement_word()

@@ -31,23 +31,28 @@ pub(crate) fn observe<F: Sampled>(frame: F, direction: Direction) -> Action {
         return Action::Pass;
     };
     let mut slot = NO_SLOT;
-    let mut fingerprint = 0;
+    let mut known = None;
     if let Some(parsed) = plain(&frame) {
         let key = FlowKey::new(&parsed, direction, frame.ifindex());
-        fingerprint = key.hash(&settings.hash_secret);
+        let fingerprint = key.hash(&settings.hash_secret);
         match steady(&frame, &parsed, &key, fingerprint, direction, settings) {
             Ok(()) => return Action::Pass,
             Err(found) => slot = found,
         }
+        known = Some((parsed, key, fingerprint));
     }
-    // Read again, because Linux 6.1 would go through all that follows once for each plain frame there is. The
-    // hash and what the search found are the same.
-    let frame = frame.revealed();
-    let parsed = match parse(&frame) {
-        Ok(parsed) => parsed,
-        Err(reason) => return skip(&frame, direction, reason, None),
+    let (frame, parsed, key, fingerprint) = match known {
+        Some((parsed, key, fingerprint)) => (frame, parsed, key, fingerprint),
+        None => {
+            let frame = frame.revealed();
+            let parsed = match parse(&frame) {
+                Ok(parsed) => parsed,
+                Err(reason) => return skip(&frame, direction, reason, None),
+            };
+            let key = FlowKey::new(&parsed, direction, frame.ifindex());
+            (frame, parsed, key, 0)
+        }
     };
-    let key = FlowKey::new(&parsed, direction, frame.ifindex());
     match direction {
         Direction::Upload if parsed.source_mac.is_group() => {
             return skip(&frame, direction, Skip::SourceIsGroup, None);

@@ -101,33 +101,43 @@ pub fn run() -> Result<()> {
             })
             .collect()
     });
-    // The newest first: an older one that fails does not hide it.
-    for ((kernel, ..), console) in ready.iter().zip(consoles).rev() {
-        let console = console?;
-        let verdict = console
-            .lines()
-            .find(|line| line.contains(PASSED) || line.contains(FAILED));
-        for line in console.lines().filter(|line| line.contains(VERIFIED)) {
-            say(line.trim());
+    // Each is told: one that fails does not hide another.
+    let mut failures = Vec::new();
+    for ((kernel, ..), console) in ready.iter().zip(consoles) {
+        if let Err(error) = kernel.judge(&console?) {
+            failures.push(format!("on Linux {}: {error:#}", kernel.version));
         }
-        match verdict {
-            Some(line) if line.contains(PASSED) => say(line.trim()),
-            Some(line) => bail!("on Linux {}: {}", kernel.version, line.trim()),
-            None => {
-                let lines: Vec<_> = console.lines().collect();
-                let end = lines[lines.len().saturating_sub(40)..].join("\n");
-                bail!(
-                    "on Linux {} the guest came to no verdict within {LIMIT_SECONDS} s; its \
-                     console ended with:\n{end}",
-                    kernel.version
-                )
-            }
-        }
+    }
+    if !failures.is_empty() {
+        bail!("{}", failures.join("\n"));
     }
     Ok(())
 }
 
 impl Kernel {
+    /// Shows what a guest found out, and whether it passed.
+    fn judge(&self, console: &str) -> Result<()> {
+        for line in console.lines().filter(|line| line.contains(VERIFIED)) {
+            say(line.trim());
+        }
+        let verdict = console
+            .lines()
+            .find(|line| line.contains(PASSED) || line.contains(FAILED));
+        match verdict {
+            Some(line) if line.contains(PASSED) => say(line.trim()),
+            Some(line) => bail!("{}", line.trim()),
+            None => {
+                let lines: Vec<_> = console.lines().collect();
+                let end = lines[lines.len().saturating_sub(40)..].join("\n");
+                bail!(
+                    "the guest came to no verdict within {LIMIT_SECONDS} s; its console ended \
+                     with:\n{end}"
+                )
+            }
+        }
+        Ok(())
+    }
+
     /// The folder that has the kernel as `vmlinuz` and its modules below `modules`.
     fn fetch(&self) -> Result<PathBuf> {
         let kernels = setup::cache()?.join("kernels");
