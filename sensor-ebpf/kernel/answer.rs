@@ -116,12 +116,8 @@ fn with_bounds<P: Packet>(frame: &P) -> Option<Refused> {
 global! {
     /// Writes the last octets of a composed answer, and gives its length; 0 where there is none.
     fn finish(to: u32, len: u32) -> u32 {
-        const SENDER: u32 = To::Sender as u32;
-        let to = match to {
-            SENDER => To::Sender,
-            _ => To::Receiver,
-        };
-        let (Some(buffer), Some(refused)) = (scratch::answer(to), scratch::refusal()) else {
+        let buffer = scratch::answer(To::from_number(to));
+        let (Some(buffer), Some(refused)) = (buffer, scratch::refusal()) else {
             return 0;
         };
         let refused = refused.refused;
@@ -148,11 +144,7 @@ global! {
     /// [`read`] at TC.
     fn read_tc(skb: *mut __sk_buff, direction: u32) -> u32 {
         let frame = SocketBuffer::ingress(&TcContext::new(skb));
-        let direction = match direction {
-            0 => Direction::Upload,
-            _ => Direction::Download,
-        };
-        read(&frame, frame.ifindex(), direction)
+        read(&frame, frame.ifindex(), Direction::from_number(direction as u8))
     }
 }
 
@@ -525,14 +517,8 @@ global! {
     /// Sends a server the reset in a buffer, as if the device had sent it: the way of uploads, where our own
     /// program knows it by its signature.
     fn send_to_server(skb: *mut __sk_buff, buffer: u32, len: u32) -> u32 {
-        const SENDER: u32 = To::Sender as u32;
-
         let ifindex = SocketBuffer::ingress(&TcContext::new(skb)).ifindex();
-        let buffer = match buffer {
-            SENDER => To::Sender,
-            _ => To::Receiver,
-        };
-        let Some(answer) = scratch::answer(buffer) else {
+        let Some(answer) = scratch::answer(To::from_number(buffer)) else {
             return 0;
         };
         // SAFETY: the context is valid while the program runs.

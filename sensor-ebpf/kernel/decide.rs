@@ -4,6 +4,7 @@
 //! same time, the second finds what the first stored, and starts from it.
 
 use sensor_ebpf::{
+    connection::Syn,
     flow::{Direction, FlowKey, Judgement, Ruling},
     parse::tcp_flag,
     policy::{Decision, decide},
@@ -133,17 +134,26 @@ global! {
 }
 
 global! {
-    /// A SYN: a connection begins, perhaps with the ports of one that ended. Gives the judgement by which
-    /// the SYN itself goes.
+    /// A SYN: perhaps a connection begins, with the ports of one that ended ([`Syn::begins`]). Gives the
+    /// judgement by which the SYN itself goes.
     ///
-    /// What was refused for its name is refused until the server has opened the new connection too: a
-    /// SYN that the device made up, in the midst of the old one, is answered by none.
+    /// What was refused for its name is refused until the server has opened the new connection: the
+    /// device's SYN passes, so that it can.
     pub(crate) fn open_again(seen: &Seen, slot: u32, is_new: u32) -> u64 {
         let (Some(settings), Some(flow)) = (settings::settings(), flows::in_slot(slot)) else {
             return 0;
         };
         let direction = seen.direction();
-        flow.set_initial_sequence(direction, seen.sequence);
+        let answers = seen.tcp_flags & tcp_flag::ACK != 0;
+        let syn = Syn {
+            direction,
+            sequence: seen.sequence,
+            acknowledges: answers.then_some(seen.tcp_word),
+        };
+        let begins = syn.begins(&flow.known());
+        for (direction, sequence) in Direction::ALL.into_iter().zip(begins.initial_sequence) {
+            flow.set_initial_sequence(direction, sequence);
+        }
         if is_new != 0 {
             // It has just opened the flow.
             return flow.line.judgement_word();
@@ -151,15 +161,19 @@ global! {
         for _ in 0..TRIES {
             let before = flow.line.judgement_word();
             let judgement = Judgement::unpack(before);
-            let opens = seen.tcp_flags & tcp_flag::ACK == 0;
             let refused = judgement.is_refused_by_name();
-            let answered = refused && direction == Direction::Download;
-            if !opens && !answered {
+            let calls = direction == Direction::Upload && !answers;
+            if !begins.is_next && !(refused && (calls || seen.is_servers_syn())) {
+                if calls {
+                    // What follows it is read, whether another connection comes of it or not.
+                    let watch = Watch::of_new_flow(&seen.key, settings.watched_payloads);
+                    flow.line.set_watch(watch);
+                }
                 return before;
             }
             let by_address = by_address(&seen.key, judgement.generation);
             let next = judgement.of_next_connection(by_address, flow.line.ruling_word());
-            if refused && direction == Direction::Upload {
+            if refused && calls {
                 return next.pack();
             }
             if decide_anew(flow, seen, before, next) {

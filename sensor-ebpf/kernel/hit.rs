@@ -4,7 +4,10 @@
 //! decision in force was made, and user space books them to its policy. What came under a decision is
 //! booked here when another takes its place.
 
-use sensor_ebpf::{books::Tally, flow::Judgement};
+use sensor_ebpf::{
+    books::Tally,
+    flow::{Direction, Judgement},
+};
 
 use crate::{
     global,
@@ -38,10 +41,7 @@ global! {
         let Some(flow) = flows::in_slot(slot) else {
             return 0;
         };
-        let direction = match direction {
-            0 => sensor_ebpf::flow::Direction::Upload,
-            _ => sensor_ebpf::flow::Direction::Download,
-        };
+        let direction = Direction::from_number(direction as u8);
         let mut counted = flow.line.counted(direction);
         if own != 0 && direction == seen.direction() {
             counted.packets = counted.packets.wrapping_sub(seen.wire.packets);

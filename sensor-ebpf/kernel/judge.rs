@@ -378,38 +378,46 @@ global! {
             report_judged(seen, judgement);
         }
         if let Some(flow) = flows::in_slot(sample.head.slot) {
-            store_by_name(flow, seen, generation, decision, sample.head.kind);
+            store_by_name(flow, seen, decision, sample.head.kind);
         }
         decision.verdict as u32
     }
 }
 
 /// Puts what a name led to into the flow; a policy of 0: no rule is about it.
+///
+/// The generation stays: the addresses were judged under it. A refusal that another CPU or user space put
+/// there meanwhile stays too.
 #[inline(always)]
-fn store_by_name(flow: Flow, seen: &Seen, generation: u32, decision: Decision, kind: u8) {
+fn store_by_name(flow: Flow, seen: &Seen, decision: Decision, kind: u8) {
     /// How often it is tried again because another CPU was first.
     const TRIES: u32 = 3;
 
     for _ in 0..TRIES {
         let before = flow.line.judgement_word();
         let mut judgement = Judgement {
-            generation,
             named: true,
             held: false,
             ..Judgement::unpack(before)
         };
-        if decision.policy != 0 {
+        let stays = judgement.decision.verdict.refuses() && !decision.verdict.refuses();
+        if decision.policy != 0 && !stays {
             judgement.decision = decision;
         }
         if put(flow, seen, before, judgement, true) {
-            break;
+            if judgement.decision.verdict.refuses() {
+                flow.line.set_watch(Watch::NONE);
+            } else if kind == Kind::Http as u8 {
+                // Every request names a host.
+                flow.line.set_watch(Watch::new(Watch::ALWAYS, 0));
+            }
+            return;
         }
     }
-    if decision.verdict.refuses() {
-        flow.line.set_watch(Watch::NONE);
-    } else if kind == Kind::Http as u8 {
-        // Every request names a host.
-        flow.line.set_watch(Watch::new(Watch::ALWAYS, 0));
+    // What the device sends again is judged again.
+    if let Some(settings) = settings::settings() {
+        flow.line
+            .set_watch(Watch::of_new_flow(&seen.key, settings.watched_payloads));
     }
 }
 

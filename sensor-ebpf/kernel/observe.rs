@@ -75,7 +75,7 @@ pub(crate) fn observe<F: Sampled>(frame: F, direction: Direction) -> Action {
         now: clock::jiffies(),
         fingerprint,
         sequence: parsed.sequence,
-        window: 0,
+        tcp_word: 0,
         payload: parsed.payload_in(frame.len() as usize) as u32,
         slot,
         network_offset: parsed.network_offset as u32,
@@ -106,11 +106,11 @@ fn account<F: Sampled>(frame: &F, direction: Direction, settings: &Settings) -> 
     }
     let is_icmp = matches!(seen.key.protocol(), protocol::ICMP | protocol::ICMPV6)
         && seen.piece != Piece::Later as u8;
-    if is_icmp || seen.tcp_flags & tcp_flag::RST != 0 {
+    if is_icmp || seen.tcp_flags & tcp_flag::RST != 0 || seen.is_servers_syn() {
         let word = frame.look(seen);
         match is_icmp {
             true => seen.key = seen.key.with_ports(word as u32),
-            false => seen.window = word as u32,
+            false => seen.tcp_word = word as u32,
         }
         if word & quote::QUOTES != 0 && quote::quoted_passes() != 0 {
             seen.key = seen.key.about_allowed(direction);

@@ -7,7 +7,7 @@ use aya_ebpf::{
 use sensor_ebpf::{
     flow::{FlowKey, Judgement},
     packet::Packet,
-    parse::protocol,
+    parse::{protocol, tcp_flag},
     policy::Layer,
     quote::{icmp_ports, quoted},
 };
@@ -39,16 +39,22 @@ global! {
 }
 
 /// What the parser leaves out. Of ICMP, what stands in the place of ports in the flow's key, and
-/// [`QUOTES`]; of TCP, window and urgent pointer. In a function of its own, after which the verifier knows
+/// [`QUOTES`]; of a RST, window and urgent pointer; of another segment, what it acknowledges. In a function of its own, after which the verifier knows
 /// nothing of it, and does not go on with each type of message apart.
 #[inline(always)]
 fn look<P: Packet>(packet: &P, seen: &Seen) -> u64 {
     const WINDOW: usize = 14;
     const URGENT: usize = 18;
+    const ACKNOWLEDGED: usize = 8;
 
     let network = packet.forget(seen.network_offset as usize, seen.now);
     let transport = packet.forget(seen.transport_offset as usize, seen.now);
     if seen.key.protocol() == protocol::TCP {
+        if seen.tcp_flags & tcp_flag::RST == 0 {
+            return packet
+                .load::<4>(transport + ACKNOWLEDGED)
+                .map_or(0, |number| u64::from(u32::from_be_bytes(number)));
+        }
         // Not two loads in one condition: LLVM would read the first where it failed.
         let Some(window) = packet.load::<2>(transport + WINDOW) else {
             return 0;

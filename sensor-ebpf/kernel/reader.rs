@@ -421,10 +421,7 @@ global! {
         }
         let is_always = is_service(&sample.head.key)
             || flows::in_slot(sample.head.slot).is_some_and(|flow| {
-                let direction = match sample.head.direction {
-                    0 => Direction::Upload,
-                    _ => Direction::Download,
-                };
+                let direction = Direction::from_number(sample.head.direction);
                 !flow.line.watch().runs_out(direction)
             });
         let end = at + sample.head.captured;

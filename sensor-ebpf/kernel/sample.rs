@@ -68,10 +68,7 @@ global! {
             0 => None,
             number => Kind::from_number(number),
         };
-        let direction = match sample.head.direction {
-            0 => Direction::Upload,
-            _ => Direction::Download,
-        };
+        let direction = Direction::from_number(sample.head.direction);
         let early = Early {
             key: &sample.head.key,
             direction,

@@ -52,8 +52,9 @@ pub(crate) struct Seen {
     pub(crate) fingerprint: u64,
     /// TCP: that of the packet. A QUIC Initial: the number of its connection.
     pub(crate) sequence: u32,
-    /// Of a RST, its window and urgent pointer.
-    pub(crate) window: u32,
+    /// Of a RST, its window and urgent pointer; of a SYN that answers a device's, the number that it
+    /// acknowledges.
+    pub(crate) tcp_word: u32,
     /// Bytes of payload.
     pub(crate) payload: u32,
     /// Where a line with the fingerprint was found already; [`NO_SLOT`](sensor_ebpf::sample::NO_SLOT)
@@ -81,10 +82,7 @@ const _: () = assert!(size_of::<Seen>() == size_of::<FlowKey>() + size_of::<Tall
 impl Seen {
     #[inline(always)]
     pub(crate) fn direction(&self) -> Direction {
-        match self.direction {
-            0 => Direction::Upload,
-            _ => Direction::Download,
-        }
+        Direction::from_number(self.direction)
     }
 
     /// Whether it is a piece of a packet.
@@ -99,6 +97,12 @@ impl Seen {
         self.tcp_flags & tcp_flag::RST != 0 && self.payload == 0
     }
 
+    /// Whether a server opens a connection by it.
+    #[inline(always)]
+    pub(crate) fn is_servers_syn(&self) -> bool {
+        self.tcp_flags & tcp_flag::SYN != 0 && self.direction == Direction::Download as u8
+    }
+
     /// Whether it is a reset that the programs made for a server, which comes by the way of uploads.
     #[inline(always)]
     pub(crate) fn is_own_reset(&self, settings: &Settings) -> bool {
@@ -106,7 +110,7 @@ impl Seen {
         self.is_reset()
             && self.direction == Direction::Upload as u8
             && signature != 0
-            && self.window == signature
+            && self.tcp_word == signature
     }
 
     /// Whether something is attempted by it: a TCP connection, or one of QUIC.

@@ -112,6 +112,26 @@ impl Shared<u64> {
         unsafe { atomic_xchg::<u64, { AtomicOrdering::SeqCst }>(self.0, word) }
     }
 
+    /// Moves a word on to a number, and gives by how much; 0 where another CPU has moved it as far, or is
+    /// doing so at this moment: then the step is its own.
+    #[inline(always)]
+    pub(crate) fn advance(self, to: u64) -> u64 {
+        /// How often it is tried again because another CPU moved it.
+        const TRIES: u32 = 3;
+
+        for _ in 0..TRIES {
+            let from = self.load();
+            let step = to.wrapping_sub(from);
+            if step as i64 <= 0 {
+                return 0;
+            }
+            if self.compare_exchange(from, to) {
+                return step;
+            }
+        }
+        0
+    }
+
     /// Sets bits.
     #[inline(always)]
     pub(crate) fn set(self, bits: u64) {
@@ -130,14 +150,14 @@ impl Shared<u32> {
 }
 
 impl Shared<Tally> {
-    /// Stores packets and bytes, each in one piece, and gives what was there.
+    /// Moves packets and bytes on to what was counted, and gives by how much: each step is given once.
     #[inline(always)]
-    pub(crate) fn exchange_tally(self, counted: Tally) -> Tally {
+    pub(crate) fn advance(self, counted: Tally) -> Tally {
         // SAFETY: as in `load`; the fields' addresses are taken, nothing is read.
         let (packets, bytes) = unsafe { (&raw mut (*self.0).packets, &raw mut (*self.0).bytes) };
         Tally {
-            packets: Shared(packets).exchange(counted.packets),
-            bytes: Shared(bytes).exchange(counted.bytes),
+            packets: Shared(packets).advance(counted.packets),
+            bytes: Shared(bytes).advance(counted.bytes),
         }
     }
 

@@ -125,11 +125,17 @@ impl Judgement {
         }
     }
 
-    /// The epoch of a new flow's first connection, in a line that was claimed so often before: another one
-    /// than the last flow's there, for which user space may be about to store a ruling.
+    /// What stays of a stored word when its flow has left: the epoch of its last connection. The next flow
+    /// in the line has another: user space may be about to store a ruling for the one that left.
     #[inline(always)]
-    pub const fn first_epoch(claims: u32) -> u8 {
-        (claims % Self::MAX_EPOCH as u32) as u8 + 1
+    pub const fn released(word: u64) -> u64 {
+        word & bits::EPOCH_MASK << bits::EPOCH
+    }
+
+    /// The epoch of the connection behind the one of a stored word.
+    #[inline(always)]
+    pub const fn next_epoch(word: u64) -> u8 {
+        (word >> bits::EPOCH & bits::EPOCH_MASK) as u8 % Self::MAX_EPOCH + 1
     }
 
     /// Whether a flow with these stored words passes by the policy of a generation, and has no ruling that
@@ -192,11 +198,7 @@ impl Judgement {
             decision: by_address,
             named: false,
             held: false,
-            epoch: if self.epoch >= Self::MAX_EPOCH {
-                1
-            } else {
-                self.epoch + 1
-            },
+            epoch: Self::next_epoch(self.pack()),
             version: Ruling::unpack(ruling).version,
             ..self
         }
@@ -219,9 +221,9 @@ impl Judgement {
 
     /// The same with a ruling taken up; `by_address` is what the addresses lead to.
     ///
-    /// A refusal by address stays whatever names say. A refusal by name of the ruling's own generation
-    /// stays too, unless the ruling judges that name again: what was judged first binds. A ruling about
-    /// another connection counts for nothing.
+    /// A refusal by address stays whatever names say. A refusal by name stays too, unless a ruling by the
+    /// generation in force judges that name again, or one by a later generation judges it: what was judged
+    /// first binds. A ruling about another connection counts for nothing.
     #[inline(always)]
     pub fn take_up(self, ruling: Ruling, by_address: Decision) -> Self {
         let mut after = Self {
@@ -235,8 +237,9 @@ impl Judgement {
         after.held = false;
         let refuses = self.decision.verdict.refuses();
         let is_by_address = self.decision.layer as u8 == Layer::Address as u8;
-        let binds =
-            refuses && (is_by_address || (ruling.generation == self.generation && !ruling.again));
+        // Generations go around.
+        let age = ruling.generation.wrapping_sub(self.generation) as i32;
+        let binds = refuses && (is_by_address || age < 0 || age == 0 && !ruling.again);
         if binds {
             return after;
         }
@@ -334,7 +337,8 @@ impl Ruling {
 
     /// The same, to take the place of a ruling that is stored, where the programs have stored a judgement:
     /// with another version, and with all that the stored one says of the same connection, that this does
-    /// not, and that the programs have not taken up yet.
+    /// not, and that the programs have not taken up yet. A refusal among that stays where this would not
+    /// lift it if it were taken up ([`Judgement::take_up`]).
     pub const fn following(mut self, stored: u64, judgement: u64) -> Self {
         let before = Self::unpack(stored);
         let is_taken_up = before.version == Judgement::unpack(judgement).version;
@@ -342,7 +346,11 @@ impl Ruling {
         if is_taken_up || before.epoch != self.epoch {
             return self;
         }
-        if !self.named && before.named {
+        let age = self.generation.wrapping_sub(before.generation) as i32;
+        let stays = before.decision.verdict.refuses()
+            && !self.decision.verdict.refuses()
+            && (age < 0 || age == 0 && !self.again);
+        if before.named && (!self.named || stays) {
             self.generation = before.generation;
             self.decision = before.decision;
             self.named = true;
@@ -549,5 +557,68 @@ mod tests {
             ..settled
         };
         assert!(!other.following(first.pack(), fresh.pack()).named);
+    }
+
+    #[test]
+    fn a_refusal_that_was_not_taken_up_is_not_lost_to_what_passes() {
+        let fresh = Judgement::new(3, Decision::PASS).pack();
+        let refuses = ruling(REFUSED);
+        let passes = ruling(Decision::PASS);
+        let second = passes.following(refuses.pack(), fresh);
+        assert_eq!(second.decision, REFUSED);
+        assert_ne!(second.version, refuses.version);
+        // Of an older generation, that comes late.
+        let late = Ruling {
+            generation: 2,
+            again: true,
+            ..passes
+        };
+        assert_eq!(late.following(refuses.pack(), fresh).decision, REFUSED);
+        // Whoever judges the name again may let it pass, and so may a later generation.
+        let again = Ruling {
+            again: true,
+            ..passes
+        };
+        let later = Ruling {
+            generation: 4,
+            ..passes
+        };
+        for lifts in [again, later] {
+            assert_eq!(
+                lifts.following(refuses.pack(), fresh).decision,
+                Decision::PASS
+            );
+        }
+    }
+
+    #[test]
+    fn a_late_ruling_of_an_older_generation_lifts_no_refusal() {
+        for (now, before) in [(3, 2), (1, u32::MAX)] {
+            let refused = Judgement {
+                named: true,
+                ..Judgement::new(now, REFUSED)
+            };
+            for again in [false, true] {
+                let late = Ruling {
+                    generation: before,
+                    again,
+                    ..ruling(Decision::PASS)
+                };
+                assert_eq!(refused.take_up(late, OBSERVED).decision, REFUSED);
+            }
+        }
+    }
+
+    #[test]
+    fn the_next_flow_of_a_line_has_another_epoch_than_the_last_connection_there() {
+        let mut judgement = Judgement::new(3, REFUSED);
+        for _ in 0..100 {
+            judgement = judgement.of_next_connection(OBSERVED, 0);
+            let released = Judgement::released(judgement.pack());
+            assert_eq!(Judgement::unpack(released).decision, Decision::PASS);
+            assert_ne!(Judgement::next_epoch(released), judgement.epoch);
+            assert_ne!(Judgement::next_epoch(released), 0);
+        }
+        assert_eq!(Judgement::next_epoch(0), 1);
     }
 }

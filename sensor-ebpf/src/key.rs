@@ -19,6 +19,15 @@ impl Direction {
     /// Both, at the place of their number.
     pub const ALL: [Self; 2] = [Self::Upload, Self::Download];
 
+    /// The direction with this number; an unknown one is a download.
+    #[inline(always)]
+    pub const fn from_number(number: u8) -> Self {
+        match number {
+            0 => Self::Upload,
+            _ => Self::Download,
+        }
+    }
+
     /// The metric label.
     pub const fn name(self) -> &'static str {
         match self {

@@ -48,6 +48,7 @@ extern crate std;
 
 pub mod answer;
 pub mod books;
+pub mod connection;
 pub mod flow;
 pub mod judgement;
 pub mod key;

@@ -392,7 +392,11 @@ fn a_way_that_is_taken_again_has_another_epoch() -> Result<()> {
             *programs.live_flows()?.first().context("no flow")?;
         ensure!(flow.upload_packets == 1, "the way was made zero");
         epochs.push(Judgement::unpack(flow.judgement).epoch);
-        programs.set_line(number, FlowLine::default())?;
+        let left = FlowLine {
+            judgement: Judgement::released(flow.judgement),
+            ..FlowLine::default()
+        };
+        programs.set_line(number, left)?;
         ensure!(programs.line(number)?.state == slot::FREE);
         let mut detail: sensor_ebpf::flow::FlowDetail = programs.get("FLOW_DETAILS", number)?;
         ensure!((detail.claims, detail.releases) == (released, released - 1));

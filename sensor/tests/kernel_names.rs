@@ -318,14 +318,7 @@ fn a_port_is_used_again_after_a_refused_connection() -> Result<()> {
     let programs = household(Tables::default())?;
     let ends = (40_000, 443);
     let up = |flags, payload: &[u8]| frame(false, 6, ends, flags, payload);
-    let down = |flags| {
-        let mut frame = frame(false, 6, (443, 40_000), flags, b"");
-        let (to, from) = frame[..12].split_at_mut(6);
-        to.swap_with_slice(from);
-        let (source, destination) = frame[26..34].split_at_mut(4);
-        source.swap_with_slice(destination);
-        frame
-    };
+    let down = |flags| back(frame(false, 6, (443, 40_000), flags, b""));
     const SYN: u8 = 0x02;
     const RST: u8 = 0x04;
     const ACK: u8 = 0x10;
@@ -349,6 +342,96 @@ fn a_port_is_used_again_after_a_refused_connection() -> Result<()> {
 }
 
 /// A hello with this name.
+/// A frame of IPv4 with the other end's addresses, as if that had sent it.
+fn back(mut frame: Vec<u8>) -> Vec<u8> {
+    let (to, from) = frame[..12].split_at_mut(6);
+    to.swap_with_slice(from);
+    let (source, destination) = frame[26..34].split_at_mut(4);
+    source.swap_with_slice(destination);
+    frame
+}
+
+/// A TCP frame of IPv4 with these numbers.
+fn numbered(mut frame: Vec<u8>, sequence: u32, acknowledges: u32) -> Vec<u8> {
+    frame[38..42].copy_from_slice(&sequence.to_be_bytes());
+    frame[42..46].copy_from_slice(&acknowledges.to_be_bytes());
+    frame
+}
+
+/// What user space rules of a hello in two segments holds, whatever the device sends between them; only an
+/// answer of the server to another SYN begins another connection, of which nothing was ruled.
+#[test]
+fn a_connection_that_the_device_makes_up_loses_no_verdict() -> Result<()> {
+    const SYN: u8 = 0x02;
+    const ACK: u8 = 0x10;
+    const TC_ACT_UNSPEC: u32 = u32::MAX;
+
+    programs::enter_own_namespace()?;
+    let mut programs = household(Tables::default())?;
+    let up = |flags, sequence, acknowledges, payload: &[u8]| {
+        numbered(
+            frame(false, 6, (40_000, 443), flags, payload),
+            sequence,
+            acknowledges,
+        )
+    };
+    let answer = |sequence, acknowledges| {
+        let frame = back(frame(false, 6, (443, 40_000), SYN | ACK, b""));
+        numbered(frame, sequence, acknowledges)
+    };
+    let said = hello("elsewhere.example", 1);
+    let (first, rest) = said.split_at(said.len() - 8);
+    let upload = |programs: &mut Programs, frame: Vec<u8>| -> Result<u32> {
+        programs.forget_answers()?;
+        Ok(programs.run_xdp("upload", &frame, 1)?.verdict)
+    };
+    ensure!(upload(&mut programs, up(SYN, 1_000, 0, b""))? == XDP_PASS);
+    let opened = programs.run_tc("download", &answer(9_000, 1_001))?;
+    ensure!(opened.verdict == TC_ACT_UNSPEC);
+    ensure!(upload(&mut programs, up(ACK, 1_001, 9_001, first))? == XDP_PASS);
+    let (number, heard) = *programs.live_flows()?.first().context("no flow")?;
+    ensure!(upload(&mut programs, up(SYN, 77, 0, b""))? == XDP_PASS);
+    ensure!(upload(&mut programs, up(SYN | ACK, 78, 9_001, b""))? == XDP_PASS);
+    // The server says its own once more.
+    programs.run_tc("download", &answer(9_000, 1_001))?;
+    let now = flow_of(&programs, 40_000)?;
+    ensure!(
+        now.initial_sequence == [1_000, 9_000],
+        "{:?}",
+        now.initial_sequence
+    );
+    let refused = Ruling {
+        generation: programs.settings()?.generation,
+        epoch: heard.judgement().epoch,
+        version: 0,
+        decision: Decision {
+            policy: 1,
+            verdict: Verdict::Reject,
+            layer: Layer::Tls,
+        },
+        named: true,
+        again: false,
+        wants: Wants::Same,
+    };
+    let mut line = programs.line(number)?;
+    line.ruling = refused.following(line.ruling, line.judgement).pack();
+    programs.set_line(number, line)?;
+    let sequence = 1_001 + first.len() as u32;
+    ensure!(upload(&mut programs, up(ACK, sequence, 9_001, rest))? == XDP_TX);
+
+    ensure!(upload(&mut programs, up(SYN, 500_000, 0, b""))? == XDP_PASS);
+    ensure!(upload(&mut programs, up(ACK, sequence, 9_001, rest))? == XDP_TX);
+    programs.run_tc("download", &answer(700_000, 500_001))?;
+    ensure!(upload(&mut programs, up(ACK, 500_001, 700_001, b"again"))? == XDP_PASS);
+    let now = flow_of(&programs, 40_000)?;
+    ensure!(
+        now.initial_sequence == [500_000, 700_000],
+        "{:?}",
+        now.initial_sequence
+    );
+    Ok(())
+}
+
 fn hello(name: &str, before: usize) -> Vec<u8> {
     hello_with(name, before, None)
 }

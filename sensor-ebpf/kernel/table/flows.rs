@@ -3,6 +3,7 @@
 use aya_ebpf::{bindings::BPF_F_MMAPABLE, macros::map, maps::Array};
 use sensor_ebpf::{
     books::{Settings, Tally},
+    connection::Known,
     flow::{
         Direction, FlowDetail, FlowKey, FlowLine, Judgement, Spill, WAYS, first_way, set_behind,
         set_of, slot,
@@ -161,16 +162,22 @@ impl Flow {
     /// under the one before.
     #[inline(always)]
     pub(crate) fn decided_at(self, direction: Direction, counted: Tally) -> Tally {
-        let before = field!(self.detail, decided_at)
+        field!(self.detail, decided_at)
             .of(direction)
-            .exchange_tally(counted);
-        Tally {
-            packets: counted.packets.wrapping_sub(before.packets),
-            bytes: counted.bytes.wrapping_sub(before.bytes),
+            .advance(counted)
+    }
+
+    /// What is known of its connection when a SYN comes.
+    #[inline(always)]
+    pub(crate) fn known(self) -> Known {
+        Known {
+            initial_sequence: Direction::ALL.map(|direction| self.initial_sequence(direction)),
+            syn_seen: Direction::ALL.map(|direction| self.line.has_syn(direction)),
+            is_answered: self.line.counted(Direction::Download).packets != 0,
         }
     }
 
-    /// Notes where the bytes of a TCP direction begin to be counted.
+    /// Notes where the bytes of a TCP direction begin to be counted, or which QUIC connection it is.
     #[inline(always)]
     pub(crate) fn set_initial_sequence(self, direction: Direction, sequence: u32) {
         field!(self.detail, initial_sequence)
@@ -341,7 +348,7 @@ pub(crate) fn open(seen: &Seen, device: u32, has_twin: bool, settings: &Settings
             claimed
         }
     };
-    let Some((flow, claims)) = claimed else {
+    let Some(flow) = claimed else {
         losses::count_in(field!(losses, flow_index_full), None);
         return None;
     };
@@ -357,7 +364,7 @@ pub(crate) fn open(seen: &Seen, device: u32, has_twin: bool, settings: &Settings
     // Of no generation: whoever finds the flow first decides.
     let judgement = Judgement {
         ambiguous: has_twin,
-        epoch: Judgement::first_epoch(claims),
+        epoch: Judgement::next_epoch(line.judgement_word()),
         ..Judgement::new(0, Decision::PASS)
     };
     field!(line.0, judgement).store(judgement.pack());
@@ -369,9 +376,9 @@ pub(crate) fn open(seen: &Seen, device: u32, has_twin: bool, settings: &Settings
     Some(flow)
 }
 
-/// Claims a way of a set that is nobody's, and gives how often it was claimed before.
+/// Claims a way of a set that is nobody's.
 #[inline(always)]
-fn claim_in(set: u32, fingerprint: u64) -> Option<(Flow, u32)> {
+fn claim_in(set: u32, fingerprint: u64) -> Option<Flow> {
     let lines = lines(set)?;
     let start = first_way(fingerprint);
     for step in 0..WAYS {
@@ -383,9 +390,8 @@ fn claim_in(set: u32, fingerprint: u64) -> Option<(Flow, u32)> {
         let slot = set * WAYS + way;
         let detail = Element::new(FLOW_DETAILS.get_ptr_mut(slot)?);
         let claims = field!(detail, claims);
-        let before = claims.fetch_add(1);
-        if before == field!(detail, releases).load() {
-            return Some((Flow { line, detail, slot }, before));
+        if claims.fetch_add(1) == field!(detail, releases).load() {
+            return Some(Flow { line, detail, slot });
         }
         claims.fetch_add(u32::MAX);
     }

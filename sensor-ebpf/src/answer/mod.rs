@@ -250,6 +250,17 @@ pub enum To {
     Receiver = 1,
 }
 
+impl To {
+    /// Who has this number; an unknown one is the receiver's.
+    #[inline(always)]
+    pub const fn from_number(number: u32) -> Self {
+        match number {
+            0 => Self::Sender,
+            _ => Self::Receiver,
+        }
+    }
+}
+
 /// Writes the answer to a refused frame into `out`, all but what [`seal`] adds, and gives its length
 /// in bytes: a reset for TCP, port unreachable for UDP, administratively prohibited for the rest.
 ///

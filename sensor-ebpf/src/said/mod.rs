@@ -276,9 +276,9 @@ mod tests {
         let label = std::string::String::from_iter(['x'; 63]);
         settles(label.as_bytes(), Found::Name, &label);
         settles(&[b'x'; 64], Found::NoHostName, "");
-        let longest = [&label[..], &label, &label, &label[..61]].join(".");
+        let longest = [&label[..]; 4].join(".");
         settles(longest.as_bytes(), Found::Name, &longest);
-        let longer = [&label[..], &label, &label, &label[..62]].join(".");
+        let longer = [&label[..], &label, &label, &label[..62], "x"].join(".");
         settles(longer.as_bytes(), Found::NoHostName, "");
     }
 

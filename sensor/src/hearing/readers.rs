@@ -115,10 +115,7 @@ impl Readers {
         octets: &[u8],
         heard: &mut Heard,
     ) {
-        let direction = match heard.head.direction {
-            0 => Direction::Upload,
-            _ => Direction::Download,
-        };
+        let direction = Direction::from_number(heard.head.direction);
         if heard.head.key.protocol() == protocol::TCP && told.meet(&heard.head) {
             *self = Self::default();
             heard.another = true;

@@ -7,7 +7,7 @@ use std::{
 
 use aya::maps::Map;
 use sensor_ebpf::{
-    flow::{FlowDetail, FlowKey, FlowLine, FlowRecord, Spill, WAYS, set_of, slot},
+    flow::{FlowDetail, FlowKey, FlowLine, FlowRecord, Judgement, Spill, WAYS, set_of, slot},
     wire::Wire,
 };
 
@@ -102,7 +102,8 @@ impl Flows {
         self.details.half(slot, offset_of!(FlowDetail, releases))
     }
 
-    /// Makes a slot's records zero, but for what says who may take it.
+    /// Makes a slot's records zero, but for what says who may take it, and which connection was the last
+    /// there.
     pub(super) fn clear(&self, slot: u32) {
         const CLAIMS: usize = offset_of!(FlowDetail, claims);
         const { assert!(offset_of!(FlowDetail, releases) == CLAIMS + 4 && CLAIMS.is_multiple_of(8)) };
@@ -112,7 +113,14 @@ impl Flows {
                 self.details.word(slot, offset).store(0, Ordering::Release);
             }
         }
-        self.lines.write(slot, &FlowLine::default());
+        let judgement = self.judgement(slot).load(Ordering::Relaxed);
+        self.lines.write(
+            slot,
+            &FlowLine {
+                judgement: Judgement::released(judgement),
+                ..FlowLine::default()
+            },
+        );
     }
 
     /// Takes back the marks of sets whose flows do not lie in the set behind them any more.

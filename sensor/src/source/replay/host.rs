@@ -10,9 +10,10 @@ use sensor_ebpf::{
         DeviceRecord, FIRST_DEVICE, FURTHER_DEVICES, FragmentKey, MULTICAST_DEVICE, Tally,
         family_index,
     },
+    connection::{Known, Syn},
     flow::{Direction, FlowKey, FlowRecord, Judgement},
     kind::{LOOKED_AT, classify, is_service},
-    packet,
+    packet::{self, Packet as _},
     parse::{Family, Fragment, Parsed, Piece, protocol, tcp_flag},
     policy::Decision,
     quote::{key_of, quoted},
@@ -137,6 +138,18 @@ impl Host {
         let (direction, flags) = (packet.seen.direction, packet.parsed.tcp_flags);
         let at = direction as usize;
         flow.last_seen = packet.seen.at;
+        if flags & tcp_flag::SYN != 0 {
+            let calls = direction == Direction::Upload && flags & tcp_flag::ACK == 0;
+            let begins = syn(packet).begins(&Known {
+                initial_sequence: flow.initial_sequence,
+                syn_seen: flow.tcp_flags.map(|seen| seen & tcp_flag::SYN != 0),
+                is_answered: flow.download_packets != 0,
+            });
+            flow.initial_sequence = begins.initial_sequence;
+            if calls || begins.is_next {
+                flow.watch = Watch::of_new_flow(&packet.key, self.payloads).bits();
+            }
+        }
         flow.tcp_flags[at] |= flags;
         let wire = packet.seen.wire();
         let (packets, bytes) = match direction {
@@ -153,13 +166,6 @@ impl Host {
             match initial::connection(&packet.seen.frame, payload) {
                 0 => {}
                 connection => flow.initial_sequence[at] = connection,
-            }
-        }
-        if flags & tcp_flag::SYN != 0 {
-            flow.initial_sequence[at] = packet.parsed.sequence;
-            if flags & tcp_flag::ACK == 0 {
-                // A connection begins, perhaps with the ports of one that ended.
-                flow.watch = Watch::of_new_flow(&packet.key, self.payloads).bits();
             }
         }
         // A piece without the start of a payload is told of where a policy is about names, and counts
@@ -309,6 +315,21 @@ impl Host {
         // Who has no place for flows still has an identity, and asks for names.
         let wanted = packet.payload != 0 && self.payloads != 0 && is_service(&packet.key);
         wanted.then(|| head(packet))
+    }
+}
+
+/// A packet with the SYN flag, as what may begin a connection.
+fn syn(packet: &Packet<'_, '_>) -> Syn {
+    const ACKNOWLEDGED: usize = 8;
+    let place = packet.parsed.transport_offset + ACKNOWLEDGED;
+    let number = packet.seen.frame.load::<4>(place).map(u32::from_be_bytes);
+    Syn {
+        direction: packet.seen.direction,
+        sequence: packet.parsed.sequence,
+        acknowledges: match packet.parsed.tcp_flags & tcp_flag::ACK {
+            0 => None,
+            _ => number,
+        },
     }
 }
 
