@@ -296,10 +296,7 @@ global! {
         let Some(answer) = scratch::answer(To::Sender) else {
             return xdp_action::XDP_DROP;
         };
-        if len == 0 {
-            return xdp_action::XDP_DROP;
-        }
-        if !resize(context, len as i32) || !overwrite(context, answer, len) {
+        if len == 0 || !resize(context, len as i32) || !overwrite(context, answer, len) {
             interfaces::count_answer_failed(ifindex);
             return xdp_action::XDP_DROP;
         }
@@ -403,6 +400,7 @@ global! {
             Action::NxDomain | Action::Zero
         ) && (sample_again(skb) == 0 || read_question(0) != Found::Name as u32)
         {
+            interfaces::count_answer_failed(SocketBuffer::ingress(&TcContext::new(skb)).ifindex());
             return TC_ACT_SHOT as u32;
         }
         tell_both(skb, action)
@@ -430,10 +428,7 @@ fn tell_both(skb: *mut __sk_buff, action: u32) -> u32 {
         message => compose_question_tc(skb, message),
     };
     let to_device = finish(To::Sender as u32, composed);
-    if to_device == 0 {
-        return TC_ACT_SHOT as u32;
-    }
-    if straighten(skb) == 0 {
+    if to_device == 0 || straighten(skb) == 0 {
         interfaces::count_answer_failed(ifindex);
         return TC_ACT_SHOT as u32;
     }
@@ -577,7 +572,11 @@ global! {
         };
         sign(0);
         let to_device = finish(To::Receiver as u32, compose_onward(skb));
-        if to_server | to_device == 0 {
+        if to_device == 0 {
+            // Of other protocols whoever the packet was for is told nothing.
+            if has_ports() {
+                interfaces::count_answer_failed(ifindex);
+            }
             return TC_ACT_SHOT as u32;
         }
         if straighten(skb) == 0 {
@@ -590,9 +589,6 @@ global! {
         let Some(answer) = scratch::answer(To::Receiver) else {
             return TC_ACT_SHOT as u32;
         };
-        if to_device == 0 {
-            return TC_ACT_SHOT as u32;
-        }
         if !put(skb, answer, to_device as usize) {
             interfaces::count_answer_failed(ifindex);
             return TC_ACT_SHOT as u32;
@@ -606,6 +602,12 @@ global! {
 #[inline(always)]
 fn is_tcp() -> bool {
     scratch::refusal().is_some_and(|refusal| refusal.refused.is_tcp())
+}
+
+/// Whether the frame that was read is TCP or UDP.
+#[inline(always)]
+fn has_ports() -> bool {
+    scratch::refusal().is_some_and(|refusal| refusal.refused.has_ports())
 }
 
 /// Whether the frame that was read is of a TCP connection of which its receiver may know.

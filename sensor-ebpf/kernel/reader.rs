@@ -60,8 +60,8 @@ pub(crate) mod phase {
 const DONE: u32 = u32::MAX;
 
 /// The most pieces that are asked for: of the longest stream of DNS messages one for each, and all that go
-/// into the ring.
-const STEPS: u32 = 384;
+/// into the ring; of [`MAX_DATAGRAMS`](sensor_ebpf::sample::MAX_DATAGRAMS) datagrams eight for each.
+const STEPS: u32 = 1_024;
 
 /// Reads the packet that was handed over; `fetch` brings the piece that begins at a place. Gives what
 /// becomes of the frame.
@@ -450,6 +450,9 @@ fn next() -> u32 {
         return 0;
     }
     reading.phase = phase::OVER;
-    // The question that is answered stands in the first piece.
-    if reading.window == 0 { DONE } else { 0 }
+    match Action::from_number(reading.action) {
+        // The question that is answered stands in the first piece.
+        Action::NxDomain | Action::Zero if reading.window != 0 => 0,
+        _ => DONE,
+    }
 }

@@ -118,8 +118,9 @@ pub const MAX_PAYLOAD: usize = 2048;
 /// The most pieces of one packet's payload that are copied: 64 KiB, what the longest IP packet has.
 pub const MAX_PIECES: u32 = 32;
 
-/// The most datagrams of one packet that are read each by itself: as many as Linux merges (`UDP_MAX_SEGMENTS`).
-pub const MAX_DATAGRAMS: u32 = 64;
+/// The most datagrams of one packet that are read each by itself: as many as Linux sends in one
+/// (`UDP_MAX_SEGMENTS`, 64, and 128 since 2024), which is more than it merges.
+pub const MAX_DATAGRAMS: u32 = 128;
 
 /// How many bytes of a payload are copied while a reader wants more: of a flow that is read as long as
 /// it lives ([`Watch::ALWAYS`]) all that there are, of another as many as a stream is held of before

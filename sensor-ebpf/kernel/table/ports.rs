@@ -59,9 +59,9 @@ pub(crate) fn next_number() -> u32 {
     };
     // SAFETY: the place is this CPU's own, and programs at TC do not interrupt each other.
     unsafe {
-        let next = (*last & 0xffff) + 1;
+        let next = *last % 0xffff + 1;
         *last = next;
-        if next > 0xffff { 1 } else { next }
+        next
     }
 }
 

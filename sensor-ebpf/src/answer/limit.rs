@@ -28,32 +28,6 @@ pub enum Limited {
     Icmp,
 }
 
-impl Limited {
-    /// The number by which functions of the kernel's side tell each other.
-    #[inline(always)]
-    pub const fn number(self) -> u32 {
-        match self {
-            Self::Dns => 0,
-            Self::Syn => 1,
-            Self::Segment(Direction::Upload) => 2,
-            Self::Segment(Direction::Download) => 3,
-            Self::Icmp => 4,
-        }
-    }
-
-    /// What has this number; an unknown number is ICMP, whose limits are the narrowest.
-    #[inline(always)]
-    pub const fn from_number(number: u32) -> Self {
-        match number {
-            0 => Self::Dns,
-            1 => Self::Syn,
-            2 => Self::Segment(Direction::Upload),
-            3 => Self::Segment(Direction::Download),
-            _ => Self::Icmp,
-        }
-    }
-}
-
 /// Why a refused packet that may be answered was not: a limit was reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]

@@ -170,6 +170,12 @@ impl Refused {
         self.protocol == protocol::TCP
     }
 
+    /// Whether it is TCP or UDP: whoever it was for can be told.
+    #[inline(always)]
+    pub const fn has_ports(&self) -> bool {
+        matches!(self.protocol, protocol::TCP | protocol::UDP)
+    }
+
     /// Whether it begins a TCP connection: the other end never heard of it.
     #[inline(always)]
     pub const fn opens(&self) -> bool {
