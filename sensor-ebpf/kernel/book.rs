@@ -3,7 +3,7 @@
 use sensor_ebpf::{
     books::{FURTHER_DEVICES, Settings},
     flow::{Direction, Judgement},
-    parse::{protocol, tcp_flag},
+    parse::protocol,
     policy::{Decision, Rules as _, Verdict},
     sample::{NO_SLOT, is_service},
 };
@@ -45,7 +45,7 @@ pub(crate) fn book(seen: &Seen) -> Booked {
         }
     }
     let mut judgement = judge_flow(seen, slot);
-    if seen.tcp_flags & tcp_flag::SYN != 0 {
+    if seen.is_syn() {
         judgement = open_again(seen, slot, u32::from(is_new));
     } else if seen.sequence != 0 && seen.key.protocol() == protocol::UDP {
         judgement = connect_again(seen, slot);

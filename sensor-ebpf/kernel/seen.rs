@@ -97,10 +97,16 @@ impl Seen {
         self.tcp_flags & tcp_flag::RST != 0 && self.payload == 0
     }
 
-    /// Whether a server opens a connection by it.
+    /// Whether it may open a TCP connection.
+    #[inline(always)]
+    pub(crate) fn is_syn(&self) -> bool {
+        self.tcp_flags & (tcp_flag::SYN | tcp_flag::RST) == tcp_flag::SYN
+    }
+
+    /// The same, where it comes from a server.
     #[inline(always)]
     pub(crate) fn is_servers_syn(&self) -> bool {
-        self.tcp_flags & tcp_flag::SYN != 0 && self.direction == Direction::Download as u8
+        self.is_syn() && self.direction == Direction::Download as u8
     }
 
     /// Whether it is a reset that the programs made for a server, which comes by the way of uploads.

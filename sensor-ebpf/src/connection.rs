@@ -19,7 +19,7 @@ pub struct Known {
     pub is_answered: bool,
 }
 
-/// A packet with the SYN flag.
+/// A packet with the SYN flag, and without RST.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Syn {
     /// Which way it goes.

@@ -138,7 +138,7 @@ impl Host {
         let (direction, flags) = (packet.seen.direction, packet.parsed.tcp_flags);
         let at = direction as usize;
         flow.last_seen = packet.seen.at;
-        if flags & tcp_flag::SYN != 0 {
+        if flags & (tcp_flag::SYN | tcp_flag::RST) == tcp_flag::SYN {
             let calls = direction == Direction::Upload && flags & tcp_flag::ACK == 0;
             let begins = syn(packet).begins(&Known {
                 initial_sequence: flow.initial_sequence,
@@ -322,13 +322,13 @@ impl Host {
 fn syn(packet: &Packet<'_, '_>) -> Syn {
     const ACKNOWLEDGED: usize = 8;
     let place = packet.parsed.transport_offset + ACKNOWLEDGED;
-    let number = packet.seen.frame.load::<4>(place).map(u32::from_be_bytes);
+    let number = packet.seen.frame.load::<4>(place);
     Syn {
         direction: packet.seen.direction,
         sequence: packet.parsed.sequence,
         acknowledges: match packet.parsed.tcp_flags & tcp_flag::ACK {
             0 => None,
-            _ => number,
+            _ => Some(number.map_or(0, u32::from_be_bytes)),
         },
     }
 }
