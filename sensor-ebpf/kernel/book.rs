@@ -117,7 +117,7 @@ global! {
             let refuses = decision.verdict.refuses();
             if refuses || judgement.held && waits(flow, word) {
                 if decision.policy != 0 {
-                    count_hit(seen, word, 0);
+                    count_hit(seen, flow.device(), word, 0);
                 }
                 interfaces::count_refused(seen.key.ifindex(), seen.wire);
                 return match refuses {
@@ -136,7 +136,7 @@ global! {
             // Nobody reads on in it.
             flow.line.set_watch(watch.after(direction));
         }
-        begin_sample(seen, slot);
+        begin_sample(seen, slot, flow.device());
         match is_fragment {
             true => booked.with_fragment().number(),
             false => booked.with_sample().number(),
@@ -176,7 +176,7 @@ global! {
         }
         if decision.policy != 0 {
             // It is decided about each packet, but only some attempt anything.
-            count_hit(seen, judgement, u64::from(seen.is_attempt()));
+            count_hit(seen, device, judgement, u64::from(seen.is_attempt()));
         }
         let booked = Booked::new(decision.verdict);
         let direction = seen.direction();
@@ -193,7 +193,7 @@ global! {
         {
             return booked.number();
         }
-        begin_sample(seen, NO_SLOT);
+        begin_sample(seen, NO_SLOT, device);
         booked.with_sample().number()
     }
 }

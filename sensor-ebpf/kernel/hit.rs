@@ -5,8 +5,9 @@
 //! booked here when another takes its place.
 
 use sensor_ebpf::{
-    books::Tally,
+    books::{FURTHER_DEVICES, Tally},
     flow::{Direction, Judgement},
+    parse::Mac,
 };
 
 use crate::{
@@ -16,10 +17,15 @@ use crate::{
 };
 
 global! {
-    /// Counts a packet to the policy of a packed judgement, and with it so many decisions.
-    pub(crate) fn count_hit(seen: &Seen, judgement: u64, decided: u64) -> u32 {
+    /// Counts a packet of the device with a record to the policy of a packed judgement, and with it so many
+    /// decisions. Devices that share a record share their hits, whatever addresses they make up.
+    pub(crate) fn count_hit(seen: &Seen, device: u32, judgement: u64, decided: u64) -> u32 {
         let decision = Judgement::unpack(judgement).decision;
-        hits::count(seen.key.mac(), decision, seen.direction(), seen.wire, decided);
+        let mac = match device {
+            FURTHER_DEVICES => Mac::default(),
+            _ => seen.key.mac(),
+        };
+        hits::count(mac, decision, seen.direction(), seen.wire, decided);
         0
     }
 }

@@ -335,7 +335,7 @@ global! {
             // Each question by itself: the flow is the resolver's.
             if decided != 0 {
                 let judgement = Judgement::new(generation, decision).pack();
-                count_hit(&reading.seen, judgement, 1);
+                count_hit(&reading.seen, reading.device, judgement, 1);
             }
             reading.action = match decision.verdict {
                 Verdict::Pass | Verdict::Allow => return 0,
@@ -360,7 +360,7 @@ pub(crate) const fn refuses(decided: u64) -> bool {
 global! {
     /// Puts what was decided by a name into the flow, and gives what becomes of the packet.
     fn conclude(seen: &Seen, generation: u32, decided: u64, layer: u32) -> u32 {
-        let Some(sample) = scratch::sample() else {
+        let (Some(sample), Some(reading)) = (scratch::sample(), scratch::reading()) else {
             return Action::Pass as u32;
         };
         let decision = Decision {
@@ -372,7 +372,7 @@ global! {
             let judgement = Judgement::new(generation, decision).pack();
             match sample.head.slot {
                 // Its packets are counted one by one.
-                NO_SLOT => count_hit(seen, judgement, 1),
+                NO_SLOT => count_hit(seen, reading.device, judgement, 1),
                 _ => count_decided(seen, judgement),
             };
             report_judged(seen, judgement);

@@ -26,7 +26,7 @@ use crate::{
         flows, ring,
         rules::Rulebook,
         scratch::{self, Reading, Sample},
-        settings,
+        settings, told,
     },
 };
 
@@ -405,11 +405,11 @@ global! {
                 return next();
             }
             if sample.head.kind == Kind::Dns as u8 && sample.head.flags & Head::REFUSED != 0 {
-                if said.told == sample.head.at {
-                    ring::count_shed(Kind::Dns);
+                let Some(suppressed) = told::admit(sample.head.key.mac(), &said.suffixes) else {
+                    ring::count_suppressed(Kind::Dns);
                     return next();
-                }
-                said.told = sample.head.at;
+                };
+                sample.head.suppressed = suppressed;
             }
         }
         let at = piece * MAX_PAYLOAD as u32;

@@ -35,12 +35,14 @@ use crate::{
 };
 
 global! {
-    /// Writes what goes before the copy of a payload, of the flow in a slot where it has one. Apart from
-    /// its callers, whose share of the stack it would double.
-    pub(crate) fn begin_sample(seen: &Seen, slot: u32) -> u32 {
-        let Some(sample) = scratch::sample() else {
+    /// Writes what goes before the copy of a payload, of the flow in a slot where it has one, and notes
+    /// of which device it is, by the number of its record. Apart from its callers, whose share of the stack
+    /// it would double.
+    pub(crate) fn begin_sample(seen: &Seen, slot: u32, device: u32) -> u32 {
+        let (Some(sample), Some(reading)) = (scratch::sample(), scratch::reading()) else {
             return 0;
         };
+        reading.device = device;
         sample.head = head(seen);
         if slot != NO_SLOT
             && let Some(flow) = flows::in_slot(slot)
@@ -118,6 +120,7 @@ fn head(seen: &Seen) -> Head {
         },
         piece: 0,
         epoch: 0,
+        suppressed: 0,
     }
 }
 

@@ -50,6 +50,14 @@ pub const FURTHER_DEVICES: u32 = 1;
 /// The first record that belongs to one device.
 pub const FIRST_DEVICE: u32 = 2;
 
+/// Bytes of the ring that a device may take in a second, and at once after a second without any: 80 hellos
+/// of a phone, a sixth of the ring.
+pub const SAMPLE_BYTES: u64 = 160 * 1024;
+/// Bytes of the ring that a new device may take before user space has seen it.
+pub const FIRST_SAMPLE_BYTES: u64 = 32 * 1024;
+/// Bytes of the ring that all devices that are not settled may take in a second, and at once.
+pub const UNSETTLED_SAMPLE_BYTES: u64 = 256 * 1024;
+
 /// What is known of one device beyond its live flows.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
@@ -62,6 +70,16 @@ pub struct DeviceRecord {
     pub last_seen: u64,
     /// Live flows, for the share of the table. Kernel adds, user space subtracts.
     pub live_flows: u64,
+    /// 1 where the device is settled: servers answered it on two days, or the configuration names it. The
+    /// others share what [`Losses::unsettled_flows`] says. User space.
+    pub settled: u64,
+    /// Flows in which a server answered, of those that were reaped. User space.
+    pub answered_flows: u64,
+    /// The day since boot on which the first of them was reaped, plus one; 0 before. User space.
+    pub answered_since: u64,
+    /// Bytes that samples of it may take in the ring, a signed number: negative where several CPUs took the
+    /// last. Programs subtract, user space adds.
+    pub sample_bytes: u64,
     /// Packets for which there was no flow, by family. Kernel.
     pub overflow: [ByDirection<Tally>; FAMILIES],
     /// Last counts of reaped flows, by family. User space.
@@ -156,8 +174,12 @@ pub struct Losses {
     pub hit_table_full: u64,
     /// Samples put into the ring, by [`Kind`]. Kernel.
     pub samples: [u64; Kind::COUNT],
-    /// Samples left out because the ring was too full for their kind. Kernel.
+    /// Samples left out because their device had taken its share of the ring, or because the ring was too
+    /// full for their kind. Kernel.
     pub samples_shed: [u64; Kind::COUNT],
+    /// Refused questions that were not told because one for the same name by the same device had been, less
+    /// than a second before; the next that is told says how many. Kernel.
+    pub samples_suppressed: [u64; Kind::COUNT],
     /// Samples lost because the ring had no room. Kernel.
     pub samples_lost: [u64; Kind::COUNT],
     /// Packets of servers that waited for the verdict on a name: they were not delivered, and come
@@ -167,6 +189,11 @@ pub struct Losses {
     pub hold_expired: u64,
     /// Flows in the table, for the shares of the table. Kernel adds, user space subtracts.
     pub live_flows: u64,
+    /// Those of them that were opened by devices that were not settled. Kernel adds, user space subtracts.
+    pub unsettled_flows: u64,
+    /// Bytes that samples of all devices that are not settled may take in the ring, as
+    /// [`DeviceRecord::sample_bytes`]. Programs subtract, user space adds.
+    pub unsettled_sample_bytes: u64,
 }
 
 /// What the kernel programs are told. One record, written by user space.
@@ -198,6 +225,9 @@ pub struct Settings {
     /// Payloads of a new flow that are wanted in each direction, at most
     /// [`Watch::MAX`](crate::sample::Watch::MAX).
     pub watched_payloads: u64,
+    /// Bytes of the ring that a new device may take before user space has seen it; 0: no device has a share
+    /// of the ring, because nobody gives any out.
+    pub first_sample_bytes: u64,
     /// Secret of [`FlowKey::hash`](crate::flow::FlowKey::hash), drawn at load.
     pub hash_secret: [u64; 6],
     /// For each side: the rules that apply to devices that no rule names.
@@ -228,7 +258,7 @@ pub struct Settings {
 /// The layout of the maps. A daemon adopts tables of its own layout only: raise the first number
 /// with every change of meaning that the sizes do not show.
 pub const LAYOUT: u64 = {
-    const VERSION: u64 = 4;
+    const VERSION: u64 = 5;
     let sizes = [
         size_of::<Settings>(),
         size_of::<crate::flow::FlowLine>(),
@@ -327,6 +357,10 @@ pub struct Journal {
     pub reaped_after: u64,
     /// Flows reaped since the tables were made.
     pub reaped: u64,
+    /// What the retired tallies of the record of further devices will be, once a device is retired.
+    pub further_retired: [ByDirection<Tally>; FAMILIES],
+    /// What its retired flows will be.
+    pub further_flows: [ByDirection<u64>; FAMILIES],
 }
 
 /// The phases of a [`Journal`].
@@ -337,6 +371,10 @@ pub mod journal {
     pub const RETIRING: u64 = 1;
     /// They are written, and the slot's own records are zero; it is being given back.
     pub const RELEASING: u64 = 2;
+    /// The counts of the journal's device are being written to the record of further devices.
+    pub const RETIRING_DEVICE: u64 = 3;
+    /// They are written; its own record is being made zero and given back.
+    pub const RELEASING_DEVICE: u64 = 4;
 }
 
 /// The most policies that can have had an identity since the tables were made.
@@ -356,12 +394,14 @@ wire! {
         device_retired: ByDirection<Tally>, device_flows: ByDirection<u64>,
         interface_retired: ByDirection<Tally>, releases_after: u64,
         hit_keys: ByDirection<HitKey>, hits_after: ByDirection<Hit>, reaped_after: u64, reaped: u64,
+        further_retired: [ByDirection<Tally>; FAMILIES], further_flows: [ByDirection<u64>; FAMILIES],
     }
     PolicyName { octets: [u8; 64] }
     Note { magic: u32, action: u32, destination: u64 }
     Tally { packets: u64, bytes: u64 }
     DeviceRecord {
-        mac: u64, first_seen: u64, last_seen: u64, live_flows: u64,
+        mac: u64, first_seen: u64, last_seen: u64, live_flows: u64, settled: u64,
+        answered_flows: u64, answered_since: u64, sample_bytes: u64,
         overflow: [ByDirection<Tally>; FAMILIES], retired: [ByDirection<Tally>; FAMILIES],
         retired_flows: [ByDirection<u64>; FAMILIES],
     }
@@ -375,12 +415,14 @@ wire! {
     Losses {
         flow_table_full: u64, flow_share_used: u64, flow_index_full: u64, device_table_full: u64,
         interface_unknown: u64, hit_table_full: u64, samples: [u64; Kind::COUNT],
-        samples_shed: [u64; Kind::COUNT], samples_lost: [u64; Kind::COUNT], held: u64, hold_expired: u64, live_flows: u64,
+        samples_shed: [u64; Kind::COUNT], samples_suppressed: [u64; Kind::COUNT],
+        samples_lost: [u64; Kind::COUNT], held: u64, hold_expired: u64, live_flows: u64,
+        unsettled_flows: u64, unsettled_sample_bytes: u64,
     }
     Settings {
         generation: u32, flow_sets: u32, flow_slots: u64, name_rules: [u64; 2],
         strict_rules: [u64; 2], name_secret: [u64; 2], name_mask: [u32; 2], hold_nanoseconds: u64,
-        alive_until: u64, watched_payloads: u64, hash_secret: [u64; 6],
+        alive_until: u64, watched_payloads: u64, first_sample_bytes: u64, hash_secret: [u64; 6],
         default_rules: [u64; 2], layout: u64, reset_signature: u64, hz: u64, epoch_millis: u64, boot_jiffies: u64,
         policies: u64, prefixes: u64, names: u64, reloads: u64, reloads_refused: u64,
     }

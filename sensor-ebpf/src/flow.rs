@@ -99,8 +99,8 @@ pub struct FlowDetail {
     pub interface: u16,
     /// The direction of the first packet, by number.
     pub opened_by: u8,
-    /// Keeps the size a multiple of eight; 0.
-    pub reserved: u8,
+    /// 1 where it is counted among the flows of devices that were not settled. Programs.
+    pub unsettled: u8,
     /// The TCP sequence number of the last SYN, by [`Direction`]; of no meaning where `tcp_flags`
     /// has none. What a name lies in starts at the number behind it. Of QUIC, uploads: the number of
     /// the connection that began last ([`connection`](crate::said::initial::connection)).
@@ -115,7 +115,7 @@ wire! {
     }
     FlowDetail {
         key: FlowKey, decided_at: [crate::books::Tally; 2], first_seen: u64, claims: u32, releases: u32,
-        device: u32, interface: u16, opened_by: u8, reserved: u8, initial_sequence: [u32; 2],
+        device: u32, interface: u16, opened_by: u8, unsettled: u8, initial_sequence: [u32; 2],
     }
 }
 

@@ -13,16 +13,16 @@
 //! | `FLOW_LINES` | set → [`FlowLine`](flow::FlowLine)s | claims, adds | reads, rules, reaps | config, and a quarter; new flows go to the device's overflow |
 //! | `FLOW_DETAILS` | slot → [`FlowDetail`](flow::FlowDetail) | claims, writes | reads, reaps | as `FLOW_LINES` |
 //! | `SPILLED` | set → 1 where flows of it lie in the set behind it | writes | clears | as `FLOW_LINES` |
-//! | `DEVICE_INDEX` | MAC → number of a record | reads, inserts | reads | config; the further devices share record 1 |
-//! | `DEVICES` | number → [`DeviceRecord`](books::DeviceRecord) | adds | reads, retires | as `DEVICE_INDEX` |
-//! | `FREE_DEVICES` | queue of numbers | takes | returns | as `DEVICE_INDEX` |
+//! | `DEVICE_INDEX` | MAC → number of a record | reads, inserts | reads, removes | config; the further devices share record 1, until those leave that are not settled and were silent longest |
+//! | `DEVICES` | number → [`DeviceRecord`](books::DeviceRecord) | makes, adds | reads, settles, gives bytes of the ring, retires | config, and two that are shared |
+//! | `FREE_DEVICES` | queue of numbers | takes, returns where another CPU was first | fills, returns | as `DEVICE_INDEX` |
 //! | `INTERFACE_INDEX` | ifindex → number of a record | reads | writes | 64; attaching one more is refused |
 //! | `INTERFACES` | number → [`InterfaceRecord`](books::InterfaceRecord) | adds | reads, retires | 64 |
 //! | `PORTS` | ifindex → whether policies are about local frames | reads | writes | 64 |
 //! | `OWN_ADDRESSES` | MAC → 1 | reads | writes | 4,096; what is routed by the further ones counts as local |
 //! | `FRAME_NUMBER`, `LAST_OUT` | one for each CPU | reads, writes | – | 1 |
 //! | `FRAGMENTS` | [`FragmentKey`](books::FragmentKey) → ports | reads, writes | – | 4,096, oldest leaves; its later fragments are booked without ports |
-//! | `HITS` | [`HitKey`](books::HitKey) → [`Hit`](books::Hit) | adds | reads | 16,384; further hits are counted as lost |
+//! | `HITS` | [`HitKey`](books::HitKey) → [`Hit`](books::Hit) | makes, adds | reads, writes those of reaped flows, removes those of devices that left | 16,384; further hits are counted as lost |
 //! | `DEVICE_RULES` | [`DeviceRulesKey`](policy::DeviceRulesKey) → set of rules | reads | writes | 2 × 8,192 |
 //! | `PREFIXES_V4`, `PREFIXES_V6` | prefix → number of a chain | reads | writes | 2 × 1,048,576; a larger policy is refused |
 //! | `NAMES` | side → table of [`NameBucket`](name::NameBucket)s | reads | makes, exchanges | 2; a table is as large as it has to be, of 1,000,000 names at most |
@@ -30,7 +30,7 @@
 //! | `HELD` | slot → nanoseconds | reads, writes | – | 4,096, oldest leaves; its flow waits no longer |
 //! | `CHAINS` | side and number → [`Chain`](policy::Chain) | reads | writes | 2 × 1,024 |
 //! | `RULES` | side and number → [`Rule`](policy::Rule) | reads | writes | 2 × 64 |
-//! | `LOSSES` | 0 → [`Losses`](books::Losses) | adds | reads | 1 |
+//! | `LOSSES` | 0 → [`Losses`](books::Losses) | adds | reads, subtracts flows that left, gives bytes of the ring, counts hits that it lost itself | 1 |
 //! | `SAMPLES` | ring of [`Judged`](sample::Judged), and of [`Head`](sample::Head)s with pieces of payloads behind them | writes | drains | 1 MiB; under pressure HTTP is left out first, DNS and DHCP last; each is counted by its kind |
 //! | `JOURNAL` | 0 → [`Journal`](books::Journal) | – | reads, writes | 1 |
 //! | `POLICY_NAMES` | identity → [`PolicyName`](books::PolicyName) | – | reads, writes | 4,096; a reload with one more is refused |
@@ -38,6 +38,7 @@
 //! | `READERS_XDP`, `READERS_FRAGS`, `READERS_TC` | place → program | goes on in | writes | 1, 1, 2; where none is, packets pass as not judged |
 //! | `DEVICE_ANSWERS` | MAC → [`DeviceAnswers`](answer::limit::DeviceAnswers) | reads, writes | – | 1,024, oldest leaves; its device is answered as if it had got no answers |
 //! | `FLOW_ANSWERS` | hash of a flow's key → [`FlowAnswers`](answer::limit::FlowAnswers) | reads, writes | – | 4,096, oldest leaves; as above |
+//! | `TOLD` | hash of device and name → when it was told last, and how often it was not since | reads, writes | – | 4,096, oldest leaves; its name is told at once |
 //! | `READING`, `SAMPLE`, `SAID`, `REFUSED`, `QUOTED` | one buffer for each CPU | writes | – | 1 |
 
 #![no_std]

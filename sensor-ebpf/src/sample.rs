@@ -63,6 +63,9 @@ pub struct Head {
     /// Which connection of the flow it is: the [`Judgement`](crate::flow::Judgement)'s epoch; 0 where the
     /// flow has no record.
     pub epoch: u64,
+    /// Of a refused DNS question: how many for the same name by the same device were not told since the one
+    /// before.
+    pub suppressed: u64,
 }
 
 wire! {
@@ -70,6 +73,7 @@ wire! {
     Head {
         key: FlowKey, at: u64, nanoseconds: u64, slot: u32, sequence: u32, initial_sequence: u32,
         payload: u32, captured: u32, kind: u8, direction: u8, flags: u8, piece: u8, epoch: u64,
+        suppressed: u64,
     }
 }
 

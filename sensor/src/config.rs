@@ -210,6 +210,9 @@ pub struct FlowTable {
 pub struct DeviceTable {
     /// Devices, 1 to 65,536; 1,024 by default.
     pub capacity: u32,
+    /// How long a device may be silent before its counts go to those of the device `other`, 1 second to 400
+    /// days; 7 days by default. One that no server answered on two days leaves after a day.
+    pub retire_after: Duration,
 }
 
 /// The daemon.

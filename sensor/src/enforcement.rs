@@ -193,6 +193,14 @@ impl Enforcement {
         self.remembered.recall(devices, now);
     }
 
+    /// Says which devices are settled beforehand: those that the configuration names, and those that were
+    /// settled when the last daemon ended; and after how much silence devices leave.
+    pub fn share(&self, kernel: &mut Kernel, config: &Config) {
+        let named = config.devices.iter().map(|device| Mac::new(device.mac));
+        let remembered = self.remembered.settled().map(Mac::new);
+        kernel.set_shares(named.chain(remembered), config.device_table.retire_after);
+    }
+
     /// Keeps for the next daemon what is known of devices.
     pub fn end(&mut self, now: f64) {
         self.remembered.keep(now);

@@ -99,6 +99,8 @@ pub struct Device {
     pub categories: BTreeMap<&'static str, ByDirection<u64>>,
     /// Flows that are in the table now.
     pub live_flows: u64,
+    /// Servers answered it on two days, or the configuration names it.
+    pub settled: bool,
     /// Seconds since the Unix epoch of the first packet.
     pub first_seen: f64,
     /// Seconds since the Unix epoch of the last packet.
@@ -390,6 +392,8 @@ pub struct DeviceTable {
     pub size: u64,
     /// Devices it has room for.
     pub capacity: u64,
+    /// Devices in it that are settled: servers answered them on two days, or the configuration names them.
+    pub settled: u64,
     /// Packets of devices without a place.
     pub overflow_packets: u64,
     /// Policy hits for which the hit table had no place.
@@ -410,8 +414,10 @@ pub struct SampleCounts {
     pub kind: &'static str,
     /// Put into the ring.
     pub taken: u64,
-    /// Left out because the ring was too full for their kind.
+    /// Left out because their device had its share of the ring, or the ring was too full for their kind.
     pub shed: u64,
+    /// Refused questions that were not told because one for the same name by the same device just was.
+    pub suppressed: u64,
     /// Lost because the ring had no room.
     pub lost: u64,
 }

@@ -257,6 +257,7 @@ fn begin(
     })?;
     kernel.set_watched_payloads(config.names.segments);
     kernel.set_hold(config.names.hold);
+    enforcement.share(kernel, config);
     kernel.tidy(config)?;
     let mut absent = Vec::new();
     for interface in &config.interfaces {
@@ -393,24 +394,33 @@ impl Owner {
         Ok(self)
     }
 
+    /// Takes what the kernel's side tells, and lets the thread that listens know whose slots are free.
+    fn apply(
+        &mut self,
+        tell: impl FnOnce(&mut Kernel, &mut dyn FnMut(Record)) -> Result<(), kernel::Error>,
+    ) -> Result<(), kernel::Error> {
+        let aggregate = &mut self.aggregate;
+        let now = unix_time();
+        let mut reaped = Vec::new();
+        let told = tell(&mut self.kernel, &mut |record| {
+            if let Record::Reaped(slot, flow) = &record {
+                reaped.push((*slot, flow.key));
+            }
+            aggregate.apply(record, now);
+        });
+        self.line.reaped(reaped);
+        told
+    }
+
     fn tick(&mut self) -> anyhow::Result<()> {
         let before = cpu_time();
         // The daemon reaches the kernel's maps by their pins. The next look logs why one is missing.
         let _ = self.kernel.keep_pins();
-        let aggregate = &mut self.aggregate;
         let now = unix_time();
-        let mut reaped = Vec::new();
-        let read = self
-            .kernel
-            .read(self.config.flow_table.idle_after, |record| {
-                if let Record::Reaped(slot, flow) = &record {
-                    reaped.push((*slot, flow.key));
-                }
-                aggregate.apply(record, now)
-            });
-        self.line.reaped(reaped);
-        read?;
-        let mut snapshot = aggregate.snapshot(self.ticks);
+        self.apply(|kernel, emit| kernel.share_out(emit))?;
+        let idle_after = self.config.flow_table.idle_after;
+        self.apply(|kernel, emit| kernel.read(idle_after, emit))?;
+        let mut snapshot = self.aggregate.snapshot(self.ticks);
         self.enforcement.recall(&mut snapshot.devices, now);
         self.enforcement.keep(Circumstances {
             kernel: &mut self.kernel,
@@ -614,7 +624,8 @@ impl Owner {
     fn look(&mut self) {
         let pinned = self.kernel.keep_pins();
         let looked = self.kernel.look(&self.config.interfaces);
-        match pinned.and(looked) {
+        let shared = self.apply(|kernel, emit| kernel.share_out(emit));
+        match pinned.and(looked).and(shared) {
             Ok(()) => self.said = None,
             Err(error) => {
                 // Said once, though it is tried again and again.
@@ -679,6 +690,7 @@ impl Owner {
         }
         self.kernel.set_watched_payloads(config.names.segments);
         self.kernel.set_hold(config.names.hold);
+        self.enforcement.share(&mut self.kernel, &config);
         self.aggregate
             .learn(Arc::clone(&knowledge), overrides(&config));
         self.knowledge = knowledge;

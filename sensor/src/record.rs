@@ -25,6 +25,8 @@ pub enum Record {
     Flow(u32, FlowRecord),
     /// The last counts of a flow whose slot is free from now on.
     Reaped(u32, FlowRecord),
+    /// A device, as a MAC address's word, that has no record of its own any more, and whether it was settled.
+    Left(u64, bool),
     /// How often a policy applied.
     Hits(HitKey, Hit),
     /// A policy matched a flow.

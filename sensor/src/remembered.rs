@@ -4,9 +4,9 @@
 //! once in half its lease, and is in the daemon's memory: without this, no such policy would hold after
 //! a restart until the device tells again. What is remembered stands until that is as sure.
 //!
-//! On disk is the MAC address, the vendor, the kind, how sure they are and the day on which the device
-//! was seen last; nothing of what it did, and nothing of what the configuration says of it. A device that
-//! is away for 30 days is forgotten.
+//! On disk is the MAC address, the vendor, the kind, how sure they are, the days on which the device was seen
+//! first and last, and whether it is settled; nothing of what it did, and nothing of what the configuration
+//! says of it. A device that is away for 30 days is forgotten; of too many, those that are not settled first.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -56,8 +56,11 @@ pub struct Remembered {
 struct Facts {
     kind: Option<Sure<Kind>>,
     vendor: Option<Sure<String>>,
-    /// The day on which it was seen last, since the Unix epoch.
+    /// The days on which it was seen first and last, since the Unix epoch; 0: not known.
+    first_seen: u64,
     last_seen: u64,
+    /// Servers answered it on two days, or the configuration named it.
+    settled: bool,
 }
 
 /// Something that is known, and how sure, 0 to 1.
@@ -82,7 +85,11 @@ struct Line {
     kind: Option<Sure<Kind>>,
     vendor: Option<Sure<String>>,
     /// In seconds since the Unix epoch, to the day.
+    #[serde(default)]
+    first_seen: u64,
     last_seen: u64,
+    #[serde(default)]
+    settled: bool,
 }
 
 impl Remembered {
@@ -122,6 +129,14 @@ impl Remembered {
         self.devices.keys().copied()
     }
 
+    /// The devices that are settled.
+    pub fn settled(&self) -> impl Iterator<Item = Mac> {
+        let devices = self.devices.iter();
+        devices
+            .filter(|(_, known)| known.facts.settled)
+            .map(|(mac, _)| *mac)
+    }
+
     /// What a device is.
     pub fn kind(&self, mac: Mac) -> Option<Kind> {
         Some(self.devices.get(&mac)?.facts.kind.as_ref()?.is)
@@ -143,6 +158,14 @@ impl Remembered {
             seen.insert(mac);
             let known = self.devices.entry(mac).or_default();
             known.facts.last_seen = device.last_seen as u64 / DAY;
+            known.facts.settled |= device.settled;
+            let first_seen = device.first_seen as u64 / DAY;
+            match known.facts.first_seen {
+                before if before != 0 && before < first_seen => {
+                    device.first_seen = (before * DAY) as f64;
+                }
+                _ => known.facts.first_seen = first_seen,
+            }
             recall(known, &mut device.identity);
         }
         self.forget(&seen, now);
@@ -170,19 +193,19 @@ impl Remembered {
             let away = self.devices.iter();
             let away = away.filter(|(mac, _)| !seen.contains(*mac));
             let mut away: Vec<_> = away
-                .map(|(mac, known)| (known.facts.last_seen, *mac))
+                .map(|(mac, known)| (known.facts.settled, known.facts.last_seen, *mac))
                 .collect();
             away.sort_unstable();
-            for (_, mac) in away.into_iter().take(too_many) {
+            for (.., mac) in away.into_iter().take(too_many) {
                 self.devices.remove(&mac);
             }
         }
     }
 
-    /// What is to be kept: a device of which neither is known is not.
+    /// What is to be kept: a device of which nothing is known is not.
     fn facts(&self) -> impl Iterator<Item = (&Mac, &Facts)> {
         let facts = self.devices.iter().map(|(mac, known)| (mac, &known.facts));
-        facts.filter(|(_, facts)| facts.kind.is_some() || facts.vendor.is_some())
+        facts.filter(|(_, facts)| facts.kind.is_some() || facts.vendor.is_some() || facts.settled)
     }
 
     /// Whether something is known that the file does not say. That it is surer than before, or less
@@ -191,7 +214,7 @@ impl Remembered {
         fn what<'f>((mac, facts): (&'f Mac, &'f Facts)) -> impl PartialEq + use<'f> {
             let kind = facts.kind.as_ref().map(|kind| kind.is);
             let vendor = facts.vendor.as_ref().map(|vendor| &*vendor.is);
-            (mac, kind, vendor, facts.last_seen)
+            (mac, kind, vendor, facts.last_seen, facts.settled)
         }
 
         !self.facts().map(what).eq(self.kept.iter().map(what))
@@ -208,7 +231,9 @@ impl Remembered {
             device: typed::devices_text(&DeviceSelector::Mac(*mac)),
             kind: facts.kind.clone(),
             vendor: facts.vendor.clone(),
+            first_seen: facts.first_seen * DAY,
             last_seen: facts.last_seen * DAY,
+            settled: facts.settled,
         });
         let lines: Vec<_> = lines.collect();
         match state::write(&self.file, &lines) {
@@ -240,7 +265,9 @@ fn read(file: &Path) -> anyhow::Result<BTreeMap<Mac, Facts>> {
         let facts = Facts {
             kind: line.kind,
             vendor: line.vendor,
+            first_seen: line.first_seen / DAY,
             last_seen: line.last_seen / DAY,
+            settled: line.settled,
         };
         Ok((mac, facts))
     });

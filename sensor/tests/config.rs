@@ -68,7 +68,10 @@ fn the_least_configuration_has_the_documented_defaults() {
             capacity: 65_536,
             idle_after: Duration::from_secs(120),
         },
-        device_table: DeviceTable { capacity: 1_024 },
+        device_table: DeviceTable {
+            capacity: 1_024,
+            retire_after: Duration::from_hours(168),
+        },
         daemon: Daemon {
             tick: Duration::from_secs(1),
             listen: "127.0.0.1:9617".parse().unwrap(),
@@ -189,7 +192,10 @@ fn every_key_is_read() {
             capacity: 1_024,
             idle_after: Duration::from_secs(500),
         },
-        device_table: DeviceTable { capacity: 16 },
+        device_table: DeviceTable {
+            capacity: 16,
+            retire_after: Duration::from_hours(168),
+        },
         daemon: Daemon {
             tick: Duration::from_millis(250),
             listen: "[::1]:9000".parse().unwrap(),

@@ -24,8 +24,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 use rustix::process::{Signal, geteuid};
 use xtask::{
     lab::{
-        ALLOWED, BLOCKED, Device, GATEWAY, Host, LISTED, Lab, ONLY_BLOCKED, Options, Outcome,
-        PHONE_MAC, Sensor, Way, wait_until,
+        ALLOWED, BLOCKED, Device, GATEWAY, Host, LAPTOP_MAC, LISTED, Lab, ONLY_BLOCKED, Options,
+        Outcome, PHONE_MAC, Sensor, Way, wait_until,
     },
     setup::{self, Need},
 };
@@ -115,6 +115,84 @@ fn no_request_by_any_way_at_five_milliseconds() -> Result<()> {
 #[test]
 fn no_request_by_any_way_without_distance_where_it_is_strict() -> Result<()> {
     by_every_way(None, "strict = true")
+}
+
+/// A datagram from a device that nobody has.
+fn made_up(device: u32, to: [u8; 4], port: u16, payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![2, 0, 0, 0, 0, 1, 6, 0];
+    frame.extend(device.to_be_bytes());
+    frame.extend([8, 0, 0x45, 0]);
+    frame.extend((payload.len() as u16 + 28).to_be_bytes());
+    frame.extend([0, 0, 0x40, 0, 64, 17, 0, 0, 192, 168, 77, 250]);
+    frame.extend(to);
+    let header = frame[14..34].as_chunks::<2>().0.iter();
+    let sum: u32 = header
+        .map(|pair| u32::from(u16::from_be_bytes(*pair)))
+        .sum();
+    let sum = (sum & 0xffff) + (sum >> 16);
+    frame[24..26].copy_from_slice(&(!(sum as u16)).to_be_bytes());
+    for word in [40_000, port, payload.len() as u16 + 8, 0] {
+        frame.extend(word.to_be_bytes());
+    }
+    frame.extend(payload);
+    frame
+}
+
+/// MAC addresses that somebody makes up take what is there for those that are not settled, and nothing of it
+/// for long: a phone that comes a second later has flows, names and verdicts.
+#[test]
+fn a_second_after_a_flood_of_made_up_devices_a_new_phone_has_all_that_it_needs() -> Result<()> {
+    const MADE_UP: u32 = 10_000;
+    const FLOWS_OF_EACH: u8 = 8;
+    if !can_be()? {
+        return Ok(());
+    }
+    let mut lab = lab(None)?;
+    let policies = blocking("strict = true") + "[device_table]\nretire_after = \"4s\"\n";
+    let sensor = lab.sensor(binary(), &lab.configuration(&policies))?;
+    lab.plug(Device::Phone)?;
+    let wire = lab.phone.wire("eth0")?;
+    let question = question(BLOCKED.name, 7);
+    for device in 0..MADE_UP {
+        for flow in 0..FLOWS_OF_EACH {
+            wire.send(&made_up(device, [198, 51, 100, flow], 4_433, b"nothing"))?;
+        }
+        wire.send(&made_up(device, [192, 168, 77, 1], 53, &question))?;
+        if device % 8 == 7 {
+            thread::sleep(Duration::from_micros(300));
+        }
+    }
+    thread::sleep(Duration::from_secs(1));
+    lab.plug(Device::Laptop)?;
+    let figures = paths::attempt_from(&lab, &lab.laptop, Way::Tls, ATTEMPTS)?;
+    figures.check("tls")?;
+    let devices = sensor.json(&lab, "devices")?;
+    let laptop = devices
+        .as_array()
+        .into_iter()
+        .flatten()
+        .find(|device| device["device"] == LAPTOP_MAC)
+        .context("the laptop has no record of its own")?;
+    let parties = laptop["parties"].to_string();
+    ensure!(
+        parties.contains("\"lab.example\""),
+        "the laptop's parties: {parties}"
+    );
+    // Of the flood nothing is left but in the sums.
+    wait_until("rid of the flood", Duration::from_secs(30), || {
+        sensor.json(&lab, "status").is_ok_and(|status| {
+            status["device_table"]["size"].as_u64() <= Some(4)
+                && status["policy_hits"].as_array().is_some_and(|hits| {
+                    hits.iter().all(|hit| {
+                        hit["device"]
+                            .as_str()
+                            .is_some_and(|mac| !mac.starts_with("06:00"))
+                    })
+                })
+        })
+    })?;
+    lab.balanced_books(&sensor)?;
+    Ok(())
 }
 
 /// A socket buffer whose checksum is left to whoever sends it on, as those of virtual machines and of

@@ -310,6 +310,44 @@ fn every_refused_question_is_answered_within_a_budget() -> Result<()> {
     Ok(())
 }
 
+/// Each refused name of each device is told once in a second, with how many questions for it were not.
+#[test]
+fn a_refused_name_is_told_once_in_a_second_with_how_many_were_not() -> Result<()> {
+    programs::enter_own_namespace()?;
+    let mut programs = household(Tables::default())?;
+    let mut ask = |name: &str, mac: u8| -> Result<Option<u64>> {
+        let mut asked = frame(false, 17, (40_000, 53), 0, &question(name, 1, false));
+        asked[11] = mac;
+        ensure!(programs.run_xdp("upload", &asked, 1)?.verdict == XDP_TX);
+        let mut ring = RingBuf::try_from(programs.map_mut("SAMPLES")?)?;
+        let mut told = None;
+        while let Some(entry) = ring.next() {
+            if entry.len() > size_of::<Head>() {
+                let suppressed = &entry[offset_of!(Head, suppressed)..];
+                told = suppressed
+                    .first_chunk()
+                    .map(|octets| u64::from_ne_bytes(*octets));
+            }
+        }
+        Ok(told)
+    };
+    ensure!(ask("blocked.example", 1)? == Some(0));
+    for _ in 0..4 {
+        ensure!(ask("blocked.example", 1)? == None);
+    }
+    // Another name, another device: each is told at once.
+    ensure!(ask("zero.example", 1)? == Some(0));
+    ensure!(ask("www.blocked.example", 1)? == Some(0));
+    ensure!(ask("blocked.example", 2)? == Some(0));
+    std::thread::sleep(std::time::Duration::from_millis(1_050));
+    ensure!(ask("blocked.example", 1)? == Some(4));
+    ensure!(ask("blocked.example", 2)? == Some(0));
+    let losses = programs.losses()?;
+    let dns = Kind::Dns as usize;
+    ensure!(losses.samples_suppressed[dns] == 4 && losses.samples_shed[dns] == 0);
+    Ok(())
+}
+
 /// At the ports of a connection that was refused for its name, the device opens another, whether its
 /// server was told of the end of the first or not.
 #[test]

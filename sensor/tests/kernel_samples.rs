@@ -446,3 +446,53 @@ fn of_a_packet_in_pieces_the_first_is_copied() -> Result<()> {
     ensure!(drain(&mut programs)?.len() == 1);
     Ok(())
 }
+
+/// A device that says much takes its share of the ring and no more, and of those that are not settled all
+/// together take theirs: what others say is told.
+#[test]
+fn no_device_takes_more_of_the_ring_than_its_share() -> Result<()> {
+    const SHARE: u64 = 16 * 1024;
+    const TWO: u64 = 2 * SHARE;
+
+    programs::enter_own_namespace()?;
+    let mut programs = Programs::load(Tables::default())?;
+    let mut settings = programs.settings()?;
+    settings.first_sample_bytes = SHARE;
+    programs.set("SETTINGS", 0, settings)?;
+    let mut losses = programs.losses()?;
+    losses.unsettled_sample_bytes = TWO;
+    programs.set("LOSSES", 0, losses)?;
+    let mut tls = pattern(1_400);
+    tls[..3].copy_from_slice(b"\x16\x03\x01");
+    let mut flood = |programs: &mut Programs, mac: u8, count: u16| -> Result<u64> {
+        for port in 0..count {
+            let mut frame = segment(10_000 + port, ACK, 1, &tls);
+            frame[11] = mac;
+            programs.run_xdp("upload", &frame, 1)?;
+        }
+        let told = drain(programs)?;
+        Ok(told
+            .iter()
+            .map(|entry| (size_of::<Head>() + entry.octets.len()) as u64)
+            .sum())
+    };
+    for mac in [1, 2] {
+        let told = flood(&mut programs, mac, 100)?;
+        ensure!(told <= SHARE && told > SHARE - 2_000, "{told} of {SHARE}");
+    }
+    // Both together have taken what devices that are not settled may have: a third waits.
+    let told = flood(&mut programs, 3, 10)?;
+    ensure!(told <= 2_000, "{told}");
+    // One that is settled has its own share whatever those take.
+    let number = programs.device_of([2, 0, 0, 0, 0, 3])?;
+    let mut record = programs.device(number)?;
+    record.settled = 1;
+    programs.set("DEVICES", number, record)?;
+    let told = flood(&mut programs, 3, 20)?;
+    ensure!(told > SHARE - 4_000, "{told}");
+    let losses = programs.losses()?;
+    let tls = Kind::Tls as usize;
+    ensure!(losses.samples_lost[tls] == 0);
+    ensure!(losses.samples[tls] + losses.samples_shed[tls] == 100 + 100 + 20);
+    Ok(())
+}

@@ -131,6 +131,7 @@ fn phone() -> Device {
             ("telemetry", both(60_000, 5_000)),
         ]),
         live_flows: 7,
+        settled: true,
         first_seen: NOW - 86_400.0,
         last_seen: NOW - 60.25,
     }
@@ -281,6 +282,7 @@ fn snapshot() -> Snapshot {
         device_table: DeviceTable {
             size: 1,
             capacity: 1_024,
+            settled: 1,
             overflow_packets: 0,
             hits_lost: 0,
         },
@@ -290,12 +292,14 @@ fn snapshot() -> Snapshot {
                     kind: "dns",
                     taken: 10,
                     shed: 0,
+                    suppressed: 5,
                     lost: 1,
                 },
                 SampleCounts {
                     kind: "http",
                     taken: 2,
                     shed: 5,
+                    suppressed: 5,
                     lost: 0,
                 },
             ],

@@ -11,8 +11,12 @@ use sensor_ebpf::{
     parse::{Family, Mac},
 };
 
-use super::losses;
-use crate::{field, shared::Element, tell::News};
+use super::{losses, settings};
+use crate::{
+    field,
+    shared::{Element, Shared},
+    tell::News,
+};
 
 /// Which record of `DEVICES` a MAC address has.
 #[map]
@@ -53,6 +57,8 @@ pub(crate) fn number_of(mac: Mac, now: u64) -> u32 {
     field!(record, mac).store(mac);
     field!(record, first_seen).store(now);
     field!(record, last_seen).store(now);
+    let bytes = settings::settings().map_or(0, |settings| settings.first_sample_bytes);
+    field!(record, sample_bytes).store(bytes);
     if DEVICE_INDEX
         .insert(mac, number, u64::from(BPF_NOEXIST))
         .is_ok()
@@ -61,6 +67,7 @@ pub(crate) fn number_of(mac: Mac, now: u64) -> u32 {
     }
     // Another CPU was first, or the table is full. The record is still known to nobody else.
     field!(record, mac).store(0);
+    field!(record, sample_bytes).store(0);
     if FREE_DEVICES.push(number, 0).is_err() {
         losses::count(
             |losses| field!(losses, device_table_full),
@@ -81,6 +88,32 @@ fn further_devices() -> u32 {
         Some(News::DeviceTableFull),
     );
     FURTHER_DEVICES
+}
+
+/// Takes so many bytes of the ring from those that a device may have. Gives whether it had them; of a device
+/// that is not settled, whether all of these had them together, too.
+#[inline(always)]
+pub(crate) fn take_sample_bytes(device: u32, bytes: u64) -> bool {
+    let (Some(record), Some(losses), Some(settings)) =
+        (record(device), losses::losses(), settings::settings())
+    else {
+        return false;
+    };
+    if settings.first_sample_bytes == 0 {
+        return true;
+    }
+    let of_device = field!(record, sample_bytes);
+    let of_unsettled = field!(losses, unsettled_sample_bytes);
+    let is_unsettled = field!(record, settled).load() == 0;
+    let has = |share: Shared<u64>| share.load() as i64 >= bytes as i64;
+    if !has(of_device) || is_unsettled && !has(of_unsettled) {
+        return false;
+    }
+    of_device.add(bytes.wrapping_neg());
+    if is_unsettled {
+        of_unsettled.add(bytes.wrapping_neg());
+    }
+    true
 }
 
 /// Books a packet that has no flow.

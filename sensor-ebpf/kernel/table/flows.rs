@@ -151,6 +151,12 @@ impl Flow {
         self.slot
     }
 
+    /// The number of its device's record.
+    #[inline(always)]
+    pub(crate) fn device(self) -> u32 {
+        field!(self.detail, device).load()
+    }
+
     /// Whether it is that of a key.
     #[inline(always)]
     pub(crate) fn is_of(self, key: &FlowKey) -> bool {
@@ -305,17 +311,14 @@ fn find_in(set: u32, fingerprint: u64, key: &FlowKey, twin: &mut bool) -> Option
     None
 }
 
-/// How long a device counts as new.
-const NEWCOMER_SECONDS: u64 = 60;
-
 /// Takes a way for a flow.
 ///
 /// `None` where the table is full, where the device has its share of it, or where both sets are full: each
 /// is counted. A device may hold as many flows as are free (dynamic thresholds,
 /// Choudhury and Hahne 1998, with alpha 1): one that floods the table leaves half of it, two leave
-/// a third, and a device with few flows finds room in any case. Newcomers together get no more than
-/// three quarters of it: a flood of made-up MAC addresses, with few flows each, leaves room to those that
-/// were there before.
+/// a third, and a device with few flows finds room in any case. Those that are not settled get no more
+/// than three quarters of it together: a flood of made-up MAC addresses, with few flows each, leaves room to
+/// those that are.
 #[inline(always)]
 pub(crate) fn open(seen: &Seen, device: u32, has_twin: bool, settings: &Settings) -> Option<Flow> {
     let (fingerprint, now) = (seen.fingerprint, seen.now);
@@ -327,10 +330,10 @@ pub(crate) fn open(seen: &Seen, device: u32, has_twin: bool, settings: &Settings
         losses::count_in(field!(losses, flow_table_full), Some(News::FlowTableFull));
         return None;
     }
-    let age = now.wrapping_sub(field!(owner, first_seen).load());
-    let newcomer = age < NEWCOMER_SECONDS * settings.hz;
+    let unsettled_flows = field!(losses, unsettled_flows);
+    let unsettled = field!(owner, settled).load() == 0;
     if of_device >= settings.flow_slots - in_use
-        || newcomer && in_use >= settings.flow_slots - settings.flow_slots / 4
+        || unsettled && unsettled_flows.load() >= settings.flow_slots - settings.flow_slots / 4
     {
         losses::count_in(field!(losses, flow_share_used), Some(News::FlowShareUsed));
         return None;
@@ -358,6 +361,7 @@ pub(crate) fn open(seen: &Seen, device: u32, has_twin: bool, settings: &Settings
     field!(detail, device).store(device);
     field!(detail, interface).store(interfaces::number_of(seen.key.ifindex()) as u16);
     field!(detail, opened_by).store(seen.direction() as u8);
+    field!(detail, unsettled).store(u8::from(unsettled));
     field!(line.0, last_seen).store(now as u32);
     let watch = Watch::of_new_flow(&seen.key, settings.watched_payloads);
     field!(line.0, watch).store(watch.bits());
@@ -373,6 +377,9 @@ pub(crate) fn open(seen: &Seen, device: u32, has_twin: bool, settings: &Settings
     field!(line.0, fingerprint).exchange(fingerprint);
     field!(losses, live_flows).add(1);
     field!(owner, live_flows).add(1);
+    if unsettled {
+        unsettled_flows.add(1);
+    }
     Some(flow)
 }
 

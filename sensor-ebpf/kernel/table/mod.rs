@@ -16,4 +16,5 @@ pub(crate) mod ring;
 pub(crate) mod rules;
 pub(crate) mod scratch;
 pub(crate) mod settings;
+pub(crate) mod told;
 mod user_space;

@@ -4,13 +4,16 @@ use core::{ptr, slice};
 
 use aya_ebpf::{bindings::BPF_RB_AVAIL_DATA, macros::map, maps::RingBuf};
 use sensor_ebpf::{
-    books::Losses,
+    books::{FURTHER_DEVICES, Losses},
     flow::{Direction, FlowKey},
     policy::Decision,
     sample::{Head, Judged, Kind, MAX_PAYLOAD},
 };
 
-use super::{losses, scratch::Sample};
+use super::{
+    devices, losses,
+    scratch::{self, Sample},
+};
 use crate::{
     field,
     shared::{Element, Shared},
@@ -45,13 +48,16 @@ pub(crate) fn report_judged(key: &FlowKey, decision: Decision, direction: Direct
     count(|losses| field!(losses, samples), Kind::Judged, None);
 }
 
-/// Puts a sample with `len` octets of payload into the ring, where its kind may have the room, and gives
-/// whether it is there. Of a packet that goes there in pieces the first is counted, and what is lost.
+/// Puts a sample with `len` octets of payload into the ring, where its device and its kind may have the
+/// room, and gives whether it is there. Of a packet that goes there in pieces the first is counted, and what is lost.
 #[inline(always)]
 pub(crate) fn submit(sample: &Sample, len: u32, kind: Kind) -> bool {
     let quarters = kind.quarters();
-    if quarters < 4
-        && SAMPLES.query(u64::from(BPF_RB_AVAIL_DATA)) > u64::from(SAMPLES_SIZE / 4) * quarters
+    let record = size_of::<Head>() as u64 + u64::from(len);
+    let device = scratch::reading().map_or(FURTHER_DEVICES, |reading| reading.device);
+    if !devices::take_sample_bytes(device, record)
+        || quarters < 4
+            && SAMPLES.query(u64::from(BPF_RB_AVAIL_DATA)) > u64::from(SAMPLES_SIZE / 4) * quarters
     {
         count(
             |losses| field!(losses, samples_shed),
@@ -84,8 +90,8 @@ pub(crate) fn submit(sample: &Sample, len: u32, kind: Kind) -> bool {
 
 /// Counts a sample that is not told because another like it was just now.
 #[inline(always)]
-pub(crate) fn count_shed(kind: Kind) {
-    count(|losses| field!(losses, samples_shed), kind, None);
+pub(crate) fn count_suppressed(kind: Kind) {
+    count(|losses| field!(losses, samples_suppressed), kind, None);
 }
 
 /// Counts one sample by its kind, and tells of the first.

@@ -79,6 +79,10 @@ pub(crate) struct Reading {
     pub(crate) place: u32,
     /// Not 0 where verdicts on names are waited for.
     pub(crate) strict: u32,
+    /// The number of the device's record.
+    pub(crate) device: u32,
+    /// Keeps the size a multiple of eight; 0.
+    pub(crate) reserved: u32,
 }
 
 /// A name that a payload says.
@@ -86,8 +90,6 @@ pub(crate) struct Reading {
 pub(crate) struct Said {
     pub(crate) text: Text,
     pub(crate) suffixes: Suffixes,
-    /// Jiffies when a refused question was last told to user space.
-    pub(crate) told: u64,
 }
 
 /// A sample as it goes into the ring; of the payload, as much as was captured.

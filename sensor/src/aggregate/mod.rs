@@ -54,6 +54,13 @@ const UNLISTED_FOR: f64 = 15.0;
 /// are none of them, and are forgotten again.
 const MAX_UNLISTED: usize = 1_024;
 
+/// Devices that left the kernel's table of which something is kept, at most: those that were not settled
+/// are forgotten first.
+const MAX_LEFT: usize = 1_024;
+
+/// How long it is kept, in seconds: 30 days.
+const LEFT_FOR: f64 = 30.0 * 24.0 * 60.0 * 60.0;
+
 /// Everything that is known, put together from records.
 #[derive(Debug)]
 pub struct Aggregate {
@@ -160,8 +167,12 @@ struct DeviceState {
     traffic: Traffic,
     /// It is in the kernel's table.
     is_listed: bool,
-    /// When something was noted first, in seconds since the Unix epoch.
+    /// When something was noted first, or when it left the table, in seconds since the Unix epoch.
     noted: f64,
+    /// Seconds since the Unix epoch of its first packet; 0 before a snapshot.
+    first_seen: f64,
+    /// It left the table, settled or not: what is known of it is kept, and what it did is not.
+    left: Option<bool>,
 }
 
 impl Default for Aggregate {
@@ -234,6 +245,7 @@ impl Aggregate {
             Record::Device(reading) if reading::is_device(reading.number) => {
                 self.list(Mac::from_word(reading.record.mac));
             }
+            Record::Left(mac, settled) => self.let_go(Mac::from_word(*mac), *settled),
             Record::Flow(slot, flow) => self.book(*slot, flow, false),
             Record::Reaped(slot, flow) => {
                 self.book(*slot, flow, true);
@@ -264,6 +276,10 @@ impl Aggregate {
             places.insert(mac, place);
             state.traffic.choose(top);
             describe(device, state, &self.parties);
+            if state.first_seen != 0.0 {
+                device.first_seen = device.first_seen.min(state.first_seen);
+            }
+            state.first_seen = device.first_seen;
             let conclusion = state.conclusion.take().unwrap_or_else(|| {
                 state
                     .identity
@@ -482,15 +498,47 @@ impl Aggregate {
         let device = match self.devices.entry(mac) {
             Entry::Occupied(device) => {
                 let device = device.into_mut();
-                if !device.is_listed {
+                if !device.is_listed && device.left.is_none() {
                     self.unlisted -= 1;
                 }
+                device.left = None;
                 device
             }
             Entry::Vacant(place) => place.insert(DeviceState::default()),
         };
         device.is_listed = true;
         device
+    }
+
+    /// Forgets what a device did that left the kernel's table, and keeps what it is.
+    fn let_go(&mut self, mac: Mac, settled: bool) {
+        let Some(device) = self.devices.get_mut(&mac) else {
+            return;
+        };
+        *device = DeviceState {
+            identity: std::mem::take(&mut device.identity),
+            first_seen: device.first_seen,
+            noted: self.now,
+            left: Some(settled),
+            ..DeviceState::default()
+        };
+        let before = self.now - LEFT_FOR;
+        self.devices
+            .retain(|_, device| device.left.is_none() || device.noted > before);
+        let left = |device: &DeviceState| device.left.map(|settled| (settled, device.noted));
+        let count = self.devices.values().filter_map(left).count();
+        if count > MAX_LEFT
+            && let Some(mac) = self
+                .devices
+                .iter()
+                .filter_map(|(mac, device)| Some((left(device)?, *mac)))
+                .min_by(|((settled, noted), _), ((other, at), _)| {
+                    settled.cmp(other).then(noted.total_cmp(at))
+                })
+                .map(|(_, mac)| mac)
+        {
+            self.devices.remove(&mac);
+        }
     }
 
     /// Devices that no reading had in all this time are forgotten, and counted.
@@ -500,7 +548,7 @@ impl Aggregate {
         }
         let known = self.devices.len();
         self.devices
-            .retain(|_, device| device.is_listed || device.noted > before);
+            .retain(|_, device| device.is_listed || device.left.is_some() || device.noted > before);
         let forgotten = known - self.devices.len();
         self.unlisted -= forgotten;
         self.devices_refused += forgotten as u64;

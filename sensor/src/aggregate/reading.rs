@@ -78,7 +78,7 @@ impl Reading {
             Record::Flow(_, flow) => self.flow(&flow),
             Record::Hits(key, tally) => self.hits(key, tally),
             // Its counts are in the records of its device and its interface by now.
-            Record::Reaped(..) => {}
+            Record::Reaped(..) | Record::Left(..) => {}
             // What a policy matched is told to the log by the pipeline; the counts are in the hits.
             Record::Judged(_) | Record::Sample(_) | Record::Heard(_) | Record::GivenUp(_) => {}
         }
@@ -150,6 +150,11 @@ impl Reading {
                     .filter(|number| is_device(**number))
                     .count() as u64,
                 capacity: tables.device_capacity.into(),
+                settled: self
+                    .devices
+                    .values()
+                    .filter(|(reading, _)| is_device(reading.number) && reading.record.settled != 0)
+                    .count() as u64,
                 overflow_packets: tables.losses.device_table_full,
                 hits_lost: tables.losses.hit_table_full,
             },
@@ -161,6 +166,7 @@ impl Reading {
                         kind: kind.name(),
                         taken: tables.losses.samples[number],
                         shed: tables.losses.samples_shed[number],
+                        suppressed: tables.losses.samples_suppressed[number],
                         lost: tables.losses.samples_lost[number],
                     })
                     .collect(),
@@ -193,7 +199,11 @@ impl Reading {
             .iter()
             .map(
                 |((mac, policy, verdict, layer), (hits, decided))| PolicyHits {
-                    device: mac_text(Mac::new(*mac)),
+                    device: match mac {
+                        // Of devices that share a record, and of those that left.
+                        [0, 0, 0, 0, 0, 0] => OTHER.to_owned(),
+                        mac => mac_text(Mac::new(*mac)),
+                    },
                     policy: self
                         .policies
                         .get(policy)
@@ -328,6 +338,9 @@ fn protocol_text(number: u8) -> String {
     }
 }
 
+/// What the shared record of devices is called.
+const OTHER: &str = "other";
+
 /// A device's books; `None` for the shared records while they hold nothing.
 fn device((reading, flows): &(DeviceReading, OfFlows), clock: Clock) -> Option<Device> {
     let record = &reading.record;
@@ -365,7 +378,7 @@ fn device((reading, flows): &(DeviceReading, OfFlows), clock: Clock) -> Option<D
     }
     let name = match reading.number {
         MULTICAST_DEVICE => "multicast".to_owned(),
-        FURTHER_DEVICES => "other".to_owned(),
+        FURTHER_DEVICES => OTHER.to_owned(),
         _ => mac_text(Mac::from_word(record.mac)),
     };
     if families.is_empty() && !is_device(reading.number) {
@@ -376,6 +389,7 @@ fn device((reading, flows): &(DeviceReading, OfFlows), clock: Clock) -> Option<D
         mac: is_device(reading.number).then(|| Mac::from_word(record.mac)),
         families,
         live_flows: flows.opened.as_flattened().iter().sum(),
+        settled: record.settled != 0,
         first_seen: clock.unix_seconds(record.first_seen),
         last_seen: clock.unix_seconds(record.last_seen.max(flows.last_seen)),
         ..Device::default()

@@ -111,9 +111,10 @@ pub fn print_status(
         (
             "ring",
             format!(
-                "{} samples, {} left out, {} lost",
+                "{} samples, {} left out, {} suppressed, {} lost",
                 grouped(sum_of(&snapshot.ring, |counts| counts.taken)),
                 grouped(sum_of(&snapshot.ring, |counts| counts.shed)),
+                grouped(sum_of(&snapshot.ring, |counts| counts.suppressed)),
                 grouped(sum_of(&snapshot.ring, |counts| counts.lost)),
             ),
         ),

@@ -30,6 +30,8 @@ type Value<'i> = Spanned<DeValue<'i>>;
 const FLOW_CAPACITY: RangeInclusive<u32> = 64..=1_048_574;
 const DEVICE_CAPACITY: RangeInclusive<u32> = 1..=65_536;
 const IDLE_AFTER: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(24);
+const RETIRE_AFTER: RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_hours(400 * 24);
 const TICK: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_mins(1);
 
 // 15 is no count in the kernel's word of a flow.
@@ -426,9 +428,11 @@ impl Reader {
     fn device_table(&mut self, root: &Section<'_, '_>) -> DeviceTable {
         let section = self.section(root, "device_table", "[device_table]");
         let section = section.as_ref();
-        self.know_keys_of(section, &["capacity"]);
+        self.know_keys_of(section, &["capacity", "retire_after"]);
+        let week = Duration::from_hours(7 * 24);
         DeviceTable {
             capacity: self.number(section, "capacity", DEVICE_CAPACITY, 1_024),
+            retire_after: self.duration(section, "retire_after", RETIRE_AFTER, week),
         }
     }
 

@@ -201,13 +201,17 @@ mod declared {
             "Devices in the device table.";
         DEVICE_TABLE_CAPACITY: Gauge "sensor_device_table_capacity_devices" []
             "Devices that the device table has room for.";
+        DEVICE_TABLE_SETTLED: Gauge "sensor_device_table_settled_devices" []
+            "Devices in the device table that servers answered on two days, or that the configuration names.";
         DEVICE_TABLE_OVERFLOW: Counter "sensor_device_table_overflow_packets_total" []
             "Packets of devices without a place, booked to the device other.";
 
         RING_SAMPLES: Counter "sensor_ring_samples_total" ["kind"]
             "Samples that the kernel put into the ring, by what they were taken for.";
         RING_SHED: Counter "sensor_ring_shed_samples_total" ["kind"]
-            "Samples left out because the ring was too full for their kind: HTTP first, TLS and QUIC next.";
+            "Samples left out because their device had its share of the ring, or because the ring was too full for their kind: HTTP first, TLS and QUIC next.";
+        RING_SUPPRESSED: Counter "sensor_ring_suppressed_samples_total" ["kind"]
+            "Refused questions that were not told because one for the same name by the same device was told less than a second before.";
         RING_LOST: Counter "sensor_ring_lost_samples_total" ["kind"]
             "Samples lost because the ring had no room.";
         DECODE_FAILURES: Counter "sensor_decode_failures_total" ["decoder", "reason"]
@@ -640,6 +644,7 @@ fn tables(snapshot: &Snapshot, families: &mut Text) {
     let devices = &snapshot.device_table;
     families.extend(declared::DEVICE_TABLE_SIZE.value(number(devices.size)));
     families.extend(declared::DEVICE_TABLE_CAPACITY.value(number(devices.capacity)));
+    families.extend(declared::DEVICE_TABLE_SETTLED.value(number(devices.settled)));
     families.extend(declared::DEVICE_TABLE_OVERFLOW.value(number(devices.overflow_packets)));
     let kinds = |of: fn(&SampleCounts) -> u64| {
         let samples = snapshot.ring.samples.iter();
@@ -647,6 +652,7 @@ fn tables(snapshot: &Snapshot, families: &mut Text) {
     };
     families.extend(declared::RING_SAMPLES.family(kinds(|counts| counts.taken)));
     families.extend(declared::RING_SHED.family(kinds(|counts| counts.shed)));
+    families.extend(declared::RING_SUPPRESSED.family(kinds(|counts| counts.suppressed)));
     families.extend(declared::RING_LOST.family(kinds(|counts| counts.lost)));
     let failures = snapshot
         .decode_failures

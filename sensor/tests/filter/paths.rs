@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use anyhow::{Result, ensure};
 use serde::Serialize;
 use xtask::lab::{
-    ALLOWED, Attempt, BLOCKED, GATEWAY, Lab, NAME_SERVER, ONLY_BLOCKED, Outcome, Request, Way,
+    ALLOWED, Attempt, BLOCKED, GATEWAY, Host, Lab, NAME_SERVER, ONLY_BLOCKED, Outcome, Request, Way,
 };
 
 /// What came of the attempts by one way.
@@ -47,9 +47,14 @@ impl Figures {
     }
 }
 
-/// Makes `count` attempts at the blocked name by this way, half of them by either family, and as
-/// many at the allowed one.
+/// Makes `count` attempts of the phone at the blocked name by this way, half of them by either family, and
+/// as many at the allowed one.
 pub(crate) fn attempt(lab: &Lab, way: Way, count: usize) -> Result<Figures> {
+    attempt_from(lab, &lab.phone, way, count)
+}
+
+/// As [`attempt`], by this host.
+pub(crate) fn attempt_from(lab: &Lab, host: &Host, way: Way, count: usize) -> Result<Figures> {
     let addresses: Vec<&str> = match way {
         Way::Dns => vec![GATEWAY[0], GATEWAY[1], NAME_SERVER],
         _ => BLOCKED.addresses.to_vec(),
@@ -60,7 +65,7 @@ pub(crate) fn attempt(lab: &Lab, way: Way, count: usize) -> Result<Figures> {
         .collect();
     let each = count.div_ceil(addresses.len());
     let before = leaks(lab, way)?;
-    let attempts = lab.attempts(&lab.phone, way, each, &targets)?;
+    let attempts = lab.attempts(host, way, each, &targets)?;
     let (blocked, allowed) = attempts.into_iter().partition(|one| one.target % 2 == 0);
     Ok(figures(&blocked, &allowed, leaks(lab, way)? - before))
 }

@@ -434,6 +434,12 @@ impl Programs {
         self.get("DEVICES", number)
     }
 
+    /// The number of the record of the device with a MAC address.
+    pub(crate) fn device_of(&self, mac: [u8; 6]) -> Result<u32> {
+        let index: HashMap<_, u64, u32> = HashMap::try_from(self.map("DEVICE_INDEX")?)?;
+        Ok(index.get(&sensor_ebpf::parse::Mac::new(mac).word(), 0)?)
+    }
+
     /// The interface's books.
     pub(crate) fn interface(&self) -> Result<InterfaceRecord> {
         self.get("INTERFACES", INTERFACE)

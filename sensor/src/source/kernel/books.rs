@@ -11,10 +11,11 @@ use std::{
 use aya::maps::{Array, HashMap as KernelHashMap, Map, MapData, MapError};
 use sensor_ebpf::{
     books::{
-        DeviceRecord, FIRST_DEVICE, Hit, HitKey, InterfaceRecord, Journal, Losses, PolicyName,
-        Settings, Tally,
+        DeviceRecord, FIRST_DEVICE, FIRST_SAMPLE_BYTES, Hit, HitKey, InterfaceRecord, Journal,
+        Losses, PolicyName, Settings, Tally,
     },
     flow::{Direction, FlowRecord, Judgement},
+    parse::Mac,
 };
 
 use super::{
@@ -120,6 +121,13 @@ impl Books {
         self.settings
             .word(0, offset_of!(Settings, watched_payloads))
             .store(payloads.into(), Ordering::Relaxed);
+    }
+
+    /// Says that devices have shares of the ring, which are given out from now on.
+    pub(super) fn give_shares_of_the_ring(&self) {
+        self.settings
+            .word(0, offset_of!(Settings, first_sample_bytes))
+            .store(FIRST_SAMPLE_BYTES, Ordering::Relaxed);
     }
 
     /// Says how long the packets of servers wait for a verdict at most.
@@ -245,6 +253,37 @@ impl Books {
         self.hits
             .insert(Raw(*key), Raw(hit), 0)
             .map_err(hits_refused)
+    }
+
+    /// Moves the hits of devices that left to the key of no device.
+    pub(super) fn give_up_hits(&mut self, macs: &HashSet<u64>) -> Result<(), Error> {
+        if macs.is_empty() {
+            return Ok(());
+        }
+        let mut left = Vec::new();
+        for hit in self.hits.iter() {
+            let (Raw(key), Raw(hit)) = hit.map_err(hits_refused)?;
+            if macs.contains(&Mac::new(key.mac).word()) {
+                left.push((key, hit));
+            }
+        }
+        for (key, hit) in left {
+            match self.hits.remove(&Raw(key)) {
+                Ok(()) | Err(MapError::KeyNotFound) => {}
+                Err(source) => return Err(hits_refused(source)),
+            }
+            let shared = HitKey {
+                mac: [0; 6],
+                writer: HitKey::OF_REAPED,
+                ..key
+            };
+            let mut sum = self.hit(&shared)?;
+            sum.wire.packets += hit.wire.packets;
+            sum.wire.bytes += hit.wire.bytes;
+            sum.decided += hit.decided;
+            self.set_hit(&shared, sum)?;
+        }
+        Ok(())
     }
 
     fn live_flows(&self, now: u64) -> impl Iterator<Item = (u32, FlowRecord)> {

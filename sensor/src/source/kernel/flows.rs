@@ -97,6 +97,22 @@ impl Flows {
             .load(Ordering::Relaxed)
     }
 
+    /// Whether its device got nothing in it.
+    pub(super) fn is_unanswered(&self, slot: u32) -> bool {
+        self.lines
+            .word(slot, offset_of!(FlowLine, download_packets))
+            .load(Ordering::Relaxed)
+            == 0
+    }
+
+    /// Whether it is counted among the flows of devices that were not settled.
+    pub(super) fn is_unsettled(&self, slot: u32) -> bool {
+        self.details
+            .octet(slot, offset_of!(FlowDetail, unsettled))
+            .load(Ordering::Relaxed)
+            != 0
+    }
+
     /// How often it was given back.
     pub(super) fn releases(&self, slot: u32) -> &AtomicU32 {
         self.details.half(slot, offset_of!(FlowDetail, releases))

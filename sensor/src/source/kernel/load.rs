@@ -18,6 +18,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use sensor_ebpf::{
     books::{FIRST_DEVICE, LAYOUT, Settings},
     flow::{WAYS, sets_for},
+    parse::Mac,
 };
 
 use super::{
@@ -30,6 +31,7 @@ use super::{
     policy::{self, DeviceRules, Installed},
     preflight, readers, reap,
     ring::{Messages, Samples},
+    shares::Shares,
     table::{Access, Raw},
     verdicts::Verdicts,
 };
@@ -73,6 +75,7 @@ pub(super) const PINNED: [&str; 23] = [
 pub struct Kernel {
     programs: Ebpf,
     books: Books,
+    shares: Shares,
     attachments: Attachments,
     pin_directory: PathBuf,
     hz: u64,
@@ -107,6 +110,7 @@ impl Kernel {
         let mut kernel = Self {
             programs,
             books,
+            shares: Shares::open(directory)?,
             attachments: Attachments::new()?,
             pin_directory: directory.clone(),
             hz,
@@ -114,6 +118,9 @@ impl Kernel {
             lock,
         };
         reap::recover(&mut kernel.books)?;
+        kernel.shares.recover(&kernel.books)?;
+        kernel.books.give_shares_of_the_ring();
+        kernel.share_out(|_| {})?;
         Ok(kernel)
     }
 
@@ -327,6 +334,24 @@ impl Kernel {
     /// Says how long the packets of servers wait for a verdict at most.
     pub fn set_hold(&self, hold: Duration) {
         self.books.set_hold(hold);
+    }
+
+    /// Says which devices are settled whatever they do, and after how much silence others leave.
+    pub fn set_shares(&mut self, named: impl IntoIterator<Item = Mac>, retire_after: Duration) {
+        let named = named.into_iter().map(Mac::word).collect();
+        self.shares.configure(named, retire_after);
+    }
+
+    /// Gives each device its bytes of the ring, and lets devices leave that were silent for long, or whose
+    /// place others need; tells the last counts of their flows.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses a map.
+    pub fn share_out(&mut self, emit: impl FnMut(Record)) -> Result<(), Error> {
+        let clock: &mut Xdp = program(&mut self.programs, "clock");
+        let now = clock::now(clock, self.hz)?;
+        self.shares.keep(&mut self.books, now.jiffies, emit)
     }
 
     /// The live flows, for those who list them.

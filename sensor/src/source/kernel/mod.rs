@@ -25,6 +25,7 @@ mod readers;
 mod reap;
 mod ring;
 mod run;
+mod shares;
 mod table;
 mod verdicts;
 

@@ -21,7 +21,7 @@ use sensor_ebpf::{
 use super::{
     Error,
     books::{Books, hits_of},
-    grace_period,
+    grace_period, shares,
 };
 use crate::record::Record;
 
@@ -30,7 +30,7 @@ pub(super) fn reap(
     books: &mut Books,
     now: u64,
     idle: u64,
-    mut emit: impl FnMut(Record),
+    emit: impl FnMut(Record),
 ) -> Result<(), Error> {
     let deadline = now.saturating_sub(idle);
     let mut leaving = Vec::new();
@@ -46,6 +46,31 @@ pub(super) fn reap(
         leaving.push(number);
     }
     books.flows.tidy_spills();
+    take_last_counts(books, leaving, now, emit)
+}
+
+/// Reaps the flows in these slots, idle or not.
+pub(super) fn leave(
+    books: &mut Books,
+    leaving: Vec<u32>,
+    now: u64,
+    emit: impl FnMut(Record),
+) -> Result<(), Error> {
+    for number in &leaving {
+        let state = books.flows.state(*number);
+        state.store(slot::LEAVING, Ordering::Release);
+        books.flows.fingerprint(*number).store(0, Ordering::Release);
+    }
+    take_last_counts(books, leaving, now, emit)
+}
+
+/// Books and tells the last counts of flows that no program finds any more, behind a grace period.
+fn take_last_counts(
+    books: &mut Books,
+    leaving: Vec<u32>,
+    now: u64,
+    mut emit: impl FnMut(Record),
+) -> Result<(), Error> {
     if leaving.is_empty() {
         return Ok(());
     }
@@ -60,6 +85,7 @@ pub(super) fn reap(
 /// as it was. Nobody may add to it any more.
 fn retire(books: &mut Books, number: u32, now: u64) -> Result<FlowRecord, Error> {
     let record = books.flows.read(number, now);
+    let is_unsettled = books.flows.is_unsettled(number);
     let device = books.devices.read(record.device);
     let family = family_index(record.key.family());
     let mut log = Journal {
@@ -127,6 +153,12 @@ fn retire(books: &mut Books, number: u32, now: u64) -> Result<FlowRecord, Error>
             .devices
             .word(record.device, offset_of!(DeviceRecord, live_flows)),
     );
+    if is_unsettled {
+        subtract(books.losses.word(0, offset_of!(Losses, unsettled_flows)));
+    }
+    if record.download_packets != 0 && record.opened_by == Direction::Upload as u8 {
+        shares::answered(books, record.device, now);
+    }
     Ok(record)
 }
 
@@ -190,7 +222,7 @@ fn release(books: &Books, log: &Journal) {
     phase(books, journal::IDLE);
 }
 
-fn write_tally<T: sensor_ebpf::wire::Wire>(
+pub(super) fn write_tally<T: sensor_ebpf::wire::Wire>(
     table: &super::table::Table<T>,
     number: u32,
     offset: usize,
@@ -206,7 +238,8 @@ fn write_tally<T: sensor_ebpf::wire::Wire>(
         .store(tally.bytes, Ordering::Release);
 }
 
-fn phase(books: &Books, phase: u64) {
+/// Says in the journal what is being done.
+pub(super) fn phase(books: &Books, phase: u64) {
     books
         .journal
         .word(0, offset_of!(Journal, phase))
@@ -229,9 +262,10 @@ pub(super) fn recover(books: &mut Books) -> Result<(), Error> {
 /// table; a flow opened meanwhile may be missed by one.
 fn count_live(books: &Books) {
     let mut of_device = vec![0_u64; books.devices.len() as usize];
-    let mut all = 0;
+    let (mut all, mut unsettled) = (0, 0);
     for number in books.flows.used() {
         all += 1;
+        unsettled += u64::from(books.flows.is_unsettled(number));
         if let Some(count) = of_device.get_mut(books.flows.device(number) as usize) {
             *count += 1;
         }
@@ -240,6 +274,10 @@ fn count_live(books: &Books) {
         .losses
         .word(0, offset_of!(Losses, live_flows))
         .store(all, Ordering::Release);
+    books
+        .losses
+        .word(0, offset_of!(Losses, unsettled_flows))
+        .store(unsettled, Ordering::Release);
     for (device, count) in of_device.into_iter().enumerate() {
         books
             .devices
