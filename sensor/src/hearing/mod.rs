@@ -5,15 +5,12 @@
 
 mod judge;
 mod kept;
+mod queue;
 mod readers;
 mod requests;
 mod start;
 
-use std::{
-    collections::{HashMap, VecDeque},
-    mem,
-    sync::Arc,
-};
+use std::{collections::VecDeque, mem, sync::Arc};
 
 use bytes::Bytes;
 use sensor_ebpf::{
@@ -23,7 +20,10 @@ use sensor_ebpf::{
 
 pub use judge::{ByAddress, ByName, Concerns, InForce, Judge, Judged, Ruling, Unread};
 
-use self::readers::{Readers, Told};
+use self::{
+    queue::Queue,
+    readers::{Readers, Told},
+};
 use crate::{
     decode::{Failure, dns, tunnel::Tunnel},
     record::{Record, Sample},
@@ -32,8 +32,9 @@ use crate::{
 /// How long something that was begun is waited for, in seconds.
 pub const UNFINISHED_FOR: f64 = 15.0;
 
-/// Flows that may wait for more of something at a time; the one that waits longest is let go. Each
-/// holds what a flow is watched for, 16 KiB where that is four payloads in each direction.
+/// Flows that may wait for more of something at a time; of one more, the one that waits longest of the
+/// device that has most of them is let go. Each holds what a flow is watched for, 16 KiB where that is
+/// four payloads in each direction.
 pub const MAX_WAITING: usize = 4_096;
 
 /// Flows of one device that may wait for more of something at a time; of one more, the device's own that
@@ -198,9 +199,7 @@ pub struct Desk {
     /// By the number of the slot.
     flows: Vec<Flow>,
     /// Flows whose readers wait for more, in the order in which they began.
-    waiting: VecDeque<Waiting>,
-    /// How many of those each device has, by its MAC address as a word.
-    waiting_of: HashMap<u64, usize>,
+    waiting: Queue<Waiting>,
     /// Flows of which something is kept that they have told, by slot and hash, the oldest first. Some
     /// of them have ended.
     kept: VecDeque<(u32, u64)>,
@@ -318,19 +317,21 @@ impl Desk {
         }
         self.give_up_first(&heard, unfinished);
         if begins {
-            self.waiting.push_back(Waiting {
+            let mac = head.key.mac();
+            let waiting = Waiting {
                 slot: head.slot,
                 key: head.key,
                 since: now,
-            });
-            let mac = head.key.mac();
-            let of_device = self.waiting_of.entry(mac.word()).or_default();
-            *of_device += 1;
-            let surplus = match *of_device > MAX_WAITING_OF_DEVICE {
-                true => self.waiting.iter().position(|one| one.key.mac() == mac),
-                false => (self.waiting.len() > MAX_WAITING).then_some(0),
             };
-            if let Some(waiting) = surplus.and_then(|at| self.stop_waiting(at)) {
+            self.waiting.push(mac, waiting);
+            let surplus = if self.waiting.len_of(mac) > MAX_WAITING_OF_DEVICE {
+                self.waiting.take_of(mac)
+            } else if self.waiting.len() > MAX_WAITING {
+                self.waiting.take_of_most()
+            } else {
+                None
+            };
+            if let Some(waiting) = surplus {
                 self.let_go(waiting, Failure::Limit);
             }
         }
@@ -339,26 +340,9 @@ impl Desk {
 
     /// Lets readers go that wait since before a time, in seconds since the Unix epoch.
     pub fn forget_unfinished(&mut self, before: f64) {
-        while let Some(first) = self.waiting.front()
-            && first.since <= before
-        {
-            if let Some(first) = self.stop_waiting(0) {
-                self.let_go(first, Failure::Truncated);
-            }
+        while let Some(first) = self.waiting.take_first_if(|first| first.since <= before) {
+            self.let_go(first, Failure::Truncated);
         }
-    }
-
-    /// Takes a flow from those that wait.
-    fn stop_waiting(&mut self, at: usize) -> Option<Waiting> {
-        let waiting = self.waiting.remove(at)?;
-        let mac = waiting.key.mac().word();
-        if let Some(of_device) = self.waiting_of.get_mut(&mac) {
-            *of_device -= 1;
-            if *of_device == 0 {
-                self.waiting_of.remove(&mac);
-            }
-        }
-        Some(waiting)
     }
 
     /// What was given up since the last call.
