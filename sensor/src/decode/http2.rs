@@ -142,6 +142,11 @@ impl Connection {
         Ok((Step::Over(HEADER + len), request))
     }
 
+    /// Whether a header block was begun whose end has not come.
+    pub fn is_in_block(&self) -> bool {
+        matches!(self.phase, Phase::Block(..))
+    }
+
     /// Reads a whole header block. What stands behind a body is no request: it has no method.
     fn request(&mut self, block: &[u8]) -> Result<Option<Request>, Failure> {
         const MAX_USER_AGENT: usize = super::http::MAX_USER_AGENT;

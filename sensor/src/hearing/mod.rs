@@ -10,11 +10,12 @@ mod readers;
 mod requests;
 mod start;
 
-use std::{collections::VecDeque, mem, sync::Arc};
+use std::{mem, sync::Arc};
 
 use bytes::Bytes;
 use sensor_ebpf::{
     flow::FlowKey,
+    parse::Mac,
     sample::{Head, Kind, NO_SLOT},
 };
 
@@ -42,7 +43,8 @@ pub const MAX_WAITING: usize = 4_096;
 pub const MAX_WAITING_OF_DEVICE: usize = 512;
 
 /// Flows of which is kept what they have told, to see whether they say something else at the same
-/// place: some 2 KiB each, until the last payload that they are watched for.
+/// place, and what the next requests of HTTP/2 are read by: some 2 KiB each, at most 30 KiB. Of one
+/// more, that of the device that has most of them is let go.
 pub const MAX_KEPT: usize = 1_024;
 
 /// Names that hellos with another name inside have outside.
@@ -202,7 +204,7 @@ pub struct Desk {
     waiting: Queue<Waiting>,
     /// Flows of which something is kept that they have told, by slot and hash, the oldest first. Some
     /// of them have ended.
-    kept: VecDeque<(u32, u64)>,
+    kept: Queue<(u32, u64)>,
     given_up: Vec<GivenUp>,
 }
 
@@ -276,6 +278,7 @@ impl Desk {
         let flow = self.flow(head.slot, &head.key);
         let mut reading = flow.reading.take().unwrap_or_default();
         let waited = reading.readers.wait();
+        let went_on = reading.readers.go_on();
         let unfinished = waited.and_then(|_| reading.readers.unfinished());
         let known = flow.name.as_ref().map(|(name, _)| &**name);
         reading
@@ -311,9 +314,9 @@ impl Desk {
         if !reading.readers.are_fresh() {
             flow.reading = Some(reading);
         }
-        if heard.settled && !heard.told_before && goes_on {
+        if goes_on && (!went_on || heard.another) {
             let hash = flow.hash;
-            self.keep(head.slot, hash);
+            self.keep(head.key.mac(), head.slot, hash);
         }
         self.give_up_first(&heard, unfinished);
         if begins {
@@ -429,14 +432,14 @@ impl Desk {
         }
     }
 
-    /// Keeps what a flow has told a while, and lets go what is kept longest.
-    fn keep(&mut self, slot: u32, hash: u64) {
-        self.kept.push_back((slot, hash));
+    /// Keeps what a flow has told a while, and lets go what is kept longest of the device that keeps
+    /// most.
+    fn keep(&mut self, mac: Mac, slot: u32, hash: u64) {
+        self.kept.push(mac, (slot, hash));
         if self.kept.len() <= MAX_KEPT {
             return;
         }
-        let first = self.kept.pop_front();
-        if let Some((slot, hash)) = first
+        if let Some((slot, hash)) = self.kept.take_of_most()
             && let Some(flow) = self.flows.get_mut(slot as usize)
             && flow.hash == hash
             && let Some(reading) = &mut flow.reading
