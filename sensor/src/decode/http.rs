@@ -324,6 +324,14 @@ fn skip_empty(stream: &[u8]) -> &[u8] {
     &stream[empty..]
 }
 
+/// Whether the bytes are the first letters of a known method.
+pub(super) fn is_part_of_method(bytes: &[u8]) -> bool {
+    METHODS.iter().any(|method| {
+        let start = method.get(..bytes.len());
+        start.is_some_and(|start| start.eq_ignore_ascii_case(bytes))
+    })
+}
+
 /// The length of the known method that the octets start with, if what follows can not be more of
 /// the word.
 fn known_method(octets: &[u8]) -> Option<usize> {

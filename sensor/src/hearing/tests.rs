@@ -777,6 +777,12 @@ fn http2_without_tls_names_its_hosts() {
     let none = |failure| (None, Some(failure));
     let odd = [&start[..], &frame(1, 5, 1, &fields("a test"))].concat();
     assert_eq!(told(tcp(), &[(Stream, &odd)]), none("no-host-name"));
+    // Behind a line of text.
+    let all = [&b"HELLO 1.0 program\r\n"[..], &whole].concat();
+    for cut in 1..all.len() {
+        let (one, two) = all.split_at(cut);
+        assert_eq!(told(tcp(), &[(Stream, one), (Stream, two)]), named, "{cut}");
+    }
     let broken = [&start[..], &frame(1, 5, 1, &[0xff, 0xff])].concat();
     assert_eq!(told(tcp(), &[(Stream, &broken)]), none("malformed"));
 
