@@ -459,12 +459,14 @@ impl Desk {
                     reading.waits_since == waiting.since && reading.readers.wait().is_some()
                 })
         };
-        let reading = self
-            .flows
-            .get_mut(waiting.slot as usize)
-            .filter(is_same)
-            .and_then(|flow| flow.reading.take());
-        if let Some(decoder) = reading.and_then(|reading| reading.readers.unfinished()) {
+        let flow = self.flows.get_mut(waiting.slot as usize).filter(is_same);
+        let Some(flow) = flow else {
+            return;
+        };
+        let Some(mut reading) = flow.reading.take() else {
+            return;
+        };
+        if let Some(decoder) = reading.readers.unfinished() {
             self.given_up.push(GivenUp {
                 key: waiting.key,
                 slot: waiting.slot,
@@ -472,6 +474,8 @@ impl Desk {
                 why,
                 unread: None,
             });
+        } else if reading.readers.stop_waiting() {
+            flow.reading = Some(reading);
         }
     }
 }

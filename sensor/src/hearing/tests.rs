@@ -697,6 +697,57 @@ fn a_request_behind_another_beginning_is_read() {
 }
 
 #[test]
+fn what_stands_before_a_hello_does_not_hide_it() {
+    use Kind::Stream;
+    let hello = records(HELLO);
+    let named = (Some(GOOGLE.to_owned()), None);
+    let greeting = &b"\x05\x01\x00"[..];
+    let asks = &b"\x05\x01\x00\x03\x0awww.a.test\x01\xbb"[..];
+    let all = [asks, &hello].concat();
+    // The hello begins in the segment of the message before it, and the message in any other.
+    for end in asks.len()..asks.len() + 40 {
+        for cut in 0..asks.len() {
+            let pieces = [
+                (Stream, greeting),
+                (Stream, &all[..cut]),
+                (Stream, &all[cut..end]),
+                (Stream, &all[end..]),
+            ];
+            let pieces = pieces.into_iter().filter(|(_, piece)| !piece.is_empty());
+            let pieces: Vec<_> = pieces.collect();
+            assert_eq!(told(tcp(), &pieces), named, "{cut} {end}");
+        }
+    }
+    // The rest of the first payload was not copied, or nothing more is.
+    for (payload, flags) in [(2_000, 0), (3, Head::LAST)] {
+        let mut desk = Desk::default();
+        let mut first = sample(tcp(), Stream, UP, 0, greeting);
+        (first.head.payload, first.head.captured) = (payload, 3);
+        first.head.flags |= flags;
+        let heard = desk.sample(&first, 0.0).expect("the kind is known");
+        assert_eq!(unread(judge(&[]).judge(&heard)), Some(("limit", "tls")));
+    }
+    // The rest of the hello never comes.
+    let mut desk = Desk::default();
+    said(&mut desk, tcp(), Stream, 0, &all[..900]);
+    desk.forget_unfinished(0.0);
+    let given: Vec<_> = desk.given_up().collect();
+    assert_eq!(
+        given.first().map(|given| (given.decoder, given.why)),
+        Some(("tls", Failure::Truncated))
+    );
+    // A person who is asked for a password takes a while.
+    let mut desk = Desk::default();
+    said(&mut desk, tcp(), Stream, 0, greeting);
+    desk.forget_unfinished(0.0);
+    assert_eq!((desk.given_up().count(), desk.waits(3)), (0, Some(false)));
+    for (at, octets) in [(0, &all[..1]), (1, &all[1..900]), (900, &all[900..])] {
+        said(&mut desk, tcp(), Stream, greeting.len() + at, octets);
+    }
+    assert_eq!(desk.name(3, &tcp()).map(|(name, _)| &**name), Some(GOOGLE));
+}
+
+#[test]
 fn a_hello_behind_a_dialogue_is_read() {
     use Kind::{Stream, Tls};
     let hello = records(HELLO);
@@ -726,6 +777,8 @@ fn a_hello_behind_a_dialogue_is_read() {
         ],
         // PostgreSQL.
         &[b"\0\0\0\x08\x04\xd2\x16\x2f"],
+        // Something whose first bytes could be those of SOCKS.
+        &[b"\x05\x0a\x00\x01"],
     ] {
         let mut segments: Vec<_> = before.iter().map(|octets| (Stream, *octets)).collect();
         segments.extend([
