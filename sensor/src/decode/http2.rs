@@ -35,7 +35,8 @@ pub enum Step {
 /// A request, as far as it says whom it is for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Request {
-    /// The host that `:authority` names, or the field `host` in its absence (section 8.3.1).
+    /// The host that `:authority` names, or the field `host` in its absence (section 8.3.1), without
+    /// the port.
     pub host: Option<String>,
     /// It names something that is no host name.
     pub no_host_name: bool,
@@ -167,9 +168,7 @@ impl Connection {
         request.user_agent = user_agent.filter(|text| !text.is_empty());
         let named = authority.filter(|name| !name.is_empty()).or(host);
         if let Some(named) = named.filter(|name| !name.is_empty()) {
-            // A user before the host is no part of it (RFC 3986, section 3.2.1).
-            let user = named.iter().rposition(|octet| *octet == b'@');
-            request.host = name::host(&named[user.map_or(0, |place| place + 1)..]);
+            request.host = name::authority(&named).0;
             request.no_host_name = request.host.is_none();
         }
         Ok(Some(request))
@@ -310,6 +309,11 @@ mod tests {
         };
         assert_eq!(with(b"\x66\x06b.test").host, some("b.test"));
         assert_eq!(with(b""), Request::default());
+        // As in HTTP/1.
+        for authority in ["a.test", "a.test:", "a.test:80", "me@a.test:80", "A.test.:"] {
+            let field = [&[0x41, authority.len() as u8], authority.as_bytes()].concat();
+            assert_eq!(with(&field).host, some("a.test"), "{authority}");
+        }
         let odd = with(b"\x41\x05a b.c");
         assert!(odd.host.is_none() && odd.no_host_name);
         let told = with(b"\x41\x06a.test\x7a\x06curl/8");
