@@ -8,7 +8,8 @@ use super::{Failure, hpack::Decoder, name, stream::MAX_STREAM, text};
 /// What a client says first (section 3.4).
 pub const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// The most bytes of a header block, compressed: as many as are held of a stream.
+/// The most bytes of a header block, compressed: half of what is held of a stream, so that a frame with
+/// all of it is held whole.
 pub const MAX_BLOCK: usize = MAX_STREAM / 2;
 
 /// The fewest bytes by which the preface is told from requests of HTTP/1.

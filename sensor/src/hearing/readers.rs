@@ -53,9 +53,7 @@ impl Told {
         }
         is_another
     }
-}
 
-impl Told {
     /// The number of the upload's SYN before what was told, where it was seen.
     pub(super) fn began(&self) -> Option<u32> {
         self.initial[Direction::Upload as usize].flatten()
