@@ -4,12 +4,16 @@
 #[allow(dead_code, reason = "the other rings' half")]
 mod programs;
 
-use std::mem::offset_of;
+use std::{
+    mem::offset_of,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result, ensure};
 use aya::maps::RingBuf;
 use domain::base::{Message, iana::Rcode};
 use programs::{Outcome, Programs, SocketBufferContext, Tables};
+use sensor::source::kernel::Kernel;
 use sensor_ebpf::{
     answer::limit::{DNS_OF_DEVICE, Silence},
     flow::{Direction, FlowRecord, Judgement, Ruling, Wants},
@@ -287,6 +291,25 @@ fn every_refused_question_is_answered_within_a_budget() -> Result<()> {
         let verdict = programs.run_xdp("upload", &ask(port, kind, 1), 1)?.verdict;
         ensure!(verdict == XDP_TX, "{port}, {kind}: {verdict}");
     }
+    // The first 500 of a second that begins with the first question, and no more. A busy machine may take
+    // longer than a second for them, and begins again with another device.
+    let mut counted = None;
+    for mac in 3..13 {
+        let begun = Instant::now();
+        let mut verdicts = Vec::new();
+        for number in 0..502 {
+            let frame = ask(41_000 + number, 1, mac);
+            verdicts.push(programs.run_xdp("upload", &frame, 1)?.verdict);
+        }
+        if begun.elapsed() < Duration::from_secs(1) {
+            counted = Some(verdicts);
+            break;
+        }
+    }
+    let verdicts = counted.context("502 questions take longer than a second each time")?;
+    ensure!(verdicts[..500].iter().all(|verdict| *verdict == XDP_TX));
+    ensure!(verdicts[500..] == [XDP_DROP; 2], "{:?}", &verdicts[500..]);
+    let silent_before = programs.interface()?.silent[Silence::DnsOfDevice as usize];
     let mut answered = 0;
     for number in 0..1_200 {
         let frame = ask(41_000 + number / 2, if number % 2 == 0 { 1 } else { 28 }, 2);
@@ -296,7 +319,7 @@ fn every_refused_question_is_answered_within_a_budget() -> Result<()> {
         }
     }
     // A busy machine takes more than a second.
-    let silent = programs.interface()?.silent[Silence::DnsOfDevice as usize];
+    let silent = programs.interface()?.silent[Silence::DnsOfDevice as usize] - silent_before;
     ensure!(
         answered % DNS_OF_DEVICE == 0 || silent == 0,
         "{answered}, {silent}"
@@ -979,9 +1002,6 @@ fn a_port_is_no_part_of_a_name_and_what_is_none_is_left_to_user_space() -> Resul
     Ok(())
 }
 
-/// Half of what the kernel goes through at most: other kernels need more.
-const MOST_VERIFIED: u32 = 500_000;
-
 #[test]
 fn the_verifier_has_room() -> Result<()> {
     let verified = Programs::load(Tables::default())?.verified()?;
@@ -989,7 +1009,7 @@ fn the_verifier_has_room() -> Result<()> {
         println!("{name}: {count} instructions verified");
     }
     for (name, count) in verified {
-        ensure!(count <= MOST_VERIFIED, "{name}: {count}");
+        ensure!(count <= Kernel::MOST_VERIFIED, "{name}: {count}");
     }
     Ok(())
 }

@@ -25,6 +25,10 @@ const DNS_PORT: u16 = 53;
 /// Segments of a stream that are read: as many as the longest hello here has where nobody merges them.
 const SEGMENTS: usize = 8;
 
+/// Response codes of DNS.
+const NO_ERROR: u8 = 0;
+const NO_SUCH_NAME: u8 = 3;
+
 /// How long the server waits for the rest, and the client for an answer.
 const PATIENCE: Duration = Duration::from_millis(1_500);
 
@@ -156,16 +160,28 @@ fn serve_datagrams(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// How many of some questions are answered by the server, where they leave as one packet that is still to
-/// be split (UDP_SEGMENT of `linux/udp.h`).
-fn answered_of_super_packet(lab: &Lab, names: &[&str]) -> Result<usize> {
+/// What each of some questions is answered with, where they leave as one packet that is still to be split
+/// (UDP_SEGMENT of `linux/udp.h`): the response code, or `None` where no answer comes.
+fn answers_to_super_packet(lab: &Lab, names: &[&str]) -> Result<Vec<Option<u8>>> {
     const SOL_UDP: libc::c_int = 17;
     const UDP_SEGMENT: libc::c_int = 103;
-    const NO_SUCH_NAME: u8 = 3;
 
     let (phone, _) = lab.device(Device::Phone);
-    let questions: Vec<_> = names.iter().map(|name| question(name)).collect();
+    let questions: Vec<_> = (0..)
+        .zip(names)
+        .map(|(number, name)| {
+            let mut question = question(name);
+            question[1] = number;
+            question
+        })
+        .collect();
     let segment = questions[0].len() as libc::c_int;
+    ensure!(
+        questions
+            .iter()
+            .all(|question| question.len() == segment as usize),
+        "each question is a datagram"
+    );
     phone.enter(|| {
         let socket = UdpSocket::bind("0.0.0.0:0")?;
         socket.connect((TRACKER[0], DNS_PORT))?;
@@ -186,15 +202,17 @@ fn answered_of_super_packet(lab: &Lab, names: &[&str]) -> Result<usize> {
             std::io::Error::last_os_error()
         );
         socket.send(&questions.concat())?;
-        let mut answered = 0;
+        let mut answers = vec![None; questions.len()];
         let mut message = [0; 512];
         while let Ok(length) = socket.recv(&mut message) {
-            answered += usize::from(length > 3 && message[3] & 0xf != NO_SUCH_NAME);
-            if answered == questions.len() {
+            ensure!(length > 12, "an answer of {length} bytes");
+            let answer = answers.get_mut(usize::from(message[1]));
+            *answer.context("an answer to nothing")? = Some(message[3] & 0xf);
+            if answers.iter().all(Option::is_some) {
                 break;
             }
         }
-        Ok(answered)
+        Ok(answers)
     })?
 }
 
@@ -263,9 +281,20 @@ fn judged_alike(offloads: bool) -> Result<()> {
     ensure!(odd.is_empty(), "otherwise than it should be: {odd:#?}");
 
     let others = [ALLOWED.name; 3];
-    ensure!(answered_of_super_packet(&lab, &others)? == 3);
-    let with_refused = [ALLOWED.name, ALLOWED.name, BLOCKED.name];
-    ensure!(answered_of_super_packet(&lab, &with_refused)? < 3);
+    let answers = answers_to_super_packet(&lab, &others)?;
+    ensure!(answers == [Some(NO_ERROR); 3], "{answers:?}");
+    for refused in 0..3 {
+        let mut names = others;
+        names[refused] = BLOCKED.name;
+        // What shares a packet with a refused question is lost with it; segments of their own go on.
+        let mut expected = match offloads {
+            true => [None; 3],
+            false => [Some(NO_ERROR); 3],
+        };
+        expected[refused] = Some(NO_SUCH_NAME);
+        let answers = answers_to_super_packet(&lab, &names)?;
+        ensure!(answers == expected, "{refused}: {answers:?}");
+    }
     Ok(())
 }
 

@@ -15,6 +15,10 @@ const DEFAULT_TABLE: usize = 4_096;
 /// server allowed it.
 pub const MAX_TABLE: usize = 16 * 1024;
 
+/// The most bytes of names and values in a header block, decompressed: a byte may stand for a field as
+/// long as the table. Servers take between 8 KiB and 1 MiB.
+pub const MAX_FIELDS: usize = 64 * 1024;
+
 /// What an entry of the table counts beside its text (section 4.1).
 const ENTRY: usize = 32;
 
@@ -132,7 +136,8 @@ impl Decoder {
     /// # Errors
     ///
     /// [`Failure::Malformed`] for what contradicts the format: the blocks behind it cannot be read
-    /// either. [`Failure::Limit`] for a table larger than [`MAX_TABLE`].
+    /// either. [`Failure::Limit`] for a table larger than [`MAX_TABLE`], and for more than
+    /// [`MAX_FIELDS`] bytes of fields.
     pub fn block(
         &mut self,
         block: &[u8],
@@ -142,15 +147,22 @@ impl Decoder {
         const INCREMENTAL: u8 = 0x40;
         const SIZE: u8 = 0x20;
 
+        let mut left = MAX_FIELDS;
+        let mut show = |name: &[u8], value: &[u8]| {
+            let len = name.len() + value.len();
+            left = left.checked_sub(len).ok_or(Failure::Limit)?;
+            field(name, value);
+            Ok(())
+        };
         let mut rest = Reader(block);
         while let Some(first) = rest.0.first().copied() {
             if first & INDEXED != 0 {
                 let index = number(&mut rest, 7)?;
                 let (name, value) = self.entry(index)?;
-                field(name, value);
+                show(name, value)?;
             } else if first & INCREMENTAL != 0 {
                 let (name, value) = self.literal(&mut rest, 6)?;
-                field(&name, &value);
+                show(&name, &value)?;
                 self.insert(name, value);
             } else if first & SIZE != 0 {
                 let limit = number(&mut rest, 5)?;
@@ -161,7 +173,7 @@ impl Decoder {
                 self.evict();
             } else {
                 let (name, value) = self.literal(&mut rest, 4)?;
-                field(&name, &value);
+                show(&name, &value)?;
             }
         }
         Ok(())
@@ -437,6 +449,24 @@ mod tests {
         assert!(decoder.size <= decoder.limit);
         fields(&mut decoder, &octets("20")).expect("an empty table");
         assert!(decoder.entries.is_empty() && decoder.size == 0);
+    }
+
+    #[test]
+    fn a_block_says_no_more_than_its_bound() {
+        // A field of 4000 bytes, and indexes of one byte that repeat it; or names without values.
+        let long = [&[0x40, 0x01, b'a', 0x7f, 0xa0, 0x1e][..], &[b'x'; 3_999]].concat();
+        let long_name = [&[0x40, 0x7f, 0xa1, 0x1e][..], &[b'x'; 4_000], &[0]].concat();
+        for (first, again) in [(long, &[0xbe][..]), (long_name, &[0x7e, 0])] {
+            for (times, expected) in [(15, Ok(())), (16, Err(Failure::Limit))] {
+                let block = [&first[..], &again.repeat(times)].concat();
+                let mut bytes = 0;
+                let read = Decoder::default().block(&block, |name, value| {
+                    bytes += name.len() + value.len();
+                });
+                assert_eq!(read, expected, "{times}");
+                assert!(bytes <= MAX_FIELDS, "{bytes}");
+            }
+        }
     }
 
     proptest! {

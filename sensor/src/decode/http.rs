@@ -108,7 +108,7 @@ impl Request {
             ..Self::default()
         };
         if let Some(authority) = line.authority() {
-            (request.target_host, request.target_port) = host_and_port(authority);
+            (request.target_host, request.target_port) = name::authority(authority);
             request.no_host_name = request.target_host.is_none() && !authority.is_empty();
         }
         request
@@ -116,7 +116,7 @@ impl Request {
 
     /// Takes the value of the first field `Host`. An empty one names none (RFC 9112, section 3.2).
     fn take_host(&mut self, value: &[u8]) {
-        (self.host, self.port) = host_and_port(value);
+        (self.host, self.port) = name::authority(value);
         if self.target_host.is_none() && !value.is_empty() {
             self.no_host_name |= self.host.is_none();
         }
@@ -324,6 +324,14 @@ fn skip_empty(stream: &[u8]) -> &[u8] {
     &stream[empty..]
 }
 
+/// Whether the bytes are the first letters of a known method.
+pub(super) fn is_part_of_method(bytes: &[u8]) -> bool {
+    METHODS.iter().any(|method| {
+        let start = method.get(..bytes.len());
+        start.is_some_and(|start| start.eq_ignore_ascii_case(bytes))
+    })
+}
+
 /// The length of the known method that the octets start with, if what follows can not be more of
 /// the word.
 fn known_method(octets: &[u8]) -> Option<usize> {
@@ -433,10 +441,7 @@ impl<'a> RequestLine<'a> {
             .iter()
             .position(|octet| matches!(octet, b'/' | b'?' | b'#') || octet.is_ascii_whitespace())
             .unwrap_or(rest.len());
-        let authority = &rest[..end];
-        // User information is no part of the host (RFC 3986, section 3.2.1).
-        let user = authority.iter().rposition(|octet| *octet == b'@');
-        Some(user.map_or(authority, |place| &authority[place + 1..]))
+        Some(&rest[..end])
     }
 }
 
@@ -558,31 +563,6 @@ impl<'a> Header<'a> {
             whole.extend_from_slice(line.trim_ascii());
         }
         whole
-    }
-}
-
-/// The host, if it is one, and the port behind it.
-fn host_and_port(authority: &[u8]) -> (Option<String>, Option<u16>) {
-    const LONGEST_PORT: usize = 5;
-    let (host, port) = match authority.iter().rposition(|octet| *octet == b':') {
-        // An IPv6 address is in brackets (RFC 3986, section 3.2.2). Where it is not, it is taken
-        // whole: which of its colons would be the port's, nobody can tell.
-        Some(place)
-            if authority[..place].contains(&b':') && !authority[..place].ends_with(b"]") =>
-        {
-            (authority, &[][..])
-        }
-        Some(place) => (&authority[..place], &authority[place + 1..]),
-        None => (authority, &[][..]),
-    };
-    // A port may be empty (RFC 3986, section 3.2.3).
-    let is_port = port.len() <= LONGEST_PORT && port.iter().all(u8::is_ascii_digit);
-    match name::host(host).filter(|_| is_port) {
-        Some(host) => {
-            let port = str::from_utf8(port).ok().and_then(|port| port.parse().ok());
-            (Some(host), port)
-        }
-        None => (None, None),
     }
 }
 
@@ -720,7 +700,7 @@ mod tests {
             ("2001:db8::1", Some("2001:db8::1"), None),
             ("", None, None),
             ("a.example, b.example", None, None),
-            ("user@a.example", None, None),
+            ("user@a.example", Some("a.example"), None),
             ("a b.example", None, None),
             ("<script>", None, None),
             ("m\u{fc}nchen.example", None, None),

@@ -8,7 +8,8 @@ use super::{Failure, hpack::Decoder, name, stream::MAX_STREAM, text};
 /// What a client says first (section 3.4).
 pub const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// The most bytes of a header block, compressed: as many as are held of a stream.
+/// The most bytes of a header block, compressed: half of what is held of a stream, so that a frame with
+/// all of it is held whole.
 pub const MAX_BLOCK: usize = MAX_STREAM / 2;
 
 /// The fewest bytes by which the preface is told from requests of HTTP/1.
@@ -35,11 +36,12 @@ pub enum Step {
 /// A request, as far as it says whom it is for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Request {
-    /// The host that `:authority` names, or the field `host` in its absence (section 8.3.1).
+    /// The host that `:authority` names, or the field `host` in its absence (section 8.3.1), without
+    /// the port.
     pub host: Option<String>,
     /// It names something that is no host name.
     pub no_host_name: bool,
-    /// The first `user-agent`: text for people.
+    /// The first `user-agent`, where it has text for people.
     pub user_agent: Option<String>,
 }
 
@@ -82,8 +84,8 @@ impl Connection {
     /// # Errors
     ///
     /// [`Failure::Malformed`] for what no server takes, [`Failure::Limit`] for a header block longer
-    /// than [`MAX_BLOCK`] or a table larger than [`hpack::MAX_TABLE`](super::hpack::MAX_TABLE). What
-    /// lies behind cannot be read.
+    /// than [`MAX_BLOCK`] or [`hpack::MAX_FIELDS`](super::hpack::MAX_FIELDS) or a table larger than
+    /// [`hpack::MAX_TABLE`](super::hpack::MAX_TABLE). What lies behind cannot be read.
     pub fn step(&mut self, held: &[u8]) -> Result<(Step, Option<Request>), Failure> {
         if self.phase == Phase::Preface {
             let there = held.len().min(PREFACE.len());
@@ -142,29 +144,32 @@ impl Connection {
         Ok((Step::Over(HEADER + len), request))
     }
 
+    /// Whether a header block was begun whose end has not come.
+    pub fn is_in_block(&self) -> bool {
+        matches!(self.phase, Phase::Block(..))
+    }
+
     /// Reads a whole header block. What stands behind a body is no request: it has no method.
     fn request(&mut self, block: &[u8]) -> Result<Option<Request>, Failure> {
         const MAX_USER_AGENT: usize = super::http::MAX_USER_AGENT;
-        let (mut has_method, mut authority, mut host) = (false, None, None);
+        let (mut has_method, mut authority, mut host, mut user_agent) = (false, None, None, None);
         let mut request = Request::default();
         self.decoder.block(block, |name, value| match name {
             b":method" => has_method = true,
             b":authority" if authority.is_none() => authority = Some(value.to_vec()),
             b"host" if host.is_none() => host = Some(value.to_vec()),
-            b"user-agent" if request.user_agent.is_none() => {
-                let text = text::readable(value, MAX_USER_AGENT);
-                request.user_agent = (!text.is_empty()).then_some(text);
+            b"user-agent" if user_agent.is_none() => {
+                user_agent = Some(text::readable(value, MAX_USER_AGENT));
             }
             _ => {}
         })?;
         if !has_method {
             return Ok(None);
         }
+        request.user_agent = user_agent.filter(|text| !text.is_empty());
         let named = authority.filter(|name| !name.is_empty()).or(host);
         if let Some(named) = named.filter(|name| !name.is_empty()) {
-            // A user before the host is no part of it (RFC 3986, section 3.2.1).
-            let user = named.iter().rposition(|octet| *octet == b'@');
-            request.host = name::host(&named[user.map_or(0, |place| place + 1)..]);
+            request.host = name::authority(&named).0;
             request.no_host_name = request.host.is_none();
         }
         Ok(Some(request))
@@ -305,10 +310,18 @@ mod tests {
         };
         assert_eq!(with(b"\x66\x06b.test").host, some("b.test"));
         assert_eq!(with(b""), Request::default());
+        // As in HTTP/1.
+        for authority in ["a.test", "a.test:", "a.test:80", "me@a.test:80", "A.test.:"] {
+            let field = [&[0x41, authority.len() as u8], authority.as_bytes()].concat();
+            assert_eq!(with(&field).host, some("a.test"), "{authority}");
+        }
         let odd = with(b"\x41\x05a b.c");
         assert!(odd.host.is_none() && odd.no_host_name);
         let told = with(b"\x41\x06a.test\x7a\x06curl/8");
         assert_eq!(told.user_agent.as_deref(), Some("curl/8"));
+        // Only the first is read: each of its repetitions may be as long as the table.
+        let told = with(b"\x41\x06a.test\x7a\x02\x01\x02\x7a\x06curl/8");
+        assert_eq!(told.user_agent, None);
     }
 
     #[test]

@@ -54,6 +54,32 @@ pub fn host(octets: &[u8]) -> Option<String> {
     Some(name)
 }
 
+/// The host and the port that an authority names (RFC 3986, section 3.2): the value of a `Host` field
+/// or of `:authority`, or that part of a URL. As servers do that read any of these forms, it passes over
+/// user information and takes an empty port for none.
+pub(super) fn authority(bytes: &[u8]) -> (Option<String>, Option<u16>) {
+    const LONGEST_PORT: usize = 5;
+    let user = bytes.iter().rposition(|byte| *byte == b'@');
+    let bytes = user.map_or(bytes, |place| &bytes[place + 1..]);
+    let (name, port) = match bytes.iter().rposition(|byte| *byte == b':') {
+        // An IPv6 address is in brackets (RFC 3986, section 3.2.2). Where it is not, it is taken
+        // whole: which of its colons would be the port's, nobody can tell.
+        Some(place) if bytes[..place].contains(&b':') && !bytes[..place].ends_with(b"]") => {
+            (bytes, &[][..])
+        }
+        Some(place) => (&bytes[..place], &bytes[place + 1..]),
+        None => (bytes, &[][..]),
+    };
+    let is_port = port.len() <= LONGEST_PORT && port.iter().all(u8::is_ascii_digit);
+    match host(name).filter(|_| is_port) {
+        Some(host) => {
+            let port = str::from_utf8(port).ok().and_then(|port| port.parse().ok());
+            (Some(host), port)
+        }
+        None => (None, None),
+    }
+}
+
 /// What stands before the port, where there is one.
 fn without_port(octets: &[u8]) -> &[u8] {
     const LONGEST_PORT: usize = 5;

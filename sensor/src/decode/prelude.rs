@@ -1,9 +1,9 @@
 //! What a client may say before the stream that is meant: SOCKS, the PROXY protocol, a few lines of
 //! text.
 
-use super::{http, reader::Reader, tls};
+use super::{http, http2, reader::Reader, tls};
 
-/// The longest line before a request or a hello, in bytes (RFC 5321, section 4.5.3.1.4).
+/// The longest line before a hello or HTTP, in bytes (RFC 5321, section 4.5.3.1.4).
 const MAX_LINE: usize = 512;
 
 /// The most lines of text before them.
@@ -32,7 +32,7 @@ pub enum Prelude {
 ///
 /// Messages of SOCKS 5 (RFC 1928, sections 3 and 4; RFC 1929) and 4 (with the name of a host, 4A),
 /// headers of the PROXY protocol in both versions, and lines of text, which count only where a TLS
-/// hello or an HTTP request follows them.
+/// hello or HTTP follows them.
 pub fn prelude(stream: &[u8]) -> Prelude {
     let mut at = 0;
     for _ in 0..MAX_MESSAGES {
@@ -47,30 +47,45 @@ pub fn prelude(stream: &[u8]) -> Prelude {
             None => break,
         }
     }
-    Prelude::Whole(at + lines(&stream[at..]))
+    match lines(&stream[at..]) {
+        Prelude::Whole(len) => Prelude::Whole(at + len),
+        Prelude::Begun => Prelude::Begun,
+    }
 }
 
-/// Bytes of lines before a hello or a request; 0 where none follows.
-fn lines(stream: &[u8]) -> usize {
+/// Lines of text before a hello or HTTP; none where neither follows.
+fn lines(stream: &[u8]) -> Prelude {
     let mut at = 0;
     for _ in 0..MAX_LINES {
         let rest = &stream[at..];
         let line = rest.iter().take(MAX_LINE).position(|octet| *octet == b'\n');
         let Some(line) = line.map(|end| &rest[..=end]) else {
-            return 0;
+            break;
         };
         let is_text = |octet: &u8| octet.is_ascii_graphic() || octet.is_ascii_whitespace();
         if !line.iter().all(is_text) {
-            return 0;
+            break;
         }
         at += line.len();
         let rest = &stream[at..];
-        let begins = rest.len() > 2 && tls::looks_like(rest) || http::looks_like(rest);
+        let begins = rest.len() > 2 && tls::looks_like(rest)
+            || http2::looks_like(rest)
+            || http::looks_like(rest);
         if !rest.is_empty() && begins {
-            return at;
+            return Prelude::Whole(at);
+        }
+        if may_begin(rest) {
+            return Prelude::Begun;
         }
     }
-    0
+    Prelude::Whole(0)
+}
+
+/// Whether these bytes are the start of a hello or of HTTP, and too few to tell.
+fn may_begin(bytes: &[u8]) -> bool {
+    matches!(bytes, [22] | [22, 3])
+        || !bytes.is_empty()
+            && (http2::PREFACE.starts_with(bytes) || http::is_part_of_method(bytes))
 }
 
 /// A header of the PROXY protocol (haproxy, doc/proxy-protocol.txt, sections 2.1 and 2.2); `None` where
@@ -179,6 +194,7 @@ mod tests {
     use super::*;
 
     const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n";
+    const FRAMES: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
     const HELLO: &[u8] = &[22, 3, 1, 2, 0, 1, 0, 1, 252];
 
     #[test]
@@ -199,13 +215,18 @@ mod tests {
             b"1 CAPABILITY\r\n2 STARTTLS\r\n",
             b"HELLO 1.0 program\n",
         ] {
-            for meant in [REQUEST, HELLO] {
+            for meant in [REQUEST, HELLO, FRAMES] {
                 let stream = [before, meant].concat();
-                assert_eq!(
-                    prelude(&stream),
-                    Prelude::Whole(before.len()),
-                    "{before:02x?}"
-                );
+                let whole = Prelude::Whole(before.len());
+                assert_eq!(prelude(&stream), whole, "{before:02x?}");
+                // Cut within what is meant, it is passed over or still begun.
+                for end in before.len() + 1..stream.len() {
+                    let part = prelude(&stream[..end]);
+                    assert!(
+                        part == whole || part == Prelude::Begun,
+                        "{before:02x?} {end}"
+                    );
+                }
             }
             // As far as it goes it is either begun, or as much as is whole.
             for end in 0..before.len() {

@@ -5,25 +5,26 @@
 
 mod judge;
 mod kept;
+mod queue;
 mod readers;
 mod requests;
 mod start;
 
-use std::{
-    collections::{HashMap, VecDeque},
-    mem,
-    sync::Arc,
-};
+use std::{mem, sync::Arc};
 
 use bytes::Bytes;
 use sensor_ebpf::{
     flow::FlowKey,
+    parse::Mac,
     sample::{Head, Kind, NO_SLOT},
 };
 
 pub use judge::{ByAddress, ByName, Concerns, InForce, Judge, Judged, Ruling, Unread};
 
-use self::readers::{Readers, Told};
+use self::{
+    queue::Queue,
+    readers::{Readers, Told},
+};
 use crate::{
     decode::{Failure, dns, tunnel::Tunnel},
     record::{Record, Sample},
@@ -32,8 +33,9 @@ use crate::{
 /// How long something that was begun is waited for, in seconds.
 pub const UNFINISHED_FOR: f64 = 15.0;
 
-/// Flows that may wait for more of something at a time; the one that waits longest is let go. Each
-/// holds what a flow is watched for, 16 KiB where that is four payloads in each direction.
+/// Flows that may wait for more of something at a time; of one more, the one that waits longest of the
+/// device that has most of them is let go. Each holds what a flow is watched for, 16 KiB where that is
+/// four payloads in each direction.
 pub const MAX_WAITING: usize = 4_096;
 
 /// Flows of one device that may wait for more of something at a time; of one more, the device's own that
@@ -41,7 +43,8 @@ pub const MAX_WAITING: usize = 4_096;
 pub const MAX_WAITING_OF_DEVICE: usize = 512;
 
 /// Flows of which is kept what they have told, to see whether they say something else at the same
-/// place: some 2 KiB each, until the last payload that they are watched for.
+/// place, and what the next requests of HTTP/2 are read by: some 2 KiB each, at most 30 KiB. Of one
+/// more, that of the device that has most of them is let go.
 pub const MAX_KEPT: usize = 1_024;
 
 /// Names that hellos with another name inside have outside.
@@ -198,12 +201,10 @@ pub struct Desk {
     /// By the number of the slot.
     flows: Vec<Flow>,
     /// Flows whose readers wait for more, in the order in which they began.
-    waiting: VecDeque<Waiting>,
-    /// How many of those each device has, by its MAC address as a word.
-    waiting_of: HashMap<u64, usize>,
+    waiting: Queue<Waiting>,
     /// Flows of which something is kept that they have told, by slot and hash, the oldest first. Some
     /// of them have ended.
-    kept: VecDeque<(u32, u64)>,
+    kept: Queue<(u32, u64)>,
     given_up: Vec<GivenUp>,
 }
 
@@ -277,6 +278,7 @@ impl Desk {
         let flow = self.flow(head.slot, &head.key);
         let mut reading = flow.reading.take().unwrap_or_default();
         let waited = reading.readers.wait();
+        let went_on = reading.readers.go_on();
         let unfinished = waited.and_then(|_| reading.readers.unfinished());
         let known = flow.name.as_ref().map(|(name, _)| &**name);
         reading
@@ -312,25 +314,27 @@ impl Desk {
         if !reading.readers.are_fresh() {
             flow.reading = Some(reading);
         }
-        if heard.settled && !heard.told_before && goes_on {
+        if goes_on && (!went_on || heard.another) {
             let hash = flow.hash;
-            self.keep(head.slot, hash);
+            self.keep(head.key.mac(), head.slot, hash);
         }
         self.give_up_first(&heard, unfinished);
         if begins {
-            self.waiting.push_back(Waiting {
+            let mac = head.key.mac();
+            let waiting = Waiting {
                 slot: head.slot,
                 key: head.key,
                 since: now,
-            });
-            let mac = head.key.mac();
-            let of_device = self.waiting_of.entry(mac.word()).or_default();
-            *of_device += 1;
-            let surplus = match *of_device > MAX_WAITING_OF_DEVICE {
-                true => self.waiting.iter().position(|one| one.key.mac() == mac),
-                false => (self.waiting.len() > MAX_WAITING).then_some(0),
             };
-            if let Some(waiting) = surplus.and_then(|at| self.stop_waiting(at)) {
+            self.waiting.push(mac, waiting);
+            let surplus = if self.waiting.len_of(mac) > MAX_WAITING_OF_DEVICE {
+                self.waiting.take_of(mac)
+            } else if self.waiting.len() > MAX_WAITING {
+                self.waiting.take_of_most()
+            } else {
+                None
+            };
+            if let Some(waiting) = surplus {
                 self.let_go(waiting, Failure::Limit);
             }
         }
@@ -339,26 +343,9 @@ impl Desk {
 
     /// Lets readers go that wait since before a time, in seconds since the Unix epoch.
     pub fn forget_unfinished(&mut self, before: f64) {
-        while let Some(first) = self.waiting.front()
-            && first.since <= before
-        {
-            if let Some(first) = self.stop_waiting(0) {
-                self.let_go(first, Failure::Truncated);
-            }
+        while let Some(first) = self.waiting.take_first_if(|first| first.since <= before) {
+            self.let_go(first, Failure::Truncated);
         }
-    }
-
-    /// Takes a flow from those that wait.
-    fn stop_waiting(&mut self, at: usize) -> Option<Waiting> {
-        let waiting = self.waiting.remove(at)?;
-        let mac = waiting.key.mac().word();
-        if let Some(of_device) = self.waiting_of.get_mut(&mac) {
-            *of_device -= 1;
-            if *of_device == 0 {
-                self.waiting_of.remove(&mac);
-            }
-        }
-        Some(waiting)
     }
 
     /// What was given up since the last call.
@@ -445,14 +432,14 @@ impl Desk {
         }
     }
 
-    /// Keeps what a flow has told a while, and lets go what is kept longest.
-    fn keep(&mut self, slot: u32, hash: u64) {
-        self.kept.push_back((slot, hash));
+    /// Keeps what a flow has told a while, and lets go what is kept longest of the device that keeps
+    /// most.
+    fn keep(&mut self, mac: Mac, slot: u32, hash: u64) {
+        self.kept.push(mac, (slot, hash));
         if self.kept.len() <= MAX_KEPT {
             return;
         }
-        let first = self.kept.pop_front();
-        if let Some((slot, hash)) = first
+        if let Some((slot, hash)) = self.kept.take_of_most()
             && let Some(flow) = self.flows.get_mut(slot as usize)
             && flow.hash == hash
             && let Some(reading) = &mut flow.reading
@@ -472,12 +459,14 @@ impl Desk {
                     reading.waits_since == waiting.since && reading.readers.wait().is_some()
                 })
         };
-        let reading = self
-            .flows
-            .get_mut(waiting.slot as usize)
-            .filter(is_same)
-            .and_then(|flow| flow.reading.take());
-        if let Some(decoder) = reading.and_then(|reading| reading.readers.unfinished()) {
+        let flow = self.flows.get_mut(waiting.slot as usize).filter(is_same);
+        let Some(flow) = flow else {
+            return;
+        };
+        let Some(mut reading) = flow.reading.take() else {
+            return;
+        };
+        if let Some(decoder) = reading.readers.unfinished() {
             self.given_up.push(GivenUp {
                 key: waiting.key,
                 slot: waiting.slot,
@@ -485,6 +474,8 @@ impl Desk {
                 why,
                 unread: None,
             });
+        } else if reading.readers.stop_waiting() {
+            flow.reading = Some(reading);
         }
     }
 }

@@ -14,13 +14,13 @@ use super::{
     Details, Heard, Outcome, Source,
     kept::Kept,
     requests::Requests,
-    start::{Start, may_begin},
+    start::{Start, decoder, may_begin, stands_before},
 };
 use crate::decode::{
-    Failure, Progress, dns, http, http2,
+    Failure, Progress, dns, http,
     quic::Initials,
     stream::{MAX_STREAM, Stream, is_padding},
-    tls::{self, ClientHello},
+    tls::ClientHello,
     tunnel,
 };
 
@@ -53,9 +53,7 @@ impl Told {
         }
         is_another
     }
-}
 
-impl Told {
     /// The number of the upload's SYN before what was told, where it was seen.
     pub(super) fn began(&self) -> Option<u32> {
         self.initial[Direction::Upload as usize].flatten()
@@ -223,9 +221,7 @@ impl Readers {
     /// Whether something was begun and not ended: what decoder waits for it.
     pub(super) fn unfinished(&self) -> Option<&'static str> {
         let reading = |side: &Side| match &side.state {
-            State::Reading(stream) if tls::looks_like(stream.contiguous()) => Some("tls"),
-            State::Reading(stream) if http::looks_like(stream.contiguous()) => Some("http"),
-            State::Reading(stream) if http2::looks_like(stream.contiguous()) => Some("http"),
+            State::Reading(stream) => decoder(stream.contiguous()),
             State::Messages(stream, _) if !stream.is_empty() => Some("dns"),
             State::Requests(requests) => requests.waits_at().map(|_| "http"),
             _ => None,
@@ -235,6 +231,21 @@ impl Readers {
             // What could not be opened was counted when it came.
             (!quic.initials.are_none()).then_some("quic")
         })
+    }
+
+    /// Waits no longer for what stands behind the first messages of a stream: it may still begin with a
+    /// segment. Gives whether there is such a stream.
+    pub(super) fn stop_waiting(&mut self) -> bool {
+        let mut stops = false;
+        for side in &mut self.sides {
+            if let State::Reading(stream) = &side.state
+                && stands_before(stream.contiguous())
+            {
+                side.state = State::Other;
+                stops = true;
+            }
+        }
+        stops
     }
 
     fn quic(&mut self, direction: Direction, octets: &[u8], heard: &mut Heard) {
@@ -342,18 +353,10 @@ impl Side {
             }
             State::Messages(..) => return self.messages(octets, heard),
             State::Done | State::Hello(..) => return,
-            // A connection that turns to TLS or to HTTP begins it with a segment.
             State::Other => {
-                let start = Start::of(key, octets);
-                if !start.is_read_on() {
+                let Some(start) = self.begin(octets, heard) else {
                     return;
-                }
-                if matches!(start, Start::Incomplete(_)) && !may_begin(octets) {
-                    return;
-                }
-                let mut stream = Stream::new(Some(head.sequence.wrapping_sub(1)));
-                stream.segment(head.sequence, octets);
-                self.state = State::Reading(stream);
+                };
                 start
             }
             State::Fresh => {
@@ -383,11 +386,40 @@ impl Side {
                     };
                     Start::Failed(decoder, Failure::Conflict)
                 } else {
-                    Start::of(key, stream.contiguous())
+                    match Start::of(key, stream.contiguous()) {
+                        Start::Unknown => {
+                            self.state = State::Other;
+                            self.begin(octets, heard).unwrap_or(Start::Unknown)
+                        }
+                        start => start,
+                    }
                 }
             }
         };
-        self.conclude(start, heard);
+        let is_cut = heard.head.payload as usize > octets.len();
+        let is_last = heard.head.flags & Head::LAST != 0;
+        match start {
+            // What is meant was not copied, or will not be.
+            Start::Before if is_cut || is_last => {
+                self.conclude(Start::Failed("tls", Failure::Limit), heard);
+            }
+            start => self.conclude(start, heard),
+        }
+    }
+
+    /// Begins to read with a segment in the midst of a stream, as a connection does that turns to TLS or
+    /// to HTTP; `None` where it begins nothing.
+    fn begin(&mut self, octets: &[u8], heard: &Heard) -> Option<Start> {
+        let head = &heard.head;
+        let start = Start::of(&head.key, octets);
+        let is_begun = matches!(start, Start::Incomplete(_) | Start::Before);
+        if !start.is_read_on() || is_begun && !may_begin(octets) {
+            return None;
+        }
+        let mut stream = Stream::new(Some(head.sequence.wrapping_sub(1)));
+        stream.segment(head.sequence, octets);
+        self.state = State::Reading(stream);
+        Some(start)
     }
 
     /// Takes what comes behind what a flow has told.
@@ -484,7 +516,7 @@ impl Side {
     fn conclude(&mut self, start: Start, heard: &mut Heard) {
         match start {
             Start::Incomplete(true) => heard.outcome = Outcome::Waiting,
-            Start::Incomplete(false) => heard.outcome = Outcome::Nameless,
+            Start::Incomplete(false) | Start::Before => heard.outcome = Outcome::Nameless,
             Start::Unknown => {
                 self.state = State::Other;
                 heard.outcome = Outcome::Nameless;

@@ -21,6 +21,8 @@ pub(super) struct Requests {
     /// What was not read yet.
     stream: Stream,
     phase: Phase,
+    /// Where a header block of HTTP/2 began whose end has not come.
+    block: Option<u32>,
     /// The heads that were read last.
     kept: Kept,
     /// A request named something that is no host name.
@@ -46,6 +48,8 @@ enum Phase {
     Frames(Box<Connection>),
     /// So many bytes of its frames that nobody reads; whether some were passed over ahead.
     Payload(Box<Connection>, u64, bool),
+    /// HTTP/2, of which no more is known by what its next header block is compressed.
+    Forgotten,
     /// Nothing that is read here.
     Over,
 }
@@ -58,6 +62,7 @@ impl Requests {
             kept: Kept::new(stream.start().unwrap_or(0)),
             stream,
             phase: Phase::Head,
+            block: None,
             is_odd: false,
             user_agent: None,
         }
@@ -114,15 +119,20 @@ impl Requests {
         Ok(hosts)
     }
 
-    /// The sequence number of what is read next, where octets are held that others are to complete.
+    /// The sequence number of what is read next, or of the header block that it belongs to, where bytes
+    /// are held that others are to complete.
     pub(super) fn waits_at(&self) -> Option<u32> {
         let waits = !matches!(self.phase, Phase::Over) && !self.stream.is_empty();
-        waits.then(|| self.position())
+        self.block.or(waits.then(|| self.position()))
     }
 
-    /// Lets go what was kept for comparison.
+    /// Lets go what was kept for comparison, and by what the next requests of HTTP/2 would be read: what
+    /// comes behind it is unread.
     pub(super) fn forget_kept(&mut self) {
         self.kept.forget();
+        if matches!(self.phase, Phase::Frames(_) | Phase::Payload(..)) {
+            self.phase = Phase::Forgotten;
+        }
     }
 
     fn position(&self) -> u32 {
@@ -247,18 +257,22 @@ impl Requests {
                 };
                 Ok(left.is_some())
             }
-            Phase::Over => Ok(false),
+            Phase::Forgotten if !held.is_empty() => Err(Failure::Limit),
+            Phase::Forgotten | Phase::Over => Ok(false),
         }
     }
 
     /// Reads a frame of HTTP/2, and gives whether there may be more.
     fn frame(&mut self, hosts: &mut Vec<Arc<str>>) -> Result<bool, Failure> {
+        let at = self.position();
         let Phase::Frames(connection) = &mut self.phase else {
             return Ok(false);
         };
         let held = self.stream.contiguous();
         let there = held.len();
         let (step, request) = connection.step(held)?;
+        let begins = connection.is_in_block().then_some(at);
+        self.block = begins.map(|begins| self.block.unwrap_or(begins));
         if let Some(request) = request {
             hosts.extend(request.host.map(Arc::from));
             self.is_odd |= request.no_host_name;

@@ -24,6 +24,8 @@ pub(super) enum Start {
     Messages,
     /// Not yet enough; whether it is known what it is the start of.
     Incomplete(bool),
+    /// Something that stands before the stream that is meant, of which nothing has come.
+    Before,
     /// Nothing that is read here.
     Unknown,
     Failed(&'static str, Failure),
@@ -49,13 +51,14 @@ impl Start {
             start => return start,
         }
         match prelude(stream) {
-            Prelude::Begun => Self::Incomplete(false),
+            Prelude::Begun => Self::Before,
             Prelude::Whole(0) if stream.len() < TELLING => Self::Incomplete(true),
             Prelude::Whole(len) if len < stream.len() => match Self::at(&stream[len..], len) {
                 Self::Unknown if stream.len() - len < TELLING => Self::Incomplete(false),
                 start => start,
             },
-            Prelude::Whole(_) => Self::Unknown,
+            Prelude::Whole(0) => Self::Unknown,
+            Prelude::Whole(_) => Self::Before,
         }
     }
 
@@ -91,7 +94,7 @@ impl Start {
 }
 
 /// Whether a segment in the midst of a stream may begin something that is read: a word that is the
-/// start of a request, or a record of TLS.
+/// start of a request, a record of TLS, or a message of SOCKS.
 pub(super) fn may_begin(octets: &[u8]) -> bool {
     let letters = octets
         .iter()
@@ -100,7 +103,26 @@ pub(super) fn may_begin(octets: &[u8]) -> bool {
     tls::looks_like(octets)
         || http2::looks_like(octets)
         || http::looks_like(octets)
+        || matches!(octets, [1 | 4 | 5])
+        || stands_before(octets)
         || (letters == octets.len() && letters > 0 && letters < TELLING)
+}
+
+/// What decoder reads a stream, behind what stands before it.
+pub(super) fn decoder(stream: &[u8]) -> Option<&'static str> {
+    let Prelude::Whole(len) = prelude(stream) else {
+        return None;
+    };
+    match &stream[len..] {
+        meant if tls::looks_like(meant) => Some("tls"),
+        meant if http::looks_like(meant) || http2::looks_like(meant) => Some("http"),
+        _ => None,
+    }
+}
+
+/// Whether a stream begins with something that stands before the stream that is meant.
+pub(super) fn stands_before(stream: &[u8]) -> bool {
+    prelude(stream) != Prelude::Whole(0)
 }
 
 /// Whether a stream may be one of DNS messages: by its port and its first bytes.

@@ -21,8 +21,13 @@ const DOWN: Direction = Direction::Download;
 const GENERATION: u32 = 5;
 
 fn key(protocol: u8, local: u16, remote: u16) -> FlowKey {
+    key_of(1, protocol, local, remote)
+}
+
+/// The key of a flow of the device with this number.
+fn key_of(device: u8, protocol: u8, local: u16, remote: u16) -> FlowKey {
     let mut frame = [0; 54];
-    frame[6..12].copy_from_slice(&[2, 0, 0, 0, 0, 1]);
+    frame[6..12].copy_from_slice(&[2, 0, 0, 0, 0, device]);
     frame[12..14].copy_from_slice(&[8, 0]);
     frame[14] = 0x45;
     frame[16..18].copy_from_slice(&40_u16.to_be_bytes());
@@ -692,6 +697,57 @@ fn a_request_behind_another_beginning_is_read() {
 }
 
 #[test]
+fn what_stands_before_a_hello_does_not_hide_it() {
+    use Kind::Stream;
+    let hello = records(HELLO);
+    let named = (Some(GOOGLE.to_owned()), None);
+    let greeting = &b"\x05\x01\x00"[..];
+    let asks = &b"\x05\x01\x00\x03\x0awww.a.test\x01\xbb"[..];
+    let all = [asks, &hello].concat();
+    // The hello begins in the segment of the message before it, and the message in any other.
+    for end in asks.len()..asks.len() + 40 {
+        for cut in 0..asks.len() {
+            let pieces = [
+                (Stream, greeting),
+                (Stream, &all[..cut]),
+                (Stream, &all[cut..end]),
+                (Stream, &all[end..]),
+            ];
+            let pieces = pieces.into_iter().filter(|(_, piece)| !piece.is_empty());
+            let pieces: Vec<_> = pieces.collect();
+            assert_eq!(told(tcp(), &pieces), named, "{cut} {end}");
+        }
+    }
+    // The rest of the first payload was not copied, or nothing more is.
+    for (payload, flags) in [(2_000, 0), (3, Head::LAST)] {
+        let mut desk = Desk::default();
+        let mut first = sample(tcp(), Stream, UP, 0, greeting);
+        (first.head.payload, first.head.captured) = (payload, 3);
+        first.head.flags |= flags;
+        let heard = desk.sample(&first, 0.0).expect("the kind is known");
+        assert_eq!(unread(judge(&[]).judge(&heard)), Some(("limit", "tls")));
+    }
+    // The rest of the hello never comes.
+    let mut desk = Desk::default();
+    said(&mut desk, tcp(), Stream, 0, &all[..900]);
+    desk.forget_unfinished(0.0);
+    let given: Vec<_> = desk.given_up().collect();
+    assert_eq!(
+        given.first().map(|given| (given.decoder, given.why)),
+        Some(("tls", Failure::Truncated))
+    );
+    // A person who is asked for a password takes a while.
+    let mut desk = Desk::default();
+    said(&mut desk, tcp(), Stream, 0, greeting);
+    desk.forget_unfinished(0.0);
+    assert_eq!((desk.given_up().count(), desk.waits(3)), (0, Some(false)));
+    for (at, octets) in [(0, &all[..1]), (1, &all[1..900]), (900, &all[900..])] {
+        said(&mut desk, tcp(), Stream, greeting.len() + at, octets);
+    }
+    assert_eq!(desk.name(3, &tcp()).map(|(name, _)| &**name), Some(GOOGLE));
+}
+
+#[test]
 fn a_hello_behind_a_dialogue_is_read() {
     use Kind::{Stream, Tls};
     let hello = records(HELLO);
@@ -721,6 +777,8 @@ fn a_hello_behind_a_dialogue_is_read() {
         ],
         // PostgreSQL.
         &[b"\0\0\0\x08\x04\xd2\x16\x2f"],
+        // Something whose first bytes could be those of SOCKS.
+        &[b"\x05\x0a\x00\x01"],
     ] {
         let mut segments: Vec<_> = before.iter().map(|octets| (Stream, *octets)).collect();
         segments.extend([
@@ -772,6 +830,12 @@ fn http2_without_tls_names_its_hosts() {
     let none = |failure| (None, Some(failure));
     let odd = [&start[..], &frame(1, 5, 1, &fields("a test"))].concat();
     assert_eq!(told(tcp(), &[(Stream, &odd)]), none("no-host-name"));
+    // Behind a line of text.
+    let all = [&b"HELLO 1.0 program\r\n"[..], &whole].concat();
+    for cut in 1..all.len() {
+        let (one, two) = all.split_at(cut);
+        assert_eq!(told(tcp(), &[(Stream, one), (Stream, two)]), named, "{cut}");
+    }
     let broken = [&start[..], &frame(1, 5, 1, &[0xff, 0xff])].concat();
     assert_eq!(told(tcp(), &[(Stream, &broken)]), none("malformed"));
 
@@ -795,6 +859,64 @@ fn http2_without_tls_names_its_hosts() {
         unread(judge(&[]).judge(&heard)),
         Some(("malformed", "http"))
     );
+}
+
+/// A connection of HTTP/2 that has named a.test.
+fn http2() -> Vec<u8> {
+    [
+        &b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..],
+        &frame(4, 0, 0, &[]),
+        &frame(1, 5, 1, b"\x82\x86\x84\x41\x06a.test"),
+    ]
+    .concat()
+}
+
+#[test]
+fn a_half_said_header_block_is_given_up() {
+    let start = http2();
+    let half = frame(1, 1, 3, b"\x82\x86\x84\x41");
+    let mut desk = Desk::default();
+    said(&mut desk, tcp(), Kind::Stream, 0, &start);
+    assert_eq!(desk.waits(3), Some(false), "between two requests");
+    let mut at = start.len();
+    for (now, octets) in [(1.0, &half), (9.0, &frame(9, 0, 3, &[])), (14.0, &vec![0])] {
+        desk.sample(&sample(tcp(), Kind::Stream, UP, at, octets), now);
+        assert_eq!(desk.waits(3), Some(true));
+        at += octets.len();
+    }
+    // Neither empty frames nor the start of one prolong it.
+    desk.forget_unfinished(1.0);
+    let given: Vec<_> = desk.given_up().collect();
+    assert_eq!(given.len(), 1);
+    let judged = judge(&[]).judge_given_up(&given[0]);
+    assert_eq!(unread(judged), Some(("truncated", "http")));
+    assert_eq!(desk.readers(), 0);
+}
+
+#[test]
+fn what_http2_is_read_by_is_kept_of_so_many_flows() {
+    let start = http2();
+    let mut desk = Desk::default();
+    let mut send = |device, slot, at, octets: &[u8]| {
+        let key = key_of(device, protocol::TCP, 40_000, 443);
+        let mut sample = sample(key, Kind::Stream, UP, at, octets);
+        sample.head.slot = slot;
+        let heard = desk.sample(&sample, 0.0).expect("the kind is known");
+        unread(judge(&[]).judge(&heard))
+    };
+    // Another device's is the oldest.
+    send(2, MAX_KEPT as u32, 0, &start);
+    for slot in 0..MAX_KEPT as u32 {
+        assert_eq!(send(1, slot, 0, &start), None);
+    }
+    let next = frame(1, 5, 3, b"\x82\x86\x84\xbe");
+    for (device, slot, expected) in [
+        (1, 0, Some(("limit", "http"))),
+        (1, 1, None),
+        (2, MAX_KEPT as u32, None),
+    ] {
+        assert_eq!(send(device, slot, start.len(), &next), expected, "{slot}");
+    }
 }
 
 #[test]

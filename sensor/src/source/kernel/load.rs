@@ -124,6 +124,10 @@ impl Kernel {
         Ok(kernel)
     }
 
+    /// The most instructions that the verifier may go through for one program, as the tests hold it:
+    /// half of what it goes through at most, because other kernels need more.
+    pub const MOST_VERIFIED: u32 = 500_000;
+
     /// Loads all programs, wanted or not, and says how many instructions the verifier went through for each;
     /// `None` where the kernel does not say.
     ///

@@ -38,7 +38,7 @@ pub use links::{Link, LinkChanges, Links};
 pub use load::Kernel;
 pub use policy::{DeviceRules, Installed};
 pub use ring::{Messages, Samples};
-pub use run::{ONE_PAGE, Runner, enter_own_namespace};
+pub use run::{LONGEST, ONE_PAGE, Runner, enter_own_namespace};
 pub use verdicts::Verdicts;
 
 /// What can go wrong between the daemon and the kernel. Each says what to do.

@@ -67,6 +67,10 @@ pub fn examine(pin_directory: &Path, interfaces: &[&str]) -> Vec<Finding> {
             what: "BPF JIT",
             result: jit(),
         },
+        Finding {
+            what: "softirqs",
+            result: softirqs(),
+        },
     ];
     findings.extend(interfaces.iter().map(|name| Finding {
         what: "interface",
@@ -110,12 +114,12 @@ fn machine() -> Result<String, Error> {
     }
     let machine = uname().machine().to_string_lossy().into_owned();
     Ok(match machine.as_str() {
-        "x86_64" | "aarch64" => format!("{machine}, little-endian"),
+        "x86_64" => format!("{machine}, little-endian"),
         arm if arm.starts_with("arm") => format!(
             "{machine}: the kernel's JIT for 32-bit ARM has no atomic addition and interprets the \
              programs, which costs several times as much for each packet; a 64-bit kernel does not"
         ),
-        other => format!("{other}, little-endian; the tests run on x86_64 and aarch64 alone"),
+        other => format!("{other}, little-endian; the tests run on x86_64 alone"),
     })
 }
 
@@ -201,5 +205,65 @@ fn jit() -> Result<String, String> {
         Ok(_) => Ok("on".to_owned()),
         // The file is in the first network namespace only.
         Err(_) => Ok(format!("not known here: {PLACE} cannot be read")),
+    }
+}
+
+/// Whether programs that run in softirqs can interrupt each other, as the kernel's configuration says.
+fn softirqs() -> Result<String, String> {
+    let system = uname();
+    let release = system.release().to_string_lossy();
+    let places = [
+        format!("/boot/config-{release}"),
+        format!("/lib/modules/{release}/config"),
+    ];
+    let configuration = places
+        .iter()
+        .find_map(|place| std::fs::read_to_string(place).ok());
+    softirqs_of(
+        &system.version().to_string_lossy(),
+        configuration.as_deref(),
+    )
+}
+
+/// The same by the kernel's version and configuration. An option that is not in it is that of a later
+/// kernel: the lock cannot be left out there.
+fn softirqs_of(version: &str, configuration: Option<&str>) -> Result<String, String> {
+    const OPTION: &str = "CONFIG_PREEMPT_RT_NEEDS_BH_LOCK";
+    if !version.contains("PREEMPT_RT") {
+        return Ok("programs do not interrupt each other".to_owned());
+    }
+    let Some(configuration) = configuration else {
+        return Ok(format!(
+            "not known under PREEMPT_RT: the kernel's configuration is not in /boot; \
+             `zcat /proc/config.gz | grep {OPTION}` must show `{OPTION}=y` or nothing"
+        ));
+    };
+    let is_left_out = format!("# {OPTION} is not set");
+    match configuration.lines().any(|line| line == is_left_out) {
+        true => Err(format!(
+            "programs interrupt each other and mix up their samples and answers: this PREEMPT_RT \
+             kernel was built without {OPTION}; take one that was built with it, or one without \
+             PREEMPT_RT"
+        )),
+        false => Ok("programs do not interrupt each other, by the lock of softirqs".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_whose_programs_interrupt_each_other_is_named() {
+        const RT: &str = "#1 SMP PREEMPT_RT Debian 6.12.60-1";
+        let of = |version, configuration| softirqs_of(version, configuration).is_ok();
+        let without = Some("CONFIG_PREEMPT_RT=y\n# CONFIG_PREEMPT_RT_NEEDS_BH_LOCK is not set\n");
+        let with = Some("CONFIG_PREEMPT_RT=y\nCONFIG_PREEMPT_RT_NEEDS_BH_LOCK=y\n");
+        assert!(!of(RT, without));
+        assert!(of(RT, with));
+        assert!(of(RT, Some("CONFIG_PREEMPT_RT=y\n")), "before Linux 6.18");
+        assert!(of("#1 SMP PREEMPT_DYNAMIC Debian 6.12.60-1", without));
+        let unknown = softirqs_of(RT, None).expect("nothing was found");
+        assert!(unknown.starts_with("not known"), "{unknown}");
     }
 }

@@ -33,6 +33,11 @@ const INTERFACE: u32 = 0;
 /// hook.
 pub const ONE_PAGE: usize = 3_000;
 
+/// The longest frame that every kernel's test run takes, at either hook: of a socket buffer it takes no
+/// greater length on the wire (`GSO_LEGACY_MAX_SIZE`); for XDP it has 17 pages (`MAX_SKB_FRAGS`) beside
+/// the first.
+pub const LONGEST: usize = 64 * 1024;
+
 /// Programs over tables of their own, which nothing else sees.
 pub struct Runner {
     programs: Ebpf,
@@ -105,8 +110,8 @@ impl Runner {
     }
 
     /// Runs a frame: its header, what was captured behind it, and how long it was on the wire.
-    /// What was not captured is filled up with zeros. Gives whether the kernel took it: one that is
-    /// longer than its buffers (about 64 KiB) it does not.
+    /// What was not captured is filled up with zeros. Gives whether the kernel took it: it need not take
+    /// one that is longer than [`LONGEST`].
     ///
     /// # Errors
     ///
@@ -121,39 +126,46 @@ impl Runner {
         self.frame.clear();
         self.frame.extend_from_slice(header);
         self.frame.extend_from_slice(body);
-        match direction {
+        let (program, result) = match direction {
             Direction::Upload => {
                 self.frame.resize(len, 0);
-                match len {
-                    ..=ONE_PAGE => self.upload("upload"),
-                    _ => self.upload("upload_frags"),
-                }
+                let name = match len {
+                    ..=ONE_PAGE => "upload",
+                    _ => "upload_frags",
+                };
+                (name, self.upload(name))
             }
             Direction::Download => {
                 self.frame.resize(len.min(ONE_PAGE), 0);
                 let context = (len > ONE_PAGE).then(|| context_of_one(len));
-                self.download(context.as_ref().map(<[u8; CONTEXT]>::as_slice))
+                let context = context.as_ref().map(<[u8; CONTEXT]>::as_slice);
+                ("download", self.download(context))
             }
+        };
+        match result {
+            Ok(()) => Ok(true),
+            Err(error) if len > LONGEST && is_refusal(&error) => Ok(false),
+            Err(source) => Err(Error::Program { program, source }),
         }
     }
 
-    fn upload(&mut self, name: &'static str) -> Result<bool, Error> {
+    fn upload(&mut self, name: &'static str) -> Result<(), ProgramError> {
         let program: &mut Xdp = program(&mut self.programs, name);
         let options = TestRunOptions {
             data_in: Some(&self.frame),
             ..TestRunOptions::new()
         };
-        done(program.test_run(options), name)
+        program.test_run(options).map(|_| ())
     }
 
-    fn download(&mut self, context: Option<&[u8]>) -> Result<bool, Error> {
+    fn download(&mut self, context: Option<&[u8]>) -> Result<(), ProgramError> {
         let program: &mut SchedClassifier = program(&mut self.programs, "download");
         let options = TestRunOptions {
             data_in: Some(&self.frame),
             ctx_in: context,
             ..TestRunOptions::new()
         };
-        done(program.test_run(options), "download")
+        program.test_run(options).map(|_| ())
     }
 
     /// What the last runs put into the ring.
@@ -275,20 +287,12 @@ fn context_of_one(len: usize) -> [u8; CONTEXT] {
     context
 }
 
-/// Whether a frame was run: what does not fit the kernel's buffers is refused before the program.
-fn done<T>(result: Result<T, ProgramError>, program: &'static str) -> Result<bool, Error> {
-    const NO_ROOM: [i32; 4] = [libc::EINVAL, libc::ENOMEM, libc::E2BIG, libc::EMSGSIZE];
-    match result {
-        Ok(_) => Ok(true),
-        Err(ProgramError::SyscallError(SyscallError { io_error, .. }))
-            if io_error
-                .raw_os_error()
-                .is_some_and(|number| NO_ROOM.contains(&number)) =>
-        {
-            Ok(false)
-        }
-        Err(source) => Err(Error::Program { program, source }),
-    }
+/// Whether the kernel says that a frame does not fit its buffers, or that it is longer than any.
+fn is_refusal(error: &ProgramError) -> bool {
+    let ProgramError::SyscallError(SyscallError { io_error, .. }) = error else {
+        return false;
+    };
+    matches!(io_error.raw_os_error(), Some(libc::EINVAL | libc::ENOMEM))
 }
 
 fn refused(map: &'static str) -> impl Fn(aya::maps::MapError) -> Error {
