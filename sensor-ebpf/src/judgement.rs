@@ -337,8 +337,13 @@ impl Ruling {
     /// not, and that the programs have not taken up yet.
     pub const fn following(mut self, stored: u64, judgement: u64) -> Self {
         let before = Self::unpack(stored);
-        let is_taken_up = before.version == Judgement::unpack(judgement).version;
+        let taken_up = Judgement::unpack(judgement).version;
+        let is_taken_up = before.version == taken_up;
         self.version = (before.version + 1) & bits::VERSION_MASK as u8;
+        // Versions repeat: a ruling with the judgement's own would look like one that was taken up.
+        if self.version == taken_up {
+            self.version = (self.version + 1) & bits::VERSION_MASK as u8;
+        }
         if is_taken_up || before.epoch != self.epoch {
             return self;
         }
@@ -549,5 +554,18 @@ mod tests {
             ..settled
         };
         assert!(!other.following(first.pack(), fresh.pack()).named);
+    }
+
+    #[test]
+    fn the_programs_see_the_last_of_any_number_of_rulings() {
+        let judgement = Judgement::new(3, Decision::PASS);
+        let mut stored = ruling(REFUSED).pack();
+        for number in 0..100 {
+            let next = ruling(REFUSED).following(stored, judgement.pack());
+            assert_ne!(next.version, Ruling::unpack(stored).version, "{number}");
+            stored = next.pack();
+            let is_steady = Judgement::is_steady(judgement.pack(), stored, 3);
+            assert!(!is_steady, "{number}");
+        }
     }
 }
