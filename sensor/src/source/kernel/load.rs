@@ -12,7 +12,7 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, IterableMap as _, MapData, Queue},
-    programs::{Program, Xdp},
+    programs::{Program, ProgramError, ProgramFd, Xdp},
 };
 use rustix::rand::{GetRandomFlags, getrandom};
 use sensor_ebpf::{
@@ -98,9 +98,8 @@ impl Kernel {
         discard_unusable(directory).map_err(pins)?;
 
         let mut programs = load_object(directory, config)?;
-        let clock: &mut Xdp = program(&mut programs, "clock");
-        load_program(clock.load(), "clock")?;
-        let hz = clock::rate(clock)?;
+        loaded(&mut programs, "clock")?;
+        let hz = clock::rate(program(&mut programs, "clock"))?;
 
         let tables_made = initialise(directory, config, hz)?;
         let books = Books::open(directory, Access::Write)?;
@@ -130,12 +129,7 @@ impl Kernel {
                 program: "of the object",
                 source,
             };
-            let loaded = match program {
-                Program::Xdp(program) if program.fd().is_err() => program.load(),
-                Program::SchedClassifier(program) if program.fd().is_err() => program.load(),
-                _ => Ok(()),
-            };
-            loaded.map_err(refused)?;
+            load_one(program).map_err(refused)?;
             let info = program.info().map_err(refused)?;
             verified.push((name.to_owned(), info.verified_instruction_count()));
         }
@@ -377,11 +371,31 @@ where
         .expect("the embedded object has the program")
 }
 
-pub(super) fn load_program(
-    loaded: Result<(), aya::programs::ProgramError>,
-    program: &'static str,
-) -> Result<(), Error> {
-    loaded.map_err(|source| Error::Program { program, source })
+/// A program of the embedded object, loaded where it was not before.
+pub(super) fn loaded<'a>(programs: &'a mut Ebpf, name: &'static str) -> Result<&'a Program, Error> {
+    let program: &mut Program = program(programs, name);
+    load_one(program).map_err(|source| Error::Program {
+        program: name,
+        source,
+    })?;
+    Ok(program)
+}
+
+fn load_one(program: &mut Program) -> Result<(), ProgramError> {
+    match program {
+        Program::Xdp(program) if program.fd().is_err() => program.load(),
+        Program::SchedClassifier(program) if program.fd().is_err() => program.load(),
+        _ => Ok(()),
+    }
+}
+
+/// A descriptor of a loaded program.
+pub(super) fn descriptor(program: &Program, name: &'static str) -> Result<ProgramFd, Error> {
+    let fd = program.fd().and_then(|fd| Ok(fd.try_clone()?));
+    fd.map_err(|source| Error::Program {
+        program: name,
+        source,
+    })
 }
 
 fn load_object(directory: &Path, config: &Config) -> Result<Ebpf, Error> {

@@ -7,12 +7,10 @@ use std::{
     sync::Arc,
 };
 
-use aya::{
-    Ebpf,
-    programs::{ProgramFd, SchedClassifier, Xdp},
-};
+use aya::{Ebpf, programs::ProgramFd};
 
 use super::{
+    Means,
     seat::{Role, Seat},
     tc::{self, Side},
 };
@@ -21,7 +19,7 @@ use crate::{
     model::Hook,
     source::kernel::{
         Error,
-        load::{load_program, program},
+        load::{descriptor, loaded},
         netlink::Netlink,
         pins, readers,
     },
@@ -42,58 +40,57 @@ pub(super) struct Programs<'a> {
 }
 
 impl Programs<'_> {
-    pub(super) fn xdp(&mut self, name: &'static str) -> Result<Arc<Loaded>, Error> {
-        let directory = self.directory;
-        self.load(name, |object| {
-            readers::put(object, Some(directory), name)?;
-            let program: &mut Xdp = program(object, name);
-            if program.fd().is_err() {
-                load_program(program.load(), name)?;
-            }
-            let refused = |source| Error::Program {
-                program: name,
-                source,
-            };
-            let id = program.info().map_err(refused)?.id();
-            let fd = program.fd().map_err(refused)?.try_clone();
-            Ok((fd, id))
-        })
-    }
-
-    pub(super) fn tc(&mut self, name: &'static str) -> Result<Arc<Loaded>, Error> {
-        let directory = self.directory;
-        self.load(name, |object| {
-            readers::put(object, Some(directory), name)?;
-            let program: &mut SchedClassifier = program(object, name);
-            if program.fd().is_err() {
-                load_program(program.load(), name)?;
-            }
-            let refused = |source| Error::Program {
-                program: name,
-                source,
-            };
-            let id = program.info().map_err(refused)?.id();
-            let fd = program.fd().map_err(refused)?.try_clone();
-            Ok((fd, id))
-        })
-    }
-
-    fn load(
-        &mut self,
-        name: &'static str,
-        load: impl FnOnce(&mut Ebpf) -> Result<(io::Result<ProgramFd>, u32), Error>,
-    ) -> Result<Arc<Loaded>, Error> {
+    /// The program of this name, with its reader behind it.
+    pub(super) fn get(&mut self, name: &'static str) -> Result<Arc<Loaded>, Error> {
         if let Some(loaded) = self.loaded.get(name) {
             return Ok(Arc::clone(loaded));
         }
-        let (fd, id) = load(self.object)?;
-        let fd = fd.map_err(|source| Error::System {
-            what: "a program has no descriptor",
+        readers::put(self.object, Some(self.directory), name)?;
+        let program = loaded(self.object, name)?;
+        let refused = |source| Error::Program {
+            program: name,
             source,
-        })?;
+        };
+        let id = program.info().map_err(refused)?.id();
+        let fd = descriptor(program, name)?;
         let loaded = Arc::new(Loaded { fd, id });
         self.loaded.insert(name, Arc::clone(&loaded));
         Ok(loaded)
+    }
+}
+
+/// What programs are put on interfaces with, whichever interface it is.
+pub(super) struct Tools {
+    loaded: HashMap<&'static str, Arc<Loaded>>,
+    pub(super) netlink: Netlink,
+}
+
+impl Tools {
+    pub(super) fn new(netlink: Netlink) -> Self {
+        Self {
+            loaded: HashMap::new(),
+            netlink,
+        }
+    }
+
+    /// An interface, with all that is needed to put programs on it.
+    pub(super) fn place<'a>(
+        &'a mut self,
+        means: &'a mut Means<'_>,
+        name: &'a str,
+        index: u32,
+    ) -> Place<'a> {
+        Place {
+            name,
+            index,
+            directory: means.directory,
+            programs: Programs {
+                object: means.object,
+                loaded: &mut self.loaded,
+                directory: means.directory,
+            },
+            netlink: &mut self.netlink,
+        }
     }
 }
 

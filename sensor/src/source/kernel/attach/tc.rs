@@ -249,7 +249,7 @@ impl Place<'_> {
     /// By a link; `None` where the kernel has none at TC.
     fn seat_tcx(&mut self, role: Role, program: &'static str) -> Result<Option<Seat>, Error> {
         let pin = self.pin(role);
-        let loaded = self.programs.tc(program)?;
+        let loaded = self.programs.get(program)?;
         let point = role.side().point();
         let there = match calls::programs_at(self.index, point) {
             Ok(there) => there,
@@ -284,7 +284,7 @@ impl Place<'_> {
     /// By a filter, which stays until it is removed.
     fn seat_filter(&mut self, role: Role, program: &'static str) -> Result<Seat, Error> {
         let side = role.side();
-        let loaded = self.programs.tc(program)?;
+        let loaded = self.programs.get(program)?;
         let index = self.index;
         let qdisc = ingress_qdisc(self.netlink, index);
         match (

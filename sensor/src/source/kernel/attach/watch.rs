@@ -4,7 +4,6 @@ use std::{
     collections::{HashMap, HashSet},
     os::fd::OwnedFd,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use sensor_ebpf::books::Way;
@@ -12,7 +11,7 @@ use sensor_ebpf::books::Way;
 use super::{
     Attached, Means,
     fill::fill,
-    place::{Loaded, Place, Programs},
+    place::Tools,
     ports::Told,
     records,
     seat::{Held, Role},
@@ -40,8 +39,7 @@ const NO_METADATA: &str =
 /// All interfaces with programs.
 pub(in crate::source::kernel) struct Attachments {
     attached: Vec<Attached>,
-    loaded: HashMap<&'static str, Arc<Loaded>>,
-    netlink: Netlink,
+    tools: Tools,
     drivers: Drivers,
     /// What was said last about what cannot be had, by interface, and under no name of the looking
     /// itself.
@@ -65,8 +63,7 @@ impl Attachments {
         };
         Ok(Self {
             attached: Vec::new(),
-            loaded: HashMap::new(),
-            netlink: Netlink::route().map_err(refused)?,
+            tools: Tools::new(Netlink::route().map_err(refused)?),
             drivers: Drivers::open().map_err(refused)?,
             said: HashMap::new(),
             whole: false,
@@ -101,7 +98,7 @@ impl Attachments {
     }
 
     fn list(&mut self) -> Result<Links, Error> {
-        Links::read(&mut self.netlink).map_err(|source| Error::System {
+        Links::read(&mut self.tools.netlink).map_err(|source| Error::System {
             what: "the interfaces cannot be listed",
             source,
         })
@@ -222,17 +219,8 @@ impl Attachments {
             let there = links.named(&attached.interface);
             match there.is_some_and(|link| link.index == attached.ifindex) {
                 true => {
-                    let mut place = Place {
-                        name: &attached.interface,
-                        index: attached.ifindex,
-                        directory: means.directory,
-                        programs: Programs {
-                            object: means.object,
-                            loaded: &mut self.loaded,
-                            directory: means.directory,
-                        },
-                        netlink: &mut self.netlink,
-                    };
+                    let (name, index) = (&attached.interface, attached.ifindex);
+                    let mut place = self.tools.place(means, name, index);
                     for seat in &attached.seats {
                         place.unseat(seat);
                     }
@@ -293,18 +281,9 @@ impl Attachments {
             }
         }
         let was_complete = attached.complete;
-        let place = Place {
-            name,
-            index: target.link.index,
-            directory: means.directory,
-            programs: Programs {
-                object: means.object,
-                loaded: &mut self.loaded,
-                directory: means.directory,
-            },
-            netlink: &mut self.netlink,
-        };
-        let errors = fill(attached, place, target, (not_xdp, notes), means.books);
+        let books = means.books;
+        let place = self.tools.place(means, name, target.link.index);
+        let errors = fill(attached, place, target, (not_xdp, notes), books);
         attached.complete = errors.is_empty();
         let hooks = (attached.hook(Role::Upload), attached.hook(Role::Download));
         if hooks != (attached.upload, attached.download) || !was_complete {
@@ -414,18 +393,7 @@ impl Attachments {
                 continue;
             }
             match links.named(&name) {
-                Some(link) => Place {
-                    name: &name,
-                    index: link.index,
-                    directory: means.directory,
-                    programs: Programs {
-                        object: means.object,
-                        loaded: &mut self.loaded,
-                        directory: means.directory,
-                    },
-                    netlink: &mut self.netlink,
-                }
-                .sweep(),
+                Some(link) => self.tools.place(&mut means, &name, link.index).sweep(),
                 None => {
                     for role in Role::ALL {
                         pins::end_link(&pins::link(means.directory, &name, role.name()));

@@ -28,7 +28,7 @@ impl Place<'_> {
             _ => Point::XdpNative,
         };
         // Before the old one goes: the verifier takes its time.
-        self.programs.xdp(PROGRAMS[0])?;
+        self.programs.get(PROGRAMS[0])?;
         // Two modes of XDP exclude each other. What is at TC stays until XDP is there: where XDP is
         // not to be had, nothing was without accounting and filter.
         let at_tc = matches!(before, Hook::Tcx | Hook::Clsact);
@@ -67,7 +67,7 @@ impl Place<'_> {
         hook: Hook,
         point: Point,
     ) -> Result<Seat, Error> {
-        let loaded = self.programs.xdp(program)?;
+        let loaded = self.programs.get(program)?;
         let link = calls::attach(loaded.fd.as_fd(), self.index, point);
         let link = link.map_err(|source: io::Error| Error::System {
             what: "the program cannot be attached",
@@ -91,7 +91,7 @@ impl Place<'_> {
             return None;
         }
         for program in PROGRAMS {
-            let Ok(loaded) = self.programs.xdp(program) else {
+            let Ok(loaded) = self.programs.get(program) else {
                 continue;
             };
             if calls::replace(link.as_fd(), loaded.fd.as_fd()).is_ok() {
