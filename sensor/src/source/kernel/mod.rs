@@ -211,6 +211,12 @@ pub enum Error {
         /// Why.
         source: aya::programs::ProgramError,
     },
+    /// A program was refused a short time ago, and is not tried again yet.
+    #[error("{reason}")]
+    RefusedBefore {
+        /// What was said then.
+        reason: String,
+    },
     /// Anything else the system refused.
     #[error("{what}: {source}")]
     System {

@@ -5,6 +5,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use aya::{Ebpf, programs::ProgramFd};
@@ -34,7 +35,7 @@ pub(super) struct Loaded {
 /// The programs of the object, each loaded when it is first wanted, and its reader before it.
 pub(super) struct Programs<'a> {
     pub(super) object: &'a mut Ebpf,
-    pub(super) loaded: &'a mut HashMap<&'static str, Arc<Loaded>>,
+    known: &'a mut Known,
     /// Where the readers of payloads are pinned.
     pub(super) directory: &'a Path,
 }
@@ -42,9 +43,20 @@ pub(super) struct Programs<'a> {
 impl Programs<'_> {
     /// The program of this name, with its reader behind it.
     pub(super) fn get(&mut self, name: &'static str) -> Result<Arc<Loaded>, Error> {
-        if let Some(loaded) = self.loaded.get(name) {
+        if let Some(loaded) = self.known.loaded.get(name) {
             return Ok(Arc::clone(loaded));
         }
+        let now = Instant::now();
+        self.known.refused.may_try(name, now)?;
+        let loaded = self
+            .load(name)
+            .inspect_err(|error| self.known.refused.note(name, error, now))?;
+        let loaded = Arc::new(loaded);
+        self.known.loaded.insert(name, Arc::clone(&loaded));
+        Ok(loaded)
+    }
+
+    fn load(&mut self, name: &'static str) -> Result<Loaded, Error> {
         readers::put(self.object, Some(self.directory), name)?;
         let program = loaded(self.object, name)?;
         let refused = |source| Error::Program {
@@ -53,22 +65,70 @@ impl Programs<'_> {
         };
         let id = program.info().map_err(refused)?.id();
         let fd = descriptor(program, name)?;
-        let loaded = Arc::new(Loaded { fd, id });
-        self.loaded.insert(name, Arc::clone(&loaded));
-        Ok(loaded)
+        Ok(Loaded { fd, id })
+    }
+}
+
+/// The programs that were asked for.
+#[derive(Default)]
+struct Known {
+    loaded: HashMap<&'static str, Arc<Loaded>>,
+    refused: Refusals,
+}
+
+/// The programs that could not be loaded, each with the reason and the time of the next attempt.
+///
+/// The verifier may take seconds for a program. At every look, that time would be missing for all else.
+#[derive(Default)]
+struct Refusals(HashMap<&'static str, Refusal>);
+
+struct Refusal {
+    reason: String,
+    again: Instant,
+    pause: Duration,
+}
+
+impl Refusals {
+    /// How long a program is left alone after its first refusal; twice as long after each further one.
+    const FIRST_PAUSE: Duration = Duration::from_secs(1);
+    const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+    /// # Errors
+    ///
+    /// The last refusal's reason while its pause lasts.
+    fn may_try(&self, program: &'static str, now: Instant) -> Result<(), Error> {
+        match self.0.get(program) {
+            Some(refusal) if now < refusal.again => Err(Error::RefusedBefore {
+                reason: refusal.reason.clone(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    fn note(&mut self, program: &'static str, error: &Error, now: Instant) {
+        let before = self.0.get(program).map(|refusal| refusal.pause);
+        let pause = before.map_or(Self::FIRST_PAUSE, |pause| {
+            (pause * 2).min(Self::LONGEST_PAUSE)
+        });
+        let refusal = Refusal {
+            reason: error.to_string(),
+            again: now + pause,
+            pause,
+        };
+        self.0.insert(program, refusal);
     }
 }
 
 /// What programs are put on interfaces with, whichever interface it is.
 pub(super) struct Tools {
-    loaded: HashMap<&'static str, Arc<Loaded>>,
+    known: Known,
     pub(super) netlink: Netlink,
 }
 
 impl Tools {
     pub(super) fn new(netlink: Netlink) -> Self {
         Self {
-            loaded: HashMap::new(),
+            known: Known::default(),
             netlink,
         }
     }
@@ -86,7 +146,7 @@ impl Tools {
             directory: means.directory,
             programs: Programs {
                 object: means.object,
-                loaded: &mut self.loaded,
+                known: &mut self.known,
                 directory: means.directory,
             },
             netlink: &mut self.netlink,
@@ -191,5 +251,34 @@ pub(super) fn sweep_filters(netlink: &mut Netlink, index: u32) {
         for filter in there.iter().filter(|filter| filter.is_ours()) {
             let _ = tc::remove_filter(netlink, index, side, filter);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_was_refused_is_tried_again_after_pauses_that_grow() {
+        let mut refusals = Refusals::default();
+        let start = Instant::now();
+        let may_try = |refusals: &Refusals, program, after| {
+            refusals.may_try(program, start + Duration::from_secs(after))
+        };
+        assert!(may_try(&refusals, "upload", 0).is_ok());
+        let error = Error::PolicyTooLarge("a reason".to_owned());
+        refusals.note("upload", &error, start);
+        let again = may_try(&refusals, "upload", 0).expect_err("it is left alone");
+        assert_eq!(again.to_string(), error.to_string());
+        assert!(may_try(&refusals, "download", 0).is_ok());
+        assert!(may_try(&refusals, "upload", 1).is_ok());
+        refusals.note("upload", &error, start);
+        assert!(may_try(&refusals, "upload", 1).is_err());
+        assert!(may_try(&refusals, "upload", 2).is_ok());
+        for _ in 0..20 {
+            refusals.note("upload", &error, start);
+        }
+        assert!(may_try(&refusals, "upload", 59).is_err());
+        assert!(may_try(&refusals, "upload", 60).is_ok());
     }
 }
