@@ -253,6 +253,31 @@ fn pins_that_were_deleted_are_there_again() {
 }
 
 #[test]
+fn a_program_stays_where_its_link_cannot_be_pinned() {
+    let Some(lab) = lab() else { return };
+    let mut daemon = watched(&lab, "auto");
+    let pins = Settings::new(&lab, &["one"]).pins;
+    let mount = pins.parent().expect("the file system").display();
+    let remount = |how: &str| {
+        let words = format!("mount -o remount,{how} {mount}");
+        lab.gateway.run(&words).expect("mounted");
+    };
+    remount("ro");
+    detach(&lab.gateway, "one");
+    put_back(&lab, &mut daemon, "its link was detached");
+    log_says(&daemon, "Read-only file system");
+    assert!(!daemon.log().contains("are there again"));
+    remount("rw");
+    log_says(&daemon, "are there again: link-");
+    // The links outlive the daemon, and the next start adopts them.
+    daemon.end();
+    assert_eq!(programs(&lab.gateway, "one"), 2);
+    let mut daemon = Daemon::start(&lab, &Settings::new(&lab, &["one"]));
+    daemon.counts("one", 12);
+    daemon.end();
+}
+
+#[test]
 fn an_interface_that_was_made_anew_under_its_number_is_had_again() {
     let Some(lab) = lab() else { return };
     for hook in ["auto", "tc", "clsact"] {

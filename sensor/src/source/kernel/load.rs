@@ -162,19 +162,20 @@ impl Kernel {
         attachments.look(means, wanted)
     }
 
-    /// Pins again what is not pinned any more: a map that has no pin ends with this process.
+    /// Pins again what is not pinned any more: a map or a link that has no pin ends with this process.
     ///
     /// # Errors
     ///
-    /// When nothing can be pinned there.
+    /// Why not everything can be pinned there.
     pub fn keep_pins(&mut self) -> Result<(), Error> {
         let directory = &self.pin_directory;
         let maps = self.programs.maps();
         let maps: Vec<_> = maps.filter(|(name, _)| PINNED.contains(name)).collect();
-        let again = pins::restore(directory, &maps, &self.attachments.links(directory))?;
-        readers::keep_pins(&self.programs, directory)?;
+        let links = self.attachments.links(directory);
+        let (again, restored) = pins::restore(directory, &maps, links);
+        let outcome = restored.and(readers::keep_pins(&self.programs, directory));
         if again.is_empty() {
-            return Ok(());
+            return outcome;
         }
         // Where the folder itself was removed, the lock is on one that nobody finds any more.
         if !self.lock.is_on(directory) {
@@ -185,7 +186,7 @@ impl Kernel {
             directory.display(),
             again.join(", ")
         );
-        Ok(())
+        outcome
     }
 
     fn parts(&mut self) -> (&mut Attachments, Means<'_>) {

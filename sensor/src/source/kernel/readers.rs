@@ -97,7 +97,8 @@ pub(super) fn put(
     if let Some(directory) = directory
         && let Map::ProgramArray(data) = &*map
     {
-        pin(data, directory, reader.map)?;
+        // Where it is refused, `keep_pins` says so and tries again: this process holds the map meanwhile.
+        let _ = pin(data, directory, reader.map);
     }
     ProgramArray::try_from(map)
         .and_then(|mut map| map.set(reader.place, &loaded, 0))

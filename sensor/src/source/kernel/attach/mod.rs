@@ -113,6 +113,16 @@ impl Attached {
         self.seat(role).map_or(Hook::None, |seat| seat.hook)
     }
 
+    /// Notes a new program in the place of the one that was there and of one that is `gone`, and gives its
+    /// place among all. Their links end.
+    fn put(&mut self, seat: Seat, gone: Option<Seat>) -> usize {
+        for old in [gone, self.take(seat.role)].into_iter().flatten() {
+            old.make_room_for(&seat);
+        }
+        self.seats.push(seat);
+        self.seats.len() - 1
+    }
+
     fn take(&mut self, role: Role) -> Option<Seat> {
         let at = self.seats.iter().position(|seat| seat.role == role)?;
         Some(self.seats.swap_remove(at))

@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     io,
+    os::fd::{AsFd as _, OwnedFd},
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
@@ -12,14 +13,14 @@ use aya::{Ebpf, programs::ProgramFd};
 
 use super::{
     Means,
-    seat::{Role, Seat},
+    seat::{Held, Role, Seat},
     tc::{self, Side},
 };
 use crate::{
     config::HookChoice,
     model::Hook,
     source::kernel::{
-        Error,
+        Error, calls,
         load::{descriptor, loaded},
         netlink::Netlink,
         pins, readers,
@@ -168,6 +169,43 @@ impl Place<'_> {
         pins::link(self.directory, self.name, role.name())
     }
 
+    /// The link that is pinned for a program, of this start or an earlier one.
+    ///
+    /// # Errors
+    ///
+    /// When there may be one that cannot be opened: what it holds on the interface must not be taken for gone.
+    pub(super) fn pinned(&self, role: Role) -> Result<Option<OwnedFd>, Error> {
+        match calls::pinned(&self.pin(role)) {
+            Ok(link) => Ok(Some(link)),
+            // No table can be opened behind a read-only mount either, so that this process began before it
+            // was read-only, and holds the link that is pinned there.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EROFS)) => {
+                Ok(None)
+            }
+            Err(source) => Err(Error::Attach {
+                interface: self.name.to_owned(),
+                source,
+            }),
+        }
+    }
+
+    /// Pins a new link. Where that is refused, this process alone holds the link, and every look tries to
+    /// pin it again.
+    pub(super) fn held(&self, role: Role, link: OwnedFd) -> Held {
+        let pinned = pins::pin_link(link.as_fd(), &self.pin(role));
+        if let Err(error) = &pinned {
+            tracing::warn!(
+                "interface {}: the {} program ends with the sensor until its link can be pinned: {error}",
+                self.name,
+                role.name()
+            );
+        }
+        Held::Link {
+            link,
+            is_pinned: pinned.is_ok(),
+        }
+    }
+
     pub(super) fn refused(&self, hook: Hook, error: &io::Error) -> Error {
         match error.raw_os_error() {
             Some(libc::ENODEV) => Error::NoInterface {
@@ -239,7 +277,7 @@ impl Place<'_> {
     /// Takes everything off that a sensor left here, whichever start it was.
     pub(super) fn sweep(&mut self) {
         for role in Role::ALL {
-            pins::end_link(&self.pin(role));
+            let _ = pins::end_link(&self.pin(role));
         }
         sweep_filters(self.netlink, self.index);
     }

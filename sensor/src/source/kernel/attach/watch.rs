@@ -2,8 +2,8 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    os::fd::OwnedFd,
-    path::{Path, PathBuf},
+    os::fd::{AsFd as _, OwnedFd},
+    path::Path,
 };
 
 use sensor_ebpf::books::Way;
@@ -28,7 +28,8 @@ use crate::{
         links::{Link, Links},
         lock::InterfaceLock,
         netlink::Netlink,
-        pins, readers,
+        pins::{self, LinkPin},
+        readers,
     },
 };
 
@@ -82,19 +83,22 @@ impl Attachments {
         self.whole
     }
 
-    /// The links that are held, with the names of their pins.
-    pub(in crate::source::kernel) fn links(&self, directory: &Path) -> Vec<(PathBuf, &OwnedFd)> {
-        self.attached
-            .iter()
-            .flat_map(|attached| attached.seats.iter().map(move |seat| (attached, seat)))
-            .filter_map(|(attached, seat)| match &seat.held {
-                Held::Link(link) => {
-                    let pin = pins::link(directory, &attached.interface, seat.role.name());
-                    Some((pin, link))
+    /// The links that are held, with their pins.
+    pub(in crate::source::kernel) fn links(&mut self, directory: &Path) -> Vec<LinkPin<'_>> {
+        let mut links = Vec::new();
+        for attached in &mut self.attached {
+            for seat in &mut attached.seats {
+                if let Held::Link { link, is_pinned } = &mut seat.held {
+                    let role = seat.role.name();
+                    links.push(LinkPin {
+                        path: pins::link(directory, &attached.interface, role),
+                        link: OwnedFd::as_fd(link),
+                        is_pinned,
+                    });
                 }
-                Held::Filter { .. } => None,
-            })
-            .collect()
+            }
+        }
+        links
     }
 
     fn list(&mut self) -> Result<Links, Error> {
@@ -230,7 +234,7 @@ impl Attachments {
                     // The kernel has detached what was on it.
                     for role in Role::ALL {
                         let pin = pins::link(means.directory, &attached.interface, role.name());
-                        pins::end_link(&pin);
+                        let _ = pins::end_link(&pin);
                     }
                     tracing::warn!(
                         "interface {} went away; what it counted stays",
@@ -338,7 +342,7 @@ impl Attachments {
         if before != target.link.index {
             records::forget_index(&mut numbers, before, number);
             for role in Role::ALL {
-                pins::end_link(&pins::link(means.directory, name, role.name()));
+                let _ = pins::end_link(&pins::link(means.directory, name, role.name()));
             }
         }
         // Before the first packet: the programs book to the record.
@@ -396,7 +400,7 @@ impl Attachments {
                 Some(link) => self.tools.place(&mut means, &name, link.index).sweep(),
                 None => {
                     for role in Role::ALL {
-                        pins::end_link(&pins::link(means.directory, &name, role.name()));
+                        let _ = pins::end_link(&pins::link(means.directory, &name, role.name()));
                     }
                 }
             }
