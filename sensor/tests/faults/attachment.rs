@@ -468,7 +468,7 @@ fn bpf<T>(command: i32, attributes: &T) -> io::Result<i64> {
 }
 
 /// Detaches every link that a program of an interface is held by, as `bpftool link detach` does.
-fn detach(host: &Host, name: &str) {
+pub(crate) fn detach(host: &Host, name: &str) {
     let mut programs = wire::tcx_programs(host, name);
     let xdp = wire::xdp(host, name);
     programs.extend(xdp.and_then(|xdp| Some(xdp["prog"]["id"].as_u64()? as u32)));

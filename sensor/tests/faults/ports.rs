@@ -4,7 +4,7 @@
 use xtask::lab::{Host, Lab};
 
 use crate::{
-    attachment::log_says,
+    attachment::{detach, log_says},
     daemon::{Daemon, Metrics, Settings, run},
     lab, wire,
 };
@@ -201,6 +201,35 @@ fn ports_come_and_go() {
     for name in [BRIDGE, "p1", "late.1"] {
         assert_eq!(wire::tc(&lab.gateway, name), 0, "{name}");
     }
+}
+
+#[test]
+fn more_ports_than_there_is_room_for_leave_the_others_watched() {
+    let Some(lab) = lab() else { return };
+    bridge(&lab.gateway);
+    let mut daemon = Daemon::start(&lab, &settings(&lab, false));
+    for number in 0..64 {
+        let name = format!("n{number}");
+        wire::lay(&lab.gateway, &name);
+        lab.gateway
+            .ip(&format!("link set {name} master {BRIDGE}"))
+            .expect("a port");
+    }
+    log_says(&daemon, "map PORTS cannot be used");
+    daemon.wait_until("not ready", |daemon| daemon.get("readyz").is_none());
+    // What goes away, and what is without its programs, is seen all the same.
+    wire::cut(&lab.gateway, "p2");
+    daemon.wait_until("gone", |daemon| {
+        let metrics = daemon.scrape();
+        metrics.is_some_and(|metrics| metrics.hook("p2", "upload") == "none")
+    });
+    detach(&lab.gateway, "p1");
+    daemon.wait_until("put back", |_| wire::tc(&lab.gateway, "p1") == 2);
+    for number in 0..8 {
+        wire::cut(&lab.gateway, &format!("n{number}"));
+    }
+    daemon.wait_until("ready", |daemon| daemon.get("readyz").is_some());
+    daemon.end();
 }
 
 #[test]

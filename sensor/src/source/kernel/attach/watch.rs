@@ -37,13 +37,15 @@ use crate::{
 const NO_METADATA: &str =
     "its driver has no metadata in which XDP could hand what it refuses on to TC";
 
+/// Under which it is said what programs at ports cannot be told. No interface has a space in its name.
+const PORTS: &str = "all ports";
+
 /// All interfaces with programs.
 pub(in crate::source::kernel) struct Attachments {
     attached: Vec<Attached>,
     tools: Tools,
     drivers: Drivers,
-    /// What was said last about what cannot be had, by interface, and under no name of the looking
-    /// itself.
+    /// What was said last about what cannot be had, by interface, and under [`PORTS`].
     said: HashMap<String, String>,
     whole: bool,
     /// The interfaces as they were when it was last looked for frames that are counted twice.
@@ -148,10 +150,14 @@ impl Attachments {
         mut means: Means<'_>,
         wanted: &[Interface],
     ) -> Result<(), Error> {
+        // Until everything was looked at.
+        self.whole = false;
         let links = self.list()?;
         let targets = targets(wanted, &links);
         self.leave(&mut means, &links, &targets);
-        self.told.tell(means.object, &links, &targets, true)?;
+        let told = self.told.tell(means.object, &links, &targets, true);
+        let is_told = told.is_ok();
+        self.say(PORTS, told.err().as_slice());
         self.flowtables.look(self.weighed != links);
         self.say_counted_twice(wanted, &links);
         let no_bridges = wanted.iter().filter(|interface| {
@@ -175,7 +181,7 @@ impl Attachments {
             let mut attached = self.attached.iter();
             attached.any(|attached| attached.interface == *name && attached.complete)
         };
-        self.whole = !missing && targets.iter().all(is_complete);
+        self.whole = is_told && !missing && targets.iter().all(is_complete);
         Ok(())
     }
 
