@@ -95,7 +95,7 @@ impl Kernel {
         };
         fs::create_dir_all(directory).map_err(pins)?;
         let lock = TablesLock::take(directory)?;
-        discard_unusable(directory).map_err(pins)?;
+        discard_unusable(directory)?;
 
         let mut programs = load_object(directory, config)?;
         loaded(&mut programs, "clock")?;
@@ -488,21 +488,37 @@ pub(super) fn load(mut loader: EbpfLoader<'_>, flows: u32, devices: u32) -> Resu
 
 /// Removes pins that no daemon can adopt: of another layout, or of a start that was cut off before
 /// the settings were written. Nothing is attached in the second case.
-fn discard_unusable(directory: &Path) -> io::Result<()> {
-    if fs::read_dir(directory)?.next().is_none() {
+///
+/// # Errors
+///
+/// Why the tables cannot be looked at. They stay with all their counts, because the reason may be gone at the
+/// next start.
+fn discard_unusable(directory: &Path) -> Result<(), Error> {
+    let refused = |source| Error::PinDirectory {
+        path: directory.to_owned(),
+        source,
+    };
+    let mut there = fs::read_dir(directory).map_err(refused)?;
+    if there.next().is_none() {
         return Ok(());
     }
     let layout = Books::open(directory, Access::Read).map(|books| books.settings().layout);
     match layout {
-        Ok(layout) if layout == LAYOUT => return Ok(()),
-        Ok(0) | Err(_) => {}
+        Ok(LAYOUT) => return Ok(()),
+        Ok(0) => {}
         Ok(_) => tracing::warn!(
             "the tables at {} are of another version of the sensor: they are made new and the \
              counters start at zero",
             directory.display()
         ),
+        Err(error) if error.is_missing() || error.is_of_shape() => tracing::warn!(
+            "the tables at {} cannot be adopted ({error}): they are made new and the counters start at \
+             zero",
+            directory.display()
+        ),
+        Err(error) => return Err(error),
     }
-    pins::remove_all(directory)
+    pins::remove_all(directory).map_err(refused)
 }
 
 /// Fills the queues and writes the settings of tables that were just made; says whether they were.
