@@ -320,6 +320,43 @@ fn an_interface_that_was_made_anew_under_its_number_is_had_again() {
 }
 
 #[test]
+fn nothing_stays_on_an_interface_that_has_another_name() {
+    let Some(lab) = lab() else { return };
+    let rename = |from: &str, to: &str| {
+        lab.gateway
+            .ip(&format!("link set {from} down"))
+            .expect("down");
+        lab.gateway
+            .ip(&format!("link set {from} name {to} up"))
+            .expect("renamed");
+    };
+    for hook in ["clsact", "auto"] {
+        let (name, other) = (format!("{hook}1"), format!("{hook}2"));
+        wire::lay(&lab.gateway, &name);
+        wire::lay(&lab.gateway, "stays");
+        let settings = Settings::new(&lab, &[&name, "stays"]).hook(hook);
+        let mut daemon = Daemon::start(&lab, &settings);
+        rename(&name, &other);
+        daemon.wait_until("taken off", |_| programs(&lab.gateway, &other) == 0);
+        log_says(&daemon, &format!("{name} is called {other} now"));
+        rename(&other, &name);
+        daemon.wait_until("put back", |_| programs(&lab.gateway, &name) == 2);
+        daemon.end();
+        // Without a daemon: the next start of another one, and `unload`.
+        rename(&name, &other);
+        Daemon::start(&lab, &Settings::new(&lab, &["stays"]).hook(hook)).end();
+        assert_eq!(programs(&lab.gateway, &other), 0, "{hook}");
+        rename(&other, &name);
+        Daemon::start(&lab, &settings).end();
+        assert_eq!(programs(&lab.gateway, &name), 2, "{hook}");
+        rename(&name, &other);
+        run(&lab, &settings, &["unload"]).fine();
+        assert_eq!(programs(&lab.gateway, &other), 0, "{hook}");
+        wire::cut(&lab.gateway, "stays");
+    }
+}
+
+#[test]
 fn looks_do_not_wait_for_ticks() {
     let Some(lab) = lab() else { return };
     wire::lay(&lab.gateway, "one");

@@ -204,6 +204,29 @@ fn ports_come_and_go() {
 }
 
 #[test]
+fn nothing_stays_on_a_bridge() {
+    let Some(lab) = lab() else { return };
+    bridge(&lab.gateway);
+    wire::lay(&lab.gateway, "one");
+    for hook in ["clsact", "auto"] {
+        let ports = settings(&lab, false).hook(hook);
+        Daemon::start(&lab, &ports).end();
+        assert_eq!(wire::tc(&lab.gateway, BRIDGE), 1, "{hook}");
+        // A start that does not want it.
+        Daemon::start(&lab, &Settings::new(&lab, &["one"])).end();
+        for name in [BRIDGE, "p1"] {
+            assert_eq!(wire::tc(&lab.gateway, name), 0, "{hook} {name}");
+        }
+        Daemon::start(&lab, &ports).end();
+        assert_eq!(wire::tc(&lab.gateway, BRIDGE), 1, "{hook}");
+        run(&lab, &ports, &["unload"]).fine();
+        for name in [BRIDGE, "p1"] {
+            assert_eq!(wire::tc(&lab.gateway, name), 0, "{hook} {name}");
+        }
+    }
+}
+
+#[test]
 fn more_ports_than_there_is_room_for_leave_the_others_watched() {
     let Some(lab) = lab() else { return };
     bridge(&lab.gateway);

@@ -39,6 +39,13 @@ pub(super) struct LinkPin<'a> {
     pub(super) is_pinned: &'a mut bool,
 }
 
+/// The pins of links.
+pub(super) fn links(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let is_link = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with(LINK);
+    entries.filter(is_link).map(|entry| entry.path()).collect()
+}
+
 /// Pins again what has no pin any more, and gives the names. What cannot be pinned keeps nothing else from
 /// it.
 ///

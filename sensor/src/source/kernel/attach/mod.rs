@@ -22,7 +22,7 @@ use sensor_ebpf::books::Way;
 
 use super::{
     Error,
-    books::{Books, are_there, text},
+    books::{Books, are_there},
     links::Links,
     lock::{InterfaceLock, TablesLock},
     netlink::Netlink,
@@ -158,10 +158,8 @@ pub fn unload(directory: &Path) -> Result<(), Error> {
     let links = Links::read(&mut netlink).map_err(refused)?;
     if let Ok(books) = Books::open(directory, super::table::Access::Read) {
         for (_, record) in books.interface_records() {
-            if record.hooks.contains(&Hook::Clsact.number())
-                && let Some(link) = links.named(&text(&record.name))
-            {
-                sweep_filters(&mut netlink, link.index);
+            if record.hooks.contains(&Hook::Clsact.number()) {
+                sweep_filters(&mut netlink, &links, &record, |_| true);
             }
         }
     }

@@ -10,17 +10,21 @@ use std::{
 };
 
 use aya::{Ebpf, programs::ProgramFd};
+use sensor_ebpf::books::InterfaceRecord;
 
 use super::{
     Means,
     seat::{Held, Role, Seat},
-    tc::{self, Side},
+    tc::{self, Filter, Side},
 };
 use crate::{
     config::HookChoice,
     model::Hook,
     source::kernel::{
-        Error, calls,
+        Error,
+        books::text,
+        calls,
+        links::{Link, Links},
         load::{descriptor, loaded},
         netlink::Netlink,
         pins, readers,
@@ -273,21 +277,33 @@ impl Place<'_> {
         }
         self.seat_tc(Role::Upload, program, choice == HookChoice::Clsact)
     }
-
-    /// Takes everything off that a sensor left here, whichever start it was.
-    pub(super) fn sweep(&mut self) {
-        for role in Role::ALL {
-            let _ = pins::end_link(&self.pin(role));
-        }
-        sweep_filters(self.netlink, self.index);
-    }
 }
 
-pub(super) fn sweep_filters(netlink: &mut Netlink, index: u32) {
-    for side in Side::ALL {
-        let there = tc::filters(netlink, index, side).unwrap_or_default();
-        for filter in there.iter().filter(|filter| filter.is_ours()) {
-            let _ = tc::remove_filter(netlink, index, side, filter);
+/// Removes the filters that a sensor left on the interface of a record, by its name and by its number,
+/// because it may have another name by now. On its bridge, only those of programs that number frames, where
+/// `is_left` says that nobody wants them there.
+pub(super) fn sweep_filters(
+    netlink: &mut Netlink,
+    links: &Links,
+    record: &InterfaceRecord,
+    is_left: impl Fn(&Link) -> bool,
+) {
+    let mut remove = |link: &Link, is_meant: fn(&Filter) -> bool| {
+        for side in Side::ALL {
+            let there = tc::filters(netlink, link.index, side).unwrap_or_default();
+            for filter in there.iter().filter(|filter| is_meant(filter)) {
+                let _ = tc::remove_filter(netlink, link.index, side, filter);
+            }
+        }
+    };
+    let named = links.named(&text(&record.name));
+    let numbered = links.numbered(record.ifindex);
+    for link in [named, numbered].into_iter().flatten() {
+        remove(link, Filter::is_ours);
+        if let Some(bridge) = links.numbered(link.master)
+            && is_left(bridge)
+        {
+            remove(bridge, |filter| filter.is_of(Role::Number));
         }
     }
 }

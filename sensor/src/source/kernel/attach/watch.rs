@@ -11,7 +11,7 @@ use sensor_ebpf::books::Way;
 use super::{
     Attached, Means,
     fill::fill,
-    place::Tools,
+    place::{Tools, sweep_filters},
     ports::Told,
     records,
     seat::{Held, Role},
@@ -226,17 +226,22 @@ impl Attachments {
             .attached
             .extract_if(.., |attached| !is_wanted(attached))
         {
-            let there = links.named(&attached.interface);
-            match there.is_some_and(|link| link.index == attached.ifindex) {
-                true => {
+            match links.numbered(attached.ifindex) {
+                Some(link) => {
                     let (name, index) = (&attached.interface, attached.ifindex);
                     let mut place = self.tools.place(means, name, index);
                     for seat in &attached.seats {
                         place.unseat(seat);
                     }
-                    tracing::info!("interface {}: no longer watched", attached.interface);
+                    match link.name == *name {
+                        true => tracing::info!("interface {name}: no longer watched"),
+                        false => tracing::warn!(
+                            "interface {name} is called {} now: it is no longer watched under its old name",
+                            link.name
+                        ),
+                    }
                 }
-                false => {
+                None => {
                     // The kernel has detached what was on it.
                     for role in Role::ALL {
                         let pin = pins::link(means.directory, &attached.interface, role.name());
@@ -402,15 +407,24 @@ impl Attachments {
             if name == records::GONE || targets.iter().any(is_target) {
                 continue;
             }
-            match links.named(&name) {
-                Some(link) => self.tools.place(&mut means, &name, link.index).sweep(),
-                None => {
-                    for role in Role::ALL {
-                        let _ = pins::end_link(&pins::link(means.directory, &name, role.name()));
-                    }
-                }
-            }
+            sweep_filters(&mut self.tools.netlink, &links, &record, |bridge| {
+                let mut targets = targets.iter();
+                !targets.any(|target| target.link == bridge && target.part == Part::Bridge)
+            });
             records::release(&mut means, number);
+        }
+        let is_wanted = |target: &Target<'_>, pin: &Path| {
+            let roles = Role::ALL.into_iter();
+            let mut roles =
+                roles.filter(|role| (*role == Role::Number) == (target.part == Part::Bridge));
+            roles.any(|role| pins::link(means.directory, &target.link.name, role.name()) == pin)
+        };
+        for pin in pins::links(means.directory) {
+            if !targets.iter().any(|target| is_wanted(target, &pin))
+                && let Err(error) = pins::end_link(&pin)
+            {
+                tracing::warn!("the link {} stays: {error}", pin.display());
+            }
         }
         readers::sweep(means.directory);
         Ok(())
