@@ -23,7 +23,7 @@ use sensor_ebpf::{
 use super::{
     Error,
     attach::{Attached, Attachments, Means},
-    books::{Books, FlowLine},
+    books::{Books, FlowLine, ReadHits},
     clock,
     lock::TablesLock,
     pins::{self, pinned},
@@ -73,6 +73,7 @@ pub(super) const PINNED: [&str; 23] = [
 pub struct Kernel {
     programs: Ebpf,
     books: Books,
+    read_hits: ReadHits,
     attachments: Attachments,
     pin_directory: PathBuf,
     hz: u64,
@@ -106,6 +107,7 @@ impl Kernel {
         let mut kernel = Self {
             programs,
             books,
+            read_hits: ReadHits::default(),
             attachments: Attachments::new()?,
             pin_directory: directory.clone(),
             hz,
@@ -353,7 +355,7 @@ impl Kernel {
         self.books.set_clock(&now);
         let idle = idle_after.as_millis() as u64 * self.hz / 1000;
         reap::reap(&mut self.books, now.jiffies, idle, &mut emit)?;
-        self.books.read(now.clock, emit)
+        self.books.read(now.clock, &mut self.read_hits, emit)
     }
 }
 
