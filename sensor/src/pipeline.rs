@@ -959,7 +959,10 @@ mod tests {
                     tokio::time::sleep(period * 3).await;
                     ticks += 1;
                 }
-                Some(_) => others += 1,
+                Some(_) => {
+                    tokio::time::sleep(period / 5).await;
+                    others += 1;
+                }
                 None => unreachable!("there is a sender"),
             }
         }
