@@ -276,13 +276,17 @@ impl Attachments {
                 Err(error) => return vec![error],
             },
         };
-        let not_xdp = self.not_xdp(links, target.link);
-        let notes = flowtables::hidden(&self.flowtables.found, links, name);
+        let mut not_xdp = self.not_xdp(links, target.link);
+        // What goes past a bridge is seen at its ports, where these are watched.
+        let mut notes = match target.part {
+            Part::Bridge => Vec::new(),
+            Part::Whole | Part::Port { .. } => {
+                flowtables::hidden(&self.flowtables.found, links, name)
+            }
+        };
         let attached = &mut self.attached[at];
         // Before the program is there that asks for it.
         attached.way = driver::way(target.choice, attached.driver.as_deref());
-        let mut notes = notes;
-        let mut not_xdp = not_xdp;
         if let Some(number) = attached.number {
             records::set_way(means.books, number, attached.way);
             if means.books.interfaces.read(number).notes_failed > 0 {
