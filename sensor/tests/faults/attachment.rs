@@ -121,6 +121,39 @@ fn an_ingress_discipline_in_the_place_of_clsact_is_said_and_left() {
 }
 
 #[test]
+fn a_change_to_filters_that_is_half_done_is_not_whole() {
+    let Some(lab) = lab() else { return };
+    let mut daemon = watched(&lab, "tc");
+    if daemon.scrape().hook("one", "upload") != "tcx" {
+        return;
+    }
+    lab.gateway
+        .run("tc qdisc add dev one ingress")
+        .expect("added");
+    let settings = Settings::new(&lab, &["one"]).hook("clsact");
+    fs::write(&daemon.file, settings.text()).expect("written");
+    log_says(&daemon, "an ingress queueing discipline stands where");
+    let hooks = |daemon: &Daemon<'_>| {
+        let metrics = daemon.scrape();
+        ["upload", "download"].map(|direction| metrics.hook("one", direction).to_owned())
+    };
+    // Several looks.
+    thread::sleep(Duration::from_secs(2));
+    assert_eq!(hooks(&daemon), ["clsact", "tcx"]);
+    let asked = format!("curl -fsS http://127.0.0.1:{}/readyz", settings.port);
+    let ready = lab.gateway.run(&asked);
+    assert!(ready.is_err(), "{}", daemon.log());
+    wire::upload(&lab.gateway, "one", 3);
+    daemon.counts("one", 8);
+    lab.gateway
+        .run("tc qdisc del dev one ingress")
+        .expect("deleted");
+    daemon.wait_until("ready", |daemon| daemon.get("readyz").is_some());
+    assert_eq!(hooks(&daemon), ["clsact", "clsact"]);
+    daemon.end();
+}
+
+#[test]
 fn a_place_that_another_took_is_had_again_or_it_is_said_who_has_it() {
     let Some(lab) = lab() else { return };
     let mut daemon = watched(&lab, "clsact");

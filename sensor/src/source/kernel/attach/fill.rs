@@ -41,7 +41,6 @@ pub(super) fn fill(
     let at_xdp = attached.hook(Role::Upload) == Hook::XdpNative;
     let is_blinded = target.choice == HookChoice::Auto && at_xdp && not_xdp.is_some();
     let by_filter = target.choice == HookChoice::Clsact;
-    let is_way_changed = by_filter != (attached.choice == HookChoice::Clsact);
     let is_other = |seat: &Seat, program| {
         matches!(seat.hook, Hook::Tcx | Hook::Clsact) && seat.program != program
     };
@@ -81,7 +80,7 @@ pub(super) fn fill(
         let gone = missing.as_ref().and_then(|_| attached.take(*role));
         let is_as_wanted = attached
             .seat(*role)
-            .is_some_and(|seat| seat.program == *program && !is_way_changed);
+            .is_some_and(|seat| seat.program == *program && seat.by_filter == by_filter);
         if is_as_wanted {
             continue;
         }
@@ -148,8 +147,8 @@ fn look_after(
     };
     let seat = &attached.seats[at];
     if !before.is_empty() && can_move && !seat.moved {
-        let (program, by_filter) = (seat.program, seat.hook == Hook::Clsact);
-        if by_filter {
+        let (program, by_filter) = (seat.program, seat.by_filter);
+        if seat.hook == Hook::Clsact {
             // The kernel puts a new filter first, and leaves one that is replaced where it is.
             place.unseat(seat);
         }

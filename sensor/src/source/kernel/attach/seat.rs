@@ -80,6 +80,8 @@ pub(in crate::source::kernel) struct Seat {
     pub(super) id: u32,
     pub(super) hook: Hook,
     pub(super) held: Held,
+    /// Whether it was to be held by a filter, whatever else the kernel has.
+    pub(super) by_filter: bool,
     /// Whether it was put before somebody else's once already.
     pub(super) moved: bool,
 }

@@ -236,11 +236,11 @@ impl Place<'_> {
         by_filter: bool,
     ) -> Result<Seat, Error> {
         match by_filter {
-            true => self.seat_filter(role, program),
+            true => self.seat_filter(role, program, by_filter),
             false => match self.seat_tcx(role, program)? {
                 Some(seat) => Ok(seat),
                 // Older than 6.6.
-                None => self.seat_filter(role, program),
+                None => self.seat_filter(role, program, by_filter),
             },
         }
     }
@@ -260,6 +260,7 @@ impl Place<'_> {
             id: loaded.id,
             hook: Hook::Tcx,
             held,
+            by_filter: false,
             moved: false,
         };
         let mut old = self.pinned(role)?;
@@ -298,7 +299,12 @@ impl Place<'_> {
     }
 
     /// By a filter, which stays until it is removed.
-    fn seat_filter(&mut self, role: Role, program: &'static str) -> Result<Seat, Error> {
+    fn seat_filter(
+        &mut self,
+        role: Role,
+        program: &'static str,
+        by_filter: bool,
+    ) -> Result<Seat, Error> {
         let side = role.side();
         let loaded = self.programs.get(program)?;
         let index = self.index;
@@ -351,6 +357,7 @@ impl Place<'_> {
             id: loaded.id,
             hook: Hook::Clsact,
             held: Held::Filter { priority },
+            by_filter,
             moved: false,
         })
     }

@@ -104,6 +104,7 @@ fn seat(program: &'static str, id: u32, hook: Hook, held: Held) -> Seat {
         id,
         hook,
         held,
+        by_filter: false,
         moved: false,
     }
 }
