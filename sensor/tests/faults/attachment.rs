@@ -286,6 +286,24 @@ fn pins_that_were_deleted_are_there_again() {
 }
 
 #[test]
+fn no_pin_of_an_earlier_start_stays() {
+    let Some(lab) = lab() else { return };
+    wire::lay(&lab.gateway, "one");
+    let settings = Settings::new(&lab, &["one"]);
+    let pins = || {
+        let found = lab
+            .gateway
+            .run(&format!("find {}", settings.pins.display()));
+        found.expect("pins").lines().count()
+    };
+    Daemon::start(&lab, &settings).end();
+    let before = pins();
+    let mut daemon = Daemon::start(&lab, &settings);
+    daemon.wait_until("as many pins as before", |_| pins() == before);
+    daemon.end();
+}
+
+#[test]
 fn a_program_stays_where_its_link_cannot_be_pinned() {
     let Some(lab) = lab() else { return };
     let mut daemon = watched(&lab, "auto");

@@ -151,7 +151,7 @@ impl Attachments {
         wanted: &[Interface],
     ) -> Result<(), Error> {
         // Until everything was looked at.
-        self.whole = false;
+        let was_whole = std::mem::take(&mut self.whole);
         let links = self.list()?;
         let targets = targets(wanted, &links);
         self.leave(&mut means, &links, &targets);
@@ -182,6 +182,10 @@ impl Attachments {
             attached.any(|attached| attached.interface == *name && attached.complete)
         };
         self.whole = is_told && !missing && targets.iter().all(is_complete);
+        if self.whole && !was_whole {
+            // The programs of an earlier start have been replaced by now.
+            readers::sweep(means.directory);
+        }
         Ok(())
     }
 
