@@ -57,7 +57,10 @@ pub enum Error {
         mount: PathBuf,
     },
     /// The pin directory cannot be made or read.
-    #[error("the pin directory {} cannot be used: {source}", path.display())]
+    #[error(
+        "the pin directory {} cannot be used: {source}; its BPF file system must be mounted, writable \
+         and not full (`mount -t bpf` lists those that are mounted)", path.display()
+    )]
     PinDirectory {
         /// The directory.
         path: PathBuf,
@@ -172,7 +175,7 @@ pub enum Error {
     },
     /// Too many interfaces.
     #[error(
-        "the sensor is on {limit} interfaces, or flows of those that are gone are not over yet: there is room for no more"
+        "the sensor is on {limit} interfaces, or flows of those that are gone are not over yet: there is room for no more; take interfaces out of the configuration, or ports off their bridge"
     )]
     TooManyInterfaces {
         /// How many.

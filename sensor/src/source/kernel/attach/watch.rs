@@ -172,6 +172,12 @@ impl Attachments {
             let interface = interface.name.clone();
             self.say(&interface.clone(), &[Error::NoBridge { interface }]);
         }
+        // Interfaces that come and go have names without end.
+        self.said.retain(|name, _| {
+            name == PORTS
+                || wanted.iter().any(|interface| interface.name == *name)
+                || targets.iter().any(|target| target.link.name == *name)
+        });
         for target in &targets {
             let errors = self.look_at(&mut means, &links, target);
             self.say(&target.link.name, &errors);
