@@ -341,8 +341,13 @@ impl Ruling {
     /// lift it if it were taken up ([`Judgement::take_up`]).
     pub const fn following(mut self, stored: u64, judgement: u64) -> Self {
         let before = Self::unpack(stored);
-        let is_taken_up = before.version == Judgement::unpack(judgement).version;
+        let taken_up = Judgement::unpack(judgement).version;
+        let is_taken_up = before.version == taken_up;
         self.version = (before.version + 1) & bits::VERSION_MASK as u8;
+        // Versions repeat: a ruling with the judgement's own would look like one that was taken up.
+        if self.version == taken_up {
+            self.version = (self.version + 1) & bits::VERSION_MASK as u8;
+        }
         if is_taken_up || before.epoch != self.epoch {
             return self;
         }
@@ -620,5 +625,18 @@ mod tests {
             assert_ne!(Judgement::next_epoch(released), 0);
         }
         assert_eq!(Judgement::next_epoch(0), 1);
+    }
+
+    #[test]
+    fn the_programs_see_the_last_of_any_number_of_rulings() {
+        let judgement = Judgement::new(3, Decision::PASS);
+        let mut stored = ruling(REFUSED).pack();
+        for number in 0..100 {
+            let next = ruling(REFUSED).following(stored, judgement.pack());
+            assert_ne!(next.version, Ruling::unpack(stored).version, "{number}");
+            stored = next.pack();
+            let is_steady = Judgement::is_steady(judgement.pack(), stored, 3);
+            assert!(!is_steady, "{number}");
+        }
     }
 }

@@ -181,6 +181,22 @@ pub struct Judging {
     pub records_lost: u64,
     /// Servers of refused connections that could not be told: they wait until they lose patience.
     pub resets_failed: u64,
+    /// Payloads that were read in part.
+    pub cut: CutPayloads,
+}
+
+/// Payloads that came in several pieces and of which the rest was given up, by the reason. What was there of
+/// them is read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct CutPayloads {
+    /// Their device had as many in pieces at a time as one may.
+    pub share_used: u64,
+    /// All devices together had.
+    pub no_room: u64,
+    /// The rest did not come in time.
+    pub rest_late: u64,
+    /// A piece between others was missing.
+    pub piece_lost: u64,
 }
 
 /// How long verdicts took.
@@ -396,7 +412,8 @@ pub struct DeviceTable {
     pub settled: u64,
     /// Packets of devices without a place.
     pub overflow_packets: u64,
-    /// Policy hits for which the hit table had no place.
+    /// How often hits could not be counted because the hit table was full: each time a packet, a decision, or all
+    /// that a flow carried in one direction under a decision.
     pub hits_lost: u64,
 }
 

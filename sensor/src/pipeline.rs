@@ -23,7 +23,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, oneshot, watch},
     task::{JoinSet, spawn_blocking},
-    time::{MissedTickBehavior, interval},
+    time::{Interval, MissedTickBehavior, interval},
 };
 
 use crate::{
@@ -58,6 +58,8 @@ enum Command {
     LinksChanged,
     /// It is time to see whether everything is attached that should be.
     Look,
+    /// It is time to read the tables.
+    Tick,
     /// What was heard.
     Heard(Vec<Record>),
     /// Somebody asks, and is told here.
@@ -174,6 +176,54 @@ pub async fn run(file: &Path, config: Config) -> anyhow::Result<()> {
         outcome = outcome.and(ended.context("a task failed")?);
     }
     outcome
+}
+
+/// What the task that owns the kernel's side does next.
+struct Turns {
+    looks: Interval,
+    ticks: Interval,
+    inbox: mpsc::Receiver<Command>,
+}
+
+impl Turns {
+    fn new(look: Duration, tick: Duration, inbox: mpsc::Receiver<Command>) -> Self {
+        Self {
+            looks: every(look),
+            ticks: every(tick),
+            inbox,
+        }
+    }
+
+    /// Waits for the next command; `None` where nobody is left who gives any.
+    async fn next(&mut self) -> Option<Command> {
+        tokio::select! {
+            biased;
+            _ = self.looks.tick() => Some(Command::Look),
+            // Chance picks one of two that are ready, because each of them may be ready all the time.
+            command = async {
+                tokio::select! {
+                    command = self.inbox.recv() => command,
+                    _ = self.ticks.tick() => Some(Command::Tick),
+                }
+            } => command,
+        }
+    }
+
+    /// Begins the time until the next look. It begins at a look's end, so that looks that take longer than
+    /// it leave time for all else.
+    fn looked(&mut self) {
+        self.looks.reset();
+    }
+
+    fn set_tick(&mut self, tick: Duration) {
+        self.ticks = every(tick);
+    }
+}
+
+fn every(period: Duration) -> Interval {
+    let mut interval = interval(period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
 }
 
 /// How often it is seen to that what should be attached is.
@@ -305,40 +355,37 @@ struct Owner {
 impl Owner {
     async fn run(
         mut self,
-        mut inbox: mpsc::Receiver<Command>,
+        inbox: mpsc::Receiver<Command>,
         supervisor: Arc<Supervisor>,
         mut stopped: watch::Receiver<()>,
     ) -> anyhow::Result<()> {
-        let mut ticks = interval(self.config.daemon.tick);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut looks = interval(LOOK_EVERY);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut turns = Turns::new(LOOK_EVERY, self.config.daemon.tick, inbox);
         loop {
             let command = tokio::select! {
-                // In this order: a tick may take longer than until the next one.
                 biased;
                 _ = stopped.changed() => break,
-                _ = looks.tick() => Some(Command::Look),
-                command = inbox.recv() => match command {
-                    Some(command) => Some(command),
+                command = turns.next() => match command {
+                    Some(command) => command,
                     None => break,
                 },
-                _ = ticks.tick() => None,
             };
+            let is_look = matches!(command, Command::Look);
             let tick_before = self.config.daemon.tick;
             let first = self.ticks.count == 0;
-            let reloaded = matches!(command, Some(Command::Reload(_) | Command::ReloadRefused));
+            let reloaded = matches!(command, Command::Reload(_) | Command::ReloadRefused);
             // The kernel's side waits for grace periods: not on the runtime's thread.
             self = spawn_blocking(move || self.execute(command))
                 .await
                 .context("a tick failed")??;
+            if is_look {
+                turns.looked();
+            }
             // After a reload too: only now is the new policy in force.
             if reloaded || (first && self.ticks.count > 0) {
                 supervisor.ready(&self.status());
             }
             if self.config.daemon.tick != tick_before {
-                ticks = interval(self.config.daemon.tick);
-                ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+                turns.set_tick(self.config.daemon.tick);
             }
         }
         let pin_directory = self.config.daemon.pin_directory.clone();
@@ -367,24 +414,24 @@ impl Owner {
         format!("accounting on {}", interfaces.join(", "))
     }
 
-    fn execute(mut self, command: Option<Command>) -> anyhow::Result<Self> {
+    fn execute(mut self, command: Command) -> anyhow::Result<Self> {
         match command {
-            None => {
+            Command::Tick => {
                 self.look_at_files();
                 self.tick()?;
             }
-            Some(Command::Reload(config)) => {
+            Command::Reload(config) => {
                 self.reload(*config);
                 // Who is told that the reload is over finds it in the metrics.
                 self.tick()?;
             }
-            Some(Command::ReloadRefused) => self.kernel.count_reload(false),
-            Some(Command::LinksChanged | Command::Look) => self.look(),
-            Some(Command::Heard(batch)) => {
+            Command::ReloadRefused => self.kernel.count_reload(false),
+            Command::LinksChanged | Command::Look => self.look(),
+            Command::Heard(batch) => {
                 self.take(batch);
                 return Ok(self);
             }
-            Some(Command::Ask(question, answer)) => {
+            Command::Ask(question, answer) => {
                 // Who has gone away is not told.
                 let _ = answer.send(self.answer(&question)?);
                 return Ok(self);
@@ -904,6 +951,38 @@ async fn reload(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn looks_and_commands_leave_time_for_ticks() {
+        let period = Duration::from_millis(5);
+        let (commands, inbox) = mpsc::channel(8);
+        let mut turns = Turns::new(period, period, inbox);
+        let (mut looks, mut ticks, mut others) = (0, 0, 0);
+        for _ in 0..100 {
+            while commands.try_send(Command::LinksChanged).is_ok() {}
+            match turns.next().await {
+                Some(Command::Look) => {
+                    // Longer than until the next look and tick.
+                    tokio::time::sleep(period * 3).await;
+                    turns.looked();
+                    looks += 1;
+                }
+                Some(Command::Tick) => {
+                    tokio::time::sleep(period * 3).await;
+                    ticks += 1;
+                }
+                Some(_) => {
+                    tokio::time::sleep(period / 5).await;
+                    others += 1;
+                }
+                None => unreachable!("there is a sender"),
+            }
+        }
+        assert!(
+            looks > 0 && ticks > 10 && others > 10,
+            "{looks} {ticks} {others}"
+        );
+    }
 
     #[test]
     fn what_a_reload_does_not_change_is_told() {

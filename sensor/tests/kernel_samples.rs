@@ -464,7 +464,7 @@ fn no_device_takes_more_of_the_ring_than_its_share() -> Result<()> {
     programs.set("LOSSES", 0, losses)?;
     let mut tls = pattern(1_400);
     tls[..3].copy_from_slice(b"\x16\x03\x01");
-    let mut flood = |programs: &mut Programs, mac: u8, count: u16| -> Result<u64> {
+    let flood = |programs: &mut Programs, mac: u8, count: u16| -> Result<u64> {
         for port in 0..count {
             let mut frame = segment(10_000 + port, ACK, 1, &tls);
             frame[11] = mac;

@@ -17,9 +17,9 @@ use sensor::{
     cli,
     health::Health,
     model::{
-        ByDirection, Conclusion, DecodeFailures, Device, DeviceTable, EvidenceLine, FamilyBooks,
-        Flow, FlowFacts, FlowTable, FlowsRefused, Hook, Interface, Judging, Kind, Latency,
-        NameTables, Party, PartyTraffic, PolicyHits, PolicyList, PolicyState, Ring, Said,
+        ByDirection, Conclusion, CutPayloads, DecodeFailures, Device, DeviceTable, EvidenceLine,
+        FamilyBooks, Flow, FlowFacts, FlowTable, FlowsRefused, Hook, Interface, Judging, Kind,
+        Latency, NameTables, Party, PartyTraffic, PolicyHits, PolicyList, PolicyState, Ring, Said,
         SampleCounts, Snapshot, Tally, Ticks, UnreadFlows,
     },
     policy::Zone,
@@ -156,6 +156,12 @@ fn judging() -> Judging {
         ],
         records_lost: 4,
         resets_failed: 5,
+        cut: CutPayloads {
+            share_used: 6,
+            no_room: 7,
+            rest_late: 8,
+            piece_lost: 9,
+        },
     }
 }
 

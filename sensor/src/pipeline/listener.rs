@@ -34,7 +34,7 @@ use crate::{
     hearing::{
         Desk, GivenUp, Heard, InForce, Judge, Outcome, Ruling, Source, UNFINISHED_FOR, Unread,
     },
-    model::{Judging, Latency, UnreadFlows},
+    model::{CutPayloads, Judging, Latency, UnreadFlows},
     record::Record,
     source::kernel::{Samples, Verdicts},
 };
@@ -82,6 +82,7 @@ struct Counts {
     unread: BTreeMap<(Unread, &'static str), u64>,
     records_lost: u64,
     resets_failed: u64,
+    cut: CutPayloads,
 }
 
 impl Line {
@@ -130,6 +131,7 @@ impl Line {
                 .collect(),
             records_lost: counts.records_lost,
             resets_failed: counts.resets_failed,
+            cut: counts.cut,
         }
     }
 
@@ -248,6 +250,7 @@ impl Listener {
             self.wait()?;
             self.attend();
             self.drain();
+            locked(&self.line.counts).cut = self.samples.cut();
             self.judge_again();
             if self.line.stops.load(Ordering::Acquire) || self.hand_over().is_err() {
                 // Nothing waits for who has gone.

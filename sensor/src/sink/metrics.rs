@@ -133,6 +133,8 @@ mod declared {
             "Records of what payloads say that were lost since the daemon started because the aggregate was behind; verdicts do not wait for it.";
         RESETS_FAILED: Counter "sensor_resets_failed_total" []
             "Servers of refused connections that could not be told since the daemon started: they wait until they lose patience.";
+        PAYLOADS_CUT: Counter "sensor_payloads_cut_total" ["reason"]
+            "Payloads in several pieces that were read only in part since the daemon started, and why.";
         POLICY_RELOADS: Counter "sensor_policy_reloads_total" ["outcome"]
             "Reloads of the configuration since the tables were made; a refused one changed nothing.";
 
@@ -163,7 +165,7 @@ mod declared {
             "New flows for which the flow table had no place.";
 
         POLICY_HITS_LOST: Counter "sensor_policy_hits_lost_total" []
-            "Packets to which a policy applied and for which the hit table had no place.";
+            "Times that hits could not be counted because the hit table was full: each is a packet, a decision, or all that a flow carried in one direction under a decision.";
         POLICY_GENERATION: Gauge "sensor_policy_generation" []
             "The policy in force; a flow judged under another one is judged again.";
         POLICIES: Gauge "sensor_policies" []
@@ -532,6 +534,13 @@ fn policies(snapshot: &Snapshot, families: &mut Text) {
     );
     families.extend(declared::HEARD_LOST.value(number(judging.records_lost)));
     families.extend(declared::RESETS_FAILED.value(number(judging.resets_failed)));
+    let cut = &judging.cut;
+    families.extend(declared::PAYLOADS_CUT.family([
+        (["share-used"], number(cut.share_used)),
+        (["no-room"], number(cut.no_room)),
+        (["rest-late"], number(cut.rest_late)),
+        (["piece-lost"], number(cut.piece_lost)),
+    ]));
 }
 
 fn latency(latency: &Latency) -> Option<MetricFamily> {

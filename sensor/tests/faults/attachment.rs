@@ -121,6 +121,39 @@ fn an_ingress_discipline_in_the_place_of_clsact_is_said_and_left() {
 }
 
 #[test]
+fn a_change_to_filters_that_is_half_done_is_not_whole() {
+    let Some(lab) = lab() else { return };
+    let mut daemon = watched(&lab, "tc");
+    if daemon.scrape().hook("one", "upload") != "tcx" {
+        return;
+    }
+    lab.gateway
+        .run("tc qdisc add dev one ingress")
+        .expect("added");
+    let settings = Settings::new(&lab, &["one"]).hook("clsact");
+    fs::write(&daemon.file, settings.text()).expect("written");
+    log_says(&daemon, "an ingress queueing discipline stands where");
+    let hooks = |daemon: &Daemon<'_>| {
+        let metrics = daemon.scrape();
+        ["upload", "download"].map(|direction| metrics.hook("one", direction).to_owned())
+    };
+    // Several looks.
+    thread::sleep(Duration::from_secs(2));
+    assert_eq!(hooks(&daemon), ["clsact", "tcx"]);
+    let asked = format!("curl -fsS http://127.0.0.1:{}/readyz", settings.port);
+    let ready = lab.gateway.run(&asked);
+    assert!(ready.is_err(), "{}", daemon.log());
+    wire::upload(&lab.gateway, "one", 3);
+    daemon.counts("one", 8);
+    lab.gateway
+        .run("tc qdisc del dev one ingress")
+        .expect("deleted");
+    daemon.wait_until("ready", |daemon| daemon.get("readyz").is_some());
+    assert_eq!(hooks(&daemon), ["clsact", "clsact"]);
+    daemon.end();
+}
+
+#[test]
 fn a_place_that_another_took_is_had_again_or_it_is_said_who_has_it() {
     let Some(lab) = lab() else { return };
     let mut daemon = watched(&lab, "clsact");
@@ -253,6 +286,49 @@ fn pins_that_were_deleted_are_there_again() {
 }
 
 #[test]
+fn no_pin_of_an_earlier_start_stays() {
+    let Some(lab) = lab() else { return };
+    wire::lay(&lab.gateway, "one");
+    let settings = Settings::new(&lab, &["one"]);
+    let pins = || {
+        let found = lab
+            .gateway
+            .run(&format!("find {}", settings.pins.display()));
+        found.expect("pins").lines().count()
+    };
+    Daemon::start(&lab, &settings).end();
+    let before = pins();
+    let mut daemon = Daemon::start(&lab, &settings);
+    daemon.wait_until("as many pins as before", |_| pins() == before);
+    daemon.end();
+}
+
+#[test]
+fn a_program_stays_where_its_link_cannot_be_pinned() {
+    let Some(lab) = lab() else { return };
+    let mut daemon = watched(&lab, "auto");
+    let pins = Settings::new(&lab, &["one"]).pins;
+    let mount = pins.parent().expect("the file system").display();
+    let remount = |how: &str| {
+        let words = format!("mount -o remount,{how} {mount}");
+        lab.gateway.run(&words).expect("mounted");
+    };
+    remount("ro");
+    detach(&lab.gateway, "one");
+    put_back(&lab, &mut daemon, "its link was detached");
+    log_says(&daemon, "Read-only file system");
+    assert!(!daemon.log().contains("are there again"));
+    remount("rw");
+    log_says(&daemon, "are there again: link-");
+    // The links outlive the daemon, and the next start adopts them.
+    daemon.end();
+    assert_eq!(programs(&lab.gateway, "one"), 2);
+    let mut daemon = Daemon::start(&lab, &Settings::new(&lab, &["one"]));
+    daemon.counts("one", 12);
+    daemon.end();
+}
+
+#[test]
 fn an_interface_that_was_made_anew_under_its_number_is_had_again() {
     let Some(lab) = lab() else { return };
     for hook in ["auto", "tc", "clsact"] {
@@ -291,6 +367,43 @@ fn an_interface_that_was_made_anew_under_its_number_is_had_again() {
         let after = daemon.counts(name, counted as u64 + 7);
         after.continue_from(&before);
         daemon.end();
+    }
+}
+
+#[test]
+fn nothing_stays_on_an_interface_that_has_another_name() {
+    let Some(lab) = lab() else { return };
+    let rename = |from: &str, to: &str| {
+        lab.gateway
+            .ip(&format!("link set {from} down"))
+            .expect("down");
+        lab.gateway
+            .ip(&format!("link set {from} name {to} up"))
+            .expect("renamed");
+    };
+    for hook in ["clsact", "auto"] {
+        let (name, other) = (format!("{hook}1"), format!("{hook}2"));
+        wire::lay(&lab.gateway, &name);
+        wire::lay(&lab.gateway, "stays");
+        let settings = Settings::new(&lab, &[&name, "stays"]).hook(hook);
+        let mut daemon = Daemon::start(&lab, &settings);
+        rename(&name, &other);
+        daemon.wait_until("taken off", |_| programs(&lab.gateway, &other) == 0);
+        log_says(&daemon, &format!("{name} is called {other} now"));
+        rename(&other, &name);
+        daemon.wait_until("put back", |_| programs(&lab.gateway, &name) == 2);
+        daemon.end();
+        // Without a daemon: the next start of another one, and `unload`.
+        rename(&name, &other);
+        Daemon::start(&lab, &Settings::new(&lab, &["stays"]).hook(hook)).end();
+        assert_eq!(programs(&lab.gateway, &other), 0, "{hook}");
+        rename(&other, &name);
+        Daemon::start(&lab, &settings).end();
+        assert_eq!(programs(&lab.gateway, &name), 2, "{hook}");
+        rename(&name, &other);
+        run(&lab, &settings, &["unload"]).fine();
+        assert_eq!(programs(&lab.gateway, &other), 0, "{hook}");
+        wire::cut(&lab.gateway, "stays");
     }
 }
 
@@ -443,7 +556,7 @@ fn bpf<T>(command: i32, attributes: &T) -> io::Result<i64> {
 }
 
 /// Detaches every link that a program of an interface is held by, as `bpftool link detach` does.
-fn detach(host: &Host, name: &str) {
+pub(crate) fn detach(host: &Host, name: &str) {
     let mut programs = wire::tcx_programs(host, name);
     let xdp = wire::xdp(host, name);
     programs.extend(xdp.and_then(|xdp| Some(xdp["prog"]["id"].as_u64()? as u32)));

@@ -4,7 +4,7 @@
 use xtask::lab::{Host, Lab};
 
 use crate::{
-    attachment::log_says,
+    attachment::{detach, log_says},
     daemon::{Daemon, Metrics, Settings, run},
     lab, wire,
 };
@@ -201,6 +201,55 @@ fn ports_come_and_go() {
     for name in [BRIDGE, "p1", "late.1"] {
         assert_eq!(wire::tc(&lab.gateway, name), 0, "{name}");
     }
+}
+
+#[test]
+fn nothing_stays_on_a_bridge() {
+    let Some(lab) = lab() else { return };
+    bridge(&lab.gateway);
+    wire::lay(&lab.gateway, "one");
+    for hook in ["clsact", "auto"] {
+        let ports = settings(&lab, false).hook(hook);
+        Daemon::start(&lab, &ports).end();
+        assert_eq!(wire::tc(&lab.gateway, BRIDGE), 1, "{hook}");
+        // A start that does not want it.
+        Daemon::start(&lab, &Settings::new(&lab, &["one"])).end();
+        for name in [BRIDGE, "p1"] {
+            assert_eq!(wire::tc(&lab.gateway, name), 0, "{hook} {name}");
+        }
+        Daemon::start(&lab, &ports).end();
+        assert_eq!(wire::tc(&lab.gateway, BRIDGE), 1, "{hook}");
+        run(&lab, &ports, &["unload"]).fine();
+        for name in [BRIDGE, "p1"] {
+            assert_eq!(wire::tc(&lab.gateway, name), 0, "{hook} {name}");
+        }
+    }
+}
+
+#[test]
+fn more_ports_than_there_is_room_for_leave_the_others_watched() {
+    let Some(lab) = lab() else { return };
+    bridge(&lab.gateway);
+    let mut daemon = Daemon::start(&lab, &settings(&lab, false));
+    for number in 0..64 {
+        let name = format!("n{number}");
+        wire::lay(&lab.gateway, &name);
+        lab.gateway
+            .ip(&format!("link set {name} master {BRIDGE}"))
+            .expect("a port");
+    }
+    log_says(&daemon, "map PORTS cannot be used");
+    daemon.wait_until("not ready", |daemon| daemon.get("readyz").is_none());
+    // What goes away, and what is without its programs, is seen all the same.
+    wire::cut(&lab.gateway, "p2");
+    log_says(&daemon, "interface p2 went away");
+    detach(&lab.gateway, "p1");
+    daemon.wait_until("put back", |_| wire::tc(&lab.gateway, "p1") == 2);
+    for number in 0..8 {
+        wire::cut(&lab.gateway, &format!("n{number}"));
+    }
+    daemon.wait_until("ready", |daemon| daemon.get("readyz").is_some());
+    daemon.end();
 }
 
 #[test]

@@ -169,10 +169,15 @@ impl Books {
     ///
     /// When the kernel refuses a map.
     pub fn read_all(&self, emit: impl FnMut(Record)) -> Result<(), Error> {
-        self.read(self.clock(), emit)
+        self.read(self.clock(), &mut ReadHits::default(), emit)
     }
 
-    pub(super) fn read(&self, clock: Clock, mut emit: impl FnMut(Record)) -> Result<(), Error> {
+    pub(super) fn read(
+        &self,
+        clock: Clock,
+        before: &mut ReadHits,
+        mut emit: impl FnMut(Record),
+    ) -> Result<(), Error> {
         let settings = self.settings();
         emit(Record::Tables(Tables {
             losses: self.losses.read(0),
@@ -213,14 +218,14 @@ impl Books {
             emit(Record::Device(DeviceReading { number, record }));
         }
         // Before the flows: what a decision's end moves from a flow to them meanwhile is missed until the next
-        // time, and not told twice.
+        // time, and not told twice. A reading is too small then, so that the most of any reading is told.
         let mut hits = self.all_hits()?;
         let now = self.now();
         for (slot, record) in self.live_flows(now) {
             add_hits(&mut hits, &record);
             emit(Record::Flow(slot, record));
         }
-        for (key, hit) in hits {
+        for (key, hit) in before.most(hits) {
             emit(Record::Hits(key, hit));
         }
         Ok(())
@@ -350,6 +355,37 @@ impl Books {
     }
 }
 
+/// The most that was read of each hit, so that none steps back.
+#[derive(Default)]
+pub(super) struct ReadHits(HashMap<HitKey, ReadHit>);
+
+struct ReadHit {
+    most: Hit,
+    /// Whether the last reading had it.
+    is_there: bool,
+}
+
+impl ReadHits {
+    /// The hits that were read now, each with at least what was read of it before. One that two readings in
+    /// a row have not is forgotten: its flow has ended, and the table of hits had no room for it.
+    fn most(&mut self, now: HashMap<HitKey, Hit>) -> impl Iterator<Item = (HitKey, Hit)> {
+        self.0
+            .retain(|_, hit| std::mem::replace(&mut hit.is_there, false));
+        for (key, hit) in now {
+            let before = self.0.entry(key).or_insert(ReadHit {
+                most: hit,
+                is_there: true,
+            });
+            before.is_there = true;
+            let most = &mut before.most;
+            most.wire.packets = most.wire.packets.max(hit.wire.packets);
+            most.wire.bytes = most.wire.bytes.max(hit.wire.bytes);
+            most.decided = most.decided.max(hit.decided);
+        }
+        self.0.iter().map(|(key, hit)| (*key, hit.most))
+    }
+}
+
 fn hits_refused(source: MapError) -> Error {
     Error::Map {
         map: "HITS",
@@ -421,4 +457,34 @@ pub(super) fn text(octets: &[u8]) -> String {
         .position(|octet| *octet == 0)
         .unwrap_or(octets.len());
     String::from_utf8_lossy(&octets[..end]).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_hit_steps_back() {
+        let key = HitKey {
+            policy: 7,
+            ..HitKey::default()
+        };
+        let hit = |packets, bytes, decided| Hit {
+            wire: Tally { packets, bytes },
+            decided,
+        };
+        let mut before = ReadHits::default();
+        let mut read = |now: Option<Hit>| {
+            let now = now.map(|hit| (key, hit)).into_iter().collect();
+            before.most(now).next().map(|(_, hit)| hit)
+        };
+        assert_eq!(read(Some(hit(5, 500, 1))), Some(hit(5, 500, 1)));
+        // The decision ended between the two readings of one tick.
+        assert_eq!(read(Some(hit(0, 0, 2))), Some(hit(5, 500, 2)));
+        assert_eq!(read(None), Some(hit(5, 500, 2)));
+        assert_eq!(read(Some(hit(6, 600, 2))), Some(hit(6, 600, 2)));
+        assert_eq!(read(None), Some(hit(6, 600, 2)));
+        assert_eq!(read(None), None);
+        assert_eq!(read(Some(hit(1, 60, 0))), Some(hit(1, 60, 0)));
+    }
 }

@@ -64,6 +64,8 @@ impl Point {
 /// What a link says of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct LinkState {
+    /// Its number.
+    pub(super) id: u32,
     /// The program that it runs.
     pub(super) program: u32,
     /// Its interface; 0 once it was detached or its interface went away.
@@ -183,6 +185,7 @@ pub(super) fn state(link: BorrowedFd<'_>) -> io::Result<LinkState> {
     };
     bpf(OBJ_GET_INFO_BY_FD, &mut get)?;
     Ok(LinkState {
+        id: info.id,
         program: info.program,
         ifindex: info.ifindex,
     })

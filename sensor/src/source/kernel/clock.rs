@@ -103,7 +103,7 @@ pub(super) fn rate(program: &Xdp) -> Result<u64, Error> {
         if is_certain || measured >= LONGEST {
             return Ok(rate);
         }
-        measured *= 2;
+        measured = (measured * 2).min(LONGEST);
     }
 }
 

@@ -34,11 +34,26 @@ impl Flowtables {
         if !is_time && !has_changed {
             return;
         }
-        match list() {
+        self.note(list());
+    }
+
+    fn note(&mut self, listed: io::Result<Vec<Flowtable>>) {
+        match listed {
             Ok(found) => (self.found, self.without) = (found, false),
-            Err(_) => self.without = true,
+            Err(error) if is_without(&error) => (self.found, self.without) = (Vec::new(), true),
+            // The process lacks something for a moment: the next look asks again.
+            Err(error) => tracing::debug!("flowtables cannot be listed: {error}"),
         }
     }
+}
+
+/// Whether an error says that the kernel has no nftables: no such protocol of netlink, or nobody who answers
+/// for that part of it (net/netfilter/nfnetlink.c, `nfnetlink_rcv_msg`).
+fn is_without(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EPROTONOSUPPORT | libc::EAFNOSUPPORT | libc::EINVAL | libc::EOPNOTSUPP)
+    )
 }
 
 /// A flowtable.
@@ -130,6 +145,24 @@ pub(super) fn hidden(tables: &[Flowtable], links: &Links, interface: &str) -> Ve
 mod tests {
     use super::*;
     use crate::source::kernel::links::Link;
+
+    #[test]
+    fn only_a_kernel_without_nftables_is_asked_no_more() {
+        let mut tables = Flowtables::default();
+        let found = Flowtable {
+            name: "fast".to_owned(),
+            devices: Vec::new(),
+            is_hardware: false,
+        };
+        let failed = |number| Err(io::Error::from_raw_os_error(number));
+        tables.note(Ok(vec![found]));
+        for number in [libc::EMFILE, libc::ENOMEM, libc::EAGAIN, libc::EBUSY] {
+            tables.note(failed(number));
+            assert!(!tables.without && tables.found.len() == 1, "{number}");
+        }
+        tables.note(failed(libc::EINVAL));
+        assert!(tables.without && tables.found.is_empty());
+    }
 
     #[test]
     fn a_table_over_ports_hides_from_their_bridge() {

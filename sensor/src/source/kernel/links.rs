@@ -85,7 +85,8 @@ impl Links {
         self.0.iter().find(|link| link.name == name)
     }
 
-    fn numbered(&self, index: u32) -> Option<&Link> {
+    /// The interface of this number.
+    pub fn numbered(&self, index: u32) -> Option<&Link> {
         self.0.iter().find(|link| link.index == index)
     }
 

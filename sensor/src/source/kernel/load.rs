@@ -12,7 +12,7 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, IterableMap as _, MapData, Queue},
-    programs::{Program, Xdp},
+    programs::{Program, ProgramError, ProgramFd, Xdp},
 };
 use rustix::rand::{GetRandomFlags, getrandom};
 use sensor_ebpf::{
@@ -24,7 +24,7 @@ use sensor_ebpf::{
 use super::{
     Error,
     attach::{Attached, Attachments, Means},
-    books::{Books, FlowLine},
+    books::{Books, FlowLine, ReadHits},
     clock,
     lock::TablesLock,
     pins::{self, pinned},
@@ -76,6 +76,7 @@ pub struct Kernel {
     programs: Ebpf,
     books: Books,
     shares: Shares,
+    read_hits: ReadHits,
     attachments: Attachments,
     pin_directory: PathBuf,
     hz: u64,
@@ -98,12 +99,11 @@ impl Kernel {
         };
         fs::create_dir_all(directory).map_err(pins)?;
         let lock = TablesLock::take(directory)?;
-        discard_unusable(directory).map_err(pins)?;
+        discard_unusable(directory)?;
 
         let mut programs = load_object(directory, config)?;
-        let clock: &mut Xdp = program(&mut programs, "clock");
-        load_program(clock.load(), "clock")?;
-        let hz = clock::rate(clock)?;
+        loaded(&mut programs, "clock")?;
+        let hz = clock::rate(program(&mut programs, "clock"))?;
 
         let tables_made = initialise(directory, config, hz)?;
         let books = Books::open(directory, Access::Write)?;
@@ -111,6 +111,7 @@ impl Kernel {
             programs,
             books,
             shares: Shares::open(directory)?,
+            read_hits: ReadHits::default(),
             attachments: Attachments::new()?,
             pin_directory: directory.clone(),
             hz,
@@ -141,12 +142,7 @@ impl Kernel {
                 program: "of the object",
                 source,
             };
-            let loaded = match program {
-                Program::Xdp(program) if program.fd().is_err() => program.load(),
-                Program::SchedClassifier(program) if program.fd().is_err() => program.load(),
-                _ => Ok(()),
-            };
-            loaded.map_err(refused)?;
+            load_one(program).map_err(refused)?;
             let info = program.info().map_err(refused)?;
             verified.push((name.to_owned(), info.verified_instruction_count()));
         }
@@ -179,19 +175,20 @@ impl Kernel {
         attachments.look(means, wanted)
     }
 
-    /// Pins again what is not pinned any more: a map that has no pin ends with this process.
+    /// Pins again what is not pinned any more: a map or a link that has no pin ends with this process.
     ///
     /// # Errors
     ///
-    /// When nothing can be pinned there.
+    /// Why not everything can be pinned there.
     pub fn keep_pins(&mut self) -> Result<(), Error> {
         let directory = &self.pin_directory;
         let maps = self.programs.maps();
         let maps: Vec<_> = maps.filter(|(name, _)| PINNED.contains(name)).collect();
-        let again = pins::restore(directory, &maps, &self.attachments.links(directory))?;
-        readers::keep_pins(&self.programs, directory)?;
+        let links = self.attachments.links(directory);
+        let (again, restored) = pins::restore(directory, &maps, links);
+        let outcome = restored.and(readers::keep_pins(&self.programs, directory));
         if again.is_empty() {
-            return Ok(());
+            return outcome;
         }
         // Where the folder itself was removed, the lock is on one that nobody finds any more.
         if !self.lock.is_on(directory) {
@@ -202,7 +199,7 @@ impl Kernel {
             directory.display(),
             again.join(", ")
         );
-        Ok(())
+        outcome
     }
 
     fn parts(&mut self) -> (&mut Attachments, Means<'_>) {
@@ -387,7 +384,7 @@ impl Kernel {
         self.books.set_clock(&now);
         let idle = idle_after.as_millis() as u64 * self.hz / 1000;
         reap::reap(&mut self.books, now.jiffies, idle, &mut emit)?;
-        self.books.read(now.clock, emit)
+        self.books.read(now.clock, &mut self.read_hits, emit)
     }
 }
 
@@ -406,11 +403,31 @@ where
         .expect("the embedded object has the program")
 }
 
-pub(super) fn load_program(
-    loaded: Result<(), aya::programs::ProgramError>,
-    program: &'static str,
-) -> Result<(), Error> {
-    loaded.map_err(|source| Error::Program { program, source })
+/// A program of the embedded object, loaded where it was not before.
+pub(super) fn loaded<'a>(programs: &'a mut Ebpf, name: &'static str) -> Result<&'a Program, Error> {
+    let program: &mut Program = program(programs, name);
+    load_one(program).map_err(|source| Error::Program {
+        program: name,
+        source,
+    })?;
+    Ok(program)
+}
+
+fn load_one(program: &mut Program) -> Result<(), ProgramError> {
+    match program {
+        Program::Xdp(program) if program.fd().is_err() => program.load(),
+        Program::SchedClassifier(program) if program.fd().is_err() => program.load(),
+        _ => Ok(()),
+    }
+}
+
+/// A descriptor of a loaded program.
+pub(super) fn descriptor(program: &Program, name: &'static str) -> Result<ProgramFd, Error> {
+    let fd = program.fd().and_then(|fd| Ok(fd.try_clone()?));
+    fd.map_err(|source| Error::Program {
+        program: name,
+        source,
+    })
 }
 
 fn load_object(directory: &Path, config: &Config) -> Result<Ebpf, Error> {
@@ -502,21 +519,37 @@ pub(super) fn load(mut loader: EbpfLoader<'_>, flows: u32, devices: u32) -> Resu
 
 /// Removes pins that no daemon can adopt: of another layout, or of a start that was cut off before
 /// the settings were written. Nothing is attached in the second case.
-fn discard_unusable(directory: &Path) -> io::Result<()> {
-    if fs::read_dir(directory)?.next().is_none() {
+///
+/// # Errors
+///
+/// Why the tables cannot be looked at. They stay with all their counts, because the reason may be gone at the
+/// next start.
+fn discard_unusable(directory: &Path) -> Result<(), Error> {
+    let refused = |source| Error::PinDirectory {
+        path: directory.to_owned(),
+        source,
+    };
+    let mut there = fs::read_dir(directory).map_err(refused)?;
+    if there.next().is_none() {
         return Ok(());
     }
     let layout = Books::open(directory, Access::Read).map(|books| books.settings().layout);
     match layout {
-        Ok(layout) if layout == LAYOUT => return Ok(()),
-        Ok(0) | Err(_) => {}
+        Ok(LAYOUT) => return Ok(()),
+        Ok(0) => {}
         Ok(_) => tracing::warn!(
             "the tables at {} are of another version of the sensor: they are made new and the \
              counters start at zero",
             directory.display()
         ),
+        Err(error) if error.is_missing() || error.is_of_shape() => tracing::warn!(
+            "the tables at {} cannot be adopted ({error}): they are made new and the counters start at \
+             zero",
+            directory.display()
+        ),
+        Err(error) => return Err(error),
     }
-    pins::remove_all(directory)
+    pins::remove_all(directory).map_err(refused)
 }
 
 /// Fills the queues and writes the settings of tables that were just made; says whether they were.

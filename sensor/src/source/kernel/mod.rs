@@ -31,6 +31,8 @@ mod verdicts;
 
 use std::{io, path::PathBuf};
 
+use aya::maps::MapError;
+
 pub use attach::{Attached, available, counted_twice, ifindex, unload};
 pub use books::{Books, FlowLine};
 pub use driver::driver;
@@ -56,7 +58,10 @@ pub enum Error {
         mount: PathBuf,
     },
     /// The pin directory cannot be made or read.
-    #[error("the pin directory {} cannot be used: {source}", path.display())]
+    #[error(
+        "the pin directory {} cannot be used: {source}; its BPF file system must be mounted, writable \
+         and not full (`mount -t bpf` lists those that are mounted)", path.display()
+    )]
     PinDirectory {
         /// The directory.
         path: PathBuf,
@@ -171,7 +176,7 @@ pub enum Error {
     },
     /// Too many interfaces.
     #[error(
-        "the sensor is on {limit} interfaces, or flows of those that are gone are not over yet: there is room for no more"
+        "the sensor is on {limit} interfaces, or flows of those that are gone are not over yet: there is room for no more; take interfaces out of the configuration, or ports off their bridge"
     )]
     TooManyInterfaces {
         /// How many.
@@ -199,7 +204,7 @@ pub enum Error {
         /// Its name.
         map: &'static str,
         /// Why.
-        source: aya::maps::MapError,
+        source: MapError,
     },
     /// The kernel refused the object.
     #[error("the kernel refused the sensor's programs: {0}")]
@@ -212,6 +217,12 @@ pub enum Error {
         /// Why.
         source: aya::programs::ProgramError,
     },
+    /// A program was refused a short time ago, and is not tried again yet.
+    #[error("{reason}")]
+    RefusedBefore {
+        /// What was said then.
+        reason: String,
+    },
     /// Anything else the system refused.
     #[error("{what}: {source}")]
     System {
@@ -223,6 +234,40 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether nothing is pinned where a table should be.
+    fn is_missing(&self) -> bool {
+        let Self::Map {
+            source: MapError::SyscallError(error),
+            ..
+        } = self
+        else {
+            return false;
+        };
+        error.io_error.kind() == io::ErrorKind::NotFound
+    }
+
+    /// Whether a table has another shape than this version's. Every other error says nothing about the table.
+    fn is_of_shape(&self) -> bool {
+        // `ENOTSUPP` of the kernel: a map of a type that cannot be mapped into memory (kernel/bpf/syscall.c,
+        // `bpf_map_mmap`). EINVAL: it was not made for that.
+        const NOT_SUPPORTED: i32 = 524;
+        match self {
+            Self::ForeignLayout => true,
+            Self::MapMemory { source, .. } => {
+                matches!(source.raw_os_error(), Some(libc::EINVAL | NOT_SUPPORTED))
+            }
+            Self::Map { source, .. } => matches!(
+                source,
+                MapError::InvalidMapType { .. }
+                    | MapError::InvalidKeySize { .. }
+                    | MapError::InvalidValueSize { .. }
+                    | MapError::InvalidValueStride { .. }
+                    | MapError::Unsupported { .. }
+            ),
+            _ => false,
+        }
+    }
+
     /// The same error, or that of too little privilege where that is behind it.
     fn or_privilege(self) -> Self {
         let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&self);
@@ -278,4 +323,49 @@ fn is_one_preemptible_cpu() -> bool {
     let online = unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) };
     let version = rustix::system::uname();
     online == 1 && version.version().to_string_lossy().contains("PREEMPT_RT")
+}
+
+#[cfg(test)]
+mod tests {
+    use aya::sys::SyscallError;
+
+    use super::*;
+
+    #[test]
+    fn only_a_table_of_another_shape_is_no_table_of_ours() {
+        let opening = |number| Error::Map {
+            map: "FLOW_LINES",
+            source: MapError::SyscallError(SyscallError {
+                call: "BPF_OBJ_GET",
+                io_error: io::Error::from_raw_os_error(number),
+            }),
+        };
+        let mapping = |number| Error::MapMemory {
+            map: "FLOW_LINES",
+            source: io::Error::from_raw_os_error(number),
+        };
+        for number in [
+            libc::EMFILE,
+            libc::ENFILE,
+            libc::ENOMEM,
+            libc::EINTR,
+            libc::EPERM,
+            libc::EAGAIN,
+        ] {
+            for error in [opening(number), mapping(number)] {
+                assert!(!error.is_of_shape() && !error.is_missing(), "{error}");
+            }
+        }
+        assert!(opening(libc::ENOENT).is_missing());
+        assert!(mapping(libc::EINVAL).is_of_shape());
+        assert!(Error::ForeignLayout.is_of_shape());
+        let other = Error::Map {
+            map: "HITS",
+            source: MapError::InvalidKeySize {
+                size: 8,
+                expected: 16,
+            },
+        };
+        assert!(other.is_of_shape() && !other.is_missing());
+    }
 }

@@ -11,7 +11,7 @@ use sensor_ebpf::{
     sample::{Head, MAX_PAYLOAD},
 };
 
-use crate::record::Sample;
+use crate::{model::CutPayloads, record::Sample};
 
 /// Packets of one device that may be in pieces at a time: as many as CPUs may see of it at once. Each is of
 /// 64 KiB at most. Of one more, the device's oldest is cut short.
@@ -30,6 +30,7 @@ const STALE: u64 = 1_000_000_000;
 pub(super) struct Pieces {
     pending: VecDeque<Pending>,
     whole: VecDeque<Sample>,
+    cut: CutPayloads,
 }
 
 #[derive(Debug)]
@@ -78,7 +79,7 @@ impl Pieces {
         }
         // From the end: of two packets of a flow at the same time the later goes on.
         let Some(at) = self.pending.iter().rposition(|one| one.is_of(&head)) else {
-            // The packet that this piece belongs to was given up before.
+            // The packet that this piece belongs to was given up before, and counted then.
             return;
         };
         let pending = &mut self.pending[at];
@@ -87,8 +88,15 @@ impl Pieces {
             if more {
                 return;
             }
+        } else {
+            self.cut.piece_lost += 1;
         }
-        self.cut(at);
+        self.end(at);
+    }
+
+    /// The payloads of which the rest was given up.
+    pub(super) fn cut(&self) -> CutPayloads {
+        self.cut
     }
 
     /// Whether pieces are still to come.
@@ -111,11 +119,13 @@ impl Pieces {
         let mac = first.head.key.mac();
         let of_device = self.of(mac).count();
         if of_device >= MAX_OF_DEVICE {
-            self.cut_oldest_of(mac);
+            self.cut.share_used += 1;
+            self.end_oldest_of(mac);
         } else if self.pending.len() >= MAX_PENDING
             && let Some(mac) = self.busiest()
         {
-            self.cut_oldest_of(mac);
+            self.cut.no_room += 1;
+            self.end_oldest_of(mac);
         }
         self.pending.push_back(first);
     }
@@ -136,13 +146,13 @@ impl Pieces {
         Some(Mac::from_word(mac))
     }
 
-    fn cut_oldest_of(&mut self, mac: Mac) {
+    fn end_oldest_of(&mut self, mac: Mac) {
         let oldest = self
             .pending
             .iter()
             .position(|one| one.head.key.mac() == mac);
         if let Some(at) = oldest {
-            self.cut(at);
+            self.end(at);
         }
     }
 
@@ -151,12 +161,13 @@ impl Pieces {
         while let Some(first) = self.pending.front()
             && now.saturating_sub(first.head.nanoseconds) > STALE
         {
-            self.cut(0);
+            self.cut.rest_late += 1;
+            self.end(0);
         }
     }
 
     /// Waits no longer for the rest of a packet.
-    fn cut(&mut self, at: usize) {
+    fn end(&mut self, at: usize) {
         if let Some(pending) = self.pending.remove(at) {
             self.whole.push_back(pending.into_sample());
         }
@@ -222,6 +233,7 @@ mod tests {
             [(mac(2), MAX_PAYLOAD + 2), (mac(1), 2 * MAX_PAYLOAD + 1)]
         );
         assert!(pieces.pending.is_empty());
+        assert_eq!(pieces.cut(), CutPayloads::default());
     }
 
     #[test]
@@ -238,6 +250,12 @@ mod tests {
         assert_eq!(whole(&mut pieces), [(mac(2), 1)]);
         pieces.take(head(2, 8 + STALE, 0, false), b"x");
         assert_eq!(whole(&mut pieces), [(mac(1), MAX_PAYLOAD), (mac(2), 1)]);
+        let cut = CutPayloads {
+            piece_lost: 1,
+            rest_late: 1,
+            ..CutPayloads::default()
+        };
+        assert_eq!(pieces.cut(), cut);
     }
 
     #[test]
@@ -248,6 +266,8 @@ mod tests {
             pieces.take(head(1, 6 + number, 0, true), &[2; MAX_PAYLOAD]);
         }
         assert_eq!(pieces.pending.len(), 1 + MAX_OF_DEVICE);
+        let cut = 2 * MAX_PENDING - MAX_OF_DEVICE;
+        assert_eq!(pieces.cut().share_used, cut as u64);
         assert!(
             whole(&mut pieces)
                 .iter()
@@ -259,6 +279,8 @@ mod tests {
             }
         }
         assert_eq!(pieces.pending.len(), MAX_PENDING);
+        let begun = 1 + MAX_OF_DEVICE + 2 * 246;
+        assert_eq!(pieces.cut().no_room, (begun - MAX_PENDING) as u64);
         assert!(pieces.of(Mac::from_word(mac(9))).next().is_some());
     }
 }

@@ -2,9 +2,9 @@
 
 use std::{
     collections::HashSet,
-    ffi::OsStr,
+    ffi::{OsStr, OsString},
     fs, io,
-    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    os::fd::{AsFd as _, BorrowedFd},
     path::{Path, PathBuf},
 };
 
@@ -31,49 +31,90 @@ pub(super) fn link(directory: &Path, interface: &str, role: &str) -> PathBuf {
     directory.join(format!("{LINK}{role}-{name}"))
 }
 
-/// Pins again what has no pin any more, and gives the names.
+/// A link that this process holds, and its pin.
+pub(super) struct LinkPin<'a> {
+    pub(super) path: PathBuf,
+    pub(super) link: BorrowedFd<'a>,
+    /// Whether the link was pinned there. What is there otherwise is the pin of an earlier link.
+    pub(super) is_pinned: &'a mut bool,
+}
+
+/// The pins of links.
+pub(super) fn links(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let is_link = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with(LINK);
+    entries.filter(is_link).map(|entry| entry.path()).collect()
+}
+
+/// Pins again what has no pin any more, and gives the names. What cannot be pinned keeps nothing else from
+/// it.
 ///
 /// # Errors
 ///
-/// When nothing can be pinned there.
+/// The first reason, beside the names of what was pinned.
 pub(super) fn restore(
     directory: &Path,
     maps: &[(&str, &Map)],
-    links: &[(PathBuf, &OwnedFd)],
-) -> Result<Vec<String>, Error> {
+    links: Vec<LinkPin<'_>>,
+) -> (Vec<String>, Result<(), Error>) {
+    let there = match there(directory) {
+        Ok(there) => there,
+        Err(error) => return (Vec::new(), Err(error)),
+    };
+    let mut again = Vec::new();
+    let mut outcome = Ok(());
+    let mut note = |name: &OsStr, pinned: Result<(), Error>| match pinned {
+        Ok(()) => again.push(name.to_string_lossy().into_owned()),
+        Err(error) if outcome.is_ok() => outcome = Err(error),
+        Err(_) => {}
+    };
+    for (name, map) in maps {
+        let name = OsStr::new(name);
+        if !there.contains(name) {
+            let path = directory.join(name);
+            let pinned = map.pin(&path);
+            let refused = |error| Error::PinDirectory {
+                path,
+                source: io::Error::other(error),
+            };
+            note(name, pinned.map_err(refused));
+        }
+    }
+    for LinkPin {
+        path,
+        link,
+        is_pinned,
+    } in links
+    {
+        if let Some(name) = path.file_name()
+            && !(*is_pinned && there.contains(name))
+        {
+            let pinned = pin_link(link, &path);
+            *is_pinned = pinned.is_ok();
+            note(name, pinned);
+        }
+    }
+    (again, outcome)
+}
+
+/// The names in the pin directory, which is made where there is none.
+fn there(directory: &Path) -> Result<HashSet<OsString>, Error> {
     let refused = |source| Error::PinDirectory {
         path: directory.to_owned(),
         source,
     };
-    let there: HashSet<_> = match fs::read_dir(directory) {
+    match fs::read_dir(directory) {
         Ok(entries) => entries
             .map(|entry| Ok(entry?.file_name()))
             .collect::<io::Result<_>>()
-            .map_err(refused)?,
+            .map_err(refused),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             preflight::bpffs(directory)?;
             fs::create_dir_all(directory).map_err(refused)?;
-            HashSet::new()
+            Ok(HashSet::new())
         }
-        Err(error) => return Err(refused(error)),
-    };
-    let mut again = Vec::new();
-    for (name, map) in maps {
-        if !there.contains(OsStr::new(name)) {
-            let pinned = map.pin(directory.join(name));
-            pinned.map_err(|error| refused(io::Error::other(error)))?;
-            again.push((*name).to_owned());
-        }
+        Err(error) => Err(refused(error)),
     }
-    for (pin, link) in links {
-        if let Some(name) = pin.file_name()
-            && !there.contains(name)
-        {
-            calls::pin(link.as_fd(), pin).map_err(refused)?;
-            again.push(name.to_string_lossy().into_owned());
-        }
-    }
-    Ok(again)
 }
 
 /// Pins a link, in the place of what is there.
@@ -93,13 +134,22 @@ pub(super) fn pin_link(link: BorrowedFd<'_>, pin: &Path) -> Result<(), Error> {
     calls::pin(link, pin).map_err(refused)
 }
 
-/// Takes the program of a pinned link off its interface, now, and removes the pin.
-pub(super) fn end_link(pin: &Path) {
-    if let Ok(link) = calls::pinned(pin) {
-        // A link whose interface is gone is refused, and has ended already.
-        let _ = calls::detach(link.as_fd());
+/// Takes the program of a pinned link off its interface, now, and removes the pin. A link that cannot be
+/// opened keeps its pin, because it would end with it at some later time.
+///
+/// # Errors
+///
+/// Why the link cannot be opened, or its pin not be removed.
+pub(super) fn end_link(pin: &Path) -> io::Result<()> {
+    match calls::pinned(pin) {
+        Ok(link) => {
+            // A link whose interface is gone is refused, and has ended already.
+            let _ = calls::detach(link.as_fd());
+            fs::remove_file(pin)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
     }
-    let _ = fs::remove_file(pin);
 }
 
 /// Removes every pin of ours. Links without a pin end, and their programs with them.
@@ -109,7 +159,7 @@ pub(super) fn remove_all(directory: &Path) -> io::Result<()> {
         let name = entry.file_name();
         let name = name.to_string_lossy();
         if name.starts_with(LINK) {
-            end_link(&entry.path());
+            end_link(&entry.path())?;
         } else if PINNED.contains(&name.as_ref()) || readers::is_pin(&name) {
             fs::remove_file(entry.path())?;
         }

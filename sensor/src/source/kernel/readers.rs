@@ -14,12 +14,12 @@ use std::{
 use aya::{
     Ebpf,
     maps::{Map, MapData, ProgramArray},
-    programs::{Program, ProgramFd, SchedClassifier, Xdp, loaded_programs},
+    programs::{Program, loaded_programs},
 };
 
 use super::{
     Error,
-    load::{load_program, program},
+    load::{descriptor, loaded},
 };
 
 /// A program in which frames come in, the map and the place in it where its reader stands, and that reader.
@@ -28,7 +28,6 @@ struct Reader {
     map: &'static str,
     place: u32,
     program: &'static str,
-    is_xdp: bool,
 }
 
 const READERS: [Reader; 6] = [
@@ -37,50 +36,44 @@ const READERS: [Reader; 6] = [
         map: "READERS_XDP",
         place: 0,
         program: "read_upload",
-        is_xdp: true,
     },
     Reader {
         behind: "upload_frags",
         map: "READERS_FRAGS",
         place: 0,
         program: "read_upload_frags",
-        is_xdp: true,
     },
     Reader {
         behind: "upload_tc",
         map: "READERS_TC",
         place: 0,
         program: "read_upload_tc",
-        is_xdp: false,
     },
     Reader {
         behind: "upload_port",
         map: "READERS_TC",
         place: 0,
         program: "read_upload_tc",
-        is_xdp: false,
     },
     Reader {
         behind: "download",
         map: "READERS_TC",
         place: 1,
         program: "read_download",
-        is_xdp: false,
     },
     Reader {
         behind: "download_port",
         map: "READERS_TC",
         place: 1,
         program: "read_download",
-        is_xdp: false,
     },
 ];
 
 /// How the names of their maps' pins begin.
 const PIN: &str = "readers-";
 
-/// Loads the reader behind a program and puts it there; where it is there already, nothing happens. Its
-/// map is pinned in the directory, where there is one.
+/// Loads the reader behind a program and puts it there. Its map is pinned in the directory, where there is
+/// one.
 ///
 /// # Errors
 ///
@@ -93,9 +86,7 @@ pub(super) fn put(
     let Some(reader) = READERS.iter().find(|reader| reader.behind == behind) else {
         return Ok(());
     };
-    let Some(loaded) = loaded(programs, reader)? else {
-        return Ok(());
-    };
+    let loaded = descriptor(loaded(programs, reader.program)?, reader.program)?;
     let refused = |source| Error::Map {
         map: reader.map,
         source,
@@ -106,37 +97,12 @@ pub(super) fn put(
     if let Some(directory) = directory
         && let Map::ProgramArray(data) = &*map
     {
-        pin(data, directory, reader.map)?;
+        // Where it is refused, `keep_pins` says so and tries again: this process holds the map meanwhile.
+        let _ = pin(data, directory, reader.map);
     }
     ProgramArray::try_from(map)
         .and_then(|mut map| map.set(reader.place, &loaded, 0))
         .map_err(refused)
-}
-
-/// The descriptor of a reader that was loaded just now; `None` where it was before.
-fn loaded(programs: &mut Ebpf, reader: &Reader) -> Result<Option<ProgramFd>, Error> {
-    let fd = match reader.is_xdp {
-        true => {
-            let xdp: &mut Xdp = program(programs, reader.program);
-            if xdp.fd().is_ok() {
-                return Ok(None);
-            }
-            load_program(xdp.load(), reader.program)?;
-            xdp.fd().and_then(|fd| Ok(fd.try_clone()?))
-        }
-        false => {
-            let tc: &mut SchedClassifier = program(programs, reader.program);
-            if tc.fd().is_ok() {
-                return Ok(None);
-            }
-            load_program(tc.load(), reader.program)?;
-            tc.fd().and_then(|fd| Ok(fd.try_clone()?))
-        }
-    };
-    fd.map(Some).map_err(|source| Error::Program {
-        program: reader.program,
-        source,
-    })
 }
 
 fn pin(map: &MapData, directory: &Path, name: &'static str) -> Result<(), Error> {

@@ -14,7 +14,7 @@ use sensor_ebpf::{
 use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{Error, pieces::Pieces, pins::pinned};
-use crate::record::Record;
+use crate::{model::CutPayloads, record::Record};
 
 /// Samples on their way from the kernel. The descriptor is readable while some wait.
 pub struct Samples {
@@ -37,6 +37,13 @@ impl Samples {
             ring,
             pieces: Pieces::default(),
         })
+    }
+}
+
+impl Samples {
+    /// The payloads in several pieces of which the rest was given up.
+    pub fn cut(&self) -> CutPayloads {
+        self.pieces.cut()
     }
 }
 

@@ -16,7 +16,7 @@ use sensor_ebpf::{
 use super::{
     Error,
     books::Books,
-    load::{fill, load, load_program, new_settings, program},
+    load::{fill, load, loaded, new_settings, program},
     pieces::Pieces,
     readers, ring,
     table::{Access, Raw},
@@ -79,13 +79,8 @@ impl Runner {
         let mut programs = load(EbpfLoader::new(), flows, devices).map_err(Error::or_privilege)?;
         for name in ["upload", "upload_frags", "download"] {
             readers::put(&mut programs, None, name)?;
+            loaded(&mut programs, name)?;
         }
-        for name in ["upload", "upload_frags"] {
-            let xdp: &mut Xdp = program(&mut programs, name);
-            load_program(xdp.load(), name)?;
-        }
-        let tc: &mut SchedClassifier = program(&mut programs, "download");
-        load_program(tc.load(), "download")?;
         let mut runner = Self {
             free_devices: typed(&mut programs, "FREE_DEVICES")?,
             device_index: typed(&mut programs, "DEVICE_INDEX")?,

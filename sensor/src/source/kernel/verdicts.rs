@@ -117,16 +117,30 @@ impl Verdicts {
         self.epochs.get(slot as usize).copied().unwrap_or(0)
     }
 
-    /// A flow that takes the slot between the look at its key and the store has another epoch: the programs
-    /// do not take the ruling up.
+    /// A flow may take the slot between the look at its key and the store. It has another epoch than the flow
+    /// before, so that the programs do not take the ruling up; and the ruling is taken back, because epochs
+    /// go around.
     fn put(&self, slot: u32, key: &FlowKey, ruling: Ruling) -> bool {
         if self.flows.key(slot) != Some(*key) {
             return false;
         }
+        let releases = self.flows.releases(slot).load(Ordering::Acquire);
         let word = self.flows.judgement(slot).load(Ordering::Acquire);
         let stored = self.flows.ruling(slot);
-        let ruling = ruling.following(stored.load(Ordering::Relaxed), word);
-        stored.store(ruling.pack(), Ordering::Release);
+        let last = stored.load(Ordering::Relaxed);
+        let ruling = ruling.following(last, word);
+        let exchange =
+            |old, new| stored.compare_exchange(old, new, Ordering::AcqRel, Ordering::Relaxed);
+        // A slot that was made free has no ruling.
+        if exchange(last, ruling.pack()).is_err() {
+            return false;
+        }
+        if self.flows.key(slot) != Some(*key)
+            || self.flows.releases(slot).load(Ordering::Acquire) != releases
+        {
+            let _ = exchange(ruling.pack(), 0);
+            return false;
+        }
         let before = Judgement::unpack(word);
         let after = before.take_up(ruling, Decision::PASS);
         (before.decision, before.named) != (after.decision, after.named)

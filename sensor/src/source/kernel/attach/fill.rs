@@ -33,15 +33,14 @@ pub(super) fn fill(
             None
         }
     };
+    let mut gone = None;
     if missing.is_some() {
-        upload_before = attached
-            .take(Role::Upload)
-            .map_or(Hook::None, |seat| seat.hook);
+        gone = attached.take(Role::Upload);
+        upload_before = gone.as_ref().map_or(Hook::None, |seat| seat.hook);
     }
     let at_xdp = attached.hook(Role::Upload) == Hook::XdpNative;
     let is_blinded = target.choice == HookChoice::Auto && at_xdp && not_xdp.is_some();
     let by_filter = target.choice == HookChoice::Clsact;
-    let is_way_changed = by_filter != (attached.choice == HookChoice::Clsact);
     let is_other = |seat: &Seat, program| {
         matches!(seat.hook, Hook::Tcx | Hook::Clsact) && seat.program != program
     };
@@ -64,8 +63,7 @@ pub(super) fn fill(
         match seated {
             Ok(seat) => {
                 say_put_back(&place, &seat, missing.as_deref());
-                attached.take(Role::Upload);
-                attached.seats.push(seat);
+                attached.put(seat, gone);
                 attached.choice = target.choice;
             }
             Err(error) => errors.push(error),
@@ -79,20 +77,17 @@ pub(super) fn fill(
             Ok(reason) => missing = reason,
             Err(error) => errors.push(error),
         }
-        if missing.is_some() {
-            attached.take(*role);
-        }
+        let gone = missing.as_ref().and_then(|_| attached.take(*role));
         let is_as_wanted = attached
             .seat(*role)
-            .is_some_and(|seat| seat.program == *program && !is_way_changed);
+            .is_some_and(|seat| seat.program == *program && seat.by_filter == by_filter);
         if is_as_wanted {
             continue;
         }
         match place.seat_tc(*role, program, by_filter) {
             Ok(seat) => {
                 say_put_back(&place, &seat, missing.as_deref());
-                attached.take(*role);
-                attached.seats.push(seat);
+                attached.put(seat, gone);
             }
             Err(error) => errors.push(error),
         }
@@ -152,8 +147,11 @@ fn look_after(
     };
     let seat = &attached.seats[at];
     if !before.is_empty() && can_move && !seat.moved {
-        let (program, by_filter) = (seat.program, seat.hook == Hook::Clsact);
-        place.unseat(seat);
+        let (program, by_filter) = (seat.program, seat.by_filter);
+        if seat.hook == Hook::Clsact {
+            // The kernel puts a new filter first, and leaves one that is replaced where it is.
+            place.unseat(seat);
+        }
         let mut seat = place.seat_tc(role, program, by_filter)?;
         seat.moved = true;
         tracing::warn!(
@@ -162,7 +160,7 @@ fn look_after(
             before.join(", "),
             role.name()
         );
-        attached.seats[at] = seat;
+        let at = attached.put(seat, None);
         before = match standing(place, &attached.seats[at])? {
             Standing::Missing(reason) => return Ok(Some(reason)),
             Standing::Sound { before, .. } => before,

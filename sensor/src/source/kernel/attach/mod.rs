@@ -22,7 +22,7 @@ use sensor_ebpf::books::Way;
 
 use super::{
     Error,
-    books::{Books, are_there, text},
+    books::{Books, are_there},
     links::Links,
     lock::{InterfaceLock, TablesLock},
     netlink::Netlink,
@@ -113,6 +113,16 @@ impl Attached {
         self.seat(role).map_or(Hook::None, |seat| seat.hook)
     }
 
+    /// Notes a new program in the place of the one that was there and of one that is `gone`, and gives its
+    /// place among all. Their links end.
+    fn put(&mut self, seat: Seat, gone: Option<Seat>) -> usize {
+        for old in [gone, self.take(seat.role)].into_iter().flatten() {
+            old.make_room_for(&seat);
+        }
+        self.seats.push(seat);
+        self.seats.len() - 1
+    }
+
     fn take(&mut self, role: Role) -> Option<Seat> {
         let at = self.seats.iter().position(|seat| seat.role == role)?;
         Some(self.seats.swap_remove(at))
@@ -148,10 +158,8 @@ pub fn unload(directory: &Path) -> Result<(), Error> {
     let links = Links::read(&mut netlink).map_err(refused)?;
     if let Ok(books) = Books::open(directory, super::table::Access::Read) {
         for (_, record) in books.interface_records() {
-            if record.hooks.contains(&Hook::Clsact.number())
-                && let Some(link) = links.named(&text(&record.name))
-            {
-                sweep_filters(&mut netlink, link.index);
+            if record.hooks.contains(&Hook::Clsact.number()) {
+                sweep_filters(&mut netlink, &links, &record, |_| true);
             }
         }
     }

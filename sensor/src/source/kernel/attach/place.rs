@@ -3,25 +3,29 @@
 use std::{
     collections::HashMap,
     io,
+    os::fd::{AsFd as _, OwnedFd},
     path::{Path, PathBuf},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
-use aya::{
-    Ebpf,
-    programs::{ProgramFd, SchedClassifier, Xdp},
-};
+use aya::{Ebpf, programs::ProgramFd};
+use sensor_ebpf::books::InterfaceRecord;
 
 use super::{
-    seat::{Role, Seat},
-    tc::{self, Side},
+    Means,
+    seat::{Held, Role, Seat},
+    tc::{self, Filter, Side},
 };
 use crate::{
     config::HookChoice,
     model::Hook,
     source::kernel::{
         Error,
-        load::{load_program, program},
+        books::text,
+        calls,
+        links::{Link, Links},
+        load::{descriptor, loaded},
         netlink::Netlink,
         pins, readers,
     },
@@ -36,64 +40,122 @@ pub(super) struct Loaded {
 /// The programs of the object, each loaded when it is first wanted, and its reader before it.
 pub(super) struct Programs<'a> {
     pub(super) object: &'a mut Ebpf,
-    pub(super) loaded: &'a mut HashMap<&'static str, Arc<Loaded>>,
+    known: &'a mut Known,
     /// Where the readers of payloads are pinned.
     pub(super) directory: &'a Path,
 }
 
 impl Programs<'_> {
-    pub(super) fn xdp(&mut self, name: &'static str) -> Result<Arc<Loaded>, Error> {
-        let directory = self.directory;
-        self.load(name, |object| {
-            readers::put(object, Some(directory), name)?;
-            let program: &mut Xdp = program(object, name);
-            if program.fd().is_err() {
-                load_program(program.load(), name)?;
-            }
-            let refused = |source| Error::Program {
-                program: name,
-                source,
-            };
-            let id = program.info().map_err(refused)?.id();
-            let fd = program.fd().map_err(refused)?.try_clone();
-            Ok((fd, id))
-        })
-    }
-
-    pub(super) fn tc(&mut self, name: &'static str) -> Result<Arc<Loaded>, Error> {
-        let directory = self.directory;
-        self.load(name, |object| {
-            readers::put(object, Some(directory), name)?;
-            let program: &mut SchedClassifier = program(object, name);
-            if program.fd().is_err() {
-                load_program(program.load(), name)?;
-            }
-            let refused = |source| Error::Program {
-                program: name,
-                source,
-            };
-            let id = program.info().map_err(refused)?.id();
-            let fd = program.fd().map_err(refused)?.try_clone();
-            Ok((fd, id))
-        })
-    }
-
-    fn load(
-        &mut self,
-        name: &'static str,
-        load: impl FnOnce(&mut Ebpf) -> Result<(io::Result<ProgramFd>, u32), Error>,
-    ) -> Result<Arc<Loaded>, Error> {
-        if let Some(loaded) = self.loaded.get(name) {
+    /// The program of this name, with its reader behind it.
+    pub(super) fn get(&mut self, name: &'static str) -> Result<Arc<Loaded>, Error> {
+        if let Some(loaded) = self.known.loaded.get(name) {
             return Ok(Arc::clone(loaded));
         }
-        let (fd, id) = load(self.object)?;
-        let fd = fd.map_err(|source| Error::System {
-            what: "a program has no descriptor",
-            source,
-        })?;
-        let loaded = Arc::new(Loaded { fd, id });
-        self.loaded.insert(name, Arc::clone(&loaded));
+        let now = Instant::now();
+        self.known.refused.may_try(name, now)?;
+        let loaded = self
+            .load(name)
+            .inspect_err(|error| self.known.refused.note(name, error, now))?;
+        let loaded = Arc::new(loaded);
+        self.known.loaded.insert(name, Arc::clone(&loaded));
         Ok(loaded)
+    }
+
+    fn load(&mut self, name: &'static str) -> Result<Loaded, Error> {
+        readers::put(self.object, Some(self.directory), name)?;
+        let program = loaded(self.object, name)?;
+        let refused = |source| Error::Program {
+            program: name,
+            source,
+        };
+        let id = program.info().map_err(refused)?.id();
+        let fd = descriptor(program, name)?;
+        Ok(Loaded { fd, id })
+    }
+}
+
+/// The programs that were asked for.
+#[derive(Default)]
+struct Known {
+    loaded: HashMap<&'static str, Arc<Loaded>>,
+    refused: Refusals,
+}
+
+/// The programs that could not be loaded, each with the reason and the time of the next attempt.
+///
+/// The verifier may take seconds for a program. At every look, that time would be missing for all else.
+#[derive(Default)]
+struct Refusals(HashMap<&'static str, Refusal>);
+
+struct Refusal {
+    reason: String,
+    again: Instant,
+    pause: Duration,
+}
+
+impl Refusals {
+    /// How long a program is left alone after its first refusal; twice as long after each further one.
+    const FIRST_PAUSE: Duration = Duration::from_secs(1);
+    const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+    /// # Errors
+    ///
+    /// The last refusal's reason while its pause lasts.
+    fn may_try(&self, program: &'static str, now: Instant) -> Result<(), Error> {
+        match self.0.get(program) {
+            Some(refusal) if now < refusal.again => Err(Error::RefusedBefore {
+                reason: refusal.reason.clone(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    fn note(&mut self, program: &'static str, error: &Error, now: Instant) {
+        let before = self.0.get(program).map(|refusal| refusal.pause);
+        let pause = before.map_or(Self::FIRST_PAUSE, |pause| {
+            (pause * 2).min(Self::LONGEST_PAUSE)
+        });
+        let refusal = Refusal {
+            reason: error.to_string(),
+            again: now + pause,
+            pause,
+        };
+        self.0.insert(program, refusal);
+    }
+}
+
+/// What programs are put on interfaces with, whichever interface it is.
+pub(super) struct Tools {
+    known: Known,
+    pub(super) netlink: Netlink,
+}
+
+impl Tools {
+    pub(super) fn new(netlink: Netlink) -> Self {
+        Self {
+            known: Known::default(),
+            netlink,
+        }
+    }
+
+    /// An interface, with all that is needed to put programs on it.
+    pub(super) fn place<'a>(
+        &'a mut self,
+        means: &'a mut Means<'_>,
+        name: &'a str,
+        index: u32,
+    ) -> Place<'a> {
+        Place {
+            name,
+            index,
+            directory: means.directory,
+            programs: Programs {
+                object: means.object,
+                known: &mut self.known,
+                directory: means.directory,
+            },
+            netlink: &mut self.netlink,
+        }
     }
 }
 
@@ -109,6 +171,43 @@ pub(super) struct Place<'a> {
 impl Place<'_> {
     pub(super) fn pin(&self, role: Role) -> PathBuf {
         pins::link(self.directory, self.name, role.name())
+    }
+
+    /// The link that is pinned for a program, of this start or an earlier one.
+    ///
+    /// # Errors
+    ///
+    /// When there may be one that cannot be opened: what it holds on the interface must not be taken for gone.
+    pub(super) fn pinned(&self, role: Role) -> Result<Option<OwnedFd>, Error> {
+        match calls::pinned(&self.pin(role)) {
+            Ok(link) => Ok(Some(link)),
+            // No table can be opened behind a read-only mount either, so that this process began before it
+            // was read-only, and holds the link that is pinned there.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EROFS)) => {
+                Ok(None)
+            }
+            Err(source) => Err(Error::Attach {
+                interface: self.name.to_owned(),
+                source,
+            }),
+        }
+    }
+
+    /// Pins a new link. Where that is refused, this process alone holds the link, and every look tries to
+    /// pin it again.
+    pub(super) fn held(&self, role: Role, link: OwnedFd) -> Held {
+        let pinned = pins::pin_link(link.as_fd(), &self.pin(role));
+        if let Err(error) = &pinned {
+            tracing::warn!(
+                "interface {}: the {} program ends with the sensor until its link can be pinned: {error}",
+                self.name,
+                role.name()
+            );
+        }
+        Held::Link {
+            link,
+            is_pinned: pinned.is_ok(),
+        }
     }
 
     pub(super) fn refused(&self, hook: Hook, error: &io::Error) -> Error {
@@ -178,21 +277,62 @@ impl Place<'_> {
         }
         self.seat_tc(Role::Upload, program, choice == HookChoice::Clsact)
     }
+}
 
-    /// Takes everything off that a sensor left here, whichever start it was.
-    pub(super) fn sweep(&mut self) {
-        for role in Role::ALL {
-            pins::end_link(&self.pin(role));
+/// Removes the filters that a sensor left on the interface of a record, by its name and by its number,
+/// because it may have another name by now. On its bridge, only those of programs that number frames, where
+/// `is_left` says that nobody wants them there.
+pub(super) fn sweep_filters(
+    netlink: &mut Netlink,
+    links: &Links,
+    record: &InterfaceRecord,
+    is_left: impl Fn(&Link) -> bool,
+) {
+    let mut remove = |link: &Link, is_meant: fn(&Filter) -> bool| {
+        for side in Side::ALL {
+            let there = tc::filters(netlink, link.index, side).unwrap_or_default();
+            for filter in there.iter().filter(|filter| is_meant(filter)) {
+                let _ = tc::remove_filter(netlink, link.index, side, filter);
+            }
         }
-        sweep_filters(self.netlink, self.index);
+    };
+    let named = links.named(&text(&record.name));
+    let numbered = links.numbered(record.ifindex);
+    for link in [named, numbered].into_iter().flatten() {
+        remove(link, Filter::is_ours);
+        if let Some(bridge) = links.numbered(link.master)
+            && is_left(bridge)
+        {
+            remove(bridge, |filter| filter.is_of(Role::Number));
+        }
     }
 }
 
-pub(super) fn sweep_filters(netlink: &mut Netlink, index: u32) {
-    for side in Side::ALL {
-        let there = tc::filters(netlink, index, side).unwrap_or_default();
-        for filter in there.iter().filter(|filter| filter.is_ours()) {
-            let _ = tc::remove_filter(netlink, index, side, filter);
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_was_refused_is_tried_again_after_pauses_that_grow() {
+        let mut refusals = Refusals::default();
+        let start = Instant::now();
+        let may_try = |refusals: &Refusals, program, after| {
+            refusals.may_try(program, start + Duration::from_secs(after))
+        };
+        assert!(may_try(&refusals, "upload", 0).is_ok());
+        let error = Error::PolicyTooLarge("a reason".to_owned());
+        refusals.note("upload", &error, start);
+        let again = may_try(&refusals, "upload", 0).expect_err("it is left alone");
+        assert_eq!(again.to_string(), error.to_string());
+        assert!(may_try(&refusals, "download", 0).is_ok());
+        assert!(may_try(&refusals, "upload", 1).is_ok());
+        refusals.note("upload", &error, start);
+        assert!(may_try(&refusals, "upload", 1).is_err());
+        assert!(may_try(&refusals, "upload", 2).is_ok());
+        for _ in 0..20 {
+            refusals.note("upload", &error, start);
         }
+        assert!(may_try(&refusals, "upload", 59).is_err());
+        assert!(may_try(&refusals, "upload", 60).is_ok());
     }
 }

@@ -1,6 +1,6 @@
 //! What programs at bridges' ports are told.
 
-use std::collections::{HashMap, HashSet};
+use std::{collections::HashMap, hash::Hash};
 
 use aya::{
     Ebpf,
@@ -12,15 +12,27 @@ use super::target::{Part, Target};
 use crate::source::kernel::{Error, links::Links};
 
 /// What they were told: the machine's own addresses, and the ports.
-#[derive(Default)]
 pub(super) struct Told {
-    own: HashSet<[u8; 6]>,
-    ports: HashMap<u32, bool>,
+    own: Entries<u64>,
+    ports: Entries<u32>,
+}
+
+impl Default for Told {
+    fn default() -> Self {
+        Self {
+            own: Entries::of("OWN_ADDRESSES"),
+            ports: Entries::of("PORTS"),
+        }
+    }
 }
 
 impl Told {
     /// Tells the programs at bridges' ports which addresses are the machine's own, and which ports there
     /// are. `all`: what is not among these is forgotten.
+    ///
+    /// # Errors
+    ///
+    /// The first reason why one of them cannot be told; all others were.
     pub(super) fn tell(
         &mut self,
         object: &mut Ebpf,
@@ -28,53 +40,62 @@ impl Told {
         targets: &[Target<'_>],
         all: bool,
     ) -> Result<(), Error> {
-        let mut own = HashSet::new();
+        let mut own = HashMap::new();
         let mut ports = HashMap::new();
         for target in targets {
             match target.part {
-                Part::Bridge => own.extend(links.own_addresses(target.link.index)),
+                Part::Bridge => {
+                    let addresses = links.own_addresses(target.link.index).into_iter();
+                    own.extend(addresses.map(|address| (Mac::new(address).word(), 1)));
+                }
                 Part::Port { local } => {
-                    ports.insert(target.link.index, local);
+                    ports.insert(target.link.index, u32::from(local));
                 }
                 Part::Whole => {}
             }
         }
-        let mut addresses: KernelHashMap<_, u64, u32> = of_object(object, "OWN_ADDRESSES")?;
-        let refused = |map| move |source| Error::Map { map, source };
-        for address in own.difference(&self.own) {
-            addresses
-                .insert(Mac::new(*address).word(), 1, 0)
-                .map_err(refused("OWN_ADDRESSES"))?;
+        let own = self.own.tell(object, own, all);
+        let ports = self.ports.tell(object, ports, all);
+        own.and(ports)
+    }
+}
+
+/// What a map of the object was told.
+struct Entries<K> {
+    map: &'static str,
+    told: HashMap<K, u32>,
+}
+
+impl<K: aya::Pod + Eq + Hash> Entries<K> {
+    fn of(map: &'static str) -> Self {
+        Self {
+            map,
+            told: HashMap::new(),
         }
+    }
+
+    fn tell(&mut self, object: &mut Ebpf, wanted: HashMap<K, u32>, all: bool) -> Result<(), Error> {
+        let name = self.map;
+        let mut map: KernelHashMap<_, K, u32> = of_object(object, name)?;
         if all {
-            for address in self.own.difference(&own) {
-                let _ = addresses.remove(&Mac::new(*address).word());
+            for (key, _) in self.told.extract_if(|key, _| !wanted.contains_key(key)) {
+                let _ = map.remove(&key);
             }
         }
-        let mut told: KernelHashMap<_, u32, u32> = of_object(object, "PORTS")?;
-        if all {
-            for ifindex in self
-                .ports
-                .keys()
-                .filter(|ifindex| !ports.contains_key(ifindex))
-            {
-                let _ = told.remove(ifindex);
+        let mut outcome = Ok(());
+        for (key, value) in wanted {
+            if self.told.get(&key) == Some(&value) {
+                continue;
+            }
+            match map.insert(key, value, 0) {
+                Ok(()) => {
+                    self.told.insert(key, value);
+                }
+                Err(source) if outcome.is_ok() => outcome = Err(Error::Map { map: name, source }),
+                Err(_) => {}
             }
         }
-        for (ifindex, local) in &ports {
-            if self.ports.get(ifindex) != Some(local) {
-                told.insert(ifindex, u32::from(*local), 0)
-                    .map_err(refused("PORTS"))?;
-            }
-        }
-        match all {
-            true => (self.own, self.ports) = (own, ports),
-            false => {
-                self.own.extend(own);
-                self.ports.extend(ports);
-            }
-        }
-        Ok(())
+        outcome
     }
 }
 

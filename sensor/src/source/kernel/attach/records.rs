@@ -3,7 +3,7 @@
 use std::{collections::HashSet, mem::offset_of, path::Path, sync::atomic::Ordering};
 
 use aya::maps::{HashMap as KernelHashMap, MapData};
-use sensor_ebpf::books::{InterfaceRecord, Tally, Way};
+use sensor_ebpf::books::{InterfaceRecord, Way};
 
 use super::Means;
 use crate::{
@@ -11,6 +11,7 @@ use crate::{
     source::kernel::{
         Error,
         books::{Books, text},
+        grace_period,
         pins::pinned,
     },
 };
@@ -73,57 +74,31 @@ fn reusable(books: &Books, in_use: &HashSet<u32>) -> Option<u32> {
     })
 }
 
-/// Adds what a record counted to the last one, and makes it new. No program and no flow adds to it.
-fn give_up(books: &Books, number: u32, last: u32) {
-    let counted = books.interfaces.read(number);
-    let sum = plus(books.interfaces.read(last), &counted);
-    set_name(books, last, GONE);
-    books.interfaces.write(last, &sum);
-    books.interfaces.write(number, &InterfaceRecord::default());
-}
+/// The counters of a record: all that stands behind how refused uploads are answered.
+const COUNTERS: std::ops::Range<usize> =
+    offset_of!(InterfaceRecord, overflow)..size_of::<InterfaceRecord>();
 
-/// The sum of what two records counted, under the name [`GONE`].
-fn plus(mut sum: InterfaceRecord, other: &InterfaceRecord) -> InterfaceRecord {
-    let InterfaceRecord {
-        name: _,
-        ifindex: _,
-        hooks: _,
-        way: _,
-        overflow,
-        multicast,
-        skipped,
-        refused,
-        answered,
-        replaced,
-        answers_failed,
-        silent,
-        notes_failed,
-        retired,
-    } = other;
-    let add = |sum: &mut Tally, other: &Tally| {
-        sum.packets += other.packets;
-        sum.bytes += other.bytes;
-    };
-    for direction in 0..2 {
-        add(&mut sum.overflow[direction], &overflow[direction]);
-        add(&mut sum.retired[direction], &retired[direction]);
-        for (sum, other) in sum.skipped[direction].iter_mut().zip(&skipped[direction]) {
-            add(sum, other);
-        }
+const _: () = assert!(COUNTERS.start == offset_of!(InterfaceRecord, way) + size_of::<u64>());
+
+/// Moves what a record counted to the last one, and makes it new.
+///
+/// A counter at a time: where the daemon is killed in between, the next one moves what is left, and counts
+/// nothing twice.
+fn give_up(books: &Books, number: u32, last: u32) {
+    // A program that began before the interface was released may still count there.
+    grace_period();
+    set_name(books, last, GONE);
+    for counter in COUNTERS.step_by(size_of::<u64>()) {
+        let counted = books
+            .interfaces
+            .word(number, counter)
+            .swap(0, Ordering::AcqRel);
+        books
+            .interfaces
+            .word(last, counter)
+            .fetch_add(counted, Ordering::AcqRel);
     }
-    add(&mut sum.multicast, multicast);
-    add(&mut sum.refused, refused);
-    add(&mut sum.answered, answered);
-    add(&mut sum.replaced, replaced);
-    sum.answers_failed += answers_failed;
-    sum.notes_failed += notes_failed;
-    for (sum, other) in sum.silent.iter_mut().zip(silent) {
-        *sum += other;
-    }
-    sum.name = padded(GONE);
-    sum.ifindex = 0;
-    sum.hooks = [Hook::None.number(); 2];
-    sum
+    books.interfaces.write(number, &InterfaceRecord::default());
 }
 
 fn padded(interface: &str) -> [u8; 16] {

@@ -80,16 +80,45 @@ pub(in crate::source::kernel) struct Seat {
     pub(super) id: u32,
     pub(super) hook: Hook,
     pub(super) held: Held,
+    /// Whether it was to be held by a filter, whatever else the kernel has.
+    pub(super) by_filter: bool,
     /// Whether it was put before somebody else's once already.
     pub(super) moved: bool,
 }
 
+impl Seat {
+    /// Ends the link of a program whose place another program has taken, unless that is in the same link.
+    pub(super) fn make_room_for(self, other: &Self) {
+        let Held::Link { link, .. } = &self.held else {
+            return;
+        };
+        let id = |link: &OwnedFd| calls::state(link.as_fd()).map(|state| state.id).ok();
+        let is_same = match &other.held {
+            Held::Link { link: new, .. } => id(link) == id(new),
+            Held::Filter { .. } => false,
+        };
+        if !is_same {
+            let _ = calls::detach(link.as_fd());
+        }
+    }
+}
+
 /// What holds a program on an interface.
 pub(super) enum Held {
-    /// A link: this descriptor and a pin.
-    Link(OwnedFd),
+    /// A link, which ends when neither this descriptor nor a pin holds it.
+    Link { link: OwnedFd, is_pinned: bool },
     /// A filter of the clsact queueing discipline.
     Filter { priority: u16 },
+}
+
+impl Held {
+    /// A link that was pinned before.
+    pub(super) const fn adopted(link: OwnedFd) -> Self {
+        Self::Link {
+            link,
+            is_pinned: true,
+        }
+    }
 }
 
 /// What the kernel has where a program was put.
@@ -112,7 +141,7 @@ impl Place<'_> {
     pub(super) fn standing(&mut self, seat: &Seat, link: &Link) -> io::Result<Standing> {
         match &seat.held {
             Held::Filter { priority } => self.standing_filter(seat, *priority),
-            Held::Link(held) => {
+            Held::Link { link: held, .. } => {
                 let state = calls::state(held.as_fd())?;
                 if state.ifindex != self.index {
                     return Ok(Standing::Missing("its link was detached".to_owned()));
@@ -202,9 +231,9 @@ impl Place<'_> {
     /// Takes a program off its interface. A link or filter that is gone is no error.
     pub(super) fn unseat(&mut self, seat: &Seat) {
         match &seat.held {
-            Held::Link(link) => {
+            Held::Link { link, .. } => {
                 let _ = calls::detach(link.as_fd());
-                pins::end_link(&self.pin(seat.role));
+                let _ = pins::end_link(&self.pin(seat.role));
             }
             Held::Filter { .. } => {
                 let _ = self.remove_filters(seat.role, |_| true);

@@ -2,7 +2,7 @@
 //! clsact queueing discipline.
 
 use std::{
-    io,
+    fs, io,
     os::fd::{AsFd as _, AsRawFd as _, BorrowedFd},
 };
 
@@ -13,7 +13,6 @@ use super::{
 use crate::source::kernel::{
     calls::{self, Point},
     netlink::{CREATE, ECHO, EXCLUSIVE, Message, Netlink, attributes, name, word},
-    pins,
 };
 
 /// The queueing discipline that filters of both sides belong to.
@@ -237,54 +236,77 @@ impl Place<'_> {
         by_filter: bool,
     ) -> Result<Seat, Error> {
         match by_filter {
-            true => self.seat_filter(role, program),
+            true => self.seat_filter(role, program, by_filter),
             false => match self.seat_tcx(role, program)? {
                 Some(seat) => Ok(seat),
                 // Older than 6.6.
-                None => self.seat_filter(role, program),
+                None => self.seat_filter(role, program, by_filter),
             },
         }
     }
 
     /// By a link; `None` where the kernel has none at TC.
     fn seat_tcx(&mut self, role: Role, program: &'static str) -> Result<Option<Seat>, Error> {
-        let pin = self.pin(role);
-        let loaded = self.programs.tc(program)?;
+        let loaded = self.programs.get(program)?;
         let point = role.side().point();
         let there = match calls::programs_at(self.index, point) {
             Ok(there) => there,
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return Ok(None),
             Err(error) => return Err(self.refused(Hook::Tcx, &error)),
         };
-        let seat = |link| Seat {
+        let seat = |held| Seat {
             role,
             program,
             id: loaded.id,
             hook: Hook::Tcx,
-            held: Held::Link(link),
+            held,
+            by_filter: false,
             moved: false,
         };
-        if let Ok(link) = calls::pinned(&pin)
-            && let Ok(state) = calls::state(link.as_fd())
-            && state.ifindex == self.index
-            && there.first() == Some(&state.program)
-            && calls::replace(link.as_fd(), loaded.fd.as_fd()).is_ok()
-        {
-            return Ok(Some(seat(link)));
+        let mut old = self.pinned(role)?;
+        if let Some(link) = old.take() {
+            if let Ok(state) = calls::state(link.as_fd())
+                && state.ifindex == self.index
+                && there.first() == Some(&state.program)
+                && calls::replace(link.as_fd(), loaded.fd.as_fd()).is_ok()
+            {
+                return Ok(Some(seat(Held::adopted(link))));
+            }
+            old = Some(link);
         }
-        pins::end_link(&pin);
-        // From a kernel without links, or of another hook.
+        // The old program goes when the new one is there: an error must not leave the interface with none. A
+        // frame that comes in between is counted twice.
+        let attach = || calls::attach(loaded.fd.as_fd(), self.index, point);
+        let link = match (attach(), old.take()) {
+            // The same program stands behind another one. The kernel looks for that last (mprog.c): all that
+            // the new link needs was there.
+            (Err(error), Some(old)) if error.raw_os_error() == Some(libc::EEXIST) => {
+                let _ = calls::detach(old.as_fd());
+                attach()
+            }
+            (attached, link) => {
+                old = link;
+                attached
+            }
+        };
+        let link = link.map_err(|error| self.refused(Hook::Tcx, &error))?;
+        // From a kernel without links, or of another hook. Where they stay, the new link ends.
         self.remove_filters(role, |_| true)?;
-        let link = calls::attach(loaded.fd.as_fd(), self.index, point)
-            .map_err(|error| self.refused(Hook::Tcx, &error))?;
-        pins::pin_link(link.as_fd(), &pin)?;
-        Ok(Some(seat(link)))
+        if let Some(old) = old {
+            let _ = calls::detach(old.as_fd());
+        }
+        Ok(Some(seat(self.held(role, link))))
     }
 
     /// By a filter, which stays until it is removed.
-    fn seat_filter(&mut self, role: Role, program: &'static str) -> Result<Seat, Error> {
+    fn seat_filter(
+        &mut self,
+        role: Role,
+        program: &'static str,
+        by_filter: bool,
+    ) -> Result<Seat, Error> {
         let side = role.side();
-        let loaded = self.programs.tc(program)?;
+        let loaded = self.programs.get(program)?;
         let index = self.index;
         let qdisc = ingress_qdisc(self.netlink, index);
         match (
@@ -316,11 +338,15 @@ impl Place<'_> {
         let there = filters(self.netlink, index, side);
         let there = there.map_err(|error| self.refused(Hook::Clsact, &error))?;
         let priority = priority(&there);
-        // One of the two reads a frame, never both.
-        pins::end_link(&self.pin(role));
+        let old = self.pinned(role)?;
         let program_of = (loaded.fd.as_fd(), program);
         set_filter(self.netlink, index, role, priority, program_of)
             .map_err(|error| self.refused(Hook::Clsact, &error))?;
+        // Only now, as with links.
+        if let Some(old) = old {
+            let _ = calls::detach(old.as_fd());
+            let _ = fs::remove_file(self.pin(role));
+        }
         // Where an earlier start had its own.
         self.remove_filters(role, |filter| {
             (filter.priority, filter.handle) != (priority, role.handle())
@@ -331,6 +357,7 @@ impl Place<'_> {
             id: loaded.id,
             hook: Hook::Clsact,
             held: Held::Filter { priority },
+            by_filter,
             moved: false,
         })
     }

@@ -2,9 +2,8 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    os::fd::OwnedFd,
-    path::{Path, PathBuf},
-    sync::Arc,
+    os::fd::{AsFd as _, OwnedFd},
+    path::Path,
 };
 
 use sensor_ebpf::books::Way;
@@ -12,7 +11,7 @@ use sensor_ebpf::books::Way;
 use super::{
     Attached, Means,
     fill::fill,
-    place::{Loaded, Place, Programs},
+    place::{Tools, sweep_filters},
     ports::Told,
     records,
     seat::{Held, Role},
@@ -29,7 +28,8 @@ use crate::{
         links::{Link, Links},
         lock::InterfaceLock,
         netlink::Netlink,
-        pins, readers,
+        pins::{self, LinkPin},
+        readers,
     },
 };
 
@@ -37,14 +37,15 @@ use crate::{
 const NO_METADATA: &str =
     "its driver has no metadata in which XDP could hand what it refuses on to TC";
 
+/// Under which it is said what programs at ports cannot be told. No interface has a space in its name.
+const PORTS: &str = "all ports";
+
 /// All interfaces with programs.
 pub(in crate::source::kernel) struct Attachments {
     attached: Vec<Attached>,
-    loaded: HashMap<&'static str, Arc<Loaded>>,
-    netlink: Netlink,
+    tools: Tools,
     drivers: Drivers,
-    /// What was said last about what cannot be had, by interface, and under no name of the looking
-    /// itself.
+    /// What was said last about what cannot be had, by interface, and under [`PORTS`].
     said: HashMap<String, String>,
     whole: bool,
     /// The interfaces as they were when it was last looked for frames that are counted twice.
@@ -65,8 +66,7 @@ impl Attachments {
         };
         Ok(Self {
             attached: Vec::new(),
-            loaded: HashMap::new(),
-            netlink: Netlink::route().map_err(refused)?,
+            tools: Tools::new(Netlink::route().map_err(refused)?),
             drivers: Drivers::open().map_err(refused)?,
             said: HashMap::new(),
             whole: false,
@@ -85,23 +85,26 @@ impl Attachments {
         self.whole
     }
 
-    /// The links that are held, with the names of their pins.
-    pub(in crate::source::kernel) fn links(&self, directory: &Path) -> Vec<(PathBuf, &OwnedFd)> {
-        self.attached
-            .iter()
-            .flat_map(|attached| attached.seats.iter().map(move |seat| (attached, seat)))
-            .filter_map(|(attached, seat)| match &seat.held {
-                Held::Link(link) => {
-                    let pin = pins::link(directory, &attached.interface, seat.role.name());
-                    Some((pin, link))
+    /// The links that are held, with their pins.
+    pub(in crate::source::kernel) fn links(&mut self, directory: &Path) -> Vec<LinkPin<'_>> {
+        let mut links = Vec::new();
+        for attached in &mut self.attached {
+            for seat in &mut attached.seats {
+                if let Held::Link { link, is_pinned } = &mut seat.held {
+                    let role = seat.role.name();
+                    links.push(LinkPin {
+                        path: pins::link(directory, &attached.interface, role),
+                        link: OwnedFd::as_fd(link),
+                        is_pinned,
+                    });
                 }
-                Held::Filter { .. } => None,
-            })
-            .collect()
+            }
+        }
+        links
     }
 
     fn list(&mut self) -> Result<Links, Error> {
-        Links::read(&mut self.netlink).map_err(|source| Error::System {
+        Links::read(&mut self.tools.netlink).map_err(|source| Error::System {
             what: "the interfaces cannot be listed",
             source,
         })
@@ -147,10 +150,14 @@ impl Attachments {
         mut means: Means<'_>,
         wanted: &[Interface],
     ) -> Result<(), Error> {
+        // Until everything was looked at.
+        let was_whole = std::mem::take(&mut self.whole);
         let links = self.list()?;
         let targets = targets(wanted, &links);
         self.leave(&mut means, &links, &targets);
-        self.told.tell(means.object, &links, &targets, true)?;
+        let told = self.told.tell(means.object, &links, &targets, true);
+        let is_told = told.is_ok();
+        self.say(PORTS, told.err().as_slice());
         self.flowtables.look(self.weighed != links);
         self.say_counted_twice(wanted, &links);
         let no_bridges = wanted.iter().filter(|interface| {
@@ -165,6 +172,12 @@ impl Attachments {
             let interface = interface.name.clone();
             self.say(&interface.clone(), &[Error::NoBridge { interface }]);
         }
+        // Interfaces that come and go have names without end.
+        self.said.retain(|name, _| {
+            name == PORTS
+                || wanted.iter().any(|interface| interface.name == *name)
+                || targets.iter().any(|target| target.link.name == *name)
+        });
         for target in &targets {
             let errors = self.look_at(&mut means, &links, target);
             self.say(&target.link.name, &errors);
@@ -174,7 +187,11 @@ impl Attachments {
             let mut attached = self.attached.iter();
             attached.any(|attached| attached.interface == *name && attached.complete)
         };
-        self.whole = !missing && targets.iter().all(is_complete);
+        self.whole = is_told && !missing && targets.iter().all(is_complete);
+        if self.whole && !was_whole {
+            // The programs of an earlier start have been replaced by now.
+            readers::sweep(means.directory);
+        }
         Ok(())
     }
 
@@ -219,30 +236,26 @@ impl Attachments {
             .attached
             .extract_if(.., |attached| !is_wanted(attached))
         {
-            let there = links.named(&attached.interface);
-            match there.is_some_and(|link| link.index == attached.ifindex) {
-                true => {
-                    let mut place = Place {
-                        name: &attached.interface,
-                        index: attached.ifindex,
-                        directory: means.directory,
-                        programs: Programs {
-                            object: means.object,
-                            loaded: &mut self.loaded,
-                            directory: means.directory,
-                        },
-                        netlink: &mut self.netlink,
-                    };
+            match links.numbered(attached.ifindex) {
+                Some(link) => {
+                    let (name, index) = (&attached.interface, attached.ifindex);
+                    let mut place = self.tools.place(means, name, index);
                     for seat in &attached.seats {
                         place.unseat(seat);
                     }
-                    tracing::info!("interface {}: no longer watched", attached.interface);
+                    match link.name == *name {
+                        true => tracing::info!("interface {name}: no longer watched"),
+                        false => tracing::warn!(
+                            "interface {name} is called {} now: it is no longer watched under its old name",
+                            link.name
+                        ),
+                    }
                 }
-                false => {
+                None => {
                     // The kernel has detached what was on it.
                     for role in Role::ALL {
                         let pin = pins::link(means.directory, &attached.interface, role.name());
-                        pins::end_link(&pin);
+                        let _ = pins::end_link(&pin);
                     }
                     tracing::warn!(
                         "interface {} went away; what it counted stays",
@@ -273,13 +286,17 @@ impl Attachments {
                 Err(error) => return vec![error],
             },
         };
-        let not_xdp = self.not_xdp(links, target.link);
-        let notes = flowtables::hidden(&self.flowtables.found, links, name);
+        let mut not_xdp = self.not_xdp(links, target.link);
+        // What goes past a bridge is seen at its ports, where these are watched.
+        let mut notes = match target.part {
+            Part::Bridge => Vec::new(),
+            Part::Whole | Part::Port { .. } => {
+                flowtables::hidden(&self.flowtables.found, links, name)
+            }
+        };
         let attached = &mut self.attached[at];
         // Before the program is there that asks for it.
         attached.way = driver::way(target.choice, attached.driver.as_deref());
-        let mut notes = notes;
-        let mut not_xdp = not_xdp;
         if let Some(number) = attached.number {
             records::set_way(means.books, number, attached.way);
             if means.books.interfaces.read(number).notes_failed > 0 {
@@ -293,18 +310,9 @@ impl Attachments {
             }
         }
         let was_complete = attached.complete;
-        let place = Place {
-            name,
-            index: target.link.index,
-            directory: means.directory,
-            programs: Programs {
-                object: means.object,
-                loaded: &mut self.loaded,
-                directory: means.directory,
-            },
-            netlink: &mut self.netlink,
-        };
-        let errors = fill(attached, place, target, (not_xdp, notes), means.books);
+        let books = means.books;
+        let place = self.tools.place(means, name, target.link.index);
+        let errors = fill(attached, place, target, (not_xdp, notes), books);
         attached.complete = errors.is_empty();
         let hooks = (attached.hook(Role::Upload), attached.hook(Role::Download));
         if hooks != (attached.upload, attached.download) || !was_complete {
@@ -359,7 +367,7 @@ impl Attachments {
         if before != target.link.index {
             records::forget_index(&mut numbers, before, number);
             for role in Role::ALL {
-                pins::end_link(&pins::link(means.directory, name, role.name()));
+                let _ = pins::end_link(&pins::link(means.directory, name, role.name()));
             }
         }
         // Before the first packet: the programs book to the record.
@@ -413,26 +421,24 @@ impl Attachments {
             if name == records::GONE || targets.iter().any(is_target) {
                 continue;
             }
-            match links.named(&name) {
-                Some(link) => Place {
-                    name: &name,
-                    index: link.index,
-                    directory: means.directory,
-                    programs: Programs {
-                        object: means.object,
-                        loaded: &mut self.loaded,
-                        directory: means.directory,
-                    },
-                    netlink: &mut self.netlink,
-                }
-                .sweep(),
-                None => {
-                    for role in Role::ALL {
-                        pins::end_link(&pins::link(means.directory, &name, role.name()));
-                    }
-                }
-            }
+            sweep_filters(&mut self.tools.netlink, &links, &record, |bridge| {
+                let mut targets = targets.iter();
+                !targets.any(|target| target.link == bridge && target.part == Part::Bridge)
+            });
             records::release(&mut means, number);
+        }
+        let is_wanted = |target: &Target<'_>, pin: &Path| {
+            let roles = Role::ALL.into_iter();
+            let mut roles =
+                roles.filter(|role| (*role == Role::Number) == (target.part == Part::Bridge));
+            roles.any(|role| pins::link(means.directory, &target.link.name, role.name()) == pin)
+        };
+        for pin in pins::links(means.directory) {
+            if !targets.iter().any(|target| is_wanted(target, &pin))
+                && let Err(error) = pins::end_link(&pin)
+            {
+                tracing::warn!("the link {} stays: {error}", pin.display());
+            }
         }
         readers::sweep(means.directory);
         Ok(())

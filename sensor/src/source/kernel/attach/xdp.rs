@@ -1,15 +1,15 @@
 //! Programs at XDP, in the driver or in the stack.
 
-use std::{io, os::fd::AsFd as _};
+use std::{
+    io,
+    os::fd::{AsFd as _, OwnedFd},
+};
 
 use super::{
     Error, Hook, Place, Role,
     seat::{Held, Seat},
 };
-use crate::source::kernel::{
-    calls::{self, Point},
-    pins,
-};
+use crate::source::kernel::calls::{self, Point};
 
 /// The upload programs, for a frame in one buffer and for one in several (kernel 5.18).
 const PROGRAMS: [&str; 2] = ["upload", "upload_frags"];
@@ -17,26 +17,29 @@ const PROGRAMS: [&str; 2] = ["upload", "upload_frags"];
 impl Place<'_> {
     /// Puts the upload program at XDP. `before`: where an earlier start had it.
     pub(super) fn seat_xdp(&mut self, hook: Hook, before: Hook) -> Result<Seat, Error> {
-        let pin = self.pin(Role::Upload);
+        let mut old = self.pinned(Role::Upload)?;
         if before == hook
-            && let Some(seat) = self.adopt_xdp(hook)
+            && let Some(link) = old.take()
         {
-            return Ok(seat);
+            if let Some((program, id)) = self.adopt_xdp(&link) {
+                return Ok(seat(program, id, hook, Held::adopted(link)));
+            }
+            old = Some(link);
         }
         let point = match hook {
             Hook::XdpGeneric => Point::XdpGeneric,
             _ => Point::XdpNative,
         };
         // Before the old one goes: the verifier takes its time.
-        self.programs.xdp(PROGRAMS[0])?;
+        self.programs.get(PROGRAMS[0])?;
         // Two modes of XDP exclude each other. What is at TC stays until XDP is there: where XDP is
         // not to be had, nothing was without accounting and filter.
         let at_tc = matches!(before, Hook::Tcx | Hook::Clsact);
-        if !at_tc {
-            pins::end_link(&pin);
+        if !at_tc && let Some(old) = old.take() {
+            let _ = calls::detach(old.as_fd());
         }
-        let seat = match self.attach_xdp(PROGRAMS[0], hook, point) {
-            Ok(seat) => seat,
+        let (program, id, link) = match self.attach_xdp(PROGRAMS[0], point) {
+            Ok(attached) => attached,
             Err(Error::System { source, .. }) => match source.raw_os_error() {
                 // Somebody else's program, or no interface any more.
                 Some(libc::EBUSY | libc::EEXIST | libc::ENODEV) => {
@@ -44,67 +47,64 @@ impl Place<'_> {
                 }
                 // An MTU that needs several buffers: EINVAL, ERANGE or EOPNOTSUPP, as the driver
                 // likes.
-                _ => match self.attach_xdp(PROGRAMS[1], hook, point) {
-                    Ok(seat) => seat,
+                _ => match self.attach_xdp(PROGRAMS[1], point) {
+                    Ok(attached) => attached,
                     Err(_) => return Err(self.refused(hook, &source)),
                 },
             },
             Err(error) => return Err(error),
         };
         if at_tc {
-            pins::end_link(&pin);
+            // Where they stay, the new link ends.
             self.remove_filters(Role::Upload, |_| true)?;
         }
-        if let Held::Link(link) = &seat.held {
-            pins::pin_link(link.as_fd(), &pin)?;
+        if let Some(old) = old {
+            let _ = calls::detach(old.as_fd());
         }
-        Ok(seat)
+        Ok(seat(program, id, hook, self.held(Role::Upload, link)))
     }
 
+    /// Attaches a program, and gives its name, its number and its link.
     fn attach_xdp(
         &mut self,
         program: &'static str,
-        hook: Hook,
         point: Point,
-    ) -> Result<Seat, Error> {
-        let loaded = self.programs.xdp(program)?;
+    ) -> Result<(&'static str, u32, OwnedFd), Error> {
+        let loaded = self.programs.get(program)?;
         let link = calls::attach(loaded.fd.as_fd(), self.index, point);
         let link = link.map_err(|source: io::Error| Error::System {
             what: "the program cannot be attached",
             source,
         })?;
-        Ok(Seat {
-            role: Role::Upload,
-            program,
-            id: loaded.id,
-            hook,
-            held: Held::Link(link),
-            moved: false,
-        })
+        Ok((program, loaded.id, link))
     }
 
-    /// Puts the new program in the place of the old one without a gap.
-    fn adopt_xdp(&mut self, hook: Hook) -> Option<Seat> {
-        let link = calls::pinned(&self.pin(Role::Upload)).ok()?;
+    /// Puts the new program in the place of the old one without a gap, and gives its name and number.
+    fn adopt_xdp(&mut self, link: &OwnedFd) -> Option<(&'static str, u32)> {
         let state = calls::state(link.as_fd()).ok()?;
         if state.ifindex != self.index {
             return None;
         }
         for program in PROGRAMS {
-            let Ok(loaded) = self.programs.xdp(program) else {
+            let Ok(loaded) = self.programs.get(program) else {
                 continue;
             };
             if calls::replace(link.as_fd(), loaded.fd.as_fd()).is_ok() {
-                return Some(Seat {
-                    role: Role::Upload,
-                    program,
-                    id: loaded.id,
-                    hook,
-                    held: Held::Link(link),
-                    moved: false,
-                });
+                return Some((program, loaded.id));
             }
         }
         None
+    }
+}
+
+fn seat(program: &'static str, id: u32, hook: Hook, held: Held) -> Seat {
+    Seat {
+        role: Role::Upload,
+        program,
+        id,
+        hook,
+        held,
+        by_filter: false,
+        moved: false,
     }
 }
