@@ -1,4 +1,4 @@
-//! Packet memory: the only `unsafe` that touches it.
+//! Packet memory: every access to it.
 
 mod skb;
 mod xdp;
