@@ -165,8 +165,10 @@ impl Shares {
             let left = word.load(Ordering::Relaxed) as i64;
             let room = (share as i64).saturating_sub(left).max(0) as u64;
             let more = (share * elapsed / hz).min(room);
-            // Programs subtract at the same time.
-            word.fetch_add(more, Ordering::Relaxed);
+            if more > 0 {
+                // Programs subtract at the same time.
+                word.fetch_add(more, Ordering::Relaxed);
+            }
         };
         for number in FURTHER_DEVICES..books.devices.len() {
             if number == FURTHER_DEVICES || mac(books, number) != 0 {
