@@ -23,6 +23,7 @@ use super::{
     flows::Flows,
     pins::pinned,
     table::{Access, Raw, Table},
+    text,
 };
 use crate::record::{self, Clock, DeviceReading, InterfaceReading, Record, Tables};
 
@@ -448,15 +449,6 @@ pub(super) fn are_there(directory: &Path) -> Result<(), Error> {
         }
         .or_privilege()),
     }
-}
-
-/// The text of a field that is filled up with zeros.
-pub(super) fn text(octets: &[u8]) -> String {
-    let end = octets
-        .iter()
-        .position(|octet| *octet == 0)
-        .unwrap_or(octets.len());
-    String::from_utf8_lossy(&octets[..end]).into_owned()
 }
 
 #[cfg(test)]

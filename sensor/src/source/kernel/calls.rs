@@ -1,4 +1,4 @@
-//! Calls of bpf(2) about links that aya does not have, or has by an interface's name alone.
+//! Calls of bpf(2) that aya does not have, or has by an interface's name alone.
 //!
 //! A name may change owners between two calls, and aya falls back to other ways where a call fails.
 //! Here the interface is a number, and every error keeps its `errno`: only ENODEV says that an
@@ -15,6 +15,7 @@ use std::{
 };
 
 // Commands of `enum bpf_cmd` (linux/bpf.h).
+const MAP_CREATE: libc::c_int = 0;
 const OBJ_PIN: libc::c_int = 6;
 const OBJ_GET: libc::c_int = 7;
 const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
@@ -93,6 +94,37 @@ fn bpf<T>(command: libc::c_int, attributes: &mut T) -> io::Result<libc::c_long> 
 fn owned(fd: libc::c_long) -> OwnedFd {
     // SAFETY: the call has just given the descriptor, and nobody else has it.
     unsafe { OwnedFd::from_raw_fd(fd as RawFd) }
+}
+
+/// Makes an array of so many maps that are like the pattern.
+///
+/// # Errors
+///
+/// What the kernel says.
+pub(super) fn array_of_maps(entries: u32, pattern: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    /// `BPF_MAP_TYPE_ARRAY_OF_MAPS`.
+    const ARRAY_OF_MAPS: u32 = 12;
+    const WORD: u32 = size_of::<u32>() as u32;
+    /// The start of what the command takes: all behind it is zero.
+    #[repr(C)]
+    struct Create {
+        kind: u32,
+        key_size: u32,
+        value_size: u32,
+        entries: u32,
+        flags: u32,
+        pattern: u32,
+    }
+
+    let mut create = Create {
+        kind: ARRAY_OF_MAPS,
+        key_size: WORD,
+        value_size: WORD,
+        entries,
+        flags: 0,
+        pattern: pattern.as_raw_fd() as u32,
+    };
+    bpf(MAP_CREATE, &mut create).map(owned)
 }
 
 /// Puts a program on an interface. The link ends with its last descriptor or pin.

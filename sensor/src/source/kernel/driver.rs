@@ -85,7 +85,7 @@ impl Drivers {
         let mut info = [0_u8; SIZE];
         info[..4].copy_from_slice(&GDRVINFO.to_ne_bytes());
         self.ask(interface, &mut info).ok()?;
-        let name = super::netlink::name(&info[DRIVER]);
+        let name = super::text(&info[DRIVER]);
         (!name.is_empty()).then_some(name)
     }
 

@@ -10,7 +10,8 @@ use rustix::net::netlink::NETFILTER;
 
 use super::{
     links::Links,
-    netlink::{Message, Netlink, attributes, name},
+    netlink::{Message, Netlink, attributes},
+    text,
 };
 
 /// The flowtables there were when it was last looked.
@@ -99,11 +100,11 @@ fn flowtable(body: &[u8]) -> Option<Flowtable> {
     };
     for (kind, value) in attributes(body.get(NFGENMSG..)?) {
         match kind {
-            NAME => table.name = name(value),
+            NAME => table.name = text(value),
             HOOK => {
                 let devices = attributes(value).filter(|(kind, _)| *kind == HOOK_DEVICES);
                 let devices = devices.flat_map(|(_, value)| attributes(value));
-                table.devices.extend(devices.map(|(_, value)| name(value)));
+                table.devices.extend(devices.map(|(_, value)| text(value)));
             }
             // Big-endian, as all numbers of nftables.
             FLAGS => table.is_hardware = value.get(3).is_some_and(|flags| flags & HARDWARE != 0),

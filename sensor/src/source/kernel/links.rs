@@ -11,7 +11,8 @@ use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{
     Error,
-    netlink::{Message, Netlink, attributes, name, word},
+    netlink::{Message, Netlink, attributes, word},
+    text,
 };
 
 /// Link notifications (linux/rtnetlink.h, RTMGRP_LINK).
@@ -199,13 +200,13 @@ fn link(body: &[u8]) -> Option<Link> {
     for (kind, value) in attributes(body.get(IFINFO..)?) {
         match kind {
             ADDRESS => link.mac = value.try_into().ok(),
-            IFNAME => link.name = name(value),
+            IFNAME => link.name = text(value),
             LINK => link.lower = word(value, 0)?,
             MASTER => link.master = word(value, 0)?,
             LINK_NETNSID => is_lower_elsewhere = true,
             LINKINFO => {
                 let kind = attributes(value).find(|(kind, _)| *kind == INFO_KIND);
-                link.kind = kind.map(|(_, value)| name(value)).unwrap_or_default();
+                link.kind = kind.map(|(_, value)| text(value)).unwrap_or_default();
             }
             XDP => {
                 link.xdp = attributes(value)

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     fs, io,
     net::IpAddr,
-    os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd},
+    os::fd::AsFd as _,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -25,7 +25,7 @@ use super::{
     Error,
     attach::{Attached, Attachments, Means},
     books::{Books, FlowLine, ReadHits},
-    clock,
+    calls, clock,
     lock::TablesLock,
     pins::{self, pinned},
     policy::{self, DeviceRules, Installed},
@@ -450,9 +450,6 @@ fn load_object(directory: &Path, config: &Config) -> Result<Ebpf, Error> {
 /// made later have none.
 fn make_names(directory: &Path) -> Result<(), Error> {
     const NAMES: &str = "NAMES";
-    /// `BPF_MAP_CREATE` and `BPF_MAP_TYPE_ARRAY_OF_MAPS` of `linux/bpf.h`.
-    const MAP_CREATE: libc::c_int = 0;
-    const ARRAY_OF_MAPS: u32 = 12;
     const SIDES: u32 = 2;
 
     let path = directory.join(NAMES);
@@ -461,41 +458,12 @@ fn make_names(directory: &Path) -> Result<(), Error> {
     }
     let of_map = |source| Error::Map { map: NAMES, source };
     let pattern = policy::name_table(&NameTable::default())?;
-    let pattern = pattern.map().fd().as_fd().as_raw_fd();
-    // The start of `union bpf_attr`: type, sizes of key and value, entries, flags, the pattern; the
-    // node and the name, which are left zero.
-    let word = size_of::<u32>() as u32;
-    let attributes: [u32; 12] = [
-        ARRAY_OF_MAPS,
-        word,
-        word,
-        SIDES,
-        0,
-        pattern as u32,
-        0,
-        0,
-        0,
-        0,
-        0,
-        0,
-    ];
-    // SAFETY: the kernel reads so many octets of the attributes, and keeps no pointer to them.
-    let made = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            MAP_CREATE,
-            attributes.as_ptr(),
-            size_of_val(&attributes),
-        )
-    };
-    if made < 0 {
-        return Err(Error::System {
+    let made = calls::array_of_maps(SIDES, pattern.map().fd().as_fd()).map_err(|source| {
+        Error::System {
             what: "the map of the tables of names cannot be made",
-            source: io::Error::last_os_error(),
-        });
-    }
-    // SAFETY: the kernel has just given the descriptor, and nobody else has it.
-    let made = unsafe { OwnedFd::from_raw_fd(made as i32) };
+            source,
+        }
+    })?;
     MapData::from_fd(made)
         .map_err(of_map)?
         .pin(&path)

@@ -285,6 +285,12 @@ impl Error {
     }
 }
 
+/// The text of a field, up to the first zero where it has one.
+fn text(octets: &[u8]) -> String {
+    let end = octets.iter().position(|octet| *octet == 0);
+    String::from_utf8_lossy(&octets[..end.unwrap_or(octets.len())]).into_owned()
+}
+
 /// An error with all that caused it, in one line.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();

@@ -237,9 +237,3 @@ pub(super) fn half(octets: &[u8], at: usize) -> Option<u16> {
     let octets = octets.get(at..)?.first_chunk()?;
     Some(u16::from_ne_bytes(*octets))
 }
-
-/// Text that may end with a zero.
-pub(super) fn name(octets: &[u8]) -> String {
-    let end = octets.iter().position(|octet| *octet == 0);
-    String::from_utf8_lossy(&octets[..end.unwrap_or(octets.len())]).into_owned()
-}

@@ -90,7 +90,7 @@ fn interface(pin_directory: &Path, name: &str, index: u32) -> String {
     }
     let record = Books::look(pin_directory).ok().and_then(|books| {
         let mut records = books.interface_records();
-        records.find(|(_, record)| super::books::text(&record.name) == name)
+        records.find(|(_, record)| super::text(&record.name) == name)
     });
     let interface = record.map(|(_, record)| {
         let [upload, download] = record.hooks.map(Hook::from_number);

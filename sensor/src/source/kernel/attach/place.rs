@@ -21,13 +21,11 @@ use crate::{
     config::HookChoice,
     model::Hook,
     source::kernel::{
-        Error,
-        books::text,
-        calls,
+        Error, calls,
         links::{Link, Links},
         load::{descriptor, loaded},
         netlink::Netlink,
-        pins, readers,
+        pins, readers, text,
     },
 };
 

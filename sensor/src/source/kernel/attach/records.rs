@@ -8,12 +8,7 @@ use sensor_ebpf::books::{InterfaceRecord, Way};
 use super::Means;
 use crate::{
     model::Hook,
-    source::kernel::{
-        Error,
-        books::{Books, text},
-        grace_period,
-        pins::pinned,
-    },
+    source::kernel::{Error, books::Books, grace_period, pins::pinned, text},
 };
 
 /// The longest name of an interface (linux/if.h, IFNAMSIZ less the closing zero).

@@ -12,7 +12,8 @@ use super::{
 };
 use crate::source::kernel::{
     calls::{self, Point},
-    netlink::{CREATE, ECHO, EXCLUSIVE, Message, Netlink, attributes, name, word},
+    netlink::{CREATE, ECHO, EXCLUSIVE, Message, Netlink, attributes, word},
+    text,
 };
 
 /// The queueing discipline that filters of both sides belong to.
@@ -131,13 +132,13 @@ fn filter(body: &[u8]) -> Option<Filter> {
     };
     for (kind, value) in attributes(body.get(TCMSG..)?) {
         match kind {
-            KIND => filter.kind = name(value),
+            KIND => filter.kind = text(value),
             // Only the first chain is run for every frame.
             CHAIN if word(value, 0)? != 0 => return None,
             OPTIONS => {
                 for (kind, value) in attributes(value) {
                     match kind {
-                        BPF_NAME => filter.program_name = name(value),
+                        BPF_NAME => filter.program_name = text(value),
                         BPF_ID => filter.program = word(value, 0)?,
                         _ => {}
                     }
@@ -158,7 +159,7 @@ pub(super) fn ingress_qdisc(netlink: &mut Netlink, ifindex: u32) -> io::Result<O
         Ok(answer) => Ok(answer.and_then(|body| {
             attributes(body.get(TCMSG..)?)
                 .find(|(kind, _)| *kind == KIND)
-                .map(|(_, value)| name(value))
+                .map(|(_, value)| text(value))
         })),
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
         Err(error) => Err(error),

@@ -22,14 +22,13 @@ use crate::{
     model::Hook,
     source::kernel::{
         Error,
-        books::text,
         driver::{self, Drivers},
         flowtables::{self, Flowtables},
         links::{Link, Links},
         lock::InterfaceLock,
         netlink::Netlink,
         pins::{self, LinkPin},
-        readers,
+        readers, text,
     },
 };
 
