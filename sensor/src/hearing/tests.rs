@@ -861,6 +861,27 @@ fn http2_without_tls_names_its_hosts() {
     );
 }
 
+#[test]
+fn what_cannot_be_read_hides_no_request_before_it() {
+    let second = request("b.test", "\r\n");
+    let broken = [&second[..], b"\x00\x01 is no request\r\n"].concat();
+    let first = request("a.test", "\r\n");
+    assert_eq!(outcome(&[&first, &broken], &["b.test"]), Some((1, "http")));
+    assert_eq!(outcome(&[&first, &broken], &[]), Some((1, "malformed")));
+    // HTTP/2, with the first request or behind it.
+    let frames = [
+        frame(1, 5, 3, b"\x82\x86\x84\x41\x06b.test"),
+        frame(1, 5, 5, &[0xff, 0xff]),
+    ]
+    .concat();
+    let start = http2();
+    let all = [&start[..], &frames].concat();
+    for (pieces, piece) in [(&[&start[..], &frames][..], 1), (&[&all], 0)] {
+        assert_eq!(outcome(pieces, &["b.test"]), Some((piece, "http")));
+        assert_eq!(outcome(pieces, &[]), Some((piece, "malformed")));
+    }
+}
+
 /// A connection of HTTP/2 that has named a.test.
 fn http2() -> Vec<u8> {
     [
