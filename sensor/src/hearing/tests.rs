@@ -748,6 +748,26 @@ fn what_stands_before_a_hello_does_not_hide_it() {
 }
 
 #[test]
+fn a_method_that_nobody_knows_hides_no_host() {
+    use Kind::Stream;
+    let named = (Some("www.a.test".to_owned()), None);
+    let request = [b"MADEUP /a/long/path", &REQUEST[5..]].concat();
+    for before in [&b""[..], b"HELLO 1.0 program\r\n"] {
+        let all = [before, &request].concat();
+        for cut in before.len().max(1)..all.len() {
+            let pieces = [(Stream, &all[..cut]), (Stream, &all[cut..])];
+            assert_eq!(told(tcp(), &pieces), named, "{before:02x?} {cut}");
+        }
+    }
+    // Its end never comes.
+    let mut desk = Desk::default();
+    said(&mut desk, tcp(), Stream, 0, b"MADEUP /a/long");
+    desk.forget_unfinished(0.0);
+    let given: Vec<_> = desk.given_up().collect();
+    assert_eq!(given.first().map(|given| given.decoder), Some("http"));
+}
+
+#[test]
 fn a_hello_behind_a_dialogue_is_read() {
     use Kind::{Stream, Tls};
     let hello = records(HELLO);
