@@ -34,6 +34,7 @@ use xtask::{
         Sensor, TRACKER, Way, wait_until,
     },
     setup::{self, Need},
+    verify::times,
 };
 
 const TABLE: &str = include_str!("evasion.tsv");
@@ -766,6 +767,11 @@ fn each_comes_to_what_the_table_says() -> Result<()> {
         return Ok(());
     }
     setup::ensure(&[Need::Lab])?;
+    (0..times(1, 3)).try_for_each(|_| come_to_what_the_table_says())
+}
+
+/// Does every line of the table in a lab.
+fn come_to_what_the_table_says() -> Result<()> {
     let mut lab = Lab::start(Options {
         sites: true,
         // As far as the nearest real server is.

@@ -26,6 +26,7 @@ use sensor_ebpf::{
     policy::{Chain, Decision, Layer, MAX_CHAINS, MAX_RULES, Rule, Verdict},
     sample::Watch,
 };
+use xtask::verify::times;
 
 const PHONE: [u8; 6] = [2, 0, 0, 0, 0, 9];
 const LOCAL: [u8; 4] = [192, 168, 1, 2];
@@ -278,10 +279,10 @@ impl Shared {
 /// another generation, again and again.
 #[test]
 fn no_ruling_is_lost_while_programs_decide() -> Result<()> {
-    const ROUNDS: u32 = 40_000;
     /// Where both threads have to share a CPU with others, each round waits for the scheduler.
     const LONGEST: Duration = Duration::from_secs(600);
 
+    let all: u32 = times(10_000, 40_000);
     programs::enter_own_namespace()?;
     let programs = Programs::load(Tables::default())?;
     let frame = segment(LOCAL, REMOTE, (40_000, 443), ACK);
@@ -337,7 +338,7 @@ fn no_ruling_is_lost_while_programs_decide() -> Result<()> {
         };
         let mut now = generation.load(Ordering::Acquire);
         let mut seed = 1_u64;
-        while rounds < ROUNDS && began.elapsed() < LONGEST {
+        while rounds < all && began.elapsed() < LONGEST {
             seed = seed
                 .wrapping_mul(6_364_136_223_846_793_005)
                 .wrapping_add(1_442_695_040_888_963_407);
@@ -373,7 +374,7 @@ fn no_ruling_is_lost_while_programs_decide() -> Result<()> {
             Err(_) => bail!("the other thread failed"),
         }
     })?;
-    ensure!(rounds == ROUNDS, "{rounds} rounds in {LONGEST:?}");
+    ensure!(rounds == all, "{rounds} rounds in {LONGEST:?}");
     ensure!(lost == 0, "{lost} of {rounds} rulings were lost");
     Ok(())
 }

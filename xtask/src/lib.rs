@@ -12,3 +12,4 @@ pub mod play;
 pub mod qemu;
 pub mod setup;
 pub mod test;
+pub mod verify;

@@ -13,7 +13,7 @@ use xtask::{
     build::{self, Profile},
     command, demo, fuzz, oui, play, qemu,
     setup::{self, Need},
-    test,
+    test, verify,
 };
 
 /// Every chore of the project. What a command needs it installs and builds first.
@@ -54,8 +54,15 @@ enum Chore {
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
     },
-    /// Every check and every test
+    /// Every check and every test, what takes long in a thin form
     Test,
+    /// What takes long, in its long form: swaps of the policy, kills of the daemon, the race of rulings,
+    /// evasions, fuzz targets
+    Verify {
+        /// This part alone
+        #[arg(value_parser = verify::NAMES)]
+        part: Option<String>,
+    },
     /// Debian's other kernels in virtual machines, with the sensor in them; a part of `test`
     Kernels,
     /// Odd octets for every decoder and for the parser; takes a nightly toolchain
@@ -128,6 +135,7 @@ impl Chore {
             } => play::enter(lab.as_deref(), &host),
             Self::Demo { json } => demo::demo(json.as_deref()),
             Self::Test => test::all(),
+            Self::Verify { part } => verify::verify(part.as_deref()),
             Self::Kernels => {
                 setup::ensure(&[Need::Kernel, Need::Emulator])?;
                 qemu::run()

@@ -324,12 +324,27 @@ fn skip_empty(stream: &[u8]) -> &[u8] {
     &stream[empty..]
 }
 
-/// Whether the bytes are the first letters of a known method.
-pub(super) fn is_part_of_method(bytes: &[u8]) -> bool {
-    METHODS.iter().any(|method| {
-        let start = method.get(..bytes.len());
-        start.is_some_and(|start| start.eq_ignore_ascii_case(bytes))
-    })
+/// Whether the bytes may be the start of a request line whose end has not come: a method, known or not,
+/// and what can be a target behind it.
+pub fn may_begin(bytes: &[u8]) -> bool {
+    const SCHEMES: [&[u8]; 2] = [b"http://", b"https://"];
+    let line = skip_empty(bytes);
+    let word = line
+        .iter()
+        .position(|octet| octet.is_ascii_whitespace() || matches!(octet, b'/' | b'*'))
+        .unwrap_or(line.len());
+    let (method, target) = line.split_at(word);
+    let target = target.trim_ascii_start();
+    let is_target = is_target(target)
+        || SCHEMES.iter().any(|scheme| {
+            let there = target.len().min(scheme.len());
+            target[..there].eq_ignore_ascii_case(&scheme[..there])
+        });
+    (1..MAX_HEAD).contains(&line.len())
+        && !line.contains(&b'\n')
+        && RequestLine::may_become(line)
+        && is_word(method)
+        && is_target
 }
 
 /// The length of the known method that the octets start with, if what follows can not be more of

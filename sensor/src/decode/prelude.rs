@@ -81,11 +81,10 @@ fn lines(stream: &[u8]) -> Prelude {
     Prelude::Whole(0)
 }
 
-/// Whether these bytes are the start of a hello or of HTTP, and too few to tell.
+/// Whether these bytes may be the start of a hello or of HTTP, and are too few to tell.
 fn may_begin(bytes: &[u8]) -> bool {
     matches!(bytes, [22] | [22, 3])
-        || !bytes.is_empty()
-            && (http2::PREFACE.starts_with(bytes) || http::is_part_of_method(bytes))
+        || !bytes.is_empty() && (http2::PREFACE.starts_with(bytes) || http::may_begin(bytes))
 }
 
 /// A header of the PROXY protocol (haproxy, doc/proxy-protocol.txt, sections 2.1 and 2.2); `None` where
@@ -240,7 +239,7 @@ mod tests {
     #[test]
     fn what_is_none_is_not_passed_over() {
         for stream in [
-            &b"SSH-2.0-OpenSSH_10\r\nabc"[..],
+            &b"SSH-2.0-OpenSSH_10\r\n\0\0\x05\x14"[..],
             b"EHLO a.test\r\nMAIL FROM:<b@c.test>\r\n",
             b"\x01\x00\x02",
             b"\x04\x09\x02",
@@ -254,6 +253,7 @@ mod tests {
             b"PRO",
             b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c",
             b"\x05\x02\x00",
+            b"SSH-2.0-OpenSSH_10\r\nabc",
         ] {
             assert_eq!(prelude(stream), Prelude::Begun, "{stream:02x?}");
         }

@@ -471,24 +471,21 @@ impl Side {
     fn requests(
         &mut self,
         heard: &mut Heard,
-        read: impl FnOnce(&mut Requests) -> Result<Vec<Arc<str>>, Failure>,
+        read: impl FnOnce(&mut Requests) -> (Vec<Arc<str>>, Option<Failure>),
     ) {
         let State::Requests(requests) = &mut self.state else {
             return;
         };
         heard.requests = true;
-        match read(requests) {
-            Ok(hosts) => {
-                heard.hosts = hosts;
-                heard.user_agent = requests.take_user_agent().or(heard.user_agent.take());
-                if requests.take_odd() {
-                    heard.doubt = Some(Failure::NoHostName);
-                }
-            }
-            Err(failure) => {
-                heard.doubt = Some(failure);
-                self.state = State::Done;
-            }
+        let (hosts, failure) = read(requests);
+        heard.hosts = hosts;
+        heard.user_agent = requests.take_user_agent().or(heard.user_agent.take());
+        if requests.take_odd() {
+            heard.doubt = Some(Failure::NoHostName);
+        }
+        if failure.is_some() {
+            heard.doubt = failure;
+            self.state = State::Done;
         }
     }
 

@@ -79,23 +79,19 @@ impl Requests {
     }
 
     /// Takes a segment of which not all octets may have been captured, and gives the hosts of the
-    /// requests that are whole now.
-    ///
-    /// # Errors
-    ///
-    /// Why it is not known what else is asked for.
+    /// requests that are whole now, and why it is not known what else is asked for.
     pub(super) fn segment(
         &mut self,
         sequence: u32,
         octets: &[u8],
         payload: u32,
-    ) -> Result<Vec<Arc<str>>, Failure> {
+    ) -> (Vec<Arc<str>>, Option<Failure>) {
         let waits_for_none = matches!(self.phase, Phase::Head) && self.stream.is_empty();
         if waits_for_none && is_padding(octets) {
-            return Ok(Vec::new());
+            return (Vec::new(), None);
         }
         if self.kept.contradicts(sequence, octets) {
-            return Err(Failure::Conflict);
+            return (Vec::new(), Some(Failure::Conflict));
         }
         self.stream.segment(sequence, octets);
         self.read(sequence, octets.len() as u32, payload)
@@ -108,15 +104,20 @@ impl Requests {
         sequence: u32,
         captured: u32,
         payload: u32,
-    ) -> Result<Vec<Arc<str>>, Failure> {
+    ) -> (Vec<Arc<str>>, Option<Failure>) {
         let mut hosts = Vec::new();
-        while self.step(&mut hosts)? {}
-        let place = self.position().wrapping_sub(sequence);
-        if !matches!(self.phase, Phase::Over) && (captured..payload).contains(&place) {
-            // What comes next was not copied.
-            return Err(Failure::Limit);
+        loop {
+            match self.step(&mut hosts) {
+                Ok(true) => {}
+                Ok(false) => break,
+                // The server may answer the requests before it.
+                Err(failure) => return (hosts, Some(failure)),
+            }
         }
-        Ok(hosts)
+        let place = self.position().wrapping_sub(sequence);
+        let is_cut = !matches!(self.phase, Phase::Over) && (captured..payload).contains(&place);
+        // What comes next was not copied.
+        (hosts, is_cut.then_some(Failure::Limit))
     }
 
     /// The sequence number of what is read next, or of the header block that it belongs to, where bytes
@@ -243,7 +244,7 @@ impl Requests {
                 self.stream.skip(line);
                 Ok(true)
             }
-            Phase::Frames(_) => self.frame(hosts),
+            Phase::Frames(_) => self.frames(hosts),
             Phase::Payload(_, octets, ahead) => {
                 let left = self.skip(octets, ahead);
                 let Phase::Payload(connection, ..) = mem::replace(&mut self.phase, Phase::Over)
@@ -262,33 +263,39 @@ impl Requests {
         }
     }
 
-    /// Reads a frame of HTTP/2, and gives whether there may be more.
-    fn frame(&mut self, hosts: &mut Vec<Arc<str>>) -> Result<bool, Failure> {
-        let at = self.position();
+    /// Reads the frames of HTTP/2 that are held, and gives whether there may be more. They are passed over
+    /// at once: a segment may have thousands of them.
+    fn frames(&mut self, hosts: &mut Vec<Arc<str>>) -> Result<bool, Failure> {
+        let start = self.position();
         let Phase::Frames(connection) = &mut self.phase else {
             return Ok(false);
         };
         let held = self.stream.contiguous();
-        let there = held.len();
-        let (step, request) = connection.step(held)?;
-        let begins = connection.is_in_block().then_some(at);
-        self.block = begins.map(|begins| self.block.unwrap_or(begins));
-        if let Some(request) = request {
-            hosts.extend(request.host.map(Arc::from));
-            self.is_odd |= request.no_host_name;
-            self.user_agent = request.user_agent.or(self.user_agent.take());
+        let (mut passed, mut left) = (0, 0);
+        while left == 0 {
+            let rest = &held[passed..];
+            let (step, request) = connection.step(rest)?;
+            let at = start.wrapping_add(passed as u32);
+            let begins = connection.is_in_block().then_some(at);
+            self.block = begins.map(|begins| self.block.unwrap_or(begins));
+            if let Some(request) = request {
+                hosts.extend(request.host.map(Arc::from));
+                self.is_odd |= request.no_host_name;
+                self.user_agent = request.user_agent.or(self.user_agent.take());
+            }
+            let Step::Over(octets) = step else {
+                break;
+            };
+            left = octets.saturating_sub(rest.len()) as u64;
+            passed += octets.min(rest.len());
         }
-        let Step::Over(octets) = step else {
-            return Ok(false);
-        };
-        self.pass(octets.min(there));
-        let left = octets.saturating_sub(there) as u64;
+        self.pass(passed);
         if left > 0
             && let Phase::Frames(connection) = mem::replace(&mut self.phase, Phase::Over)
         {
             self.phase = Phase::Payload(connection, left, false);
         }
-        Ok(true)
+        Ok(left > 0)
     }
 
     /// Passes over octets that were read.

@@ -53,10 +53,15 @@ impl Start {
         match prelude(stream) {
             Prelude::Begun => Self::Before,
             Prelude::Whole(0) if stream.len() < TELLING => Self::Incomplete(true),
-            Prelude::Whole(len) if len < stream.len() => match Self::at(&stream[len..], len) {
-                Self::Unknown if stream.len() - len < TELLING => Self::Incomplete(false),
-                start => start,
-            },
+            Prelude::Whole(len) if len < stream.len() => {
+                let meant = &stream[len..];
+                match Self::at(meant, len) {
+                    Self::Unknown if meant.len() < TELLING || http::may_begin(meant) => {
+                        Self::Incomplete(false)
+                    }
+                    start => start,
+                }
+            }
             Prelude::Whole(0) => Self::Unknown,
             Prelude::Whole(_) => Self::Before,
         }
@@ -96,16 +101,12 @@ impl Start {
 /// Whether a segment in the midst of a stream may begin something that is read: a word that is the
 /// start of a request, a record of TLS, or a message of SOCKS.
 pub(super) fn may_begin(octets: &[u8]) -> bool {
-    let letters = octets
-        .iter()
-        .take_while(|octet| octet.is_ascii_uppercase())
-        .count();
     tls::looks_like(octets)
         || http2::looks_like(octets)
         || http::looks_like(octets)
         || matches!(octets, [1 | 4 | 5])
         || stands_before(octets)
-        || (letters == octets.len() && letters > 0 && letters < TELLING)
+        || http::may_begin(octets)
 }
 
 /// What decoder reads a stream, behind what stands before it.
@@ -116,6 +117,8 @@ pub(super) fn decoder(stream: &[u8]) -> Option<&'static str> {
     match &stream[len..] {
         meant if tls::looks_like(meant) => Some("tls"),
         meant if http::looks_like(meant) || http2::looks_like(meant) => Some("http"),
+        // With a target: a word alone is none.
+        meant if http::may_begin(meant) && meant.contains(&b'/') => Some("http"),
         _ => None,
     }
 }

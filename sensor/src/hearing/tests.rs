@@ -748,6 +748,26 @@ fn what_stands_before_a_hello_does_not_hide_it() {
 }
 
 #[test]
+fn a_method_that_nobody_knows_hides_no_host() {
+    use Kind::Stream;
+    let named = (Some("www.a.test".to_owned()), None);
+    let request = [b"MADEUP /a/long/path", &REQUEST[5..]].concat();
+    for before in [&b""[..], b"HELLO 1.0 program\r\n"] {
+        let all = [before, &request].concat();
+        for cut in before.len().max(1)..all.len() {
+            let pieces = [(Stream, &all[..cut]), (Stream, &all[cut..])];
+            assert_eq!(told(tcp(), &pieces), named, "{before:02x?} {cut}");
+        }
+    }
+    // Its end never comes.
+    let mut desk = Desk::default();
+    said(&mut desk, tcp(), Stream, 0, b"MADEUP /a/long");
+    desk.forget_unfinished(0.0);
+    let given: Vec<_> = desk.given_up().collect();
+    assert_eq!(given.first().map(|given| given.decoder), Some("http"));
+}
+
+#[test]
 fn a_hello_behind_a_dialogue_is_read() {
     use Kind::{Stream, Tls};
     let hello = records(HELLO);
@@ -859,6 +879,27 @@ fn http2_without_tls_names_its_hosts() {
         unread(judge(&[]).judge(&heard)),
         Some(("malformed", "http"))
     );
+}
+
+#[test]
+fn what_cannot_be_read_hides_no_request_before_it() {
+    let second = request("b.test", "\r\n");
+    let broken = [&second[..], b"\x00\x01 is no request\r\n"].concat();
+    let first = request("a.test", "\r\n");
+    assert_eq!(outcome(&[&first, &broken], &["b.test"]), Some((1, "http")));
+    assert_eq!(outcome(&[&first, &broken], &[]), Some((1, "malformed")));
+    // HTTP/2, with the first request or behind it.
+    let frames = [
+        frame(1, 5, 3, b"\x82\x86\x84\x41\x06b.test"),
+        frame(1, 5, 5, &[0xff, 0xff]),
+    ]
+    .concat();
+    let start = http2();
+    let all = [&start[..], &frames].concat();
+    for (pieces, piece) in [(&[&start[..], &frames][..], 1), (&[&all], 0)] {
+        assert_eq!(outcome(pieces, &["b.test"]), Some((piece, "http")));
+        assert_eq!(outcome(pieces, &[]), Some((piece, "malformed")));
+    }
 }
 
 /// A connection of HTTP/2 that has named a.test.

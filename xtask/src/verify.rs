@@ -1,0 +1,118 @@
+//! What takes long to show, each part callable alone. The same tests are in the test command, in a thin
+//! form; [`LONG`] in the environment asks for the long one.
+
+use std::env;
+
+use anyhow::{Context, Result};
+
+use crate::{
+    build,
+    command::{run_shown, say},
+    fuzz,
+    setup::{self, Need},
+};
+
+/// The variable of the environment by which a test takes its long form.
+pub const LONG: &str = "SENSOR_LONG";
+
+/// How often something is done in a test: so often in the test command, so often in `cargo xtask verify`.
+pub fn times<T>(thin: T, long: T) -> T {
+    match env::var_os(LONG) {
+        Some(_) => long,
+        None => thin,
+    }
+}
+
+/// Something that is shown by tests, or by the fuzz targets.
+struct Part {
+    name: &'static str,
+    /// A test file of the sensor, and the name of a test in it.
+    tests: &'static [(&'static str, &'static str)],
+}
+
+const SWAPS: Part = Part {
+    name: "swaps",
+    tests: &[
+        ("filter", "swaps_under_traffic_without_a_wrong_verdict"),
+        ("books", "reloads_under_load_leave_no_moment_without_policy"),
+    ],
+};
+
+const KILLS: Part = Part {
+    name: "kills",
+    tests: &[
+        (
+            "filter",
+            "killed_in_the_middle_of_a_swap_the_policy_is_one_of_both",
+        ),
+        ("books", "killed_and_started_again_under_load"),
+    ],
+};
+
+const RACE: Part = Part {
+    name: "race",
+    tests: &[("kernel_flows", "no_ruling_is_lost_while_programs_decide")],
+};
+
+const EVASION: Part = Part {
+    name: "evasion",
+    tests: &[("evasion", "each_comes_to_what_the_table_says")],
+};
+
+const PARTS: [Part; 4] = [SWAPS, KILLS, RACE, EVASION];
+
+/// The part without tests: the fuzz targets, by the fuzzer's own command.
+const FUZZ: &str = "fuzz";
+
+/// The names of the parts.
+pub const NAMES: [&str; 5] = [SWAPS.name, KILLS.name, RACE.name, EVASION.name, FUZZ];
+
+/// For how many minutes each fuzz target is run.
+const MINUTES: u32 = 10;
+
+/// Runs every part, or one, in its long form; the first failure ends it.
+///
+/// # Errors
+/// Where a test fails or a fuzz target finds something.
+pub fn verify(only: Option<&str>) -> Result<()> {
+    setup::ensure(&Need::ALL)?;
+    build::kernel()?;
+    let is_wanted = |name: &str| only.is_none_or(|only| only == name);
+    for part in PARTS.iter().filter(|part| is_wanted(part.name)) {
+        say(&format!("\n· {}", part.name));
+        for (file, test) in part.tests {
+            run_shown(
+                build::host_cargo()
+                    .args(["test", "--package", "sensor", "--test", file, "--"])
+                    .args(["--exact", test, "--nocapture"])
+                    .env(LONG, "1")
+                    .env("CI", "1"),
+            )
+            .with_context(|| part.name)?;
+        }
+    }
+    if is_wanted(FUZZ) {
+        fuzz::fuzz(MINUTES, None)?;
+    }
+    say("everything that was asked for is verified");
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn each_test_of_a_part_is_there_and_has_a_long_form() {
+        for part in &PARTS {
+            for (file, test) in part.tests {
+                let path = build::workspace().join(format!("sensor/tests/{file}.rs"));
+                let text = fs::read_to_string(path).expect("a test file");
+                assert!(text.contains(&format!("#[test]\nfn {test}()")), "{test}");
+                assert!(text.contains("times("), "{file} has no long form");
+            }
+        }
+    }
+}
