@@ -499,7 +499,7 @@ fn a_daemon_without_descriptors_takes_nothing_off() {
     assert_eq!(programs(&lab.gateway, "one"), 2);
     // The daemon cannot put the program back now, because a link needs a descriptor.
     detach(&lab.gateway, "one");
-    log_says(&daemon, "Too many open files");
+    log_says(&daemon, "a program cannot be attached: Too many open files");
     assert!(!daemon.log().contains("uploads are read at TC"));
     limit(1024);
     put_back(&lab, &mut daemon, "its link was detached");

@@ -58,10 +58,7 @@ pub enum Error {
         mount: PathBuf,
     },
     /// The pin directory cannot be made or read.
-    #[error(
-        "the pin directory {} cannot be used: {source}; its BPF file system must be mounted, writable \
-         and not full (`mount -t bpf` lists those that are mounted)", path.display()
-    )]
+    #[error("the pin directory {} cannot be used: {source}{}", path.display(), advice(source))]
     PinDirectory {
         /// The directory.
         path: PathBuf,
@@ -282,6 +279,18 @@ impl Error {
             cause = error.source();
         }
         self
+    }
+}
+
+/// What to do about an error at the pin directory, where that can be told.
+fn advice(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EROFS) => "; mount its BPF file system writable (`mount -o remount,rw`)",
+        Some(libc::ENOSPC) => "; remove pins from its BPF file system that nobody needs",
+        Some(libc::EMFILE) => {
+            "; let the process have more descriptors (`LimitNOFILE=` of its unit)"
+        }
+        _ => "",
     }
 }
 

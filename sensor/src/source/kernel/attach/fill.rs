@@ -25,18 +25,15 @@ pub(super) fn fill(
         .number
         .map(|number| books.interfaces.read(number).hooks[0]);
     let mut upload_before = recorded.map_or(Hook::None, Hook::from_number);
-    let sound = look_after(attached, &mut place, target.link, Role::Upload, &mut notes);
-    let missing = match sound {
-        Ok(missing) => missing,
-        Err(error) => {
-            errors.push(error);
-            None
-        }
-    };
     let mut gone = None;
-    if missing.is_some() {
-        gone = attached.take(Role::Upload);
-        upload_before = gone.as_ref().map_or(Hook::None, |seat| seat.hook);
+    match look_after(attached, &mut place, target.link, Role::Upload, &mut notes) {
+        Ok(Some(reason)) => {
+            attached.note_missing(Role::Upload, reason);
+            gone = attached.take(Role::Upload);
+            upload_before = gone.as_ref().map_or(Hook::None, |seat| seat.hook);
+        }
+        Ok(None) => {}
+        Err(error) => errors.push(error),
     }
     let at_xdp = attached.hook(Role::Upload) == Hook::XdpNative;
     let is_blinded = target.choice == HookChoice::Auto && at_xdp && not_xdp.is_some();
@@ -62,7 +59,7 @@ pub(super) fn fill(
         };
         match seated {
             Ok(seat) => {
-                say_put_back(&place, &seat, missing.as_deref());
+                say_put_back(&place, &seat, attached);
                 attached.put(seat, gone);
                 attached.choice = target.choice;
             }
@@ -72,12 +69,15 @@ pub(super) fn fill(
 
     let wanted = target.beside(attached.hook(Role::Upload), attached.way);
     for (role, program) in &wanted {
-        let mut missing = None;
+        let mut gone = None;
         match look_after(attached, &mut place, target.link, *role, &mut notes) {
-            Ok(reason) => missing = reason,
+            Ok(Some(reason)) => {
+                attached.note_missing(*role, reason);
+                gone = attached.take(*role);
+            }
+            Ok(None) => {}
             Err(error) => errors.push(error),
         }
-        let gone = missing.as_ref().and_then(|_| attached.take(*role));
         let is_as_wanted = attached
             .seat(*role)
             .is_some_and(|seat| seat.program == *program && seat.by_filter == by_filter);
@@ -86,7 +86,7 @@ pub(super) fn fill(
         }
         match place.seat_tc(*role, program, by_filter) {
             Ok(seat) => {
-                say_put_back(&place, &seat, missing.as_deref());
+                say_put_back(&place, &seat, attached);
                 attached.put(seat, gone);
             }
             Err(error) => errors.push(error),
@@ -112,12 +112,13 @@ pub(super) fn fill(
     errors
 }
 
-fn say_put_back(place: &Place<'_>, seat: &Seat, missing: Option<&str>) {
-    if let Some(reason) = missing {
+fn say_put_back(place: &Place<'_>, seat: &Seat, attached: &mut Attached) {
+    let of_role = |(role, _): &mut (Role, String)| *role == seat.role;
+    for (role, reason) in attached.missing.extract_if(.., of_role) {
         tracing::warn!(
             "interface {}: the {} program was missing ({reason}); it is there again, at {}",
             place.name,
-            seat.role.name(),
+            role.name(),
             seat.hook.name()
         );
     }

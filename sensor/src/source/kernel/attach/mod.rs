@@ -99,6 +99,8 @@ pub struct Attached {
     /// How XDP answers what it refuses.
     way: Way,
     seats: Vec<Seat>,
+    /// Why programs are missing that were there, until they are put back.
+    missing: Vec<(Role, String)>,
     /// Whether every program that is wanted is there.
     complete: bool,
     _lock: InterfaceLock,
@@ -121,6 +123,12 @@ impl Attached {
         }
         self.seats.push(seat);
         self.seats.len() - 1
+    }
+
+    /// Notes why a program is missing.
+    fn note_missing(&mut self, role: Role, reason: String) {
+        self.missing.retain(|(other, _)| *other != role);
+        self.missing.push((role, reason));
     }
 
     fn take(&mut self, role: Role) -> Option<Seat> {

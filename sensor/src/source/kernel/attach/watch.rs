@@ -351,6 +351,7 @@ impl Attachments {
             choice: target.choice,
             way: Way::Note,
             seats: Vec::new(),
+            missing: Vec::new(),
             complete: false,
             _lock: lock,
         })
