@@ -357,6 +357,68 @@ fn killed_and_started_again_under_load() -> Result<()> {
     Ok(())
 }
 
+/// Devices that nobody has come and leave while the sensor is killed and started again: each of their packets
+/// stays in a book, and no place of their table is lost or given out twice.
+#[test]
+fn killed_while_devices_leave() -> Result<()> {
+    const KILLS: u64 = 12;
+    let more = |retire_after: &str| {
+        format!("[device_table]\ncapacity = 16\nretire_after = \"{retire_after}\"\n")
+    };
+    let (lab, sensor) = household(&more("1s"))?;
+    let configuration = lab.configuration(&more("1s"));
+    let wire = lab.phone.wire("eth0")?;
+    let mut device = 0_u32;
+    let mut flood = |devices| -> Result<()> {
+        for _ in 0..devices {
+            device += 1;
+            let mut frame = udp_frame([198, 51, 100, 10], [0x40, 1], 7);
+            frame[6..8].copy_from_slice(&[6, 0]);
+            frame[8..12].copy_from_slice(&device.to_be_bytes());
+            wire.send(&frame)?;
+            if device % 16 == 0 {
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
+        Ok(())
+    };
+    let mut sensor = Some(sensor);
+    for kill in 0..KILLS {
+        flood(200)?;
+        // All over the time between two looks.
+        thread::sleep(Duration::from_millis(kill * 600 / KILLS));
+        sensor.take().context("a sensor")?.process.kill()?;
+        flood(50)?;
+        sensor = Some(lab.sensor(binary(), &configuration)?);
+    }
+    let sensor = sensor.context("a sensor")?;
+    let size =
+        || Ok::<_, anyhow::Error>(number(&sensor.json(&lab, "status")?, "/device_table/size")?);
+    wait_until("rid of them", Duration::from_secs(20), || {
+        size().is_ok_and(|size| size <= 2)
+    })?;
+    lab.balanced_books(&sensor)?;
+    sensor.rewrite(&lab.configuration(&more("1h")))?;
+    sensor.process.signal(rustix::process::Signal::HUP)?;
+    thread::sleep(Duration::from_secs(2));
+    let before = number(
+        &sensor.json(&lab, "status")?,
+        "/device_table/overflow_packets",
+    )?;
+    let there = size()?;
+    // A quarter of the places stays free: nobody has to leave.
+    flood(12 - there)?;
+    thread::sleep(Duration::from_millis(1_500));
+    ensure!(size()? == 12, "{} places of 12", size()?);
+    let after = number(
+        &sensor.json(&lab, "status")?,
+        "/device_table/overflow_packets",
+    )?;
+    ensure!(before == after, "{} packets had no place", after - before);
+    lab.balanced_books(&sensor)?;
+    Ok(())
+}
+
 #[test]
 fn a_link_that_goes_down_and_up() -> Result<()> {
     let (lab, sensor) = household("")?;

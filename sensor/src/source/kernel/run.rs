@@ -212,6 +212,12 @@ impl Runner {
         self.books.interfaces.read(INTERFACE)
     }
 
+    /// The tables themselves.
+    #[cfg(test)]
+    pub(super) fn books(&self) -> &Books {
+        &self.books
+    }
+
     /// What befell the tables and the ring.
     pub fn losses(&self) -> Losses {
         self.books.losses.read(0)

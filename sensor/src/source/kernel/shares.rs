@@ -453,3 +453,48 @@ fn free_refused(source: MapError) -> Error {
     let map = "FREE_DEVICES";
     Error::Map { map, source }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{env, iter};
+
+    use rustix::process::geteuid;
+
+    use super::*;
+    use crate::source::kernel::{Runner, enter_own_namespace};
+
+    #[test]
+    fn a_device_is_settled_by_ten_answers_on_two_days() {
+        const HZ: u64 = 100;
+        const TODAY: u64 = 5 * DAY * HZ;
+        const TOMORROW: u64 = TODAY + DAY * HZ;
+
+        if !geteuid().is_root() && env::var_os("CI").is_none() {
+            eprintln!("not run: tables in the kernel take root");
+            return;
+        }
+        enter_own_namespace().expect("root makes namespaces");
+        let runner = Runner::load(64, 16, 4).expect("the programs load");
+        let books = runner.books();
+        books
+            .settings
+            .word(0, offset_of!(sensor_ebpf::books::Settings, hz))
+            .store(HZ, Ordering::Relaxed);
+        let is_settled = |number| books.devices.read(number).settled == 1;
+        let say = |number, at: &[u64]| {
+            for at in at {
+                answered(books, number, *at);
+            }
+        };
+        let many: Vec<u64> = iter::repeat_n(TODAY, 50).collect();
+        // However many on one day, and however few on two.
+        say(2, &many);
+        assert!(!is_settled(2));
+        say(3, &many[..8]);
+        say(3, &[TOMORROW]);
+        assert!(!is_settled(3));
+        say(2, &[TOMORROW]);
+        say(3, &[TOMORROW]);
+        assert!(is_settled(2) && is_settled(3) && !is_settled(4));
+    }
+}
