@@ -361,7 +361,7 @@ fn killed_and_started_again_under_load() -> Result<()> {
 /// stays in a book, and no place of their table is lost or given out twice.
 #[test]
 fn killed_while_devices_leave() -> Result<()> {
-    const KILLS: u64 = 12;
+    let kills = times(4, 24);
     let more = |retire_after: &str| {
         format!("[device_table]\ncapacity = 16\nretire_after = \"{retire_after}\"\n")
     };
@@ -383,10 +383,10 @@ fn killed_while_devices_leave() -> Result<()> {
         Ok(())
     };
     let mut sensor = Some(sensor);
-    for kill in 0..KILLS {
+    for kill in 0..kills {
         flood(200)?;
         // All over the time between two looks.
-        thread::sleep(Duration::from_millis(kill * 600 / KILLS));
+        thread::sleep(Duration::from_millis(kill * 600 / kills));
         sensor.take().context("a sensor")?.process.kill()?;
         flood(50)?;
         sensor = Some(lab.sensor(binary(), &configuration)?);

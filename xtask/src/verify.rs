@@ -46,6 +46,7 @@ const KILLS: Part = Part {
             "killed_in_the_middle_of_a_swap_the_policy_is_one_of_both",
         ),
         ("books", "killed_and_started_again_under_load"),
+        ("books", "killed_while_devices_leave"),
     ],
 };
 
