@@ -57,7 +57,8 @@ fuzz_target!(|input: (bool, [u8; 4], u16, u16, u32, u8, Vec<u8>)| {
             Direction::Upload => Direction::Download,
             Direction::Download => Direction::Upload,
         };
-        let is_dns = taken == Some(Kind::Dns) && (direction == Direction::Upload || is_service(&key));
+        let is_dns =
+            taken == Some(Kind::Dns) && (direction == Direction::Upload || is_service(&key));
         assert!(is_dns || after.of(other) == before.of(other));
         if before.of(direction) == Watch::ALWAYS {
             assert_eq!(after.of(direction), Watch::ALWAYS);

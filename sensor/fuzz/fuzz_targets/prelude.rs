@@ -1,13 +1,28 @@
-//! What stands before the stream that is meant lies within what there is of it.
+//! What stands before the stream that is meant lies within what there is of it, and messages that were
+//! passed over stay so when more comes.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use sensor::decode::prelude::{Prelude, prelude};
+use sensor::decode::{
+    http, http2,
+    prelude::{Prelude, prelude},
+    tls,
+};
 
 fuzz_target!(|stream: &[u8]| {
+    let whole = prelude(stream);
     for length in (0..=stream.len()).rev().take(64) {
-        if let Prelude::Whole(len) = prelude(&stream[..length]) {
-            assert!(len <= length);
+        let Prelude::Whole(len) = prelude(&stream[..length]) else {
+            continue;
+        };
+        assert!(len <= length);
+        // What is meant began there: it does so in the whole stream.
+        let meant = &stream[len..];
+        let begins = tls::looks_like(meant) && meant.len() > 2
+            || http2::looks_like(meant)
+            || http::looks_like(meant);
+        if len > 0 && len < length && begins {
+            assert!(matches!(whole, Prelude::Whole(all) if all >= len));
         }
     }
 });

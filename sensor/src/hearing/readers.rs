@@ -14,7 +14,7 @@ use super::{
     Details, Heard, Outcome, Source,
     kept::Kept,
     requests::Requests,
-    start::{Start, decoder, may_begin, stands_before},
+    start::{Start, decoder, may_begin, may_go_on, stands_before},
 };
 use crate::decode::{
     Failure, Progress, dns, http,
@@ -97,8 +97,9 @@ enum State {
     Hello(Kept, bool),
     /// The requests of an HTTP connection.
     Requests(Box<Requests>),
-    /// Something that is not read; TLS may follow it (STARTTLS, CONNECT).
-    Other,
+    /// Something that is not read; TLS may follow it (STARTTLS, CONNECT). Whether it was messages of SOCKS,
+    /// which may go on.
+    Other(bool),
     /// All was read.
     Done,
 }
@@ -194,7 +195,7 @@ impl Readers {
             State::Reading(_) => Some(0),
             State::Messages(stream, _) => (!stream.is_empty()).then_some(0),
             State::Requests(requests) => requests.waits_at(),
-            State::Fresh | State::Other | State::Done | State::Hello(..) => None,
+            State::Fresh | State::Other(_) | State::Done | State::Hello(..) => None,
         };
         self.sides.iter().find_map(waits).or_else(|| {
             let quic = self.quic.as_ref()?;
@@ -241,7 +242,7 @@ impl Readers {
             if let State::Reading(stream) = &side.state
                 && stands_before(stream.contiguous())
             {
-                side.state = State::Other;
+                side.state = State::Other(true);
                 stops = true;
             }
         }
@@ -353,8 +354,9 @@ impl Side {
             }
             State::Messages(..) => return self.messages(octets, heard),
             State::Done | State::Hello(..) => return,
-            State::Other => {
-                let Some(start) = self.begin(octets, heard) else {
+            State::Other(goes_on) => {
+                let goes_on = *goes_on;
+                let Some(start) = self.begin(octets, goes_on, heard) else {
                     return;
                 };
                 start
@@ -388,8 +390,8 @@ impl Side {
                 } else {
                     match Start::of(key, stream.contiguous()) {
                         Start::Unknown => {
-                            self.state = State::Other;
-                            self.begin(octets, heard).unwrap_or(Start::Unknown)
+                            self.state = State::Other(false);
+                            self.begin(octets, false, heard).unwrap_or(Start::Unknown)
                         }
                         start => start,
                     }
@@ -408,12 +410,14 @@ impl Side {
     }
 
     /// Begins to read with a segment in the midst of a stream, as a connection does that turns to TLS or
-    /// to HTTP; `None` where it begins nothing.
-    fn begin(&mut self, octets: &[u8], heard: &Heard) -> Option<Start> {
+    /// to HTTP; `None` where it begins nothing. Messages of SOCKS are known only where some were before:
+    /// too much begins with bytes like theirs.
+    fn begin(&mut self, octets: &[u8], goes_on: bool, heard: &Heard) -> Option<Start> {
         let head = &heard.head;
         let start = Start::of(&head.key, octets);
         let is_begun = matches!(start, Start::Incomplete(_) | Start::Before);
-        if !start.is_read_on() || is_begun && !may_begin(octets) {
+        let may_begin = may_begin(octets) || goes_on && may_go_on(octets);
+        if !start.is_read_on() || is_begun && !may_begin {
             return None;
         }
         let mut stream = Stream::new(Some(head.sequence.wrapping_sub(1)));
@@ -515,7 +519,7 @@ impl Side {
             Start::Incomplete(true) => heard.outcome = Outcome::Waiting,
             Start::Incomplete(false) | Start::Before => heard.outcome = Outcome::Nameless,
             Start::Unknown => {
-                self.state = State::Other;
+                self.state = State::Other(false);
                 heard.outcome = Outcome::Nameless;
             }
             Start::Messages => {
@@ -542,7 +546,7 @@ impl Side {
                 let stream = self.take_upload(&heard.head);
                 heard.requests = !connects;
                 self.state = match stream {
-                    _ if connects => State::Other,
+                    _ if connects => State::Other(false),
                     Some(stream) => State::Requests(Box::new(Requests::new(stream, behind))),
                     None => State::Done,
                 };

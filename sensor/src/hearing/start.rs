@@ -99,28 +99,32 @@ impl Start {
 }
 
 /// Whether a segment in the midst of a stream may begin something that is read: a word that is the
-/// start of a request, a record of TLS, or a message of SOCKS.
+/// start of a request, or a record of TLS, behind lines of text or at once.
 pub(super) fn may_begin(octets: &[u8]) -> bool {
-    tls::looks_like(octets)
-        || http2::looks_like(octets)
-        || http::looks_like(octets)
-        || matches!(octets, [1 | 4 | 5])
-        || stands_before(octets)
-        || http::may_begin(octets)
+    let is_socks = matches!(octets, [1 | 4 | 5, ..]);
+    decoder(octets).is_some() || http::may_begin(octets) || !is_socks && stands_before(octets)
 }
 
-/// What decoder reads a stream, behind what stands before it.
+/// Whether a segment may be a message of SOCKS, or its first byte.
+pub(super) fn may_go_on(octets: &[u8]) -> bool {
+    matches!(octets, [1 | 4 | 5]) || stands_before(octets)
+}
+
+/// What decoder reads a stream, from its first byte or behind what stands before it.
 pub(super) fn decoder(stream: &[u8]) -> Option<&'static str> {
-    let Prelude::Whole(len) = prelude(stream) else {
-        return None;
+    let of = |meant: &[u8]| {
+        if tls::looks_like(meant) {
+            return Some("tls");
+        }
+        // A line with a target: a word alone is no request.
+        let is_line = || http::may_begin(meant) && meant.contains(&b'/');
+        let is_http = http::looks_like(meant) || http2::looks_like(meant) || is_line();
+        is_http.then_some("http")
     };
-    match &stream[len..] {
-        meant if tls::looks_like(meant) => Some("tls"),
-        meant if http::looks_like(meant) || http2::looks_like(meant) => Some("http"),
-        // With a target: a word alone is none.
-        meant if http::may_begin(meant) && meant.contains(&b'/') => Some("http"),
-        _ => None,
-    }
+    of(stream).or_else(|| match prelude(stream) {
+        Prelude::Whole(len) => of(&stream[len..]),
+        Prelude::Begun => None,
+    })
 }
 
 /// Whether a stream begins with something that stands before the stream that is meant.

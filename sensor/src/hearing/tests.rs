@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use proptest::prelude::*;
 use sensor_ebpf::{
     flow::{Direction, FlowRecord, Wants},
     parse::{Parsed, parse, protocol},
@@ -759,12 +760,14 @@ fn a_method_that_nobody_knows_hides_no_host() {
             assert_eq!(told(tcp(), &pieces), named, "{before:02x?} {cut}");
         }
     }
-    // Its end never comes.
-    let mut desk = Desk::default();
-    said(&mut desk, tcp(), Stream, 0, b"MADEUP /a/long");
-    desk.forget_unfinished(0.0);
-    let given: Vec<_> = desk.given_up().collect();
-    assert_eq!(given.first().map(|given| given.decoder), Some("http"));
+    // Its end never comes, nor that of a method that is known.
+    for half in [&b"MADEUP /a/long"[..], b"GET / HTTP/1.1\r\nHo"] {
+        let mut desk = Desk::default();
+        said(&mut desk, tcp(), Stream, 0, half);
+        desk.forget_unfinished(0.0);
+        let given: Vec<_> = desk.given_up().collect();
+        assert_eq!(given.first().map(|given| given.decoder), Some("http"));
+    }
 }
 
 #[test]
@@ -1007,4 +1010,70 @@ fn dns_at_any_port_is_a_message_to_its_last_byte() {
     let at_53 = key(protocol::UDP, 40_000, 53);
     let cut = said(&mut Desk::default(), at_53, Kind::Dns, 0, &asked[..20]);
     assert!(cut.is_dns && cut.failure.is_some());
+}
+
+/// What an upload says in these segments: all its names, and whether something is unread.
+fn said_in(pieces: &[&[u8]]) -> (Vec<String>, bool) {
+    let mut desk = Desk::default();
+    let (mut names, mut is_unread, mut at) = (Vec::new(), false, 0);
+    for octets in pieces {
+        let heard = said(&mut desk, tcp(), Kind::Stream, at, octets);
+        at += octets.len();
+        if let Outcome::Name(name, _) = &heard.outcome {
+            names.push(name.to_string());
+        }
+        names.extend(heard.hosts.iter().map(ToString::to_string));
+        is_unread |= matches!(heard.outcome, Outcome::Unread(_)) || heard.doubt.is_some();
+    }
+    desk.forget_unfinished(0.0);
+    (names, is_unread | desk.given_up().next().is_some())
+}
+
+proptest! {
+    /// The start of a stream that names somebody in one segment does so, or is unread, however it is cut.
+    #[test]
+    fn no_cut_hides_what_a_segment_says(
+        parts in prop::collection::vec(prop::sample::select(parts()), 1..5),
+        cuts in prop::collection::vec(any::<prop::sample::Index>(), 1..4),
+    ) {
+        let stream = parts.concat();
+        let mut places: Vec<_> = cuts.iter().map(|cut| cut.index(stream.len())).collect();
+        places.extend([0, stream.len()]);
+        places.sort_unstable();
+        places.dedup();
+        let pieces: Vec<_> = places.windows(2).map(|ends| &stream[ends[0]..ends[1]]).collect();
+        let (whole, whole_unread) = said_in(&[&stream]);
+        let (cut, cut_unread) = said_in(&pieces);
+        if !cut_unread {
+            prop_assert!(!whole_unread, "{whole:?}, {cut:?}, {places:?} {}", stream.escape_ascii());
+            for name in whole {
+                prop_assert!(cut.contains(&name), "{name}, {cut:?}, {places:?} {}", stream.escape_ascii());
+            }
+        }
+    }
+}
+
+/// What streams are made of.
+fn parts() -> Vec<Vec<u8>> {
+    [
+        &b"\x05\x01\x00"[..],
+        b"\x05\x01\x00\x03\x0awww.a.test\x00\x50",
+        b"\x01\x04user\x04word",
+        b"\x04\x01\x00\x50\x00\x00\x00\x01me\0www.a.test\0",
+        b"PROXY TCP4 192.0.2.1 198.51.100.1 40000 80\r\n",
+        b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x01\xc6\x33\x64\x01\x9c\x40\0\x50",
+        b"HELLO 1.0 program\r\n",
+        b"\r\n",
+        b"GET",
+        b"\x16\x03",
+        b"MADEUP /x HTTP/1.1\r\nHost: b.test\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: c.test\r\nContent-Length: 4\r\n\r\nbody",
+        REQUEST,
+        &records(HELLO),
+        &http2(),
+        &frame(1, 1, 3, b"\x82\x86\x84\x41"),
+        &frame(9, 4, 3, b"\x06b.test"),
+    ]
+    .map(<[u8]>::to_vec)
+    .to_vec()
 }
