@@ -101,9 +101,32 @@ fn visit(context: &XdpContext, destination: usize, port: usize) -> u32 {
 /// Puts the frame back as it was, for a program that rewrites it, and runs that.
 #[xdp]
 fn replay(context: XdpContext) -> u32 {
-    let (Some(frame), Some(len)) = (FRAME.get(0), FRAME_LEN.get(0)) else {
+    match put_back(&context) {
+        Some(()) => run(&context),
+        None => xdp_action::XDP_ABORTED,
+    }
+}
+
+/// As [`replay`], by each of 256 devices in turn: what one of them is answered is limited.
+#[xdp]
+fn replay_devices(context: XdpContext) -> u32 {
+    let Some(random) = RANDOM.get_ptr_mut(0) else {
         return xdp_action::XDP_ABORTED;
     };
+    // SAFETY: the map's only element; one run at a time.
+    let number = unsafe {
+        (*random)[0] += 1;
+        (*random)[0] as u8
+    };
+    match put_back(&context).and_then(|()| store(&context, field::SOURCE_MAC_LAST, number)) {
+        Some(()) => run(&context),
+        None => xdp_action::XDP_ABORTED,
+    }
+}
+
+#[inline(always)]
+fn put_back(context: &XdpContext) -> Option<()> {
+    let (frame, len) = (FRAME.get(0)?, FRAME_LEN.get(0)?);
     // SAFETY: the helpers take the program's own context.
     let status = unsafe {
         // An answer that is longer than the frame takes the room in front of it.
@@ -111,22 +134,22 @@ fn replay(context: XdpContext) -> u32 {
         bpf_xdp_adjust_head(context.ctx, longer)
     };
     if status != 0 {
-        return xdp_action::XDP_ABORTED;
+        return None;
     }
     let mut at = 0;
-    while at < FRAME_WORDS && store(&context, at * 8, frame[at]).is_some() {
+    while at < FRAME_WORDS && store(context, at * 8, frame[at]).is_some() {
         at += 1;
     }
     if at < FRAME_WORDS {
         // What is left is less than a word.
         let mut rest = frame[at];
         let mut offset = at * 8;
-        while offset < FRAME_WORDS * 8 && store(&context, offset, rest as u16).is_some() {
+        while offset < FRAME_WORDS * 8 && store(context, offset, rest as u16).is_some() {
             rest >>= 16;
             offset += 2;
         }
     }
-    run(&context)
+    Some(())
 }
 
 /// Runs the program under test; comes back only where there is none.

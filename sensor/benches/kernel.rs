@@ -38,6 +38,10 @@ use serde_json::json;
 const XDP_PASS: u32 = 2;
 const XDP_TX: u32 = 3;
 
+/// Where TCP's flags lie in a frame with IPv4, and that of a connection's first segment.
+const TCP_FLAGS: usize = 47;
+const SYN: u8 = 2;
+
 /// Packets of one sample.
 const REPEATS: u32 = 1_000_000;
 /// Packets of one sample of what is compared more closely.
@@ -103,6 +107,8 @@ fn main() -> Result<()> {
     // `observe` is a policy that lets pass.
     let (observing, allowing) = (deciding(Verdict::Pass)?, deciding(Verdict::Allow)?);
     let tagged = [tagged(&ipv4), tagged(&ipv6)];
+    let mut syn = ipv4.clone();
+    syn[TCP_FLAGS] = SYN;
     let naming = several(naming)?;
     let (unsettled, copying) = (
         Programs::load(Tables::default())?,
@@ -173,18 +179,20 @@ fn main() -> Result<()> {
             }
         }
     }
-    // The answer overwrites the frame: a driver puts it back.
+    // The answer overwrites the frame: a driver puts it back. Each SYN is answered; of other segments one
+    // in a while.
     let by = Some(("replay", 1));
-    let floor = cases.add("floor replay ipv4", None, "noop", by, &ipv4, None);
+    let floor = cases.add("floor replay ipv4", None, "noop", by, &syn, None);
     let rejects = cases.add(
         "reject tcp, ipv4",
         Some(&rejecting),
         "upload",
         by,
-        &ipv4,
+        &syn,
         Some(floor),
     );
     cases.0[rejects].verdict = XDP_TX;
+    let by = Some(("replay_devices", 1));
     for (name, frame, programs, verdict) in [
         ("question, no names", &unlisted, &known[0], XDP_PASS),
         ("question judged, passed", &unlisted, &naming[0], XDP_PASS),
@@ -201,10 +209,10 @@ fn main() -> Result<()> {
             Some(floor),
         );
         cases.0[judged].verdict = verdict;
-        if verdict == XDP_PASS {
-            for case in [floor, judged] {
-                (cases.0[case].packets, cases.0[case].batch) = (COPIES, BATCH);
-            }
+        // Those that are answered are fewer than devices are answered in a second.
+        let batch = if verdict == XDP_PASS { BATCH } else { COPIES };
+        for case in [floor, judged] {
+            (cases.0[case].packets, cases.0[case].batch) = (COPIES, batch);
         }
     }
     for (name, frame) in [
@@ -522,7 +530,14 @@ fn load_for<const N: usize>(
         .map(|_| {
             FLOWS
                 .iter()
-                .map(|_| Programs::load(Tables::default()))
+                .map(|_| {
+                    let mut programs = Programs::load(Tables::default())?;
+                    // Others share three quarters of the flow table.
+                    for last in 0..=u8::MAX {
+                        programs.add_settled([2, 0, 0, 0, 0, last])?;
+                    }
+                    Ok(programs)
+                })
                 .collect()
         })
         .collect()

@@ -263,16 +263,20 @@ fn goals(
     decoding: &DecodingFigures,
     replay: Option<&ReplayFigures>,
 ) -> Result<Vec<Goal>> {
-    let ns = |name: &str| match kernel.figures.get(name) {
-        Some(figure) => Ok(figure.median_ns),
+    let figure = |name: &str| match kernel.figures.get(name) {
+        Some(figure) => Ok(figure),
         None => Err(anyhow::anyhow!("the bench has no figure \"{name}\"")),
     };
+    let ns = |name: &str| Ok::<_, anyhow::Error>(figure(name)?.median_ns);
+    // What a busy machine adds is not the program's: of the rounds, the lowest.
+    let lowest = |name: &str| Ok::<_, anyhow::Error>(figure(name)?.lowest_ns);
+    let ratio = |one: &str, other: &str| Ok::<_, anyhow::Error>(lowest(one)? / lowest(other)?);
     let mut goals = vec![
         Goal::new(
             "known flow, IPv4, to xdp-filter",
             "",
-            ns("known flow, ipv4")? / ns("xdp-filter, ipv4")?,
-            AtMost(0.5),
+            ratio("known flow, ipv4", "xdp-filter, ipv4")?,
+            AtMost(0.16),
         ),
         Goal::new(
             "known flow, IPv6, to xdp-filter",
@@ -294,16 +298,46 @@ fn goals(
             AtMost(1_500.0),
         ),
         Goal::new(
-            "60,000 flows to one, IPv4",
+            "10,000 flows to one, IPv4",
             "",
-            ns("sensor, 60000 flows, ipv4")? / ns("sensor, 1 flows, ipv4")?,
-            AtMost(1.6),
+            ratio("sensor, 10000 flows, ipv4", "sensor, 1 flows, ipv4")?,
+            AtMost(2.0),
         ),
         Goal::new(
-            "60,000 flows to one, IPv6",
+            "60,000 flows to one, IPv4",
             "",
-            ns("sensor, 60000 flows, ipv6")? / ns("sensor, 1 flows, ipv6")?,
-            AtMost(1.6),
+            ratio("sensor, 60000 flows, ipv4", "sensor, 1 flows, ipv4")?,
+            AtMost(5.0),
+        ),
+        Goal::new(
+            "60,000 flows, IPv4, to xdp-filter",
+            "",
+            ratio("sensor, 60000 flows, ipv4", "xdp-filter, 60000 flows, ipv4")?,
+            AtMost(1.0),
+        ),
+        Goal::new(
+            "observed flow to one without a policy, IPv4",
+            "",
+            ratio("observed flow, ipv4", "known flow, ipv4")?,
+            AtMost(1.1),
+        ),
+        Goal::new(
+            "allowed flow to one without a policy, IPv4",
+            "",
+            ratio("allowed flow, ipv4", "known flow, ipv4")?,
+            AtMost(1.1),
+        ),
+        Goal::new(
+            "tagged flow to one without a tag, IPv4",
+            "",
+            ratio("tagged flow, ipv4", "known flow, ipv4")?,
+            AtMost(1.3),
+        ),
+        Goal::new(
+            "TCP refused and answered",
+            "ns",
+            lowest("reject tcp, ipv4")?,
+            AtMost(250.0),
         ),
         Goal::new(
             "daemon, resident memory",

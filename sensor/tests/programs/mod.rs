@@ -434,6 +434,20 @@ impl Programs {
         self.get("DEVICES", number)
     }
 
+    /// Makes a record for a device, as if it had been there for days.
+    pub(crate) fn add_settled(&mut self, mac: [u8; 6]) -> Result<()> {
+        let mac = sensor_ebpf::parse::Mac::new(mac).word();
+        let number = Queue::<_, u32>::try_from(self.map_mut("FREE_DEVICES")?)?.pop(0)?;
+        let record = DeviceRecord {
+            mac,
+            settled: 1,
+            ..DeviceRecord::default()
+        };
+        self.set("DEVICES", number, record)?;
+        HashMap::<_, u64, u32>::try_from(self.map_mut("DEVICE_INDEX")?)?.insert(mac, number, 0)?;
+        Ok(())
+    }
+
     /// The number of the record of the device with a MAC address.
     pub(crate) fn device_of(&self, mac: [u8; 6]) -> Result<u32> {
         let index: HashMap<_, u64, u32> = HashMap::try_from(self.map("DEVICE_INDEX")?)?;
