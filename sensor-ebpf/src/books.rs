@@ -50,12 +50,12 @@ pub const FURTHER_DEVICES: u32 = 1;
 /// The first record that belongs to one device.
 pub const FIRST_DEVICE: u32 = 2;
 
-/// Bytes of the ring that a device may take in a second, and at once after a second without any: 80 hellos
-/// of a phone, a sixth of the ring.
-pub const SAMPLE_BYTES: u64 = 160 * 1024;
-/// Bytes of the ring that a new device may take before user space has seen it.
+/// Bytes of the ring that a device may take in a second while much waits there: 120 hellos of a phone, a
+/// quarter of the ring. What it takes while little waits counts, and hinders nobody.
+pub const SAMPLE_BYTES: u64 = 256 * 1024;
+/// Bytes of the ring that a new device may take so before user space has seen it.
 pub const FIRST_SAMPLE_BYTES: u64 = 32 * 1024;
-/// Bytes of the ring that all devices that are not settled may take in a second, and at once.
+/// Bytes of the ring that all devices that are not settled may take in a second while much waits there.
 pub const UNSETTLED_SAMPLE_BYTES: u64 = 256 * 1024;
 
 /// What is known of one device beyond its live flows.
@@ -77,8 +77,9 @@ pub struct DeviceRecord {
     pub answered_flows: u64,
     /// The day since boot on which the first of them was reaped, plus one; 0 before. User space.
     pub answered_since: u64,
-    /// Bytes that samples of it may take in the ring, a signed number: negative where several CPUs took the
-    /// last. Programs subtract, user space adds.
+    /// Bytes that samples of it may take in the ring while much waits there, a signed number: negative where
+    /// it took more while little did, down to as much as it gets in a second. Programs subtract, user space
+    /// adds.
     pub sample_bytes: u64,
     /// Packets for which there was no flow, by family. Kernel.
     pub overflow: [ByDirection<Tally>; FAMILIES],
@@ -191,8 +192,8 @@ pub struct Losses {
     pub live_flows: u64,
     /// Those of them that were opened by devices that were not settled. Kernel adds, user space subtracts.
     pub unsettled_flows: u64,
-    /// Bytes that samples of all devices that are not settled may take in the ring, as
-    /// [`DeviceRecord::sample_bytes`]. Programs subtract, user space adds.
+    /// Bytes that samples of all devices that are not settled may take in the ring while much waits there, a
+    /// signed number: negative where several CPUs took the last. Programs subtract, user space adds.
     pub unsettled_sample_bytes: u64,
 }
 

@@ -6,17 +6,16 @@ use aya_ebpf::{
     maps::{Array, HashMap, Queue},
 };
 use sensor_ebpf::{
-    books::{DeviceRecord, FIRST_DEVICE, FURTHER_DEVICES, MULTICAST_DEVICE, Tally, family_index},
+    books::{
+        DeviceRecord, FIRST_DEVICE, FURTHER_DEVICES, MULTICAST_DEVICE, SAMPLE_BYTES, Tally,
+        family_index,
+    },
     flow::Direction,
     parse::{Family, Mac},
 };
 
 use super::{losses, settings};
-use crate::{
-    field,
-    shared::{Element, Shared},
-    tell::News,
-};
+use crate::{field, shared::Element, tell::News};
 
 /// Which record of `DEVICES` a MAC address has.
 #[map]
@@ -90,10 +89,11 @@ fn further_devices() -> u32 {
     FURTHER_DEVICES
 }
 
-/// Takes so many bytes of the ring from those that a device may have. Gives whether it had them; of a device
-/// that is not settled, whether all of these had them together, too.
+/// Takes so many bytes of the ring from those that a device may have. Gives whether it may: it may where
+/// little waits in the ring; where much does, if it had them, and if it is not settled, if all of these had
+/// them together.
 #[inline(always)]
-pub(crate) fn take_sample_bytes(device: u32, bytes: u64) -> bool {
+pub(crate) fn take_sample_bytes(device: u32, bytes: u64, much_waits: bool) -> bool {
     let (Some(record), Some(losses), Some(settings)) =
         (record(device), losses::losses(), settings::settings())
     else {
@@ -105,13 +105,17 @@ pub(crate) fn take_sample_bytes(device: u32, bytes: u64) -> bool {
     let of_device = field!(record, sample_bytes);
     let of_unsettled = field!(losses, unsettled_sample_bytes);
     let is_unsettled = field!(record, settled).load() == 0;
-    let has = |share: Shared<u64>| share.load() as i64 >= bytes as i64;
-    if !has(of_device) || is_unsettled && !has(of_unsettled) {
-        return false;
+    let left = of_device.load() as i64;
+    if much_waits {
+        if left < bytes as i64 || is_unsettled && (of_unsettled.load() as i64) < bytes as i64 {
+            return false;
+        }
+        if is_unsettled {
+            of_unsettled.add(bytes.wrapping_neg());
+        }
     }
-    of_device.add(bytes.wrapping_neg());
-    if is_unsettled {
-        of_unsettled.add(bytes.wrapping_neg());
+    if left > -(SAMPLE_BYTES as i64) {
+        of_device.add(bytes.wrapping_neg());
     }
     true
 }

@@ -53,11 +53,12 @@ pub(crate) fn report_judged(key: &FlowKey, decision: Decision, direction: Direct
 #[inline(always)]
 pub(crate) fn submit(sample: &Sample, len: u32, kind: Kind) -> bool {
     let quarters = kind.quarters();
+    let waiting = SAMPLES.query(u64::from(BPF_RB_AVAIL_DATA));
+    let quarter = u64::from(SAMPLES_SIZE / 4);
     let record = size_of::<Head>() as u64 + u64::from(len);
     let device = scratch::reading().map_or(FURTHER_DEVICES, |reading| reading.device);
-    if !devices::take_sample_bytes(device, record)
-        || quarters < 4
-            && SAMPLES.query(u64::from(BPF_RB_AVAIL_DATA)) > u64::from(SAMPLES_SIZE / 4) * quarters
+    if quarters < 4 && waiting > quarter * quarters
+        || !devices::take_sample_bytes(device, record, waiting > quarter)
     {
         count(
             |losses| field!(losses, samples_shed),
