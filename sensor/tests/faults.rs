@@ -290,7 +290,12 @@ fn too_little_privilege_is_said() {
     let folder = env::temp_dir().join(format!("gateway-sensor-faults-{}", std::process::id()));
     fs::create_dir_all(&folder).expect("a folder");
     let program = folder.join("sensor");
-    fs::copy(SENSOR, &program).expect("a copy");
+    // By another process: a test that forks at the same moment would keep the file open for writing, and
+    // nobody could run it.
+    let copied = std::process::Command::new("cp")
+        .args([Path::new(SENSOR), &program])
+        .status();
+    assert!(copied.expect("cp").success());
     let file = folder.join("sensor.toml");
     fs::write(&file, settings.text()).expect("a configuration");
     let as_nobody = |words: &str| {

@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use xtask::lab::{Host, Lab, pass};
 
 use crate::{
-    daemon::{Daemon, LIMIT, Probe, Settings, run},
+    daemon::{Daemon, LIMIT, Metrics, Probe, Settings, run},
     lab, wire,
 };
 
@@ -133,13 +133,12 @@ fn a_change_to_filters_that_is_half_done_is_not_whole() {
     let settings = Settings::new(&lab, &["one"]).hook("clsact");
     fs::write(&daemon.file, settings.text()).expect("written");
     log_says(&daemon, "an ingress queueing discipline stands where");
-    let hooks = |daemon: &Daemon<'_>| {
-        let metrics = daemon.scrape();
+    let hooks = |metrics: &Metrics| {
         ["upload", "download"].map(|direction| metrics.hook("one", direction).to_owned())
     };
     // Several looks.
     thread::sleep(Duration::from_secs(2));
-    assert_eq!(hooks(&daemon), ["clsact", "tcx"]);
+    assert_eq!(hooks(&daemon.scrape()), ["clsact", "tcx"]);
     let asked = format!("curl -fsS http://127.0.0.1:{}/readyz", settings.port);
     let ready = lab.gateway.run(&asked);
     assert!(ready.is_err(), "{}", daemon.log());
@@ -149,7 +148,12 @@ fn a_change_to_filters_that_is_half_done_is_not_whole() {
         .run("tc qdisc del dev one ingress")
         .expect("deleted");
     daemon.wait_until("ready", |daemon| daemon.get("readyz").is_some());
-    assert_eq!(hooks(&daemon), ["clsact", "clsact"]);
+    // The metrics are those of the last tick.
+    daemon.wait_until("held by filters", |daemon| {
+        daemon
+            .scrape()
+            .is_some_and(|metrics| hooks(&metrics) == ["clsact", "clsact"])
+    });
     daemon.end();
 }
 
