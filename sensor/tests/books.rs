@@ -376,7 +376,7 @@ fn killed_while_devices_leave() -> Result<()> {
             frame[6..8].copy_from_slice(&[6, 0]);
             frame[8..12].copy_from_slice(&device.to_be_bytes());
             wire.send(&frame)?;
-            if device % 16 == 0 {
+            if device.is_multiple_of(16) {
                 thread::sleep(Duration::from_millis(1));
             }
         }
@@ -392,8 +392,7 @@ fn killed_while_devices_leave() -> Result<()> {
         sensor = Some(lab.sensor(binary(), &configuration)?);
     }
     let sensor = sensor.context("a sensor")?;
-    let size =
-        || Ok::<_, anyhow::Error>(number(&sensor.json(&lab, "status")?, "/device_table/size")?);
+    let size = || number(&sensor.json(&lab, "status")?, "/device_table/size");
     wait_until("rid of them", Duration::from_secs(20), || {
         size().is_ok_and(|size| size <= 2)
     })?;
