@@ -1,5 +1,7 @@
 //! The sensor's HTTP: `/metrics`, `/healthz`, `/readyz`. It reads, and changes nothing.
 
+mod connections;
+
 use std::{fmt, future::Future, io, net::SocketAddr, sync::Arc, time::Instant};
 
 use axum::{
@@ -10,6 +12,7 @@ use axum::{
     routing::get,
 };
 use bytes::Bytes;
+use hyper_util::service::TowerToHyperService;
 use thiserror::Error;
 use tokio::{net::TcpListener, sync::watch};
 
@@ -18,6 +21,8 @@ use crate::{
     model::Snapshot,
     sink::metrics,
 };
+
+pub use connections::Failures;
 
 const INDEX: &str = "gateway-sensor: /metrics /healthz /readyz\n";
 
@@ -76,30 +81,29 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, ListenError> {
         })
 }
 
-/// What the handlers read.
+/// What the server answers from.
 #[derive(Clone)]
-struct Sources {
-    snapshots: watch::Receiver<Arc<Snapshot>>,
-    health: Health,
+pub struct Sources {
+    /// The snapshots.
+    pub snapshots: watch::Receiver<Arc<Snapshot>>,
+    /// Whether the daemon does its work.
+    pub health: Health,
+    /// Where failures are counted.
+    pub failures: Failures,
 }
 
 /// Answers until `shutdown` is done and the answers under way are sent.
-pub async fn serve(
-    listener: TcpListener,
-    snapshots: watch::Receiver<Arc<Snapshot>>,
-    health: Health,
-    shutdown: impl Future<Output = ()> + Send + 'static,
-) -> io::Result<()> {
+pub async fn serve(listener: TcpListener, sources: Sources, shutdown: impl Future<Output = ()>) {
+    let failures = sources.failures.clone();
     let router = Router::new()
         .route("/", get(async || INDEX))
         .route("/metrics", get(scrape))
         .route("/healthz", get(alive))
         .route("/readyz", get(ready))
         .fallback(async || (StatusCode::NOT_FOUND, INDEX))
-        .with_state(Sources { snapshots, health });
-    axum::serve(listener, router)
-        .with_graceful_shutdown(shutdown)
-        .await
+        .with_state(sources);
+    let service = TowerToHyperService::new(router);
+    connections::serve(listener, service, failures, shutdown).await;
 }
 
 async fn scrape(State(sources): State<Sources>) -> Response {

@@ -226,6 +226,8 @@ mod declared {
             "Entries since the daemon started that left a table of names to make room: addresses that a DNS answer gave a name; names by which flows without one are judged, those too that found no room at their address.";
         NAMES_REFUSED: Counter "sensor_names_refused_total" ["table"]
             "What a table of names had no room for since the daemon started: flows of further parties, facts about further devices.";
+        HTTP_FAILURES: Counter "sensor_http_failures_total" ["reason"]
+            "HTTP connections since the daemon started that were closed for a newer one (gave-way) or because the client was too slow (request-timeout, answer-timeout), and attempts to accept one that failed (all other reasons).";
         TICK_LAST: Gauge "sensor_tick_last_duration_seconds" []
             "CPU time that the last tick took.";
     }
@@ -679,6 +681,11 @@ fn tables(snapshot: &Snapshot, families: &mut Text) {
         (["parties"], number(names.parties_refused)),
         (["devices"], number(names.devices_refused)),
     ]));
+    let http_failures = snapshot.http_failures.iter();
+    families.extend(
+        declared::HTTP_FAILURES
+            .family(http_failures.map(|(reason, count)| ([*reason], number(*count)))),
+    );
 }
 
 fn ticks(snapshot: &Snapshot, families: &mut Text) {
