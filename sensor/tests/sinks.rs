@@ -827,10 +827,10 @@ async fn http_serves_the_latest_snapshot_and_the_health() {
 }
 
 /// A server of a snapshot, and its counts of failures.
-async fn server() -> (std::net::SocketAddr, http::Failures) {
+async fn server(snapshot: Snapshot) -> (std::net::SocketAddr, http::Failures) {
     let listener = http::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let address = listener.local_addr().unwrap();
-    let (sender, snapshots) = watch::channel(Arc::new(snapshot()));
+    let (sender, snapshots) = watch::channel(Arc::new(snapshot));
     let failures = http::Failures::default();
     let sources = http::Sources {
         snapshots,
@@ -854,7 +854,7 @@ async fn is_closed(stream: &mut TcpStream) -> bool {
 
 #[tokio::test]
 async fn the_connection_that_waited_longest_gives_way_to_a_new_one() {
-    let (address, failures) = server().await;
+    let (address, failures) = server(snapshot()).await;
     let request = "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
     let mut open = Vec::new();
     for number in 0..16 {
@@ -892,8 +892,24 @@ async fn the_connection_that_waited_longest_gives_way_to_a_new_one() {
 }
 
 #[tokio::test]
+async fn the_second_scrape_of_a_snapshot_costs_next_to_nothing() {
+    let (address, _) = server(large_snapshot()).await;
+    let scrape = async || {
+        let start = cpu_time();
+        let (_, body) = get(address, "/metrics").await;
+        (cpu_time().saturating_sub(start), body)
+    };
+    let (first, body) = scrape().await;
+    let (second, again) = scrape().await;
+    println!("with its client, the first scrape takes {first:?} of CPU and the second {second:?}");
+    assert_eq!(body, again);
+    // Most of the second one is the client's: it reads megabytes.
+    assert!(second * 3 < first, "{first:?} {second:?}");
+}
+
+#[tokio::test]
 async fn idle_connections_keep_nobody_from_an_answer() {
-    let (address, failures) = server().await;
+    let (address, failures) = server(snapshot()).await;
     let mut idle = Vec::new();
     for _ in 0..300 {
         idle.push(TcpStream::connect(address).await.unwrap());

@@ -2,11 +2,17 @@
 
 mod connections;
 
-use std::{fmt, future::Future, io, net::SocketAddr, sync::Arc, time::Instant};
+use std::{
+    fmt,
+    future::Future,
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Instant,
+};
 
 use axum::{
-    Router,
-    extract::State,
+    Router, extract,
     http::{StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
@@ -101,19 +107,51 @@ pub async fn serve(listener: TcpListener, sources: Sources, shutdown: impl Futur
         .route("/healthz", get(alive))
         .route("/readyz", get(ready))
         .fallback(async || (StatusCode::NOT_FOUND, INDEX))
-        .with_state(sources);
+        .with_state(State {
+            sources,
+            rendered: Arc::default(),
+        });
     let service = TowerToHyperService::new(router);
     connections::serve(listener, service, failures, shutdown).await;
 }
 
-async fn scrape(State(sources): State<Sources>) -> Response {
-    let snapshot = Arc::clone(&sources.snapshots.borrow());
-    match metrics::render(&snapshot, metrics::BUILD) {
-        Ok(text) => (
-            [(header::CONTENT_TYPE, metrics::CONTENT_TYPE)],
-            Bytes::from(text),
-        )
-            .into_response(),
+/// What the handlers share.
+#[derive(Clone)]
+struct State {
+    sources: Sources,
+    rendered: Arc<Rendered>,
+}
+
+/// The metrics of the snapshot that was scraped last: the text of a large house takes milliseconds to
+/// render and megabytes to keep, and a snapshot does not change.
+#[derive(Default)]
+struct Rendered(Mutex<Option<(Weak<Snapshot>, Bytes)>>);
+
+impl Rendered {
+    /// The metrics of a snapshot, rendered at its first scrape only.
+    ///
+    /// # Errors
+    ///
+    /// When a value cannot be written.
+    fn metrics(&self, snapshot: &Arc<Snapshot>) -> Result<Bytes, metrics::Error> {
+        let mut rendered = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((of, text)) = &*rendered
+            && Weak::as_ptr(of) == Arc::as_ptr(snapshot)
+        {
+            return Ok(text.clone());
+        }
+        let text = metrics::render(snapshot, metrics::BUILD)?;
+        let text = Bytes::from(text.into_bytes().into_boxed_slice());
+        // The weak reference keeps the address from being used for another snapshot.
+        *rendered = Some((Arc::downgrade(snapshot), text.clone()));
+        Ok(text)
+    }
+}
+
+async fn scrape(extract::State(state): extract::State<State>) -> Response {
+    let snapshot = Arc::clone(&state.sources.snapshots.borrow());
+    match state.rendered.metrics(&snapshot) {
+        Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
         Err(error) => {
             tracing::error!(%error, "the metrics cannot be written");
             (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response()
@@ -121,17 +159,41 @@ async fn scrape(State(sources): State<Sources>) -> Response {
     }
 }
 
-async fn alive(State(sources): State<Sources>) -> Response {
-    verdict(sources.health.alive(Instant::now()))
+async fn alive(extract::State(state): extract::State<State>) -> Response {
+    verdict(state.sources.health.alive(Instant::now()))
 }
 
-async fn ready(State(sources): State<Sources>) -> Response {
-    verdict(sources.health.ready(Instant::now()))
+async fn ready(extract::State(state): extract::State<State>) -> Response {
+    verdict(state.sources.health.ready(Instant::now()))
 }
 
 fn verdict(health: Result<(), Unwell>) -> Response {
     match health {
         Ok(()) => "ok\n".into_response(),
         Err(unwell) => (StatusCode::SERVICE_UNAVAILABLE, format!("{unwell}\n")).into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_metrics_of_a_snapshot_are_rendered_once() {
+        let rendered = Rendered::default();
+        let metrics = |snapshot: &Arc<Snapshot>| rendered.metrics(snapshot).expect("a text");
+        let snapshot = Arc::new(Snapshot::default());
+        let first = metrics(&snapshot);
+        // The same bytes, not equal ones.
+        assert_eq!(metrics(&snapshot).as_ptr(), first.as_ptr());
+
+        let next = Arc::new(Snapshot {
+            unbooked_packets: 7,
+            ..Snapshot::default()
+        });
+        drop(snapshot);
+        let text = metrics(&next);
+        assert_ne!(text, first);
+        assert_eq!(metrics(&next).as_ptr(), text.as_ptr());
     }
 }

@@ -16,6 +16,8 @@ use prometheus::{
     },
 };
 
+pub use prometheus::Error;
+
 use crate::model::{
     ByDirection, Device, Latency, PartyTraffic, PolicyList, SampleCounts, Snapshot, Tally,
 };
@@ -295,7 +297,7 @@ fn family(name: &str, help: &str, kind: MetricType, metrics: Vec<Metric>) -> Opt
 }
 
 /// The snapshot in Prometheus' text format.
-pub fn render(snapshot: &Snapshot, build: Build) -> Result<String, prometheus::Error> {
+pub fn render(snapshot: &Snapshot, build: Build) -> Result<String, Error> {
     let mut families = Text(Ok(String::new()));
     families.extend(declared::BUILD_INFO.family([([build.version, build.revision], 1.0)]));
     devices(snapshot, &mut families);
@@ -309,7 +311,7 @@ pub fn render(snapshot: &Snapshot, build: Build) -> Result<String, prometheus::E
 
 /// The text so far, or why there is none. Each family is written and gone before the next one is
 /// made: all of them together take several times the memory of the text.
-struct Text(Result<String, prometheus::Error>);
+struct Text(Result<String, Error>);
 
 impl Extend<MetricFamily> for Text {
     fn extend<T: IntoIterator<Item = MetricFamily>>(&mut self, families: T) {
