@@ -41,7 +41,7 @@ use crate::{
     model::{Snapshot, Ticks},
     policy::Temporary,
     record::Record,
-    sink::http,
+    sink::http::{self, Hosts},
     source::kernel::{self, Kernel, LinkChanges, Messages, Samples, Verdicts},
     supervisor::Supervisor,
 };
@@ -118,9 +118,12 @@ pub async fn run(file: &Path, config: Config) -> anyhow::Result<()> {
     }
     tasks.spawn(log_messages(started.messages, stopped.clone()));
     let http_failures = http::Failures::default();
+    let hosts = Hosts::new(started.config.daemon.hosts.clone());
+    let (publish_hosts, hosts) = watch::channel(hosts);
     let sources = http::Sources {
         snapshots,
         health: health.clone(),
+        hosts,
         failures: http_failures.clone(),
     };
     let server = http::serve(listener, sources, ended(stopped.clone()));
@@ -170,6 +173,7 @@ pub async fn run(file: &Path, config: Config) -> anyhow::Result<()> {
         mending: Mending::default(),
         health,
         http_failures,
+        hosts: publish_hosts,
         publish,
     };
     tasks.spawn(owner.run(inbox, Arc::clone(&supervisor), stopped));
@@ -381,6 +385,7 @@ struct Owner {
     mending: Mending,
     health: Health,
     http_failures: http::Failures,
+    hosts: watch::Sender<Hosts>,
     publish: watch::Sender<Arc<Snapshot>>,
 }
 
@@ -779,6 +784,8 @@ impl Owner {
         self.aggregate
             .learn(Arc::clone(&knowledge), overrides(&config));
         self.knowledge = knowledge;
+        self.hosts
+            .send_replace(Hosts::new(config.daemon.hosts.clone()));
         let old = std::mem::replace(&mut self.config, config);
         // What has not changed yet is told at the next reload too.
         let daemon = &mut self.config.daemon;
@@ -1048,7 +1055,7 @@ mod tests {
                 "device_table.capacity",
             ]
         );
-        let others = "[daemon]\ntick = \"2s\"\nkeep_running = false\n\
+        let others = "[daemon]\ntick = \"2s\"\nhosts = [\"a\"]\nkeep_running = false\n\
                       time_zone = \"Europe/Berlin\"\n[flow_table]\nidle_after = \"1m\"\n\
                       [names]\nsegments = 2\nhold = \"5ms\"\n[parties]\ntop = 2\n\
                       [[policy]]\nname = \"a\"\nports = [1]\n";

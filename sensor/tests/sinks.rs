@@ -767,8 +767,13 @@ fn flows_are_named_sorted_and_limited() {
 
 /// Status and text of an answer.
 async fn get(address: std::net::SocketAddr, path: &str) -> (String, String) {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    ask(address, &request).await
+}
+
+/// Status and text of the answer to a request of one's own.
+async fn ask(address: std::net::SocketAddr, request: &str) -> (String, String) {
     let mut stream = TcpStream::connect(address).await.unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nHost: sensor\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
@@ -786,6 +791,7 @@ async fn http_serves_the_latest_snapshot_and_the_health() {
     let sources = http::Sources {
         snapshots: receiver,
         health: health.clone(),
+        hosts: watch::channel(http::Hosts::default()).1,
         failures: http::Failures::default(),
     };
     let server = tokio::spawn(http::serve(listener, sources, async {
@@ -832,8 +838,10 @@ async fn server(snapshot: Snapshot) -> (std::net::SocketAddr, http::Failures) {
     let address = listener.local_addr().unwrap();
     let (sender, snapshots) = watch::channel(Arc::new(snapshot));
     let failures = http::Failures::default();
+    let hosts = http::Hosts::new(vec!["sensor.lan".to_owned()]);
     let sources = http::Sources {
         snapshots,
+        hosts: watch::channel(hosts).1,
         health: Health::new(Duration::from_secs(60), Instant::now()),
         failures: failures.clone(),
     };
@@ -889,6 +897,30 @@ async fn the_connection_that_waited_longest_gives_way_to_a_new_one() {
     }
     assert_eq!(closed, [1, 2, 3]);
     assert_eq!(failures.counts()["gave-way"], 3);
+}
+
+#[tokio::test]
+async fn a_request_for_a_strange_name_is_refused() {
+    let (address, failures) = server(snapshot()).await;
+    for host in ["localhost:9617", "sensor.lan", "[::1]:9617", "192.0.2.1"] {
+        let request = format!("GET /metrics HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        let (head, _) = ask(address, &request).await;
+        assert!(head.starts_with("HTTP/1.1 200"), "{host}: {head}");
+    }
+    let (head, _) = ask(address, "GET /metrics HTTP/1.0\r\n\r\n").await;
+    assert!(head.starts_with("HTTP/1.0 200"), "{head}");
+    assert_eq!(failures.counts()["host"], 0);
+    for path in ["/", "/metrics", "/healthz", "/nothing"] {
+        let request =
+            format!("GET {path} HTTP/1.1\r\nHost: evil.example:9617\r\nConnection: close\r\n\r\n");
+        let (head, body) = ask(address, &request).await;
+        assert!(
+            head.starts_with("HTTP/1.1 421 Misdirected Request"),
+            "{head}"
+        );
+        assert!(body.contains("`hosts` in [daemon]"), "{body}");
+    }
+    assert_eq!(failures.counts()["host"], 4);
 }
 
 #[tokio::test]

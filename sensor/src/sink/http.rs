@@ -1,6 +1,7 @@
 //! The sensor's HTTP: `/metrics`, `/healthz`, `/readyz`. It reads, and changes nothing.
 
 mod connections;
+mod hosts;
 
 use std::{
     fmt,
@@ -14,6 +15,7 @@ use std::{
 use axum::{
     Router, extract,
     http::{StatusCode, header},
+    middleware,
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -28,7 +30,10 @@ use crate::{
     sink::metrics,
 };
 
+use connections::Failure;
+
 pub use connections::Failures;
+pub use hosts::Hosts;
 
 const INDEX: &str = "gateway-sensor: /metrics /healthz /readyz\n";
 
@@ -94,6 +99,8 @@ pub struct Sources {
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
     /// Whether the daemon does its work.
     pub health: Health,
+    /// The names that requests may be for; a reload changes them.
+    pub hosts: watch::Receiver<Hosts>,
     /// Where failures are counted.
     pub failures: Failures,
 }
@@ -101,16 +108,19 @@ pub struct Sources {
 /// Answers until `shutdown` is done and the answers under way are sent.
 pub async fn serve(listener: TcpListener, sources: Sources, shutdown: impl Future<Output = ()>) {
     let failures = sources.failures.clone();
+    let state = State {
+        sources,
+        rendered: Arc::default(),
+    };
+    let check = middleware::from_fn_with_state(state.clone(), check_host);
     let router = Router::new()
         .route("/", get(async || INDEX))
         .route("/metrics", get(scrape))
         .route("/healthz", get(alive))
         .route("/readyz", get(ready))
         .fallback(async || (StatusCode::NOT_FOUND, INDEX))
-        .with_state(State {
-            sources,
-            rendered: Arc::default(),
-        });
+        .layer(check)
+        .with_state(state);
     let service = TowerToHyperService::new(router);
     connections::serve(listener, service, failures, shutdown).await;
 }
@@ -146,6 +156,26 @@ impl Rendered {
         *rendered = Some((Arc::downgrade(snapshot), text.clone()));
         Ok(text)
     }
+}
+
+const MISDIRECTED: &str = "this sensor does not answer to the host name of the request: ask for it by an \
+    address, or add the name to `hosts` in [daemon] of its configuration\n";
+
+/// Refuses requests for hosts that are not this machine.
+async fn check_host(
+    extract::State(state): extract::State<State>,
+    request: extract::Request,
+    next: middleware::Next,
+) -> Response {
+    let is_ours = {
+        let hosts = state.sources.hosts.borrow();
+        hosts.accept(request.uri(), request.headers())
+    };
+    if is_ours {
+        return next.run(request).await;
+    }
+    state.sources.failures.count(Failure::Host);
+    (StatusCode::MISDIRECTED_REQUEST, MISDIRECTED).into_response()
 }
 
 async fn scrape(extract::State(state): extract::State<State>) -> Response {

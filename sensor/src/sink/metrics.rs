@@ -229,7 +229,7 @@ mod declared {
         NAMES_REFUSED: Counter "sensor_names_refused_total" ["table"]
             "What a table of names had no room for since the daemon started: flows of further parties, facts about further devices.";
         HTTP_FAILURES: Counter "sensor_http_failures_total" ["reason"]
-            "HTTP connections since the daemon started that were closed for a newer one (gave-way) or because the client was too slow (request-timeout, answer-timeout), and attempts to accept one that failed (all other reasons).";
+            "HTTP connections since the daemon started that were closed for a newer one (gave-way) or because the client was too slow (request-timeout, answer-timeout), requests for a host that is not this machine (host), and attempts to accept a connection that failed (all other reasons).";
         TICK_LAST: Gauge "sensor_tick_last_duration_seconds" []
             "CPU time that the last tick took.";
     }

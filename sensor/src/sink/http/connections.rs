@@ -41,7 +41,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// How often such failures are logged, at most.
 const LOG_EVERY: Duration = Duration::from_secs(60);
 
-/// Why a connection was closed or could not be accepted.
+/// Why a connection was closed or could not be accepted, or a request was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Failure {
     /// A newer connection needed its place.
@@ -50,6 +50,8 @@ pub(super) enum Failure {
     RequestTimeout,
     /// The client did not take the answer in time.
     AnswerTimeout,
+    /// A request was for a host that is not this machine.
+    Host,
     /// No descriptor was left to accept a connection.
     Descriptors,
     /// No memory was left to accept a connection.
@@ -61,10 +63,11 @@ pub(super) enum Failure {
 }
 
 impl Failure {
-    const ALL: [(Self, &'static str); 7] = [
+    const ALL: [(Self, &'static str); 8] = [
         (Self::GaveWay, "gave-way"),
         (Self::RequestTimeout, "request-timeout"),
         (Self::AnswerTimeout, "answer-timeout"),
+        (Self::Host, "host"),
         (Self::Descriptors, "no-descriptors"),
         (Self::Memory, "no-memory"),
         (Self::Aborted, "aborted"),
