@@ -609,7 +609,7 @@ fn idle_connections_take_neither_the_filter_nor_the_metrics() {
         let idle = lab.gateway.enter(connect).expect("entered");
         let idle = idle.expect("connections");
         let begun = Instant::now();
-        let metrics = daemon.scrape();
+        daemon.scrape();
         let took = begun.elapsed();
         eprintln!(
             "{limit}: a scrape beside {} idle connections took {took:?}",
@@ -617,7 +617,12 @@ fn idle_connections_take_neither_the_filter_nor_the_metrics() {
         );
         assert!(took < Duration::from_secs(1), "{took:?}");
         let gave_way = [("reason", "gave-way")];
-        assert!(metrics.value("sensor_http_failures_total", &gave_way) > 1_000.0);
+        // As of the next tick.
+        daemon.wait_until("counted", |daemon| {
+            daemon.scrape().is_some_and(|metrics| {
+                metrics.value("sensor_http_failures_total", &gave_way) > 1_000.0
+            })
+        });
         daemon.wait_until("ready", |daemon| daemon.get("readyz").is_some());
         assert!(wire::xdp(&lab.gateway, "one").is_some());
         wire::upload(&lab.gateway, "one", 5);
@@ -662,6 +667,47 @@ fn running_out_of_descriptors_is_counted_and_ends_nothing() {
     let log = daemon.end();
     let said = "HTTP connections cannot be accepted: Too many open files";
     assert_eq!(log.matches(said).count(), 1, "{log}");
+}
+
+#[test]
+fn the_limit_of_descriptors_is_raised_to_the_hard_limit() {
+    let Some(lab) = lab() else { return };
+    wire::lay(&lab.gateway, "one");
+    let settings = Settings::new(&lab, &["one"]);
+    let command = lab
+        .gateway
+        .command("prlimit", ["--nofile=128:3000", SENSOR, "run"]);
+    let daemon = Daemon::spawn_by(&lab, &settings, command);
+    let limits = format!("/proc/{}/limits", daemon.process.id());
+    let limits = fs::read_to_string(limits).expect("limits");
+    let files = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"));
+    let files: Vec<_> = files.unwrap_or_default().split_whitespace().collect();
+    assert_eq!(files[3..5], ["3000", "3000"], "{limits}");
+}
+
+#[test]
+fn a_reload_changes_the_names_that_are_answered_to() {
+    let Some(lab) = lab() else { return };
+    wire::lay(&lab.gateway, "one");
+    let settings = Settings::new(&lab, &["one"]);
+    let mut daemon = Daemon::start(&lab, &settings);
+    let status = || {
+        let words = "curl -sS --max-time 2 -o /dev/null -w %{http_code} -H Host:sensor.example \
+                     http://127.0.0.1:9617/metrics";
+        lab.gateway.run(words).unwrap_or_default()
+    };
+    assert_eq!(status(), "421");
+    let named = settings
+        .text()
+        .replace("[daemon]\n", "[daemon]\nhosts = [\"sensor.example\"]\n");
+    fs::write(&daemon.file, named).expect("written");
+    daemon.wait_until("answered", |_| status() == "200");
+    fs::write(&daemon.file, settings.text()).expect("written");
+    daemon.wait_until("refused", |_| status() == "421");
+    let host = [("reason", "host")];
+    assert!(daemon.scrape().value("sensor_http_failures_total", &host) >= 2.0);
 }
 
 #[test]
