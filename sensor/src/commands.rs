@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::subscriber::NoSubscriber;
 use tracing_subscriber::{
     filter::Targets, layer::SubscriberExt as _, util::SubscriberInitExt as _,
@@ -46,6 +47,7 @@ pub fn execute(cli: &Cli) -> anyhow::Result<ExitCode> {
     match &cli.command {
         Command::Run => {
             drop(out);
+            raise_descriptor_limit();
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()?;
@@ -342,4 +344,17 @@ fn log_to_stderr(level: LogLevel) {
         .with(levels)
         .with(lines)
         .init();
+}
+
+/// Raises the limit of open descriptors to its hard limit. The usual soft limit of 1,024 protects programs
+/// that call select(2); the daemon does not.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!("the limit of open descriptors stays as it is: {error}");
+    }
 }

@@ -222,6 +222,9 @@ pub struct Daemon {
     pub tick: Duration,
     /// Where `/metrics`, `/healthz` and `/readyz` are served; 127.0.0.1:9617 by default.
     pub listen: SocketAddr,
+    /// Host names by which `/metrics` and the others may be asked for, beside addresses, `localhost` and
+    /// the machine's own name; lower case, without a final dot, none twice.
+    pub hosts: Vec<String>,
     /// Where maps and links are pinned; on a bpffs, /sys/fs/bpf/gateway-sensor by default.
     pub pin_directory: PathBuf,
     /// Whether accounting and filter stay when the daemon is told to end; true by default.

@@ -33,6 +33,9 @@ pub struct Snapshot {
     pub names: NameTables,
     /// Names that are judged outside of the kernel.
     pub judging: Judging,
+    /// HTTP connections that were closed or could not be accepted, and requests that were refused, since
+    /// the daemon started, by reason.
+    pub http_failures: BTreeMap<&'static str, u64>,
     /// What `sensor block` and `allow` said and still holds, the newest last.
     pub commands: Vec<Said>,
     /// The ticks so far.

@@ -41,7 +41,7 @@ use crate::{
     model::{Snapshot, Ticks},
     policy::Temporary,
     record::Record,
-    sink::http,
+    sink::http::{self, Hosts},
     source::kernel::{self, Kernel, LinkChanges, Messages, Samples, Verdicts},
     supervisor::Supervisor,
 };
@@ -117,8 +117,20 @@ pub async fn run(file: &Path, config: Config) -> anyhow::Result<()> {
         });
     }
     tasks.spawn(log_messages(started.messages, stopped.clone()));
-    let server = http::serve(listener, snapshots, health.clone(), ended(stopped.clone()));
-    tasks.spawn(async { server.await.context("the HTTP server ended") });
+    let http_failures = http::Failures::default();
+    let hosts = Hosts::new(started.config.daemon.hosts.clone());
+    let (publish_hosts, hosts) = watch::channel(hosts);
+    let sources = http::Sources {
+        snapshots,
+        health: health.clone(),
+        hosts,
+        failures: http_failures.clone(),
+    };
+    let server = http::serve(listener, sources, ended(stopped.clone()));
+    tasks.spawn(async {
+        server.await;
+        Ok(())
+    });
     tasks.spawn(reload(
         file.to_owned(),
         changes,
@@ -157,9 +169,11 @@ pub async fn run(file: &Path, config: Config) -> anyhow::Result<()> {
         aggregate,
         line,
         ticks: Ticks::default(),
-        said: None,
+        said: LastErrors::default(),
         mending: Mending::default(),
         health,
+        http_failures,
+        hosts: publish_hosts,
         publish,
     };
     tasks.spawn(owner.run(inbox, Arc::clone(&supervisor), stopped));
@@ -335,6 +349,28 @@ fn begin(
     Ok(())
 }
 
+/// The errors that were logged last, each until its task succeeds.
+#[derive(Default)]
+struct LastErrors {
+    /// Why interfaces or pins cannot be looked at.
+    look: Option<String>,
+    /// Why the tables cannot be read.
+    tick: Option<String>,
+    /// Why the policy cannot follow devices and names.
+    policy: Option<String>,
+}
+
+/// Logs an error once, though its task is tried again and again.
+fn say_once(last: &mut Option<String>, outcome: Result<(), impl std::fmt::Display>) {
+    let error = outcome.err().map(|error| error.to_string());
+    if let Some(error) = &error
+        && last.as_ref() != Some(error)
+    {
+        tracing::warn!("{error}");
+    }
+    *last = error;
+}
+
 /// The task that owns the kernel's side.
 struct Owner {
     kernel: Kernel,
@@ -345,10 +381,11 @@ struct Owner {
     /// To the thread that listens.
     line: Arc<Line>,
     ticks: Ticks,
-    /// What was said last about why it cannot be seen what is attached.
-    said: Option<String>,
+    said: LastErrors,
     mending: Mending,
     health: Health,
+    http_failures: http::Failures,
+    hosts: watch::Sender<Hosts>,
     publish: watch::Sender<Arc<Snapshot>>,
 }
 
@@ -376,7 +413,7 @@ impl Owner {
             // The kernel's side waits for grace periods: not on the runtime's thread.
             self = spawn_blocking(move || self.execute(command))
                 .await
-                .context("a tick failed")??;
+                .context("a tick failed")?;
             if is_look {
                 turns.looked();
             }
@@ -414,31 +451,34 @@ impl Owner {
         format!("accounting on {}", interfaces.join(", "))
     }
 
-    fn execute(mut self, command: Command) -> anyhow::Result<Self> {
+    fn execute(mut self, command: Command) -> Self {
         match command {
             Command::Tick => {
                 self.look_at_files();
-                self.tick()?;
+                self.try_tick();
             }
             Command::Reload(config) => {
                 self.reload(*config);
                 // Who is told that the reload is over finds it in the metrics.
-                self.tick()?;
+                self.try_tick();
             }
             Command::ReloadRefused => self.kernel.count_reload(false),
             Command::LinksChanged | Command::Look => self.look(),
             Command::Heard(batch) => {
                 self.take(batch);
-                return Ok(self);
+                return self;
             }
             Command::Ask(question, answer) => {
-                // Who has gone away is not told.
-                let _ = answer.send(self.answer(&question)?);
-                return Ok(self);
+                match self.answer(&question) {
+                    // The client may be gone.
+                    Ok(text) => drop(answer.send(text)),
+                    Err(error) => tracing::warn!("a question has no answer: {error:#}"),
+                }
+                return self;
             }
         }
         self.health.set_attached(self.kernel.is_whole());
-        Ok(self)
+        self
     }
 
     /// Takes what the kernel's side tells, and lets the thread that listens know whose slots are free.
@@ -469,14 +509,19 @@ impl Owner {
         self.apply(|kernel, emit| kernel.read(idle_after, emit))?;
         let mut snapshot = self.aggregate.snapshot(self.ticks);
         self.enforcement.recall(&mut snapshot.devices, now);
-        self.enforcement.keep(Circumstances {
+        let kept = self.enforcement.keep(Circumstances {
             kernel: &mut self.kernel,
             config: &self.config,
             knowledge: &self.knowledge,
             devices: &snapshot.devices,
             names: self.aggregate.names_at(),
             now,
-        })?;
+        });
+        // The policy of before stays, and the next tick tries again.
+        say_once(
+            &mut self.said.policy,
+            kept.map_err(|error| format!("{error:#}")),
+        );
         for attached in self.kernel.attached() {
             let mut interfaces = snapshot.interfaces.iter_mut();
             if let Some(interface) = interfaces.find(|one| one.interface == attached.interface) {
@@ -484,6 +529,7 @@ impl Owner {
                 interface.notes.clone_from(&attached.notes);
             }
         }
+        snapshot.http_failures = self.http_failures.counts();
         snapshot.judging = self.line.judging();
         snapshot.policy.lists = self.enforcement.shown_lists(&self.knowledge);
         let said = self.enforcement.temporary().iter();
@@ -672,17 +718,14 @@ impl Owner {
         let pinned = self.kernel.keep_pins();
         let looked = self.kernel.look(&self.config.interfaces);
         let shared = self.apply(|kernel, emit| kernel.share_out(emit));
-        match pinned.and(looked).and(shared) {
-            Ok(()) => self.said = None,
-            Err(error) => {
-                // Said once, though it is tried again and again.
-                let error = error.to_string();
-                if self.said.as_ref() != Some(&error) {
-                    tracing::warn!("{error}");
-                    self.said = Some(error);
-                }
-            }
-        }
+        say_once(&mut self.said.look, pinned.and(looked).and(shared));
+    }
+
+    /// Reads the tables. An error ends nothing, because without the daemon names would no longer be
+    /// judged: the next tick tries again, and [`Health`] tells for how long the tables were not read.
+    fn try_tick(&mut self) {
+        let ticked = self.tick().map_err(|error| format!("{error:#}"));
+        say_once(&mut self.said.tick, ticked);
     }
 
     /// Tries lists and databases again that could not be used and have changed.
@@ -741,6 +784,8 @@ impl Owner {
         self.aggregate
             .learn(Arc::clone(&knowledge), overrides(&config));
         self.knowledge = knowledge;
+        self.hosts
+            .send_replace(Hosts::new(config.daemon.hosts.clone()));
         let old = std::mem::replace(&mut self.config, config);
         // What has not changed yet is told at the next reload too.
         let daemon = &mut self.config.daemon;
@@ -1010,7 +1055,7 @@ mod tests {
                 "device_table.capacity",
             ]
         );
-        let others = "[daemon]\ntick = \"2s\"\nkeep_running = false\n\
+        let others = "[daemon]\ntick = \"2s\"\nhosts = [\"a\"]\nkeep_running = false\n\
                       time_zone = \"Europe/Berlin\"\n[flow_table]\nidle_after = \"1m\"\n\
                       [names]\nsegments = 2\nhold = \"5ms\"\n[parties]\ntop = 2\n\
                       [[policy]]\nname = \"a\"\nports = [1]\n";

@@ -75,6 +75,7 @@ fn the_least_configuration_has_the_documented_defaults() {
         daemon: Daemon {
             tick: Duration::from_secs(1),
             listen: "127.0.0.1:9617".parse().unwrap(),
+            hosts: Vec::new(),
             pin_directory: "/sys/fs/bpf/gateway-sensor".into(),
             keep_running: true,
             state_directory: "/var/lib/gateway-sensor".into(),
@@ -105,6 +106,7 @@ fn every_key_is_read() {
         [daemon]
         tick = "250ms"
         listen = "[::1]:9000"
+        hosts = ["GW.example.", "sensor"]
         pin_directory = "/sys/fs/bpf/lab"
         keep_running = false
         state_directory = "/srv/sensor"
@@ -199,6 +201,7 @@ fn every_key_is_read() {
         daemon: Daemon {
             tick: Duration::from_millis(250),
             listen: "[::1]:9000".parse().unwrap(),
+            hosts: vec!["gw.example".to_owned(), "sensor".to_owned()],
             pin_directory: "/sys/fs/bpf/lab".into(),
             keep_running: false,
             state_directory: "/srv/sensor".into(),
@@ -851,6 +854,7 @@ fn near_text() -> impl Strategy<Value = String> {
                 Just("hold"),
                 Just("state_directory"),
                 Just("time_zone"),
+                Just("hosts"),
             ],
             prop_oneof![
                 "(vendor|kind|group|mac|name)?:?[A-Za-z]{0,8}"

@@ -11,7 +11,7 @@ mod wire;
 
 use std::{
     env, fs, io,
-    net::{SocketAddr, UdpSocket},
+    net::{SocketAddr, TcpStream, UdpSocket},
     os::unix::net::UnixDatagram,
     path::Path,
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
@@ -586,6 +586,133 @@ fn a_policy_by_kind_holds_from_the_first_moment_of_a_restart() {
     let log = sensor.process.log();
     assert!(log.contains("devices.json"), "{log}");
     assert!(log.contains("until they tell again"), "{log}");
+}
+
+#[test]
+fn idle_connections_take_neither_the_filter_nor_the_metrics() {
+    const IDLE: usize = 1_100;
+    let Some(lab) = lab() else { return };
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let most = rustix::process::Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, most).expect("descriptors");
+    wire::lay(&lab.gateway, "one");
+    let settings = Settings::new(&lab, &["one"]);
+    let mut sent = 0;
+    for limit in ["1024:1024", "128:128"] {
+        let limit = format!("--nofile={limit}");
+        let command = lab
+            .gateway
+            .command("prlimit", [limit.as_str(), SENSOR, "run"]);
+        let mut daemon = Daemon::spawn_by(&lab, &settings, command);
+        let connect = || {
+            let connection = |_| TcpStream::connect(("127.0.0.1", settings.port));
+            (0..IDLE).map(connection).collect::<io::Result<Vec<_>>>()
+        };
+        let idle = lab.gateway.enter(connect).expect("entered");
+        let idle = idle.expect("connections");
+        let begun = Instant::now();
+        daemon.scrape();
+        let took = begun.elapsed();
+        eprintln!(
+            "{limit}: a scrape beside {} idle connections took {took:?}",
+            idle.len()
+        );
+        assert!(took < Duration::from_secs(1), "{took:?}");
+        let gave_way = [("reason", "gave-way")];
+        // As of the next tick.
+        daemon.wait_until("counted", |daemon| {
+            daemon.scrape().is_some_and(|metrics| {
+                metrics.value("sensor_http_failures_total", &gave_way) > 1_000.0
+            })
+        });
+        daemon.wait_until("ready", |daemon| daemon.get("readyz").is_some());
+        assert!(wire::xdp(&lab.gateway, "one").is_some());
+        wire::upload(&lab.gateway, "one", 5);
+        sent += 5;
+        daemon.counts("one", sent);
+        drop(idle);
+        let log = daemon.end();
+        assert!(!log.contains("WARN") && !log.contains("ERROR"), "{log}");
+    }
+}
+
+#[test]
+fn running_out_of_descriptors_is_counted_and_ends_nothing() {
+    let Some(lab) = lab() else { return };
+    wire::lay(&lab.gateway, "one");
+    let settings = Settings::new(&lab, &["one"]);
+    let mut daemon = Daemon::start(&lab, &settings);
+    wire::upload(&lab.gateway, "one", 5);
+    daemon.counts("one", 5);
+    let there = wire::xdp(&lab.gateway, "one");
+    let id = daemon.process.id();
+    let limit = |limit: &str| {
+        let command = format!("prlimit --pid {id} --nofile={limit}");
+        lab.gateway.run(&command).expect("a limit");
+    };
+    // Less than it has: nothing more can be opened.
+    limit("16:4096");
+    daemon.wait_until("without answers", |daemon| daemon.get("healthz").is_none());
+    wire::upload(&lab.gateway, "one", 7);
+    // Several looks, and many ticks.
+    thread::sleep(Duration::from_secs(3));
+    assert_eq!(wire::xdp(&lab.gateway, "one"), there);
+    limit("1024:4096");
+    daemon.wait_until("ready", |daemon| daemon.get("readyz").is_some());
+    let metrics = daemon.counts("one", 12);
+    assert_eq!(daemon.process.id(), id);
+    assert_eq!(wire::xdp(&lab.gateway, "one"), there);
+    let without = [("reason", "no-descriptors")];
+    let attempts = metrics.value("sensor_http_failures_total", &without);
+    // Ten in a second at most.
+    assert!((1.0..200.0).contains(&attempts), "{attempts}");
+    let log = daemon.end();
+    let said = "HTTP connections cannot be accepted: Too many open files";
+    assert_eq!(log.matches(said).count(), 1, "{log}");
+}
+
+#[test]
+fn the_limit_of_descriptors_is_raised_to_the_hard_limit() {
+    let Some(lab) = lab() else { return };
+    wire::lay(&lab.gateway, "one");
+    let settings = Settings::new(&lab, &["one"]);
+    let command = lab
+        .gateway
+        .command("prlimit", ["--nofile=128:3000", SENSOR, "run"]);
+    let daemon = Daemon::spawn_by(&lab, &settings, command);
+    let limits = format!("/proc/{}/limits", daemon.process.id());
+    let limits = fs::read_to_string(limits).expect("limits");
+    let files = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"));
+    let files: Vec<_> = files.unwrap_or_default().split_whitespace().collect();
+    assert_eq!(files[3..5], ["3000", "3000"], "{limits}");
+}
+
+#[test]
+fn a_reload_changes_the_names_that_are_answered_to() {
+    let Some(lab) = lab() else { return };
+    wire::lay(&lab.gateway, "one");
+    let settings = Settings::new(&lab, &["one"]);
+    let mut daemon = Daemon::start(&lab, &settings);
+    let status = || {
+        let words = "curl -sS --max-time 2 -o /dev/null -w %{http_code} -H Host:sensor.example \
+                     http://127.0.0.1:9617/metrics";
+        lab.gateway.run(words).unwrap_or_default()
+    };
+    assert_eq!(status(), "421");
+    let named = settings
+        .text()
+        .replace("[daemon]\n", "[daemon]\nhosts = [\"sensor.example\"]\n");
+    fs::write(&daemon.file, named).expect("written");
+    daemon.wait_until("answered", |_| status() == "200");
+    fs::write(&daemon.file, settings.text()).expect("written");
+    daemon.wait_until("refused", |_| status() == "421");
+    let host = [("reason", "host")];
+    assert!(daemon.scrape().value("sensor_http_failures_total", &host) >= 2.0);
 }
 
 #[test]

@@ -336,6 +336,7 @@ fn snapshot() -> Snapshot {
             reloads: 2,
             reloads_refused: 1,
         },
+        http_failures: BTreeMap::from([("gave-way", 8), ("no-descriptors", 9)]),
         ticks: Ticks {
             count: 10,
             total: Duration::from_millis(25),
@@ -766,8 +767,13 @@ fn flows_are_named_sorted_and_limited() {
 
 /// Status and text of an answer.
 async fn get(address: std::net::SocketAddr, path: &str) -> (String, String) {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    ask(address, &request).await
+}
+
+/// Status and text of the answer to a request of one's own.
+async fn ask(address: std::net::SocketAddr, request: &str) -> (String, String) {
     let mut stream = TcpStream::connect(address).await.unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nHost: sensor\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
@@ -782,7 +788,13 @@ async fn http_serves_the_latest_snapshot_and_the_health() {
     let (sender, receiver) = watch::channel(Arc::new(Snapshot::default()));
     let (end, ended) = oneshot::channel::<()>();
     let health = Health::new(Duration::from_secs(60), Instant::now());
-    let server = tokio::spawn(http::serve(listener, receiver, health.clone(), async {
+    let sources = http::Sources {
+        snapshots: receiver,
+        health: health.clone(),
+        hosts: watch::channel(http::Hosts::default()).1,
+        failures: http::Failures::default(),
+    };
+    let server = tokio::spawn(http::serve(listener, sources, async {
         let _ = ended.await;
     }));
 
@@ -817,8 +829,133 @@ async fn http_serves_the_latest_snapshot_and_the_health() {
     tokio::time::timeout(Duration::from_secs(5), server)
         .await
         .expect("the server ends when it is told to")
-        .unwrap()
         .unwrap();
+}
+
+/// A server of a snapshot, and its counts of failures.
+async fn server(snapshot: Snapshot) -> (std::net::SocketAddr, http::Failures) {
+    let listener = http::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (sender, snapshots) = watch::channel(Arc::new(snapshot));
+    let failures = http::Failures::default();
+    let hosts = http::Hosts::new(vec!["sensor.lan".to_owned()]);
+    let sources = http::Sources {
+        snapshots,
+        hosts: watch::channel(hosts).1,
+        health: Health::new(Duration::from_secs(60), Instant::now()),
+        failures: failures.clone(),
+    };
+    tokio::spawn(async move {
+        http::serve(listener, sources, std::future::pending()).await;
+        drop(sender);
+    });
+    (address, failures)
+}
+
+/// Whether the other end has closed a connection.
+async fn is_closed(stream: &mut TcpStream) -> bool {
+    let mut buffer = [0; 64];
+    let read = stream.read(&mut buffer);
+    let read = tokio::time::timeout(Duration::from_millis(20), read).await;
+    matches!(read, Ok(Ok(0) | Err(_)))
+}
+
+#[tokio::test]
+async fn the_connection_that_waited_longest_gives_way_to_a_new_one() {
+    let (address, failures) = server(snapshot()).await;
+    let request = "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let mut open = Vec::new();
+    for number in 0..16 {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        // Half a request does not save it.
+        stream.write_all(b"GET /metrics HT").await.unwrap();
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        open.push((number, stream));
+    }
+    // The first one gets an answer, and waits from then on.
+    let (_, first) = &mut open[0];
+    first
+        .write_all(b"TP/1.1\r\nHost: localhost\r\n\r\n")
+        .await
+        .unwrap();
+    assert!(first.read(&mut vec![0; 1 << 20]).await.unwrap() > 0);
+    for (_, stream) in &mut open[1..] {
+        assert!(!is_closed(stream).await);
+    }
+    assert_eq!(failures.counts()["gave-way"], 0);
+    for _ in 0..3 {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        assert!(stream.read(&mut [0; 64]).await.unwrap() > 0);
+        open.push((99, stream));
+    }
+    let mut closed = Vec::new();
+    for (number, stream) in &mut open {
+        if is_closed(stream).await {
+            closed.push(*number);
+        }
+    }
+    assert_eq!(closed, [1, 2, 3]);
+    assert_eq!(failures.counts()["gave-way"], 3);
+}
+
+#[tokio::test]
+async fn a_request_for_a_strange_name_is_refused() {
+    let (address, failures) = server(snapshot()).await;
+    for host in ["localhost:9617", "sensor.lan", "[::1]:9617", "192.0.2.1"] {
+        let request = format!("GET /metrics HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        let (head, _) = ask(address, &request).await;
+        assert!(head.starts_with("HTTP/1.1 200"), "{host}: {head}");
+    }
+    let (head, _) = ask(address, "GET /metrics HTTP/1.0\r\n\r\n").await;
+    assert!(head.starts_with("HTTP/1.0 200"), "{head}");
+    assert_eq!(failures.counts()["host"], 0);
+    for path in ["/", "/metrics", "/healthz", "/nothing"] {
+        let request =
+            format!("GET {path} HTTP/1.1\r\nHost: evil.example:9617\r\nConnection: close\r\n\r\n");
+        let (head, body) = ask(address, &request).await;
+        assert!(
+            head.starts_with("HTTP/1.1 421 Misdirected Request"),
+            "{head}"
+        );
+        assert!(body.contains("`hosts` in [daemon]"), "{body}");
+    }
+    assert_eq!(failures.counts()["host"], 4);
+}
+
+#[tokio::test]
+async fn the_second_scrape_of_a_snapshot_costs_next_to_nothing() {
+    let (address, _) = server(large_snapshot()).await;
+    let scrape = async || {
+        let start = cpu_time();
+        let (_, body) = get(address, "/metrics").await;
+        (cpu_time().saturating_sub(start), body)
+    };
+    let (first, body) = scrape().await;
+    let (second, again) = scrape().await;
+    println!("with its client, the first scrape takes {first:?} of CPU and the second {second:?}");
+    assert_eq!(body, again);
+    // Most of the second one is the client's: it reads megabytes.
+    assert!(second * 3 < first, "{first:?} {second:?}");
+}
+
+#[tokio::test]
+async fn idle_connections_keep_nobody_from_an_answer() {
+    let (address, failures) = server(snapshot()).await;
+    let mut idle = Vec::new();
+    for _ in 0..300 {
+        idle.push(TcpStream::connect(address).await.unwrap());
+    }
+    let begun = Instant::now();
+    let (head, body) = get(address, "/metrics").await;
+    assert!(
+        begun.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        begun.elapsed()
+    );
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    assert!(body.contains("sensor_http_failures_total{reason=\"gave-way\"} 8\n"));
+    assert_eq!(failures.counts()["gave-way"], 300 + 1 - 16);
 }
 
 #[tokio::test]

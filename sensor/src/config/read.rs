@@ -444,6 +444,7 @@ impl Reader {
             &[
                 "tick",
                 "listen",
+                "hosts",
                 "pin_directory",
                 "keep_running",
                 "state_directory",
@@ -453,6 +454,7 @@ impl Reader {
         Daemon {
             tick: self.duration(section, "tick", TICK, Duration::from_secs(1)),
             listen: self.listen(section),
+            hosts: section.map_or_else(Vec::new, |section| self.hosts(section)),
             pin_directory: self.pin_directory(section),
             keep_running: self.boolean(section, "keep_running", true),
             state_directory: self.state_directory(section),
@@ -482,6 +484,19 @@ impl Reader {
             });
         }
         listen
+    }
+
+    fn hosts(&mut self, section: &Section<'_, '_>) -> Vec<String> {
+        const EXAMPLE: &str = "hosts = [\"gateway.lan\"]";
+        let hosts = self.items(section, "hosts", EXAMPLE, |reader, item, unique| {
+            let host = reader.text(item, "hosts", EXAMPLE, value::host)?;
+            if let Some(first) = unique.add(host.clone(), &item.span()) {
+                reader.twice("this name", item.span(), first);
+                return None;
+            }
+            Some(host)
+        });
+        hosts.unwrap_or_default()
     }
 
     fn pin_directory(&mut self, section: Option<&Section<'_, '_>>) -> PathBuf {

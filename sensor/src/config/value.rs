@@ -626,6 +626,70 @@ pub(super) fn listen(text: &str, default: SocketAddr) -> Result<SocketAddr, Comp
     ))
 }
 
+/// A host name as in RFC 1123, 2.1, one label or several; lower case, without a final dot.
+pub(super) fn host(text: &str) -> Result<String, Complaint> {
+    let refused = |label: String, help: String| {
+        let message = format!("`{}` is not a host name", excerpt(text));
+        Err(complaint(message, label, help))
+    };
+    let example = || "write a host name such as `\"gateway.lan\"`".to_owned();
+    let unbracketed = text.trim_matches(['[', ']']);
+    if unbracketed.parse::<IpAddr>().is_ok() || text.parse::<SocketAddr>().is_ok() {
+        return refused(
+            "an address".to_owned(),
+            "leave it out: every address is accepted".to_owned(),
+        );
+    }
+    let name = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
+    if name.is_empty() {
+        return refused("a name has at least one label".to_owned(), example());
+    }
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if let Some(found) = name.chars().find(|c| !is_allowed(*c)) {
+        // Of a URL or a name with a port, the name in it is likely what is meant.
+        let rest = name.split_once("://").map_or(&*name, |(_, rest)| rest);
+        let meant = rest.split(['/', ':', '?', '#']).next().unwrap_or_default();
+        let help = match found {
+            '*' => {
+                "write each name by itself: one that stands for several would let strange sites in"
+                    .to_owned()
+            }
+            c if !c.is_ascii() && !c.is_control() => {
+                "write each label with such letters as browsers send it, `xn--…` (punycode)"
+                    .to_owned()
+            }
+            _ if meant != name && host(meant).is_ok() => format!("write `\"{meant}\"`"),
+            _ => example(),
+        };
+        return refused(format!("has {}", character(found)), help);
+    }
+    if name.split('.').any(str::is_empty) {
+        return refused("has an empty label".to_owned(), example());
+    }
+    if let Some(label) = name.split('.').find(|label| label.len() > LONGEST_LABEL) {
+        let len = label.len();
+        return refused(
+            format!("a label of {len} bytes; it has at most {LONGEST_LABEL}"),
+            example(),
+        );
+    }
+    if let Some(label) =
+        (name.split('.')).find(|label| label.starts_with('-') || label.ends_with('-'))
+    {
+        return refused(
+            format!("the label `{label}` begins or ends with a hyphen"),
+            example(),
+        );
+    }
+    if name.len() > LONGEST_NAME {
+        return refused(
+            format!("{} bytes; a name has at most {LONGEST_NAME}", name.len()),
+            example(),
+        );
+    }
+    Ok(name)
+}
+
 /// The longest name that the user gives to a device, a vendor or an owner, in octets.
 pub(super) const LABEL_OCTETS: usize = 63;
 

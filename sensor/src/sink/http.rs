@@ -1,15 +1,26 @@
 //! The sensor's HTTP: `/metrics`, `/healthz`, `/readyz`. It reads, and changes nothing.
 
-use std::{fmt, future::Future, io, net::SocketAddr, sync::Arc, time::Instant};
+mod connections;
+mod hosts;
+
+use std::{
+    fmt,
+    future::Future,
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Instant,
+};
 
 use axum::{
-    Router,
-    extract::State,
+    Router, extract,
     http::{StatusCode, header},
+    middleware,
     response::{IntoResponse, Response},
     routing::get,
 };
 use bytes::Bytes;
+use hyper_util::service::TowerToHyperService;
 use thiserror::Error;
 use tokio::{net::TcpListener, sync::watch};
 
@@ -18,6 +29,11 @@ use crate::{
     model::Snapshot,
     sink::metrics,
 };
+
+use connections::Failure;
+
+pub use connections::Failures;
+pub use hosts::Hosts;
 
 const INDEX: &str = "gateway-sensor: /metrics /healthz /readyz\n";
 
@@ -76,40 +92,96 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, ListenError> {
         })
 }
 
-/// What the handlers read.
+/// What the server answers from.
 #[derive(Clone)]
-struct Sources {
-    snapshots: watch::Receiver<Arc<Snapshot>>,
-    health: Health,
+pub struct Sources {
+    /// The snapshots.
+    pub snapshots: watch::Receiver<Arc<Snapshot>>,
+    /// Whether the daemon does its work.
+    pub health: Health,
+    /// The names that requests may be for; a reload changes them.
+    pub hosts: watch::Receiver<Hosts>,
+    /// Where failures are counted.
+    pub failures: Failures,
 }
 
 /// Answers until `shutdown` is done and the answers under way are sent.
-pub async fn serve(
-    listener: TcpListener,
-    snapshots: watch::Receiver<Arc<Snapshot>>,
-    health: Health,
-    shutdown: impl Future<Output = ()> + Send + 'static,
-) -> io::Result<()> {
+pub async fn serve(listener: TcpListener, sources: Sources, shutdown: impl Future<Output = ()>) {
+    let failures = sources.failures.clone();
+    let state = State {
+        sources,
+        rendered: Arc::default(),
+    };
+    let check = middleware::from_fn_with_state(state.clone(), check_host);
     let router = Router::new()
         .route("/", get(async || INDEX))
         .route("/metrics", get(scrape))
         .route("/healthz", get(alive))
         .route("/readyz", get(ready))
         .fallback(async || (StatusCode::NOT_FOUND, INDEX))
-        .with_state(Sources { snapshots, health });
-    axum::serve(listener, router)
-        .with_graceful_shutdown(shutdown)
-        .await
+        .layer(check)
+        .with_state(state);
+    let service = TowerToHyperService::new(router);
+    connections::serve(listener, service, failures, shutdown).await;
 }
 
-async fn scrape(State(sources): State<Sources>) -> Response {
-    let snapshot = Arc::clone(&sources.snapshots.borrow());
-    match metrics::render(&snapshot, metrics::BUILD) {
-        Ok(text) => (
-            [(header::CONTENT_TYPE, metrics::CONTENT_TYPE)],
-            Bytes::from(text),
-        )
-            .into_response(),
+/// What the handlers share.
+#[derive(Clone)]
+struct State {
+    sources: Sources,
+    rendered: Arc<Rendered>,
+}
+
+/// The metrics of the snapshot that was scraped last: the text of a large house takes milliseconds to
+/// render and megabytes to keep, and a snapshot does not change.
+#[derive(Default)]
+struct Rendered(Mutex<Option<(Weak<Snapshot>, Bytes)>>);
+
+impl Rendered {
+    /// The metrics of a snapshot, rendered at its first scrape only.
+    ///
+    /// # Errors
+    ///
+    /// When a value cannot be written.
+    fn metrics(&self, snapshot: &Arc<Snapshot>) -> Result<Bytes, metrics::Error> {
+        let mut rendered = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((of, text)) = &*rendered
+            && Weak::as_ptr(of) == Arc::as_ptr(snapshot)
+        {
+            return Ok(text.clone());
+        }
+        let text = metrics::render(snapshot, metrics::BUILD)?;
+        let text = Bytes::from(text.into_bytes().into_boxed_slice());
+        // The weak reference keeps the address from being used for another snapshot.
+        *rendered = Some((Arc::downgrade(snapshot), text.clone()));
+        Ok(text)
+    }
+}
+
+const MISDIRECTED: &str = "this sensor does not answer to the host name of the request: ask for it by an \
+    address, or add the name to `hosts` in [daemon] of its configuration\n";
+
+/// Refuses requests for hosts that are not this machine.
+async fn check_host(
+    extract::State(state): extract::State<State>,
+    request: extract::Request,
+    next: middleware::Next,
+) -> Response {
+    let is_ours = {
+        let hosts = state.sources.hosts.borrow();
+        hosts.accept(request.uri(), request.headers())
+    };
+    if is_ours {
+        return next.run(request).await;
+    }
+    state.sources.failures.count(Failure::Host);
+    (StatusCode::MISDIRECTED_REQUEST, MISDIRECTED).into_response()
+}
+
+async fn scrape(extract::State(state): extract::State<State>) -> Response {
+    let snapshot = Arc::clone(&state.sources.snapshots.borrow());
+    match state.rendered.metrics(&snapshot) {
+        Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
         Err(error) => {
             tracing::error!(%error, "the metrics cannot be written");
             (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response()
@@ -117,17 +189,41 @@ async fn scrape(State(sources): State<Sources>) -> Response {
     }
 }
 
-async fn alive(State(sources): State<Sources>) -> Response {
-    verdict(sources.health.alive(Instant::now()))
+async fn alive(extract::State(state): extract::State<State>) -> Response {
+    verdict(state.sources.health.alive(Instant::now()))
 }
 
-async fn ready(State(sources): State<Sources>) -> Response {
-    verdict(sources.health.ready(Instant::now()))
+async fn ready(extract::State(state): extract::State<State>) -> Response {
+    verdict(state.sources.health.ready(Instant::now()))
 }
 
 fn verdict(health: Result<(), Unwell>) -> Response {
     match health {
         Ok(()) => "ok\n".into_response(),
         Err(unwell) => (StatusCode::SERVICE_UNAVAILABLE, format!("{unwell}\n")).into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_metrics_of_a_snapshot_are_rendered_once() {
+        let rendered = Rendered::default();
+        let metrics = |snapshot: &Arc<Snapshot>| rendered.metrics(snapshot).expect("a text");
+        let snapshot = Arc::new(Snapshot::default());
+        let first = metrics(&snapshot);
+        // The same bytes, not equal ones.
+        assert_eq!(metrics(&snapshot).as_ptr(), first.as_ptr());
+
+        let next = Arc::new(Snapshot {
+            unbooked_packets: 7,
+            ..Snapshot::default()
+        });
+        drop(snapshot);
+        let text = metrics(&next);
+        assert_ne!(text, first);
+        assert_eq!(metrics(&next).as_ptr(), text.as_ptr());
     }
 }

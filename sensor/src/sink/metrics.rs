@@ -16,6 +16,8 @@ use prometheus::{
     },
 };
 
+pub use prometheus::Error;
+
 use crate::model::{
     ByDirection, Device, Latency, PartyTraffic, PolicyList, SampleCounts, Snapshot, Tally,
 };
@@ -226,6 +228,8 @@ mod declared {
             "Entries since the daemon started that left a table of names to make room: addresses that a DNS answer gave a name; names by which flows without one are judged, those too that found no room at their address.";
         NAMES_REFUSED: Counter "sensor_names_refused_total" ["table"]
             "What a table of names had no room for since the daemon started: flows of further parties, facts about further devices.";
+        HTTP_FAILURES: Counter "sensor_http_failures_total" ["reason"]
+            "HTTP connections since the daemon started that were closed for a newer one (gave-way) or because the client was too slow (request-timeout, answer-timeout), requests for a host that is not this machine (host), and attempts to accept a connection that failed (all other reasons).";
         TICK_LAST: Gauge "sensor_tick_last_duration_seconds" []
             "CPU time that the last tick took.";
     }
@@ -293,7 +297,7 @@ fn family(name: &str, help: &str, kind: MetricType, metrics: Vec<Metric>) -> Opt
 }
 
 /// The snapshot in Prometheus' text format.
-pub fn render(snapshot: &Snapshot, build: Build) -> Result<String, prometheus::Error> {
+pub fn render(snapshot: &Snapshot, build: Build) -> Result<String, Error> {
     let mut families = Text(Ok(String::new()));
     families.extend(declared::BUILD_INFO.family([([build.version, build.revision], 1.0)]));
     devices(snapshot, &mut families);
@@ -307,7 +311,7 @@ pub fn render(snapshot: &Snapshot, build: Build) -> Result<String, prometheus::E
 
 /// The text so far, or why there is none. Each family is written and gone before the next one is
 /// made: all of them together take several times the memory of the text.
-struct Text(Result<String, prometheus::Error>);
+struct Text(Result<String, Error>);
 
 impl Extend<MetricFamily> for Text {
     fn extend<T: IntoIterator<Item = MetricFamily>>(&mut self, families: T) {
@@ -679,6 +683,11 @@ fn tables(snapshot: &Snapshot, families: &mut Text) {
         (["parties"], number(names.parties_refused)),
         (["devices"], number(names.devices_refused)),
     ]));
+    let http_failures = snapshot.http_failures.iter();
+    families.extend(
+        declared::HTTP_FAILURES
+            .family(http_failures.map(|(reason, count)| ([*reason], number(*count)))),
+    );
 }
 
 fn ticks(snapshot: &Snapshot, families: &mut Text) {

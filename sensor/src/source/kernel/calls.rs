@@ -1,8 +1,7 @@
 //! Calls of bpf(2) that aya does not have, or has by an interface's name alone.
 //!
 //! A name may change owners between two calls, and aya falls back to other ways where a call fails.
-//! Here the interface is a number, and every error keeps its `errno`: only ENODEV says that an
-//! interface is gone.
+//! Here the interface is a number, and every error keeps its `errno`: [`Cause`] says what that is about.
 
 use std::{
     ffi::CString,
@@ -71,6 +70,40 @@ pub(super) struct LinkState {
     pub(super) program: u32,
     /// Its interface; 0 once it was detached or its interface went away.
     pub(super) ifindex: u32,
+}
+
+/// What an error of bpf(2) or netlink(7) about an interface says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// ENODEV: the interface does not exist. No other error says so: ENXIO, too, is an error of drivers.
+    NoInterface,
+    /// EBUSY, EEXIST: a program has the place.
+    Taken,
+    /// The process or the machine lacks something now. It says nothing about the interface or the hook.
+    Ours,
+    /// The interface does not take this program at this hook.
+    Refused,
+}
+
+impl Cause {
+    pub(super) fn of(error: &io::Error) -> Self {
+        match error.raw_os_error() {
+            Some(libc::ENODEV) => Self::NoInterface,
+            Some(libc::EBUSY | libc::EEXIST) => Self::Taken,
+            Some(
+                libc::EMFILE
+                | libc::ENFILE
+                | libc::ENOMEM
+                | libc::ENOBUFS
+                | libc::EPERM
+                | libc::EACCES
+                | libc::EINTR
+                | libc::EAGAIN,
+            )
+            | None => Self::Ours,
+            Some(_) => Self::Refused,
+        }
+    }
 }
 
 /// A call with attributes of the type that the command takes.
@@ -291,4 +324,35 @@ pub(super) fn pinned(path: &Path) -> io::Result<OwnedFd> {
         flags: 0,
     };
     bpf(OBJ_GET, &mut get).map(owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_enodev_says_that_an_interface_is_gone() {
+        // Every number of errno(3) that Linux has.
+        for number in (1..=133).filter(|number| *number != libc::ENODEV) {
+            let error = io::Error::from_raw_os_error(number);
+            assert_ne!(Cause::of(&error), Cause::NoInterface, "{error}");
+        }
+        let of = |number| Cause::of(&io::Error::from_raw_os_error(number));
+        assert_eq!(of(libc::ENODEV), Cause::NoInterface);
+        for number in [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS] {
+            assert_eq!(of(number), Cause::Ours);
+        }
+        for number in [libc::EPERM, libc::EACCES, libc::EINTR, libc::EAGAIN] {
+            assert_eq!(of(number), Cause::Ours);
+        }
+        for number in [libc::EBUSY, libc::EEXIST] {
+            assert_eq!(of(number), Cause::Taken);
+        }
+        for number in [libc::EINVAL, libc::EOPNOTSUPP, libc::ERANGE, libc::ENXIO] {
+            assert_eq!(of(number), Cause::Refused);
+        }
+        // An answer that could not be read (`InvalidData`) has no number.
+        let unreadable = io::Error::from(io::ErrorKind::InvalidData);
+        assert_eq!(Cause::of(&unreadable), Cause::Ours);
+    }
 }

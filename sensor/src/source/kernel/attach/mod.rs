@@ -23,6 +23,7 @@ use sensor_ebpf::books::Way;
 use super::{
     Error,
     books::{Books, are_there},
+    calls::Cause,
     links::Links,
     lock::{InterfaceLock, TablesLock},
     netlink::Netlink,
@@ -52,8 +53,8 @@ pub fn ifindex(interface: &str) -> Result<u32, Error> {
     match unsafe { libc::if_nametoindex(name.as_ptr()) } {
         0 => {
             let source = io::Error::last_os_error();
-            match source.raw_os_error() {
-                Some(libc::ENODEV) => Err(missing()),
+            match Cause::of(&source) {
+                Cause::NoInterface => Err(missing()),
                 _ => Err(Error::System {
                     what: "the interface cannot be looked up",
                     source,

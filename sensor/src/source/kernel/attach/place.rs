@@ -21,7 +21,8 @@ use crate::{
     config::HookChoice,
     model::Hook,
     source::kernel::{
-        Error, calls,
+        Error,
+        calls::{self, Cause},
         links::{Link, Links},
         load::{descriptor, loaded},
         netlink::Netlink,
@@ -209,37 +210,7 @@ impl Place<'_> {
     }
 
     pub(super) fn refused(&self, hook: Hook, error: &io::Error) -> Error {
-        match error.raw_os_error() {
-            Some(libc::ENODEV) => Error::NoInterface {
-                interface: self.name.to_owned(),
-            },
-            // What this process or the machine lacks says nothing about the hook.
-            Some(
-                libc::EMFILE
-                | libc::ENFILE
-                | libc::ENOMEM
-                | libc::ENOBUFS
-                | libc::EPERM
-                | libc::EINTR
-                | libc::EAGAIN,
-            ) => Error::Attach {
-                interface: self.name.to_owned(),
-                source: io::Error::from_raw_os_error(error.raw_os_error().unwrap_or_default()),
-            },
-            // EEXIST where it was attached in another mode, or without a link.
-            Some(libc::EBUSY | libc::EEXIST)
-                if matches!(hook, Hook::XdpNative | Hook::XdpGeneric) =>
-            {
-                Error::ForeignXdp {
-                    interface: self.name.to_owned(),
-                }
-            }
-            _ => Error::Hook {
-                interface: self.name.to_owned(),
-                hook: hook.name(),
-                reason: error.to_string(),
-            },
-        }
+        refused(self.name, hook, error)
     }
 
     /// Attaches the upload program where the configuration wants it.
@@ -277,6 +248,30 @@ impl Place<'_> {
     }
 }
 
+/// What the kernel's error at a hook of an interface means.
+fn refused(interface: &str, hook: Hook, error: &io::Error) -> Error {
+    let interface = interface.to_owned();
+    match Cause::of(error) {
+        Cause::NoInterface => Error::NoInterface { interface },
+        Cause::Ours => Error::Attach {
+            interface,
+            source: match error.raw_os_error() {
+                Some(number) => io::Error::from_raw_os_error(number),
+                None => error.kind().into(),
+            },
+        },
+        // EEXIST where it was attached in another mode, or without a link.
+        Cause::Taken if matches!(hook, Hook::XdpNative | Hook::XdpGeneric) => {
+            Error::ForeignXdp { interface }
+        }
+        Cause::Taken | Cause::Refused => Error::Hook {
+            interface,
+            hook: hook.name(),
+            reason: error.to_string(),
+        },
+    }
+}
+
 /// Removes the filters that a sensor left on the interface of a record, by its name and by its number,
 /// because it may have another name by now. On its bridge, only those of programs that number frames, where
 /// `is_left` says that nobody wants them there.
@@ -309,6 +304,26 @@ pub(super) fn sweep_filters(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_interface_is_missing_for_enodev_alone() {
+        let hooks = [Hook::XdpNative, Hook::XdpGeneric, Hook::Tcx, Hook::Clsact];
+        for hook in hooks {
+            for number in 1..=133 {
+                let error = refused("lan0", hook, &io::Error::from_raw_os_error(number));
+                let is_missing = matches!(error, Error::NoInterface { .. });
+                assert_eq!(is_missing, number == libc::ENODEV, "{hook:?}: {error}");
+            }
+            let refused = |number| refused("lan0", hook, &io::Error::from_raw_os_error(number));
+            for number in [libc::EMFILE, libc::ENFILE, libc::ENOMEM] {
+                assert!(matches!(refused(number), Error::Attach { .. }), "{hook:?}");
+            }
+        }
+        let busy = io::Error::from_raw_os_error(libc::EBUSY);
+        let at = |hook| refused("lan0", hook, &busy);
+        assert!(matches!(at(Hook::XdpNative), Error::ForeignXdp { .. }));
+        assert!(matches!(at(Hook::Tcx), Error::Hook { .. }));
+    }
 
     #[test]
     fn a_program_that_was_refused_is_tried_again_after_pauses_that_grow() {

@@ -199,7 +199,8 @@ impl Place<'_> {
                         .map(|program| format!("program {program} (tcx)"))
                         .collect(),
                     // Older than 6.6.
-                    Err(_) => Vec::new(),
+                    Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Vec::new(),
+                    Err(error) => return Err(error),
                 };
                 // The newest of one priority comes first; a lower priority is somebody else's.
                 let can_move =

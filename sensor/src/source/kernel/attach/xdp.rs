@@ -9,7 +9,7 @@ use super::{
     Error, Hook, Place, Role,
     seat::{Held, Seat},
 };
-use crate::source::kernel::calls::{self, Point};
+use crate::source::kernel::calls::{self, Cause, Point};
 
 /// The upload programs, for a frame in one buffer and for one in several (kernel 5.18).
 const PROGRAMS: [&str; 2] = ["upload", "upload_frags"];
@@ -21,7 +21,7 @@ impl Place<'_> {
         if before == hook
             && let Some(link) = old.take()
         {
-            if let Some((program, id)) = self.adopt_xdp(&link) {
+            if let Some((program, id)) = self.adopt_xdp(&link, hook)? {
                 return Ok(seat(program, id, hook, Held::adopted(link)));
             }
             old = Some(link);
@@ -40,14 +40,13 @@ impl Place<'_> {
         }
         let (program, id, link) = match self.attach_xdp(PROGRAMS[0], point) {
             Ok(attached) => attached,
-            Err(Error::System { source, .. }) => match source.raw_os_error() {
-                // Somebody else's program, or no interface any more.
-                Some(libc::EBUSY | libc::EEXIST | libc::ENODEV) => {
+            Err(Error::System { source, .. }) => match Cause::of(&source) {
+                Cause::NoInterface | Cause::Taken | Cause::Ours => {
                     return Err(self.refused(hook, &source));
                 }
                 // An MTU that needs several buffers: EINVAL, ERANGE or EOPNOTSUPP, as the driver
                 // likes.
-                _ => match self.attach_xdp(PROGRAMS[1], point) {
+                Cause::Refused => match self.attach_xdp(PROGRAMS[1], point) {
                     Ok(attached) => attached,
                     Err(_) => return Err(self.refused(hook, &source)),
                 },
@@ -79,22 +78,49 @@ impl Place<'_> {
         Ok((program, loaded.id, link))
     }
 
-    /// Puts the new program in the place of the old one without a gap, and gives its name and number.
-    fn adopt_xdp(&mut self, link: &OwnedFd) -> Option<(&'static str, u32)> {
-        let state = calls::state(link.as_fd()).ok()?;
+    /// Puts the new program in the place of the old one without a gap, and gives its name and number; `None`
+    /// where the link was detached.
+    ///
+    /// # Errors
+    ///
+    /// Why the new program cannot be put there: the old one stays.
+    fn adopt_xdp(
+        &mut self,
+        link: &OwnedFd,
+        hook: Hook,
+    ) -> Result<Option<(&'static str, u32)>, Error> {
+        let state = calls::state(link.as_fd()).map_err(|source| Error::Look {
+            interface: self.name.to_owned(),
+            source,
+        })?;
         if state.ifindex != self.index {
-            return None;
+            return Ok(None);
         }
+        let mut refused = None;
         for program in PROGRAMS {
-            let Ok(loaded) = self.programs.get(program) else {
-                continue;
+            let loaded = self.programs.get(program)?;
+            let Err(error) = calls::replace(link.as_fd(), loaded.fd.as_fd()) else {
+                return Ok(Some((program, loaded.id)));
             };
-            if calls::replace(link.as_fd(), loaded.fd.as_fd()).is_ok() {
-                return Some((program, loaded.id));
+            if is_detached(&error) {
+                return Ok(None);
+            }
+            let cause = Cause::of(&error);
+            let first = refused.get_or_insert(error);
+            if cause != Cause::Refused {
+                return Err(self.refused(hook, first));
             }
         }
-        None
+        match refused {
+            Some(error) => Err(self.refused(hook, &error)),
+            None => Ok(None),
+        }
     }
+}
+
+/// Whether an error of a link's update says that the link was detached.
+fn is_detached(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ENOLINK) || Cause::of(error) == Cause::NoInterface
 }
 
 fn seat(program: &'static str, id: u32, hook: Hook, held: Held) -> Seat {
@@ -106,5 +132,19 @@ fn seat(program: &'static str, id: u32, hook: Hook, held: Held) -> Seat {
         held,
         by_filter: false,
         moved: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_link_without_its_interface_is_detached() {
+        for number in 1..=133 {
+            let error = io::Error::from_raw_os_error(number);
+            let expected = [libc::ENOLINK, libc::ENODEV].contains(&number);
+            assert_eq!(is_detached(&error), expected, "{error}");
+        }
     }
 }
