@@ -51,7 +51,7 @@ const COPIES: u32 = 20_000;
 /// How many of them three quarters of the ring hold.
 const BATCH: u32 = 500;
 /// Samples of one figure.
-const ROUNDS: usize = 9;
+const ROUNDS: usize = 5;
 
 /// What nobody has on a list.
 const GOOD_NAME: &str = "www.google.com";
@@ -247,8 +247,13 @@ fn main() -> Result<()> {
         }
     }
     for (programs, expect) in many.iter().flat_map(|three| three.iter().zip(FLOWS)) {
-        let flows = programs.losses()?.live_flows;
-        ensure!(flows == expect, "{flows} flows in the table, not {expect}");
+        // Of a table that is nearly full, few find both sets full that their hash leads to; they are counted.
+        let losses = programs.losses()?;
+        let flows = losses.live_flows;
+        ensure!(
+            flows == expect || losses.flow_index_full > 0 && flows > expect - expect / 200,
+            "{flows} flows in the table, not {expect}"
+        );
     }
     for programs in settled() {
         let watched = programs
