@@ -165,7 +165,7 @@ global! {
             let calls = direction == Direction::Upload && !answers;
             if !begins.is_next && !(refused && (calls || seen.is_servers_syn())) {
                 if calls {
-                    // What follows it is read, whether another connection comes of it or not.
+                    // The next payloads are read, whether another connection comes of the SYN or not.
                     let watch = Watch::of_new_flow(&seen.key, settings.watched_payloads);
                     flow.line.set_watch(watch);
                 }

@@ -414,7 +414,7 @@ fn store_by_name(flow: Flow, seen: &Seen, decision: Decision, kind: u8) {
             return;
         }
     }
-    // What the device sends again is judged again.
+    // The verdict is stored nowhere: the device's next payload is read and judged again.
     if let Some(settings) = settings::settings() {
         flow.line
             .set_watch(Watch::of_new_flow(&seen.key, settings.watched_payloads));

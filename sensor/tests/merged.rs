@@ -286,7 +286,7 @@ fn judged_alike(offloads: bool) -> Result<()> {
     for refused in 0..3 {
         let mut names = others;
         names[refused] = BLOCKED.name;
-        // What shares a packet with a refused question is lost with it; segments of their own go on.
+        // Questions in the same packet as a refused one are lost with it; in segments of their own they go on.
         let mut expected = match offloads {
             true => [None; 3],
             false => [Some(NO_ERROR); 3],

@@ -268,7 +268,7 @@ fn goals(
         None => Err(anyhow::anyhow!("the bench has no figure \"{name}\"")),
     };
     let ns = |name: &str| Ok::<_, anyhow::Error>(figure(name)?.median_ns);
-    // What a busy machine adds is not the program's: of the rounds, the lowest.
+    // The lowest of the rounds: a busy machine adds time that is not the program's.
     let lowest = |name: &str| Ok::<_, anyhow::Error>(figure(name)?.lowest_ns);
     let ratio = |one: &str, other: &str| Ok::<_, anyhow::Error>(lowest(one)? / lowest(other)?);
     let mut goals = vec![

@@ -1,5 +1,5 @@
-//! What may be taken for a host name is one, with a port behind it and without, and costs no more than its
-//! length allows.
+//! The reader of host names gives host names only, with a port behind them and without, and takes no longer
+//! than their length allows.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,5 +1,5 @@
-//! What stands before the stream that is meant lies within what there is of it, and messages that were
-//! passed over stay so when more comes.
+//! A prelude never ends behind the bytes that are there, and messages that were passed over stay passed over
+//! when more bytes come.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -16,7 +16,7 @@ fuzz_target!(|stream: &[u8]| {
             continue;
         };
         assert!(len <= length);
-        // What is meant began there: it does so in the whole stream.
+        // A hello or a request that began there does so in the whole stream too.
         let meant = &stream[len..];
         let begins = tls::looks_like(meant) && meant.len() > 2
             || http2::looks_like(meant)

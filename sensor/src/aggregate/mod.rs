@@ -515,6 +515,9 @@ impl Aggregate {
         let Some(device) = self.devices.get_mut(&mac) else {
             return;
         };
+        if !device.is_listed && device.left.is_none() {
+            self.unlisted -= 1;
+        }
         *device = DeviceState {
             identity: std::mem::take(&mut device.identity),
             first_seen: device.first_seen,

@@ -790,6 +790,33 @@ fn made_up_devices_are_few_and_leave_room_for_real_ones() {
     assert_eq!(house.aggregate.unlisted, 0);
 }
 
+/// A flood whose devices have records for less than the time between two readings.
+#[test]
+fn devices_that_left_are_bounded_and_take_no_room_from_others() {
+    let mut house = House::new();
+    for number in 0..3_000_u32 {
+        let [_, b, c, d] = number.to_be_bytes();
+        let mac = [2, 0, 0, b, c, d];
+        let key = key_of(mac, protocol::UDP, 1, (REMOTE, 5353));
+        let answer = multicast_answer("a.local", LOCAL);
+        house.sample(
+            NO_SLOT,
+            Kind::Mdns,
+            Payload::up(key, 0).after(None),
+            &answer,
+        );
+        house.apply(Record::Left(Mac::new(mac).word(), false));
+        assert_eq!(house.aggregate.unlisted, 0);
+    }
+    assert!(house.aggregate.devices.len() <= MAX_LEFT + 2);
+    assert_eq!(house.aggregate.devices_refused, 0);
+    // One that comes back is what it was.
+    let back = [2, 0, 0, 0, 0x0b, 0xb7];
+    house.reading(&[PHONE, back]);
+    assert_eq!(house.aggregate.unlisted, 0);
+    assert!(house.aggregate.devices[&Mac::new(back)].left.is_none());
+}
+
 #[test]
 fn unfinished_hellos_are_bounded_and_counted() {
     let octets = records(HELLO);

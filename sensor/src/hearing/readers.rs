@@ -401,7 +401,7 @@ impl Side {
         let is_cut = heard.head.payload as usize > octets.len();
         let is_last = heard.head.flags & Head::LAST != 0;
         match start {
-            // What is meant was not copied, or will not be.
+            // The hello behind the prelude was not copied, or will not be.
             Start::Before if is_cut || is_last => {
                 self.conclude(Start::Failed("tls", Failure::Limit), heard);
             }

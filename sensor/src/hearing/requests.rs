@@ -116,7 +116,7 @@ impl Requests {
         }
         let place = self.position().wrapping_sub(sequence);
         let is_cut = !matches!(self.phase, Phase::Over) && (captured..payload).contains(&place);
-        // What comes next was not copied.
+        // The packet goes on behind the bytes that were copied.
         (hosts, is_cut.then_some(Failure::Limit))
     }
 

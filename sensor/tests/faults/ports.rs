@@ -240,7 +240,7 @@ fn more_ports_than_there_is_room_for_leave_the_others_watched() {
     }
     log_says(&daemon, "map PORTS cannot be used");
     daemon.wait_until("not ready", |daemon| daemon.get("readyz").is_none());
-    // What goes away, and what is without its programs, is seen all the same.
+    // A port that goes away is seen all the same, and one that lost its programs.
     wire::cut(&lab.gateway, "p2");
     log_says(&daemon, "interface p2 went away");
     detach(&lab.gateway, "p1");

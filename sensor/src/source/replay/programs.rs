@@ -159,8 +159,8 @@ impl Run<'_> {
             let Record::Sample(mut sample) = record else {
                 return;
             };
-            // What was not captured was zeros. What was captured and is more than the kernel takes of a
-            // download is put there again.
+            // The frame was filled up with zeros behind the captured bytes: these are cut off. The kernel's
+            // test run takes one page of a download: captured bytes behind that are put there again.
             let handed = ONE_PAGE.saturating_sub(payload_offset);
             if seen.direction == Direction::Download && sample.octets.len() == handed {
                 let payload = frame.from(payload_offset);

@@ -286,7 +286,7 @@ impl Attachments {
             },
         };
         let mut not_xdp = self.not_xdp(links, target.link);
-        // What goes past a bridge is seen at its ports, where these are watched.
+        // Offloaded packets pass a bridge by; where its ports are watched, they are seen there.
         let mut notes = match target.part {
             Part::Bridge => Vec::new(),
             Part::Whole | Part::Port { .. } => {
