@@ -32,9 +32,11 @@ fn put_back(lab: &Lab, daemon: &mut Daemon<'_>, said: &str) {
     daemon.wait_until("put back", |_| programs(&lab.gateway, "one") == 2);
     eprintln!("{said}: there again after {:?}", begun.elapsed());
     daemon.wait_until("ready", |daemon| daemon.get("readyz").is_some());
-    let metrics = daemon.scrape();
-    assert_ne!(metrics.hook("one", "upload"), "none");
-    assert_ne!(metrics.hook("one", "download"), "none");
+    // Readiness is told at once, the metrics are those of the last tick.
+    daemon.wait_until("in the metrics", |daemon| {
+        let metrics = daemon.scrape();
+        ["upload", "download"].map(|direction| metrics.hook("one", direction) != "none") == [true; 2]
+    });
     wire::upload(&lab.gateway, "one", 7);
     daemon.counts("one", 12);
 }
