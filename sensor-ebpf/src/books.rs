@@ -259,7 +259,7 @@ pub struct Settings {
 /// The layout of the maps. A daemon adopts tables of its own layout only: raise the first number
 /// with every change of meaning that the sizes do not show.
 pub const LAYOUT: u64 = {
-    const VERSION: u64 = 5;
+    const VERSION: u64 = 6;
     let sizes = [
         size_of::<Settings>(),
         size_of::<crate::flow::FlowLine>(),

@@ -171,7 +171,7 @@ impl Family {
 /// A MAC address as a word: octet `i` at bits `8 * i`, the upper sixteen bits zero.
 ///
 /// A word, not octets, because it goes into a flow's key, which is hashed and compared by words.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Mac(u64);
 
 impl Mac {

@@ -181,16 +181,18 @@ pub struct DeviceRulesKey {
 }
 
 /// Key of the table of learned addresses: those at which a device would find only names that rules
-/// refuse, as DNS answers told.
+/// refuse, as DNS answers told that device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct LearnedKey {
     /// The remote address; of an IPv4 address the first four octets.
     pub address: [u8; 16],
+    /// The device's MAC address.
+    pub mac: [u8; 6],
     /// Which side: the generation's lowest bit.
-    pub side: u32,
+    pub side: u8,
     /// The [`Family`]'s number.
-    pub family: u32,
+    pub family: u8,
 }
 
 /// Data of a longest-prefix-match key: the side stands before the address and is always matched.
@@ -221,7 +223,7 @@ wire! {
     Rule { policy: u16, verdict: u8, flags: u8, port_ranges: u32, ports: [PortRange; MAX_PORT_RANGES] }
     Chain { set: u64, len: u64, rules: [u8; MAX_RULES] }
     DeviceRulesKey { mac: [u8; 6], side: u16 }
-    LearnedKey { address: [u8; 16], side: u32, family: u32 }
+    LearnedKey { address: [u8; 16], mac: [u8; 6], side: u8, family: u8 }
     PrefixV4 { side: [u8; 4], address: [u8; 4] }
     PrefixV6 { side: [u8; 4], address: [u8; 16] }
 }

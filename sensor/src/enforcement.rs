@@ -19,7 +19,12 @@ use sensor_ebpf::{
 
 use self::learned::Learned;
 use crate::{
-    aggregate::{knowledge::Knowledge, mac_text, names_at::NamesAt, party::look::Look},
+    aggregate::{
+        knowledge::Knowledge,
+        mac_text,
+        names_at::{NamesAt, Place},
+        party::look::Look,
+    },
     config::{Config, DeviceSelector, Policy, typed},
     hearing,
     model::{self, Device},
@@ -247,7 +252,7 @@ impl Enforcement {
         explain::refused_before_a_name(&self.deciding(config, knowledge, now), &meant)
     }
 
-    /// What refuses a flow of a device to an address that says no name, as every name that is known
+    /// What refuses a flow of a device to an address that says no name, as every name that the device knows
     /// there is refused: the policy (`None`: a command) and the action.
     pub fn learned(
         &self,
@@ -256,7 +261,8 @@ impl Enforcement {
         now: f64,
     ) -> Option<(Option<String>, Verdict)> {
         let compiled = &self.in_force.compiled;
-        let rules = self.learned.at()(address)? & compiled.rules_of(device, &self.zone, now);
+        let place = (Mac::new(device.mac), address);
+        let rules = self.learned.at()(place)? & compiled.rules_of(device, &self.zone, now);
         let rule = compiled.rules.get(rules.trailing_zeros() as usize)?;
         let policy = self.policies.get(&rule.policy).cloned();
         let policy = policy.filter(|name| name != BLOCKED && name != ALLOWED);
@@ -586,19 +592,20 @@ fn judge(in_force: &Arc<InForce>, learned: &Learned) -> Arc<hearing::InForce> {
     Arc::new(hearing::InForce {
         generation: in_force.generation,
         by_name: Box::new(move |key, name, layer| by_name.judge_name(key, name, layer)),
-        by_address: Box::new(move |key| by_address.judge_learned(key, learned(address_of(key)?)?)),
+        by_address: Box::new(move |key| by_address.judge_learned(key, learned(place_of(key)?)?)),
         concerns: Box::new(move |mac| concerns.applies_by_name(mac)),
     })
 }
 
-/// The remote address of a flow.
-fn address_of(key: &FlowKey) -> Option<IpAddr> {
+/// The remote address of a flow, as its device knows it.
+fn place_of(key: &FlowKey) -> Option<Place> {
     let octets = key.remote().octets();
-    match key.family() {
-        Family::V4 => Some([octets[0], octets[1], octets[2], octets[3]].into()),
-        Family::V6 => Some(octets.into()),
-        Family::Other => None,
-    }
+    let address = match key.family() {
+        Family::V4 => IpAddr::from([octets[0], octets[1], octets[2], octets[3]]),
+        Family::V6 => octets.into(),
+        Family::Other => return None,
+    };
+    Some((key.mac(), address))
 }
 
 fn is_valid(said: &Temporary, now: f64) -> bool {
@@ -852,8 +859,9 @@ mod tests {
         let mut kernel = Kernel::load(&config)?;
         let (mut enforcement, mut names) = (Enforcement::new(&config, NOW), NamesAt::default());
         let knowledge = Knowledge::default();
-        let at = |last: u8| IpAddr::from([192, 0, 2, last]);
-        let v6 = IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]);
+        let (phone, laptop) = (Mac::new([2, 0, 0, 0, 0, 1]), Mac::new([2, 0, 0, 0, 0, 2]));
+        let at = |last: u8| (phone, IpAddr::from([192, 0, 2, last]));
+        let v6 = (phone, IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]));
         fn circumstances<'a>(
             kernel: &'a mut Kernel,
             (config, knowledge): (&'a Config, &'a Knowledge),
@@ -871,12 +879,14 @@ mod tests {
         }
         let by = (&config, &knowledge);
         enforcement.install(circumstances(&mut kernel, by, &mut names, NOW))?;
-        for address in [at(1), at(2), v6] {
-            names.answer("blocked.test", address, 0, NOW);
+        for place in [at(1), at(2), v6] {
+            names.answer("blocked.test", place, 0, NOW);
         }
+        // Excused for another device alone, which is told other addresses of its own.
+        names.answer("allowed.test", (laptop, at(1).1), 0, NOW);
         enforcement.learn(&mut kernel, &mut names, NOW)?;
-        let blamed = |addresses: &[IpAddr]| -> HashMap<IpAddr, u64> {
-            addresses.iter().map(|address| (*address, 0b1)).collect()
+        let blamed = |places: &[Place]| -> HashMap<Place, u64> {
+            places.iter().map(|place| (*place, 0b1)).collect()
         };
         assert_eq!(kernel.learned()?, blamed(&[at(1), at(2), v6]));
 

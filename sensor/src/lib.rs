@@ -12,6 +12,7 @@ pub mod hearing;
 pub mod model;
 pub mod pipeline;
 pub mod policy;
+pub mod quota;
 pub mod record;
 pub mod remembered;
 pub mod sink;

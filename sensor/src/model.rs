@@ -161,13 +161,14 @@ pub struct DecodeFailures {
 pub struct NameTables {
     /// Names in the lists.
     pub list_names: u64,
-    /// Addresses that DNS answers gave a name and that left to make room.
+    /// Addresses, keys and questions of devices that left to make room for others of the same device, or of
+    /// one with less.
     pub addresses_evicted: u64,
     /// Names at addresses that left to make room, or found none.
     pub names_evicted: u64,
     /// Parties.
     pub parties: u64,
-    /// Flows booked to `other` because their party had no room.
+    /// Parties of devices that left to make room for others: what goes on there is booked to `other`.
     pub parties_refused: u64,
     /// Facts about devices for which there was no room.
     pub devices_refused: u64,

@@ -161,7 +161,7 @@ pub async fn run(file: &Path, config: Config) -> anyhow::Result<()> {
         overrides(&started.config),
         since,
     );
-    let owner = Owner {
+    let mut owner = Owner {
         kernel: started.kernel,
         config: started.config,
         knowledge: started.knowledge,
@@ -176,6 +176,7 @@ pub async fn run(file: &Path, config: Config) -> anyhow::Result<()> {
         hosts: publish_hosts,
         publish,
     };
+    owner.take_own_addresses();
     tasks.spawn(owner.run(inbox, Arc::clone(&supervisor), stopped));
 
     let ended = tokio::select! {
@@ -463,7 +464,11 @@ impl Owner {
                 self.try_tick();
             }
             Command::ReloadRefused => self.kernel.count_reload(false),
-            Command::LinksChanged | Command::Look => self.look(),
+            Command::LinksChanged => {
+                self.take_own_addresses();
+                self.look();
+            }
+            Command::Look => self.look(),
             Command::Heard(batch) => {
                 self.take(batch);
                 return self;
@@ -711,6 +716,15 @@ impl Owner {
     fn now(&mut self) -> anyhow::Result<Arc<Snapshot>> {
         self.tick()?;
         Ok(Arc::clone(&self.publish.borrow()))
+    }
+
+    /// Tells the aggregate by which addresses devices may ask the gateway for names. Where they cannot be
+    /// listed, those of before stay.
+    fn take_own_addresses(&mut self) {
+        match kernel::own_addresses() {
+            Ok(addresses) => self.aggregate.set_own_addresses(addresses),
+            Err(error) => tracing::debug!("{error}"),
+        }
     }
 
     /// Sees to it that everything is attached and pinned that should be.

@@ -89,6 +89,7 @@ fn the_least_configuration_has_the_documented_defaults() {
         parties: Parties {
             top: 20,
             builtin_lists: true,
+            resolvers: Vec::new(),
             networks: Vec::new(),
         },
         lists: Vec::new(),
@@ -151,6 +152,7 @@ fn every_key_is_read() {
         segments = 14
         hold = "1s"
         [parties]
+        resolvers = ["192.168.1.53", "FD00::53"]
         top = 1_000
         builtin_lists = false
         networks = ["/usr/share/GeoIP/country.mmdb", "/usr/share/GeoIP/asn.mmdb"]
@@ -303,6 +305,7 @@ fn every_key_is_read() {
         parties: Parties {
             top: 1_000,
             builtin_lists: false,
+            resolvers: vec!["192.168.1.53".parse().unwrap(), "fd00::53".parse().unwrap()],
             networks: vec![
                 "/usr/share/GeoIP/country.mmdb".into(),
                 "/usr/share/GeoIP/asn.mmdb".into(),

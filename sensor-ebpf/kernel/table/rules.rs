@@ -39,7 +39,7 @@ static NAMES: btf_maps::ArrayOfMaps<NameTable, 2> = btf_maps::ArrayOfMaps::new()
 /// A table of names.
 type NameTable = btf_maps::Array<NameBucket, 1, { (BPF_F_INNER_MAP | BPF_F_MMAPABLE) as usize }>;
 
-/// The rules that refuse every name that is known at an address.
+/// The rules that refuse every name that a device knows at an address.
 #[map]
 static LEARNED: HashMap<LearnedKey, u64> = HashMap::with_max_entries(32_768, BPF_F_NO_PREALLOC);
 
@@ -84,13 +84,14 @@ impl<'a> Rulebook<'a> {
         self.of_side(&self.settings.name_secret)
     }
 
-    /// The rules that refuse every name that is known at a remote address.
+    /// The rules that refuse every name that the device knows at a remote address.
     #[inline(always)]
     pub(crate) fn learned(&self, key: &FlowKey) -> u64 {
         let key = LearnedKey {
             address: key.remote().octets(),
-            side: self.side,
-            family: key.family() as u32,
+            mac: key.mac().octets(),
+            side: self.side as u8,
+            family: key.family() as u8,
         };
         // SAFETY: the value is copied.
         unsafe { LEARNED.get(key).copied() }.unwrap_or(0)

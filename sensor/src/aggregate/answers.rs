@@ -1,26 +1,35 @@
 //! Which names led to which addresses, by the DNS answers that devices got.
+//!
+//! An answer names the flows of the device that asked, and of no other: a device can have a server of its
+//! own answer whatever it likes. For display alone, an answer that another device got from a resolver of the
+//! house may serve.
 
-use std::{
-    collections::{HashMap, HashSet, VecDeque},
-    net::IpAddr,
-    sync::Arc,
-};
+use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
 use sensor_ebpf::{flow::FlowKey, parse::Mac};
 
-use crate::decode::{dns, name::MAX_NAME};
+use crate::{
+    decode::{dns, name::MAX_NAME},
+    quota::{Limits, Quota},
+};
 
-/// Addresses that are remembered at most; the one that was learned first leaves.
-pub const MAX_ADDRESSES: usize = 16_384;
+/// Addresses that are remembered; the one whose answer is oldest leaves.
+pub const ADDRESSES: Limits = Limits {
+    of_device: 4_096,
+    in_all: 16_384,
+};
 
-/// Devices that are remembered for one address at most; the one that was told first leaves.
-pub const MAX_DEVICES: usize = 16;
+/// Names with a key for encrypted hellos that are remembered.
+pub const KEYS: Limits = Limits {
+    of_device: 512,
+    in_all: 4_096,
+};
 
-/// Names with a key for encrypted hellos that are remembered at most; the first one leaves.
-pub const MAX_KEYS: usize = 4_096;
-
-/// Questions without an answer that are remembered at most; the first one leaves.
-pub const MAX_QUESTIONS: usize = 4_096;
+/// Questions without an answer that are remembered.
+pub const QUESTIONS: Limits = Limits {
+    of_device: 512,
+    in_all: 4_096,
+};
 
 /// Questions of one message that are remembered at most: servers answer one.
 const MAX_NAMES: usize = 2;
@@ -29,37 +38,37 @@ const MAX_NAMES: usize = 2;
 /// time to live is over, and resolvers on the way shorten it.
 pub const AT_LEAST: f64 = 3600.0;
 
-/// A name that an answer led from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answered {
-    /// The name that was asked.
-    pub name: Arc<str>,
-    /// Another device asked, not this one.
-    pub by_another: bool,
-}
-
 /// The answers of late.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Answers {
-    addresses: HashMap<IpAddr, Vec<Told>>,
-    /// In the order in which they were learned.
-    order: VecDeque<IpAddr>,
-    /// Names whose servers take encrypted hellos (RFC 9848), and the order in which they came.
-    keys: HashSet<Arc<str>>,
-    order_of_keys: VecDeque<Arc<str>>,
-    /// Questions without an answer yet, and the order in which they came.
-    questions: HashMap<(FlowKey, u16), Vec<String>>,
-    order_of_questions: VecDeque<(FlowKey, u16)>,
-    evicted: u64,
+    told: Quota<Mac, IpAddr, Told>,
+    /// By address, the device that had the latest answer from a resolver of the house. It has the answer.
+    by_house: HashMap<IpAddr, Mac>,
+    /// Names whose servers take encrypted hellos (RFC 9848).
+    keys: Quota<Mac, Arc<str>, ()>,
+    /// Questions without an answer yet.
+    questions: Quota<Mac, (FlowKey, u16), Vec<String>>,
 }
 
 /// A device was told that a name has the address.
 #[derive(Debug)]
 struct Told {
-    device: Mac,
     name: Arc<str>,
     /// Seconds since the Unix epoch.
     until: f64,
+    /// By a resolver of the house.
+    by_house: bool,
+}
+
+impl Default for Answers {
+    fn default() -> Self {
+        Self {
+            told: Quota::new(ADDRESSES),
+            by_house: HashMap::new(),
+            keys: Quota::new(KEYS),
+            questions: Quota::new(QUESTIONS),
+        }
+    }
 }
 
 impl Answers {
@@ -68,117 +77,136 @@ impl Answers {
         let asked = (*key, message.id);
         let names = message.questions.iter().take(MAX_NAMES);
         let names = names.map(|question| question.name.clone()).collect();
-        if self.questions.insert(asked, names).is_some() {
-            return;
-        }
-        self.order_of_questions.push_back(asked);
-        // Those that were answered are in the order still.
-        if self.order_of_questions.len() > MAX_QUESTIONS
-            && let Some(first) = self.order_of_questions.pop_front()
-            && self.questions.remove(&first).is_some()
-        {
-            self.evicted += 1;
-        }
+        let device = key.mac();
+        self.questions.insert(device, asked, names, 1, |_, _, _| {});
     }
 
     /// Whether an answer is one to a question that was asked, of which it is the first: what nobody
     /// asked for names nothing (RFC 5452, section 9.1).
     pub fn asked(&mut self, key: &FlowKey, message: &dns::Message) -> bool {
-        let asked = (*key, message.id);
-        let is_answer = self.questions.get(&asked).is_some_and(|names| {
+        let (device, asked) = (key.mac(), (*key, message.id));
+        let is_answer = self.questions.get(device, &asked).is_some_and(|names| {
             let mut answered = message.questions.iter().take(MAX_NAMES);
             answered.len() == names.len() && answered.all(|question| names.contains(&question.name))
         });
         if is_answer {
-            self.questions.remove(&asked);
+            self.questions.remove(device, &asked);
         }
         is_answer
     }
 
-    /// Takes an answer to `device`: `name` has `address` for `ttl` seconds from `now` on. What is
-    /// too long for the name of a host is none.
-    pub fn learn(&mut self, device: Mac, name: &str, address: IpAddr, ttl: u32, now: f64) {
+    /// Takes an answer to `device`: `name` has `address` for `ttl` seconds from `now` on. `by_house` says
+    /// whether it came from a resolver of the house. What is too long for the name of a host is none.
+    pub fn learn(
+        &mut self,
+        device: Mac,
+        (name, address): (&str, IpAddr),
+        ttl: u32,
+        by_house: bool,
+        now: f64,
+    ) {
         if name.len() > MAX_NAME {
             return;
         }
-        let until = now + f64::from(ttl).max(AT_LEAST);
-        if !self.addresses.contains_key(&address) {
-            if self.addresses.len() >= MAX_ADDRESSES
-                && let Some(first) = self.order.pop_front()
-            {
-                self.addresses.remove(&first);
-                self.evicted += 1;
-            }
-            self.order.push_back(address);
-        }
-        let told = self.addresses.entry(address).or_default();
-        let known = told.iter().position(|told| told.device == device);
-        let name = match known {
-            Some(place) if *told[place].name == *name => told.remove(place).name,
-            Some(place) => {
-                told.remove(place);
-                name.into()
-            }
-            None => name.into(),
+        let known = self.told.get(device, &address);
+        let known = known.filter(|told| *told.name == *name);
+        let told = Told {
+            name: known.map_or_else(|| name.into(), |told| Arc::clone(&told.name)),
+            until: now + f64::from(ttl).max(AT_LEAST),
+            by_house,
         };
-        if told.len() >= MAX_DEVICES {
-            told.remove(0);
-            self.evicted += 1;
-        }
-        // The last is the latest.
-        told.push(Told {
-            device,
-            name,
-            until,
+        let mut gone = Vec::new();
+        let before = self.told.insert(device, address, told, 1, |of, at, _| {
+            gone.push((of, at));
         });
+        if by_house {
+            self.by_house.insert(address, device);
+        } else if before.is_some() {
+            self.let_go(device, address);
+        }
+        for (device, address) in gone {
+            self.let_go(device, address);
+        }
     }
 
-    /// The name by which a device knows an address: the last it was told, else the last that any
-    /// device was told.
-    pub fn find(&self, device: Mac, address: IpAddr, now: f64) -> Option<Answered> {
-        let told = self.addresses.get(&address)?;
-        let valid = || told.iter().rev().filter(|told| now <= told.until);
-        let own = valid().find(|told| told.device == device);
-        let any = || valid().next();
-        own.map(|told| Answered {
-            name: Arc::clone(&told.name),
-            by_another: false,
-        })
-        .or_else(|| {
-            any().map(|told| Answered {
-                name: Arc::clone(&told.name),
-                by_another: true,
-            })
-        })
+    /// The name by which a device knows an address: the last it was told.
+    pub fn find(&self, device: Mac, address: IpAddr, now: f64) -> Option<Arc<str>> {
+        let told = self.told.get(device, &address)?;
+        (now <= told.until).then(|| Arc::clone(&told.name))
     }
 
-    /// Takes an answer that has a key for encrypted hellos to the servers of a name.
-    pub fn learn_key(&mut self, name: &str) {
-        if name.len() > MAX_NAME {
+    /// The name that a resolver of the house gave for an address to another device, which decides nothing.
+    pub fn find_of_another(&self, address: IpAddr, now: f64) -> Option<Arc<str>> {
+        let device = *self.by_house.get(&address)?;
+        self.find(device, address, now)
+    }
+
+    /// Takes an answer to `device` that has a key for encrypted hellos to the servers of a name.
+    pub fn learn_key(&mut self, device: Mac, name: &str) {
+        if name.len() <= MAX_NAME && self.keys.renew(device, name).is_none() {
+            self.keys.insert(device, name.into(), (), 1, |_, _, ()| {});
+        }
+    }
+
+    /// Whether a device was told that the servers of a name take encrypted hellos.
+    pub fn has_key(&self, device: Mac, name: &str) -> bool {
+        self.keys.get(device, name).is_some()
+    }
+
+    /// Forgets the answers whose time is over.
+    pub fn forget_expired(&mut self, now: f64) {
+        let mut gone = Vec::new();
+        self.told.retain(|device, address, told| {
+            let is_over = told.until < now;
+            if is_over && told.by_house {
+                gone.push((device, *address));
+            }
+            (!is_over).then_some(1)
+        });
+        for (device, address) in gone {
+            self.let_go(device, address);
+        }
+        if self.by_house.capacity() > 4 * self.by_house.len().max(64) {
+            self.by_house.shrink_to_fit();
+        }
+    }
+
+    /// Forgets all answers to a device.
+    pub fn forget_device(&mut self, device: Mac) {
+        let told: Vec<_> = self.told.remove_device(device).collect();
+        for (address, _) in told {
+            self.let_go(device, address);
+        }
+        self.keys.remove_device(device).for_each(drop);
+        self.questions.remove_device(device).for_each(drop);
+    }
+
+    /// Another device that has the address from a resolver of the house takes the place of this one, which
+    /// has it no more.
+    fn let_go(&mut self, device: Mac, address: IpAddr) {
+        if self.by_house.get(&address) != Some(&device) {
             return;
         }
-        if self.keys.contains(name) {
-            return;
+        let mut devices = self.told.devices();
+        let has_it = |other: &Mac| {
+            let told = self.told.get(*other, &address);
+            told.is_some_and(|told| told.by_house)
+        };
+        match devices.find(has_it) {
+            Some(other) => drop(self.by_house.insert(address, other)),
+            None => drop(self.by_house.remove(&address)),
         }
-        if self.keys.len() >= MAX_KEYS
-            && let Some(first) = self.order_of_keys.pop_front()
-        {
-            self.keys.remove(&first);
-            self.evicted += 1;
-        }
-        let name: Arc<str> = name.into();
-        self.keys.insert(Arc::clone(&name));
-        self.order_of_keys.push_back(name);
     }
 
-    /// Whether the servers of a name take encrypted hellos.
-    pub fn has_key(&self, name: &str) -> bool {
-        self.keys.contains(name)
+    /// How many answers there are.
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.told.len()
     }
 
-    /// Addresses, devices, keys and questions that left to make room.
+    /// Addresses, keys and questions that left to make room.
     pub fn evicted(&self) -> u64 {
-        self.evicted
+        self.told.evicted() + self.keys.evicted() + self.questions.evicted()
     }
 }
 
@@ -193,62 +221,89 @@ mod tests {
         IpAddr::from(std::net::Ipv4Addr::from(0xc633_6400 + last))
     }
 
+    fn found(answers: &Answers, device: Mac, last: u32, now: f64) -> Option<String> {
+        let found = answers.find(device, address(last), now);
+        found.map(|name| name.to_string())
+    }
+
+    fn shown(answers: &Answers, last: u32) -> Option<String> {
+        let found = answers.find_of_another(address(last), 2.0);
+        found.map(|name| name.to_string())
+    }
+
     #[test]
-    fn a_devices_own_answer_comes_before_anothers() {
+    fn an_answer_is_that_of_the_device_that_asked() {
         let mut answers = Answers::default();
-        answers.learn(PHONE, "a.example", address(1), 60, 0.0);
-        answers.learn(LAPTOP, "b.example", address(1), 60, 1.0);
-        let check = |device, name: &str, by_another| {
-            let found = answers.find(device, address(1), 2.0).expect("an answer");
-            assert_eq!((&*found.name, found.by_another), (name, by_another));
-        };
-        check(PHONE, "a.example", false);
-        check(LAPTOP, "b.example", false);
-        check(Mac::new([2, 0, 0, 0, 0, 3]), "b.example", true);
-        assert_eq!(answers.find(PHONE, address(2), 2.0), None);
+        answers.learn(PHONE, ("a.example", address(1)), 60, false, 0.0);
+        answers.learn(LAPTOP, ("b.example", address(1)), 60, false, 1.0);
+        assert_eq!(found(&answers, PHONE, 1, 2.0).as_deref(), Some("a.example"));
+        assert_eq!(
+            found(&answers, LAPTOP, 1, 2.0).as_deref(),
+            Some("b.example")
+        );
+        assert_eq!(found(&answers, Mac::new([2, 0, 0, 0, 0, 3]), 1, 2.0), None);
+        assert_eq!(found(&answers, PHONE, 2, 2.0), None);
+    }
+
+    #[test]
+    fn another_devices_answer_is_shown_where_a_resolver_of_the_house_gave_it() {
+        let mut answers = Answers::default();
+        answers.learn(PHONE, ("forged.example", address(1)), 60, false, 0.0);
+        assert_eq!(shown(&answers, 1), None);
+        answers.learn(LAPTOP, ("b.example", address(1)), 60, true, 0.0);
+        answers.learn(PHONE, ("forged.example", address(1)), 60, false, 1.0);
+        assert_eq!(shown(&answers, 1).as_deref(), Some("b.example"));
+        // One that has its answer by another server from then on leaves its place to who has one.
+        answers.learn(PHONE, ("a.example", address(1)), 60, true, 2.0);
+        assert_eq!(shown(&answers, 1).as_deref(), Some("a.example"));
+        answers.learn(PHONE, ("forged.example", address(1)), 60, false, 2.0);
+        assert_eq!(shown(&answers, 1).as_deref(), Some("b.example"));
+        answers.forget_device(LAPTOP);
+        assert_eq!(shown(&answers, 1), None);
+        assert!(answers.by_house.is_empty());
     }
 
     #[test]
     fn an_answer_ends() {
         let mut answers = Answers::default();
-        answers.learn(PHONE, "a.example", address(1), 60, 0.0);
-        answers.learn(PHONE, "b.example", address(2), 2 * AT_LEAST as u32, 0.0);
-        assert!(answers.find(PHONE, address(1), AT_LEAST).is_some());
-        assert!(answers.find(PHONE, address(1), AT_LEAST + 1.0).is_none());
-        assert!(answers.find(PHONE, address(2), AT_LEAST + 1.0).is_some());
+        answers.learn(PHONE, ("a.example", address(1)), 60, true, 0.0);
+        let long = 2 * AT_LEAST as u32;
+        answers.learn(PHONE, ("b.example", address(2)), long, true, 0.0);
+        let is_found = |answers: &Answers, last, now| found(answers, PHONE, last, now).is_some();
+        assert!(is_found(&answers, 1, AT_LEAST));
+        assert!(!is_found(&answers, 1, AT_LEAST + 1.0));
+        assert!(is_found(&answers, 2, AT_LEAST + 1.0));
+        answers.forget_expired(AT_LEAST + 1.0);
+        assert_eq!((answers.told.len(), answers.by_house.len()), (1, 1));
+        assert!(is_found(&answers, 2, AT_LEAST + 1.0));
+        assert_eq!(answers.evicted(), 0);
     }
 
     #[test]
-    fn keys_are_bounded() {
+    fn what_a_device_is_told_evicts_nothing_of_anothers() {
         let mut answers = Answers::default();
-        for number in 0..=MAX_KEYS {
-            answers.learn_key(&number.to_string());
-            answers.learn_key(&number.to_string());
+        answers.learn(LAPTOP, ("b.example", address(1)), 60, true, 0.0);
+        answers.learn_key(LAPTOP, "b.example");
+        let beyond = 10;
+        for number in 0..(ADDRESSES.of_device + beyond) as u32 {
+            answers.learn(PHONE, ("a.example", address(number)), 60, true, 0.0);
         }
-        assert!(!answers.has_key("0"));
-        assert!(answers.has_key("1"));
-        assert_eq!(answers.order_of_keys.len(), MAX_KEYS);
-    }
-
-    #[test]
-    fn the_memory_is_bounded_and_the_first_leaves() {
-        let mut answers = Answers::default();
-        for last in 0..MAX_ADDRESSES as u32 + 10 {
-            answers.learn(PHONE, "a.example", address(last), 60, 0.0);
+        for number in 0..KEYS.of_device + beyond {
+            answers.learn_key(PHONE, &number.to_string());
+            answers.learn_key(PHONE, &number.to_string());
         }
-        for last in 0..MAX_DEVICES as u8 + 4 {
-            answers.learn(
-                Mac::new([2, 0, 0, 0, 1, last]),
-                "b.example",
-                address(99),
-                60,
-                0.0,
-            );
-        }
-        assert_eq!(answers.addresses.len(), MAX_ADDRESSES);
-        assert_eq!(answers.order.len(), MAX_ADDRESSES);
-        assert_eq!(answers.evicted(), 10 + 5, "addresses and devices");
-        assert_eq!(answers.addresses[&address(99)].len(), MAX_DEVICES);
-        assert!(answers.find(PHONE, address(0), 1.0).is_none());
+        assert_eq!(answers.told.len(), 1 + ADDRESSES.of_device);
+        assert_eq!(answers.by_house.len(), ADDRESSES.of_device + 1);
+        assert_eq!(answers.keys.len(), 1 + KEYS.of_device);
+        assert_eq!(answers.evicted(), 2 * beyond as u64);
+        assert_eq!(found(&answers, PHONE, 1, 1.0), None);
+        assert!(found(&answers, PHONE, beyond as u32, 1.0).is_some());
+        assert_eq!(
+            found(&answers, LAPTOP, 1, 1.0).as_deref(),
+            Some("b.example")
+        );
+        assert_eq!(shown(&answers, 1).as_deref(), Some("b.example"));
+        assert!(answers.has_key(LAPTOP, "b.example") && !answers.has_key(PHONE, "b.example"));
+        assert!(!answers.has_key(PHONE, "0") && answers.has_key(PHONE, "10"));
     }
 }

@@ -30,6 +30,8 @@ pub struct Knowledge {
     pub resolvers: Resolvers,
     /// Countries and networks of addresses.
     pub networks: Networks,
+    /// Resolvers of the house that the configuration names.
+    pub house_resolvers: Vec<IpAddr>,
     /// Parties of a device that have series of their own.
     pub top: usize,
 }
@@ -41,6 +43,7 @@ impl Default for Knowledge {
             files: HashMap::new(),
             resolvers: Resolvers::builtin(),
             networks: Networks::default(),
+            house_resolvers: Vec::new(),
             top: TOP_PARTIES as usize,
         }
     }
@@ -84,6 +87,7 @@ impl Knowledge {
             files,
             resolvers,
             networks,
+            house_resolvers: parties.resolvers.clone(),
             top: parties.top as usize,
         }
     }
@@ -260,6 +264,7 @@ mod tests {
     const PARTIES: Parties = Parties {
         top: 1,
         builtin_lists: false,
+        resolvers: Vec::new(),
         networks: Vec::new(),
     };
 

@@ -5,6 +5,7 @@
 //! to [parties](party) when a reading comes ([traffic]).
 
 pub mod answers;
+mod house;
 pub mod identity;
 pub mod knowledge;
 pub mod names_at;
@@ -28,6 +29,7 @@ pub use reading::{action, flow, mac_text};
 
 use self::{
     answers::Answers,
+    house::Resolvers,
     identity::{Fact, Identity},
     knowledge::{Knowledge, Overrides, Shown, is_local},
     names_at::NamesAt,
@@ -61,6 +63,9 @@ const MAX_LEFT: usize = 1_024;
 /// How long it is kept, in seconds: 30 days.
 const LEFT_FOR: f64 = 30.0 * 24.0 * 60.0 * 60.0;
 
+/// Seconds between two searches for answers and parties whose time is over.
+const SWEEP: f64 = 60.0;
+
 /// Everything that is known, put together from records.
 #[derive(Debug)]
 pub struct Aggregate {
@@ -72,7 +77,10 @@ pub struct Aggregate {
     devices: HashMap<Mac, DeviceState>,
     answers: Answers,
     names_at: NamesAt,
+    resolvers: Resolvers,
     parties: Parties,
+    /// When what is over was looked for, in seconds since the Unix epoch.
+    swept: f64,
     failures: BTreeMap<(&'static str, Failure), u64>,
     /// Devices that no reading had yet.
     unlisted: usize,
@@ -195,6 +203,8 @@ impl Aggregate {
             devices: HashMap::new(),
             answers: Answers::default(),
             names_at: NamesAt::default(),
+            resolvers: Resolvers::default(),
+            swept: 0.0,
             parties: Parties::default(),
             failures: BTreeMap::new(),
             unlisted: 0,
@@ -216,6 +226,11 @@ impl Aggregate {
         for flow in &mut self.flows {
             flow.party = None;
         }
+    }
+
+    /// Takes the addresses of the gateway itself: devices may ask it for names.
+    pub fn set_own_addresses(&mut self, addresses: impl IntoIterator<Item = IpAddr>) {
+        self.resolvers.set_own(addresses);
     }
 
     /// Keeps every DNS question from now on, for [`questions`](Self::questions). Without bound:
@@ -266,6 +281,7 @@ impl Aggregate {
     /// Everything as a snapshot. The ticks are the daemon's own: no table knows them.
     pub fn snapshot(&mut self, ticks: Ticks) -> Snapshot {
         self.forget_unlisted(self.now - UNLISTED_FOR);
+        self.forget_what_is_over();
         let mut snapshot = self.reading.snapshot(ticks);
         let top = self.knowledge.top;
         let mut named = vec![];
@@ -274,8 +290,8 @@ impl Aggregate {
             let Some(mac) = device.mac else { continue };
             let state = self.devices.entry(mac).or_default();
             places.insert(mac, place);
-            state.traffic.choose(top);
-            describe(device, state, &self.parties);
+            self.parties.choose(mac, top);
+            describe(device, mac, state, &self.parties);
             if state.first_seen != 0.0 {
                 device.first_seen = device.first_seen.min(state.first_seen);
             }
@@ -315,7 +331,7 @@ impl Aggregate {
             addresses_evicted: self.answers.evicted(),
             names_evicted: self.names_at.evicted(),
             parties: self.parties.count() as u64,
-            parties_refused: self.parties.refused(),
+            parties_refused: self.parties.evicted(),
             devices_refused: self.devices_refused,
         };
         snapshot
@@ -326,8 +342,8 @@ impl Aggregate {
         let mut shown: Vec<_> = snapshot
             .devices
             .iter()
-            .filter_map(|device| self.devices.get(&device.mac?))
-            .flat_map(|state| state.traffic.shown().map(|(party, ..)| party))
+            .filter_map(|device| device.mac)
+            .flat_map(|mac| self.parties.shown(mac).map(|(party, ..)| party))
             .chain([PartyId::OTHER])
             .collect();
         shown.sort_unstable();
@@ -369,6 +385,11 @@ impl Aggregate {
             Some((name, source)) => (Some(Arc::clone(name)), Some(*source)),
             None => self.name_by_dns(key, remote).unzip(),
         };
+        // For those who look: nothing is concluded or counted by it.
+        let by_another = match name {
+            Some(_) => None,
+            None => self.answers.find_of_another(remote, self.now),
+        };
         let is_ech = self.is_ech(key, told, remote);
         let hidden =
             self.knowledge
@@ -381,9 +402,11 @@ impl Aggregate {
             category: info.category.map(|category| category.name()),
             country: info.network.country,
             asn: info.network.asn,
-            name: name.map(|name| name.to_string()),
-            name_source: source.map(Source::name),
-            name_by_another: source == Some(Source::DnsOfAnother),
+            name_source: source
+                .or(by_another.is_some().then_some(Source::Dns))
+                .map(Source::name),
+            name_by_another: by_another.is_some(),
+            name: name.or(by_another).map(|name| name.to_string()),
             alpn: told
                 .details
                 .as_ref()
@@ -432,12 +455,8 @@ impl Aggregate {
     }
 
     fn name_by_dns(&self, key: &FlowKey, remote: IpAddr) -> Option<(Arc<str>, Source)> {
-        let answered = self.answers.find(key.mac(), remote, self.now)?;
-        let source = match answered.by_another {
-            true => Source::DnsOfAnother,
-            false => Source::Dns,
-        };
-        Some((answered.name, source))
+        let name = self.answers.find(key.mac(), remote, self.now)?;
+        Some((name, Source::Dns))
     }
 
     /// Whether a flow's hello is encrypted indeed. Browsers put the extension into every hello, so
@@ -456,9 +475,7 @@ impl Aggregate {
             return true;
         }
         let inside = self.answers.find(key.mac(), remote, self.now);
-        inside.is_some_and(|inside| {
-            !inside.by_another && inside.name != *outside && self.answers.has_key(&inside.name)
-        })
+        inside.is_some_and(|inside| inside != *outside && self.answers.has_key(key.mac(), &inside))
     }
 
     /// The state of the flow in a slot, made new where another was there.
@@ -510,8 +527,22 @@ impl Aggregate {
         device
     }
 
+    /// Forgets answers and parties whose time is over.
+    fn forget_what_is_over(&mut self) {
+        // A clock that was set back begins another minute.
+        if (self.swept..self.swept + SWEEP).contains(&self.now) {
+            return;
+        }
+        self.swept = self.now;
+        self.answers.forget_expired(self.now);
+        self.parties.forget_silent(self.now);
+    }
+
     /// Forgets what a device did that left the kernel's table, and keeps what it is.
     fn let_go(&mut self, mac: Mac, settled: bool) {
+        self.answers.forget_device(mac);
+        self.names_at.forget_device(mac);
+        self.parties.forget_device(mac);
         let Some(device) = self.devices.get_mut(&mac) else {
             return;
         };
@@ -598,11 +629,16 @@ impl Aggregate {
         }
         let state = self.state(slot, key);
         let name = state.told.name.as_ref().map(|(name, _)| Arc::clone(name));
-        let by_another = matches!(state.told.name, Some((_, Source::DnsOfAnother)));
-        let party = match state.party {
-            Some(party) => party,
+        let known = state.party;
+        let party = match known {
+            Some(party) if self.parties.has(key.mac(), party) => party,
+            // It made room for others: to look for it again and again would take room from them.
+            Some(_) => {
+                self.state(slot, key).party = Some(PartyId::OTHER);
+                PartyId::OTHER
+            }
             None => {
-                let party = self.party(name.as_deref(), remote);
+                let party = self.party(key.mac(), name.as_deref(), remote);
                 self.state(slot, key).party = Some(party);
                 party
             }
@@ -614,8 +650,7 @@ impl Aggregate {
                 .hidden(&self.shown(record, told, name.as_deref(), remote, is_ech));
         self.account(slot, record, counted, party, hidden);
         if opens {
-            // Servers share addresses: what another asked for says nothing of this device.
-            self.note_flow(record, name.as_deref().filter(|_| !by_another));
+            self.note_flow(record, name.as_deref());
         }
     }
 
@@ -633,13 +668,13 @@ impl Aggregate {
         }
     }
 
-    fn party(&mut self, name: Option<&str>, remote: IpAddr) -> PartyId {
+    fn party(&mut self, mac: Mac, name: Option<&str>, remote: IpAddr) -> PartyId {
         if name.is_none() && is_local(remote) {
             return PartyId::LOCAL;
         }
         let info = self.knowledge.about(name, remote);
-        self.parties
-            .number(&Arc::clone(&info.name), info.category, || info)
+        let (name, category, now) = (Arc::clone(&info.name), info.category, self.now);
+        self.parties.number(mac, &name, category, now, || info)
     }
 
     /// Books what a flow has counted since the last time to a party.
@@ -670,7 +705,8 @@ impl Aggregate {
         let mac = record.key.mac();
         self.list(mac);
         if let Some(device) = self.devices.get_mut(&mac) {
-            device.traffic.book(of, amount, &mut self.parties);
+            let place = (mac, &mut self.parties);
+            device.traffic.book(of, amount, place, self.now);
         }
     }
 
@@ -703,7 +739,8 @@ impl Aggregate {
             && let Some(remote) = ip_of(&head.key, head.key.remote())
             && name.parse::<IpAddr>().is_err()
         {
-            self.names_at.said(name, remote, self.now);
+            let place = (head.key.mac(), remote);
+            self.names_at.said(name, place, self.now);
         }
         let state = self.state(head.slot, &heard.head.key);
         state.told.take(heard);
@@ -747,21 +784,20 @@ impl Aggregate {
         let key = &head.key;
         let uploaded = head.direction == Direction::Upload as u8;
         if message.response && !uploaded && self.answers.asked(key, &message) {
+            let device = key.mac();
+            let by_house = ip_of(key, key.remote())
+                .is_some_and(|server| self.resolvers.have(server, &self.knowledge));
             if message.ech {
                 for question in &message.questions {
-                    self.answers.learn_key(&question.name);
+                    self.answers.learn_key(device, &question.name);
                 }
             }
             for record in &message.addresses {
+                let (name, address) = (&*record.name, record.address);
                 self.names_at
-                    .answer(&record.name, record.address, record.ttl, self.now);
-                self.answers.learn(
-                    key.mac(),
-                    &record.name,
-                    record.address,
-                    record.ttl,
-                    self.now,
-                );
+                    .answer(name, (device, address), record.ttl, self.now);
+                self.answers
+                    .learn(device, (name, address), record.ttl, by_house, self.now);
             }
         }
         if !message.response && uploaded {
@@ -846,6 +882,9 @@ impl Aggregate {
         if message.reply {
             if uploaded {
                 self.note(head.key.mac(), Fact::Router);
+            } else if let Some(server) = ip_of(&head.key, head.key.remote()) {
+                let named = message.dns_servers.into_iter().map(IpAddr::from);
+                self.resolvers.name(server, named);
             }
             return;
         }
@@ -873,6 +912,12 @@ impl Aggregate {
         const REPLY: u8 = 7;
         const RECONFIGURE: u8 = 10;
         if head.direction != Direction::Upload as u8 {
+            if message.kind == REPLY
+                && let Some(server) = ip_of(&head.key, head.key.remote())
+            {
+                let named = message.dns_servers.into_iter().map(IpAddr::from);
+                self.resolvers.name(server, named);
+            }
             return;
         }
         let mac = head.key.mac();
@@ -962,7 +1007,7 @@ fn addresses(identity: &Identity) -> Vec<IpAddr> {
 }
 
 /// Adds what a device exchanged with whom.
-fn describe(device: &mut model::Device, state: &DeviceState, parties: &Parties) {
+fn describe(device: &mut model::Device, mac: Mac, state: &DeviceState, parties: &Parties) {
     let bytes = |amount: Amount| ByDirection {
         upload: amount.bytes[0],
         download: amount.bytes[1],
@@ -980,9 +1025,8 @@ fn describe(device: &mut model::Device, state: &DeviceState, parties: &Parties) 
         flows_in_all: flows(all),
     };
     device.addresses = addresses(&state.identity);
-    device.parties = state
-        .traffic
-        .shown()
+    device.parties = parties
+        .shown(mac)
         .map(|(party, shown, all)| with(party, shown, all))
         .collect();
     device
@@ -991,7 +1035,9 @@ fn describe(device: &mut model::Device, state: &DeviceState, parties: &Parties) 
     device.parties.push(with(
         PartyId::OTHER,
         state.traffic.other(),
-        state.traffic.other_in_all(),
+        state
+            .traffic
+            .other_in_all(parties.shown(mac).map(|(.., all)| all)),
     ));
     device.hidden = state
         .traffic

@@ -1,32 +1,41 @@
-//! Which names are at an address: what a flow that tells no name may be about.
+//! Which names a device knows at an address: what a flow of its own that tells no name may be about.
 //!
 //! Servers share addresses. That an address is one of a refused name says nothing of a flow that told
-//! no name, unless every name that is known there is refused. A flow that tells no name is every one
+//! no name, unless every name that the device knows there is refused. A flow that tells no name is every one
 //! whose payload says none: TLS and HTTP without one, and all other protocols. So an address is
 //! blamed only while a DNS answer that did so is fresh.
+//!
+//! An answer blames the address for the device that got it, and a name excuses it for the device that said
+//! it: no device decides about another.
 
-use std::{
-    collections::{HashMap, HashSet, VecDeque},
-    net::IpAddr,
-    ops::{AddAssign, SubAssign},
+use std::{collections::HashSet, net::IpAddr};
+
+use sensor_ebpf::parse::Mac;
+
+use crate::{
+    decode::name::MAX_NAME,
+    quota::{Limits, Quota},
 };
 
-use crate::decode::name::MAX_NAME;
+/// What is remembered, in bytes: devices may say what they like, and to whom. The address of which nothing
+/// was learned for longest leaves.
+pub const LIMITS: Limits = Limits {
+    of_device: 1 << 20,
+    in_all: 4 << 20,
+};
 
-/// Addresses that are remembered at most; the one that was learned first leaves.
-pub const MAX_ADDRESSES: usize = 16_384;
+/// What an address costs, and what each of its names costs beside its own bytes.
+const ADDRESS_COST: usize = 208;
+const NAME_COST: usize = 48;
+
+/// Addresses that are remembered at most, each as often as a device knows it.
+pub const MAX_PLACES: usize = LIMITS.in_all / (ADDRESS_COST + NAME_COST);
 
 /// Names of one address that are told apart. An address with more is nobody's.
 pub const MAX_NAMES: usize = 64;
 
-/// Names at all addresses together, and their octets: devices may say what they like, and to whom. The
-/// address that was learned first makes room.
-pub const MAX_ALL_NAMES: usize = 65_536;
-/// See [`MAX_ALL_NAMES`].
-pub const MAX_OCTETS: usize = 4 << 20;
-
 /// Changed addresses that are told one by one.
-const MAX_CHANGED: usize = 2 * MAX_ADDRESSES;
+const MAX_CHANGED: usize = 2 * MAX_PLACES;
 
 /// How long a name counts at least, in seconds: flows go on with an address when its time to live is
 /// over.
@@ -38,34 +47,27 @@ const AT_MOST: f64 = 604_800.0;
 /// Seconds between two searches for names whose time is over.
 const SWEEP: f64 = 60.0;
 
+/// An address as a device knows it.
+pub type Place = (Mac, IpAddr);
+
 /// The names at addresses.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct NamesAt {
-    addresses: HashMap<IpAddr, Place>,
-    /// In the order in which they were learned.
-    order: VecDeque<IpAddr>,
-    /// What is at all addresses together.
-    size: Size,
+    places: Quota<Mac, IpAddr, Names>,
     changed: Changed,
     /// Seconds since the Unix epoch.
     swept: f64,
+    /// Names.
     evicted: u64,
 }
 
-/// Names, and their octets.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Size {
-    names: usize,
-    octets: usize,
-}
-
-/// Addresses at which something changed; where there are [`MAX_CHANGED`], it may have everywhere.
+/// Places at which something changed; where there are [`MAX_CHANGED`], it may have everywhere.
 #[derive(Debug, Default)]
-struct Changed(HashSet<IpAddr>);
+struct Changed(HashSet<Place>);
 
-/// An address. Times are seconds since the Unix epoch.
+/// The names at an address. Times are seconds since the Unix epoch.
 #[derive(Debug, Default)]
-struct Place {
+struct Names {
     known: Vec<Known>,
     /// Until when a name counts for which there was no room.
     crowded_until: Option<f64>,
@@ -76,28 +78,39 @@ struct Place {
 struct Known {
     name: Box<str>,
     until: f64,
-    /// Until when a DNS answer says so; `None` where only a device did, when it spoke to the address.
+    /// Until when a DNS answer says so; `None` where only the device did, when it spoke to the address.
     answered_until: Option<f64>,
 }
 
+impl Default for NamesAt {
+    fn default() -> Self {
+        Self {
+            places: Quota::new(LIMITS),
+            changed: Changed::default(),
+            swept: 0.0,
+            evicted: 0,
+        }
+    }
+}
+
 impl NamesAt {
-    /// Takes that a DNS answer gave `name` the address for `ttl` seconds from `now` on. What is too long
-    /// for the name of a host is none.
-    pub fn answer(&mut self, name: &str, address: IpAddr, ttl: u32, now: f64) {
+    /// Takes that a DNS answer to a device gave `name` the address for `ttl` seconds from `now` on. What is
+    /// too long for the name of a host is none.
+    pub fn answer(&mut self, name: &str, place: Place, ttl: u32, now: f64) {
         let until = now + f64::from(ttl).clamp(AT_LEAST, AT_MOST);
-        self.learn(name, address, until, Some(until), now);
+        self.learn(name, place, until, Some(until), now);
     }
 
     /// Takes that a device said `name` to the address. It may say what it likes: such a name can
     /// excuse the address, and never blame it.
-    pub fn said(&mut self, name: &str, address: IpAddr, now: f64) {
-        self.learn(name, address, now + AT_LEAST, None, now);
+    pub fn said(&mut self, name: &str, place: Place, now: f64) {
+        self.learn(name, place, now + AT_LEAST, None, now);
     }
 
     fn learn(
         &mut self,
         name: &str,
-        address: IpAddr,
+        place: Place,
         until: f64,
         answered_until: Option<f64>,
         now: f64,
@@ -105,63 +118,42 @@ impl NamesAt {
         if name.len() > MAX_NAME {
             return;
         }
-        let place = self.addresses.get_mut(&address);
-        let known = place.and_then(|place| place.find(name));
-        if let Some(known) = known {
+        let (device, address) = place;
+        let names = self.places.renew(device, &address);
+        if let Some(known) = names.and_then(|names| names.find(name)) {
             if known.renew(until, answered_until, now) {
-                self.changed.insert(address);
+                self.changed.insert(place);
             }
             return;
         }
-        self.make_room(name.len(), address);
-        let place = self.addresses.entry(address).or_insert_with(|| {
-            self.order.push_back(address);
-            Place::default()
-        });
-        self.changed.insert(address);
-        if place.known.len() >= MAX_NAMES {
-            self.size -= place.forget_names(now);
+        self.changed.insert(place);
+        let mut names = self.places.remove(device, &address).unwrap_or_default();
+        if names.known.len() >= MAX_NAMES {
+            names.forget_names(now);
         }
-        if place.known.len() >= MAX_NAMES {
-            let before = place.crowded_until.unwrap_or(until);
-            place.crowded_until = Some(before.max(until));
+        if names.known.len() >= MAX_NAMES {
+            let before = names.crowded_until.unwrap_or(until);
+            names.crowded_until = Some(before.max(until));
             self.evicted += 1;
-            return;
+        } else {
+            names.known.push(Known {
+                name: name.into(),
+                until,
+                answered_until,
+            });
         }
-        self.size += Size::of(name);
-        place.known.push(Known {
-            name: name.into(),
-            until,
-            answered_until,
-        });
+        let cost = names.cost();
+        let leaves = |device, address, names: Names| {
+            self.evicted += names.known.len() as u64;
+            self.changed.insert((device, address));
+        };
+        self.places.insert(device, address, names, cost, leaves);
     }
 
-    /// Makes room for a name at an address. The address itself stays: what is learned of it is to be
-    /// held against what is known.
-    fn make_room(&mut self, octets: usize, address: IpAddr) {
-        let is_known = self.addresses.contains_key(&address);
-        while self.size.names >= MAX_ALL_NAMES
-            || self.size.octets + octets > MAX_OCTETS
-            || self.addresses.len() >= MAX_ADDRESSES && !is_known
-        {
-            let Some(first) = self.order.pop_front() else {
-                return;
-            };
-            if first == address {
-                self.order.push_back(first);
-            } else if let Some(place) = self.addresses.remove(&first) {
-                let size = place.size();
-                self.size -= size;
-                self.evicted += size.names as u64;
-                self.changed.insert(first);
-            }
-        }
-    }
-
-    /// The addresses at which names came or went since the last call, or were forgotten because their
+    /// The places at which names came or went since the last call, or were forgotten because their
     /// time was over: that is looked for once a minute. `None` where they are so many that it may be all
     /// that ever were there.
-    pub fn changed(&mut self, now: f64) -> Option<HashSet<IpAddr>> {
+    pub fn changed(&mut self, now: f64) -> Option<HashSet<Place>> {
         // A clock that was set back begins another minute.
         if !(self.swept..self.swept + SWEEP).contains(&now) {
             self.swept = now;
@@ -171,21 +163,28 @@ impl NamesAt {
         (changed.len() < MAX_CHANGED).then_some(changed)
     }
 
-    /// All addresses, in the order in which they were learned.
-    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
-        self.order.iter().copied()
+    /// All addresses, as devices know them.
+    pub fn places(&self) -> impl Iterator<Item = Place> {
+        let places = self.places.iter();
+        places.map(|(device, address, _)| (device, *address))
     }
 
-    /// The rules that refuse every name at an address, where `refusing` tells those of a name; none
-    /// where no answer gave the address to a name, or where too many names are there.
-    pub fn refusing(&self, address: IpAddr, now: f64, refusing: impl Fn(&str) -> u64) -> u64 {
-        let Some(place) = self.addresses.get(&address) else {
+    /// The rules that refuse every name at an address that a device knows there, where `refusing` tells
+    /// those of a name; none where no answer to the device gave the address to a name, or where too many
+    /// names are there.
+    pub fn refusing(
+        &self,
+        (device, address): Place,
+        now: f64,
+        refusing: impl Fn(&str) -> u64,
+    ) -> u64 {
+        let Some(names) = self.places.get(device, &address) else {
             return 0;
         };
-        if place.crowded_until.is_some_and(|until| now <= until) || !place.is_answered(now) {
+        if names.crowded_until.is_some_and(|until| now <= until) || !names.are_answered(now) {
             return 0;
         }
-        let valid = place.known.iter().filter(|known| now <= known.until);
+        let valid = names.known.iter().filter(|known| now <= known.until);
         valid.fold(u64::MAX, |set, known| set & refusing(&known.name))
     }
 
@@ -194,22 +193,32 @@ impl NamesAt {
         self.evicted
     }
 
+    /// What is remembered costs so many bytes.
+    pub fn cost(&self) -> usize {
+        self.places.cost()
+    }
+
+    /// Forgets all that a device knows.
+    pub fn forget_device(&mut self, device: Mac) {
+        for (address, _) in self.places.remove_device(device) {
+            self.changed.insert((device, address));
+        }
+    }
+
     fn forget_expired(&mut self, now: f64) {
-        self.addresses.retain(|address, place| {
-            let gone = place.forget_names(now);
-            self.size -= gone;
-            if place.forget_words(now) || gone.names > 0 {
-                self.changed.insert(*address);
+        self.places.retain(|device, address, names| {
+            let gone = names.forget_names(now);
+            if names.forget_words(now) || gone {
+                self.changed.insert((device, *address));
             }
-            !place.known.is_empty() || place.crowded_until.is_some()
+            let is_kept = !names.known.is_empty() || names.crowded_until.is_some();
+            is_kept.then(|| names.cost())
         });
-        self.order
-            .retain(|address| self.addresses.contains_key(address));
     }
 }
 
-impl Place {
-    fn is_answered(&self, now: f64) -> bool {
+impl Names {
+    fn are_answered(&self, now: f64) -> bool {
         let mut answered = self.known.iter().filter_map(|known| known.answered_until);
         answered.any(|until| now <= until)
     }
@@ -218,20 +227,17 @@ impl Place {
         self.known.iter_mut().find(|known| *known.name == *name)
     }
 
-    fn size(&self) -> Size {
-        let mut size = Size::default();
-        for known in &self.known {
-            size += Size::of(&known.name);
-        }
-        size
+    fn cost(&self) -> usize {
+        let names = self.known.iter();
+        let names = names.map(|known| NAME_COST + known.name.len());
+        ADDRESS_COST + names.sum::<usize>()
     }
 
-    /// Forgets the names whose time is over, and gives how much that was.
-    fn forget_names(&mut self, now: f64) -> Size {
-        let mut gone = self.size();
+    /// Forgets the names whose time is over, and gives whether there were any.
+    fn forget_names(&mut self, now: f64) -> bool {
+        let before = self.known.len();
         self.known.retain(|known| now <= known.until);
-        gone -= self.size();
-        gone
+        self.known.len() < before
     }
 
     /// Forgets of what is left that an answer said it, or that there was more, where the time of that
@@ -246,33 +252,10 @@ impl Place {
     }
 }
 
-impl Size {
-    fn of(name: &str) -> Self {
-        Self {
-            names: 1,
-            octets: name.len(),
-        }
-    }
-}
-
-impl AddAssign for Size {
-    fn add_assign(&mut self, other: Self) {
-        self.names += other.names;
-        self.octets += other.octets;
-    }
-}
-
-impl SubAssign for Size {
-    fn sub_assign(&mut self, other: Self) {
-        self.names -= other.names;
-        self.octets -= other.octets;
-    }
-}
-
 impl Changed {
-    fn insert(&mut self, address: IpAddr) {
+    fn insert(&mut self, place: Place) {
         if self.0.len() < MAX_CHANGED {
-            self.0.insert(address);
+            self.0.insert(place);
         }
     }
 }
@@ -305,17 +288,26 @@ mod tests {
         }
     }
 
-    const NOWHERE: [IpAddr; 0] = [];
+    const NOWHERE: [Place; 0] = [];
 
-    fn address(last: u32) -> IpAddr {
-        IpAddr::from(std::net::Ipv4Addr::from(0xc633_0000 + last))
+    const PHONE: Mac = Mac::new([2, 0, 0, 0, 0, 1]);
+    const LAPTOP: Mac = Mac::new([2, 0, 0, 0, 0, 2]);
+
+    fn at(device: Mac, last: u32) -> Place {
+        let address = std::net::Ipv4Addr::from(0xc633_0000 + last);
+        (device, address.into())
+    }
+
+    /// An address as the phone knows it.
+    fn address(last: u32) -> Place {
+        at(PHONE, last)
     }
 
     fn rules(names: &NamesAt, now: f64) -> u64 {
         names.refusing(address(1), now, refusing)
     }
 
-    fn changed(names: &mut NamesAt, now: f64) -> Vec<IpAddr> {
+    fn changed(names: &mut NamesAt, now: f64) -> Vec<Place> {
         let changed = names.changed(now).expect("they are few");
         changed.into_iter().collect()
     }
@@ -351,7 +343,7 @@ mod tests {
         let over = 7_200.0 + SWEEP;
         assert_eq!(changed(&mut names, over), [address(1)], "the blame");
         assert_eq!(rules(&names, over), 0);
-        assert_eq!(names.addresses().count(), 0);
+        assert_eq!(names.places().count(), 0);
         // The clock was far ahead.
         names.answer("blocked.example", address(1), 0, 100.0);
         assert_eq!(changed(&mut names, 100.0), [address(1)]);
@@ -418,53 +410,65 @@ mod tests {
         assert_eq!(names.refusing(address(1), 7_260.0, |_| 1), 1);
     }
 
-    /// What is there by count, and by the books.
-    fn sizes(names: &NamesAt) -> [Size; 2] {
-        let mut counted = Size::default();
-        for place in names.addresses.values() {
-            counted += place.size();
+    #[test]
+    fn no_devices_word_or_answer_decides_about_another() {
+        let mut names = NamesAt::default();
+        let of = |names: &NamesAt, device| names.refusing(at(device, 1), 0.0, refusing);
+        names.answer("blocked.example", at(LAPTOP, 1), 60, 0.0);
+        assert_eq!((of(&names, PHONE), of(&names, LAPTOP)), (0, 0b01));
+        names.answer("blocked.example", at(PHONE, 1), 60, 0.0);
+        changed(&mut names, 0.0);
+        names.said("allowed.example", at(LAPTOP, 1), 0.0);
+        names.answer("allowed.example", at(LAPTOP, 1), 60, 0.0);
+        assert_eq!(changed(&mut names, 0.0), [at(LAPTOP, 1)]);
+        assert_eq!((of(&names, PHONE), of(&names, LAPTOP)), (0b01, 0));
+        for number in 0..=MAX_NAMES {
+            names.said(&format!("{number}.example"), at(LAPTOP, 1), 0.0);
         }
-        assert_eq!(names.order.len(), names.addresses.len());
-        [counted, names.size]
+        assert_eq!(of(&names, PHONE), 0b01);
+        names.forget_device(LAPTOP);
+        assert_eq!(of(&names, PHONE), 0b01);
     }
 
     #[test]
-    fn devices_fill_no_memory_with_what_they_say() {
+    fn a_device_fills_no_memory_and_no_others_share_with_what_it_says() {
         let long = "a".repeat(MAX_NAME - 5);
-        for (of_each, suffix, most) in [
-            (1, "", MAX_ADDRESSES),
-            (50, "", MAX_ALL_NAMES),
-            (50, &*long, MAX_OCTETS / MAX_NAME),
-        ] {
+        for (of_each, suffix) in [(1, ""), (50, ""), (50, &*long)] {
             let mut names = NamesAt::default();
-            let said = 2 * MAX_ALL_NAMES;
+            names.answer("blocked.example", at(LAPTOP, 1), 60, 0.0);
+            let said = 131_072;
             for number in 0..said {
-                let at = address((number / of_each) as u32);
-                names.said(&format!("{:05}{suffix}", number % 99_999), at, 0.0);
+                let place = address(number / of_each);
+                names.said(&format!("{:05}{suffix}", number % 99_999), place, 0.0);
             }
-            let [counted, booked] = sizes(&names);
-            assert_eq!(counted, booked);
-            assert!((most - 50..=most).contains(&counted.names), "{counted:?}");
-            assert!(counted.octets <= MAX_OCTETS);
-            assert_eq!(names.evicted(), (said - counted.names) as u64);
+            let of_phone = names.places.cost_of(PHONE);
+            let largest = ADDRESS_COST + 50 * (NAME_COST + MAX_NAME);
+            assert!((LIMITS.of_device - largest..=LIMITS.of_device).contains(&of_phone));
+            let known: usize = names
+                .places
+                .iter()
+                .map(|(.., names)| names.known.len())
+                .sum();
+            assert_eq!(names.evicted(), u64::from(said) + 1 - known as u64);
             assert!(names.changed.0.len() <= MAX_CHANGED);
             assert_eq!(names.changed(0.0).is_none(), of_each == 1);
+            let laptops = |names: &NamesAt| names.refusing(at(LAPTOP, 1), 0.0, refusing);
+            assert_eq!(laptops(&names), 0b01);
             changed(&mut names, AT_LEAST + 1.0);
-            assert_eq!(sizes(&names), [Size::default(); 2], "all are over");
+            assert_eq!((names.places.len(), names.cost()), (0, 0), "all are over");
         }
     }
 
     #[test]
-    fn room_is_not_made_by_an_address_for_its_own_names() {
+    fn made_up_devices_fill_what_there_is_for_all_and_no_more() {
         let mut names = NamesAt::default();
-        names.said("allowed.example", address(1), 0.0);
-        for number in 1..MAX_ALL_NAMES as u32 {
-            names.said(&format!("{number}"), address(2 + number / 50), 0.0);
+        names.answer("blocked.example", address(1), 60, 0.0);
+        for number in 0..2 * MAX_PLACES as u32 {
+            let [_, b, c, d] = number.to_be_bytes();
+            names.said("a", at(Mac::new([6, 0, 0, b, c, d]), 1), 0.0);
         }
-        assert_eq!(names.evicted(), 0);
-        names.answer("blocked.example", address(1), 0, 0.0);
-        assert!(names.evicted() > 0);
-        assert_eq!(rules(&names, 0.0), 0, "the allowed one is there still");
+        assert!(names.cost() <= LIMITS.in_all);
+        assert!(names.places.len() <= MAX_PLACES);
     }
 
     #[test]
@@ -477,7 +481,8 @@ mod tests {
         // Those whose time is over make room.
         names.said("late", address(1), AT_LEAST + 1.0);
         assert_eq!(names.evicted(), 3);
-        let [counted, booked] = sizes(&names);
-        assert_eq!((counted.names, booked), (1, counted));
+        let known = names.places.iter().map(|(.., names)| names.known.len());
+        assert_eq!(known.sum::<usize>(), 1);
+        assert_eq!(names.cost(), ADDRESS_COST + NAME_COST + "late".len());
     }
 }

@@ -25,6 +25,8 @@ const LAPTOP: [u8; 6] = [0x00, 0x1b, 0x21, 1, 2, 3];
 const LOCAL: [u8; 4] = [192, 168, 1, 7];
 const REMOTE: [u8; 4] = [198, 51, 100, 9];
 const RESOLVER: [u8; 4] = [198, 51, 100, 53];
+/// A server of a device's own.
+const STRANGER: [u8; 4] = [203, 0, 113, 66];
 
 const UP: Direction = Direction::Upload;
 const DOWN: Direction = Direction::Download;
@@ -99,6 +101,7 @@ impl House {
             now: BEGAN as f64,
             settled: 0,
         };
+        house.aggregate.set_own_addresses([RESOLVER.into()]);
         house.reading(&[PHONE, LAPTOP]);
         house
     }
@@ -178,10 +181,15 @@ impl House {
             .collect()
     }
 
-    /// Asks a resolver for a name, and gets an address.
+    /// Asks a resolver of the house for a name, and gets an address.
     fn resolve(&mut self, mac: [u8; 6], name: &str, address: [u8; 4]) {
+        self.resolve_by(RESOLVER, mac, name, address);
+    }
+
+    /// Asks a server for a name, and gets an address.
+    fn resolve_by(&mut self, server: [u8; 4], mac: [u8; 6], name: &str, address: [u8; 4]) {
         let of = |direction| Payload {
-            key: key_of(mac, protocol::UDP, 40_001, (RESOLVER, 53)),
+            key: key_of(mac, protocol::UDP, 40_001, (server, 53)),
             direction,
             syn: None,
             at: 0,
@@ -192,11 +200,15 @@ impl House {
 
     /// What the parties of the phone amount to.
     fn parties(&mut self) -> BTreeMap<String, u64> {
+        self.parties_of(PHONE)
+    }
+
+    fn parties_of(&mut self, mac: [u8; 6]) -> BTreeMap<String, u64> {
         let snapshot = self.aggregate.snapshot(Ticks::default());
-        let phone = mac_text(Mac::new(PHONE));
+        let name = mac_text(Mac::new(mac));
         let devices = snapshot.devices.into_iter();
         devices
-            .filter(|device| device.device == phone)
+            .filter(|device| device.device == name)
             .flat_map(|device| device.parties)
             .map(|with| {
                 let bytes = with.bytes_in_all;
@@ -554,7 +566,87 @@ fn what_another_asked_for_is_no_evidence() {
         conclusion.evidence.iter().all(|line| line.source != "name"),
         "{conclusion:?}"
     );
-    assert_eq!(house.parties()["apple.com"], 10);
+    assert_eq!(house.parties()["198.51.100.9"], 10);
+}
+
+/// The laptop has a server of its own answer what it likes.
+#[test]
+fn a_forged_answer_changes_nothing_for_another_device() {
+    let address = IpAddr::from(REMOTE);
+    let refusing = |name: &str| u64::from(name == "blocked.example");
+    let mut house = House::new();
+    let rules = |house: &House, mac| {
+        let place = (Mac::new(mac), address);
+        house
+            .aggregate
+            .names_at
+            .refusing(place, house.now, refusing)
+    };
+    house.resolve_by(STRANGER, LAPTOP, "blocked.example", REMOTE);
+    assert_eq!(
+        (rules(&house, LAPTOP), rules(&house, PHONE)),
+        (1, 0),
+        "no blame"
+    );
+    let facts = house.facts(3, tcp(1));
+    assert_eq!((facts.name, facts.name_by_another), (None, false));
+
+    // What the phone was told is neither excused nor named anew.
+    house.resolve(PHONE, "blocked.example", REMOTE);
+    house.resolve_by(STRANGER, LAPTOP, "allowed.example", REMOTE);
+    let hello = key_of(LAPTOP, protocol::TCP, 2, (REMOTE, 443));
+    house.sample(4, Kind::Tls, Payload::up(hello, 0), &records(HELLO));
+    assert_eq!(
+        (rules(&house, LAPTOP), rules(&house, PHONE)),
+        (0, 1),
+        "no excuse"
+    );
+    let facts = house.facts(3, tcp(1));
+    assert_eq!(facts.name.as_deref(), Some("blocked.example"));
+    assert!(!facts.name_by_another);
+    house.now += PATIENCE;
+    house.apply(Record::Flow(3, flow_of(tcp(1), 10, 0)));
+    assert_eq!(house.parties()["blocked.example"], 10);
+}
+
+#[test]
+fn what_another_was_told_by_the_house_is_shown_and_not_booked() {
+    let mut house = House::new();
+    house.resolve(LAPTOP, "dns.google", REMOTE);
+    let facts = house.facts(3, tcp(1));
+    assert_eq!(facts.name.as_deref(), Some("dns.google"));
+    assert_eq!(
+        (facts.name_source, facts.name_by_another),
+        (Some("dns"), true)
+    );
+    assert_eq!(facts.party.as_deref(), Some("198.51.100.9"));
+    assert_eq!((facts.hidden, facts.owner), (Some("not-yet-seen"), None));
+    house.now += PATIENCE;
+    house.apply(Record::Flow(3, flow_of(tcp(1), 10, 0)));
+    assert_eq!(
+        house.parties(),
+        BTreeMap::from([("198.51.100.9".to_owned(), 10), ("other".to_owned(), 0)])
+    );
+}
+
+#[test]
+fn the_gateways_dhcp_says_which_resolvers_are_the_houses() {
+    let mut house = House::new();
+    house.resolve_by(STRANGER, LAPTOP, "laptop.example", REMOTE);
+    let by_another = |house: &House| house.facts(3, tcp(1)).name_by_another;
+    let reply = |house: &mut House, server| {
+        let mut reply = discover(PHONE, "x");
+        reply[0] = 2;
+        reply.pop();
+        reply.extend([6, 4, 203, 0, 113, 66, 255]);
+        let of = Payload::down(key_of(PHONE, protocol::UDP, 68, (server, 67)), 0).after(None);
+        house.sample(NO_SLOT, Kind::Dhcp4, of, &reply);
+        house.resolve_by(STRANGER, LAPTOP, "laptop.example", REMOTE);
+    };
+    reply(&mut house, STRANGER);
+    assert!(!by_another(&house), "a server that is not the gateway");
+    reply(&mut house, RESOLVER);
+    assert!(by_another(&house));
 }
 
 #[test]
@@ -856,6 +948,147 @@ fn unfinished_hellos_are_bounded_and_counted() {
             ("tls", "limit", sum)
         ]
     );
+}
+
+/// The tables of a house, as entries or bytes; each is bounded by itself.
+fn sizes(house: &House) -> Vec<usize> {
+    let aggregate = &house.aggregate;
+    vec![
+        aggregate.parties.count(),
+        aggregate.parties.len(),
+        aggregate.answers.len(),
+        aggregate.names_at.cost(),
+        aggregate.devices.len(),
+    ]
+}
+
+/// A flow of the laptop to an address of its own, that begins now.
+fn flow_to(number: u32, port: u16, now: f64) -> FlowRecord {
+    let [_, b, c, d] = number.to_be_bytes();
+    let key = key_of(LAPTOP, protocol::UDP, port, ([100, b, c, d], 9));
+    FlowRecord {
+        first_seen: now as u64,
+        ..flow_of(key, 100, 0)
+    }
+}
+
+#[test]
+fn a_hundred_thousand_destinations_of_one_device_leave_others_as_they_were() {
+    const DESTINATIONS: u32 = 100_000;
+    const HOUR: f64 = 3_600.0;
+    let mut house = House::new();
+    house.resolve(PHONE, "one.example", REMOTE);
+    house.now += PATIENCE;
+    house.apply(Record::Flow(0, flow_of(tcp(1), 500, 0)));
+    let before = sizes(&house);
+    for number in 0..DESTINATIONS {
+        // The address in an answer of the laptop's own server, and a flow there.
+        let [_, b, c, d] = number.to_be_bytes();
+        let name = format!("{number}.example");
+        house.resolve_by(STRANGER, LAPTOP, &name, [100, b, c, d]);
+        let flow = flow_to(number, 1, house.now);
+        house.apply(Record::Reaped(1, flow));
+        house.now += 0.01;
+    }
+    // Those of the phone are what they were, and it has room for others.
+    house.apply(Record::Flow(0, flow_of(tcp(1), 600, 0)));
+    house.resolve(PHONE, "two.example", [198, 51, 100, 10]);
+    let two = key_of(PHONE, protocol::TCP, 2, ([198, 51, 100, 10], 443));
+    house.now += PATIENCE;
+    house.apply(Record::Flow(2, flow_of(two, 70, 0)));
+    let parties = house.parties();
+    assert_eq!((parties["one.example"], parties["two.example"]), (600, 70));
+    assert_eq!(house.name(0, tcp(1)).as_deref(), Some("one.example"));
+    // Nothing of the laptop is lost from the books.
+    let laptops: u64 = house.parties_of(LAPTOP).values().sum();
+    assert_eq!(laptops, 100 * u64::from(DESTINATIONS));
+    let most = [2_048 + 4, 2_048 + 2, 4_096 + 2, (1 << 20) + 512, 2];
+    for ((size, most), before) in sizes(&house).into_iter().zip(most).zip(&before) {
+        assert!(size <= most + before, "{:?}", sizes(&house));
+    }
+    // What comes next is counted by its own name, at once.
+    let latest = flow_to(DESTINATIONS, 2, house.now);
+    house.resolve_by(STRANGER, LAPTOP, "latest.example", [100, 1, 0x86, 0xa0]);
+    house.now += PATIENCE;
+    house.apply(Record::Flow(
+        3,
+        FlowRecord {
+            upload_bytes: 5_000,
+            ..latest
+        },
+    ));
+    assert_eq!(house.parties_of(LAPTOP)["latest.example"], 5_000);
+
+    // An hour later they are gone, and nothing else is: the phone goes on, and the latest flow too.
+    house.now += HOUR + SWEEP;
+    house.reading(&[PHONE, LAPTOP]);
+    house.apply(Record::Flow(0, flow_of(tcp(1), 700, 0)));
+    let parties = house.parties();
+    assert_eq!((parties["one.example"], parties["two.example"]), (700, 70));
+    // Those with a series, and what a device keeps for a day.
+    let [count, pairs, answers, names, devices] = sizes(&house)[..] else {
+        unreachable!("there are five");
+    };
+    assert!(count <= 256 + 6 && pairs <= 256 + 4, "{count} {pairs}");
+    assert_eq!((answers, devices), (0, 2), "all answers are over");
+    house.aggregate.names_at().changed(house.now);
+    assert!(
+        house.aggregate.names_at.cost() < names.max(1),
+        "names are over too"
+    );
+    assert_eq!(house.aggregate.names_at.cost(), 0);
+}
+
+/// Ten minutes of 160 new names and connections a second.
+#[test]
+fn a_flood_of_names_by_one_device_ends_in_tables_that_grow_no_more() {
+    const A_SECOND: u32 = 160;
+    const SECONDS: u32 = 600;
+    let mut house = House::new();
+    let mut at_half = Vec::new();
+    for second in 0..SECONDS {
+        for number in second * A_SECOND..(second + 1) * A_SECOND {
+            let [_, b, c, d] = number.to_be_bytes();
+            let name = format!("a{number:07}.flood.example{}", number % 97);
+            house.resolve(LAPTOP, &name, [100, b, c, d]);
+            let slot = 10 + number % 16_384;
+            let key = key_of(
+                LAPTOP,
+                protocol::TCP,
+                (number % 50_000) as u16,
+                ([100, b, c, d], 80),
+            );
+            let request = format!("GET / HTTP/1.1\r\nHost: {name}\r\n\r\n");
+            let flow = FlowRecord {
+                first_seen: house.now as u64,
+                ..flow_of(key, 300, 0)
+            };
+            house.sample(
+                slot,
+                Kind::Http,
+                Payload::up(key, 0).after(Some(number)),
+                request.as_bytes(),
+            );
+            house.apply(Record::Flow(slot, flow));
+            house.apply(Record::Reaped(slot, flow));
+        }
+        house.now += 1.0;
+        house.reading(&[PHONE, LAPTOP]);
+        house.aggregate.snapshot(Ticks::default());
+        house.aggregate.names_at().changed(house.now);
+        house.desk.forget_unfinished(house.now - UNFINISHED_FOR);
+        if second == SECONDS / 2 {
+            at_half = sizes(&house);
+        }
+    }
+    for (end, half) in sizes(&house).into_iter().zip(&at_half) {
+        assert!(
+            end <= half + half / 50,
+            "{:?} after {at_half:?}",
+            sizes(&house)
+        );
+    }
+    assert!(house.desk.kept() <= crate::hearing::MAX_KEPT);
 }
 
 #[derive(Clone, Debug)]

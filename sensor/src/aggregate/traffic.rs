@@ -5,20 +5,30 @@
 //! among the device's largest; what it exchanged before stays in `other`, so that nothing is
 //! counted twice and nothing steps back. One that is overtaken loses its series and is counted in
 //! `other` from then on; it comes back with the counts it left with.
+//!
+//! A device has a share of the parties. For one more than that, its own party without traffic for longest makes
+//! room. A party without a series that is silent for long is forgotten, and begins anew when it comes back.
 
 use std::{collections::HashMap, sync::Arc};
 
+use sensor_ebpf::parse::Mac;
+
 use super::party::{hidden::Hidden, lists::Category, networks::Network};
+use crate::quota::{Limits, Quota};
 
-/// Parties that are known at most, of all devices together; further ones are `other`.
-pub const MAX_PARTIES: usize = 16_384;
+/// Parties that are counted, each as often as a device has it: at most some 12 MiB.
+pub const PARTIES: Limits = Limits {
+    of_device: 2_048,
+    in_all: 32_768,
+};
 
-/// Parties that are counted for one device at most; further ones are `other`.
-pub const MAX_PARTIES_OF_DEVICE: usize = 4_096;
+/// Parties of a device that are kept for [`SILENT_FOR`], those with the latest traffic; further ones for
+/// [`MANY_SILENT_FOR`].
+const FEW: usize = 256;
 
-/// Parties that are counted for all devices at most, each as often as a device has it: about
-/// 10 MiB.
-pub const MAX_PAIRS: usize = 65_536;
+/// How long a party without a series may be silent, in seconds: a day, and an hour where a device has many.
+const SILENT_FOR: f64 = 86_400.0;
+const MANY_SILENT_FOR: f64 = 3_600.0;
 
 /// Octets in both directions, and flows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -67,103 +77,257 @@ pub struct PartyInfo {
     pub network: Network,
 }
 
-/// Every party that was seen.
+/// Every party that a device has, and what it exchanges with it.
 #[derive(Debug)]
 pub struct Parties {
     /// By domain, and by category: none, then as they are numbered.
     numbers: HashMap<Arc<str>, [Option<PartyId>; 1 + Category::ALL.len()]>,
-    infos: Vec<PartyInfo>,
-    /// Devices with a party, all parties together.
-    pairs: usize,
-    refused: u64,
+    known: HashMap<PartyId, Known>,
+    /// The number that was given last.
+    last: u32,
+    pairs: Quota<Mac, PartyId, WithParty>,
+}
+
+/// A party, and how many devices have it.
+#[derive(Debug)]
+struct Known {
+    info: PartyInfo,
+    devices: usize,
 }
 
 impl Default for Parties {
     fn default() -> Self {
-        let named = |name: &str| PartyInfo {
-            name: name.into(),
-            ..PartyInfo::default()
+        let mut parties = Self {
+            numbers: HashMap::new(),
+            known: HashMap::new(),
+            last: PartyId::LOCAL.0,
+            pairs: Quota::new(PARTIES),
         };
-        let infos = vec![named("other"), named("local")];
         // So that what calls itself `other` is no second party of this name.
-        let numbers = [PartyId::OTHER, PartyId::LOCAL].map(|id| {
-            let mut numbers = [None; 1 + Category::ALL.len()];
-            numbers[0] = Some(id);
-            (Arc::clone(&infos[id.0 as usize].name), numbers)
-        });
-        Self {
-            numbers: HashMap::from(numbers),
-            infos,
-            pairs: 0,
-            refused: 0,
+        for (id, name) in [(PartyId::OTHER, "other"), (PartyId::LOCAL, "local")] {
+            let info = PartyInfo {
+                name: name.into(),
+                ..PartyInfo::default()
+            };
+            parties.add(id, info);
         }
+        parties
     }
 }
 
 impl Parties {
-    /// The number of a party, given to it now where it has none; [`PartyId::OTHER`] where there is
-    /// no room.
+    /// The number of a party that a device has from now on; `now` is in seconds since the Unix epoch.
     pub fn number(
         &mut self,
+        device: Mac,
         name: &str,
         category: Option<Category>,
+        now: f64,
         about: impl FnOnce() -> PartyInfo,
     ) -> PartyId {
-        let place = category.map_or(0, |category| 1 + category as usize);
-        if let Some(id) = self.numbers.get(name).and_then(|numbers| numbers[place]) {
-            return id;
-        }
-        if self.infos.len() >= MAX_PARTIES {
-            self.refused += 1;
-            return PartyId::OTHER;
-        }
-        let id = PartyId(self.infos.len() as u32);
-        let info = about();
-        self.numbers.entry(Arc::clone(&info.name)).or_default()[place] = Some(id);
-        self.infos.push(info);
+        let numbers = self.numbers.get(name);
+        let id = match numbers.and_then(|numbers| numbers[place(category)]) {
+            Some(id) => id,
+            None => {
+                let id = self.unused();
+                self.add(id, about());
+                id
+            }
+        };
+        self.enter(device, id, now);
         id
     }
 
-    /// What is known of a party.
+    /// What is known of a party; of one that no device has any more, what is known of `other`.
     pub fn info(&self, id: PartyId) -> &PartyInfo {
-        &self.infos[id.0 as usize]
+        static NOTHING: std::sync::LazyLock<PartyInfo> =
+            std::sync::LazyLock::new(PartyInfo::default);
+        let known = self.known.get(&id);
+        let known = known.or_else(|| self.known.get(&PartyId::OTHER));
+        known.map_or(&NOTHING, |known| &known.info)
     }
 
     /// How many there are, `other` and `local` among them.
     pub fn count(&self) -> usize {
-        self.infos.len()
+        self.known.len()
     }
 
-    /// Takes room for what one more device has with a party; counts where there is none.
-    fn take_room(&mut self, of_device: usize) -> bool {
-        let room = of_device < MAX_PARTIES_OF_DEVICE && self.pairs < MAX_PAIRS;
-        if room {
-            self.pairs += 1;
-        } else {
-            self.refused += 1;
+    /// How many there are, each as often as a device has it.
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.pairs.len()
+    }
+
+    /// Whether a device has a party still.
+    pub fn has(&self, device: Mac, id: PartyId) -> bool {
+        id == PartyId::OTHER || self.pairs.get(device, &id).is_some()
+    }
+
+    /// How often a party of a device made room for another.
+    pub fn evicted(&self) -> u64 {
+        self.pairs.evicted()
+    }
+
+    /// Gives series to the `top` largest parties of a device.
+    ///
+    /// One that has a series keeps it until another is twice as large: of parties that are about
+    /// equal, none comes and goes.
+    pub fn choose(&mut self, device: Mac, top: usize) {
+        let mut shown: Vec<_> = self.with_series(device, true);
+        let mut waiting: Vec<_> = self.with_series(device, false);
+        shown.sort_unstable();
+        waiting.sort_unstable();
+        while shown.len() > top {
+            let (_, smallest) = shown.remove(0);
+            self.show(device, smallest, false);
         }
-        room
+        let mut smallest = shown.into_iter();
+        let mut free = top - smallest.len();
+        while let Some((octets, party)) = waiting.pop() {
+            if free > 0 {
+                free -= 1;
+            } else {
+                match smallest.next() {
+                    Some((least, leaves)) if octets > 2 * least => self.show(device, leaves, false),
+                    _ => break,
+                }
+            }
+            self.show(device, party, true);
+        }
     }
 
-    /// How often a party had no room.
-    pub fn refused(&self) -> u64 {
-        self.refused
+    /// The parties of a device that have series: what is shown for each, and in all.
+    pub fn shown(&self, device: Mac) -> impl Iterator<Item = (PartyId, Amount, Amount)> {
+        let shown = self.pairs.iter_of(device).filter(|(_, with)| with.is_shown);
+        shown.map(|(party, with)| {
+            let shown = with.shown.as_deref().copied().unwrap_or_default();
+            (*party, shown, with.all)
+        })
     }
+
+    /// Forgets the parties without a series that are silent for long.
+    pub fn forget_silent(&mut self, now: f64) {
+        let devices = self.pairs.devices();
+        let mut counts: HashMap<_, _> = devices
+            .map(|device| (device, self.pairs.len_of(device)))
+            .collect();
+        let mut gone = Vec::new();
+        self.pairs.retain(|device, party, with| {
+            let count = counts.entry(device).or_default();
+            let silent = now - with.last;
+            let is_late = silent > SILENT_FOR || *count > FEW && silent > MANY_SILENT_FOR;
+            if with.is_shown || !is_late {
+                return Some(1);
+            }
+            *count -= 1;
+            gone.push(*party);
+            None
+        });
+        for party in gone {
+            self.let_go(party);
+        }
+        if self.known.capacity() > 4 * self.known.len().max(FEW) {
+            self.known.shrink_to_fit();
+            self.numbers.shrink_to_fit();
+        }
+    }
+
+    /// Forgets what a device exchanged.
+    pub fn forget_device(&mut self, device: Mac) {
+        for (party, _) in self.pairs.remove_device(device) {
+            self.let_go(party);
+        }
+    }
+
+    /// What a device has with a party, which is its latest; it has it from now on.
+    fn enter(&mut self, device: Mac, id: PartyId, now: f64) -> Option<&mut WithParty> {
+        if self.pairs.get(device, &id).is_none() {
+            let known = self.known.get_mut(&id)?;
+            known.devices += 1;
+            let mut gone = Vec::new();
+            let leaves = |_, party, _| gone.push(party);
+            self.pairs
+                .insert(device, id, WithParty::default(), 1, leaves);
+            for party in gone {
+                self.let_go(party);
+            }
+        }
+        let with = self.pairs.renew(device, &id)?;
+        with.last = now;
+        Some(with)
+    }
+
+    fn add(&mut self, id: PartyId, info: PartyInfo) {
+        let numbers = self.numbers.entry(Arc::clone(&info.name)).or_default();
+        numbers[place(info.category)] = Some(id);
+        self.known.insert(id, Known { info, devices: 0 });
+    }
+
+    /// A number that no party has. A flow may have that of one that is gone, so it is not given anew soon.
+    fn unused(&mut self) -> PartyId {
+        loop {
+            self.last = self.last.wrapping_add(1);
+            let id = PartyId(self.last);
+            if !self.known.contains_key(&id) {
+                return id;
+            }
+        }
+    }
+
+    /// A device has a party no more.
+    fn let_go(&mut self, id: PartyId) {
+        let Some(known) = self.known.get_mut(&id) else {
+            return;
+        };
+        known.devices -= 1;
+        if known.devices > 0 || matches!(id, PartyId::OTHER | PartyId::LOCAL) {
+            return;
+        }
+        let Some(Known { info, .. }) = self.known.remove(&id) else {
+            return;
+        };
+        if let Some(numbers) = self.numbers.get_mut(&info.name) {
+            numbers[place(info.category)] = None;
+            if numbers.iter().all(Option::is_none) {
+                self.numbers.remove(&info.name);
+            }
+        }
+    }
+
+    fn with_series(&self, device: Mac, is_shown: bool) -> Vec<(u64, PartyId)> {
+        let parties = self.pairs.iter_of(device);
+        parties
+            .filter(|(_, with)| with.is_shown == is_shown)
+            .map(|(party, with)| (with.all.total(), *party))
+            .collect()
+    }
+
+    fn show(&mut self, device: Mac, party: PartyId, is_shown: bool) {
+        if let Some(with) = self.pairs.get_mut(device, &party) {
+            with.is_shown = is_shown;
+        }
+    }
+}
+
+fn place(category: Option<Category>) -> usize {
+    category.map_or(0, |category| 1 + category as usize)
 }
 
 /// What one device exchanges with one party.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct WithParty {
     all: Amount,
-    /// The part that was booked while the party had a series of its own.
-    shown: Amount,
+    /// The part that was booked while the party had a series of its own; most never have one.
+    shown: Option<Box<Amount>>,
     is_shown: bool,
+    /// When something was booked last, in seconds since the Unix epoch.
+    last: f64,
 }
 
-/// What one device exchanges.
+/// What one device exchanges in all.
 #[derive(Debug, Default)]
 pub struct Traffic {
-    parties: HashMap<PartyId, WithParty>,
+    all: Amount,
     other: Amount,
     hidden: [Amount; Hidden::ALL.len()],
     categories: [Amount; Category::ALL.len()],
@@ -181,89 +345,47 @@ pub struct Counted {
 }
 
 impl Traffic {
-    /// Books a flow's new counts.
-    pub fn book(&mut self, of: Counted, amount: Amount, parties: &mut Parties) {
+    /// Books a flow's new counts, of a device that has the party. `now` is in seconds since the Unix epoch.
+    pub fn book(
+        &mut self,
+        of: Counted,
+        amount: Amount,
+        (device, parties): (Mac, &mut Parties),
+        now: f64,
+    ) {
         if let Some(hidden) = of.hidden {
             self.hidden[hidden as usize].add(amount);
         }
         if let Some(category) = of.category {
             self.categories[category as usize].add(amount);
         }
-        let is_new = !self.parties.contains_key(&of.party);
-        if of.party == PartyId::OTHER || (is_new && !parties.take_room(self.parties.len())) {
-            self.other.add(amount);
-            return;
-        }
-        let with = self.parties.entry(of.party).or_default();
-        with.all.add(amount);
-        match with.is_shown {
-            true => with.shown.add(amount),
-            false => self.other.add(amount),
-        }
-    }
-
-    /// Gives series to the `top` largest parties.
-    ///
-    /// One that has a series keeps it until another is twice as large: of parties that are about
-    /// equal, none comes and goes.
-    pub fn choose(&mut self, top: usize) {
-        let mut shown: Vec<_> = self.with_series(true);
-        let mut waiting: Vec<_> = self.with_series(false);
-        shown.sort_unstable();
-        waiting.sort_unstable();
-        while shown.len() > top {
-            let (_, smallest) = shown.remove(0);
-            self.show(smallest, false);
-        }
-        let mut smallest = shown.into_iter();
-        let mut free = top - smallest.len();
-        while let Some((octets, party)) = waiting.pop() {
-            if free > 0 {
-                free -= 1;
-            } else {
-                match smallest.next() {
-                    Some((least, leaves)) if octets > 2 * least => self.show(leaves, false),
-                    _ => break,
-                }
+        self.all.add(amount);
+        let with = match of.party {
+            PartyId::OTHER => None,
+            party => parties.enter(device, party, now),
+        };
+        if let Some(with) = with {
+            with.all.add(amount);
+            if with.is_shown {
+                with.shown.get_or_insert_default().add(amount);
+                return;
             }
-            self.show(party, true);
         }
+        self.other.add(amount);
     }
 
-    fn with_series(&self, is_shown: bool) -> Vec<(u64, PartyId)> {
-        self.parties
-            .iter()
-            .filter(|(_, with)| with.is_shown == is_shown)
-            .map(|(party, with)| (with.all.total(), *party))
-            .collect()
-    }
-
-    fn show(&mut self, party: PartyId, is_shown: bool) {
-        if let Some(with) = self.parties.get_mut(&party) {
-            with.is_shown = is_shown;
-        }
-    }
-
-    /// The parties that have series: what is shown for each, and in all.
-    pub fn shown(&self) -> impl Iterator<Item = (PartyId, Amount, Amount)> {
-        self.parties
-            .iter()
-            .filter(|(_, with)| with.is_shown)
-            .map(|(party, with)| (*party, with.shown, with.all))
-    }
-
-    /// What is booked to none of them.
+    /// What is booked to no series of a party.
     pub fn other(&self) -> Amount {
         self.other
     }
 
-    /// What is exchanged with none of them.
-    pub fn other_in_all(&self) -> Amount {
-        let mut other = self.other;
-        for (_, shown, all) in self.shown() {
+    /// What is exchanged with none of these parties, given what is exchanged with each in all.
+    pub fn other_in_all(&self, shown: impl Iterator<Item = Amount>) -> Amount {
+        let mut other = self.all;
+        for all in shown {
             for direction in 0..2 {
-                other.bytes[direction] -= all.bytes[direction] - shown.bytes[direction];
-                other.flows[direction] -= all.flows[direction] - shown.flows[direction];
+                other.bytes[direction] -= all.bytes[direction];
+                other.flows[direction] -= all.flows[direction];
             }
         }
         other
@@ -284,6 +406,9 @@ impl Traffic {
 mod tests {
     use super::*;
 
+    const PHONE: Mac = Mac::new([2, 0, 0, 0, 0, 1]);
+    const LAPTOP: Mac = Mac::new([2, 0, 0, 0, 0, 2]);
+
     fn amount(octets: u64) -> Amount {
         Amount {
             bytes: [octets, 0],
@@ -291,28 +416,66 @@ mod tests {
         }
     }
 
-    fn of(party: u32) -> Counted {
+    fn of(party: PartyId) -> Counted {
         Counted {
-            party: PartyId(party),
+            party,
             hidden: None,
             category: None,
         }
     }
 
-    fn shown(traffic: &Traffic) -> Vec<(u32, u64)> {
-        let mut shown: Vec<_> = traffic
-            .shown()
-            .map(|(party, shown, _)| (party.0, shown.bytes[0]))
-            .collect();
-        shown.sort_unstable();
-        shown
+    /// Devices that exchange something with parties that are called by numbers.
+    #[derive(Default)]
+    struct House {
+        parties: Parties,
+        devices: HashMap<Mac, Traffic>,
+        now: f64,
+    }
+
+    impl House {
+        fn party(&mut self, device: Mac, number: u32) -> PartyId {
+            let name = number.to_string();
+            let about = || PartyInfo {
+                name: name.as_str().into(),
+                ..PartyInfo::default()
+            };
+            self.parties.number(device, &name, None, self.now, about)
+        }
+
+        fn book(&mut self, device: Mac, number: u32, octets: u64) {
+            let party = of(self.party(device, number));
+            let traffic = self.devices.entry(device).or_default();
+            let place = (device, &mut self.parties);
+            traffic.book(party, amount(octets), place, self.now);
+        }
+
+        fn shown(&self, device: Mac) -> Vec<(String, u64)> {
+            let shown = self.parties.shown(device);
+            let mut shown: Vec<_> = shown
+                .map(|(party, shown, _)| {
+                    let name = self.parties.info(party).name.to_string();
+                    (name, shown.bytes[0])
+                })
+                .collect();
+            shown.sort_unstable();
+            shown
+        }
+
+        fn other(&self, device: Mac) -> u64 {
+            self.devices[&device].other().bytes[0]
+        }
+
+        fn other_in_all(&self, device: Mac) -> Amount {
+            let shown = self.parties.shown(device).map(|(.., all)| all);
+            self.devices[&device].other_in_all(shown)
+        }
     }
 
     #[test]
     fn what_is_shown_and_other_are_all_there_is_and_only_grow() {
-        let mut traffic = Traffic::default();
+        let mut house = House::default();
         let mut booked = 0;
-        let mut before: HashMap<u32, u64> = HashMap::new();
+        let mut before: HashMap<String, u64> = HashMap::new();
         let mut other = 0;
         // A pattern without a period: parties overtake each other again and again.
         let mut state = 1_u64;
@@ -320,36 +483,38 @@ mod tests {
             state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
             let party = 2 + (state >> 60) as u32;
             let octets = (state >> 40) & 0xfff << (party % 5);
-            traffic.book(of(party), amount(octets), &mut Parties::default());
+            house.book(PHONE, party, octets);
             booked += octets;
-            traffic.choose(3);
-            let now = shown(&traffic);
+            house.parties.choose(PHONE, 3);
+            let now = house.shown(PHONE);
             assert!(now.len() <= 3);
-            for (party, octets) in &now {
-                assert!(*octets >= before.get(party).copied().unwrap_or(0));
-                before.insert(*party, *octets);
+            for (party, octets) in now {
+                let before = before.entry(party).or_default();
+                assert!(octets >= *before);
+                *before = octets;
             }
-            assert!(traffic.other().bytes[0] >= other);
-            other = traffic.other().bytes[0];
+            assert!(house.other(PHONE) >= other);
+            other = house.other(PHONE);
+            let in_all = house.parties.shown(PHONE).map(|(.., all)| all.bytes[0]);
+            let in_all: u64 = in_all.sum();
+            assert_eq!(in_all + house.other_in_all(PHONE).bytes[0], booked);
         }
-        let with_series: u64 = traffic
-            .parties
-            .values()
-            .map(|with| with.shown.bytes[0])
-            .sum();
+        let pairs = house.parties.pairs.iter();
+        let with_series = pairs.filter_map(|(.., with)| with.shown.as_ref());
+        let with_series: u64 = with_series.map(|shown| shown.bytes[0]).sum();
         assert_eq!(with_series + other, booked);
     }
 
     #[test]
     fn what_was_exchanged_before_a_series_began_is_the_partys_in_all() {
-        let mut traffic = Traffic::default();
-        traffic.book(of(2), amount(100), &mut Parties::default());
-        traffic.book(of(3), amount(30), &mut Parties::default());
-        traffic.choose(1);
-        traffic.book(of(2), amount(7), &mut Parties::default());
-        assert_eq!(traffic.other().bytes, [130, 0]);
-        assert_eq!(traffic.other_in_all(), amount(30));
-        let (_, shown, all) = traffic.shown().next().expect("one is shown");
+        let mut house = House::default();
+        house.book(PHONE, 2, 100);
+        house.book(PHONE, 3, 30);
+        house.parties.choose(PHONE, 1);
+        house.book(PHONE, 2, 7);
+        assert_eq!(house.other(PHONE), 130);
+        assert_eq!(house.other_in_all(PHONE), amount(30));
+        let (_, shown, all) = house.parties.shown(PHONE).next().expect("one is shown");
         assert_eq!((shown.bytes[0], all.bytes[0]), (7, 107));
     }
 
@@ -357,30 +522,32 @@ mod tests {
     fn what_calls_itself_other_is_no_second_other() {
         let mut parties = Parties::default();
         for (name, id) in [("other", PartyId::OTHER), ("local", PartyId::LOCAL)] {
-            let number = parties.number(name, None, || unreachable!("{name} is known"));
+            let about = || unreachable!("{name} is known");
+            let number = parties.number(PHONE, name, None, 0.0, about);
             assert_eq!(number, id);
         }
     }
 
     #[test]
     fn one_that_is_hardly_larger_does_not_take_a_series() {
-        let mut traffic = Traffic::default();
-        traffic.book(of(2), amount(100), &mut Parties::default());
-        traffic.choose(1);
-        traffic.book(of(3), amount(150), &mut Parties::default());
-        traffic.choose(1);
-        assert_eq!(shown(&traffic), [(2, 0)]);
-        traffic.book(of(3), amount(100), &mut Parties::default());
-        traffic.choose(1);
-        traffic.book(of(3), amount(7), &mut Parties::default());
-        assert_eq!(shown(&traffic), [(3, 7)]);
+        let mut house = House::default();
+        let shown = |house: &House| house.shown(PHONE);
+        house.book(PHONE, 2, 100);
+        house.parties.choose(PHONE, 1);
+        house.book(PHONE, 3, 150);
+        house.parties.choose(PHONE, 1);
+        assert_eq!(shown(&house), [("2".to_owned(), 0)]);
+        house.book(PHONE, 3, 100);
+        house.parties.choose(PHONE, 1);
+        house.book(PHONE, 3, 7);
+        assert_eq!(shown(&house), [("3".to_owned(), 7)]);
     }
 
     #[test]
     fn a_domain_is_a_party_for_each_category() {
         let mut parties = Parties::default();
         let mut number = |category| {
-            parties.number("miui.com", category, || PartyInfo {
+            parties.number(PHONE, "miui.com", category, 0.0, || PartyInfo {
                 name: "miui.com".into(),
                 category,
                 ..PartyInfo::default()
@@ -395,45 +562,72 @@ mod tests {
     }
 
     #[test]
-    fn parties_are_bounded() {
-        let mut parties = Parties::default();
-        let mut traffic = Traffic::default();
-        for number in 0..MAX_PARTIES as u32 + 5 {
-            let name = number.to_string();
-            let id = parties.number(&name, None, || PartyInfo {
-                name: name.as_str().into(),
-                ..PartyInfo::default()
-            });
-            traffic.book(Counted { party: id, ..of(0) }, amount(1), &mut parties);
+    fn a_device_with_many_parties_loses_its_own() {
+        let mut house = House::default();
+        house.book(LAPTOP, 1, 50);
+        let first = house.party(PHONE, 1);
+        let beyond = 1_000;
+        let parties = PARTIES.of_device as u32 + beyond;
+        for number in 1..=parties {
+            house.book(PHONE, number, 1);
         }
-        assert_eq!(parties.count(), MAX_PARTIES);
-        // Those without a number, and those that the device has no room for.
-        let without_room = MAX_PARTIES - 2 - MAX_PARTIES_OF_DEVICE;
-        assert_eq!(parties.refused(), 7 + without_room as u64);
-        assert_eq!(traffic.parties.len(), MAX_PARTIES_OF_DEVICE);
-        assert_eq!(
-            traffic.other().bytes[0],
-            MAX_PARTIES as u64 + 5,
-            "nothing has a series yet"
-        );
+        assert_eq!(house.parties.pairs.len_of(PHONE), PARTIES.of_device);
+        assert_eq!(house.parties.evicted(), u64::from(beyond));
+        // `other`, `local`, and that of the laptop.
+        assert_eq!(house.parties.count(), 3 + PARTIES.of_device);
+        assert!(house.parties.has(LAPTOP, first) && !house.parties.has(PHONE, first));
+        house.parties.choose(PHONE, 20);
+        assert_eq!(house.other(PHONE), u64::from(parties));
+        assert_eq!(house.other_in_all(PHONE).bytes[0], u64::from(parties) - 20);
+        // What it exchanges most with has its place again at once.
+        house.book(PHONE, 1, 1_000);
+        house.parties.choose(PHONE, 20);
+        assert!(house.shown(PHONE).iter().any(|(name, _)| name == "1"));
     }
 
     #[test]
-    fn what_all_devices_have_together_is_bounded() {
-        let mut parties = Parties::default();
-        let mut devices = Vec::new();
-        for _ in 0..=MAX_PAIRS / MAX_PARTIES_OF_DEVICE {
-            let mut traffic = Traffic::default();
-            for party in 2..2 + MAX_PARTIES_OF_DEVICE as u32 {
-                traffic.book(of(party), amount(1), &mut parties);
+    fn devices_with_less_than_their_share_lose_nothing() {
+        let mut house = House::default();
+        house.book(LAPTOP, 1, 50);
+        for device in 3..=2 * (PARTIES.in_all / PARTIES.of_device) as u8 {
+            for number in 0..PARTIES.of_device as u32 {
+                house.book(Mac::new([2, 0, 0, 0, 0, device]), number, 1);
             }
-            devices.push(traffic);
         }
-        let pairs: usize = devices.iter().map(|traffic| traffic.parties.len()).sum();
-        assert_eq!(pairs, MAX_PAIRS);
-        assert_eq!(parties.refused(), MAX_PARTIES_OF_DEVICE as u64);
-        // Who is counted already goes on.
-        devices[0].book(of(2), amount(1), &mut parties);
-        assert_eq!(parties.refused(), MAX_PARTIES_OF_DEVICE as u64);
+        assert_eq!(house.parties.pairs.len(), PARTIES.in_all);
+        let has_it = house.party(LAPTOP, 1);
+        let with = house.parties.pairs.get(LAPTOP, &has_it);
+        assert_eq!(with.map(|with| with.all.bytes[0]), Some(50));
+    }
+
+    #[test]
+    fn silent_parties_are_forgotten() {
+        let mut house = House::default();
+        for number in 0..1_000 {
+            house.book(PHONE, number, 1);
+        }
+        for number in 0..100 {
+            house.book(LAPTOP, number, 1);
+        }
+        house.book(PHONE, 7, 1_000);
+        house.parties.choose(PHONE, 1);
+        house.now = MANY_SILENT_FOR;
+        house.book(PHONE, 8, 1);
+        house.parties.forget_silent(MANY_SILENT_FOR);
+        assert_eq!(house.parties.pairs.len(), 1_100);
+        house.now += 1.0;
+        house.parties.forget_silent(house.now);
+        // The rest is no more than what may be silent for a day.
+        assert_eq!(house.parties.pairs.len_of(PHONE), FEW);
+        assert_eq!(house.parties.pairs.len_of(LAPTOP), 100);
+        let kept = house.party(PHONE, 8);
+        assert_eq!(house.parties.pairs.len_of(PHONE), FEW, "it was there");
+        assert_eq!(&*house.parties.info(kept).name, "8");
+        house.now += SILENT_FOR + 1.0;
+        house.parties.forget_silent(house.now);
+        assert_eq!(house.shown(PHONE), [("7".to_owned(), 0)]);
+        assert_eq!((house.parties.pairs.len(), house.parties.count()), (1, 3));
+        house.parties.forget_device(PHONE);
+        assert_eq!(house.parties.count(), 2);
     }
 }

@@ -147,7 +147,7 @@ pub fn print_status(
 
 fn names(names: &NameTables) -> String {
     format!(
-        "{} in lists; {}, {} flows without room for theirs; {} addresses evicted, {} facts of \
+        "{} in lists; {}, {} of devices that made room; {} addresses evicted, {} facts of \
          devices without room",
         grouped(names.list_names),
         counted_u64(names.parties, "party", "parties"),

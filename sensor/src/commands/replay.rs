@@ -98,6 +98,7 @@ fn knowledge(args: &ReplayArgs) -> anyhow::Result<Knowledge> {
     let parties = Parties {
         top: TOP_PARTIES,
         builtin_lists: true,
+        resolvers: Vec::new(),
         networks: args.networks.clone(),
     };
     Ok(Knowledge::load(&parties, &own, None))

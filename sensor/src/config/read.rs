@@ -541,12 +541,26 @@ impl Reader {
     fn parties(&mut self, root: &Section<'_, '_>) -> Parties {
         let section = self.section(root, "parties", "[parties]");
         let section = section.as_ref();
-        self.know_keys_of(section, &["top", "builtin_lists", "networks"]);
+        self.know_keys_of(section, &["top", "builtin_lists", "resolvers", "networks"]);
         Parties {
             top: self.number(section, "top", TOP, 20),
             builtin_lists: self.boolean(section, "builtin_lists", true),
+            resolvers: section.map_or_else(Vec::new, |section| self.resolvers(section)),
             networks: section.map_or_else(Vec::new, |section| self.networks(section)),
         }
+    }
+
+    fn resolvers(&mut self, section: &Section<'_, '_>) -> Vec<IpAddr> {
+        const EXAMPLE: &str = "resolvers = [\"192.168.1.53\"]";
+        let resolvers = self.items(section, "resolvers", EXAMPLE, |reader, item, unique| {
+            let resolver = reader.text(item, "resolvers", EXAMPLE, value::resolver)?;
+            if let Some(first) = unique.add(resolver, &item.span()) {
+                reader.twice("this resolver", item.span(), first);
+                return None;
+            }
+            Some(resolver)
+        });
+        resolvers.unwrap_or_default()
     }
 
     fn networks(&mut self, section: &Section<'_, '_>) -> Vec<PathBuf> {

@@ -178,6 +178,27 @@ fn bare_mac(text: &str) -> Option<[u8; 6]> {
     Some(mac)
 }
 
+/// The address of a resolver of the house.
+pub(super) fn resolver(text: &str) -> Result<IpAddr, Complaint> {
+    const EXAMPLE: &str = "write its address, for example `resolvers = [\"192.168.1.53\"]`";
+    let Ok(address) = text.parse::<IpAddr>() else {
+        return Err(complaint(
+            format!("`{}` is not the address of a resolver", excerpt(text)),
+            "not an IPv4 or IPv6 address",
+            EXAMPLE,
+        ));
+    };
+    let address = address.to_canonical();
+    if address.is_multicast() || address.is_unspecified() {
+        return Err(complaint(
+            format!("`{address}` is not the address of a resolver"),
+            "nobody answers from this address",
+            EXAMPLE,
+        ));
+    }
+    Ok(address)
+}
+
 /// A remote prefix; an address alone is the prefix of that one address.
 pub(super) fn remote(text: &str) -> Result<IpNet, Complaint> {
     const EXAMPLE: &str = "write a prefix such as `\"203.0.113.0/24\"` or `\"2001:db8::/32\"`";

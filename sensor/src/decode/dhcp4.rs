@@ -10,6 +10,9 @@ use super::{Failure, text::readable};
 /// The longest text that is kept of an option, in octets.
 pub const MAX_TEXT: usize = 255;
 
+/// The most resolvers that are read of a message.
+pub const MAX_SERVERS: usize = 8;
+
 /// Where the fields of a message lie (RFC 2131, section 2), in octets from its start.
 mod field {
     use std::ops::Range;
@@ -35,6 +38,7 @@ const COOKIE: [u8; 4] = [99, 130, 83, 99];
 /// The numbers of options (RFC 2132; 81 is of RFC 4702).
 mod option {
     pub(super) const PAD: u8 = 0;
+    pub(super) const DNS_SERVERS: u8 = 6;
     pub(super) const HOST_NAME: u8 = 12;
     pub(super) const REQUESTED_ADDRESS: u8 = 50;
     pub(super) const OVERLOAD: u8 = 52;
@@ -68,6 +72,8 @@ pub struct Dhcp4 {
     pub requested: Option<Ipv4Addr>,
     /// The server that gives, or that is chosen (option 54).
     pub server: Option<Ipv4Addr>,
+    /// The resolvers that the server names (option 6), in its order; at most [`MAX_SERVERS`].
+    pub dns_servers: Vec<Ipv4Addr>,
     /// The client's name for itself (option 12).
     pub host_name: Option<String>,
     /// The client's full name (option 81, in either encoding), without a dot at its end.
@@ -130,6 +136,7 @@ pub fn message(payload: &[u8]) -> Result<Dhcp4, Failure> {
         your_address: specified(fixed(payload, field::YOUR_ADDRESS)?),
         requested: options.address(option::REQUESTED_ADDRESS),
         server: options.address(option::SERVER),
+        dns_servers: options.addresses(option::DNS_SERVERS),
         host_name: text(&options.value(option::HOST_NAME)),
         fqdn: fqdn(&options.value(option::FQDN)),
         vendor_class: text(&options.value(option::VENDOR_CLASS)),
@@ -195,6 +202,14 @@ impl<'a> Options<'a> {
     fn address(&self, number: u8) -> Option<Ipv4Addr> {
         let octets: [u8; 4] = self.value(number).try_into().ok()?;
         specified(octets)
+    }
+
+    /// As many addresses as are kept; octets that are no whole address say nothing.
+    fn addresses(&self, number: u8) -> Vec<Ipv4Addr> {
+        let value = self.value(number);
+        let addresses = value.as_chunks().0.iter();
+        let addresses = addresses.filter_map(|octets| specified(*octets));
+        addresses.take(MAX_SERVERS).collect()
     }
 
     fn order(&self) -> Vec<u8> {
@@ -297,6 +312,7 @@ mod tests {
                 your_address: None,
                 requested: Some(Ipv4Addr::new(192, 168, 2, 16)),
                 server: Some(Ipv4Addr::new(192, 168, 2, 1)),
+                dns_servers: vec![],
                 host_name: Some("Redmi-Note-8".to_owned()),
                 fqdn: None,
                 vendor_class: Some("android-dhcp-13".to_owned()),
@@ -310,7 +326,8 @@ mod tests {
 
     #[test]
     fn the_addresses_of_a_reply() {
-        let mut octets = packet(&[53, 1, 5, 255]);
+        let resolvers = [192, 168, 2, 1, 0, 0, 0, 0, 9, 9, 9, 9, 7];
+        let mut octets = packet(&[&[53, 1, 5][..], &option(6, &resolvers), &[255]].concat());
         octets[field::OPERATION] = 2;
         octets[field::CLIENT_ADDRESS].copy_from_slice(&[10, 0, 0, 1]);
         octets[field::YOUR_ADDRESS].copy_from_slice(&[10, 0, 0, 2]);
@@ -318,6 +335,8 @@ mod tests {
         assert!(reply.reply);
         assert_eq!(reply.client_address, Some(Ipv4Addr::new(10, 0, 0, 1)));
         assert_eq!(reply.your_address, Some(Ipv4Addr::new(10, 0, 0, 2)));
+        let resolvers = [Ipv4Addr::new(192, 168, 2, 1), Ipv4Addr::new(9, 9, 9, 9)];
+        assert_eq!(reply.dns_servers, resolvers);
     }
 
     #[test]

@@ -26,7 +26,7 @@ const MAX_KIND: u8 = 36;
 const HEADER: usize = 4;
 const RELAY_HEADER: usize = 34;
 
-/// The numbers of options (RFC 8415, section 21; 39 is of RFC 4704, 79 of RFC 6939).
+/// The numbers of options (RFC 8415, section 21; 23 is of RFC 3646, 39 is of RFC 4704, 79 of RFC 6939).
 mod option {
     pub(super) const CLIENT_ID: u16 = 1;
     pub(super) const IA_NA: u16 = 3;
@@ -36,6 +36,7 @@ mod option {
     pub(super) const RELAYED: u16 = 9;
     pub(super) const VENDOR_CLASS: u16 = 16;
     pub(super) const VENDOR_OPTIONS: u16 = 17;
+    pub(super) const DNS_SERVERS: u16 = 23;
     pub(super) const FQDN: u16 = 39;
     pub(super) const LINK_LAYER: u16 = 79;
 }
@@ -59,6 +60,8 @@ pub struct Dhcp6 {
     /// The addresses in IA_NA and IA_TA: those a client asks for, or a server gives. At most
     /// [`MAX_ITEMS`].
     pub addresses: Vec<Ipv6Addr>,
+    /// The resolvers that a server names (option 23), in its order. At most [`MAX_ITEMS`].
+    pub dns_servers: Vec<Ipv6Addr>,
     /// The client's name (option 39), without a dot at its end.
     pub fqdn: Option<String>,
     /// What kind of client it is (option 16): the enterprise, an IANA number, and its texts, at most
@@ -157,6 +160,11 @@ impl Dhcp6 {
                             .map(|(number, value)| (enterprise, number, value.to_vec())),
                     );
                 }
+            }
+            option::DNS_SERVERS => {
+                let servers = value.as_chunks::<16>().0.iter();
+                let servers = servers.map(|octets| Ipv6Addr::from(*octets));
+                self.dns_servers = servers.take(MAX_ITEMS).collect();
             }
             // RFC 4704, section 4: an octet of flags, and the name in the encoding of DNS.
             option::FQDN => self.fqdn = value.get(1..).and_then(labels),
@@ -263,6 +271,7 @@ mod tests {
                 &option(8, &[0, 0]),
                 &option(16, b"\0\0\x01\x37\0\x08MSFT 5.0\0\x01x"),
                 &option(17, &[&[0, 0, 0x11, 0x8b][..], &option(36, b"abc")].concat()),
+                &option(23, &[&ADDRESS[..], &[0; 7]].concat()),
                 &option(39, b"\x01\x05Annas\x02PC\x00"),
             ],
         )
@@ -284,11 +293,12 @@ mod tests {
                 client_duid: [&[0, 1, 0, 1, 1, 2, 3, 4][..], &MAC].concat(),
                 client: Some(MAC),
                 addresses: vec![address, address],
+                dns_servers: vec![address],
                 fqdn: Some("Annas.PC".to_owned()),
                 vendor_class: Some((311, vec!["MSFT 5.0".to_owned(), "x".to_owned()])),
                 vendor_options: vec![(4491, 36, b"abc".to_vec())],
                 requested: vec![23, 24],
-                options: vec![1, 2, 3, 4, 6, 8, 16, 17, 39],
+                options: vec![1, 2, 3, 4, 6, 8, 16, 17, 23, 39],
             }
         );
     }

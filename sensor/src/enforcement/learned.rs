@@ -1,20 +1,20 @@
-//! What the kernel and the judge know of addresses: the rules that refuse every name there.
+//! What the kernel and the judge know of addresses: the rules that refuse every name that a device knows
+//! there.
 
 use std::{
     collections::{HashMap, HashSet},
-    net::IpAddr,
     sync::{Arc, PoisonError, RwLock},
 };
 
-use crate::aggregate::names_at::NamesAt;
+use crate::aggregate::names_at::{NamesAt, Place};
 
-/// The rules at addresses, under the policies in force: under others there are others, and the kernel
+/// The rules at addresses, for each device, under the policies in force: under others there are others, and the kernel
 /// forgets what it was told. So each policy begins with a new one.
 ///
 /// An address that is not here is not in the kernel either.
 #[derive(Debug)]
 pub(super) struct Learned {
-    rules: Arc<RwLock<HashMap<IpAddr, u64>>>,
+    rules: Arc<RwLock<HashMap<Place, u64>>>,
     /// All addresses are to be looked at: none was, or the kernel did not take what it was told.
     afresh: bool,
 }
@@ -34,10 +34,10 @@ impl Learned {
         // All are looked at.
         names.changed(now);
         let mut rules = HashMap::new();
-        for address in names.addresses() {
-            let refusing = names.refusing(address, now, &refusing);
+        for place in names.places() {
+            let refusing = names.refusing(place, now, &refusing);
             if refusing != 0 {
-                rules.insert(address, refusing);
+                rules.insert(place, refusing);
             }
         }
         Self {
@@ -47,7 +47,7 @@ impl Learned {
     }
 
     /// All rules.
-    pub(super) fn all(&self) -> HashMap<IpAddr, u64> {
+    pub(super) fn all(&self) -> HashMap<Place, u64> {
         let rules = self.rules.read().unwrap_or_else(PoisonError::into_inner);
         rules.clone()
     }
@@ -57,19 +57,18 @@ impl Learned {
         self.afresh = true;
     }
 
-    /// Gives the rules at an address, now and after each [`update`](Self::update); `None`: no rule
-    /// refuses all that is known there.
-    pub(super) fn at(&self) -> impl Fn(IpAddr) -> Option<u64> + Send + Sync + use<> {
+    /// Gives the rules for a device at an address, now and after each [`update`](Self::update); `None`: no
+    /// rule refuses all that the device knows there.
+    pub(super) fn at(&self) -> impl Fn(Place) -> Option<u64> + Send + Sync + use<> {
         let rules = Arc::clone(&self.rules);
-        move |address| {
+        move |place| {
             let rules = rules.read().unwrap_or_else(PoisonError::into_inner);
-            rules.get(&address).copied()
+            rules.get(&place).copied()
         }
     }
 
     /// Looks at the addresses of which something changed, and has what is new of them told to the
-    /// kernel: `tell` is given rules by address, 0 for an address that the kernel is to forget, those
-    /// first. `refusing` gives the rules that refuse a name.
+    /// kernel: `tell` is given rules by place, 0 for a place that the kernel is to forget, those first. `refusing` gives the rules that refuse a name.
     ///
     /// # Errors
     /// Those of `tell`. All is told again the next time.
@@ -78,7 +77,7 @@ impl Learned {
         names: &mut NamesAt,
         now: f64,
         refusing: impl Fn(&str) -> u64,
-        tell: impl FnOnce(Vec<(IpAddr, u64)>) -> Result<(), E>,
+        tell: impl FnOnce(Vec<(Place, u64)>) -> Result<(), E>,
     ) -> Result<(), E> {
         let news = self.news(names, now, refusing);
         if news.is_empty() {
@@ -88,11 +87,11 @@ impl Learned {
         let (gone, come): (Vec<_>, Vec<_>) = news.into_iter().partition(|(_, rules)| *rules == 0);
         // What the kernel may have is here, whether it takes the news or not.
         self.change(|rules| rules.extend(come.iter().copied()));
-        let removed: HashSet<_> = gone.iter().map(|(address, _)| *address).collect();
+        let removed: HashSet<_> = gone.iter().map(|(place, _)| *place).collect();
         let told = tell([gone, come].concat());
         self.afresh = told.is_err();
         if told.is_ok() {
-            self.change(|rules| rules.retain(|address, _| !removed.contains(address)));
+            self.change(|rules| rules.retain(|place, _| !removed.contains(place)));
         }
         told
     }
@@ -102,34 +101,37 @@ impl Learned {
         names: &mut NamesAt,
         now: f64,
         refusing: impl Fn(&str) -> u64,
-    ) -> Vec<(IpAddr, u64)> {
+    ) -> Vec<(Place, u64)> {
         let changed = names.changed(now);
         let everywhere = self.afresh || changed.is_none();
         let mut looked_at = changed.unwrap_or_default();
         let known = self.rules.read().unwrap_or_else(PoisonError::into_inner);
         if everywhere {
-            looked_at.extend(known.keys().copied().chain(names.addresses()));
+            looked_at.extend(known.keys().copied().chain(names.places()));
         }
-        let news = looked_at.into_iter().filter_map(|address| {
-            let rules = names.refusing(address, now, &refusing);
-            let before = known.get(&address).copied().unwrap_or(0);
+        let news = looked_at.into_iter().filter_map(|place| {
+            let rules = names.refusing(place, now, &refusing);
+            let before = known.get(&place).copied().unwrap_or(0);
             let is_news = rules != before || self.afresh && rules != 0;
-            is_news.then_some((address, rules))
+            is_news.then_some((place, rules))
         });
         news.collect()
     }
 
-    fn change(&self, change: impl FnOnce(&mut HashMap<IpAddr, u64>)) {
+    fn change(&self, change: impl FnOnce(&mut HashMap<Place, u64>)) {
         change(&mut self.rules.write().unwrap_or_else(PoisonError::into_inner));
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use proptest::{collection::vec, prelude::*, sample::select};
+    use sensor_ebpf::parse::Mac;
 
     use super::*;
-    use crate::aggregate::names_at::MAX_ADDRESSES;
+    use crate::aggregate::names_at::{LIMITS, MAX_PLACES};
 
     /// What may happen to names at addresses, and to the policies.
     #[derive(Clone, Debug)]
@@ -158,8 +160,10 @@ mod tests {
         ]
     }
 
-    fn address(last: u8) -> IpAddr {
-        IpAddr::from([192, 0, 2, last])
+    /// Three places: two addresses, one of them as two devices know it.
+    fn place(number: u8) -> Place {
+        let mac = Mac::new([2, 0, 0, 0, 0, number / 2]);
+        (mac, IpAddr::from([192, 0, 2, number % 2]))
     }
 
     proptest! {
@@ -168,7 +172,7 @@ mod tests {
         #[test]
         fn the_kernel_has_what_the_names_say_and_nothing_else(steps in vec(a_step(), 1..60)) {
             const HOUR: f64 = 3_600.0;
-            let mut kernel: HashMap<IpAddr, u64> = HashMap::new();
+            let mut kernel: HashMap<Place, u64> = HashMap::new();
             let (mut learned, mut names) = (Learned::default(), NamesAt::default());
             let mut refused = vec![NAMES[0], NAMES[1]];
             let mut now = 0.0;
@@ -177,12 +181,12 @@ mod tests {
             for step in steps {
                 match step {
                     Step::Answer(name, at, ttl) => {
-                        names.answer(name, address(at), ttl, now);
-                        told.push((name, address(at), now + f64::from(ttl).max(HOUR), true));
+                        names.answer(name, place(at), ttl, now);
+                        told.push((name, place(at), now + f64::from(ttl).max(HOUR), true));
                     }
                     Step::Said(name, at) => {
-                        names.said(name, address(at), now);
-                        told.push((name, address(at), now + HOUR, false));
+                        names.said(name, place(at), now);
+                        told.push((name, place(at), now + HOUR, false));
                     }
                     Step::Install(names) => {
                         refused = names;
@@ -196,29 +200,29 @@ mod tests {
                             _ => 0,
                         };
                         let done = learned.update(&mut names, now, refusing, |news| {
-                            for (address, rules) in news.iter().take(taken.unwrap_or(news.len())) {
+                            for (place, rules) in news.iter().take(taken.unwrap_or(news.len())) {
                                 match rules {
-                                    0 => kernel.remove(address),
-                                    rules => kernel.insert(*address, *rules),
+                                    0 => kernel.remove(place),
+                                    rules => kernel.insert(*place, *rules),
                                 };
                             }
                             if taken.is_some_and(|taken| taken < news.len()) { Err(()) } else { Ok(()) }
                         });
                         for at in 0..3 {
-                            let address = address(at);
+                            let place = place(at);
                             let here = told.iter().filter(|(_, where_, until, _)| {
-                                *where_ == address && now <= *until
+                                *where_ == place && now <= *until
                             });
                             let is_answered = here.clone().any(|(.., answered)| *answered);
                             let rules = here.fold(u64::MAX, |set, (name, ..)| set & refusing(name));
                             let rules = if is_answered { rules } else { 0 };
                             if done.is_ok() {
-                                let has = kernel.get(&address).copied();
-                                prop_assert_eq!(has.unwrap_or(0), rules, "{} at {}", address, now);
-                                prop_assert_eq!(learned.at()(address), has);
+                                let has = kernel.get(&place).copied();
+                                prop_assert_eq!(has.unwrap_or(0), rules, "{:?} at {}", place, now);
+                                prop_assert_eq!(learned.at()(place), has);
                             } else {
-                                let may_have = learned.at()(address).is_some();
-                                prop_assert!(may_have || !kernel.contains_key(&address));
+                                let may_have = learned.at()(place).is_some();
+                                prop_assert!(may_have || !kernel.contains_key(&place));
                             }
                         }
                     }
@@ -230,34 +234,40 @@ mod tests {
     #[test]
     fn what_left_among_many_is_forgotten() {
         let (mut learned, mut names) = (Learned::default(), NamesAt::default());
-        let mut kernel: HashMap<IpAddr, u64> = HashMap::new();
+        let mut kernel: HashMap<Place, u64> = HashMap::new();
         let mut tick = |learned: &mut Learned, names: &mut NamesAt| {
             learned.update(
                 names,
                 0.0,
                 |_| 1,
                 |news| {
-                    for (address, rules) in news {
+                    for (place, rules) in news {
                         match rules {
-                            0 => kernel.remove(&address),
-                            rules => kernel.insert(address, rules),
+                            0 => kernel.remove(&place),
+                            rules => kernel.insert(place, rules),
                         };
-                        assert!(kernel.len() <= MAX_ADDRESSES);
+                        assert!(kernel.len() <= MAX_PLACES);
                     }
                     Ok::<_, ()>(())
                 },
             )?;
             Ok::<_, ()>(kernel.len())
         };
-        let address = |number: u32| IpAddr::from(std::net::Ipv4Addr::from(0x0a00_0000 + number));
-        names.answer("a.example", address(0), 0, 0.0);
+        let place = |number: u32| {
+            let address = std::net::Ipv4Addr::from(0x0a00_0000 + number);
+            (Mac::new([2, 0, 0, 0, 0, 1]), IpAddr::from(address))
+        };
+        names.answer("a.example", place(0), 0, 0.0);
+        let cost = names.cost();
+        let most = LIMITS.of_device / cost;
         assert_eq!(tick(&mut learned, &mut names), Ok(1));
-        for number in 1..4 * MAX_ADDRESSES as u32 {
-            names.answer("a.example", address(number), 0, 0.0);
+        for number in 1..4 * MAX_PLACES as u32 {
+            names.answer("a.example", place(number), 0, 0.0);
         }
-        assert_eq!(tick(&mut learned, &mut names), Ok(MAX_ADDRESSES));
-        assert_eq!(learned.at()(address(0)), None);
-        names.said("b.example", address(0), 0.0);
-        assert_eq!(tick(&mut learned, &mut names), Ok(MAX_ADDRESSES - 1));
+        assert_eq!(tick(&mut learned, &mut names), Ok(most));
+        assert_eq!(learned.at()(place(0)), None);
+        // The oldest makes room for an address that no answer gave.
+        names.said("b.example", place(0), 0.0);
+        assert_eq!(tick(&mut learned, &mut names), Ok(most - 1));
     }
 }

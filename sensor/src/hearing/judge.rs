@@ -357,7 +357,7 @@ const fn layer(source: Source) -> Layer {
         Source::Tls => Layer::Tls,
         Source::Quic => Layer::Quic,
         Source::Http => Layer::Http,
-        Source::Dns | Source::DnsOfAnother => Layer::Dns,
+        Source::Dns => Layer::Dns,
     }
 }
 

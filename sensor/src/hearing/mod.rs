@@ -5,7 +5,6 @@
 
 mod judge;
 mod kept;
-mod queue;
 mod readers;
 mod requests;
 mod start;
@@ -21,12 +20,10 @@ use sensor_ebpf::{
 
 pub use judge::{ByAddress, ByName, Concerns, InForce, Judge, Judged, Ruling, Unread};
 
-use self::{
-    queue::Queue,
-    readers::{Readers, Told},
-};
+use self::readers::{Readers, Told};
 use crate::{
     decode::{Failure, dns, tunnel::Tunnel},
+    quota::{Limits, Quota},
     record::{Record, Sample},
 };
 
@@ -61,8 +58,6 @@ pub enum Source {
     Http,
     /// A DNS answer that the device got.
     Dns,
-    /// A DNS answer that another device got.
-    DnsOfAnother,
 }
 
 impl Source {
@@ -72,7 +67,7 @@ impl Source {
             Self::Tls => "tls",
             Self::Quic => "quic",
             Self::Http => "http",
-            Self::Dns | Self::DnsOfAnother => "dns",
+            Self::Dns => "dns",
         }
     }
 }
@@ -196,16 +191,33 @@ pub struct GivenUp {
 }
 
 /// The readers of all flows.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Desk {
     /// By the number of the slot.
     flows: Vec<Flow>,
-    /// Flows whose readers wait for more, in the order in which they began.
-    waiting: Queue<Waiting>,
+    /// Flows whose readers wait for more, by slot and hash, in the order in which they began.
+    waiting: Quota<Mac, (u32, u64), Waiting>,
     /// Flows of which something is kept that they have told, by slot and hash, the oldest first. Some
     /// of them have ended.
-    kept: Queue<(u32, u64)>,
+    kept: Quota<Mac, (u32, u64), ()>,
     given_up: Vec<GivenUp>,
+}
+
+impl Default for Desk {
+    fn default() -> Self {
+        Self {
+            flows: Vec::new(),
+            waiting: Quota::new(Limits {
+                of_device: MAX_WAITING_OF_DEVICE,
+                in_all: MAX_WAITING,
+            }),
+            kept: Quota::new(Limits {
+                of_device: MAX_KEPT,
+                in_all: MAX_KEPT,
+            }),
+            given_up: Vec::new(),
+        }
+    }
 }
 
 /// A flow whose readers wait.
@@ -326,15 +338,11 @@ impl Desk {
                 key: head.key,
                 since: now,
             };
-            self.waiting.push(mac, waiting);
-            let surplus = if self.waiting.len_of(mac) > MAX_WAITING_OF_DEVICE {
-                self.waiting.take_of(mac)
-            } else if self.waiting.len() > MAX_WAITING {
-                self.waiting.take_of_most()
-            } else {
-                None
-            };
-            if let Some(waiting) = surplus {
+            let place = (head.slot, hash_of(&head.key));
+            let mut surplus = Vec::new();
+            let leaves = |_, _, waiting| surplus.push(waiting);
+            self.waiting.insert(mac, place, waiting, 1, leaves);
+            for waiting in surplus {
                 self.let_go(waiting, Failure::Limit);
             }
         }
@@ -343,8 +351,12 @@ impl Desk {
 
     /// Lets readers go that wait since before a time, in seconds since the Unix epoch.
     pub fn forget_unfinished(&mut self, before: f64) {
-        while let Some(first) = self.waiting.take_first_if(|first| first.since <= before) {
-            self.let_go(first, Failure::Truncated);
+        let mut late = Vec::new();
+        let is_late = |waiting: &Waiting| waiting.since <= before;
+        self.waiting
+            .expire(is_late, |_, _, waiting| late.push(waiting));
+        for waiting in late {
+            self.let_go(waiting, Failure::Truncated);
         }
     }
 
@@ -435,18 +447,18 @@ impl Desk {
     /// Keeps what a flow has told a while, and lets go what is kept longest of the device that keeps
     /// most.
     fn keep(&mut self, mac: Mac, slot: u32, hash: u64) {
-        self.kept.push(mac, (slot, hash));
-        if self.kept.len() <= MAX_KEPT {
-            return;
-        }
-        if let Some((slot, hash)) = self.kept.take_of_most()
-            && let Some(flow) = self.flows.get_mut(slot as usize)
-            && flow.hash == hash
-            && let Some(reading) = &mut flow.reading
-        {
-            reading.readers.forget_kept();
-            if reading.readers.wait().is_none() && !reading.readers.go_on() {
-                flow.reading = None;
+        let mut gone = Vec::new();
+        let leaves = |_, flow, ()| gone.push(flow);
+        self.kept.insert(mac, (slot, hash), (), 1, leaves);
+        for (slot, hash) in gone {
+            if let Some(flow) = self.flows.get_mut(slot as usize)
+                && flow.hash == hash
+                && let Some(reading) = &mut flow.reading
+            {
+                reading.readers.forget_kept();
+                if reading.readers.wait().is_none() && !reading.readers.go_on() {
+                    flow.reading = None;
+                }
             }
         }
     }
@@ -491,6 +503,11 @@ impl Desk {
     /// How many flows wait for more, or did until they were settled.
     pub(crate) fn waiting(&self) -> usize {
         self.waiting.len()
+    }
+
+    /// Of how many flows is kept what they have told.
+    pub(crate) fn kept(&self) -> usize {
+        self.kept.len()
     }
 
     /// Whether the readers of the flow in a slot, which has some, wait for more.

@@ -200,6 +200,7 @@ fn knowledge(entries: &[(String, Option<Category>, Option<&str>)]) -> Knowledge 
         files: HashMap::new(),
         resolvers,
         networks: Networks::default(),
+        house_resolvers: Vec::new(),
         top: 1,
     }
 }

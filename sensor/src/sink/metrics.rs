@@ -227,7 +227,7 @@ mod declared {
         NAMES_EVICTED: Counter "sensor_names_evicted_total" ["table"]
             "Entries since the daemon started that left a table of names to make room: addresses that a DNS answer gave a name; names by which flows without one are judged, those too that found no room at their address.";
         NAMES_REFUSED: Counter "sensor_names_refused_total" ["table"]
-            "What a table of names had no room for since the daemon started: flows of further parties, facts about further devices.";
+            "What a table of names had no room for since the daemon started: parties of a device that left for others of its own, which are `other` then; facts about further devices.";
         HTTP_FAILURES: Counter "sensor_http_failures_total" ["reason"]
             "HTTP connections since the daemon started that were closed for a newer one (gave-way) or because the client was too slow (request-timeout, answer-timeout), requests for a host that is not this machine (host), and attempts to accept a connection that failed (all other reasons).";
         TICK_LAST: Gauge "sensor_tick_last_duration_seconds" []

@@ -1,7 +1,7 @@
 //! The interfaces of this network namespace: which there are, how they hang together, and when that
 //! changes.
 
-use std::{collections::HashSet, io, os::fd::OwnedFd};
+use std::{collections::HashSet, io, net::IpAddr, os::fd::OwnedFd};
 
 use rustix::net::{
     AddressFamily, RecvFlags, SocketFlags, SocketType, bind, netlink::SocketAddrNetlink, recv,
@@ -15,8 +15,9 @@ use super::{
     text,
 };
 
-/// Link notifications (linux/rtnetlink.h, RTMGRP_LINK).
-const LINK_GROUP: u32 = 1;
+/// Notifications of links and of their addresses (linux/rtnetlink.h, `RTMGRP_LINK`,
+/// `RTMGRP_IPV4_IFADDR`, `RTMGRP_IPV6_IFADDR`).
+const GROUPS: u32 = 0x1 | 0x10 | 0x100;
 
 /// One interface.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -224,6 +225,46 @@ fn link(body: &[u8]) -> Option<Link> {
     Some(link)
 }
 
+/// The addresses of this network namespace's own interfaces.
+///
+/// # Errors
+///
+/// When the kernel does not list them.
+pub fn own_addresses() -> Result<HashSet<IpAddr>, Error> {
+    const GETADDR: u16 = 22;
+    let message = || Message::new(GETADDR, 0, &[0; IFADDR]);
+    let read = || {
+        Netlink::route()?.list(message, HashSet::new, |addresses, body| {
+            addresses.extend(own_address(body));
+        })
+    };
+    read().map_err(|source| Error::System {
+        what: "the addresses of interfaces cannot be listed",
+        source,
+    })
+}
+
+/// Octets of `struct ifaddrmsg` (linux/if_addr.h).
+const IFADDR: usize = 8;
+
+/// One address of an answer to `RTM_GETADDR`.
+fn own_address(body: &[u8]) -> Option<IpAddr> {
+    // Of linux/if_addr.h: the first is the other end's where a link has two ends.
+    const ADDRESS: u16 = 1;
+    const LOCAL: u16 = 2;
+
+    let find = |wanted| {
+        let mut all = attributes(body.get(IFADDR..)?);
+        all.find_map(|(kind, value)| (kind == wanted).then_some(value))
+    };
+    let value = find(LOCAL).or_else(|| find(ADDRESS))?;
+    match value.len() {
+        4 => value.first_chunk::<4>().map(|octets| (*octets).into()),
+        16 => value.first_chunk::<16>().map(|octets| (*octets).into()),
+        _ => None,
+    }
+}
+
 fn refused(source: io::Error) -> Error {
     Error::System {
         what: "the interfaces cannot be listed",
@@ -231,7 +272,7 @@ fn refused(source: io::Error) -> Error {
     }
 }
 
-/// Notices of the kernel that some interface of this network namespace changed.
+/// Notices of the kernel that some interface of this network namespace changed, or its addresses.
 ///
 /// Which one and how is not read: whoever is told looks at the interfaces it cares for, and so
 /// misses nothing when notices are lost.
@@ -257,8 +298,7 @@ impl LinkChanges {
             None,
         )
         .map_err(|errno| refused(errno.into()))?;
-        bind(&socket, &SocketAddrNetlink::new(0, LINK_GROUP))
-            .map_err(|errno| refused(errno.into()))?;
+        bind(&socket, &SocketAddrNetlink::new(0, GROUPS)).map_err(|errno| refused(errno.into()))?;
         // SAFETY: the descriptor is owned, never exchanged, and closed with the registration.
         let socket = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }
             .map_err(|error| refused(error.into()))?;

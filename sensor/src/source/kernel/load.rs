@@ -238,7 +238,7 @@ impl Kernel {
     }
 
     /// Puts a policy in force: old or new at every moment, never neither and never both. `learned`
-    /// has the rules that refuse every name that is known at an address; `announce` is called with
+    /// has the rules that refuse every name that a device knows at an address; `announce` is called with
     /// the generation right before that is in force.
     ///
     /// # Errors
@@ -248,7 +248,7 @@ impl Kernel {
         &mut self,
         compiled: &Compiled,
         who: &DeviceRules,
-        learned: &HashMap<IpAddr, u64>,
+        learned: &HashMap<(Mac, IpAddr), u64>,
         announce: impl FnOnce(u32),
     ) -> Result<Installed, Error> {
         let directory = &self.pin_directory;
@@ -282,21 +282,21 @@ impl Kernel {
         policy::set_devices(&self.books, &self.pin_directory, before, who, announce)
     }
 
-    /// Says which rules refuse every name that is known at addresses; no rule: it is forgotten.
+    /// Says which rules refuse every name that a device knows at an address; no rule: it is forgotten.
     ///
     /// # Errors
     ///
     /// When the kernel refuses the map.
     pub fn set_learned(
         &mut self,
-        learned: impl IntoIterator<Item = (IpAddr, u64)>,
+        learned: impl IntoIterator<Item = ((Mac, IpAddr), u64)>,
     ) -> Result<(), Error> {
         policy::set_learned(&self.books, &self.pin_directory, learned)
     }
 
     /// What [`set_learned`](Self::set_learned) said and is in force.
     #[cfg(test)]
-    pub fn learned(&self) -> Result<HashMap<IpAddr, u64>, Error> {
+    pub fn learned(&self) -> Result<HashMap<(Mac, IpAddr), u64>, Error> {
         policy::learned(&self.books, &self.pin_directory)
     }
 

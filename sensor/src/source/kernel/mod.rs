@@ -36,7 +36,7 @@ use aya::maps::MapError;
 pub use attach::{Attached, available, counted_twice, ifindex, unload};
 pub use books::{Books, FlowLine};
 pub use driver::driver;
-pub use links::{Link, LinkChanges, Links};
+pub use links::{Link, LinkChanges, Links, own_addresses};
 pub use load::Kernel;
 pub use policy::{DeviceRules, Installed};
 pub use ring::{Messages, Samples};

@@ -15,7 +15,7 @@ use aya::maps::{
 use sensor_ebpf::{
     books::{PolicyName, Settings},
     name::NameBucket,
-    parse::{Address, Family},
+    parse::{Address, Family, Mac},
     policy::{
         Chain, DeviceRulesKey, LearnedKey, MAX_CHAINS, MAX_RULES, PREFIX_SIDE_BITS, PrefixV4,
         PrefixV6, Rule,
@@ -89,7 +89,7 @@ impl Tables {
         side: u32,
         compiled: &Compiled,
         who: &DeviceRules,
-        learned: &HashMap<IpAddr, u64>,
+        learned: &HashMap<(Mac, IpAddr), u64>,
     ) -> Result<(), Error> {
         let of_side = |capacity: usize, number: usize| side * capacity as u32 + number as u32;
         for (number, rule) in compiled.rules.iter().enumerate() {
@@ -105,8 +105,8 @@ impl Tables {
         for (mac, rules) in &who.devices {
             self.set_device(side, *mac, *rules)?;
         }
-        for (address, rules) in learned {
-            self.set_learned(side, *address, *rules)?;
+        for (place, rules) in learned {
+            self.set_learned(side, *place, *rules)?;
         }
         let names = name_table(&compiled.names)?;
         self.names.set(side, &names, 0).map_err(refused)?;
@@ -145,15 +145,21 @@ impl Tables {
         self.devices.insert(Raw(key), rules, 0).map_err(refused)
     }
 
-    fn set_learned(&mut self, side: u32, address: IpAddr, rules: u64) -> Result<(), Error> {
+    fn set_learned(
+        &mut self,
+        side: u32,
+        (mac, address): (Mac, IpAddr),
+        rules: u64,
+    ) -> Result<(), Error> {
         let (address, family) = match address {
             IpAddr::V4(address) => (Address::v4(address.octets()), Family::V4),
             IpAddr::V6(address) => (Address::v6(address.octets()), Family::V6),
         };
         let key = Raw(LearnedKey {
             address: address.octets(),
-            side,
-            family: family as u32,
+            mac: mac.octets(),
+            side: side as u8,
+            family: family as u8,
         });
         match rules {
             // It may not have been there.
@@ -181,7 +187,10 @@ impl Tables {
         let learned: Vec<_> = self
             .learned
             .keys()
-            .filter(|key| key.as_ref().is_ok_and(|Raw(key)| key.side == number))
+            .filter(|key| {
+                key.as_ref()
+                    .is_ok_and(|Raw(key)| u32::from(key.side) == number)
+            })
             .collect::<Result<_, _>>()?;
         for key in learned {
             self.learned.remove(&key)?;
@@ -234,7 +243,7 @@ pub(super) fn install(
     directory: &Path,
     compiled: &Compiled,
     who: &DeviceRules,
-    learned: &HashMap<IpAddr, u64>,
+    learned: &HashMap<(Mac, IpAddr), u64>,
     announce: impl FnOnce(u32),
 ) -> Result<Installed, Error> {
     let mut tables = Tables::open(directory)?;
@@ -332,33 +341,36 @@ pub(super) fn set_devices(
     Ok(())
 }
 
-/// Says which rules refuse every name that is known at an address; none: it is forgotten.
+/// Says which rules refuse every name that a device knows at an address; none: it is forgotten.
 pub(super) fn set_learned(
     books: &Books,
     directory: &Path,
-    learned: impl IntoIterator<Item = (IpAddr, u64)>,
+    learned: impl IntoIterator<Item = ((Mac, IpAddr), u64)>,
 ) -> Result<(), Error> {
     let mut tables = Tables::open(directory)?;
     let side = books.settings.generation().load(Ordering::Acquire) & 1;
     let mut learned = learned.into_iter();
-    learned.try_for_each(|(address, rules)| tables.set_learned(side, address, rules))
+    learned.try_for_each(|(place, rules)| tables.set_learned(side, place, rules))
 }
 
-/// The sets of rules at addresses of the side that is in force.
+/// The sets of rules at addresses, by device, of the side that is in force.
 #[cfg(test)]
-pub(super) fn learned(books: &Books, directory: &Path) -> Result<HashMap<IpAddr, u64>, Error> {
+pub(super) fn learned(
+    books: &Books,
+    directory: &Path,
+) -> Result<HashMap<(Mac, IpAddr), u64>, Error> {
     let tables = Tables::open(directory)?;
     let side = books.settings.generation().load(Ordering::Acquire) & 1;
     let mut learned = HashMap::new();
     for entry in tables.learned.iter() {
         let (Raw(key), rules) = entry.map_err(refused)?;
-        if key.side == side {
+        if u32::from(key.side) == side {
             let [a, b, c, d, ..] = key.address;
-            let address = match key.family == Family::V4 as u32 {
+            let address = match key.family == Family::V4 as u8 {
                 true => IpAddr::from([a, b, c, d]),
                 false => key.address.into(),
             };
-            learned.insert(address, rules);
+            learned.insert((Mac::new(key.mac), address), rules);
         }
     }
     Ok(learned)

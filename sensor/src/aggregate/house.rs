@@ -1,0 +1,70 @@
+//! The resolvers of the house: what they answer one device may be shown for another.
+//!
+//! They are the gateway itself, the resolvers that its DHCP names, and those that the configuration names. A
+//! device cannot make itself one of them.
+
+use std::{collections::HashSet, net::IpAddr};
+
+use super::knowledge::Knowledge;
+
+/// Resolvers that DHCP named and that are remembered at most; further ones are none.
+const MAX_NAMED: usize = 64;
+
+/// What is known of the house's resolvers, beside the configuration.
+#[derive(Debug, Default)]
+pub(super) struct Resolvers {
+    /// The gateway's own addresses.
+    own: HashSet<IpAddr>,
+    /// What the gateway's own DHCP server named.
+    named: HashSet<IpAddr>,
+}
+
+impl Resolvers {
+    /// Takes the gateway's own addresses, in the place of those of before.
+    pub(super) fn set_own(&mut self, addresses: impl IntoIterator<Item = IpAddr>) {
+        self.own = addresses.into_iter().collect();
+    }
+
+    /// Takes that a DHCP server names resolvers; one that is not the gateway itself has no say.
+    pub(super) fn name(&mut self, server: IpAddr, resolvers: impl IntoIterator<Item = IpAddr>) {
+        if !self.own.contains(&server) {
+            return;
+        }
+        for resolver in resolvers {
+            if self.named.len() < MAX_NAMED {
+                self.named.insert(resolver);
+            }
+        }
+    }
+
+    /// Whether an address is that of a resolver of the house.
+    pub(super) fn have(&self, address: IpAddr, knowledge: &Knowledge) -> bool {
+        self.own.contains(&address)
+            || self.named.contains(&address)
+            || knowledge.house_resolvers.contains(&address)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_gateway_and_the_configuration_name_resolvers() {
+        let [gateway, named, stranger, theirs, written] =
+            [1, 2, 3, 4, 5].map(|last| IpAddr::from([192, 168, 1, last]));
+        let knowledge = Knowledge {
+            house_resolvers: vec![written],
+            ..Knowledge::default()
+        };
+        let mut resolvers = Resolvers::default();
+        resolvers.name(gateway, [named]);
+        assert!(!resolvers.have(named, &knowledge));
+        resolvers.set_own([gateway]);
+        resolvers.name(stranger, [stranger, theirs]);
+        resolvers.name(gateway, [named]);
+        let are = [gateway, named, stranger, theirs, written];
+        let are = are.map(|address| resolvers.have(address, &knowledge));
+        assert_eq!(are, [true, true, false, false, true]);
+    }
+}
