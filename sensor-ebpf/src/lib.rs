@@ -26,7 +26,7 @@
 //! | `DEVICE_RULES` | [`DeviceRulesKey`](policy::DeviceRulesKey) → set of rules | reads | writes | 2 × 8,192 |
 //! | `PREFIXES_V4`, `PREFIXES_V6` | prefix → number of a chain | reads | writes | 2 × 1,048,576; a larger policy is refused |
 //! | `NAMES` | side → table of [`NameBucket`](name::NameBucket)s | reads | makes, exchanges | 2; a table is as large as it has to be, of 1,000,000 names at most |
-//! | `LEARNED` | [`LearnedKey`](policy::LearnedKey) → set of rules | reads | writes | 32,768; what is not learned is not refused |
+//! | `LEARNED` | [`LearnedKey`](policy::LearnedKey) → set of rules | reads | writes | 32,768 addresses, each as often as a device knows it; what is not learned is not refused |
 //! | `HELD` | slot → nanoseconds | reads, writes | – | 4,096, oldest leaves; its flow waits no longer |
 //! | `CHAINS` | side and number → [`Chain`](policy::Chain) | reads | writes | 2 × 1,024 |
 //! | `RULES` | side and number → [`Rule`](policy::Rule) | reads | writes | 2 × 64 |

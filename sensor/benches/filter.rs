@@ -18,7 +18,9 @@ use anyhow::{Context as _, Result};
 use arguments::json_argument;
 use paths::Figures;
 use serde_json::json;
-use xtask::lab::{ALLOWED, BLOCKED, Device, Lab, ONLY_BLOCKED, Options, PHONE_MAC, Sensor, Way};
+use xtask::lab::{
+    ALLOWED, BLOCKED, Device, Lab, ONLY_BLOCKED, Options, PHONE_MAC, Sensor, Way, wait_until,
+};
 
 const ATTEMPTS: usize = 1_000;
 const DELAY: Duration = Duration::from_millis(5);
@@ -30,15 +32,20 @@ fn main() -> Result<()> {
         ("at 5 ms", Some(DELAY), ""),
         ("strict", None, "strict = true\n"),
     ] {
-        let (lab, _sensor) = household(delay, more)?;
+        let (lab, sensor) = household(delay, more)?;
         let mut figures = BTreeMap::new();
         for way in Way::ALL {
             figures.insert(way.name().to_owned(), paths::attempt(&lab, way, ATTEMPTS)?);
         }
-        // How the addresses are learned: the laptop may ask.
-        for name in [BLOCKED.name, ALLOWED.name, ONLY_BLOCKED.name] {
-            lab.laptop.run(&format!("getent ahosts {name}"))?;
-        }
+        // How the addresses are learned: the phone asks before the policy is in force.
+        sensor.rewrite(&lab.configuration(""))?;
+        wait_until("the phone may ask", Duration::from_secs(10), || {
+            lab.phone
+                .run(&format!("getent ahosts {}", ONLY_BLOCKED.name))
+                .is_ok()
+        })?;
+        lab.phone.run(&format!("getent ahosts {}", ALLOWED.name))?;
+        sensor.rewrite(&lab.configuration(&policies(more)))?;
         thread::sleep(Duration::from_secs(2));
         for way in [Way::Tls, Way::Http] {
             let by_address = paths::attempt_without_name(&lab, way, ATTEMPTS)?;
@@ -61,16 +68,19 @@ fn household(delay: Option<Duration>, more: &str) -> Result<(Lab, Sensor)> {
         delay,
         ..Options::default()
     })?;
-    let policies = format!(
-        "[[policy]]\nname = \"blocked\"\ndevices = [\"{PHONE_MAC}\"]\n\
-         domains = [\"{}\", \"{}\"]\naction = \"reject\"\n{more}",
-        BLOCKED.name, ONLY_BLOCKED.name
-    );
     let binary = Path::new(env!("CARGO_BIN_EXE_sensor"));
-    let sensor = lab.sensor(binary, &lab.configuration(&policies))?;
+    let sensor = lab.sensor(binary, &lab.configuration(&policies(more)))?;
     lab.plug(Device::Phone)?;
     lab.plug(Device::Laptop)?;
     Ok((lab, sensor))
+}
+
+fn policies(more: &str) -> String {
+    format!(
+        "[[policy]]\nname = \"blocked\"\ndevices = [\"{PHONE_MAC}\"]\n\
+         domains = [\"{}\", \"{}\"]\naction = \"reject\"\n{more}",
+        BLOCKED.name, ONLY_BLOCKED.name
+    )
 }
 
 fn print(what: &str, figures: &BTreeMap<String, Figures>) {

@@ -228,28 +228,62 @@ fn an_address_is_refused_where_no_allowed_name_shares_it() -> Result<()> {
     if !can_be()? {
         return Ok(());
     }
-    // The laptop may: its questions are how the addresses are learned.
     let policies = format!(
         "[[policy]]\nname = \"blocked\"\ndevices = [\"{PHONE_MAC}\"]\n\
          domains = [\"{}\", \"{}\"]\naction = \"reject\"\n",
         BLOCKED.name, ONLY_BLOCKED.name
     );
     let (lab, sensor) = household(Some(DELAY), &policies)?;
+    let take = |policies: &str| -> Result<()> {
+        let before = reloads(&sensor.scrape(&lab)?);
+        sensor.rewrite(&lab.configuration(policies))?;
+        wait_until("the policy is taken", Duration::from_secs(10), || {
+            let metrics = sensor.scrape(&lab);
+            metrics.is_ok_and(|metrics| reloads(&metrics) > before)
+        })
+    };
+    let explained = |address: &str| {
+        let words = ["explain", PHONE_MAC, address];
+        xtask::command::capture(&mut sensor.command(&lab, &words))
+    };
+    let refused = "without a name            is refused, and the device is told: policy `blocked`";
+    let only = ONLY_BLOCKED.addresses[0];
+    let reaches = || -> Result<bool> {
+        let targets = ONLY_BLOCKED.addresses.map(|address| ("", address));
+        let attempts = lab.attempts(&lab.phone, Way::Tls, 4, &targets)?;
+        Ok(attempts.iter().all(|one| one.outcome == Outcome::Answered))
+    };
+    // The answers of the laptop, whatever they say, are not about the phone. What it asks last is what is
+    // learned last.
     for name in [BLOCKED.name, ALLOWED.name, ONLY_BLOCKED.name] {
         lab.laptop.run(&format!("getent ahosts {name}"))?;
     }
-    // They are learned on a tick.
-    thread::sleep(Duration::from_secs(2));
+    let is_shown = || -> Result<bool> {
+        let flows = xtask::command::capture(&mut sensor.command(&lab, &["flows", "--json"]))?;
+        Ok(flows.contains(&format!("\"{only}:443\"")) && flows.contains(ONLY_BLOCKED.name))
+    };
+    ensure!(reaches()?, "the laptop's questions refuse the phone");
+    wait_until("the answers are learned", Duration::from_secs(10), || {
+        is_shown().is_ok_and(|is_shown| is_shown)
+    })?;
+    ensure!(reaches()?, "the laptop's answers refuse the phone");
+    ensure!(!explained(only)?.contains(refused));
+    // The phone's own are, from before the policy came in force.
+    take("")?;
+    for name in [BLOCKED.name, ALLOWED.name, ONLY_BLOCKED.name] {
+        lab.phone.run(&format!("getent ahosts {name}"))?;
+    }
+    take(&policies)?;
+    wait_until("the addresses are learned", Duration::from_secs(10), || {
+        explained(only).is_ok_and(|told| told.contains(refused))
+    })?;
     for way in [Way::Tls, Way::TlsSplit, Way::Http] {
         let figures = paths::attempt_without_name(&lab, way, ATTEMPTS)?;
         figures.check(&format!("{}, without a name", way.name()))?;
     }
     // It is explained as it is; the address of an allowed name is not refused.
     for (site, is_refused) in [(ONLY_BLOCKED, true), (BLOCKED, false)] {
-        let words = ["explain", PHONE_MAC, site.addresses[0]];
-        let told = xtask::command::capture(&mut sensor.command(&lab, &words))?;
-        let refused =
-            "without a name            is refused, and the device is told: policy `blocked`";
+        let told = explained(site.addresses[0])?;
         ensure!(
             told.contains(refused) == is_refused,
             "{}: {told}",
@@ -259,11 +293,6 @@ fn an_address_is_refused_where_no_allowed_name_shares_it() -> Result<()> {
     lab.balanced_books(&sensor)?;
     // Whether an allowed name has come to the address is known to nobody now.
     sensor.process.kill()?;
-    let reaches = || -> Result<bool> {
-        let targets = ONLY_BLOCKED.addresses.map(|address| ("", address));
-        let attempts = lab.attempts(&lab.phone, Way::Tls, 4, &targets)?;
-        Ok(attempts.iter().all(|one| one.outcome == Outcome::Answered))
-    };
     wait_until("the address is reached", Duration::from_secs(10), || {
         reaches().is_ok_and(|reaches| reaches)
     })?;
