@@ -982,10 +982,12 @@ fn a_hundred_thousand_destinations_of_one_device_leave_others_as_they_were() {
     house.apply(Record::Flow(0, flow_of(tcp(1), 500, 0)));
     let before = sizes(&house);
     for number in 0..DESTINATIONS {
-        // The address in an answer of the laptop's own server, and a flow there.
-        let [_, b, c, d] = number.to_be_bytes();
-        let name = format!("{number}.example");
-        house.resolve_by(STRANGER, LAPTOP, &name, [100, b, c, d]);
+        // A flow there, and of every eighth the address in an answer of the laptop's own server.
+        if number % 8 == 0 {
+            let [_, b, c, d] = number.to_be_bytes();
+            let name = format!("{number}.example");
+            house.resolve_by(STRANGER, LAPTOP, &name, [100, b, c, d]);
+        }
         let flow = flow_to(number, 1, house.now);
         house.apply(Record::Reaped(1, flow));
         house.now += 0.01;

@@ -4,7 +4,7 @@
 //! becomes too much.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, HashMap},
     os::fd::{AsFd, OwnedFd},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -23,7 +23,7 @@ use rustix::{
 };
 use sensor_ebpf::{
     flow::FlowKey,
-    parse::protocol,
+    parse::{Mac, protocol},
     policy::Layer,
     sample::{Head, NO_SLOT},
 };
@@ -33,8 +33,10 @@ use super::{Command, resets::Resets, unix_time};
 use crate::{
     hearing::{
         Desk, GivenUp, Heard, InForce, Judge, Outcome, Ruling, Source, UNFINISHED_FOR, Unread,
+        hash_of,
     },
     model::{CutPayloads, Judging, Latency, UnreadFlows},
+    quota::{Limits, Quota},
     record::Record,
     source::kernel::{Samples, Verdicts},
 };
@@ -45,8 +47,9 @@ const BATCH: usize = 256;
 /// How long records are gathered before the owner gets them.
 const GATHER: Duration = Duration::from_millis(10);
 
-/// Records that may wait for the owner; what comes then is lost.
+/// Records that may wait for the owner, of all devices and of one; what comes then is lost.
 const MAX_BACKLOG: usize = 16_384;
+const MAX_BACKLOG_OF_DEVICE: usize = 4_096;
 
 /// Slots whose flows are judged again before the ring gets its turn.
 const AGAIN: u32 = 1_024;
@@ -58,8 +61,11 @@ const SWEEP: Duration = Duration::from_secs(1);
 /// counted among those that passed.
 const SURE: Duration = Duration::from_secs(1);
 
-/// Such flows at a time; the first is counted as what it is by then.
-const MAX_UNSURE: usize = 4_096;
+/// Such flows at a time; one that makes room for another is counted as what it is by then.
+const MAX_UNSURE: Limits = Limits {
+    of_device: 1_024,
+    in_all: 4_096,
+};
 
 /// How long the kernel believes that the thread is there, and how often it is told: a thread that is
 /// gone holds nothing up for longer.
@@ -211,9 +217,9 @@ pub(super) struct Listener {
     judge: Judge,
     /// The next slot whose flow is judged again.
     again: u32,
-    backlog: Vec<Record>,
-    /// Flows that could not be read, until it is known that they passed.
-    unsure: VecDeque<Unsure>,
+    backlog: Backlog,
+    /// Flows that could not be read, by slot and hash, until it is known that they passed.
+    unsure: Quota<Mac, (u32, u64), Unsure>,
     /// When the first record of the backlog came.
     since: Instant,
     swept: Instant,
@@ -237,8 +243,8 @@ impl Listener {
             desk: Desk::default(),
             judge,
             again: u32::MAX,
-            backlog: Vec::new(),
-            unsure: VecDeque::new(),
+            backlog: Backlog::default(),
+            unsure: Quota::new(MAX_UNSURE),
             since: Instant::now(),
             swept: Instant::now(),
         }
@@ -264,7 +270,7 @@ impl Listener {
     fn wait(&self) -> Result<(), Errno> {
         let limit = if self.again < self.desk.slots() {
             Duration::ZERO
-        } else if self.backlog.is_empty() {
+        } else if self.backlog.records.is_empty() {
             BEAT
         } else {
             GATHER
@@ -303,13 +309,18 @@ impl Listener {
 
     /// Counts the flows that could not be read and have passed since.
     fn make_sure(&mut self) {
-        while let Some(first) = self.unsure.front()
-            && (first.since.elapsed() >= SURE || self.unsure.len() > MAX_UNSURE)
-            && let Some(first) = self.unsure.pop_front()
-        {
-            if !self.verdicts.refuses(first.slot, &first.key) {
+        let is_due = |unsure: &Unsure| unsure.since.elapsed() >= SURE;
+        let mut due = Vec::new();
+        self.unsure.expire(is_due, |_, _, unsure| due.push(unsure));
+        self.count_unread(due);
+    }
+
+    /// Counts flows that could not be read, where they have passed.
+    fn count_unread(&self, unsure: impl IntoIterator<Item = Unsure>) {
+        for one in unsure {
+            if !self.verdicts.refuses(one.slot, &one.key) {
                 let mut counts = locked(&self.line.counts);
-                let count = counts.unread.entry((first.reason, first.layer.name()));
+                let count = counts.unread.entry((one.reason, one.layer.name()));
                 *count.or_default() += 1;
             }
         }
@@ -415,16 +426,19 @@ impl Listener {
         if self.verdicts.refuses(slot, key) || !self.desk.mark_unread(slot, key) {
             return false;
         }
-        self.unsure.push_back(Unsure {
+        let unsure = Unsure {
             slot,
             key: *key,
             reason,
             layer,
             since: Instant::now(),
-        });
-        if self.unsure.len() > MAX_UNSURE {
-            self.make_sure();
-        }
+        };
+        let place = (slot, hash_of(key));
+        let mut gone = Vec::new();
+        let leaves = |_, _, unsure| gone.push(unsure);
+        // Flows without a slot are noted each time.
+        let before = self.unsure.insert(key.mac(), place, unsure, 1, leaves);
+        self.count_unread(before.into_iter().chain(gone));
         true
     }
 
@@ -444,20 +458,19 @@ impl Listener {
     }
 
     fn keep(&mut self, record: Record) {
-        if self.backlog.len() >= MAX_BACKLOG {
-            locked(&self.line.counts).records_lost += 1;
-            return;
-        }
-        if self.backlog.is_empty() {
+        if self.backlog.records.is_empty() {
             self.since = Instant::now();
         }
-        self.backlog.push(record);
+        if !self.backlog.push(record) {
+            locked(&self.line.counts).records_lost += 1;
+        }
     }
 
     /// Hands the owner what was gathered, where it has room. An error: it has gone.
     fn hand_over(&mut self) -> Result<(), ()> {
-        let is_due = self.backlog.len() >= BATCH || self.since.elapsed() >= GATHER;
-        if self.backlog.is_empty() || !is_due {
+        let waiting = self.backlog.records.len();
+        let is_due = waiting >= BATCH || self.since.elapsed() >= GATHER;
+        if waiting == 0 || !is_due {
             return match self.commands.is_closed() {
                 true => Err(()),
                 false => Ok(()),
@@ -465,12 +478,47 @@ impl Listener {
         }
         match self.commands.try_reserve() {
             Ok(place) => {
-                place.send(Command::Heard(std::mem::take(&mut self.backlog)));
+                place.send(Command::Heard(self.backlog.take()));
                 Ok(())
             }
             Err(mpsc::error::TrySendError::Full(())) => Ok(()),
             Err(mpsc::error::TrySendError::Closed(())) => Err(()),
         }
+    }
+}
+
+/// Records that wait for the owner, and how many of them each device has.
+#[derive(Debug, Default)]
+struct Backlog {
+    records: Vec<Record>,
+    of_device: HashMap<Mac, usize>,
+}
+
+impl Backlog {
+    /// Gives whether there was room.
+    fn push(&mut self, record: Record) -> bool {
+        if self.records.len() >= MAX_BACKLOG {
+            return false;
+        }
+        let device = match &record {
+            Record::Heard(heard) => Some(heard.head.key.mac()),
+            Record::GivenUp(given) => Some(given.key.mac()),
+            _ => None,
+        };
+        if let Some(device) = device {
+            let count = self.of_device.entry(device).or_default();
+            if *count >= MAX_BACKLOG_OF_DEVICE {
+                return false;
+            }
+            *count += 1;
+        }
+        self.records.push(record);
+        true
+    }
+
+    fn take(&mut self) -> Vec<Record> {
+        self.of_device.clear();
+        std::mem::take(&mut self.records)
     }
 }
 
@@ -486,10 +534,12 @@ mod tests {
     use rustix::process::geteuid;
     use sensor_ebpf::{
         flow::{Direction, Judgement},
+        parse::parse,
         policy::{Decision, Verdict},
     };
 
     use super::*;
+    use crate::decode::Failure;
     use crate::source::kernel::{Runner, enter_own_namespace};
 
     const HELLO: &[u8] = include_bytes!("../../tests/data/hello-zeek-google-de-51833.bin");
@@ -566,6 +616,34 @@ mod tests {
             assert!(began.elapsed() < Duration::from_secs(10), "{what}");
             thread::sleep(Duration::from_millis(1));
         }
+    }
+
+    #[test]
+    fn a_device_fills_its_share_of_the_backlog_alone() {
+        let given = |device| {
+            let mut frame = segment(1, 0, 0, b"");
+            frame[11] = device;
+            let parsed = parse(&frame[..]).expect("a whole frame");
+            Record::GivenUp(GivenUp {
+                key: FlowKey::new(&parsed, Direction::Upload, 1),
+                slot: 1,
+                decoder: "tls",
+                why: Failure::Limit,
+                unread: None,
+            })
+        };
+        let mut backlog = Backlog::default();
+        for number in 0..2 * MAX_BACKLOG_OF_DEVICE {
+            assert_eq!(backlog.push(given(1)), number < MAX_BACKLOG_OF_DEVICE);
+        }
+        assert!(backlog.push(given(2)));
+        for device in 3..=u8::MAX {
+            for _ in 0..MAX_BACKLOG_OF_DEVICE / 8 {
+                backlog.push(given(device));
+            }
+        }
+        assert_eq!(backlog.take().len(), MAX_BACKLOG);
+        assert!(backlog.push(given(1)));
     }
 
     #[test]
