@@ -200,7 +200,7 @@ impl Answers {
 
     /// How many answers there are.
     #[cfg(test)]
-    pub fn len(&self) -> usize {
+    pub fn size(&self) -> usize {
         self.told.len()
     }
 

@@ -955,8 +955,8 @@ fn sizes(house: &House) -> Vec<usize> {
     let aggregate = &house.aggregate;
     vec![
         aggregate.parties.count(),
-        aggregate.parties.len(),
-        aggregate.answers.len(),
+        aggregate.parties.pairs(),
+        aggregate.answers.size(),
         aggregate.names_at.cost(),
         aggregate.devices.len(),
     ]

@@ -154,7 +154,7 @@ impl Parties {
 
     /// How many there are, each as often as a device has it.
     #[cfg(test)]
-    pub fn len(&self) -> usize {
+    pub fn pairs(&self) -> usize {
         self.pairs.len()
     }
 
