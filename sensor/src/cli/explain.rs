@@ -188,7 +188,9 @@ fn reason(reason: &Reason, zone: &Zone) -> String {
         Reason::EncryptedDns => "`encrypted_dns`, port 853".to_owned(),
         Reason::Quic => "`quic`, port 443 of UDP".to_owned(),
         Reason::Everything => "what it says of every address".to_owned(),
-        Reason::Learned => "DNS, which gave the device this address only for names that it refuses".to_owned(),
+        Reason::Learned => {
+            "DNS, which gave the device this address only for names that it refuses".to_owned()
+        }
     }
 }
 
