@@ -23,7 +23,7 @@ use crate::{
     policy::explain::Subject,
 };
 
-pub use devices::print_devices;
+pub use devices::{print_devices, print_shared};
 pub use explain::explained;
 pub use flows::print_flows;
 pub use said::{print_forgotten, print_refused_before, print_said};

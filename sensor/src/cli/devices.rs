@@ -113,6 +113,9 @@ fn print_all(
         writeln!(out, "* made its address up")?;
     }
     for device in devices {
+        if let Some(text) = shared(&device.identity) {
+            writeln!(out, "{}: {text}", name_of(device))?;
+        }
         if let Some(known) = &device.probably_same_as {
             writeln!(
                 out,
@@ -125,15 +128,44 @@ fn print_all(
     Ok(())
 }
 
+/// Prints which devices stand for several.
+///
+/// # Errors
+///
+/// When the output takes no more.
+pub fn print_shared(out: &mut impl Write, devices: &[Device]) -> io::Result<()> {
+    for device in devices {
+        if let Some(text) = shared(&device.identity) {
+            writeln!(out, "{}: {text}", name_of(device))?;
+        }
+    }
+    Ok(())
+}
+
+/// That several devices have its MAC address.
+fn shared(identity: &Conclusion) -> Option<String> {
+    (identity.shared_by > 0).then(|| {
+        format!(
+            "at least {} devices have this MAC address: it is a repeater or a host of others; \
+             counts, names and policies are those of all of them together",
+            identity.shared_by
+        )
+    })
+}
+
 /// A device by its address, and by its name where it has one.
 fn called(snapshot: &Snapshot, address: &str) -> String {
     let device = snapshot
         .devices
         .iter()
         .find(|device| device.device == address);
-    match device.and_then(|device| device.identity.name.as_deref()) {
-        Some(name) => format!("{address} ({})", printable(name)),
-        None => address.to_owned(),
+    device.map_or_else(|| address.to_owned(), name_of)
+}
+
+fn name_of(device: &Device) -> String {
+    match device.identity.name.as_deref() {
+        Some(name) => format!("{} ({})", device.device, printable(name)),
+        None => device.device.clone(),
     }
 }
 
@@ -180,6 +212,7 @@ fn print_facts(
                 false => device.device.clone(),
             }),
         ),
+        ("shared", shared(identity)),
         ("name", identity.name.clone()),
         (
             "kind",
