@@ -78,6 +78,11 @@ pub(super) fn clue(name: &str) -> Clue {
     clue
 }
 
+/// Whether a text has this word, in lower case: whole, in any case, wherever it stands.
+pub(super) fn has_word(text: &str, word: &'static str) -> bool {
+    Place::Word(word).is_in(&Written::new(text))
+}
+
 /// Many devices are called so: the name of a product, not of one device.
 pub(super) fn is_common(name: &str) -> bool {
     let lower = name.to_lowercase();

@@ -371,6 +371,20 @@ mod tests {
             "Mozilla/5.0 (SMART-TV; Linux; Tizen 5.0) AppleWebKit/538.1 (KHTML, like Gecko) Version/5.0 TV Safari/538.1",
             (Some(Tv), Some("Samsung"), Some("Tizen"), None),
         );
+        for (device, kind) in [
+            ("SmartSpeaker", Some(Iot)),
+            ("SmartDisplay", Some(Iot)),
+            ("Chromecast", Some(Tv)),
+            ("AndroidTV", Some(Tv)),
+            ("Toaster", None),
+        ] {
+            let agent = format!(
+                "Mozilla/5.0 (X11; Linux aarch64) AppleWebKit/537.36 (KHTML, like Gecko) \
+                 Chrome/92.0.4515.0 Safari/537.36 CrKey/1.56.500000 DeviceType/{device}"
+            );
+            let found = clue(&agent).hint.kind.map(|(kind, _)| kind);
+            assert_eq!(found, kind, "{device}");
+        }
         check(
             "Mozilla/5.0 (Web0S; Linux/SmartTV) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/79.0.3945.79 Safari/537.36",
             (Some(Tv), Some("LG"), Some("webOS"), None),
