@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv6Net};
 
 use crate::{aggregate::party::lists::Category, model::Kind};
 
@@ -410,6 +410,8 @@ pub struct Parties {
     pub builtin_lists: bool,
     /// Databases of networks (`.mmdb`) in the order in which they are asked, absolute, none twice.
     pub networks: Vec<PathBuf>,
+    /// Prefixes by which a NAT64 of the house carries IPv4, beside 64:ff9b::/96; none twice.
+    pub nat64: Vec<Ipv6Net>,
 }
 
 /// A list of the user's own.

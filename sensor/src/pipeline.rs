@@ -728,13 +728,11 @@ impl Owner {
         say_once(&mut self.said.tick, ticked);
     }
 
-    /// Tries lists and databases again that could not be used and have changed.
+    /// Reads lists and databases anew where one has changed.
     fn look_at_files(&mut self) {
-        let unusable = self.enforcement.unusable(&self.knowledge);
-        if self.mending.is_due(unusable, Instant::now()) {
-            tracing::info!(
-                "a list or database that could not be used has changed: all are read anew"
-            );
+        let files = self.enforcement.files(&self.knowledge);
+        if self.mending.is_due(files, Instant::now()) {
+            tracing::info!("a list or database has changed: all are read anew");
             self.reload(self.config.clone());
         }
     }

@@ -878,6 +878,25 @@ fn a_list_that_is_missing_takes_nothing_else_with_it() {
     let there = ([0.0; 2], [2.0, 1.0], 3.0);
     lab::wait_until("in force", LIMIT, || lists(&lab, &sensor) == there)
         .unwrap_or_else(|error| panic!("{error:#}\n{}", sensor.process.log()));
+    // An updater puts another one in its place.
+    let update = folder.join("ads.new");
+    for (text, names, told) in [
+        (
+            "b.example\nd.example\ne.example\n",
+            3.0,
+            "2 names came, 1 went",
+        ),
+        ("a.example\nb.example\n", 2.0, "1 names came, 2 went"),
+    ] {
+        fs::write(&update, text).expect("a list");
+        fs::rename(&update, &list).expect("renamed");
+        let expected = ([0.0; 2], [names, 1.0], names + 1.0);
+        lab::wait_until("taken up", LIMIT, || lists(&lab, &sensor) == expected)
+            .unwrap_or_else(|error| panic!("{error:#}\n{}", sensor.process.log()));
+        let log = sensor.process.log();
+        assert!(log.contains(told), "{log}");
+        assert!(tracker_refused(&lab.phone));
+    }
     fs::remove_file(&list).expect("a list");
     fs::remove_file(&own).expect("a list");
     reload(&lab, &mut sensor);

@@ -1,14 +1,16 @@
 //! What is known beforehand: lists, resolvers, databases of networks, and what the configuration
 //! says of devices.
 
-use std::{collections::HashMap, net::IpAddr, path::PathBuf, sync::Arc};
+use std::{collections::HashMap, iter::once, net::IpAddr, path::PathBuf, sync::Arc};
 
+use ipnet::IpNet;
 use sensor_ebpf::parse::{Mac, protocol};
 
 use super::{
     identity::Override,
     party::{
         domain,
+        embedded::Embedded,
         hidden::{Hidden, Resolvers},
         lists::{ListFile, Lists, MOST_NAMES},
         networks::Networks,
@@ -30,6 +32,8 @@ pub struct Knowledge {
     pub resolvers: Resolvers,
     /// Countries and networks of addresses.
     pub networks: Networks,
+    /// Where IPv4 addresses stand in IPv6 addresses.
+    pub embedded: Embedded,
     /// Parties of a device that have series of their own.
     pub top: usize,
 }
@@ -41,6 +45,7 @@ impl Default for Knowledge {
             files: HashMap::new(),
             resolvers: Resolvers::builtin(),
             networks: Networks::default(),
+            embedded: Embedded::default(),
             top: TOP_PARTIES as usize,
         }
     }
@@ -84,6 +89,7 @@ impl Knowledge {
             files,
             resolvers,
             networks,
+            embedded: Embedded::new(&parties.nat64),
             top: parties.top as usize,
         }
     }
@@ -117,8 +123,28 @@ impl Knowledge {
                 .and_then(|listed| listed.owner)
                 .map(Arc::from),
             category: listed.and_then(|listed| listed.category),
-            network: self.networks.find(address),
+            network: self.networks.find(self.without_nat64(address)),
         }
+    }
+
+    /// The IPv4 address that an IPv6 address stands for, or the address itself.
+    fn without_nat64(&self, address: IpAddr) -> IpAddr {
+        match address {
+            IpAddr::V6(address) => {
+                let inside = self.embedded.inside(address);
+                inside.map_or(address.into(), IpAddr::from)
+            }
+            IpAddr::V4(_) => address,
+        }
+    }
+
+    /// The prefix, and the IPv6 prefixes of the addresses that stand for those of an IPv4 prefix.
+    pub fn with_forms(&self, prefix: IpNet) -> impl Iterator<Item = IpNet> {
+        let forms = match prefix {
+            IpNet::V4(prefix) => Some(self.embedded.forms(prefix)),
+            IpNet::V6(_) => None,
+        };
+        once(prefix).chain(forms.into_iter().flatten().map(IpNet::from))
     }
 
     /// Why the name of a flow is not all there is to know; `None` where it is.
@@ -261,6 +287,7 @@ mod tests {
         top: 1,
         builtin_lists: false,
         networks: Vec::new(),
+        nat64: Vec::new(),
     };
 
     fn list(file: &Path, category: Option<Category>, owner: Option<&str>) -> List {

@@ -99,6 +99,7 @@ fn knowledge(args: &ReplayArgs) -> anyhow::Result<Knowledge> {
         top: TOP_PARTIES,
         builtin_lists: true,
         networks: args.networks.clone(),
+        nat64: Vec::new(),
     };
     Ok(Knowledge::load(&parties, &own, None))
 }

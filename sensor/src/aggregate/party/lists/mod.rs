@@ -306,6 +306,12 @@ impl Lists {
         })
     }
 
+    /// How many names these lists have that the others do not.
+    pub fn count_without(&self, others: &Self) -> usize {
+        let names = self.names.iter();
+        names.filter(|(name, _)| !others.names.has(name)).count()
+    }
+
     /// How many different names there are.
     pub fn len(&self) -> usize {
         self.names.len()
