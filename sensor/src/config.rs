@@ -86,6 +86,11 @@ impl Config {
         checked(read, is_certain, &text, file)
     }
 
+    /// What holds where there is no configuration: the defaults, and no interface.
+    pub fn absent() -> Self {
+        read::read("").config
+    }
+
     /// Checks the text of a file alone, without the files that it names; `file` is its name in
     /// messages. Errors: every problem it has, warnings among them.
     pub fn parse(text: &str, file: &Path) -> Result<Checked, Problems> {

@@ -687,6 +687,11 @@ fn all_called(text: &str, config: &Config, devices: &[Device]) -> Vec<Mac> {
     if let Some(device) = configured.find(|device| is_it(device.name.as_ref())) {
         return vec![Mac::new(device.mac)];
     }
+    if let Ok(address) = text.parse::<IpAddr>() {
+        let seen = devices.iter();
+        let have = seen.filter(|device| device.addresses.contains(&address));
+        return have.filter_map(|device| device.mac).collect();
+    }
     let seen = devices.iter();
     let seen = seen.filter(|device| is_it(device.identity.name.as_ref()));
     seen.filter_map(|device| device.mac).collect()

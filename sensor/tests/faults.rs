@@ -966,6 +966,56 @@ fn what_commands_said_is_no_reason_not_to_start_where_it_does_not_fit() {
 }
 
 #[test]
+fn what_needs_no_configuration_works_without() {
+    let Some(lab) = lab() else { return };
+    let absent = lab.gateway.folder.join("absent.toml");
+    let sensor = |words: &[&str], file: &Path| {
+        let mut command = lab.gateway.command(SENSOR, words);
+        let output = command.arg("--config").arg(file).output();
+        let output = output.expect("started");
+        let said = [output.stdout, output.stderr].concat();
+        (
+            output.status.code(),
+            String::from_utf8_lossy(&said).into_owned(),
+        )
+    };
+    let (code, said) = sensor(&["doctor"], &absent);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("absent.toml does not exist"), "{said}");
+    assert!(said.contains("ok      kernel"), "{said}");
+    // Nothing is there to be removed, and that is about the kernel, not about the file.
+    let (_, said) = sensor(&["unload"], &absent);
+    assert!(
+        said.contains("no sensor has its tables at /sys/fs/bpf/gateway-sensor"),
+        "{said}"
+    );
+    let (code, said) = sensor(&["devices"], &absent);
+    assert_eq!(code, Some(1), "{said}");
+
+    // Of the interfaces of a configuration one is missing, and one leads to the internet.
+    wire::lay(&lab.gateway, "one");
+    let route = ["route", "replace", "default", "dev", "one"];
+    xtask::command::capture(&mut lab.gateway.command("ip", route)).expect("a route");
+    let mut settings = Settings::new(&lab, &["one", "nowhere"]).text();
+    settings.push_str(
+        "\n[[policy]]\nname = \"all\"\naction = \"reject\"\n\
+         domains = [\"push.apple.com\", \"ads.apple.com\"]\n",
+    );
+    let file = lab.gateway.folder.join("check.toml");
+    fs::write(&file, settings).expect("a configuration");
+    let (code, said) = sensor(&["check"], &file);
+    assert_eq!(code, Some(0), "{said}");
+    for warned in [
+        "interface nowhere does not exist",
+        "interface `one` leads to the internet: it has the default route",
+        "policy `all` refuses `push.apple.com`, which devices or their owners would miss",
+    ] {
+        assert!(said.contains(warned), "{warned}: {said}");
+    }
+    assert!(!said.contains("refuses `ads.apple.com`"), "{said}");
+}
+
+#[test]
 fn unload_waits_for_the_daemon_and_removes_everything() {
     let Some(lab) = lab() else { return };
     wire::lay(&lab.gateway, "one");

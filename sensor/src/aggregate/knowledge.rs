@@ -12,7 +12,7 @@ use super::{
         domain,
         embedded::Embedded,
         hidden::{Hidden, Resolvers},
-        lists::{ListFile, Lists, MOST_NAMES},
+        lists::{Category, ListFile, Listed, Lists, MOST_NAMES},
         networks::Networks,
     },
     traffic::PartyInfo,
@@ -125,6 +125,31 @@ impl Knowledge {
             category: listed.and_then(|listed| listed.category),
             network: self.networks.find(self.without_nat64(address)),
         }
+    }
+
+    /// The entry of category `never-block` that a name is on.
+    pub fn never_block(&self, name: &str) -> Option<Listed<'_>> {
+        let listed = self.lists.find(name);
+        listed.filter(|listed| listed.category == Some(Category::NeverBlock))
+    }
+
+    /// The names of category `never-block` that are refused where this name and all below it are, in order.
+    pub fn missed<'a>(&'a self, name: &'a str) -> Vec<&'a str> {
+        let is_below = |below: &str| {
+            let above = below.strip_suffix(name);
+            above.is_some_and(|above| above.is_empty() || above.ends_with('.'))
+        };
+        let names = self.lists.names();
+        let mut missed: Vec<_> = names
+            .filter(|entry| entry.listed.category == Some(Category::NeverBlock))
+            .map(|entry| entry.what)
+            .filter(|below| is_below(below))
+            .collect();
+        if missed.is_empty() && self.never_block(name).is_some() {
+            missed.push(name);
+        }
+        missed.sort_unstable();
+        missed
     }
 
     /// The IPv4 address that an IPv6 address stands for, or the address itself.
@@ -303,6 +328,19 @@ mod tests {
         let listed = knowledge.lists.find(name)?;
         let owner = listed.owner.map(str::to_owned);
         Some((listed.category, owner, listed.list.chars().last()?))
+    }
+
+    #[test]
+    fn what_would_be_missed() {
+        let knowledge = Knowledge::default();
+        let apple = knowledge.missed("apple.com");
+        assert!(apple.contains(&"captive.apple.com"), "{apple:?}");
+        assert!(apple.contains(&"push.apple.com"), "{apple:?}");
+        assert_eq!(knowledge.missed("push.apple.com"), ["push.apple.com"]);
+        assert_eq!(knowledge.missed("1.push.apple.com"), ["1.push.apple.com"]);
+        assert_eq!(knowledge.missed("h.apple.com"), [""; 0]);
+        assert_eq!(knowledge.missed("tracking.intl.miui.com"), [""; 0]);
+        assert!(knowledge.never_block("apple.com").is_none());
     }
 
     #[test]
