@@ -24,6 +24,7 @@ pub mod preflight;
 mod readers;
 mod reap;
 mod ring;
+mod routes;
 mod run;
 mod shares;
 mod table;
@@ -40,6 +41,7 @@ pub use links::{Link, LinkChanges, Links, own_addresses};
 pub use load::Kernel;
 pub use policy::{DeviceRules, Installed};
 pub use ring::{Messages, Samples};
+pub use routes::default_routes;
 pub use run::{LONGEST, ONE_PAGE, Runner, enter_own_namespace};
 pub use verdicts::Verdicts;
 
