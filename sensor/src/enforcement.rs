@@ -4,7 +4,7 @@
 mod learned;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::IpAddr,
     path::{Path, PathBuf},
     sync::Arc,
@@ -14,19 +14,19 @@ use anyhow::Context as _;
 use sensor_ebpf::{
     flow::FlowKey,
     parse::{Family, Mac},
-    policy::Verdict,
+    policy::{MAX_DEVICES, Verdict},
 };
 
 use self::learned::Learned;
 use crate::{
     aggregate::{knowledge::Knowledge, mac_text, names_at::NamesAt, party::look::Look},
-    config::{Config, DeviceSelector, Policy, typed},
+    config::{Config, DeviceOverride, DeviceSelector, Policy, typed},
     hearing,
     model::{self, Device},
     policy::explain::{self, Deciding, RefusedBefore},
     policy::{
         ALLOWED, BLOCKED, Compiled, DeviceFacts, Fitting, InForce, PolicyLists, Temporary,
-        TooLarge, Zone, compile, fitting, policy_names,
+        TooLarge, TooMuch, Zone, compile, fitting, policy_names,
     },
     remembered::Remembered,
     source::kernel::{DeviceRules, Installed, Kernel},
@@ -80,6 +80,10 @@ pub struct Enforcement {
     zone: Zone,
     in_force: Arc<InForce>,
     who: DeviceRules,
+    /// The kernel may have a part of other rules of devices.
+    devices_unsure: bool,
+    /// Devices without a place for rules of their own, as the log was told.
+    crowded_out: u64,
     learned: Learned,
     /// The names of policies in the tables, by their identities.
     policies: HashMap<u16, String>,
@@ -109,6 +113,8 @@ impl Enforcement {
             zone: Zone::named(config.daemon.time_zone.as_deref()),
             in_force: Arc::default(),
             who: DeviceRules::default(),
+            devices_unsure: false,
+            crowded_out: 0,
             learned: Learned::default(),
             policies: HashMap::new(),
             tell: Box::new(|_| {}),
@@ -214,7 +220,9 @@ impl Enforcement {
         devices: &'a [Device],
     ) -> DeviceFacts<'a> {
         let seen = devices.iter().find(|device| device.mac == Some(mac));
-        facts(mac.octets(), config, seen, &self.remembered)
+        let mut configured = config.devices.iter();
+        let configured = configured.find(|device| device.mac == mac.octets());
+        facts(mac.octets(), configured, seen, &self.remembered)
     }
 
     /// What is refused to these devices (`None`: to all) whatever name they would say.
@@ -226,7 +234,7 @@ impl Enforcement {
         devices: &[Device],
         now: f64,
     ) -> Vec<RefusedBefore> {
-        let seen = seen(devices);
+        let (seen, configured) = (seen(devices), configured(config));
         let named = selector.into_iter().filter_map(|selector| match selector {
             DeviceSelector::Mac(mac) => Some(*mac),
             _ => None,
@@ -238,9 +246,10 @@ impl Enforcement {
             .chain(config.devices.iter().map(|device| device.mac))
             .chain(named)
             .collect();
-        let all = all
-            .into_iter()
-            .map(|mac| facts(mac, config, seen.get(&mac).copied(), &self.remembered));
+        let all = all.into_iter().map(|mac| {
+            let configured = configured.get(&mac).copied();
+            facts(mac, configured, seen.get(&mac).copied(), &self.remembered)
+        });
         let meant: Vec<_> = all
             .filter(|facts| selector.is_none_or(|selector| facts.are(selector)))
             .collect();
@@ -306,7 +315,10 @@ impl Enforcement {
             let policies = &config.policies;
             let names = policy_names(policies, temporary).map(str::to_owned);
             let identities = names.zip(1..).collect();
-            compile(policies, temporary, knowledge, &self.lists, &identities).err()
+            let compiled = compile(policies, temporary, knowledge, &self.lists, &identities);
+            compiled
+                .and_then(|compiled| self.check_devices(&compiled, config))
+                .err()
         };
         match error(&[]) {
             None if !self.temporary.is_empty() => (None, error(&self.temporary)),
@@ -430,14 +442,18 @@ impl Enforcement {
             names,
             ..
         } = circumstances;
-        let compiled = &self.in_force.compiled;
-        let who = self.who(compiled, config, &self.zone, devices, now);
-        if who != self.who {
-            let compiled = Arc::clone(compiled);
+        let compiled = Arc::clone(&self.in_force.compiled);
+        let (who, crowded_out) = self.who(&compiled, config, &self.zone, devices, now);
+        self.tell_crowd(crowded_out);
+        if who != self.who || self.devices_unsure {
             let mut in_force = None;
-            kernel.set_devices(&self.who, &who, |generation| {
+            // Of a call that failed, the kernel may have a part.
+            let before = (!self.devices_unsure).then_some(&self.who);
+            let set = kernel.set_devices(before, &who, |generation| {
                 in_force = Some(self.announce(generation, compiled, &who, &self.learned));
-            })?;
+            });
+            self.devices_unsure = set.is_err();
+            set?;
             self.take(in_force, who);
         }
         self.learn(kernel, names, now)
@@ -482,7 +498,11 @@ impl Enforcement {
             },
         };
         let compiled = Arc::new(fitting.compiled);
-        let who = self.who(&compiled, config, zone, devices, now);
+        let (who, crowded_out) = self.who(&compiled, config, zone, devices, now);
+        if part == PartOf::All {
+            self.check_devices(&compiled, config)?;
+        }
+        self.tell_crowd(crowded_out);
         // The rules have other numbers than before.
         let learned = Learned::of(names, now, |name| compiled.refusing(name));
         let mut in_force = None;
@@ -494,6 +514,7 @@ impl Enforcement {
         }
         let installed = installed?;
         self.learned = learned;
+        self.devices_unsure = false;
         self.take(in_force, who);
         self.policies = identities
             .into_iter()
@@ -507,7 +528,8 @@ impl Enforcement {
     }
 
     /// The rules of each device at a time: of those that were seen or are remembered, and of those that
-    /// are named.
+    /// are named. Where not all have a place, those that the owner named come first, then those that are
+    /// settled: the others have the rules of everybody, whoever makes up addresses, and are counted beside.
     fn who(
         &self,
         compiled: &Compiled,
@@ -515,33 +537,83 @@ impl Enforcement {
         zone: &Zone,
         devices: &[Device],
         now: f64,
-    ) -> DeviceRules {
+    ) -> (DeviceRules, u64) {
         let seen = seen(devices);
-        let named = config.policies.iter().flat_map(|policy| &policy.devices);
-        let said = self.temporary.iter();
-        let said = said.filter_map(|said| said.device.as_ref());
-        let named = named.chain(said).filter_map(|selector| match selector {
-            DeviceSelector::Mac(mac) => Some(*mac),
-            _ => None,
-        });
-        let configured = config.devices.iter().map(|device| device.mac);
+        let configured = configured(config);
+        let named: HashSet<_> = self.named(config).collect();
+        let settled: HashSet<_> = self.remembered.settled().collect();
         let all: BTreeSet<_> = seen
             .keys()
             .copied()
             .chain(self.remembered.devices())
-            .chain(named)
-            .chain(configured)
+            .chain(named.iter().copied())
             .collect();
         let default = compiled.default_rules(zone, now);
         let rules = all.into_iter().map(|mac| {
-            let seen = seen.get(&mac).copied();
-            let facts = facts(mac, config, seen, &self.remembered);
+            let configured = configured.get(&mac).copied();
+            let facts = facts(mac, configured, seen.get(&mac).copied(), &self.remembered);
             (mac, compiled.rules_of(&facts, zone, now))
         });
-        DeviceRules {
-            devices: rules.filter(|(_, rules)| *rules != default).collect(),
-            default,
+        let mut devices: Vec<_> = rules.filter(|(_, rules)| *rules != default).collect();
+        let crowded_out = devices.len().saturating_sub(MAX_DEVICES);
+        if crowded_out > 0 {
+            devices.sort_by_key(|(mac, _)| match () {
+                () if named.contains(mac) => 0,
+                () if settled.contains(mac) => 1,
+                () => 2,
+            });
+            devices.truncate(MAX_DEVICES);
         }
+        let rules = DeviceRules {
+            devices: devices.into_iter().collect(),
+            default,
+        };
+        (rules, crowded_out as u64)
+    }
+
+    /// The devices that the configuration or a command names.
+    fn named<'a>(&'a self, config: &'a Config) -> impl Iterator<Item = [u8; 6]> + 'a {
+        let by_policies = config.policies.iter().flat_map(|policy| &policy.devices);
+        let by_commands = self.temporary.iter();
+        let by_commands = by_commands.filter_map(|said| said.device.as_ref());
+        let named = by_policies.chain(by_commands);
+        let named = named.filter_map(|selector| match selector {
+            DeviceSelector::Mac(mac) => Some(*mac),
+            _ => None,
+        });
+        named.chain(config.devices.iter().map(|device| device.mac))
+    }
+
+    /// Whether there is a place for the rules of all devices that the owner names. Of the others, whose
+    /// number anybody in the house decides, those without a place are told to the log.
+    fn check_devices(&self, compiled: &Compiled, config: &Config) -> Result<(), TooLarge> {
+        let configured = configured(config);
+        let named: HashSet<_> = self.named(config).collect();
+        let with_rules = named.into_iter().filter(|mac| {
+            let configured = configured.get(mac).copied();
+            compiled.has_rules_of(&facts(*mac, configured, None, &self.remembered))
+        });
+        match with_rules.count() {
+            count if count > MAX_DEVICES => Err(TooMuch::Devices(count).into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Tells the log that devices have no place for rules of their own, once for each time that it begins.
+    fn tell_crowd(&mut self, crowded_out: u64) {
+        if crowded_out > 0 && self.crowded_out == 0 {
+            tracing::warn!(
+                "{crowded_out} devices with rules of their own have no place in the kernel, which has room for \
+                 {MAX_DEVICES}: those have the rules of everybody that neither the configuration names nor \
+                 servers answered on two days; have policies name fewer devices by vendor or kind"
+            );
+        }
+        self.crowded_out = crowded_out;
+    }
+
+    /// How many devices have no place for rules of their own.
+    pub const fn crowded_out(&self) -> u64 {
+        self.crowded_out
     }
 
     /// Tells what will be in force in a moment. Who judges by it too early judges as will be judged;
@@ -613,13 +685,18 @@ fn seen(devices: &[Device]) -> HashMap<[u8; 6], &Device> {
         .collect()
 }
 
+/// What the configuration says of devices, by their addresses.
+fn configured(config: &Config) -> HashMap<[u8; 6], &DeviceOverride> {
+    let devices = config.devices.iter();
+    devices.map(|device| (device.mac, device)).collect()
+}
+
 fn facts<'a>(
     mac: [u8; 6],
-    config: &'a Config,
+    said: Option<&'a DeviceOverride>,
     seen: Option<&'a Device>,
     remembered: &'a Remembered,
 ) -> DeviceFacts<'a> {
-    let said = config.devices.iter().find(|device| device.mac == mac);
     let identity = seen.map(|device| &device.identity);
     DeviceFacts {
         mac,
@@ -707,7 +784,10 @@ mod tests {
     };
 
     use super::*;
-    use crate::{config::Checked, source::kernel::enter_own_namespace};
+    use crate::{
+        config::Checked,
+        source::kernel::{enter_own_namespace, failed, faults::Faults},
+    };
 
     const NOW: f64 = 1_795_000_000.0;
 
@@ -810,8 +890,8 @@ mod tests {
     struct Pins(PathBuf);
 
     impl Pins {
-        fn mount() -> anyhow::Result<Self> {
-            let folder = env::temp_dir().join(format!("sensor-learned-{}", std::process::id()));
+        fn mount(name: &str) -> anyhow::Result<Self> {
+            let folder = env::temp_dir().join(format!("sensor-{name}-{}", std::process::id()));
             fs::create_dir_all(&folder)?;
             mount("bpf", &folder, "bpf", MountFlags::empty(), None)?;
             Ok(Self(folder))
@@ -837,7 +917,7 @@ mod tests {
             return Ok(());
         }
         enter_own_namespace()?;
-        let pins = Pins::mount()?;
+        let pins = Pins::mount("learned")?;
         let text = format!(
             "[[interface]]\nname = \"lan0\"\n\
              [daemon]\npin_directory = \"{}\"\ntime_zone = \"UTC\"\n\
@@ -878,24 +958,124 @@ mod tests {
         let blamed = |addresses: &[IpAddr]| -> HashMap<IpAddr, u64> {
             addresses.iter().map(|address| (*address, 0b1)).collect()
         };
-        assert_eq!(kernel.learned()?, blamed(&[at(1), at(2), v6]));
+        assert_eq!(kernel.seen()?.learned, blamed(&[at(1), at(2), v6]));
 
         // In one tick an allowed name comes and rules begin to apply.
         names.answer("allowed.test", at(1), 86_400, LATER);
         names.answer("blocked.test", v6, 86_400, LATER);
         enforcement.keep(circumstances(&mut kernel, by, &mut names, LATER))?;
-        assert_eq!(kernel.learned()?, blamed(&[at(2), v6]));
+        assert_eq!(kernel.seen()?.learned, blamed(&[at(2), v6]));
 
         // Nothing comes any more, and time goes on.
         enforcement.learn(&mut kernel, &mut names, OVER)?;
-        assert_eq!(kernel.learned()?, blamed(&[v6]));
+        assert_eq!(kernel.seen()?.learned, blamed(&[v6]));
 
         // Others are learned again, by other rules.
         enforcement.install(circumstances(&mut kernel, by, &mut names, OVER))?;
-        assert_eq!(kernel.learned()?, blamed(&[v6]));
+        assert_eq!(kernel.seen()?.learned, blamed(&[v6]));
         names.answer("blocked.test", at(3), 0, OVER);
         enforcement.learn(&mut kernel, &mut names, OVER)?;
-        assert_eq!(kernel.learned()?, blamed(&[at(3), v6]));
+        assert_eq!(kernel.seen()?.learned, blamed(&[at(3), v6]));
+        Ok(())
+    }
+
+    /// What is put in force in turn: each of the two fills every table, and with something else.
+    fn policies_in_turn(pins: &Path, state: &Path) -> [Config; 2] {
+        [("a", 1_u8), ("b", 2)].map(|(name, number)| {
+            let text = format!(
+                "[[interface]]\nname = \"lan0\"\n\
+                 [daemon]\npin_directory = \"{}\"\nstate_directory = \"{}\"\ntime_zone = \"UTC\"\n\
+                 [flow_table]\ncapacity = 1024\n[device_table]\ncapacity = 64\n\
+                 [[policy]]\nname = \"names-{name}\"\ndomains = [\"blocked.test\", \"{name}.test\"]\n\
+                 action = \"reject\"\n\
+                 [[policy]]\nname = \"ports-{name}\"\nports = [\"tcp/{number}\"]\naction = \"reject\"\n\
+                 devices = [\"02:00:00:00:00:0{number}\", \"02:00:00:00:00:0a\"]\n\
+                 [[policy]]\nname = \"remotes-{name}\"\nremotes = [\"198.51.{number}.0/24\", \
+                 \"2001:db8:{number}::/48\"]\naction = \"drop\"\n",
+                pins.display(),
+                state.display(),
+            );
+            let Checked { config, .. } =
+                Config::parse(&text, Path::new("sensor.toml")).expect("it is valid");
+            config
+        })
+    }
+
+    #[test]
+    fn whichever_map_call_fails_the_policy_in_force_stays() -> anyhow::Result<()> {
+        if !geteuid().is_root() && env::var_os("CI").is_none() {
+            eprintln!("not run: tables in the kernel take root");
+            return Ok(());
+        }
+        enter_own_namespace()?;
+        let pins = Pins::mount("policy")?;
+        let state = env::temp_dir().join(format!("sensor-faults-{}", std::process::id()));
+        let configs = policies_in_turn(&pins.0.join("pins"), &state);
+        let mut kernel = Kernel::load(&configs[0])?;
+        let mut enforcement = Enforcement::new(&configs[0], NOW);
+        let mut names = NamesAt::default();
+        let knowledge = Knowledge::default();
+        let at = |last: u8| IpAddr::from([192, 0, 2, last]);
+        names.answer("blocked.test", at(1), 86_400, NOW);
+        macro_rules! circumstances {
+            ($config:expr, $devices:expr) => {
+                Circumstances {
+                    kernel: &mut kernel,
+                    config: $config,
+                    knowledge: &knowledge,
+                    devices: $devices,
+                    names: &mut names,
+                    now: NOW,
+                }
+            };
+        }
+        enforcement.install(circumstances!(&configs[0], &[]))?;
+        let faults = Faults::of_this_thread()?;
+        let failures = || failed::counts().values().sum::<u64>();
+        let mut next = 1;
+        for errno in [libc::EMFILE, libc::ENOMEM, libc::E2BIG, libc::EINTR] {
+            let mut number = 0;
+            loop {
+                let before = kernel.seen()?;
+                let generation = enforcement.in_force.generation;
+                let count = failures();
+                faults.fail(number, errno);
+                let installed = enforcement.install(circumstances!(&configs[next], &[]));
+                let made = faults.end();
+                let seen = kernel.seen()?;
+                match installed {
+                    Ok(installed) => {
+                        assert_eq!(seen.generation, installed.generation);
+                        assert_eq!(enforcement.in_force.generation, installed.generation);
+                        assert_ne!(seen.rules, before.rules);
+                        next = 1 - next;
+                    }
+                    Err(error) => {
+                        assert_eq!(seen, before, "call {number} with {errno}: {error:#}");
+                        assert_eq!(enforcement.in_force.generation, generation);
+                    }
+                }
+                if made <= number {
+                    break;
+                }
+                assert!(failures() > count, "call {number} with {errno} is not counted");
+                number += 1;
+            }
+            assert!(number > 30, "there were only {number} calls");
+            // Nothing of what failed is in the way of the next policy, and nothing is left of the other.
+            enforcement.install(circumstances!(&configs[next], &[]))?;
+            let seen = kernel.seen()?;
+            let mac = [2, 0, 0, 0, 0, next as u8 + 1];
+            assert_eq!(seen.devices.devices.len(), 2);
+            assert!(seen.devices.devices.contains_key(&mac));
+            assert_eq!(seen.learned.len(), 1);
+            assert_eq!(seen.prefixes.len(), 1);
+            next = 1 - next;
+        }
+        fs::remove_dir_all(&state).or_else(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => Ok(()),
+            _ => Err(error),
+        })?;
         Ok(())
     }
 }

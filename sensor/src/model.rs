@@ -36,6 +36,10 @@ pub struct Snapshot {
     /// HTTP connections that were closed or could not be accepted, and requests that were refused, since
     /// the daemon started, by reason.
     pub http_failures: BTreeMap<&'static str, u64>,
+    /// Calls about the kernel's maps that failed since the daemon started, by map.
+    pub map_failures: BTreeMap<&'static str, u64>,
+    /// Slots of the flow table in which no flow could be, since the daemon started.
+    pub damaged_flows: u64,
     /// What `sensor block` and `allow` said and still holds, the newest last.
     pub commands: Vec<Said>,
     /// The ticks so far.
@@ -463,6 +467,8 @@ pub struct PolicyState {
     pub reloads: u64,
     /// Reloads that were refused since the tables were made.
     pub reloads_refused: u64,
+    /// Devices whose own rules have no place in the kernel: they have those of everybody.
+    pub devices_left_out: u64,
 }
 
 /// A file that policies may ask: a list, or a database of networks.

@@ -23,7 +23,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, oneshot, watch},
     task::{JoinSet, spawn_blocking},
-    time::{Interval, MissedTickBehavior, interval},
+    time::{Interval, MissedTickBehavior, interval, sleep},
 };
 
 use crate::{
@@ -85,10 +85,7 @@ pub async fn run(file: &Path, config: Config) -> anyhow::Result<()> {
 
     let begun = unix_time();
     let mut started = Started::start(config).await?;
-    let health = Health::new(
-        STALE_AFTER.max(started.config.daemon.tick * 5),
-        Instant::now(),
-    );
+    let health = Health::new(stale_after(&started.config), Instant::now());
     let (publish, snapshots) = watch::channel(Arc::new(Snapshot::default()));
     let (commands, inbox) = mpsc::channel(8);
     let (stop, stopped) = watch::channel(());
@@ -245,6 +242,11 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// How long ticks may be silent before the daemon calls itself ill, at least.
 const STALE_AFTER: Duration = Duration::from_secs(10);
+
+/// How long ticks may be silent with this configuration.
+fn stale_after(config: &Config) -> Duration {
+    STALE_AFTER.max(config.daemon.tick * 5)
+}
 
 /// What stands after a start.
 struct Started {
@@ -530,7 +532,10 @@ impl Owner {
             }
         }
         snapshot.http_failures = self.http_failures.counts();
+        snapshot.map_failures = kernel::failed::counts();
+        snapshot.damaged_flows = self.kernel.damaged_flows();
         snapshot.judging = self.line.judging();
+        snapshot.policy.devices_left_out = self.enforcement.crowded_out();
         snapshot.policy.lists = self.enforcement.shown_lists(&self.knowledge);
         let said = self.enforcement.temporary().iter();
         snapshot.commands = said.map(Temporary::shown).collect();
@@ -794,6 +799,7 @@ impl Owner {
         daemon.state_directory = old.daemon.state_directory;
         self.config.flow_table.capacity = old.flow_table.capacity;
         self.config.device_table = old.device_table;
+        self.health.set_stale_after(stale_after(&self.config));
         self.look();
         tracing::info!(
             "configuration reloaded: {} policies, {} names, {} prefixes, generation {}",
@@ -879,13 +885,23 @@ fn report_judged(judged: &Judged) {
     );
 }
 
-/// Writes the kernel programs' own messages to the log.
+/// How long a task waits behind a call that failed before it tries again.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Writes the kernel programs' own messages to the log. Where they cannot be read, it tries again:
+/// accounting goes on without them.
 async fn log_messages(mut messages: Messages, stopped: watch::Receiver<()>) -> anyhow::Result<()> {
     let mut stopped = std::pin::pin!(ended(stopped));
+    let mut last = None;
     loop {
-        tokio::select! {
+        let logged = tokio::select! {
             () = &mut stopped => return Ok(()),
-            logged = messages.log() => logged?,
+            logged = messages.log() => logged,
+        };
+        let failed = logged.is_err();
+        say_once(&mut last, logged);
+        if failed {
+            sleep(PAUSE).await;
         }
     }
 }
@@ -896,10 +912,18 @@ async fn watch_links(
     stopped: watch::Receiver<()>,
 ) -> anyhow::Result<()> {
     let mut stopped = std::pin::pin!(ended(stopped));
+    let mut last = None;
     loop {
-        tokio::select! {
+        let changed = tokio::select! {
             () = &mut stopped => return Ok(()),
-            changed = links.next() => changed?,
+            changed = links.next() => changed,
+        };
+        let failed = changed.is_err();
+        say_once(&mut last, changed);
+        if failed {
+            // The owner looks at interfaces by itself, too.
+            sleep(PAUSE).await;
+            continue;
         }
         if commands.send(Command::LinksChanged).await.is_err() {
             return Ok(());

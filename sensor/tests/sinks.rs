@@ -335,8 +335,11 @@ fn snapshot() -> Snapshot {
             names: 0,
             reloads: 2,
             reloads_refused: 1,
+            devices_left_out: 11,
         },
         http_failures: BTreeMap::from([("gave-way", 8), ("no-descriptors", 9)]),
+        map_failures: BTreeMap::from([("HITS", 12)]),
+        damaged_flows: 13,
         ticks: Ticks {
             count: 10,
             total: Duration::from_millis(25),

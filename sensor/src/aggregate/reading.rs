@@ -181,6 +181,7 @@ impl Reading {
                 lists: Vec::new(),
                 reloads: tables.reloads,
                 reloads_refused: tables.reloads_refused,
+                devices_left_out: 0,
             },
             ticks,
             devices: self

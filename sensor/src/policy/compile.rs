@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use sensor_ebpf::{
     name::{MAX_LABELS, MAX_NAMES, Suffixes},
     policy::{
-        Chain, MAX_CHAINS, MAX_PORT_RANGES, MAX_PREFIXES, MAX_RULES, PortRange, Rule, Verdict,
+        Chain, MAX_CHAINS, MAX_DEVICES, MAX_PORT_RANGES, MAX_PREFIXES, MAX_RULES, PortRange, Rule, Verdict,
         rule_flag,
     },
 };
@@ -60,6 +60,12 @@ pub enum TooMuch {
         /// The policy that is about the most of them, and about how many.
         largest: (String, usize),
     },
+    /// Devices.
+    #[error(
+        "the policies have rules of their own for {0} devices that the configuration or commands name, and \
+         there is room for {MAX_DEVICES}"
+    )]
+    Devices(usize),
     /// Combinations of rules.
     #[error("the names and prefixes of the policies overlap in more than {MAX_CHAINS} ways")]
     Chains,
@@ -92,6 +98,11 @@ impl TooLarge {
                 "policy `{policy}` is about {count} of them; have it name fewer countries, networks \
                  or remotes"
             ),
+            TooMuch::Devices(_) => {
+                "have policies be about all devices, and name the few that are to be left alone; or take \
+                 devices out of groups"
+                    .to_owned()
+            }
             TooMuch::Chains => "let fewer policies be about the same".to_owned(),
             TooMuch::Alike => {
                 "a list was made to have them: leave out the one that is new".to_owned()

@@ -165,6 +165,12 @@ impl Compiled {
         self.rules_where(zone, now, |who| who.devices.is_empty())
     }
 
+    /// Whether rules may apply to a device at some time that do not apply to everybody then.
+    pub fn has_rules_of(&self, device: &DeviceFacts<'_>) -> bool {
+        let mut who = self.who.iter();
+        who.any(|who| who.devices.iter().any(|selector| device.are(selector)))
+    }
+
     /// When a schedule begins or ends next, in seconds since the Unix epoch; `None`: never.
     pub fn next_change(&self, zone: &Zone, now: f64) -> Option<f64> {
         let changes = self

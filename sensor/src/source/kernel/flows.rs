@@ -113,6 +113,11 @@ impl Flows {
             != 0
     }
 
+    /// How often it was taken.
+    pub(super) fn claims(&self, slot: u32) -> &AtomicU32 {
+        self.details.half(slot, offset_of!(FlowDetail, claims))
+    }
+
     /// How often it was given back.
     pub(super) fn releases(&self, slot: u32) -> &AtomicU32 {
         self.details.half(slot, offset_of!(FlowDetail, releases))

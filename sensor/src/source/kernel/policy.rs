@@ -26,6 +26,7 @@ use sensor_ebpf::{
 use super::{
     Error,
     books::Books,
+    failed::{of_map, removed, retried},
     grace_period,
     pins::pinned,
     table::{Access, Raw, Table},
@@ -54,8 +55,9 @@ pub struct Installed {
     pub names: u64,
 }
 
-/// The policy tables of the kernel.
-struct Tables {
+/// The policy tables of the kernel, held as long as the daemon runs: no policy fails for want of a
+/// descriptor for one of them.
+pub(super) struct Tables {
     rules: Array<MapData, Raw<Rule>>,
     chains: Array<MapData, Raw<Chain>>,
     devices: KernelHashMap<MapData, Raw<DeviceRulesKey>, u64>,
@@ -63,15 +65,21 @@ struct Tables {
     prefixes_v6: LpmTrie<MapData, Raw<PrefixV6>, u32>,
     names: ArrayOfMaps<MapData, Array<MapData, Raw<NameBucket>>>,
     learned: KernelHashMap<MapData, Raw<LearnedKey>, u64>,
+    identities: Array<MapData, Raw<PolicyName>>,
 }
 
 impl Tables {
-    fn open(directory: &Path) -> Result<Self, Error> {
+    /// Opens the tables by their pins.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub(super) fn open(directory: &Path) -> Result<Self, Error> {
         fn open<T: TryFrom<aya::maps::Map, Error = MapError>>(
             directory: &Path,
             map: &'static str,
         ) -> Result<T, Error> {
-            T::try_from(pinned(directory, map)?).map_err(|source| Error::Map { map, source })
+            T::try_from(pinned(directory, map)?).map_err(of_map(map))
         }
         Ok(Self {
             rules: open(directory, "RULES")?,
@@ -81,6 +89,7 @@ impl Tables {
             prefixes_v6: open(directory, "PREFIXES_V6")?,
             names: open(directory, "NAMES")?,
             learned: open(directory, "LEARNED")?,
+            identities: open(directory, "POLICY_NAMES")?,
         })
     }
 
@@ -93,14 +102,14 @@ impl Tables {
     ) -> Result<(), Error> {
         let of_side = |capacity: usize, number: usize| side * capacity as u32 + number as u32;
         for (number, rule) in compiled.rules.iter().enumerate() {
-            self.rules
-                .set(of_side(MAX_RULES, number), Raw(*rule), 0)
-                .map_err(refused)?;
+            retried("RULES", || {
+                self.rules.set(of_side(MAX_RULES, number), Raw(*rule), 0)
+            })?;
         }
         for (number, chain) in compiled.chains.iter().enumerate() {
-            self.chains
-                .set(of_side(MAX_CHAINS, number), Raw(*chain), 0)
-                .map_err(refused)?;
+            retried("CHAINS", || {
+                self.chains.set(of_side(MAX_CHAINS, number), Raw(*chain), 0)
+            })?;
         }
         for (mac, rules) in &who.devices {
             self.set_device(side, *mac, *rules)?;
@@ -109,7 +118,7 @@ impl Tables {
             self.set_learned(side, *address, *rules)?;
         }
         let names = name_table(&compiled.names)?;
-        self.names.set(side, &names, 0).map_err(refused)?;
+        retried("NAMES", || self.names.set(side, &names, 0))?;
         let side = side.to_be_bytes();
         for (prefix, chain) in &compiled.prefixes {
             let bits = PREFIX_SIDE_BITS + u32::from(prefix.prefix_len());
@@ -119,22 +128,32 @@ impl Tables {
                         side,
                         address: address.octets(),
                     };
-                    self.prefixes_v4
-                        .insert(&Key::new(bits, Raw(data)), chain, 0)
-                        .map_err(refused)?;
+                    let key = Key::new(bits, Raw(data));
+                    retried("PREFIXES_V4", || self.prefixes_v4.insert(&key, chain, 0))?;
                 }
                 IpAddr::V6(address) => {
                     let data = PrefixV6 {
                         side,
                         address: address.octets(),
                     };
-                    self.prefixes_v6
-                        .insert(&Key::new(bits, Raw(data)), chain, 0)
-                        .map_err(refused)?;
+                    let key = Key::new(bits, Raw(data));
+                    retried("PREFIXES_V6", || self.prefixes_v6.insert(&key, chain, 0))?;
                 }
             }
         }
         Ok(())
+    }
+
+    /// The rules of devices of a side, as the kernel has them.
+    fn devices_of(&self, side: u32) -> Result<HashMap<[u8; 6], u64>, Error> {
+        let mut devices = HashMap::new();
+        for entry in self.devices.iter() {
+            let (Raw(key), rules) = entry.map_err(of_map("DEVICE_RULES"))?;
+            if u32::from(key.side) == side {
+                devices.insert(key.mac, rules);
+            }
+        }
+        Ok(devices)
     }
 
     fn set_device(&mut self, side: u32, mac: [u8; 6], rules: u64) -> Result<(), Error> {
@@ -142,7 +161,7 @@ impl Tables {
             mac,
             side: side as u16,
         };
-        self.devices.insert(Raw(key), rules, 0).map_err(refused)
+        retried("DEVICE_RULES", || self.devices.insert(Raw(key), rules, 0))
     }
 
     fn set_learned(&mut self, side: u32, address: IpAddr, rules: u64) -> Result<(), Error> {
@@ -157,49 +176,61 @@ impl Tables {
         });
         match rules {
             // It may not have been there.
-            0 => drop(self.learned.remove(&key)),
-            _ => self.learned.insert(key, rules, 0).map_err(refused)?,
+            0 => removed("LEARNED", || self.learned.remove(&key)),
+            _ => retried("LEARNED", || self.learned.insert(key, rules, 0)),
         }
-        Ok(())
     }
 
     /// Removes what a side holds by keys; its rules, chains and names are overwritten when it is used.
-    fn clear(&mut self, side: u32) -> Result<(), MapError> {
-        let devices: Vec<_> = self
-            .devices
-            .keys()
-            .filter(|key| {
-                key.as_ref()
-                    .is_ok_and(|Raw(key)| u32::from(key.side) == side)
-            })
-            .collect::<Result<_, _>>()?;
+    fn clear(&mut self, side: u32) -> Result<(), Error> {
+        let devices = keys("DEVICE_RULES", self.devices.keys(), |Raw(key)| {
+            u32::from(key.side) == side
+        })?;
         for key in devices {
-            self.devices.remove(&key)?;
+            removed("DEVICE_RULES", || self.devices.remove(&key))?;
         }
-        let number = side;
-        let side = side.to_be_bytes();
-        let learned: Vec<_> = self
-            .learned
-            .keys()
-            .filter(|key| key.as_ref().is_ok_and(|Raw(key)| key.side == number))
-            .collect::<Result<_, _>>()?;
+        let learned = keys("LEARNED", self.learned.keys(), |Raw(key)| key.side == side)?;
         for key in learned {
-            self.learned.remove(&key)?;
+            removed("LEARNED", || self.learned.remove(&key))?;
         }
-        clear_prefixes(&mut self.prefixes_v4, |prefix| prefix.side == side)?;
-        clear_prefixes(&mut self.prefixes_v6, |prefix| prefix.side == side)
+        let side = side.to_be_bytes();
+        clear_prefixes("PREFIXES_V4", &mut self.prefixes_v4, |prefix| {
+            prefix.side == side
+        })?;
+        clear_prefixes("PREFIXES_V6", &mut self.prefixes_v6, |prefix| {
+            prefix.side == side
+        })
+    }
+
+    /// Clears the side that was left, and gives back the memory of its table of names: an array of one
+    /// bucket stands in its place.
+    fn leave(&mut self, side: u32) -> Result<(), Error> {
+        self.clear(side)?;
+        let none = name_table(&NameTable::default())?;
+        retried("NAMES", || self.names.set(side, &none, 0))
     }
 }
 
+/// The keys of a map that are of one side.
+fn keys<K>(
+    map: &'static str,
+    keys: impl Iterator<Item = Result<K, MapError>>,
+    is_of_side: impl Fn(&K) -> bool,
+) -> Result<Vec<K>, Error> {
+    let of_side = keys.filter(|key| key.as_ref().map_or(true, &is_of_side));
+    of_side.collect::<Result<_, _>>().map_err(of_map(map))
+}
+
 fn clear_prefixes<P: Wire>(
+    map: &'static str,
     prefixes: &mut LpmTrie<MapData, Raw<P>, u32>,
     of_side: impl Fn(&P) -> bool,
-) -> Result<(), MapError> {
-    let keys: Vec<_> = prefixes
-        .keys()
-        .filter(|key| key.as_ref().is_ok_and(|key| of_side(&key.data().0)))
-        .collect::<Result<_, _>>()?;
-    keys.iter().try_for_each(|key| prefixes.remove(key))
+) -> Result<(), Error> {
+    let keys = keys(map, prefixes.keys(), |key| of_side(&key.data().0))?;
+    for key in keys {
+        removed(map, || prefixes.remove(&key))?;
+    }
+    Ok(())
 }
 
 /// Flags of the kernel's user API (`linux/bpf.h`).
@@ -210,9 +241,8 @@ const BPF_F_INNER_MAP: u32 = 1 << 12;
 pub(super) fn name_table(names: &NameTable) -> Result<Array<MapData, Raw<NameBucket>>, Error> {
     const MAP: &str = "a table of names";
 
-    let of_map = |source| Error::Map { map: MAP, source };
-    let table = Array::create(names.buckets.len() as u32, BPF_F_MMAPABLE | BPF_F_INNER_MAP)
-        .map_err(of_map)?;
+    let size = names.buckets.len() as u32;
+    let table = retried(MAP, || Array::create(size, BPF_F_MMAPABLE | BPF_F_INNER_MAP))?;
     // Written as memory: a call for each bucket would take longer than all the rest.
     let memory = Table::<NameBucket>::map(table.map(), MAP, Access::Write)?;
     for (number, bucket) in (0..).zip(&names.buckets) {
@@ -221,31 +251,31 @@ pub(super) fn name_table(names: &NameTable) -> Result<Array<MapData, Raw<NameBuc
     Ok(table)
 }
 
-fn refused(source: MapError) -> Error {
-    Error::Map {
-        map: "policy tables",
-        source,
-    }
-}
-
 /// Puts compiled policies in force, for these devices and with what is learned of addresses.
+///
+/// # Errors
+///
+/// When the kernel refuses a map: what was in force before stays, and nothing of the new policies does. What
+/// fails once they are in force is counted, and done at the next time.
 pub(super) fn install(
     books: &Books,
-    directory: &Path,
+    tables: &mut Tables,
     compiled: &Compiled,
     who: &DeviceRules,
     learned: &HashMap<IpAddr, u64>,
     announce: impl FnOnce(u32),
 ) -> Result<Installed, Error> {
-    let mut tables = Tables::open(directory)?;
-
     let before = books.settings.generation().load(Ordering::Acquire);
     // 0 is the generation of what was never judged.
     let generation = before.checked_add(1).unwrap_or(2);
     let side = generation & 1;
     // A daemon that was killed here may have left half a policy.
-    tables.clear(side).map_err(refused)?;
-    tables.write(side, compiled, who, learned)?;
+    let written = (tables.clear(side)).and_then(|()| tables.write(side, compiled, who, learned));
+    if let Err(error) = written {
+        // Both sides share their room. What cannot be cleared now is cleared before the next policy.
+        let _ = tables.clear(side);
+        return Err(error);
+    }
     let of_side = |offset, word: u64| {
         books
             .settings
@@ -284,27 +314,46 @@ pub(super) fn install(
             .store(count, Ordering::Relaxed);
     }
     grace_period();
-    let left = before & 1;
-    tables.clear(left).map_err(refused)?;
-    // The memory of the old table: an array of one bucket stands in its place.
-    let none = name_table(&NameTable::default())?;
-    tables.names.set(left, &none, 0).map_err(refused)?;
+    if let Err(error) = tables.leave(before & 1) {
+        tracing::warn!(
+            "the new policy is in force, and what is left of the old one keeps its memory until the next \
+             one: {error}"
+        );
+    }
     Ok(installed)
 }
 
-/// Says anew which rules apply to which device, and has every flow decided again.
+/// Says anew which rules apply to which device, and has every flow decided again. `before` is what the kernel
+/// has of them; `None`: that is looked at.
+///
+/// # Errors
+///
+/// When the kernel refuses the map: some devices have their new rules then, and what the kernel has is to be
+/// looked at the next time.
 pub(super) fn set_devices(
     books: &Books,
-    directory: &Path,
-    before: &DeviceRules,
+    tables: &mut Tables,
+    before: Option<&DeviceRules>,
     who: &DeviceRules,
     announce: impl FnOnce(u32),
 ) -> Result<(), Error> {
-    let mut tables = Tables::open(directory)?;
     let generation = books.settings.generation().load(Ordering::Acquire);
     let side = generation & 1;
+    let before = match before {
+        Some(before) => before.devices.clone(),
+        None => tables.devices_of(side)?,
+    };
+    // First those that go: they make room.
+    let gone = before.keys().filter(|mac| !who.devices.contains_key(*mac));
+    for mac in gone {
+        let key = DeviceRulesKey {
+            mac: *mac,
+            side: side as u16,
+        };
+        removed("DEVICE_RULES", || tables.devices.remove(&Raw(key)))?;
+    }
     for (mac, rules) in &who.devices {
-        if before.devices.get(mac) != Some(rules) {
+        if before.get(mac) != Some(rules) {
             tables.set_device(side, *mac, *rules)?;
         }
     }
@@ -315,17 +364,6 @@ pub(super) fn set_devices(
             offset_of!(Settings, default_rules) + side as usize * size_of::<u64>(),
         )
         .store(who.default, Ordering::Release);
-    for mac in before
-        .devices
-        .keys()
-        .filter(|mac| !who.devices.contains_key(*mac))
-    {
-        let key = DeviceRulesKey {
-            mac: *mac,
-            side: side as u16,
-        };
-        tables.devices.remove(&Raw(key)).map_err(refused)?;
-    }
     let next = generation.checked_add(2).unwrap_or(2 + side);
     announce(next);
     books.settings.generation().store(next, Ordering::Release);
@@ -335,50 +373,87 @@ pub(super) fn set_devices(
 /// Says which rules refuse every name that is known at an address; none: it is forgotten.
 pub(super) fn set_learned(
     books: &Books,
-    directory: &Path,
+    tables: &mut Tables,
     learned: impl IntoIterator<Item = (IpAddr, u64)>,
 ) -> Result<(), Error> {
-    let mut tables = Tables::open(directory)?;
     let side = books.settings.generation().load(Ordering::Acquire) & 1;
     let mut learned = learned.into_iter();
     learned.try_for_each(|(address, rules)| tables.set_learned(side, address, rules))
 }
 
-/// The sets of rules at addresses of the side that is in force.
+/// What the programs decide by at the moment: all of the side that is in force.
 #[cfg(test)]
-pub(super) fn learned(books: &Books, directory: &Path) -> Result<HashMap<IpAddr, u64>, Error> {
-    let tables = Tables::open(directory)?;
-    let side = books.settings.generation().load(Ordering::Acquire) & 1;
-    let mut learned = HashMap::new();
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// The number of the policy.
+    pub generation: u32,
+    /// Sets of rules by device, and that of everybody else.
+    pub devices: DeviceRules,
+    /// Sets of rules at addresses.
+    pub learned: HashMap<IpAddr, u64>,
+    /// Prefixes, with the numbers of their chains.
+    pub prefixes: std::collections::BTreeMap<Vec<u8>, u32>,
+    /// The first rules, as bytes.
+    pub rules: Vec<Vec<u8>>,
+    /// Of the table of names the secret and the mask.
+    pub names: (u64, u32),
+}
+
+/// Reads what the programs decide by.
+#[cfg(test)]
+pub(super) fn seen(books: &Books, tables: &Tables) -> Result<Seen, Error> {
+    fn bytes<T: Wire>(value: &T) -> Vec<u8> {
+        // SAFETY: `Wire`: plain bytes without padding.
+        unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) }
+            .to_vec()
+    }
+    let settings = books.settings();
+    let side = settings.generation & 1;
+    let mut seen = Seen {
+        generation: settings.generation,
+        names: (
+            settings.name_secret[side as usize],
+            settings.name_mask[side as usize],
+        ),
+        ..Seen::default()
+    };
+    seen.devices.default = settings.default_rules[side as usize];
+    seen.devices.devices = tables.devices_of(side)?;
     for entry in tables.learned.iter() {
-        let (Raw(key), rules) = entry.map_err(refused)?;
+        let (Raw(key), rules) = entry.map_err(of_map("LEARNED"))?;
         if key.side == side {
             let [a, b, c, d, ..] = key.address;
             let address = match key.family == Family::V4 as u32 {
                 true => IpAddr::from([a, b, c, d]),
                 false => key.address.into(),
             };
-            learned.insert(address, rules);
+            seen.learned.insert(address, rules);
         }
     }
-    Ok(learned)
+    for entry in tables.prefixes_v4.iter() {
+        let (key, chain) = entry.map_err(of_map("PREFIXES_V4"))?;
+        if key.data().0.side == side.to_be_bytes() {
+            let prefix = [&[key.prefix_len() as u8][..], &key.data().0.address].concat();
+            seen.prefixes.insert(prefix, chain);
+        }
+    }
+    for number in 0..8 {
+        let rule = tables.rules.get(&(side * MAX_RULES as u32 + number), 0);
+        let Raw(rule) = rule.map_err(of_map("RULES"))?;
+        seen.rules.push(bytes(&rule));
+    }
+    Ok(seen)
 }
 
 /// The identity of each policy: that of its name, kept over reloads and restarts.
 pub(super) fn identities<'n>(
     books: &Books,
-    directory: &Path,
+    tables: &mut Tables,
     policies: impl IntoIterator<Item = &'n str>,
 ) -> Result<HashMap<String, u16>, Error> {
-    let of_map = |source| Error::Map {
-        map: "POLICY_NAMES",
-        source,
-    };
     let known = books.policy_names()?;
     let mut next = known.len() as u32 + 1;
     let mut known: HashMap<_, _> = known.into_iter().map(|(id, name)| (name, id)).collect();
-    let mut names: Array<MapData, Raw<PolicyName>> =
-        Array::try_from(pinned(directory, "POLICY_NAMES")?).map_err(of_map)?;
     for policy in policies {
         if known.contains_key(policy) {
             continue;
@@ -393,9 +468,10 @@ pub(super) fn identities<'n>(
         let mut octets = [0; 64];
         let name = &policy.as_bytes()[..policy.len().min(63)];
         octets[..name.len()].copy_from_slice(name);
-        names
-            .set(next, Raw(PolicyName { octets }), 0)
-            .map_err(of_map)?;
+        retried("POLICY_NAMES", || {
+            let identities = &mut tables.identities;
+            identities.set(next, Raw(PolicyName { octets }), 0)
+        })?;
         known.insert(policy.to_owned(), next as u16);
         next += 1;
     }

@@ -36,6 +36,12 @@ pub(super) fn reap(
     let mut leaving = Vec::new();
     for number in books.flows.used() {
         let state = books.flows.state(number);
+        if books.is_damaged(number) {
+            state.store(slot::LEAVING, Ordering::Release);
+            books.flows.fingerprint(number).store(0, Ordering::Release);
+            leaving.push(number);
+            continue;
+        }
         if state.load(Ordering::Acquire) == slot::LIVE {
             if last_seen(books.flows.last_seen(number), now) >= deadline {
                 continue;
@@ -75,10 +81,38 @@ fn take_last_counts(
         return Ok(());
     }
     grace_period();
+    let damaged = books.damaged;
     for number in leaving {
-        emit(Record::Reaped(number, retire(books, number, now)?));
+        if books.is_damaged(number) {
+            discard(books, number);
+        } else {
+            emit(Record::Reaped(number, retire(books, number, now)?));
+        }
+    }
+    if books.damaged > damaged {
+        // Whose they were is not known.
+        count_live(books);
     }
     Ok(())
+}
+
+/// Gives a slot back in which no flow can be. Its counts are booked to nobody, because they are those of no
+/// flow; that it happened is counted.
+fn discard(books: &mut Books, number: u32) {
+    let releases = books.flows.releases(number).load(Ordering::Relaxed);
+    let claims = books.flows.claims(number).load(Ordering::Relaxed);
+    books.flows.clear(number);
+    // A number that is not one behind the claims is damaged too, and nobody could take the slot any more. A
+    // program may be between its addition to the claims and its subtraction.
+    let releases = match claims.wrapping_sub(releases) {
+        1 | 2 => releases.wrapping_add(1),
+        _ => claims,
+    };
+    books
+        .flows
+        .releases(number)
+        .store(releases, Ordering::Release);
+    books.damaged += 1;
 }
 
 /// Books a line's counts to its device, its interface and its policy, gives it back, and gives the record
@@ -250,6 +284,13 @@ pub(super) fn phase(books: &Books, phase: u64) {
 pub(super) fn recover(books: &mut Books) -> Result<(), Error> {
     let log = books.journal.read(0);
     match log.phase {
+        journal::RETIRING | journal::RELEASING
+            if log.slot >= u64::from(books.flows.slots())
+                || log.device >= u64::from(books.devices.len()) =>
+        {
+            books.damaged += 1;
+            phase(books, journal::IDLE);
+        }
         journal::RETIRING => write_retired(books, &log),
         journal::RELEASING => release(books, &log),
         _ => {}

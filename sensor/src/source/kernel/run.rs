@@ -16,6 +16,7 @@ use sensor_ebpf::{
 use super::{
     Error,
     books::Books,
+    failed::of_map,
     load::{fill, load, loaded, new_settings, program},
     pieces::Pieces,
     readers, ring,
@@ -297,7 +298,7 @@ fn is_refusal(error: &ProgramError) -> bool {
 }
 
 fn refused(map: &'static str) -> impl Fn(aya::maps::MapError) -> Error {
-    move |source| Error::Map { map, source }
+    of_map(map)
 }
 
 fn take(programs: &mut Ebpf, map: &'static str) -> Result<Map, Error> {
