@@ -1078,4 +1078,159 @@ mod tests {
         })?;
         Ok(())
     }
+
+    /// The number of a device in its address.
+    fn mac_of(number: u32) -> [u8; 6] {
+        let [a, b, c, d] = number.to_be_bytes();
+        [2, 0, a, b, c, d]
+    }
+
+    fn is_named(count: u32, pins: &Path, state: &Path) -> Config {
+        let mut text = format!(
+            "[[interface]]\nname = \"lan0\"\n\
+             [daemon]\npin_directory = \"{}\"\nstate_directory = \"{}\"\ntime_zone = \"UTC\"\n\
+             [flow_table]\ncapacity = 1024\n[device_table]\ncapacity = 64\n\
+             [[policy]]\nname = \"kids\"\ndevices = [\"group:kids\", \"vendor:Many\"]\n\
+             ports = [1]\naction = \"reject\"\n",
+            pins.display(),
+            state.display(),
+        );
+        for number in 0..count {
+            let mac = mac_text(Mac::new(mac_of(number)));
+            text += &format!("[[device]]\nmac = \"{mac}\"\ngroups = [\"kids\"]\n");
+        }
+        let checked = Config::parse(&text, Path::new("sensor.toml"));
+        checked.expect("it is valid").config
+    }
+
+    #[test]
+    fn of_ten_thousand_devices_with_rules_the_limit_is_said() -> anyhow::Result<()> {
+        if !geteuid().is_root() && env::var_os("CI").is_none() {
+            eprintln!("not run: tables in the kernel take root");
+            return Ok(());
+        }
+        enter_own_namespace()?;
+        let mounted = Pins::mount("crowd")?;
+        let pins = mounted.0.join("pins");
+        let state = env::temp_dir().join(format!("sensor-crowd-{}", std::process::id()));
+        let few = is_named(3, &pins, &state);
+        let mut kernel = Kernel::load(&few)?;
+        let mut enforcement = Enforcement::new(&few, NOW);
+        let (knowledge, mut names) = (Knowledge::default(), NamesAt::default());
+        macro_rules! circumstances {
+            ($config:expr, $devices:expr) => {
+                Circumstances {
+                    kernel: &mut kernel,
+                    config: $config,
+                    knowledge: &knowledge,
+                    devices: $devices,
+                    names: &mut names,
+                    now: NOW,
+                }
+            };
+        }
+        enforcement.install(circumstances!(&few, &[]))?;
+        let before = kernel.seen()?;
+
+        let many = is_named(10_000, &pins, &state);
+        let refused = enforcement.install(circumstances!(&many, &[]));
+        let error = format!("{:#}", refused.expect_err("there are too many"));
+        assert!(error.contains("10000") && error.contains("8192"), "{error}");
+        assert!(error.contains("out of groups"), "{error}");
+        assert_eq!(kernel.seen()?, before, "the old policy stays");
+        // `sensor check` says the same.
+        let (without_commands, _) = enforcement.too_large(&many, &knowledge);
+        assert_eq!(without_commands.map(|error| error.to_string()), Some(error));
+
+        // Devices that nobody named, as a flood of made-up addresses brings them: those that the owner named
+        // keep their rules, and the next policy has a place.
+        let crowd: Vec<_> = (0..10_000)
+            .map(|number| {
+                let mut device = Device {
+                    mac: Some(Mac::new(mac_of(1 << 20 | number))),
+                    ..Device::default()
+                };
+                device.identity.vendor = Some("Many".to_owned());
+                device
+            })
+            .collect();
+        enforcement.keep(circumstances!(&few, &crowd))?;
+        let rules = kernel.seen()?.devices.devices;
+        assert_eq!(rules.len(), MAX_DEVICES);
+        assert_eq!(enforcement.crowded_out(), 10_003 - MAX_DEVICES as u64);
+        assert!((0..3).all(|number| rules.contains_key(&mac_of(number))));
+        enforcement.install(circumstances!(&few, &crowd))?;
+        let rules = kernel.seen()?.devices.devices;
+        assert_eq!(rules.len(), MAX_DEVICES);
+        assert!((0..3).all(|number| rules.contains_key(&mac_of(number))));
+        // As they go, their places are given back.
+        enforcement.keep(circumstances!(&few, &crowd[..10]))?;
+        assert_eq!(kernel.seen()?.devices.devices.len(), 13);
+        Ok(())
+    }
+
+    #[test]
+    fn what_a_tick_failed_to_say_of_devices_the_next_says() -> anyhow::Result<()> {
+        if !geteuid().is_root() && env::var_os("CI").is_none() {
+            eprintln!("not run: tables in the kernel take root");
+            return Ok(());
+        }
+        enter_own_namespace()?;
+        let mounted = Pins::mount("ticks")?;
+        let state = env::temp_dir().join(format!("sensor-ticks-{}", std::process::id()));
+        let config = is_named(3, &mounted.0.join("pins"), &state);
+        let mut kernel = Kernel::load(&config)?;
+        let mut enforcement = Enforcement::new(&config, NOW);
+        let (knowledge, mut names) = (Knowledge::default(), NamesAt::default());
+        let device = |number: u32| {
+            let mut device = Device {
+                mac: Some(Mac::new(mac_of(1 << 20 | number))),
+                ..Device::default()
+            };
+            device.identity.vendor = Some("Many".to_owned());
+            device
+        };
+        macro_rules! circumstances {
+            ($devices:expr) => {
+                Circumstances {
+                    kernel: &mut kernel,
+                    config: &config,
+                    knowledge: &knowledge,
+                    devices: $devices,
+                    names: &mut names,
+                    now: NOW,
+                }
+            };
+        }
+        enforcement.install(circumstances!(&[]))?;
+        let faults = Faults::of_this_thread()?;
+        let houses = [[device(1), device(2)], [device(3), device(4)]];
+        for errno in [libc::EMFILE, libc::ENOMEM] {
+            for number in 0.. {
+                faults.fail(number, errno);
+                let first = enforcement.keep(circumstances!(&houses[1]));
+                let made = faults.end();
+                // Those of before are back before anything of the others is said again.
+                for house in [&houses[0], &houses[1], &houses[0]] {
+                    enforcement.keep(circumstances!(house))?;
+                    assert_eq!(kernel.seen()?.devices, enforcement.who, "{number} {first:?}");
+                }
+                // All of the daemon's part of a tick, too.
+                faults.fail(number, errno);
+                let shared = kernel.share_out(|_| {});
+                let read = kernel.read(std::time::Duration::from_secs(60), |_| {});
+                let made_by_tick = faults.end();
+                assert!(
+                    made_by_tick <= number || shared.is_err() || read.is_err() || errno == libc::ENOMEM,
+                    "call {number} failed in silence"
+                );
+                kernel.share_out(|_| {})?;
+                kernel.read(std::time::Duration::from_secs(60), |_| {})?;
+                if made.max(made_by_tick) <= number {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
 }

@@ -5,6 +5,7 @@
 //! own takes samples and judges names, and tells it what was heard: it never waits for that task.
 //! Everything ends when the stop channel's sender is dropped.
 
+mod file_changes;
 mod listener;
 mod mending;
 mod resets;
@@ -45,6 +46,7 @@ use crate::{
     source::kernel::{self, Kernel, LinkChanges, Messages, Samples, Verdicts},
     supervisor::Supervisor,
 };
+use file_changes::FileChanges;
 use listener::{Line, Listener, listen};
 use mending::Mending;
 
@@ -567,11 +569,11 @@ impl Owner {
         let now = unix_time();
         match question {
             Question::Devices(args) => {
-                let snapshot = self.now()?;
+                let snapshot = self.now();
                 cli::print_devices(&mut text, &snapshot, args, now)?;
             }
             Question::Status(output) => {
-                let snapshot = self.now()?;
+                let snapshot = self.now();
                 cli::print_status(&mut text, &snapshot, *output, self.enforcement.zone())?;
             }
             Question::Flows(args) => {
@@ -597,7 +599,7 @@ impl Owner {
                 cli::print_flows(&mut text, &flows, *args, now)?;
             }
             Question::Explain(args) => {
-                let devices = self.now()?;
+                let devices = self.now();
                 let told: Told = cli::explained(
                     args,
                     &self.config,
@@ -614,7 +616,7 @@ impl Owner {
                 holds_for,
                 blocks,
             } => {
-                self.tick()?;
+                self.try_tick();
                 let device = match self.meant(said.device.as_ref()) {
                     Ok(device) => device,
                     Err(error) => return Ok(serde_json::to_string(&Told::Err(error))?),
@@ -629,7 +631,7 @@ impl Owner {
                 return Ok(serde_json::to_string(&self.say(said))?);
             }
             Question::Forget(said) => {
-                self.tick()?;
+                self.try_tick();
                 return Ok(serde_json::to_string(&self.forget(said, now))?);
             }
         }
@@ -712,10 +714,11 @@ impl Owner {
         Ok(String::from_utf8_lossy(&text).into_owned())
     }
 
-    /// Everything as it is at this moment: what is asked for is not a tick old.
-    fn now(&mut self) -> anyhow::Result<Arc<Snapshot>> {
-        self.tick()?;
-        Ok(Arc::clone(&self.publish.borrow()))
+    /// Everything as it is at this moment: what is asked for is not a tick old. Where the tables cannot be
+    /// read, it is, and the log says so: a command does not fail for that.
+    fn now(&mut self) -> Arc<Snapshot> {
+        self.try_tick();
+        Arc::clone(&self.publish.borrow())
     }
 
     /// Sees to it that everything is attached and pinned that should be.
@@ -928,54 +931,6 @@ async fn watch_links(
         if commands.send(Command::LinksChanged).await.is_err() {
             return Ok(());
         }
-    }
-}
-
-/// Notices of changes to one file.
-///
-/// Its directory is watched: editors write a new file and rename it over the old one.
-struct FileChanges {
-    _watcher: notify::RecommendedWatcher,
-    changed: mpsc::Receiver<()>,
-}
-
-impl FileChanges {
-    fn watch(file: &Path) -> anyhow::Result<Self> {
-        use notify::Watcher as _;
-
-        let file = file
-            .canonicalize()
-            .with_context(|| format!("{}", file.display()))?;
-        let directory = file
-            .parent()
-            .map_or_else(|| PathBuf::from("/"), Path::to_owned);
-        let (tell, changed) = mpsc::channel(1);
-        let mut watcher =
-            notify::recommended_watcher(move |event: Result<notify::Event, notify::Error>| {
-                let Ok(event) = event else { return };
-                if !event.kind.is_access() && event.paths.contains(&file) {
-                    // Full: a change is announced already.
-                    let _ = tell.try_send(());
-                }
-            })
-            .context("the configuration cannot be watched for changes")?;
-        watcher
-            .watch(&directory, notify::RecursiveMode::NonRecursive)
-            .with_context(|| format!("{} cannot be watched for changes", directory.display()))?;
-        Ok(Self {
-            _watcher: watcher,
-            changed,
-        })
-    }
-
-    /// Waits for a change, and for the writer to have ended.
-    async fn next(&mut self) {
-        const SETTLE: Duration = Duration::from_millis(50);
-
-        if self.changed.recv().await.is_none() {
-            std::future::pending::<()>().await;
-        }
-        while let Ok(Some(())) = tokio::time::timeout(SETTLE, self.changed.recv()).await {}
     }
 }
 

@@ -28,8 +28,8 @@ const FILE: &str = "devices.json";
 /// How long a device may be away, in days.
 const DAYS: u64 = 30;
 
-/// Seconds between two times that the file is written.
-const PAUSE: f64 = 10.0;
+/// Seconds between two times that the file is written: devices say what changes it, and flash memory wears.
+const PAUSE: f64 = 60.0 * 60.0;
 
 /// Seconds of a day.
 const DAY: u64 = 24 * 60 * 60;
@@ -148,7 +148,7 @@ impl Remembered {
     }
 
     /// Takes what is known of devices now, and tells them what was known before where that is surer.
-    /// At most every ten seconds it is kept on disk, where it has changed.
+    /// At most every hour it is kept on disk, where it has changed.
     pub fn recall(&mut self, devices: &mut [Device], now: f64) {
         let mut seen = HashSet::new();
         for device in devices {
@@ -447,9 +447,14 @@ mod tests {
             phone,
             "it was written just now"
         );
-        let tv = tick(Kind::Tv, 0.5, NOW + 11.0);
+        assert_eq!(
+            tick(Kind::Tv, 0.5, NOW + 3_600.0),
+            phone,
+            "an hour has not passed"
+        );
+        let tv = tick(Kind::Tv, 0.5, NOW + 3_601.0);
         assert!(tv.contains("\"tv\""), "{tv}");
-        assert_eq!(tick(Kind::Tv, 0.7, NOW + 30.0), tv, "surer is no news");
+        assert_eq!(tick(Kind::Tv, 0.7, NOW + 7_300.0), tv, "surer is no news");
         // The clock was set back.
         assert!(tick(Kind::Iot, 0.7, NOW - 9_000.0).contains("\"iot\""));
         assert!(!tick(Kind::Router, 0.8, NOW - 9_001.0).contains("router"));
@@ -461,7 +466,7 @@ mod tests {
         fs::remove_dir_all(&folder)?;
         fs::write(&folder, "in the way")?;
         let told = device(PHONE, (Kind::Phone, 0.9), None, NOW);
-        let known = recalled(&mut remembered, told, NOW + 100.0);
+        let known = recalled(&mut remembered, told, NOW + 4_000.0);
         assert_eq!(known.kind, Kind::Phone);
         assert!(remembered.said.is_some());
         fs::remove_file(&folder)?;

@@ -219,6 +219,12 @@ impl Runner {
         &self.books
     }
 
+    /// The tables themselves, to be changed.
+    #[cfg(test)]
+    pub(super) fn books_mut(&mut self) -> &mut Books {
+        &mut self.books
+    }
+
     /// What befell the tables and the ring.
     pub fn losses(&self) -> Losses {
         self.books.losses.read(0)
