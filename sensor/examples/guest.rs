@@ -105,7 +105,7 @@ fn exercise() -> Result<String> {
             knowledge: &knowledge,
             devices: &[],
             names: &mut NamesAt::default(),
-            now: 0.0,
+            now: 0.0.into(),
         })
     };
     put_in_force(&mut kernel, &config("reject")?)?;

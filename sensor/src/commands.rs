@@ -22,7 +22,7 @@ use crate::{
     config::{Checked, Config, Level, Problems, typed},
     enforcement::Enforcement,
     model::{FlowFacts, Snapshot, Ticks},
-    pipeline,
+    pipeline::{self, clock::Clock},
     policy::Zone,
     source::kernel::{self, Books, Links, preflight},
 };
@@ -110,9 +110,10 @@ pub fn execute(cli: &Cli) -> anyhow::Result<ExitCode> {
                         nobody_answers()
                     );
                     let knowledge = Knowledge::load(&config.parties, &config.lists, None);
-                    let mut enforcement = Enforcement::new(&config, now);
+                    let moment = Clock::of_machine().now();
+                    let mut enforcement = Enforcement::new(&config, moment);
                     enforcement.read_lists(&config);
-                    cli::explained(args, &config, &knowledge, &enforcement, &[], now)?
+                    cli::explained(args, &config, &knowledge, &enforcement, &[], moment)?
                 }
             };
             write!(out, "{text}")?;
@@ -233,7 +234,7 @@ fn weigh(checked: &mut Checked) {
     // What is wrong with the files is told already.
     let (without, with) = tracing::subscriber::with_default(NoSubscriber::default(), || {
         let knowledge = Knowledge::load(&config.parties, &config.lists, None);
-        let mut enforcement = Enforcement::new(config, now());
+        let mut enforcement = Enforcement::new(config, Clock::of_machine().now());
         enforcement.read_lists(config);
         enforcement.too_large(config, &knowledge)
     });

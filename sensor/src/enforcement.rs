@@ -1,6 +1,7 @@
 //! Which policies are in force: what the configuration says, what commands said, and to which devices
 //! each rule applies at the moment.
 
+mod kept;
 mod learned;
 
 use std::{
@@ -23,18 +24,22 @@ use crate::{
     config::{Config, DeviceOverride, DeviceSelector, Policy, typed},
     hearing,
     model::{self, Device},
+    moment::Moment,
     policy::explain::{self, Deciding, RefusedBefore},
     policy::{
-        ALLOWED, BLOCKED, Compiled, DeviceFacts, Fitting, InForce, PolicyLists, Temporary,
+        ALLOWED, BLOCKED, Compiled, DeviceFacts, Fitting, Holds, InForce, PolicyLists, Temporary,
         TooLarge, TooMuch, Zone, compile, fitting, policy_names,
     },
     remembered::Remembered,
     source::kernel::{DeviceRules, Installed, Kernel},
-    state,
 };
 
 /// The file of what commands said, in the state directory.
 const FILE: &str = "commands.json";
+
+/// Seconds between two times that it is written how much is left of what holds for a time, at most: so much more
+/// it may hold behind a boot that nobody foresaw.
+const KEEP_EVERY: f64 = 10.0 * 60.0;
 
 /// The most that commands can have said at a time.
 pub const MOST_TEMPORARY: usize = 1_000;
@@ -51,8 +56,8 @@ pub struct Circumstances<'a> {
     pub devices: &'a [Device],
     /// The names that are known at addresses.
     pub names: &'a mut NamesAt,
-    /// In seconds since the Unix epoch.
-    pub now: f64,
+    /// When that is.
+    pub now: Moment,
 }
 
 /// Is told what decides, right before it is in force in the kernel.
@@ -76,6 +81,8 @@ pub struct Enforcement {
     /// The policies in force, where not all of the configuration's have a place.
     in_part: Option<Vec<Policy>>,
     file: PathBuf,
+    /// When what commands said was written last, in steady time.
+    kept_at: f64,
     remembered: Remembered,
     zone: Zone,
     in_force: Arc<InForce>,
@@ -93,23 +100,24 @@ pub struct Enforcement {
 impl Enforcement {
     /// With nothing in force, and with what commands said and what was known of devices before the
     /// daemon began.
-    pub fn new(config: &Config, now: f64) -> Self {
+    pub fn new(config: &Config, now: impl Into<Moment>) -> Self {
+        let now = now.into();
         let file = config.daemon.state_directory.join(FILE);
-        let mut temporary: Vec<Temporary> = state::read(&file).unwrap_or_else(|error| {
+        let temporary = kept::read(&file, &now).unwrap_or_else(|error| {
             tracing::error!(
                 "{}: {error:#}; what `sensor block` and `allow` said is left out",
                 file.display()
             );
             Vec::new()
         });
-        temporary.retain(|said| is_valid(said, now));
         Self {
             lists: PolicyLists::default(),
             temporary,
             without_commands: false,
             in_part: None,
             file,
-            remembered: Remembered::new(config, now),
+            kept_at: now.steady,
+            remembered: Remembered::new(config, &now),
             zone: Zone::named(config.daemon.time_zone.as_deref()),
             in_force: Arc::default(),
             who: DeviceRules::default(),
@@ -195,7 +203,7 @@ impl Enforcement {
 
     /// Takes what is known of devices, and tells them what was known before the daemon began, where
     /// that is surer; it is kept for the next one.
-    pub fn recall(&mut self, devices: &mut [Device], now: f64) {
+    pub fn recall(&mut self, devices: &mut [Device], now: &Moment) {
         self.remembered.recall(devices, now);
     }
 
@@ -208,8 +216,19 @@ impl Enforcement {
     }
 
     /// Keeps for the next daemon what is known of devices.
-    pub fn end(&mut self, now: f64) {
+    pub fn end(&mut self, now: &Moment) {
         self.remembered.keep(now);
+        if self.is_running_out()
+            && let Err(error) = kept::write(&self.file, &self.temporary, now)
+        {
+            tracing::warn!("{}: {error:#}", self.file.display());
+        }
+    }
+
+    /// Whether something holds for a time only.
+    fn is_running_out(&self) -> bool {
+        let mut said = self.temporary.iter();
+        said.any(|said| said.holds != Holds::Always)
     }
 
     /// What is known of a device, for policies.
@@ -232,7 +251,7 @@ impl Enforcement {
         config: &Config,
         knowledge: &Knowledge,
         devices: &[Device],
-        now: f64,
+        now: Moment,
     ) -> Vec<RefusedBefore> {
         let (seen, configured) = (seen(devices), configured(config));
         let named = selector.into_iter().filter_map(|selector| match selector {
@@ -262,10 +281,10 @@ impl Enforcement {
         &self,
         address: IpAddr,
         device: &DeviceFacts<'_>,
-        now: f64,
+        now: Moment,
     ) -> Option<(Option<String>, Verdict)> {
         let compiled = &self.in_force.compiled;
-        let rules = self.learned.at()(address)? & compiled.rules_of(device, &self.zone, now);
+        let rules = self.learned.at()(address)? & compiled.rules_of(device, &self.zone, now.known());
         let rule = compiled.rules.get(rules.trailing_zeros() as usize)?;
         let policy = self.policies.get(&rule.policy).cloned();
         let policy = policy.filter(|name| name != BLOCKED && name != ALLOWED);
@@ -282,7 +301,7 @@ impl Enforcement {
         &'a self,
         config: &'a Config,
         knowledge: &'a Knowledge,
-        now: f64,
+        now: Moment,
     ) -> Deciding<'a> {
         Deciding {
             policies: self.policies(config),
@@ -290,7 +309,8 @@ impl Enforcement {
             knowledge,
             lists: &self.lists,
             zone: &self.zone,
-            now,
+            now: now.known(),
+            offset: now.offset(),
         }
     }
 
@@ -365,7 +385,7 @@ impl Enforcement {
         let now = circumstances.now;
         let mut temporary = self.temporary.clone();
         temporary.retain(|other| {
-            is_valid(other, now) && !(other.domain == said.domain && other.device == said.device)
+            other.holds.at(now.steady) && !(other.domain == said.domain && other.device == said.device)
         });
         anyhow::ensure!(
             temporary.len() < MOST_TEMPORARY,
@@ -388,7 +408,7 @@ impl Enforcement {
         circumstances: Circumstances<'_>,
     ) -> anyhow::Result<Option<Temporary>> {
         let mut temporary = self.temporary.clone();
-        temporary.retain(|said| is_valid(said, circumstances.now));
+        temporary.retain(|said| said.holds.at(circumstances.now.steady));
         let place = temporary
             .iter()
             .position(|said| said.domain == domain && said.device.as_ref() == device);
@@ -406,12 +426,14 @@ impl Enforcement {
         temporary: Vec<Temporary>,
         circumstances: Circumstances<'_>,
     ) -> anyhow::Result<()> {
+        let now = circumstances.now;
         let before = std::mem::replace(&mut self.temporary, temporary);
         if let Err(error) = self.put_again(PartOf::All, circumstances) {
             self.temporary = before;
             return Err(error);
         }
-        state::write(&self.file, &self.temporary).with_context(|| {
+        self.kept_at = now.steady;
+        kept::write(&self.file, &self.temporary, &now).with_context(|| {
             format!(
                 "it is in force, but not after the daemon ends: {} cannot be written; \
                  `daemon.state_directory` says where it is to be",
@@ -427,13 +449,21 @@ impl Enforcement {
     /// The kernel refuses it.
     pub fn keep(&mut self, circumstances: Circumstances<'_>) -> anyhow::Result<()> {
         let now = circumstances.now;
-        if self.temporary.iter().any(|said| !is_valid(said, now)) {
-            self.temporary.retain(|said| is_valid(said, now));
-            self.put_again(PartOf::Fitting, circumstances)?;
-            if let Err(error) = state::write(&self.file, &self.temporary) {
-                tracing::warn!("{}: {error:#}", self.file.display());
+        let has_begun = self.begin_rests(&now);
+        let mut said = self.temporary.iter();
+        if said.any(|said| !said.holds.at(now.steady)) {
+            let before = self.temporary.clone();
+            self.temporary.retain(|said| said.holds.at(now.steady));
+            if let Err(error) = self.put_again(PartOf::Fitting, circumstances) {
+                // The next tick tries again.
+                self.temporary = before;
+                return Err(error);
             }
+            self.keep_rests(&now);
             return Ok(());
+        }
+        if has_begun || self.is_running_out() && now.steady - self.kept_at >= KEEP_EVERY {
+            self.keep_rests(&now);
         }
         let Circumstances {
             kernel,
@@ -443,7 +473,7 @@ impl Enforcement {
             ..
         } = circumstances;
         let compiled = Arc::clone(&self.in_force.compiled);
-        let (who, crowded_out) = self.who(&compiled, config, &self.zone, devices, now);
+        let (who, crowded_out) = self.who(&compiled, config, &self.zone, devices, now.known());
         self.tell_crowd(crowded_out);
         if who != self.who || self.devices_unsure {
             let mut in_force = None;
@@ -456,7 +486,30 @@ impl Enforcement {
             set?;
             self.take(in_force, who);
         }
-        self.learn(kernel, names, now)
+        self.learn(kernel, names, now.steady)
+    }
+
+    /// Has what was left of commands at a boot run from now on, where the clock is right. Gives whether something
+    /// does that did not before.
+    fn begin_rests(&mut self, now: &Moment) -> bool {
+        let mut has_begun = false;
+        for said in &mut self.temporary {
+            if let Holds::Rest(rest) = said.holds
+                && now.is_known
+            {
+                said.holds = Holds::Until(now.steady + rest);
+                has_begun = true;
+            }
+        }
+        has_begun
+    }
+
+    /// Writes how much is left of what commands said.
+    fn keep_rests(&mut self, now: &Moment) {
+        self.kept_at = now.steady;
+        if let Err(error) = kept::write(&self.file, &self.temporary, now) {
+            tracing::warn!("{}: {error:#}", self.file.display());
+        }
     }
 
     /// The same policies once more, with other commands.
@@ -498,13 +551,13 @@ impl Enforcement {
             },
         };
         let compiled = Arc::new(fitting.compiled);
-        let (who, crowded_out) = self.who(&compiled, config, zone, devices, now);
+        let (who, crowded_out) = self.who(&compiled, config, zone, devices, now.known());
         if part == PartOf::All {
             self.check_devices(&compiled, config)?;
         }
         self.tell_crowd(crowded_out);
         // The rules have other numbers than before.
-        let learned = Learned::of(names, now, |name| compiled.refusing(name));
+        let learned = Learned::of(names, now.steady, |name| compiled.refusing(name));
         let mut in_force = None;
         let installed = kernel.install(&compiled, &who, &learned.all(), |generation| {
             in_force = Some(self.announce(generation, Arc::clone(&compiled), &who, &learned));
@@ -536,7 +589,7 @@ impl Enforcement {
         config: &Config,
         zone: &Zone,
         devices: &[Device],
-        now: f64,
+        now: Option<f64>,
     ) -> (DeviceRules, u64) {
         let seen = seen(devices);
         let configured = configured(config);
@@ -673,10 +726,6 @@ fn address_of(key: &FlowKey) -> Option<IpAddr> {
     }
 }
 
-fn is_valid(said: &Temporary, now: f64) -> bool {
-    said.until.is_none_or(|until| now < until)
-}
-
 /// The devices that were seen, by their addresses.
 fn seen(devices: &[Device]) -> HashMap<[u8; 6], &Device> {
     devices
@@ -807,7 +856,7 @@ mod tests {
             device: Some(DeviceSelector::Mac([2, 0, 0, 0, 0, 1])),
             blocks: true,
             since: NOW - 10.0,
-            until,
+            holds: until.map_or(Holds::Always, Holds::Until),
         }
     }
 
@@ -866,17 +915,22 @@ mod tests {
     fn what_commands_said_outlives_the_daemon_until_it_is_over() -> anyhow::Result<()> {
         let folder = std::env::temp_dir().join(format!("sensor-said-{}", std::process::id()));
         let config = config(&folder);
-        assert_eq!(Enforcement::new(&config, NOW).temporary(), []);
+        let at = |seconds| Moment {
+            since_boot: 100.0 + seconds,
+            boot: 1,
+            ..Moment::from(NOW + seconds)
+        };
+        assert_eq!(Enforcement::new(&config, at(0.0)).temporary(), []);
         let all = [
             said("for-ever.example", None),
             said("over.example", Some(NOW)),
             said("holds.example", Some(NOW + 0.5)),
         ];
-        state::write(&folder.join(FILE), &all[..])?;
+        kept::write(&folder.join(FILE), &all, &at(-1.0))?;
         let kept = [all[0].clone(), all[2].clone()];
-        assert_eq!(Enforcement::new(&config, NOW).temporary(), kept);
+        assert_eq!(Enforcement::new(&config, at(0.0)).temporary(), kept);
         assert_eq!(
-            Enforcement::new(&config, NOW + 0.5).temporary(),
+            Enforcement::new(&config, at(0.5)).temporary(),
             [all[0].clone()]
         );
         // Half a file is none, and the daemon starts.
@@ -946,7 +1000,7 @@ mod tests {
                 knowledge,
                 devices: &[],
                 names,
-                now,
+                now: now.into(),
             }
         }
         let by = (&config, &knowledge);
@@ -1025,7 +1079,7 @@ mod tests {
                     knowledge: &knowledge,
                     devices: $devices,
                     names: &mut names,
-                    now: NOW,
+                    now: NOW.into(),
                 }
             };
         }
@@ -1125,7 +1179,7 @@ mod tests {
                     knowledge: &knowledge,
                     devices: $devices,
                     names: &mut names,
-                    now: NOW,
+                    now: NOW.into(),
                 }
             };
         }
@@ -1198,7 +1252,7 @@ mod tests {
                     knowledge: &knowledge,
                     devices: $devices,
                     names: &mut names,
-                    now: NOW,
+                    now: NOW.into(),
                 }
             };
         }
@@ -1218,19 +1272,143 @@ mod tests {
                 // All of the daemon's part of a tick, too.
                 faults.fail(number, errno);
                 let shared = kernel.share_out(|_| {});
-                let read = kernel.read(std::time::Duration::from_secs(60), |_| {});
+                let read = kernel.read(std::time::Duration::from_secs(60), &NOW.into(), |_| {});
                 let made_by_tick = faults.end();
                 assert!(
                     made_by_tick <= number || shared.is_err() || read.is_err() || errno == libc::ENOMEM,
                     "call {number} failed in silence"
                 );
                 kernel.share_out(|_| {})?;
-                kernel.read(std::time::Duration::from_secs(60), |_| {})?;
+                kernel.read(std::time::Duration::from_secs(60), &NOW.into(), |_| {})?;
                 if made.max(made_by_tick) <= number {
                     break;
                 }
             }
         }
+        Ok(())
+    }
+
+    #[test]
+    fn no_schedule_is_in_force_while_nobody_knows_the_time() -> anyhow::Result<()> {
+        const YEARS: f64 = 56.0 * 365.25 * 86_400.0;
+        if !geteuid().is_root() && env::var_os("CI").is_none() {
+            eprintln!("not run: tables in the kernel take root");
+            return Ok(());
+        }
+        enter_own_namespace()?;
+        let mounted = Pins::mount("clock")?;
+        let state = env::temp_dir().join(format!("sensor-clock-{}", std::process::id()));
+        let text = format!(
+            "[[interface]]\nname = \"lan0\"\n\
+             [daemon]\npin_directory = \"{}\"\nstate_directory = \"{}\"\ntime_zone = \"UTC\"\n\
+             [flow_table]\ncapacity = 1024\n[device_table]\ncapacity = 64\n\
+             [[policy]]\nname = \"always\"\nports = [1]\naction = \"reject\"\n\
+             [[policy]]\nname = \"whole-week\"\nports = [2]\naction = \"reject\"\n\
+             schedule = [\"mon-sun 00:00-24:00\"]\n",
+            mounted.0.join("pins").display(),
+            state.display(),
+        );
+        let Checked { config, .. } =
+            Config::parse(&text, Path::new("sensor.toml")).expect("it is valid");
+        let mut kernel = Kernel::load(&config)?;
+        let (knowledge, mut names) = (Knowledge::default(), NamesAt::default());
+        // Booted in 1970; then it is set, set back, and set by as much again.
+        let moment = |seconds: f64, wall: f64, is_known| Moment {
+            steady: 60.0 + seconds,
+            wall,
+            is_known,
+            since_boot: 60.0 + seconds,
+            boot: 1,
+        };
+        let unset = moment(0.0, 60.0, false);
+        let mut enforcement = Enforcement::new(&config, unset);
+        macro_rules! circumstances {
+            ($now:expr) => {
+                Circumstances {
+                    kernel: &mut kernel,
+                    config: &config,
+                    knowledge: &knowledge,
+                    devices: &[],
+                    names: &mut names,
+                    now: $now,
+                }
+            };
+        }
+        enforcement.start(circumstances!(unset))?;
+        let rules = |kernel: &Kernel| kernel.seen().map(|seen| seen.devices.default);
+        assert_eq!(rules(&kernel)?, 0b01, "before the time is known");
+        let ten_minutes = |holds| Temporary {
+            holds,
+            ..said("blocked.example", None)
+        };
+        enforcement.say(
+            ten_minutes(Holds::Until(unset.steady + 600.0)),
+            circumstances!(unset),
+        )?;
+        let steps = [
+            (1.0, NOW, true),
+            (2.0, NOW + YEARS, true),
+            (3.0, NOW - YEARS, false),
+            (4.0, 12.0, false),
+            (599.0, NOW, true),
+        ];
+        for (seconds, wall, is_known) in steps {
+            let now = moment(seconds, wall, is_known);
+            enforcement.keep(circumstances!(now))?;
+            // The command's rule comes first, and is of a device alone.
+            let expected = if is_known { 0b110 } else { 0b010 };
+            assert_eq!(rules(&kernel)?, expected, "at {wall}");
+            assert_eq!(enforcement.temporary().len(), 1, "at {wall}");
+            // The machine's clock is shown, whatever it is.
+            let shown = enforcement.temporary()[0].shown(now.offset());
+            let left = shown.until.expect("it ends") - wall;
+            assert!((left - (600.0 - seconds)).abs() < 1e-3, "{left}");
+            // What another daemon of this boot would know, and one behind a boot of now: what was saved.
+            let next = Enforcement::new(&config, moment(seconds, -wall, false));
+            assert_eq!(next.temporary().len(), 1);
+        }
+        enforcement.keep(circumstances!(moment(601.0, NOW - YEARS, true)))?;
+        assert_eq!(enforcement.temporary(), []);
+        assert_eq!(Enforcement::new(&config, unset).temporary(), []);
+
+        // Two hours, and a boot that nobody foresaw an hour later: at least what was left ten minutes before.
+        let begun = moment(1_000.0, NOW, true);
+        enforcement.say(
+            ten_minutes(Holds::Until(begun.steady + 7_200.0)),
+            circumstances!(begun),
+        )?;
+        for minute in 1..60 {
+            let now = moment(1_000.0 + f64::from(minute) * 60.0, NOW, true);
+            enforcement.keep(circumstances!(now))?;
+        }
+        let booted = Moment {
+            boot: 2,
+            ..moment(0.0, 60.0, false)
+        };
+        let mut next = Enforcement::new(&config, booted);
+        let Holds::Rest(rest) = next.temporary()[0].holds else {
+            panic!("{:?}", next.temporary());
+        };
+        assert!((3_600.0..=4_260.0).contains(&rest), "{rest}");
+        next.start(circumstances!(booted))?;
+        for seconds in [10.0, 100_000.0] {
+            let now = Moment {
+                boot: 2,
+                ..moment(seconds, 60.0 + seconds, false)
+            };
+            next.keep(circumstances!(now))?;
+            assert_eq!(next.temporary()[0].holds, Holds::Rest(rest));
+        }
+        let set = |seconds| Moment {
+            boot: 2,
+            ..moment(100_000.0 + seconds, NOW + seconds, true)
+        };
+        next.keep(circumstances!(set(0.0)))?;
+        next.keep(circumstances!(set(rest - 1.0)))?;
+        assert_eq!(next.temporary().len(), 1);
+        next.keep(circumstances!(set(rest + 1.0)))?;
+        assert_eq!(next.temporary(), []);
+        fs::remove_dir_all(&state)?;
         Ok(())
     }
 }

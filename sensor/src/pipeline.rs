@@ -5,6 +5,7 @@
 //! own takes samples and judges names, and tells it what was heard: it never waits for that task.
 //! Everything ends when the stop channel's sender is dropped.
 
+pub(crate) mod clock;
 mod file_changes;
 mod listener;
 mod mending;
@@ -14,7 +15,7 @@ use std::{
     collections::HashMap,
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
@@ -40,12 +41,14 @@ use crate::{
     enforcement::{self, Circumstances, Enforcement},
     health::Health,
     model::{Snapshot, Ticks},
-    policy::Temporary,
+    moment::Moment,
+    policy::{Holds, Temporary},
     record::Record,
     sink::http::{self, Hosts},
     source::kernel::{self, Kernel, LinkChanges, Messages, Samples, Verdicts},
     supervisor::Supervisor,
 };
+use clock::Clock;
 use file_changes::FileChanges;
 use listener::{Line, Listener, listen};
 use mending::Mending;
@@ -85,8 +88,9 @@ pub async fn run(file: &Path, config: Config) -> anyhow::Result<()> {
     let links = LinkChanges::subscribe()?;
     let supervisor = Arc::new(Supervisor::from_environment());
 
-    let begun = unix_time();
-    let mut started = Started::start(config).await?;
+    let clock = Clock::of_machine();
+    let begun = clock.now().steady;
+    let mut started = Started::start(config, clock.clone()).await?;
     let health = Health::new(stale_after(&started.config), Instant::now());
     let (publish, snapshots) = watch::channel(Arc::new(Snapshot::default()));
     let (commands, inbox) = mpsc::channel(8);
@@ -103,6 +107,7 @@ pub async fn run(file: &Path, config: Config) -> anyhow::Result<()> {
         started.verdicts,
         Arc::clone(&line),
         commands.clone(),
+        clock.clone(),
     );
     tasks.spawn(listen(thread, ended(stopped.clone())));
     if let Some(socket) = socket {
@@ -161,6 +166,7 @@ pub async fn run(file: &Path, config: Config) -> anyhow::Result<()> {
         since,
     );
     let owner = Owner {
+        clock,
         kernel: started.kernel,
         config: started.config,
         knowledge: started.knowledge,
@@ -169,6 +175,7 @@ pub async fn run(file: &Path, config: Config) -> anyhow::Result<()> {
         line,
         ticks: Ticks::default(),
         said: LastErrors::default(),
+        is_time_known: None,
         mending: Mending::default(),
         health,
         http_failures,
@@ -263,14 +270,15 @@ struct Started {
 
 impl Started {
     /// Loads, puts the policy in force, then attaches: no packet is seen without policy.
-    async fn start(config: Config) -> anyhow::Result<Self> {
+    async fn start(config: Config, clock: Clock) -> anyhow::Result<Self> {
         let pin_directory = config.daemon.pin_directory.clone();
         let loaded = spawn_blocking(move || {
             let mut kernel = Kernel::load(&config)?;
             let tables_made = kernel.tables_made();
             let knowledge = Knowledge::load(&config.parties, &config.lists, None);
-            let mut enforcement = Enforcement::new(&config, unix_time());
-            match begin(&mut kernel, &config, &knowledge, &mut enforcement) {
+            let now = clock.now();
+            let mut enforcement = Enforcement::new(&config, now);
+            match begin(&mut kernel, &config, &knowledge, &mut enforcement, now) {
                 Ok(()) => Ok((kernel, config, Arc::new(knowledge), enforcement)),
                 Err(error) => {
                     drop(kernel);
@@ -314,6 +322,7 @@ fn begin(
     config: &Config,
     knowledge: &Knowledge,
     enforcement: &mut Enforcement,
+    now: Moment,
 ) -> anyhow::Result<()> {
     let installed = enforcement.start(Circumstances {
         kernel,
@@ -321,7 +330,7 @@ fn begin(
         knowledge,
         devices: &[],
         names: &mut NamesAt::default(),
-        now: unix_time(),
+        now,
     })?;
     kernel.set_watched_payloads(config.names.segments);
     kernel.set_hold(config.names.hold);
@@ -377,6 +386,7 @@ fn say_once(last: &mut Option<String>, outcome: Result<(), impl std::fmt::Displa
 
 /// The task that owns the kernel's side.
 struct Owner {
+    clock: Clock,
     kernel: Kernel,
     config: Config,
     knowledge: Arc<Knowledge>,
@@ -386,6 +396,8 @@ struct Owner {
     line: Arc<Line>,
     ticks: Ticks,
     said: LastErrors,
+    /// Whether the wall clock was right at the last tick.
+    is_time_known: Option<bool>,
     mending: Mending,
     health: Health,
     http_failures: http::Failures,
@@ -431,7 +443,7 @@ impl Owner {
         }
         let pin_directory = self.config.daemon.pin_directory.clone();
         let keep_running = self.config.daemon.keep_running;
-        self.enforcement.end(unix_time());
+        self.enforcement.end(&self.clock.now());
         drop(self);
         if keep_running {
             tracing::info!(
@@ -491,7 +503,7 @@ impl Owner {
         tell: impl FnOnce(&mut Kernel, &mut dyn FnMut(Record)) -> Result<(), kernel::Error>,
     ) -> Result<(), kernel::Error> {
         let aggregate = &mut self.aggregate;
-        let now = unix_time();
+        let now = self.clock.now().steady;
         let mut reaped = Vec::new();
         let told = tell(&mut self.kernel, &mut |record| {
             if let Record::Reaped(slot, flow) = &record {
@@ -507,12 +519,14 @@ impl Owner {
         let before = cpu_time();
         // The daemon reaches the kernel's maps by their pins. The next look logs why one is missing.
         let _ = self.kernel.keep_pins();
-        let now = unix_time();
+        let now = self.clock.now();
+        self.report_clock(&now);
         self.apply(|kernel, emit| kernel.share_out(emit))?;
         let idle_after = self.config.flow_table.idle_after;
-        self.apply(|kernel, emit| kernel.read(idle_after, emit))?;
+        self.apply(|kernel, emit| kernel.read(idle_after, &now, emit))?;
         let mut snapshot = self.aggregate.snapshot(self.ticks);
-        self.enforcement.recall(&mut snapshot.devices, now);
+        snapshot.add_to_times(now.offset());
+        self.enforcement.recall(&mut snapshot.devices, &now);
         let kept = self.enforcement.keep(Circumstances {
             kernel: &mut self.kernel,
             config: &self.config,
@@ -539,8 +553,9 @@ impl Owner {
         snapshot.judging = self.line.judging();
         snapshot.policy.devices_left_out = self.enforcement.crowded_out();
         snapshot.policy.lists = self.enforcement.shown_lists(&self.knowledge);
+        snapshot.is_time_unknown = !now.is_known;
         let said = self.enforcement.temporary().iter();
-        snapshot.commands = said.map(Temporary::shown).collect();
+        snapshot.commands = said.map(|said| said.shown(now.offset())).collect();
         let spent = cpu_time().saturating_sub(before);
         let ticks = &mut self.ticks;
         ticks.count += 1;
@@ -552,9 +567,24 @@ impl Owner {
         Ok(())
     }
 
+    /// Tells the log when the wall clock becomes right, or is not any more.
+    fn report_clock(&mut self, now: &Moment) {
+        let before = self.is_time_known.replace(now.is_known);
+        match (before, now.is_known) {
+            (None | Some(true), false) => tracing::warn!(
+                "the clock of this machine is not set yet: policies with a schedule are not in force until it \
+                 is synchronised (`timedatectl` says whether it is) or not before the date of this program"
+            ),
+            (Some(false), true) => tracing::info!(
+                "the clock of this machine is set: policies with a schedule are in force at their times"
+            ),
+            _ => {}
+        }
+    }
+
     /// Takes what was heard.
     fn take(&mut self, batch: Vec<Record>) {
-        let now = unix_time();
+        let now = self.clock.now().steady;
         for record in batch {
             if let Record::Judged(judged) = &record {
                 report_judged(judged);
@@ -566,11 +596,11 @@ impl Owner {
     /// What the command line shows of a daemon that runs.
     fn answer(&mut self, question: &Question) -> anyhow::Result<String> {
         let mut text = Vec::new();
-        let now = unix_time();
+        let now = self.clock.now();
         match question {
             Question::Devices(args) => {
                 let snapshot = self.now();
-                cli::print_devices(&mut text, &snapshot, args, now)?;
+                cli::print_devices(&mut text, &snapshot, args, now.wall)?;
             }
             Question::Status(output) => {
                 let snapshot = self.now();
@@ -596,7 +626,7 @@ impl Owner {
                         flow
                     })
                     .collect();
-                cli::print_flows(&mut text, &flows, *args, now)?;
+                cli::print_flows(&mut text, &flows, *args, now.wall)?;
             }
             Question::Explain(args) => {
                 let devices = self.now();
@@ -625,10 +655,13 @@ impl Owner {
                     domain: said.domain.clone(),
                     device,
                     blocks: *blocks,
-                    since: now,
-                    until: holds_for.map(|seconds| now + seconds as f64),
+                    since: now.wall,
+                    holds: match holds_for {
+                        Some(seconds) => Holds::Until(now.steady + *seconds as f64),
+                        None => Holds::Always,
+                    },
                 };
-                return Ok(serde_json::to_string(&self.say(said))?);
+                return Ok(serde_json::to_string(&self.say(said, now))?);
             }
             Question::Forget(said) => {
                 self.try_tick();
@@ -647,11 +680,10 @@ impl Owner {
     }
 
     /// Has a command say something; it is in force when this returns.
-    fn say(&mut self, said: Temporary) -> Told {
+    fn say(&mut self, said: Temporary, now: Moment) -> Told {
         let devices = Arc::clone(&self.publish.borrow());
-        let shown = said.shown();
+        let shown = said.shown(now.offset());
         let allowed = (!said.blocks).then(|| said.device.clone());
-        let now = said.since;
         let circumstances = Circumstances {
             kernel: &mut self.kernel,
             config: &self.config,
@@ -679,7 +711,7 @@ impl Owner {
     }
 
     /// Takes back what a command said.
-    fn forget(&mut self, said: &asked::Said, now: f64) -> Told {
+    fn forget(&mut self, said: &asked::Said, now: Moment) -> Told {
         let mut all_said = self.enforcement.temporary().iter();
         let device = match all_said
             .any(|other| other.domain == said.domain && other.device == said.device)
@@ -710,7 +742,7 @@ impl Owner {
                 )
             })?;
         let mut text = Vec::new();
-        cli::print_forgotten(&mut text, &forgotten.shown()).map_err(|error| error.to_string())?;
+        cli::print_forgotten(&mut text, &forgotten.shown(now.offset())).map_err(|error| error.to_string())?;
         Ok(String::from_utf8_lossy(&text).into_owned())
     }
 
@@ -758,7 +790,7 @@ impl Owner {
             knowledge: &knowledge,
             devices: &devices.devices,
             names: self.aggregate.names_at(),
-            now: unix_time(),
+            now: self.clock.now(),
         });
         let installed = match installed {
             Ok(installed) => installed,
@@ -844,13 +876,6 @@ fn later(old: &Config, new: &Config) -> Vec<(&'static str, &'static str)> {
     ];
     let changed = keys.into_iter().filter(|(.., has_changed)| *has_changed);
     changed.map(|(key, when, _)| (key, when)).collect()
-}
-
-/// Seconds since the Unix epoch.
-fn unix_time() -> f64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0.0, |now| now.as_secs_f64())
 }
 
 /// CPU time of this thread.

@@ -200,6 +200,7 @@ fn snapshot() -> Snapshot {
             devices: Some("group:kids".to_owned()),
             since: NOW,
             until: Some(NOW + 7_200.0),
+            rest: None,
         }],
         devices: vec![
             phone(),
@@ -340,6 +341,7 @@ fn snapshot() -> Snapshot {
         http_failures: BTreeMap::from([("gave-way", 8), ("no-descriptors", 9)]),
         map_failures: BTreeMap::from([("HITS", 12)]),
         damaged_flows: 13,
+        is_time_unknown: true,
         ticks: Ticks {
             count: 10,
             total: Duration::from_millis(25),

@@ -29,7 +29,7 @@ use sensor_ebpf::{
 };
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Command, resets::Resets, unix_time};
+use super::{Command, clock::Clock, resets::Resets};
 use crate::{
     hearing::{
         Desk, GivenUp, Heard, InForce, Judge, Outcome, Ruling, Source, UNFINISHED_FOR, Unread,
@@ -208,6 +208,7 @@ pub(super) struct Listener {
     resets: Resets,
     line: Arc<Line>,
     commands: mpsc::Sender<Command>,
+    clock: Clock,
     desk: Desk,
     judge: Judge,
     /// The next slot whose flow is judged again.
@@ -229,6 +230,7 @@ impl Listener {
         verdicts: Verdicts,
         line: Arc<Line>,
         commands: mpsc::Sender<Command>,
+        clock: Clock,
     ) -> Self {
         let judge = Judge::new(Arc::clone(&locked(&line.in_force)));
         Self {
@@ -237,6 +239,7 @@ impl Listener {
             resets: Resets::open(),
             line,
             commands,
+            clock,
             desk: Desk::default(),
             judge,
             again: u32::MAX,
@@ -305,7 +308,7 @@ impl Listener {
         }
         if self.swept.elapsed() >= SWEEP {
             self.swept = Instant::now();
-            self.desk.forget_unfinished(unix_time() - UNFINISHED_FOR);
+            self.desk.forget_unfinished(self.clock.now().steady - UNFINISHED_FOR);
             self.give_up();
         }
         self.make_sure();
@@ -346,7 +349,7 @@ impl Listener {
             match record {
                 Record::Sample(sample) => {
                     self.verdicts.heard(&sample.head);
-                    let heard = self.desk.sample(&sample, unix_time());
+                    let heard = self.desk.sample(&sample, self.clock.now().steady);
                     if let Some(heard) = heard {
                         let heard = self.conclude(heard);
                         self.keep(Record::Heard(Box::new(heard)));
@@ -593,7 +596,13 @@ mod tests {
         commands
             .try_send(Command::LinksChanged)
             .expect("there is room for one");
-        let listener = Listener::new(samples, verdicts, Arc::clone(&line), commands);
+        let listener = Listener::new(
+            samples,
+            verdicts,
+            Arc::clone(&line),
+            commands,
+            Clock::of_machine(),
+        );
         let thread = thread::spawn(move || listener.run());
 
         for port in 0..FLOWS {

@@ -160,9 +160,7 @@ pub fn compile(
     };
     let identity = |name: &str| identities.get(name).copied().unwrap_or(0);
     // The newest first.
-    let mut said: Vec<_> = temporary.iter().collect();
-    said.sort_by(|a, b| b.since.total_cmp(&a.since));
-    for temporary in said {
+    for temporary in temporary.iter().rev() {
         let name = if temporary.blocks { BLOCKED } else { ALLOWED };
         let mut rule = rule(identity(name), temporary.action());
         rule.flags = rule_flag::BY_NAME;

@@ -69,13 +69,10 @@ fn holds(above: &str, name: &str) -> bool {
 
 /// What decides about a name.
 fn of_name(house: &House, asked: &Asked<'_>, name: &str) -> Decided {
-    // Commands stand above all: the longest, then the newest, then the one that is kept first.
-    let mut said: Vec<_> = house.temporary.iter().collect();
+    // Commands stand above all: the longest, then the newest, which is kept last.
+    let mut said: Vec<_> = house.temporary.iter().rev().collect();
     said.retain(|said| holds(&said.domain, name) && asked.is_of(said.device.as_slice()));
-    said.sort_by(|a, b| {
-        let by_length = b.domain.len().cmp(&a.domain.len());
-        by_length.then(b.since.total_cmp(&a.since))
-    });
+    said.sort_by_key(|said| std::cmp::Reverse(said.domain.len()));
     if let Some(said) = said.first() {
         return Some((None, word(said.action())));
     }
@@ -294,7 +291,7 @@ proptest! {
         port in select(&[443_u16, 80, 853, 8443][..]),
     ) {
         let (mut in_force, _) = house.in_force(&device).expect("it fits");
-        let rules = in_force.compiled.rules_of(&others, &house.zone, NOW);
+        let rules = in_force.compiled.rules_of(&others, &house.zone, Some(NOW));
         in_force.devices.insert(others.mac, rules);
         let learned = at.iter().fold(u64::MAX, |set, name| set & in_force.compiled.refusing(name));
         for mac in [device.mac, others.mac, [0; 6]] {

@@ -58,7 +58,8 @@ impl House {
             knowledge: &self.knowledge,
             lists: &self.lists,
             zone: &self.zone,
-            now: NOW,
+            now: Some(NOW),
+            offset: 0.0,
         }
     }
 
@@ -114,11 +115,11 @@ impl House {
             &self.lists,
             &identities,
         )?;
-        let rules = compiled.rules_of(device, &self.zone, NOW);
+        let rules = compiled.rules_of(device, &self.zone, Some(NOW));
         let in_force = InForce {
             generation: 2,
             devices: HashMap::from([(device.mac, rules)]),
-            default_rules: compiled.default_rules(&self.zone, NOW),
+            default_rules: compiled.default_rules(&self.zone, Some(NOW)),
             compiled: Arc::new(compiled),
         };
         Ok((in_force, names))
@@ -316,7 +317,7 @@ fn said(domain: &str, device: Option<[u8; 6]>, blocks: bool, since: f64) -> Temp
         device: device.map(DeviceSelector::Mac),
         blocks,
         since,
-        until: None,
+        holds: Holds::Always,
     }
 }
 
@@ -773,7 +774,7 @@ pub(super) fn a_house() -> impl Strategy<Value = House> {
                             device,
                             blocks,
                             since,
-                            until: None,
+                            holds: Holds::Always,
                         })
                         .collect(),
                     knowledge: Knowledge {

@@ -236,6 +236,8 @@ mod declared {
             "Calls about the kernel's maps that failed since the daemon started, tried again or not; what was in force before stayed.";
         DAMAGED_FLOWS: Counter "sensor_damaged_flows_total" []
             "Slots of the flow table that held no possible flow since the daemon started: each was given back, and what it counted is booked to nobody.";
+        CLOCK_KNOWN: Gauge "sensor_clock_known" []
+            "1 where the machine's clock is synchronised or not before the date of the program; 0: no policy with a schedule is in force.";
         TICK_LAST: Gauge "sensor_tick_last_duration_seconds" []
             "CPU time that the last tick took.";
     }
@@ -398,8 +400,10 @@ fn devices(snapshot: &Snapshot, families: &mut Text) {
     families.extend(declared::DEVICE_OPEN_FLOWS.family(each(|device| number(device.live_flows))));
     families.extend(declared::DEVICE_OVERFLOW_BYTES.family(overflow(bytes)));
     families.extend(declared::DEVICE_OVERFLOW_PACKETS.family(overflow(packets)));
-    families.extend(declared::DEVICE_FIRST_SEEN.family(each(|device| device.first_seen)));
-    families.extend(declared::DEVICE_LAST_SEEN.family(each(|device| device.last_seen)));
+    // Of the record that several devices share, it is not known when the first packet came.
+    let known = |value| each(value).filter(|(_, time)| *time != 0.0);
+    families.extend(declared::DEVICE_FIRST_SEEN.family(known(|device| device.first_seen)));
+    families.extend(declared::DEVICE_LAST_SEEN.family(known(|device| device.last_seen)));
 }
 
 /// Who devices are, whom they talk to, and how much of that is known.
@@ -702,6 +706,8 @@ fn tables(snapshot: &Snapshot, families: &mut Text) {
         declared::MAP_FAILURES.family(map_failures.map(|(map, count)| ([*map], number(*count)))),
     );
     families.extend(declared::DAMAGED_FLOWS.value(number(snapshot.damaged_flows)));
+    let is_known = f64::from(u8::from(!snapshot.is_time_unknown));
+    families.extend(declared::CLOCK_KNOWN.value(is_known));
 }
 
 fn ticks(snapshot: &Snapshot, families: &mut Text) {

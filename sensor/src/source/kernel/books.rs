@@ -106,8 +106,8 @@ impl Books {
         self.settings.read(0)
     }
 
-    pub(super) fn set_clock(&self, now: &clock::Now) {
-        let clock = now.clock;
+    /// Says how jiffies relate to the wall clock, for commands that look at the tables.
+    pub(super) fn set_clock(&self, now: &clock::Now, clock: Clock) {
         self.settings
             .word(0, offset_of!(Settings, boot_jiffies))
             .store(now.at_boot, Ordering::Relaxed);
@@ -116,7 +116,7 @@ impl Books {
             .store(clock.hz, Ordering::Relaxed);
         self.settings
             .word(0, offset_of!(Settings, epoch_millis))
-            .store(clock.epoch_millis, Ordering::Relaxed);
+            .store(clock.epoch_millis as u64, Ordering::Relaxed);
     }
 
     /// Says how many payloads of a new flow are wanted in each direction.
@@ -156,7 +156,7 @@ impl Books {
         let settings = self.settings();
         Clock {
             hz: settings.hz,
-            epoch_millis: settings.epoch_millis,
+            epoch_millis: settings.epoch_millis as i64,
         }
     }
 

@@ -38,6 +38,7 @@ use super::{
 };
 use crate::{
     config::{Config, Interface},
+    moment::Moment,
     policy::{Compiled, NameTable},
     record::{Clock, Record},
 };
@@ -378,22 +379,26 @@ impl Kernel {
         self.books.clock()
     }
 
-    /// Reaps idle flows, tells their last counts, and reads everything.
+    /// Reaps idle flows, tells their last counts, and reads everything. What it tells of times is in steady
+    /// time.
     ///
     /// # Errors
     ///
     /// When the kernel refuses a map.
     pub fn read(
         &mut self,
-        idle_after: std::time::Duration,
+        idle_after: Duration,
+        moment: &Moment,
         mut emit: impl FnMut(Record),
     ) -> Result<(), Error> {
         let clock: &mut Xdp = program(&mut self.programs, "clock");
         let now = clock::now(clock, self.hz)?;
-        self.books.set_clock(&now);
+        let wall = Clock::at(self.hz, now.jiffies, moment.wall);
+        self.books.set_clock(&now, wall);
         let idle = idle_after.as_millis() as u64 * self.hz / 1000;
         reap::reap(&mut self.books, now.jiffies, idle, &mut emit)?;
-        self.books.read(now.clock, &mut self.read_hits, emit)
+        let steady = Clock::at(self.hz, now.jiffies, moment.steady);
+        self.books.read(steady, &mut self.read_hits, emit)
     }
 }
 
