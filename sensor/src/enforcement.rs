@@ -97,6 +97,37 @@ pub struct Enforcement {
     tell: Tell,
 }
 
+/// What is in force, for whoever prepares what comes next.
+pub struct Material {
+    lists: PolicyLists,
+    temporary: Vec<Temporary>,
+    /// Numbers of policies in counters, by their names.
+    identities: HashMap<String, u16>,
+}
+
+/// Policies that are ready to be put in force.
+pub struct Prepared {
+    lists: PolicyLists,
+    /// What commands had said by then.
+    temporary: Vec<Temporary>,
+    compiled: Result<Compiled, TooLarge>,
+}
+
+impl Material {
+    /// Reads the lists of policies and compiles all: of many names that takes a second of CPU time. Nothing
+    /// here needs the kernel or the daemon's state, so that both go on meanwhile.
+    pub fn prepare(self, policies: &[Policy], knowledge: &Knowledge) -> Prepared {
+        let lists = PolicyLists::load(policies, &self.lists);
+        let (temporary, identities) = (self.temporary, &self.identities);
+        let compiled = compile(policies, &temporary, knowledge, &lists, identities);
+        Prepared {
+            lists,
+            temporary,
+            compiled,
+        }
+    }
+}
+
 impl Enforcement {
     /// With nothing in force, and with what commands said and what was known of devices before the
     /// daemon began.
@@ -371,7 +402,50 @@ impl Enforcement {
         let config = circumstances.config;
         let lists = PolicyLists::load(&config.policies, &self.lists);
         let zone = Zone::named(config.daemon.time_zone.as_deref());
-        let installed = self.put(part, &config.policies, lists, &zone, circumstances)?;
+        let installed = self.put(part, &config.policies, lists, None, &zone, circumstances)?;
+        self.zone = zone;
+        Ok(installed)
+    }
+
+    /// What is needed to prepare policies with these names elsewhere, while these are in force.
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    pub fn material<'p>(
+        &self,
+        kernel: &mut Kernel,
+        policies: impl IntoIterator<Item = &'p str>,
+    ) -> anyhow::Result<Material> {
+        let names = policies.into_iter().chain([BLOCKED, ALLOWED]);
+        Ok(Material {
+            lists: self.lists.clone(),
+            temporary: self.temporary.clone(),
+            identities: kernel.identities(names)?,
+        })
+    }
+
+    /// Puts policies in force that were prepared while others were, with what commands have said meanwhile.
+    ///
+    /// # Errors
+    /// As [`install`](Self::install).
+    pub fn install_prepared(
+        &mut self,
+        prepared: Prepared,
+        circumstances: Circumstances<'_>,
+    ) -> anyhow::Result<Installed> {
+        let config = circumstances.config;
+        let zone = Zone::named(config.daemon.time_zone.as_deref());
+        let Prepared {
+            lists,
+            temporary,
+            compiled,
+        } = prepared;
+        let compiled = match self.temporary == temporary {
+            true => Some(compiled?),
+            false => None,
+        };
+        let all = PartOf::All;
+        let installed = self.put(all, &config.policies, lists, compiled, &zone, circumstances)?;
         self.zone = zone;
         Ok(installed)
     }
@@ -520,7 +594,7 @@ impl Enforcement {
     ) -> anyhow::Result<Installed> {
         let policies = self.policies(circumstances.config).to_vec();
         let (lists, zone) = (self.lists.clone(), self.zone.clone());
-        self.put(part, &policies, lists, &zone, circumstances)
+        self.put(part, &policies, lists, None, &zone, circumstances)
     }
 
     fn put(
@@ -528,6 +602,7 @@ impl Enforcement {
         part: PartOf,
         policies: &[Policy],
         lists: PolicyLists,
+        compiled: Option<Compiled>,
         zone: &Zone,
         circumstances: Circumstances<'_>,
     ) -> anyhow::Result<Installed> {
@@ -544,7 +619,10 @@ impl Enforcement {
         let fitting = match part {
             PartOf::Fitting => fitting(policies, said, knowledge, &lists, &identities),
             PartOf::All => Fitting {
-                compiled: compile(policies, said, knowledge, &lists, &identities)?,
+                compiled: match compiled {
+                    Some(compiled) => compiled,
+                    None => compile(policies, said, knowledge, &lists, &identities)?,
+                },
                 policies: policies.to_vec(),
                 with_commands: true,
                 lists,
@@ -1297,7 +1375,7 @@ mod tests {
         }
         enter_own_namespace()?;
         let mounted = Pins::mount("clock")?;
-        let state = env::temp_dir().join(format!("sensor-clock-{}", std::process::id()));
+        let state = env::temp_dir().join(format!("sensor-unset-clock-{}", std::process::id()));
         let text = format!(
             "[[interface]]\nname = \"lan0\"\n\
              [daemon]\npin_directory = \"{}\"\nstate_directory = \"{}\"\ntime_zone = \"UTC\"\n\

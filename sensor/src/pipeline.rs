@@ -37,8 +37,8 @@ use crate::{
     },
     asked::{self, Question, Told},
     cli,
-    config::{Checked, Config, DeviceSelector, Level, typed},
-    enforcement::{self, Circumstances, Enforcement},
+    config::{Checked, Config, DeviceSelector, typed},
+    enforcement::{self, Circumstances, Enforcement, Material, Prepared},
     health::Health,
     model::{Snapshot, Ticks},
     moment::Moment,
@@ -55,8 +55,10 @@ use mending::Mending;
 
 /// What the task that owns the kernel's side is told.
 enum Command {
-    /// A configuration that was read anew.
-    Reload(Box<Config>),
+    /// Somebody prepares policies with these names, and is given what that takes.
+    Prepare(Vec<String>, oneshot::Sender<(Arc<Knowledge>, Material)>),
+    /// A configuration that was read anew, and all that it names.
+    Reload(Box<Reload>),
     /// A new configuration has errors: counted.
     ReloadRefused,
     /// Some interface changed.
@@ -69,6 +71,13 @@ enum Command {
     Heard(Vec<Record>),
     /// Somebody asks, and is told here.
     Ask(Question, oneshot::Sender<String>),
+}
+
+/// A configuration to be put in force, and what was prepared for it elsewhere.
+struct Reload {
+    config: Config,
+    knowledge: Arc<Knowledge>,
+    policies: Prepared,
 }
 
 /// Runs the daemon until it is told to end.
@@ -135,9 +144,11 @@ pub async fn run(file: &Path, config: Config) -> anyhow::Result<()> {
         server.await;
         Ok(())
     });
+    let (reread, to_reread) = mpsc::channel(1);
     tasks.spawn(reload(
         file.to_owned(),
         changes,
+        to_reread,
         commands.clone(),
         Arc::clone(&supervisor),
         stopped.clone(),
@@ -177,6 +188,7 @@ pub async fn run(file: &Path, config: Config) -> anyhow::Result<()> {
         said: LastErrors::default(),
         is_time_known: None,
         mending: Mending::default(),
+        reread,
         health,
         http_failures,
         hosts: publish_hosts,
@@ -399,6 +411,8 @@ struct Owner {
     /// Whether the wall clock was right at the last tick.
     is_time_known: Option<bool>,
     mending: Mending,
+    /// To the task that reads configurations: this one is to be read again, with all that it names.
+    reread: mpsc::Sender<Config>,
     health: Health,
     http_failures: http::Failures,
     hosts: watch::Sender<Hosts>,
@@ -473,8 +487,19 @@ impl Owner {
                 self.look_at_files();
                 self.try_tick();
             }
-            Command::Reload(config) => {
-                self.reload(*config);
+            Command::Prepare(policies, give) => {
+                let names = policies.iter().map(String::as_str);
+                match self.enforcement.material(&mut self.kernel, names) {
+                    // Whoever asked may have gone.
+                    Ok(material) => drop(give.send((Arc::clone(&self.knowledge), material))),
+                    Err(error) => {
+                        tracing::error!("the new configuration cannot be prepared: {error:#}");
+                    }
+                }
+                return self;
+            }
+            Command::Reload(reload) => {
+                self.reload(*reload);
                 // Who is told that the reload is over finds it in the metrics.
                 self.try_tick();
             }
@@ -775,23 +800,28 @@ impl Owner {
             tracing::info!(
                 "a list or database that could not be used has changed: all are read anew"
             );
-            self.reload(self.config.clone());
+            // Full: it is done already.
+            let _ = self.reread.try_send(self.config.clone());
         }
     }
 
     /// Puts a new configuration in force, or keeps the old one and says why.
-    fn reload(&mut self, config: Config) {
-        let before = Some(&*self.knowledge);
-        let knowledge = Arc::new(Knowledge::load(&config.parties, &config.lists, before));
+    fn reload(&mut self, reload: Reload) {
+        let Reload {
+            config,
+            knowledge,
+            policies,
+        } = reload;
         let devices = Arc::clone(&self.publish.borrow());
-        let installed = self.enforcement.install(Circumstances {
+        let circumstances = Circumstances {
             kernel: &mut self.kernel,
             config: &config,
             knowledge: &knowledge,
             devices: &devices.devices,
             names: self.aggregate.names_at(),
             now: self.clock.now(),
-        });
+        };
+        let installed = self.enforcement.install_prepared(policies, circumstances);
         let installed = match installed {
             Ok(installed) => installed,
             Err(error) => {
@@ -963,6 +993,7 @@ async fn watch_links(
 async fn reload(
     file: PathBuf,
     mut changes: FileChanges,
+    mut to_reread: mpsc::Receiver<Config>,
     commands: mpsc::Sender<Command>,
     supervisor: Arc<Supervisor>,
     stopped: watch::Receiver<()>,
@@ -970,31 +1001,81 @@ async fn reload(
     let mut hangup = signal(SignalKind::hangup()).context("SIGHUP cannot be caught")?;
     let mut stopped = std::pin::pin!(ended(stopped));
     loop {
-        tokio::select! {
+        let again = tokio::select! {
             () = &mut stopped => return Ok(()),
-            _ = hangup.recv() => {}
-            () = changes.next() => {}
-        }
-        supervisor.reloading();
-        let command = match Config::load(&file) {
-            Ok(Checked { config, problems }) => {
-                // A file that cannot be used is no reason to do without the rest.
-                if problems.count(Level::Error) > 0 {
-                    tracing::error!("{problems}");
-                } else if !problems.is_empty() {
-                    tracing::warn!("{problems}");
-                }
-                Command::Reload(Box::new(config))
+            _ = hangup.recv() => None,
+            () = changes.next() => None,
+            Some(config) = to_reread.recv() => Some(config),
+        };
+        let config = match again {
+            Some(config) => Some(config),
+            None => {
+                supervisor.reloading();
+                let file = file.clone();
+                spawn_blocking(move || read(&file))
+                    .await
+                    .context("reading the configuration failed")?
             }
-            Err(problems) => {
-                tracing::error!("the new configuration is refused, the old one stays:\n{problems}");
-                Command::ReloadRefused
-            }
+        };
+        let command = tokio::select! {
+            // Nobody waits for it any more.
+            () = &mut stopped => return Ok(()),
+            command = prepare(config, &commands) => command?,
         };
         if commands.send(command).await.is_err() {
             return Ok(());
         }
     }
+}
+
+/// Reads a configuration; `None` where it is refused. What is wrong with it is told to the log; what is wrong
+/// with the files that it names is when they are read, once.
+fn read(file: &Path) -> Option<Config> {
+    let read = Config::load_alone(file);
+    match read {
+        Ok(Checked { config, problems }) => {
+            if !problems.is_empty() {
+                tracing::warn!("{problems}");
+            }
+            Some(config)
+        }
+        Err(problems) => {
+            tracing::error!("the new configuration is refused, the old one stays:\n{problems}");
+            None
+        }
+    }
+}
+
+/// Has a configuration ready to be put in force, on a thread of its own: a million names take a second of CPU
+/// time, and the owner's ticks and commands go on meanwhile.
+async fn prepare(
+    config: Option<Config>,
+    commands: &mpsc::Sender<Command>,
+) -> anyhow::Result<Command> {
+    let Some(config) = config else {
+        return Ok(Command::ReloadRefused);
+    };
+    let names = config.policies.iter().map(|policy| policy.name.clone());
+    let (give, given) = oneshot::channel();
+    let asked = commands.send(Command::Prepare(names.collect(), give)).await;
+    let Ok((before, material)) = (match asked {
+        Ok(()) => given.await.map_err(drop),
+        Err(_) => Err(()),
+    }) else {
+        // It has told the log why.
+        return Ok(Command::ReloadRefused);
+    };
+    let prepared = spawn_blocking(move || {
+        let knowledge = Knowledge::load(&config.parties, &config.lists, Some(&before));
+        let policies = material.prepare(&config.policies, &knowledge);
+        Reload {
+            knowledge: Arc::new(knowledge),
+            policies,
+            config,
+        }
+    });
+    let reload = prepared.await.context("preparing the policies failed")?;
+    Ok(Command::Reload(Box::new(reload)))
 }
 
 #[cfg(test)]

@@ -467,12 +467,10 @@ impl<'p> Parts<'p> {
         let Ok(mut tree) = self.tree(secret, knowledge) else {
             return Ok(Err(Collision));
         };
-        let count = tree
-            .nodes
-            .values()
-            .filter(|node| tree.has_rules(node))
-            .count();
-        if count > MAX_NAMES {
+        let nodes = || tree.nodes.values();
+        let count = nodes().filter(|node| tree.has_rules(node)).count();
+        // What commands say has a room of its own: no list is so large that nothing can be blocked any more.
+        if nodes().filter(|node| tree.is_of_policy(node)).count() > MAX_NAMES {
             let largest = self.largest_list(knowledge);
             return Err(TooMuch::Names { count, largest }.into());
         }
@@ -682,8 +680,13 @@ impl<'p> Tree<'p> {
     }
 
     fn has_rules(&self, node: &Node<'_>) -> bool {
+        !self.owns[node.own as usize].said.is_empty() || self.is_of_policy(node)
+    }
+
+    /// Whether policies are about exactly this name; commands may be, too.
+    fn is_of_policy(&self, node: &Node<'_>) -> bool {
         let own = &self.owns[node.own as usize];
-        !own.said.is_empty() || own.explicit | own.listed | own.by_category | own.by_owner != 0
+        own.explicit | own.listed | own.by_category | own.by_owner != 0
     }
 
     /// The longest name above one that is there.
