@@ -35,7 +35,8 @@ fn put_back(lab: &Lab, daemon: &mut Daemon<'_>, said: &str) {
     // Readiness is told at once, the metrics are those of the last tick.
     daemon.wait_until("in the metrics", |daemon| {
         let metrics = daemon.scrape();
-        ["upload", "download"].map(|direction| metrics.hook("one", direction) != "none") == [true; 2]
+        ["upload", "download"].map(|direction| metrics.hook("one", direction) != "none")
+            == [true; 2]
     });
     wire::upload(&lab.gateway, "one", 7);
     daemon.counts("one", 12);
