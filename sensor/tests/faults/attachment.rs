@@ -34,9 +34,10 @@ fn put_back(lab: &Lab, daemon: &mut Daemon<'_>, said: &str) {
     daemon.wait_until("ready", |daemon| daemon.get("readyz").is_some());
     // Readiness is told at once, the metrics are those of the last tick.
     daemon.wait_until("in the metrics", |daemon| {
-        let metrics = daemon.scrape();
-        ["upload", "download"].map(|direction| metrics.hook("one", direction) != "none")
-            == [true; 2]
+        daemon.scrape().is_some_and(|metrics| {
+            let mut directions = ["upload", "download"].into_iter();
+            directions.all(|direction| metrics.hook("one", direction) != "none")
+        })
     });
     wire::upload(&lab.gateway, "one", 7);
     daemon.counts("one", 12);
