@@ -28,7 +28,7 @@ use crate::{
     policy::explain::{self, Deciding, RefusedBefore},
     policy::{
         ALLOWED, BLOCKED, Compiled, DeviceFacts, Fitting, Holds, InForce, PolicyLists, Temporary,
-        TooLarge, TooMuch, Zone, compile, fitting, policy_names,
+        TooLarge, TooMuch, Zone, compile, fitting, policy_names, recompile,
     },
     remembered::Remembered,
     source::kernel::{DeviceRules, Installed, Kernel},
@@ -502,7 +502,7 @@ impl Enforcement {
     ) -> anyhow::Result<()> {
         let now = circumstances.now;
         let before = std::mem::replace(&mut self.temporary, temporary);
-        if let Err(error) = self.put_again(PartOf::All, circumstances) {
+        if let Err(error) = self.put_again(PartOf::All, &before, circumstances) {
             self.temporary = before;
             return Err(error);
         }
@@ -528,7 +528,7 @@ impl Enforcement {
         if said.any(|said| !said.holds.at(now.steady)) {
             let before = self.temporary.clone();
             self.temporary.retain(|said| said.holds.at(now.steady));
-            if let Err(error) = self.put_again(PartOf::Fitting, circumstances) {
+            if let Err(error) = self.put_again(PartOf::Fitting, &before, circumstances) {
                 // The next tick tries again.
                 self.temporary = before;
                 return Err(error);
@@ -590,11 +590,26 @@ impl Enforcement {
     fn put_again(
         &mut self,
         part: PartOf,
+        said_before: &[Temporary],
         circumstances: Circumstances<'_>,
     ) -> anyhow::Result<Installed> {
         let policies = self.policies(circumstances.config).to_vec();
         let (lists, zone) = (self.lists.clone(), self.zone.clone());
-        self.put(part, &policies, lists, None, &zone, circumstances)
+        let names = policy_names(&policies, &self.temporary);
+        let identities = circumstances.kernel.identities(names)?;
+        // Of a million names, this looks at those alone of which something changes.
+        let compiled = match self.without_commands {
+            true => None,
+            false => recompile(
+                &self.in_force.compiled,
+                (said_before, &self.temporary),
+                &policies,
+                circumstances.knowledge,
+                &lists,
+                &identities,
+            ),
+        };
+        self.put(part, &policies, lists, compiled, &zone, circumstances)
     }
 
     fn put(
@@ -617,8 +632,10 @@ impl Enforcement {
         let said = &self.temporary;
         let identities = kernel.identities(policy_names(policies, said))?;
         let fitting = match part {
-            PartOf::Fitting => fitting(policies, said, knowledge, &lists, &identities),
-            PartOf::All => Fitting {
+            PartOf::Fitting if compiled.is_none() => {
+                fitting(policies, said, knowledge, &lists, &identities)
+            }
+            PartOf::Fitting | PartOf::All => Fitting {
                 compiled: match compiled {
                     Some(compiled) => compiled,
                     None => compile(policies, said, knowledge, &lists, &identities)?,
@@ -628,7 +645,7 @@ impl Enforcement {
                 lists,
             },
         };
-        let compiled = Arc::new(fitting.compiled);
+        let compiled = fitting.compiled;
         let (who, crowded_out) = self.who(&compiled, config, zone, devices, now.known());
         if part == PartOf::All {
             self.check_devices(&compiled, config)?;
@@ -637,8 +654,8 @@ impl Enforcement {
         // The rules have other numbers than before.
         let learned = Learned::of(names, now.steady, |name| compiled.refusing(name));
         let mut in_force = None;
-        let installed = kernel.install(&compiled, &who, &learned.all(), |generation| {
-            in_force = Some(self.announce(generation, Arc::clone(&compiled), &who, &learned));
+        let installed = kernel.install(compiled, &who, &learned.all(), |generation, compiled| {
+            in_force = Some(self.announce(generation, compiled, &who, &learned));
         });
         if installed.is_err() {
             self.learned.look_afresh();

@@ -42,11 +42,11 @@ use crate::config::{Action, DeviceSelector, Span, typed};
 use crate::model::{Kind, Said};
 
 pub use self::{
-    compile::{TooLarge, TooMuch, compile, policy_names},
+    compile::{TooLarge, TooMuch, compile, policy_names, recompile},
     fit::{Fitting, fitting},
     force::InForce,
     lists::PolicyLists,
-    names::NameTable,
+    names::{Buckets, NameTable},
     schedule::Zone,
 };
 

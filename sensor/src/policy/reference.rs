@@ -1,10 +1,13 @@
 //! The compiled tables against the words of the documentation, read by somebody else than
 //! [`explain`](super::explain), and what has to hold whatever the policies are.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+};
 
 use ipnet::IpNet;
-use proptest::{prelude::*, sample::select};
+use proptest::{collection::vec, option, prelude::*, sample::select};
 use sensor_ebpf::{flow::FlowKey, policy::Layer};
 
 use super::{
@@ -277,6 +280,53 @@ proptest! {
                 let judged = judged.and_then(|decision| decided(decision, &policies));
                 prop_assert_eq!(judged, of_name(&house, &asked, &name), "{} {:?}", name, layer);
             }
+        }
+    }
+
+    #[test]
+    fn what_commands_change_is_compiled_as_if_all_was(
+        house in a_house(),
+        kept in vec(any::<bool>(), 8),
+        more in vec((select(names()), any::<bool>(), option::of(0_u8..3)), 0..4),
+        seed in 0_usize..8,
+    ) {
+        let said = |(domain, blocks, device): (String, bool, Option<u8>)| Temporary {
+            domain,
+            device: device.map(|number| DeviceSelector::Mac([2, 0, 0, 0, 0, number])),
+            blocks,
+            since: 9e9 + seed as f64,
+            holds: Holds::Always,
+        };
+        let (policies, before) = (&house.policies, house.temporary.clone());
+        let kept = before.iter().zip(kept).filter_map(|(said, kept)| kept.then(|| said.clone()));
+        let after: Vec<_> = kept.chain(more.into_iter().map(said)).collect();
+        let identities = policy_names(policies, &after).map(str::to_owned);
+        let names_of_all = identities.chain([BLOCKED, ALLOWED].map(str::to_owned));
+        let identities: HashMap<_, _> = names_of_all.zip(1..).collect();
+        let of = |said: &[Temporary]| {
+            compile(policies, said, &house.knowledge, &house.lists, &identities)
+        };
+        let (Ok(first), Ok(whole)) = (of(&before), of(&after)) else { return Ok(()) };
+        let said = (&before[..], &after[..]);
+        let again = recompile(&first, said, policies, &house.knowledge, &house.lists, &identities);
+        let Some(again) = again else { return Ok(()) };
+        prop_assert_eq!(again.names.count, whole.names.count);
+        prop_assert_eq!(again.name_rules, whole.name_rules);
+        prop_assert_eq!(again.strict_rules, whole.strict_rules);
+        // Rules have the same numbers in both, and chains need not.
+        prop_assert_eq!(&again.rules, &whole.rules);
+        let chain = |compiled: &Compiled, number: Option<u32>| {
+            let chain = number.map(|number| compiled.chains[number as usize]);
+            chain.map_or_else(Vec::new, |chain| chain.rules[..chain.len as usize].to_vec())
+        };
+        for name in names() {
+            let of = |compiled: &Compiled| chain(compiled, compiled.chain_of(&name));
+            prop_assert_eq!(of(&again), of(&whole), "{}", name);
+        }
+        prop_assert_eq!(chain(&again, Some(0)), chain(&whole, Some(0)));
+        for (prefix, number) in &whole.prefixes {
+            let number_again = again.prefixes.get(prefix).copied();
+            prop_assert_eq!(chain(&again, number_again), chain(&whole, Some(*number)));
         }
     }
 

@@ -6,6 +6,7 @@ use std::{
     net::IpAddr,
     os::fd::AsFd as _,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -39,7 +40,7 @@ use super::{
 use crate::{
     config::{Config, Interface},
     moment::Moment,
-    policy::{Compiled, NameTable},
+    policy::Compiled,
     record::{Clock, Record},
 };
 
@@ -243,17 +244,18 @@ impl Kernel {
 
     /// Puts a policy in force: old or new at every moment, never neither and never both. `learned`
     /// has the rules that refuse every name that is known at an address; `announce` is called with
-    /// the generation right before that is in force.
+    /// the generation and the policy, whose names are in the kernel's memory alone by then, right before
+    /// that is in force.
     ///
     /// # Errors
     ///
     /// When it does not fit into the tables; the old one stays in force.
     pub fn install(
         &mut self,
-        compiled: &Compiled,
+        compiled: Compiled,
         who: &DeviceRules,
         learned: &HashMap<IpAddr, u64>,
-        announce: impl FnOnce(u32),
+        announce: impl FnOnce(u32, Arc<Compiled>),
     ) -> Result<Installed, Error> {
         let tables = &mut self.policy;
         policy::install(&self.books, tables, compiled, who, learned, announce)
@@ -470,7 +472,7 @@ fn make_names(directory: &Path) -> Result<(), Error> {
     if path.exists() {
         return Ok(());
     }
-    let pattern = policy::name_table(&NameTable::default())?;
+    let pattern = policy::empty_name_table()?;
     let made = calls::array_of_maps(SIDES, pattern.map().fd().as_fd()).map_err(|source| {
         Error::System {
             what: "the map of the tables of names cannot be made",

@@ -6,7 +6,13 @@
 //! side in force, a word for each device, and a generation that is higher by two has every flow
 //! decided again.
 
-use std::{collections::HashMap, mem::offset_of, net::IpAddr, path::Path, sync::atomic::Ordering};
+use std::{
+    collections::HashMap,
+    mem::offset_of,
+    net::IpAddr,
+    path::Path,
+    sync::{Arc, atomic::Ordering},
+};
 
 use aya::maps::{
     Array, ArrayOfMaps, HashMap as KernelHashMap, IterableMap as _, LpmTrie, MapData, MapError,
@@ -31,7 +37,7 @@ use super::{
     pins::pinned,
     table::{Access, Raw, Table},
 };
-use crate::policy::{Compiled, NameTable};
+use crate::policy::{Buckets, Compiled, NameTable};
 
 /// The rules that apply to each device.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -99,7 +105,7 @@ impl Tables {
         compiled: &Compiled,
         who: &DeviceRules,
         learned: &HashMap<IpAddr, u64>,
-    ) -> Result<(), Error> {
+    ) -> Result<NamesInKernel, Error> {
         let of_side = |capacity: usize, number: usize| side * capacity as u32 + number as u32;
         for (number, rule) in compiled.rules.iter().enumerate() {
             retried("RULES", || {
@@ -117,7 +123,7 @@ impl Tables {
         for (address, rules) in learned {
             self.set_learned(side, *address, *rules)?;
         }
-        let names = name_table(&compiled.names)?;
+        let (names, memory) = name_table(&compiled.names)?;
         retried("NAMES", || self.names.set(side, &names, 0))?;
         let side = side.to_be_bytes();
         for (prefix, chain) in &compiled.prefixes {
@@ -141,7 +147,7 @@ impl Tables {
                 }
             }
         }
-        Ok(())
+        Ok(memory)
     }
 
     /// The rules of devices of a side, as the kernel has them.
@@ -206,8 +212,18 @@ impl Tables {
     /// bucket stands in its place.
     fn leave(&mut self, side: u32) -> Result<(), Error> {
         self.clear(side)?;
-        let none = name_table(&NameTable::default())?;
+        let (none, _) = name_table(&NameTable::default())?;
         retried("NAMES", || self.names.set(side, &none, 0))
+    }
+}
+
+/// A table of names in the kernel's memory: written before it is put in force, and never again.
+struct NamesInKernel(Table<NameBucket>);
+
+impl AsRef<[NameBucket]> for NamesInKernel {
+    fn as_ref(&self) -> &[NameBucket] {
+        // SAFETY: nobody writes to the table any more, and it is mapped as long as `self` lives.
+        unsafe { self.0.as_slice() }
     }
 }
 
@@ -237,21 +253,29 @@ fn clear_prefixes<P: Wire>(
 const BPF_F_MMAPABLE: u32 = 1 << 10;
 const BPF_F_INNER_MAP: u32 = 1 << 12;
 
-/// A table of names in the kernel, as large as it has to be.
-pub(super) fn name_table(names: &NameTable) -> Result<Array<MapData, Raw<NameBucket>>, Error> {
+/// A table of names in the kernel, as large as it has to be, and its memory.
+fn name_table(
+    names: &NameTable,
+) -> Result<(Array<MapData, Raw<NameBucket>>, NamesInKernel), Error> {
     const MAP: &str = "a table of names";
 
     let size = names.buckets.len() as u32;
     let table = retried(MAP, || Array::create(size, BPF_F_MMAPABLE | BPF_F_INNER_MAP))?;
     // Written as memory: a call for each bucket would take longer than all the rest.
     let memory = Table::<NameBucket>::map(table.map(), MAP, Access::Write)?;
-    for (number, bucket) in (0..).zip(&names.buckets) {
+    for (number, bucket) in (0..).zip(names.buckets.iter()) {
         memory.write(number, bucket);
     }
-    Ok(table)
+    Ok((table, NamesInKernel(memory)))
 }
 
-/// Puts compiled policies in force, for these devices and with what is learned of addresses.
+/// A table of names with nothing in it.
+pub(super) fn empty_name_table() -> Result<Array<MapData, Raw<NameBucket>>, Error> {
+    name_table(&NameTable::default()).map(|(table, _)| table)
+}
+
+/// Puts compiled policies in force, for these devices and with what is learned of addresses. Their table of names
+/// is in the kernel's memory alone from then on.
 ///
 /// # Errors
 ///
@@ -260,21 +284,24 @@ pub(super) fn name_table(names: &NameTable) -> Result<Array<MapData, Raw<NameBuc
 pub(super) fn install(
     books: &Books,
     tables: &mut Tables,
-    compiled: &Compiled,
+    mut compiled: Compiled,
     who: &DeviceRules,
     learned: &HashMap<IpAddr, u64>,
-    announce: impl FnOnce(u32),
+    announce: impl FnOnce(u32, Arc<Compiled>),
 ) -> Result<Installed, Error> {
     let before = books.settings.generation().load(Ordering::Acquire);
     // 0 is the generation of what was never judged.
     let generation = before.checked_add(1).unwrap_or(2);
     let side = generation & 1;
     // A daemon that was killed here may have left half a policy.
-    let written = (tables.clear(side)).and_then(|()| tables.write(side, compiled, who, learned));
-    if let Err(error) = written {
-        // Both sides share their room. What cannot be cleared now is cleared before the next policy.
-        let _ = tables.clear(side);
-        return Err(error);
+    let written = (tables.clear(side)).and_then(|()| tables.write(side, &compiled, who, learned));
+    match written {
+        Ok(names) => compiled.names.buckets = Buckets::Kernels(Arc::new(names)),
+        Err(error) => {
+            // Both sides share their room. What cannot be cleared now is cleared before the next policy.
+            let _ = tables.clear(side);
+            return Err(error);
+        }
     }
     let of_side = |offset, word: u64| {
         books
@@ -291,17 +318,17 @@ pub(super) fn install(
         .settings
         .half(0, mask)
         .store(compiled.names.buckets.len() as u32 - 1, Ordering::Release);
-    announce(generation);
-    books
-        .settings
-        .generation()
-        .store(generation, Ordering::Release);
     let installed = Installed {
         generation,
         policies: compiled.policies,
         prefixes: compiled.prefixes.len() as u64,
         names: compiled.names.count,
     };
+    announce(generation, Arc::new(compiled));
+    books
+        .settings
+        .generation()
+        .store(generation, Ordering::Release);
     let told = [
         (offset_of!(Settings, policies), installed.policies),
         (offset_of!(Settings, prefixes), installed.prefixes),

@@ -140,6 +140,17 @@ impl<T: Wire> Table<T> {
         unsafe { AtomicU8::from_ptr(place) }
     }
 
+    /// All entries in place.
+    ///
+    /// # Safety
+    ///
+    /// Nobody, neither this process nor the kernel, writes to them while the slice is borrowed.
+    pub(super) unsafe fn as_slice(&self) -> &[T] {
+        // SAFETY: the mapping has so many entries, each of them a value (`Wire`), page-aligned; that nobody
+        // writes is the caller's word.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr().cast(), self.entries as usize) }
+    }
+
     /// Writes an entry, word by word. Only for entries that nobody else writes.
     pub(super) fn write(&self, index: u32, value: &T) {
         let words = std::ptr::from_ref(value).cast::<u64>();
