@@ -315,7 +315,8 @@ impl Enforcement {
         now: Moment,
     ) -> Option<(Option<String>, Verdict)> {
         let compiled = &self.in_force.compiled;
-        let rules = self.learned.at()(address)? & compiled.rules_of(device, &self.zone, now.known());
+        let rules =
+            self.learned.at()(address)? & compiled.rules_of(device, &self.zone, now.known());
         let rule = compiled.rules.get(rules.trailing_zeros() as usize)?;
         let policy = self.policies.get(&rule.policy).cloned();
         let policy = policy.filter(|name| name != BLOCKED && name != ALLOWED);
@@ -459,7 +460,8 @@ impl Enforcement {
         let now = circumstances.now;
         let mut temporary = self.temporary.clone();
         temporary.retain(|other| {
-            other.holds.at(now.steady) && !(other.domain == said.domain && other.device == said.device)
+            other.holds.at(now.steady)
+                && !(other.domain == said.domain && other.device == said.device)
         });
         anyhow::ensure!(
             temporary.len() < MOST_TEMPORARY,
@@ -1207,7 +1209,10 @@ mod tests {
                 if made <= number {
                     break;
                 }
-                assert!(failures() > count, "call {number} with {errno} is not counted");
+                assert!(
+                    failures() > count,
+                    "call {number} with {errno} is not counted"
+                );
                 number += 1;
             }
             assert!(number > 30, "there were only {number} calls");
@@ -1362,7 +1367,11 @@ mod tests {
                 // Those of before are back before anything of the others is said again.
                 for house in [&houses[0], &houses[1], &houses[0]] {
                     enforcement.keep(circumstances!(house))?;
-                    assert_eq!(kernel.seen()?.devices, enforcement.who, "{number} {first:?}");
+                    assert_eq!(
+                        kernel.seen()?.devices,
+                        enforcement.who,
+                        "{number} {first:?}"
+                    );
                 }
                 // All of the daemon's part of a tick, too.
                 faults.fail(number, errno);
@@ -1370,7 +1379,10 @@ mod tests {
                 let read = kernel.read(std::time::Duration::from_secs(60), &NOW.into(), |_| {});
                 let made_by_tick = faults.end();
                 assert!(
-                    made_by_tick <= number || shared.is_err() || read.is_err() || errno == libc::ENOMEM,
+                    made_by_tick <= number
+                        || shared.is_err()
+                        || read.is_err()
+                        || errno == libc::ENOMEM,
                     "call {number} failed in silence"
                 );
                 kernel.share_out(|_| {})?;

@@ -767,7 +767,8 @@ impl Owner {
                 )
             })?;
         let mut text = Vec::new();
-        cli::print_forgotten(&mut text, &forgotten.shown(now.offset())).map_err(|error| error.to_string())?;
+        cli::print_forgotten(&mut text, &forgotten.shown(now.offset()))
+            .map_err(|error| error.to_string())?;
         Ok(String::from_utf8_lossy(&text).into_owned())
     }
 

@@ -560,7 +560,9 @@ mod tests {
         let today = (NOW as u64 / DAY * DAY) as f64;
         assert_eq!(devices[0].first_seen, today);
         second.keep(&unset);
-        assert!(fs::read_to_string(folder.join(FILE))?.contains(&format!("\"last_seen\": {today}")));
+        assert!(
+            fs::read_to_string(folder.join(FILE))?.contains(&format!("\"last_seen\": {today}"))
+        );
         // It is set.
         let set = Moment {
             wall: NOW + 2.0 * DAY as f64,

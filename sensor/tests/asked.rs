@@ -129,7 +129,12 @@ fn slow_daemon(name: &str, takes: Duration) -> Result<(PathBuf, std::sync::mpsc:
     thread::spawn(move || {
         runtime.block_on(async {
             let listener = asked::bind(&listens);
-            let _ = bound.send(listener.as_ref().map(drop).map_err(|error| format!("{error:#}")));
+            let _ = bound.send(
+                listener
+                    .as_ref()
+                    .map(drop)
+                    .map_err(|error| format!("{error:#}")),
+            );
             let (commands, mut inbox) = mpsc::channel::<(Question, oneshot::Sender<String>)>(8);
             let answers = asked::answer(listener?, commands, |question, tell| (question, tell));
             let owner = async {

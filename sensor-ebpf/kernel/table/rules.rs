@@ -12,8 +12,8 @@ use sensor_ebpf::{
     name::{NameBucket, Names},
     parse::{Address, Family, Mac},
     policy::{
-        Chain, DeviceRulesKey, LearnedKey, MAX_CHAINS, MAX_DEVICES, MAX_PREFIXES, MAX_RULES, PREFIX_SIDE_BITS,
-        PrefixV4, PrefixV6, Rule, Rules,
+        Chain, DeviceRulesKey, LearnedKey, MAX_CHAINS, MAX_DEVICES, MAX_PREFIXES, MAX_RULES,
+        PREFIX_SIDE_BITS, PrefixV4, PrefixV6, Rule, Rules,
     },
 };
 

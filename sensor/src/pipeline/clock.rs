@@ -123,7 +123,10 @@ mod tests {
             assert!((after.offset() - before.offset() - step).abs() < 1e-3);
         }
         // Known by the date or by who keeps it, and unknown again.
-        assert_eq!(change(&|reading| reading.wall = SOURCE_DATE - 1.0).known(), None);
+        assert_eq!(
+            change(&|reading| reading.wall = SOURCE_DATE - 1.0).known(),
+            None
+        );
         let kept = change(&|reading| reading.is_synchronised = true);
         assert_eq!(kept.known(), Some(SOURCE_DATE - 1.0));
         let neither = change(&|reading| {

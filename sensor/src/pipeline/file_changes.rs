@@ -74,7 +74,9 @@ impl FileChanges {
         while let Ok(Some(())) = timeout(SETTLE, self.changed.recv()).await {}
         // Before the file is read: a later change of where the links lead now is seen.
         if let Err(error) = self.follow() {
-            tracing::warn!("{error:#}; `systemctl reload gateway-sensor` takes a changed configuration");
+            tracing::warn!(
+                "{error:#}; `systemctl reload gateway-sensor` takes a changed configuration"
+            );
         }
     }
 
@@ -106,7 +108,8 @@ impl FileChanges {
 fn places(file: &Path) -> BTreeSet<PathBuf> {
     fn steps(path: &Path) -> impl DoubleEndedIterator<Item = OsString> {
         let steps = path.components();
-        let steps = steps.filter(|step| matches!(step, Component::Normal(_) | Component::ParentDir));
+        let steps =
+            steps.filter(|step| matches!(step, Component::Normal(_) | Component::ParentDir));
         steps.map(|step| step.as_os_str().to_owned())
     }
 

@@ -289,7 +289,9 @@ impl Listener {
             Err(errno) => {
                 // Without the daemon no name would be judged: the ring is looked at as often as it can be.
                 if self.failed.replace(errno) != Some(errno) {
-                    tracing::warn!("the sample ring cannot be waited on: {errno}; it is looked at anyway");
+                    tracing::warn!(
+                        "the sample ring cannot be waited on: {errno}; it is looked at anyway"
+                    );
                 }
                 thread::sleep(GATHER);
             }
@@ -308,7 +310,8 @@ impl Listener {
         }
         if self.swept.elapsed() >= SWEEP {
             self.swept = Instant::now();
-            self.desk.forget_unfinished(self.clock.now().steady - UNFINISHED_FOR);
+            self.desk
+                .forget_unfinished(self.clock.now().steady - UNFINISHED_FOR);
             self.give_up();
         }
         self.make_sure();

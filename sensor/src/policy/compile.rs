@@ -12,8 +12,8 @@ use ipnet::IpNet;
 use sensor_ebpf::{
     name::{MAX_LABELS, MAX_NAMES, Suffixes},
     policy::{
-        Chain, MAX_CHAINS, MAX_DEVICES, MAX_PORT_RANGES, MAX_PREFIXES, MAX_RULES, PortRange, Rule, Verdict,
-        rule_flag,
+        Chain, MAX_CHAINS, MAX_DEVICES, MAX_PORT_RANGES, MAX_PREFIXES, MAX_RULES, PortRange, Rule,
+        Verdict, rule_flag,
     },
 };
 

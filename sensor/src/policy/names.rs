@@ -123,7 +123,8 @@ pub(super) fn replace(buckets: &mut [NameBucket], hash: u64, chain: u16) -> bool
 fn places(buckets: usize, hash: u64) -> impl Iterator<Item = (usize, usize)> {
     let mask = buckets as u32 - 1;
     let first = name_bucket(hash, mask);
-    let buckets = (0..NAME_BUCKETS_PROBED).map(move |step| (first.wrapping_add(step) & mask) as usize);
+    let buckets =
+        (0..NAME_BUCKETS_PROBED).map(move |step| (first.wrapping_add(step) & mask) as usize);
     buckets.flat_map(|bucket| (0..NAME_BUCKET_ENTRIES).map(move |place| (bucket, place)))
 }
 

@@ -298,7 +298,8 @@ proptest! {
             holds: Holds::Always,
         };
         let (policies, before) = (&house.policies, house.temporary.clone());
-        let kept = before.iter().zip(kept).filter_map(|(said, kept)| kept.then(|| said.clone()));
+        let kept = before.iter().zip(kept).filter(|(_, kept)| *kept);
+        let kept = kept.map(|(said, _)| said.clone());
         let after: Vec<_> = kept.chain(more.into_iter().map(said)).collect();
         let identities = policy_names(policies, &after).map(str::to_owned);
         let names_of_all = identities.chain([BLOCKED, ALLOWED].map(str::to_owned));

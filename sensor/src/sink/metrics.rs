@@ -533,9 +533,7 @@ fn policies(snapshot: &Snapshot, families: &mut Text) {
     families.extend(declared::POLICY_LIST_KEPT.family(kept));
     let left_out = lists(|list| Some(f64::from(u8::from(list.left_out))));
     families.extend(declared::POLICY_LIST_LEFT_OUT.family(left_out));
-    families.extend(
-        declared::POLICY_DEVICES_LEFT_OUT.value(number(policy.devices_left_out)),
-    );
+    families.extend(declared::POLICY_DEVICES_LEFT_OUT.value(number(policy.devices_left_out)));
     families.extend(declared::HELD.value(number(policy.held)));
     families.extend(declared::HOLD_EXPIRED.value(number(policy.hold_expired)));
     families.extend(declared::POLICY_RELOADS.family([

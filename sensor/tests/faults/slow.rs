@@ -46,7 +46,9 @@ impl Quota {
     /// How often its process was not let run although it wanted to.
     fn throttled(&self) -> u64 {
         let text = fs::read_to_string(self.0.join("cpu.stat")).unwrap_or_default();
-        let line = text.lines().find_map(|line| line.strip_prefix("nr_throttled "));
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix("nr_throttled "));
         line.and_then(|count| count.parse().ok()).unwrap_or(0)
     }
 }

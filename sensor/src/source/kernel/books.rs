@@ -96,8 +96,7 @@ impl Books {
             losses: table(map("LOSSES")?, "LOSSES", access)?,
             journal: table(map("JOURNAL")?, "JOURNAL", access)?,
             hits: KernelHashMap::try_from(map(HITS)?).map_err(of_map(HITS))?,
-            policy_names: Array::try_from(map("POLICY_NAMES")?)
-                .map_err(of_map("POLICY_NAMES"))?,
+            policy_names: Array::try_from(map("POLICY_NAMES")?).map_err(of_map("POLICY_NAMES"))?,
             damaged: 0,
         })
     }

@@ -117,7 +117,9 @@ impl Flows {
             }
         }
         for offset in (0..size_of::<FlowLine>()).step_by(8) {
-            self.lines.word(slot, offset).store(word(), Ordering::Relaxed);
+            self.lines
+                .word(slot, offset)
+                .store(word(), Ordering::Relaxed);
         }
     }
 

@@ -260,7 +260,9 @@ fn name_table(
     const MAP: &str = "a table of names";
 
     let size = names.buckets.len() as u32;
-    let table = retried(MAP, || Array::create(size, BPF_F_MMAPABLE | BPF_F_INNER_MAP))?;
+    let table = retried(MAP, || {
+        Array::create(size, BPF_F_MMAPABLE | BPF_F_INNER_MAP)
+    })?;
     // Written as memory: a call for each bucket would take longer than all the rest.
     let memory = Table::<NameBucket>::map(table.map(), MAP, Access::Write)?;
     for (number, bucket) in (0..).zip(names.buckets.iter()) {

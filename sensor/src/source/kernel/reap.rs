@@ -338,7 +338,9 @@ mod tests {
     };
 
     use super::*;
-    use crate::source::kernel::{Runner, books::ReadHits, enter_own_namespace, failed, faults::Faults};
+    use crate::source::kernel::{
+        Runner, books::ReadHits, enter_own_namespace, failed, faults::Faults,
+    };
 
     const FLOWS: u16 = 40;
 
@@ -356,7 +358,7 @@ mod tests {
 
     fn open(runner: &mut Runner, first_port: u16, flows: u16) {
         for port in first_port..first_port + flows {
-            let mut frame = vec![0; 60];
+            let mut frame = [0; 60];
             frame[..12].copy_from_slice(&[2, 0, 0, 0, 0, 9, 2, 0, 0, 0, 0, 1]);
             frame[12..18].copy_from_slice(&[8, 0, 0x45, 0, 0, 46]);
             frame[22..24].copy_from_slice(&[64, 17]);
@@ -414,7 +416,10 @@ mod tests {
                 faults.fail(number, errno);
                 let first = reap(runner.books_mut(), far, 0, |_| {});
                 let made = faults.end();
-                assert!(made <= number || failures() > before, "{number}: not counted");
+                assert!(
+                    made <= number || failures() > before,
+                    "{number}: not counted"
+                );
                 let again = reap(runner.books_mut(), far, 0, |_| {});
                 again.expect("nothing fails any more");
                 assert_eq!(booked(runner.books()), (flows, flows), "{number} {first:?}");
@@ -464,7 +469,10 @@ mod tests {
         // None is idle, and only what is impossible goes.
         reap(books, now, u64::from(u32::MAX) / 4, |_| {}).expect("it is reaped");
         assert_eq!(books.damaged, damaged);
-        assert_eq!(books.flows.used().count() as u64, u64::from(FLOWS) - damaged);
+        assert_eq!(
+            books.flows.used().count() as u64,
+            u64::from(FLOWS) - damaged
+        );
         recover(books).expect("a start goes on");
         // The slots are anybody's again.
         reap(books, now + u64::from(u32::MAX) / 4, 0, |_| {}).expect("it is reaped");
