@@ -16,13 +16,16 @@ use aya_ebpf::{
 };
 use sensor_ebpf::{
     answer::{
-        ANSWER_CAPACITY, NETWORK_OFFSET_LIMIT, Refusal, Refused, To, answer_question, dns_message,
-        echo_question, limit::Limited, place_of_message, refuse, seal,
+        ANSWER_CAPACITY, Headers, NETWORK_OFFSET_LIMIT, Refusal, Refused, To, answer_question,
+        dns_message, echo_question,
+        limit::Limited,
+        place_of_message, refuse, seal,
+        syn::{LINK_LEN, Syn},
     },
     books::Note,
-    flow::{Direction, FlowKey},
+    flow::Direction,
     packet::Packet,
-    parse::{Mac, parse},
+    parse::{Family, Mac, parse},
     said::Found,
 };
 
@@ -39,21 +42,18 @@ use crate::{
 /// The mark of a socket buffer that is an answer of ours.
 pub(crate) const ANSWER_MARK: u32 = 0x5e4d_0a05;
 
-/// Reads the refused frame, and leaves in this CPU's buffer what an answer needs to know of it. Gives
-/// whether one may be due.
+/// Leaves in this CPU's buffer what an answer needs to know of the frame that is refused, which was just
+/// seen. Gives whether an answer may be due.
 #[inline(always)]
-fn read<P: Packet>(frame: &P, ifindex: u32, direction: Direction) -> u32 {
-    u32::from(try_read(frame, ifindex, direction).is_some())
-}
-
-#[inline(always)]
-fn try_read<P: Packet>(frame: &P, ifindex: u32, direction: Direction) -> Option<()> {
-    let parsed = parse(frame).ok()?;
-    let buffer = scratch::refusal()?;
-    buffer.refused = Refused::of(frame, &parsed)?;
-    buffer.flow =
-        FlowKey::new(&parsed, direction, ifindex).hash(&settings::settings()?.hash_secret);
-    Some(())
+fn take<P: Packet>(frame: &P) -> u32 {
+    let take = || {
+        let seen = scratch::seen()?;
+        let buffer = scratch::refusal()?;
+        buffer.refused = Refused::of(frame, &seen.headers(frame)?)?;
+        buffer.flow = seen.fingerprint;
+        Some(())
+    };
+    u32::from(take().is_some())
 }
 
 global! {
@@ -133,18 +133,30 @@ global! {
 }
 
 global! {
-    /// [`read`] at XDP.
-    fn read_xdp(context: *mut xdp_md) -> u32 {
-        let frame = LinearFrame::new(&XdpContext::new(context));
-        read(&frame, frame.ifindex(), Direction::Upload)
+    /// [`take`] at XDP.
+    fn take_xdp(context: *mut xdp_md) -> u32 {
+        take(&LinearFrame::new(&XdpContext::new(context)))
     }
 }
 
 global! {
-    /// [`read`] at TC.
-    fn read_tc(skb: *mut __sk_buff, direction: u32) -> u32 {
+    /// [`take`] at TC.
+    fn take_tc(skb: *mut __sk_buff) -> u32 {
+        take(&SocketBuffer::ingress(&TcContext::new(skb)))
+    }
+}
+
+global! {
+    /// Reads a frame that another program refused, and leaves in this CPU's buffer what an answer needs to
+    /// know of it. Gives whether one may be due.
+    fn read(skb: *mut __sk_buff) -> u32 {
         let frame = SocketBuffer::ingress(&TcContext::new(skb));
-        read(&frame, frame.ifindex(), Direction::from_number(direction as u8))
+        let read = || {
+            let parsed = parse(&frame).ok()?;
+            scratch::refusal()?.refused = Refused::of(&frame, &Headers::of(&parsed))?;
+            Some(())
+        };
+        u32::from(read().is_some())
     }
 }
 
@@ -281,8 +293,11 @@ global! {
     /// Answers a refused upload at XDP: turns the frame into the answer and sends it back, or hands it on
     /// with a note for [`read_note`].
     pub(crate) fn answer_xdp(context: *mut xdp_md, action: u32) -> u32 {
+        if action == Action::Reject as u32 && reset_syn(context) != 0 {
+            return xdp_action::XDP_TX;
+        }
         let ifindex = LinearFrame::new(&XdpContext::new(context)).ifindex();
-        if read_xdp(context) == 0 || is_admitted(ifindex, action, Direction::Upload as u32) == 0 {
+        if take_xdp(context) == 0 || is_admitted(ifindex, action, Direction::Upload as u32) == 0 {
             return xdp_action::XDP_DROP;
         }
         if interfaces::notes_refused(ifindex) {
@@ -303,6 +318,52 @@ global! {
         count_answered(ifindex, len as u64);
         xdp_action::XDP_TX
     }
+}
+
+global! {
+    /// Makes of a refused SYN its reset, where it goes the short way and the driver delivers what XDP sends
+    /// back. Gives whether it did; where not, the frame is as it was.
+    fn reset_syn(context: *mut xdp_md) -> u32 {
+        let reset = || {
+            let frame = LinearFrame::new(&XdpContext::new(context));
+            let seen = scratch::seen()?;
+            let header_len = seen.payload_offset.wrapping_sub(seen.transport_offset);
+            let headers = seen.headers(&frame)?;
+            let syn = Syn::of(&headers, seen.key.ports(), seen.sequence, header_len)?;
+            let len = frame.len();
+            if u64::from(len) != seen.wire.bytes {
+                // The rest lies in other buffers.
+                return None;
+            }
+            let record = interfaces::answering(frame.ifindex())?;
+            let answer_len = match headers.family {
+                Family::V4 => write_reset(&frame, &headers, syn.reset_v4())?,
+                _ => write_reset(&frame, &headers, syn.reset_v6())?,
+            };
+            let surplus = len as usize - answer_len;
+            // SAFETY: the context is valid while the program runs.
+            let is_cut = surplus == 0
+                || unsafe { bpf_xdp_adjust_tail(context, -(surplus as i32)) } == 0;
+            // A frame may be longer than its IP packet.
+            let sent = if is_cut { answer_len } else { len as usize };
+            interfaces::count_answered_in(record, sent as u64);
+            Some(())
+        };
+        u32::from(reset().is_some())
+    }
+}
+
+/// Writes a reset over the frame with these headers. Gives the length of the whole.
+#[inline(always)]
+fn write_reset<const WORDS: usize>(
+    frame: &LinearFrame,
+    headers: &Headers,
+    words: [u32; WORDS],
+) -> Option<usize> {
+    frame.store_words(LINK_LEN, words)?;
+    frame.store(0, headers.source_mac.octets())?;
+    frame.store(6, headers.destination_mac.octets())?;
+    Some(LINK_LEN + size_of::<[u32; WORDS]>())
 }
 
 global! {
@@ -374,7 +435,7 @@ global! {
     /// Answers a refused upload at TC.
     pub(crate) fn answer_tc(skb: *mut __sk_buff, action: u32) -> u32 {
         let ifindex = SocketBuffer::ingress(&TcContext::new(skb)).ifindex();
-        if read_tc(skb, Direction::Upload as u32) == 0
+        if take_tc(skb) == 0
             || is_admitted(ifindex, action, Direction::Upload as u32) == 0
         {
             return TC_ACT_SHOT as u32;
@@ -388,7 +449,7 @@ global! {
     pub(crate) fn read_note(skb: *mut __sk_buff, action: u32, destination: u64) -> u32 {
         // The headers may lie in pages.
         let _ = SocketBuffer::ingress(&TcContext::new(skb)).revealed();
-        if read_tc(skb, Direction::Upload as u32) == 0 {
+        if read(skb) == 0 {
             return TC_ACT_SHOT as u32;
         }
         let Some(refusal) = scratch::refusal() else {
@@ -555,7 +616,7 @@ global! {
     /// had sent it; for the device, in the place of what the server sent.
     pub(crate) fn answer_both(skb: *mut __sk_buff) -> u32 {
         let ifindex = SocketBuffer::ingress(&TcContext::new(skb)).ifindex();
-        if read_tc(skb, Direction::Download as u32) == 0
+        if take_tc(skb) == 0
             || is_admitted(ifindex, Action::Reject as u32, Direction::Download as u32) == 0
         {
             return TC_ACT_SHOT as u32;

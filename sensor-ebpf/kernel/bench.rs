@@ -1,6 +1,6 @@
 //! Programs that measure programs: a floor, and drivers that make many flows out of one frame.
 //!
-//! Never attached. User space runs them by `BPF_PROG_TEST_RUN`, which repeats one frame: a driver
+//! Never attached but in a lab ([`many_devices`]). User space runs them by `BPF_PROG_TEST_RUN`, which repeats one frame: a driver
 //! rewrites it and tail-calls the program under test. What the driver itself costs is measured with
 //! [`noop`] as the program under test, and subtracted.
 
@@ -10,11 +10,11 @@
 use core::ptr;
 
 use aya_ebpf::{
-    bindings::xdp_action,
-    helpers::{bpf_xdp_adjust_head, bpf_xdp_get_buff_len},
-    macros::{map, xdp},
+    bindings::{TC_ACT_UNSPEC, xdp_action},
+    helpers::{bpf_skb_change_type, bpf_xdp_adjust_head, bpf_xdp_get_buff_len},
+    macros::{classifier, map, xdp},
     maps::{Array, ProgramArray},
-    programs::XdpContext,
+    programs::{TcContext, XdpContext},
 };
 
 /// The state of a xorshift generator (Marsaglia 2003), never 0, and how many flows to visit.
@@ -46,6 +46,9 @@ mod field {
     /// The source port.
     pub(crate) const IPV4_SOURCE_PORT: usize = 14 + 20;
     pub(crate) const IPV6_SOURCE_PORT: usize = 14 + 40;
+    /// The last octets of the destination address and of the destination port.
+    pub(crate) const IPV4_DESTINATION_LAST: usize = 14 + 19;
+    pub(crate) const IPV4_DESTINATION_PORT_LAST: usize = 14 + 20 + 3;
 }
 
 /// Passes, and nothing else: the floor of every figure.
@@ -74,19 +77,41 @@ fn visit_ipv6(context: XdpContext) -> u32 {
     )
 }
 
-#[inline(always)]
-fn visit(context: &XdpContext, destination: usize, port: usize) -> u32 {
-    let Some(random) = RANDOM.get_ptr_mut(0) else {
+/// As [`visit_ipv4`], of at most 16,384 flows that one device chose: they differ in seven bits of the
+/// address and of the port that a hash by multiplication loses first.
+#[xdp]
+fn visit_chosen(context: XdpContext) -> u32 {
+    let Some(number) = draw() else {
         return xdp_action::XDP_ABORTED;
     };
+    let (address, port) = ((number >> 7) as u8, number as u8);
+    let done = store(&context, field::IPV4_DESTINATION_LAST, address << 1)
+        .and_then(|()| store(&context, field::IPV4_DESTINATION_PORT_LAST, port << 1));
+    match done {
+        Some(()) => run(&context),
+        None => xdp_action::XDP_ABORTED,
+    }
+}
+
+/// The number of a flow, drawn at random among those to visit.
+#[inline(always)]
+fn draw() -> Option<u32> {
+    let random = RANDOM.get_ptr_mut(0)?;
     // SAFETY: the map's only element; one run at a time.
-    let number = unsafe {
+    unsafe {
         let [state, flows] = *random;
         let mut next = state ^ (state << 13);
         next ^= next >> 7;
         next ^= next << 17;
         (*random)[0] = next;
-        (((next >> 32) * flows) >> 32) as u32
+        Some((((next >> 32) * flows) >> 32) as u32)
+    }
+}
+
+#[inline(always)]
+fn visit(context: &XdpContext, destination: usize, port: usize) -> u32 {
+    let Some(number) = draw() else {
+        return xdp_action::XDP_ABORTED;
     };
     let [_, high, middle, low] = number.to_be_bytes();
     let done = store(context, field::SOURCE_MAC_LAST, low)
@@ -169,6 +194,44 @@ fn store<T>(context: &XdpContext, offset: usize, value: T) -> Option<()> {
     // SAFETY: between the start and the end of the packet, as just compared.
     unsafe { ptr::write_unaligned(place as *mut T, value) };
     Some(())
+}
+
+/// The first octets of the MAC addresses that [`many_devices`] makes up, two of them local ones' (IEEE 802,
+/// section 8.4).
+const MADE_UP: u32 = u32::from_le_bytes([2, 0xd0, 0, 0]);
+
+/// Makes every socket that asks a name server a device of its own: the port stands in the sender's MAC
+/// address. At the egress of a host in a lab.
+#[classifier]
+fn many_devices(context: TcContext) -> i32 {
+    const SOURCE_MAC: usize = 6;
+    const PROTOCOL: usize = 14 + 9;
+    const PORTS: usize = 14 + 20;
+    const UDP: u8 = 17;
+    const DNS: u16 = 53;
+
+    let to_server = context.load::<u8>(PROTOCOL) == Ok(UDP)
+        && context.load::<u16>(PORTS + 2).map(u16::from_be) == Ok(DNS);
+    if to_server && let Ok(port) = context.load::<u16>(PORTS) {
+        // A frame that cannot be written goes as it is.
+        let _ = context
+            .store(SOURCE_MAC, &MADE_UP, 0)
+            .and_then(|()| context.store(SOURCE_MAC + 4, &port, 0));
+    }
+    TC_ACT_UNSPEC
+}
+
+/// Lets the host take in what is answered to the devices of [`many_devices`]. At its ingress.
+#[classifier]
+fn one_host(context: TcContext) -> i32 {
+    const DESTINATION_MAC: usize = 0;
+    const PACKET_HOST: u32 = 0;
+
+    if context.load::<u32>(DESTINATION_MAC) == Ok(MADE_UP) {
+        // SAFETY: the context is valid while the program runs.
+        unsafe { bpf_skb_change_type(context.skb.skb, PACKET_HOST) };
+    }
+    TC_ACT_UNSPEC
 }
 
 /// What the kernel reads to admit the object to helpers that are GPL-only.

@@ -81,11 +81,13 @@ pub(crate) fn observe<F: Sampled>(frame: F, direction: Direction) -> Action {
         network_offset: parsed.network_offset as u32,
         transport_offset: parsed.transport_offset as u32,
         payload_offset: parsed.payload_offset() as u32,
+        transport_len: parsed.transport_len as u32,
         identification: parsed.identification,
         tcp_flags: parsed.tcp_flags,
         direction: direction as u8,
         piece: parsed.piece as u8,
-        reserved: [0; 5],
+        ethertype: parsed.ethertype,
+        reserved: [0; 7],
     };
     account(&frame, direction, settings)
 }

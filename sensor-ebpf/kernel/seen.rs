@@ -1,9 +1,11 @@
 //! What one frame is, and what becomes of it: what the other modules tell each other.
 
 use sensor_ebpf::{
+    answer::Headers,
     books::{Settings, Tally},
     flow::{Direction, FlowKey},
-    parse::{Piece, protocol, tcp_flag},
+    packet::Packet,
+    parse::{Mac, Piece, protocol, tcp_flag},
     policy::Verdict,
 };
 
@@ -66,20 +68,50 @@ pub(crate) struct Seen {
     pub(crate) transport_offset: u32,
     /// Bytes of the frame before the payload.
     pub(crate) payload_offset: u32,
+    /// Bytes of the transport header and its payload, by the IP header.
+    pub(crate) transport_len: u32,
     /// Of a piece of a packet, what leads to the others; 0 of a whole one.
     pub(crate) identification: u32,
+    /// The innermost.
+    pub(crate) ethertype: u16,
     pub(crate) tcp_flags: u8,
     /// By number of [`Direction`].
     pub(crate) direction: u8,
     /// By number of [`Piece`].
     pub(crate) piece: u8,
     /// Keep the size a multiple of eight; 0.
-    pub(crate) reserved: [u8; 5],
+    pub(crate) reserved: [u8; 7],
 }
 
-const _: () = assert!(size_of::<Seen>() == size_of::<FlowKey>() + size_of::<Tally>() + 56);
+const _: () = assert!(size_of::<Seen>() == size_of::<FlowKey>() + size_of::<Tally>() + 64);
 
 impl Seen {
+    /// The headers of the frame, which lies there as it was seen. `None` where it is too short.
+    #[inline(always)]
+    pub(crate) fn headers<P: Packet>(&self, frame: &P) -> Option<Headers> {
+        const DESTINATION_MAC: usize = 0;
+        const SOURCE_MAC: usize = 6;
+
+        let (source, destination) = match self.direction() {
+            Direction::Upload => (self.key.local(), self.key.remote()),
+            Direction::Download => (self.key.remote(), self.key.local()),
+        };
+        Some(Headers {
+            source_mac: Mac::new(frame.load(SOURCE_MAC)?),
+            destination_mac: Mac::new(frame.load(DESTINATION_MAC)?),
+            ethertype: self.ethertype,
+            family: self.key.family(),
+            protocol: self.key.protocol(),
+            source,
+            destination,
+            tcp_flags: self.tcp_flags,
+            is_later_piece: self.piece == Piece::Later as u8,
+            network_offset: self.network_offset as usize,
+            transport_offset: frame.forget(self.transport_offset as usize, self.now),
+            transport_len: self.transport_len as usize,
+        })
+    }
+
     #[inline(always)]
     pub(crate) fn direction(&self) -> Direction {
         Direction::from_number(self.direction)

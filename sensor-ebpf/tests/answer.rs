@@ -12,17 +12,35 @@ use frames::{
     table,
 };
 use sensor_ebpf::{
-    answer::{ANSWER_CAPACITY, Refused, To, answer_question, refuse, seal},
-    parse::{Fragment, icmp, parse},
+    answer::{
+        ANSWER_CAPACITY, Headers, Refused, To, answer_question, refuse, seal,
+        syn::{LINK_LEN, Syn},
+    },
+    parse::{Family, Fragment, icmp, parse},
 };
 
 fn answer(frame: &[u8]) -> Option<Vec<u8>> {
     let parsed = parse(frame).ok()?;
     let mut out = [0xee; ANSWER_CAPACITY];
-    let refused = Refused::of(frame, &parsed)?;
+    let refused = Refused::of(frame, &Headers::of(&parsed))?;
     let len = refuse(frame, &refused, To::Sender, &mut out)?;
     seal(&refused, len, &mut out)?;
     Some(out[..len].to_vec())
+}
+
+/// The reset of a SYN by its short way, where it goes that.
+fn reset_shortly(frame: &[u8]) -> Option<Vec<u8>> {
+    let parsed = parse(frame).ok()?;
+    let headers = Headers::of(&parsed);
+    let header_len = parsed.transport_header_len as u32;
+    let syn = Syn::of(&headers, parsed.ports.word(), parsed.sequence, header_len)?;
+    let words = match parsed.family {
+        Family::V4 => syn.reset_v4().to_vec(),
+        _ => syn.reset_v6().to_vec(),
+    };
+    let mut answer = [&frame[6..12], &frame[..6], &frame[12..LINK_LEN]].concat();
+    answer.extend(words.into_iter().flat_map(u32::to_ne_bytes));
+    Some(answer)
 }
 
 /// What an answer says, read by the rules of the RFCs and not by the parser under test.
@@ -323,7 +341,7 @@ fn an_answer_to_an_unfinished_checksum_is_right_after() {
         ] {
             unfinish(&mut frame, 14, place);
             let parsed = parse(&frame[..]).expect("a packet");
-            let refused = Refused::of(&frame[..], &parsed)
+            let refused = Refused::of(&frame[..], &Headers::of(&parsed))
                 .expect("it is answered")
                 .with_unfinished_checksum();
             let mut out = [0xee; ANSWER_CAPACITY];
@@ -348,7 +366,7 @@ fn a_dns_answer_to_an_unfinished_checksum_is_right_after() {
         const MESSAGE: usize = 60;
         unfinish(&mut frame, 14, 6);
         let parsed = parse(&frame[..]).expect("a packet");
-        let refused = Refused::of(&frame[..], &parsed)
+        let refused = Refused::of(&frame[..], &Headers::of(&parsed))
             .expect("it is answered")
             .with_unfinished_checksum();
         let mut out = [0xee; ANSWER_CAPACITY];
@@ -383,13 +401,42 @@ fn every_answer_is_of_an_even_length_and_right() {
 }
 
 #[test]
+fn a_syn_is_refused_in_the_same_words_by_its_short_way() {
+    let mut random = Random::new(0x5eed_0003);
+    for number in 0..10_000 {
+        let flags = if number % 7 == 0 { SYN | FIN } else { SYN };
+        let payload = [0, 1, 64][number % 3];
+        for mut frame in [
+            ethernet().ipv4().tcp(flags).payload(payload).build(),
+            ethernet().ipv6().tcp(flags).payload(payload).build(),
+        ] {
+            // Addresses, ports and sequence number are any.
+            let (addresses, transport) = match frame[14] >> 4 {
+                4 => (26..34, 34),
+                _ => (22..54, 54),
+            };
+            for at in addresses.chain(transport..transport + 8) {
+                frame[at] = random.below(256) as u8;
+            }
+            let short = reset_shortly(&frame);
+            assert_eq!(short, answer(&frame), "{frame:02x?}");
+        }
+    }
+}
+
+#[test]
 fn a_million_bad_frames_are_answered_or_not() {
     let seeds = seeds();
     let mut random = Random::new(0x5eed_0002);
     let mut frame = Vec::new();
     let mut answers = 0;
+    let mut short = 0;
     for _ in 0..1_000_000 {
         next_frame(&mut random, &seeds, &mut frame);
+        if let Some(reset) = reset_shortly(&frame) {
+            short += 1;
+            assert_eq!(Some(reset), answer(&frame), "{frame:02x?}");
+        }
         if let Some(answer) = answer(&frame) {
             answers += 1;
             assert!(
@@ -407,4 +454,5 @@ fn a_million_bad_frames_are_answered_or_not() {
         }
     }
     assert!(answers > 100_000, "{answers}");
+    assert!(short > 10_000, "{short}");
 }

@@ -8,7 +8,9 @@
 //! What a server costs is the CPU time of its process and of the thread that takes the port's
 //! packets in (threaded NAPI, one for each port); the sensor costs its daemon's and, with what it
 //! passes, also that of the dnsmasq behind it. The devices' ends have threads of their own, which
-//! count for nobody, as dnsperf does. All is measured round by round in one run.
+//! count for nobody, as dnsperf does. All is measured round by round in one run. The sensor answers a
+//! device 500 refused questions a second and no more: each socket that asks it has a MAC address of its
+//! own, as if 256 devices asked.
 //!
 //! Then the sensor's list is exchanged for another as long, several times, under questions: how long
 //! it takes from the signal to the first answer by the new list, and how much memory the kernel says
@@ -17,6 +19,9 @@
 //! `--json FILE` also writes the figures to a file.
 
 mod arguments;
+#[path = "../tests/programs/mod.rs"]
+#[allow(dead_code, reason = "one object is loaded, and no frame run")]
+mod programs;
 
 use std::{
     collections::BTreeMap,
@@ -32,7 +37,8 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use arguments::json_argument;
-use aya::maps::loaded_maps;
+use aya::{maps::loaded_maps, programs::TcAttachType};
+use programs::Programs;
 use rustix::process::Signal;
 use serde::Serialize;
 use serde_json::json;
@@ -109,6 +115,11 @@ fn main() -> Result<()> {
         ("refused", refused, "NXDOMAIN"),
         ("passed", passed, "NOERROR"),
     ] {
+        // Passed questions are not limited, and their answers go to the MAC address that the gateway knows.
+        let _many = match what {
+            "refused" => Some(multiply(&lab.phone)?),
+            _ => None,
+        };
         let questions = lab.folder.join(format!("{what}.questions"));
         let text: String = names.iter().fold(String::new(), |mut text, name| {
             // Writing to a string does not fail.
@@ -425,6 +436,20 @@ fn threaded(host: &Host, interface: &str) -> Result<Vec<u32>> {
     Ok(after)
 }
 
+/// Makes a host as many devices as it has sockets, as far as name servers see, until what is given back
+/// is dropped.
+fn multiply(host: &Host) -> Result<Programs> {
+    let mut programs = Programs::load_drivers()?;
+    for (name, side) in [
+        ("many_devices", TcAttachType::Egress),
+        ("one_host", TcAttachType::Ingress),
+    ] {
+        let program = programs.tc_mut(name)?;
+        host.enter(|| program.attach("eth0", side))??;
+    }
+    Ok(programs)
+}
+
 /// Seconds that these processes have been on a CPU, all their threads.
 fn cpu(processes: &[u32]) -> Result<f64> {
     let mut sum = 0.0;
@@ -447,7 +472,7 @@ fn dnsperf(host: &Host, server: &str, questions: &Path, code: &str) -> Result<f6
     let mut command: Command = host.command("dnsperf", ["-s", server, "-d"]);
     command
         .arg(questions)
-        .args(["-l", &SAMPLE.to_string(), "-c", "8", "-q", "100"]);
+        .args(["-l", &SAMPLE.to_string(), "-c", "256", "-q", "100"]);
     let text = capture(&mut command)?;
     let line = |key: &str| {
         text.lines()

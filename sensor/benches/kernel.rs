@@ -8,7 +8,8 @@
 //! daemon does it. Packets whose payload is copied for it run in batches, between which the ring is
 //! emptied: a full ring would cost less. Of questions that are refused it is given few, as in life.
 //!
-//! `--json FILE` also writes the figures to a file.
+//! `--json FILE` also writes the figures to a file. `--only TEXT` measures no more than the figures whose
+//! names have the text in them: it is for whoever changes the programs.
 
 mod arguments;
 #[path = "../tests/programs/mod.rs"]
@@ -19,7 +20,7 @@ mod sandbox;
 use std::{collections::HashMap, env, fs, path::Path, process};
 
 use anyhow::{Context as _, Result, ensure};
-use arguments::json_argument;
+use arguments::options;
 use aya::maps::{LpmTrie, ProgramArray, RingBuf, lpm_trie};
 use programs::{Programs, Raw, Tables};
 use sandbox::Sandbox;
@@ -65,6 +66,8 @@ const PREFIXES: u32 = 100_000;
 const FEWER_PREFIXES: u32 = 10_000;
 const NAMES: u64 = 200_000;
 const FLOWS: [u64; 3] = [1, 10_000, 60_000];
+/// Flows that a device can choose by seven bits of an address and of a port.
+const CHOSEN: u64 = 1 << 14;
 
 /// A figure in the making.
 struct Case<'a> {
@@ -86,7 +89,8 @@ struct Case<'a> {
 }
 
 fn main() -> Result<()> {
-    let file = json_argument()?;
+    let [file, only] = options(["--json", "--only"])?;
+    let only = only.map(|text| text.to_string_lossy().into_owned());
     let sandbox = Sandbox::enter()?;
     let mut drivers = Programs::load_drivers()?;
     let yardstick = Programs::load_foreign(Path::new(YARDSTICK), sandbox.bpffs())
@@ -103,6 +107,7 @@ fn main() -> Result<()> {
         devices: 1_024,
     };
     let (full, full_filtering) = (Programs::load(small)?, filtering(small)?);
+    let [honest, chosen] = [settling_all()?, settling_all()?];
     let rejecting = rejecting()?;
     // `observe` is a policy that lets pass.
     let (observing, allowing) = (deciding(Verdict::Pass)?, deciding(Verdict::Allow)?);
@@ -179,6 +184,23 @@ fn main() -> Result<()> {
             }
         }
     }
+    // Flows that one device chose, beside as many that nobody did.
+    for (name, driver, programs) in [
+        ("honest", "visit_ipv4", &honest),
+        ("chosen", "visit_chosen", &chosen),
+    ] {
+        let by = Some((driver, CHOSEN));
+        let floor = cases.add(
+            &format!("floor {name} flows"),
+            None,
+            "noop",
+            by,
+            &ipv4,
+            None,
+        );
+        let name = format!("{name} flows, {CHOSEN}, ipv4");
+        cases.add(&name, Some(programs), "upload", by, &ipv4, Some(floor));
+    }
     // The answer overwrites the frame: a driver puts it back. Each SYN is answered; of other segments one
     // in a while.
     let by = Some(("replay", 1));
@@ -230,9 +252,13 @@ fn main() -> Result<()> {
     let settled = || {
         let many = many.iter().flatten();
         many.chain(&known)
-            .chain([&known_filtering, &observing, &allowing])
+            .chain([&known_filtering, &observing, &allowing, &honest, &chosen])
             .chain(&naming)
     };
+
+    if let Some(text) = &only {
+        return cases.only(text, &mut drivers, || settled().try_for_each(settle));
+    }
 
     // The first round fills the tables and the caches.
     for round in 0..=ROUNDS {
@@ -253,6 +279,14 @@ fn main() -> Result<()> {
         ensure!(
             flows == expect || losses.flow_index_full > 0 && flows > expect - expect / 200,
             "{flows} flows in the table, not {expect}"
+        );
+    }
+    for programs in [&honest, &chosen] {
+        let losses = programs.losses()?;
+        ensure!(
+            losses.live_flows == CHOSEN && losses.flow_index_full == 0,
+            "of {CHOSEN} flows {} have a place",
+            losses.live_flows
         );
     }
     for programs in settled() {
@@ -283,27 +317,8 @@ fn main() -> Result<()> {
         );
     }
 
-    let mut by_name: Vec<Vec<&Case<'_>>> = Vec::new();
-    for case in &cases.0 {
-        match by_name.iter_mut().find(|of| of[0].name == case.name) {
-            Some(of_name) => of_name.push(case),
-            None => by_name.push(vec![case]),
-        }
-    }
-    let figures: Vec<_> = by_name
-        .iter()
-        .map(|of_name| Case::figure(of_name, &cases.0))
-        .collect();
-    println!(
-        "{:44} {:>8} {:>8} {:>8}",
-        "ns a packet less the floor", "median", "lowest", "highest"
-    );
-    for figure in &figures {
-        println!(
-            "{:44} {:8.1} {:8.1} {:8.1}",
-            figure.name, figure.median, figure.lowest, figure.highest
-        );
-    }
+    let figures = cases.figures();
+    print(&figures);
     if let Some(file) = file {
         let figures: serde_json::Map<_, _> = figures
             .iter()
@@ -350,6 +365,64 @@ impl<'a> Cases<'a> {
             samples: Vec::new(),
         });
         self.0.len() - 1
+    }
+}
+
+impl Cases<'_> {
+    /// Measures the cases whose names have a text in them, and their floors, and prints the figures.
+    fn only(
+        &mut self,
+        text: &str,
+        drivers: &mut Programs,
+        settle: impl Fn() -> Result<()>,
+    ) -> Result<()> {
+        let named = |case: &Case<'_>| case.name.contains(text);
+        let mut wanted: Vec<_> = self.0.iter().map(named).collect();
+        for number in 0..wanted.len() {
+            if let (true, Some(floor)) = (wanted[number], self.0[number].floor) {
+                wanted[floor] = true;
+            }
+        }
+        for round in 0..=ROUNDS {
+            let cases = self.0.iter_mut().zip(&wanted);
+            for (case, _) in cases.filter(|(_, wanted)| **wanted) {
+                let sample = case.sample(drivers)?;
+                if round > 0 {
+                    case.samples.push(sample);
+                }
+            }
+            if round == 0 {
+                settle()?;
+            }
+        }
+        print(&self.figures());
+        Ok(())
+    }
+
+    /// The figures of all cases that were measured, by name.
+    fn figures(&self) -> Vec<Figure> {
+        let mut by_name: Vec<Vec<&Case<'_>>> = Vec::new();
+        for case in self.0.iter().filter(|case| !case.samples.is_empty()) {
+            match by_name.iter_mut().find(|of| of[0].name == case.name) {
+                Some(of_name) => of_name.push(case),
+                None => by_name.push(vec![case]),
+            }
+        }
+        let figure = |of_name: &Vec<_>| Case::figure(of_name, &self.0);
+        by_name.iter().map(figure).collect()
+    }
+}
+
+fn print(figures: &[Figure]) {
+    println!(
+        "{:44} {:>8} {:>8} {:>8}",
+        "ns a packet less the floor", "median", "lowest", "highest"
+    );
+    for figure in figures {
+        println!(
+            "{:44} {:8.1} {:8.1} {:8.1}",
+            figure.name, figure.median, figure.lowest, figure.highest
+        );
     }
 }
 
@@ -532,20 +605,17 @@ fn load_for<const N: usize>(
 ) -> Result<Vec<Vec<Programs>>> {
     families
         .iter()
-        .map(|_| {
-            FLOWS
-                .iter()
-                .map(|_| {
-                    let mut programs = Programs::load(Tables::default())?;
-                    // Others share three quarters of the flow table.
-                    for last in 0..=u8::MAX {
-                        programs.add_settled([2, 0, 0, 0, 0, last])?;
-                    }
-                    Ok(programs)
-                })
-                .collect()
-        })
+        .map(|_| FLOWS.iter().map(|_| settling_all()).collect())
         .collect()
+}
+
+/// Programs that know every device of the drivers: others share three quarters of the flow table.
+fn settling_all() -> Result<Programs> {
+    let mut programs = Programs::load(Tables::default())?;
+    for last in 0..=u8::MAX {
+        programs.add_settled([2, 0, 0, 0, 0, last])?;
+    }
+    Ok(programs)
 }
 
 /// A policy for every device with many prefixes of either family, none of which the frames match.

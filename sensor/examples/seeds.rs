@@ -1,7 +1,7 @@
 //! Seeds for the fuzzers, out of captures: `cargo run --example seeds -- FOLDER CAPTURE…`.
 //!
 //! What the kernel would copy of each capture goes to a folder for each target, whole frames go to
-//! `parse`; the names are hashes, so that what comes twice is there once.
+//! `parse`, the lists of names to `lists`; the names are hashes, so that what comes twice is there once.
 
 use std::{
     env,
@@ -16,6 +16,9 @@ use sensor::{
     source::replay::{Engine, Options, replay},
 };
 use sensor_ebpf::sample::Kind;
+
+/// Lists, which are seeds as they are.
+const LISTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/lists");
 
 /// The targets that a payload is a seed for: decoders, and the kernel's readers of the same.
 const fn targets(kind: Kind) -> &'static [&'static str] {
@@ -61,6 +64,10 @@ fn main() -> Result<()> {
             write(&folder.join("parse"), frame)?;
             seeds += 1;
         }
+    }
+    for entry in fs::read_dir(Path::new(LISTS))? {
+        write(&folder.join("lists"), &fs::read(entry?.path())?)?;
+        seeds += 1;
     }
     println!("{seeds} seeds in {}", folder.display());
     Ok(())

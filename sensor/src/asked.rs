@@ -34,9 +34,9 @@ use crate::{
 /// What can be asked. The answer is the text to print.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Question {
-    /// The devices, who they are and whom they talk to.
+    /// The devices, who they are and whom they talk to. The answer is a [`Told`].
     Devices(DevicesArgs),
-    /// The open flows and their names.
+    /// The open flows and their names. The answer is a [`Told`].
     Flows(FlowsArgs),
     /// Hooks, tables, policy, names and losses.
     Status(Output),

@@ -23,10 +23,10 @@ use crate::{
     policy::explain::Subject,
 };
 
-pub use devices::print_devices;
+pub use devices::{print_devices, print_shared, shared_address};
 pub use explain::explained;
 pub use flows::print_flows;
-pub use said::{print_forgotten, print_refused_before, print_said};
+pub use said::{print_forgotten, print_missed, print_refused_before, print_said};
 pub use status::print_status;
 
 use text::counted;
@@ -108,14 +108,26 @@ pub struct DevicesArgs {
     /// How they are printed.
     #[command(flatten)]
     pub output: Output,
-    /// This one alone, by its MAC address or its name, with all that is known of it and from what.
+    /// This one alone, by its MAC address, its IP address or its name, with all that is known of it and
+    /// from what.
     #[arg(value_name = "DEVICE")]
     pub device: Option<String>,
 }
 
 /// Which flows are printed.
-#[derive(Clone, Copy, Debug, Args, Serialize, Deserialize)]
+#[derive(Clone, Debug, Args, Serialize, Deserialize)]
 pub struct FlowsArgs {
+    /// How they are printed.
+    #[command(flatten)]
+    pub listing: ListingArgs,
+    /// Those of this device alone, by its MAC address, its IP address or its name.
+    #[arg(value_name = "DEVICE")]
+    pub device: Option<String>,
+}
+
+/// How flows are printed.
+#[derive(Clone, Copy, Debug, Args, Serialize, Deserialize)]
+pub struct ListingArgs {
     /// How they are printed.
     #[command(flatten)]
     pub output: Output,
@@ -144,8 +156,8 @@ pub struct ForgetArgs {
     /// The name; everything below it is meant too.
     #[arg(value_name = "NAME", value_parser = typed::domain)]
     pub domain: String,
-    /// For these devices: a MAC address, a name as `sensor devices` shows it, `group:…`, `vendor:…` or
-    /// `kind:…`; left out: for all.
+    /// For these devices: a MAC or IP address, a name as `sensor devices` shows it, `group:…`, `vendor:…` or
+    /// `kind:…`; default: for all.
     #[arg(long, value_name = "DEVICES")]
     pub device: Option<String>,
 }
@@ -153,7 +165,7 @@ pub struct ForgetArgs {
 /// What is explained.
 #[derive(Clone, Debug, Args, Serialize, Deserialize)]
 pub struct ExplainArgs {
-    /// The device, by its MAC address or its name.
+    /// The device, by its MAC address, its IP address or its name.
     #[arg(value_name = "DEVICE")]
     pub device: String,
     /// A name or an address, with a remote port where that matters: `a.example`,
@@ -183,9 +195,9 @@ pub struct ReplayArgs {
     /// What reads the frames.
     #[arg(long, value_name = "ENGINE", default_value = "host")]
     pub engine: EngineName,
-    /// Which flows are printed, and how.
+    /// How many flows are printed, and how.
     #[command(flatten)]
-    pub flows: FlowsArgs,
+    pub flows: ListingArgs,
 }
 
 /// What reads the frames of a capture.

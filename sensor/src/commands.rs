@@ -3,13 +3,16 @@
 mod replay;
 
 use std::{
+    collections::BTreeSet,
     io::{IsTerminal as _, Write as _, stderr, stdout},
+    path::Path,
     process::ExitCode,
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::Context as _;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use serde::Deserialize;
 use tracing::subscriber::NoSubscriber;
 use tracing_subscriber::{
     filter::Targets, layer::SubscriberExt as _, util::SubscriberInitExt as _,
@@ -18,8 +21,8 @@ use tracing_subscriber::{
 use crate::{
     aggregate::{self, Aggregate, knowledge::Knowledge},
     asked::{self, Question, Said, Told},
-    cli::{self, Cli, Command, ForgetArgs, LogLevel, SayArgs},
-    config::{Checked, Config, Level, Problems, typed},
+    cli::{self, Cli, Command, DevicesArgs, ForgetArgs, LogLevel, Output, SayArgs},
+    config::{Action, Checked, Config, Level, Problems, typed},
     enforcement::Enforcement,
     model::{FlowFacts, Snapshot, Ticks},
     pipeline::{self, clock::Clock},
@@ -56,7 +59,7 @@ pub fn execute(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Check => cli::print_valid(&mut out, &config)?,
         Command::Devices(args) => {
             match asked::ask(pin_directory, &Question::Devices(args.clone()))? {
-                Some(answer) => write!(out, "{answer}")?,
+                Some(answer) => write!(out, "{}", told(&answer)?)?,
                 None => {
                     let snapshot = snapshot(&Books::look(pin_directory)?)?;
                     say_names_are_missing();
@@ -64,8 +67,8 @@ pub fn execute(cli: &Cli) -> anyhow::Result<ExitCode> {
                 }
             }
         }
-        Command::Flows(args) => match asked::ask(pin_directory, &Question::Flows(*args))? {
-            Some(answer) => write!(out, "{answer}")?,
+        Command::Flows(args) => match asked::ask(pin_directory, &Question::Flows(args.clone()))? {
+            Some(answer) => write!(out, "{}", told(&answer)?)?,
             None => {
                 let books = Books::look(pin_directory)?;
                 let clock = books.clock();
@@ -77,8 +80,9 @@ pub fn execute(cli: &Cli) -> anyhow::Result<ExitCode> {
                         aggregate::flow(&line.record, line.interface, line.policy, facts, clock)
                     })
                     .collect();
+                let devices = snapshot(&books)?.devices;
                 say_names_are_missing();
-                cli::print_flows(&mut out, &flows, *args, now)?;
+                cli::print_flows(&mut out, &flows, &devices, args, now)?;
             }
         },
         Command::Status(output) => match asked::ask(pin_directory, &Question::Status(*output))? {
@@ -197,6 +201,18 @@ fn read(cli: &Cli) -> anyhow::Result<Option<Checked>> {
     };
     let mut checked = match read {
         Ok(checked) => checked,
+        // What is in the kernel can be removed, and the machine looked at, all the same.
+        Err(problems)
+            if matches!(cli.command, Command::Unload | Command::Doctor) && !cli.config.exists() =>
+        {
+            let config = Config::absent();
+            tracing::warn!(
+                "{} does not exist: this is about the sensor at {}, where it is by default",
+                cli.config.display(),
+                config.daemon.pin_directory.display()
+            );
+            return Ok(Some(Checked { config, problems }));
+        }
         Err(problems) => {
             refuse(&problems)?;
             return Ok(None);
@@ -205,6 +221,7 @@ fn read(cli: &Cli) -> anyhow::Result<Option<Checked>> {
     if let Command::Check = cli.command {
         weigh(&mut checked);
         find_counted_twice(&mut checked);
+        look_at_interfaces(&mut checked);
     }
     let problems = &checked.problems;
     let has_errors = problems.count(Level::Error) > 0;
@@ -232,12 +249,15 @@ fn read(cli: &Cli) -> anyhow::Result<Option<Checked>> {
 fn weigh(checked: &mut Checked) {
     let Checked { config, problems } = checked;
     // What is wrong with the files is told already.
-    let (without, with) = tracing::subscriber::with_default(NoSubscriber::default(), || {
-        let knowledge = Knowledge::load(&config.parties, &config.lists, None);
-        let mut enforcement = Enforcement::new(config, Clock::of_machine().now());
-        enforcement.read_lists(config);
-        enforcement.too_large(config, &knowledge)
-    });
+    let (knowledge, without, with) =
+        tracing::subscriber::with_default(NoSubscriber::default(), || {
+            let knowledge = Knowledge::load(&config.parties, &config.lists, None);
+            let mut enforcement = Enforcement::new(config, Clock::of_machine().now());
+            enforcement.read_lists(config);
+            let (without, with) = enforcement.too_large(config, &knowledge);
+            (knowledge, without, with)
+        });
+    warn_of_missed(config, &knowledge, problems);
     if let Some(error) = without {
         problems.add(Level::Error, error.what.to_string(), error.help());
     }
@@ -262,6 +282,59 @@ fn find_counted_twice(checked: &mut Checked) {
             }
         }
         Err(error) => tracing::warn!("{error}: whether frames are counted twice is not known"),
+    }
+}
+
+/// Adds to the problems of a configuration which of its interfaces are not there, and which are on the side
+/// of the internet.
+fn look_at_interfaces(checked: &mut Checked) {
+    let Checked { config, problems } = checked;
+    let routes = kernel::default_routes().unwrap_or_else(|error| {
+        tracing::warn!("{error}: which interface leads to the internet is not known");
+        BTreeSet::new()
+    });
+    for interface in &config.interfaces {
+        let name = &interface.name;
+        if let Err(error) = kernel::ifindex(name) {
+            problems.add(
+                Level::Warning,
+                error.to_string(),
+                "see whether its name is right".to_owned(),
+            );
+        } else if routes.contains(name) {
+            problems.add(
+                Level::Warning,
+                format!("interface `{name}` leads to the internet: it has the default route"),
+                "name the interface on the side of your devices (`br-lan`, for example): on the other \
+                 side all their packets have one MAC address, that of this machine"
+                    .to_owned(),
+            );
+        }
+    }
+}
+
+/// Adds to the problems of a configuration which names are refused that devices would miss.
+fn warn_of_missed(config: &Config, knowledge: &Knowledge, problems: &mut Problems) {
+    for policy in &config.policies {
+        if !matches!(policy.action, Action::Reject | Action::Drop) {
+            continue;
+        }
+        for domain in &policy.domains {
+            if let Some(missed) = knowledge.never_block(domain) {
+                problems.add(
+                    Level::Warning,
+                    format!(
+                        "policy `{}` refuses `{domain}`, which devices or their owners would miss",
+                        policy.name
+                    ),
+                    format!(
+                        "leave it out, unless it is meant: it is `never-block` by line {} of {}, and \
+                         `domains` stands above that",
+                        missed.line, missed.list
+                    ),
+                );
+            }
+        }
     }
 }
 
@@ -314,6 +387,7 @@ fn doctor(out: &mut impl std::io::Write, config: &Config) -> anyhow::Result<Exit
         .map(|interface| interface.name.as_str())
         .collect();
     let mut well = true;
+    say_shared(out, &config.daemon.pin_directory)?;
     for finding in preflight::examine(&config.daemon.pin_directory, &interfaces) {
         let (mark, text) = match &finding.result {
             Ok(text) => ("ok", text),
@@ -329,6 +403,37 @@ fn doctor(out: &mut impl std::io::Write, config: &Config) -> anyhow::Result<Exit
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// Says which devices stand for several, where a daemon runs that knows.
+fn say_shared(out: &mut impl std::io::Write, pin_directory: &Path) -> anyhow::Result<()> {
+    let question = Question::Devices(DevicesArgs {
+        output: Output { json: true },
+        device: None,
+    });
+    // Whoever asks may not be answered, and a daemon may be of another version: no reason for doctor to fail.
+    let answer = asked::ask(pin_directory, &question).ok().flatten();
+    let Some(Ok(text)) = answer.as_deref().map(told) else {
+        return Ok(());
+    };
+    let devices: Vec<SharedAddress> = serde_json::from_str(&text).unwrap_or_default();
+    for device in devices.iter().filter(|device| device.shared_by > 0) {
+        writeln!(
+            out,
+            "{:<8}device {}: {}",
+            "note",
+            device.device,
+            cli::shared_address(device.shared_by)
+        )?;
+    }
+    Ok(())
+}
+
+/// What doctor needs of a device.
+#[derive(Deserialize)]
+struct SharedAddress {
+    device: String,
+    shared_by: u32,
 }
 
 fn log_to_stderr(level: LogLevel) {

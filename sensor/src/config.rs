@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv6Net};
 
 use crate::{aggregate::party::lists::Category, model::Kind};
 
@@ -93,6 +93,11 @@ impl Config {
         let read = read::read(&text);
         let is_certain = read.is_pin_directory_certain;
         checked(read, is_certain, &text, file)
+    }
+
+    /// What holds where there is no configuration: the defaults, and no interface.
+    pub fn absent() -> Self {
+        read::read("").config
     }
 
     /// Checks the text of a file alone, without the files that it names; `file` is its name in
@@ -419,6 +424,8 @@ pub struct Parties {
     pub builtin_lists: bool,
     /// Databases of networks (`.mmdb`) in the order in which they are asked, absolute, none twice.
     pub networks: Vec<PathBuf>,
+    /// Prefixes by which a NAT64 of the house carries IPv4, beside 64:ff9b::/96; none twice.
+    pub nat64: Vec<Ipv6Net>,
 }
 
 /// A list of the user's own.

@@ -208,17 +208,12 @@ impl Enforcement {
         shown.into_values().collect()
     }
 
-    /// The files that could not be used, and how each looked when it was read.
-    pub fn unusable<'a>(
-        &'a self,
-        knowledge: &'a Knowledge,
-    ) -> impl Iterator<Item = (&'a Path, Look)> {
+    /// The files of lists and databases, and how each looked when it was read.
+    pub fn files<'a>(&'a self, knowledge: &'a Knowledge) -> impl Iterator<Item = (&'a Path, Look)> {
         let own = knowledge.files.iter();
         let own = own.map(|(file, list)| (file.as_path(), list));
         let lists = own.chain(self.lists.iter());
-        let lists = lists.filter(|(_, list)| list.problem.is_some());
         let databases = knowledge.networks.databases().iter();
-        let databases = databases.filter(|database| database.problem.is_some());
         lists
             .map(|(file, list)| (file, list.look))
             .chain(databases.map(|database| (database.file.as_path(), database.look)))
@@ -914,6 +909,11 @@ fn all_called(text: &str, config: &Config, devices: &[Device]) -> Vec<Mac> {
     let mut configured = config.devices.iter();
     if let Some(device) = configured.find(|device| is_it(device.name.as_ref())) {
         return vec![Mac::new(device.mac)];
+    }
+    if let Ok(address) = text.parse::<IpAddr>() {
+        let seen = devices.iter();
+        let have = seen.filter(|device| device.addresses.contains(&address));
+        return have.filter_map(|device| device.mac).collect();
     }
     let seen = devices.iter();
     let seen = seen.filter(|device| is_it(device.identity.name.as_ref()));

@@ -668,6 +668,9 @@ pub struct Conclusion {
     pub system: Option<String>,
     /// Its MAC address is one that it made up.
     pub random_mac: bool,
+    /// How many devices at least have this MAC address, as behind a repeater, itself among them; 0 where
+    /// nothing tells of more than one.
+    pub shared_by: u32,
     /// How sure `kind` is, 0 to 1; 0 where it is unknown.
     pub kind_confidence: f32,
     /// How sure `vendor` is, 0 to 1; 0 where there is none.

@@ -625,7 +625,8 @@ impl Owner {
         match question {
             Question::Devices(args) => {
                 let snapshot = self.now();
-                cli::print_devices(&mut text, &snapshot, args, now.wall)?;
+                let printed = cli::print_devices(&mut text, &snapshot, args, now.wall);
+                return told(printed, text);
             }
             Question::Status(output) => {
                 let snapshot = self.now();
@@ -651,7 +652,9 @@ impl Owner {
                         flow
                     })
                     .collect();
-                cli::print_flows(&mut text, &flows, *args, now.wall)?;
+                let printed =
+                    cli::print_flows(&mut text, &flows, &snapshot.devices, args, now.wall);
+                return told(printed, text);
             }
             Question::Explain(args) => {
                 let devices = self.now();
@@ -722,6 +725,10 @@ impl Owner {
         let mut text = Vec::new();
         cli::print_said(&mut text, &shown, self.enforcement.zone())
             .map_err(|error| error.to_string())?;
+        if allowed.is_none() {
+            let missed = self.knowledge.missed(&shown.name);
+            cli::print_missed(&mut text, &missed).map_err(|error| error.to_string())?;
+        }
         if let Some(device) = allowed {
             let refused = self.enforcement.refused_before_a_name(
                 device.as_ref(),
@@ -794,13 +801,11 @@ impl Owner {
         say_once(&mut self.said.tick, ticked);
     }
 
-    /// Tries lists and databases again that could not be used and have changed.
+    /// Reads lists and databases anew where one has changed.
     fn look_at_files(&mut self) {
-        let unusable = self.enforcement.unusable(&self.knowledge);
-        if self.mending.is_due(unusable, Instant::now()) {
-            tracing::info!(
-                "a list or database that could not be used has changed: all are read anew"
-            );
+        let files = self.enforcement.files(&self.knowledge);
+        if self.mending.is_due(files, Instant::now()) {
+            tracing::info!("a list or database has changed: all are read anew");
             // Full: it is done already.
             let _ = self.reread.try_send(self.config.clone());
         }
@@ -875,6 +880,15 @@ impl Owner {
             installed.generation
         );
     }
+}
+
+/// What a command is told: what was printed for it, or why nothing could be.
+fn told(printed: anyhow::Result<()>, text: Vec<u8>) -> anyhow::Result<String> {
+    let told: Told = match printed {
+        Ok(()) => Ok(String::from_utf8(text)?),
+        Err(error) => Err(format!("{error:#}")),
+    };
+    Ok(serde_json::to_string(&told)?)
 }
 
 /// The keys that have changed and take effect later, and when.

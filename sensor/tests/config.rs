@@ -90,6 +90,7 @@ fn the_least_configuration_has_the_documented_defaults() {
             top: 20,
             builtin_lists: true,
             networks: Vec::new(),
+            nat64: Vec::new(),
         },
         lists: Vec::new(),
         devices: Vec::new(),
@@ -154,6 +155,7 @@ fn every_key_is_read() {
         top = 1_000
         builtin_lists = false
         networks = ["/usr/share/GeoIP/country.mmdb", "/usr/share/GeoIP/asn.mmdb"]
+        nat64 = ["2001:db8:64::/96"]
         [[list]]
         file = "/etc/gateway-sensor/lists/mine.txt"
         category = "never-block"
@@ -307,6 +309,7 @@ fn every_key_is_read() {
                 "/usr/share/GeoIP/country.mmdb".into(),
                 "/usr/share/GeoIP/asn.mmdb".into(),
             ],
+            nat64: vec!["2001:db8:64::/96".parse().unwrap()],
         },
         lists: vec![
             List {

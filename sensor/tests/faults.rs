@@ -880,6 +880,25 @@ fn a_list_that_is_missing_takes_nothing_else_with_it() {
     let there = ([0.0; 2], [2.0, 1.0], 3.0);
     lab::wait_until("in force", LIMIT, || lists(&lab, &sensor) == there)
         .unwrap_or_else(|error| panic!("{error:#}\n{}", sensor.process.log()));
+    // An updater puts another one in its place.
+    let update = folder.join("ads.new");
+    for (text, names, told) in [
+        (
+            "b.example\nd.example\ne.example\n",
+            3.0,
+            "2 names came, 1 went",
+        ),
+        ("a.example\nb.example\n", 2.0, "1 names came, 2 went"),
+    ] {
+        fs::write(&update, text).expect("a list");
+        fs::rename(&update, &list).expect("renamed");
+        let expected = ([0.0; 2], [names, 1.0], names + 1.0);
+        lab::wait_until("taken up", LIMIT, || lists(&lab, &sensor) == expected)
+            .unwrap_or_else(|error| panic!("{error:#}\n{}", sensor.process.log()));
+        let log = sensor.process.log();
+        assert!(log.contains(told), "{log}");
+        assert!(tracker_refused(&lab.phone));
+    }
     fs::remove_file(&list).expect("a list");
     fs::remove_file(&own).expect("a list");
     reload(&lab, &mut sensor);
@@ -946,6 +965,60 @@ fn what_commands_said_is_no_reason_not_to_start_where_it_does_not_fit() {
     let status = sensor.json(&lab, "status").expect("a status");
     assert_eq!(status["commands"].as_array().map(Vec::len), Some(63));
     assert!(tracker_refused(&lab.phone));
+}
+
+#[test]
+fn what_needs_no_configuration_works_without() {
+    let Some(lab) = lab() else { return };
+    let absent = lab.gateway.folder.join("absent.toml");
+    // The household has no BPF file system where one is by default: this process gets its own.
+    let sensor = |words: &[&str], file: &Path| {
+        const MOUNTED: &str = "mount -t bpf bpf /sys/fs/bpf && exec \"$@\"";
+        let mut command = lab
+            .gateway
+            .command("unshare", ["--mount", "sh", "-c", MOUNTED, "sh", SENSOR]);
+        let output = command.args(words).arg("--config").arg(file).output();
+        let output = output.expect("started");
+        let said = [output.stdout, output.stderr].concat();
+        (
+            output.status.code(),
+            String::from_utf8_lossy(&said).into_owned(),
+        )
+    };
+    let (code, said) = sensor(&["doctor"], &absent);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("absent.toml does not exist"), "{said}");
+    assert!(said.contains("ok      kernel"), "{said}");
+    // Nothing is there to be removed, and that is about the kernel, not about the file.
+    let (_, said) = sensor(&["unload"], &absent);
+    assert!(
+        said.contains("no sensor has its tables at /sys/fs/bpf/gateway-sensor"),
+        "{said}"
+    );
+    let (code, said) = sensor(&["devices"], &absent);
+    assert_eq!(code, Some(1), "{said}");
+
+    // Of the interfaces of a configuration one is missing, and one leads to the internet.
+    wire::lay(&lab.gateway, "one");
+    let route = ["route", "replace", "default", "dev", "one"];
+    xtask::command::capture(&mut lab.gateway.command("ip", route)).expect("a route");
+    let mut settings = Settings::new(&lab, &["one", "nowhere"]).text();
+    settings.push_str(
+        "\n[[policy]]\nname = \"all\"\naction = \"reject\"\n\
+         domains = [\"push.apple.com\", \"ads.apple.com\"]\n",
+    );
+    let file = lab.gateway.folder.join("check.toml");
+    fs::write(&file, settings).expect("a configuration");
+    let (code, said) = sensor(&["check"], &file);
+    assert_eq!(code, Some(0), "{said}");
+    for warned in [
+        "interface nowhere does not exist",
+        "interface `one` leads to the internet: it has the default route",
+        "policy `all` refuses `push.apple.com`, which devices or their owners would miss",
+    ] {
+        assert!(said.contains(warned), "{warned}: {said}");
+    }
+    assert!(!said.contains("refuses `ads.apple.com`"), "{said}");
 }
 
 #[test]

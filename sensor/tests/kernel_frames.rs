@@ -18,7 +18,7 @@ use frames::{
 use ipnet::IpNet;
 use programs::{IFINDEX, Outcome, Programs, Raw, SocketBufferContext, Tables};
 use sensor_ebpf::{
-    answer::{ANSWER_CAPACITY, Refused, To, refuse, seal},
+    answer::{ANSWER_CAPACITY, Headers, Refused, To, refuse, seal},
     books::{FIRST_DEVICE, Tally},
     flow::{Direction, FlowKey, FlowRecord},
     parse::{Address, Family, Fragment, Mac, Parsed, parse, tcp_flag},
@@ -384,7 +384,7 @@ impl Rules for Everything {
 
 /// Writes the library's answer to a refused frame, and gives its length; none where there is no answer.
 fn library_answer(frame: &[u8], to: To, buffer: &mut [u8; ANSWER_CAPACITY]) -> Option<usize> {
-    let refusal = Refused::of(frame, &parse(frame).ok()?)?;
+    let refusal = Refused::of(frame, &Headers::of(&parse(frame).ok()?))?;
     let len = refuse(frame, &refusal, to, buffer)?;
     seal(&refusal, len, buffer)?;
     Some(len)

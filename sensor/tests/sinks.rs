@@ -91,6 +91,7 @@ fn phone() -> Device {
             model: Some("Redmi Note 8".to_owned()),
             system: Some("Android 11".to_owned()),
             random_mac: false,
+            shared_by: 0,
             kind_confidence: 0.9,
             vendor_confidence: 0.985,
             confidence: 0.9,
@@ -585,8 +586,22 @@ fn one_device_is_shown_with_all_that_is_known_of_it() {
     assert_eq!(json[0]["probably_same_as"], PHONE);
     let random = devices(&snapshot, Some(RANDOM), false);
     assert!(random.contains(&format!("{PHONE} (Anna's phone) with another")));
-    let nobody = devices(&snapshot, Some("nobody\u{1b}[2J"), false);
-    assert!(nobody.starts_with("no device is called `nobody\u{fffd}[2J`"));
+    let by_address = devices(&snapshot, Some("192.168.1.20"), false);
+    assert_eq!(by_address, devices(&snapshot, Some(PHONE), false));
+    for json in [false, true] {
+        let args = cli::DevicesArgs {
+            output: cli::Output { json },
+            device: Some("nobody\u{1b}[2J".to_owned()),
+        };
+        let mut out = Vec::new();
+        let nobody = cli::print_devices(&mut out, &snapshot, &args, NOW).unwrap_err();
+        assert!(
+            nobody
+                .to_string()
+                .starts_with("no device is called `nobody\u{fffd}[2J`")
+        );
+        assert_eq!(out, b"");
+    }
 }
 
 /// A name that is there to be believed or obeyed, not to be read: it has 64 characters.
@@ -693,12 +708,15 @@ fn flow(remote: &str, bytes: u64) -> Flow {
 
 fn print(flows: &[Flow], limit: usize, wide: bool, json: bool) -> String {
     let args = cli::FlowsArgs {
-        output: cli::Output { json },
-        limit,
-        wide,
+        listing: cli::ListingArgs {
+            output: cli::Output { json },
+            limit,
+            wide,
+        },
+        device: None,
     };
     let mut out = Vec::new();
-    cli::print_flows(&mut out, flows, args, NOW).unwrap();
+    cli::print_flows(&mut out, flows, &[], &args, NOW).unwrap();
     String::from_utf8(out).unwrap()
 }
 

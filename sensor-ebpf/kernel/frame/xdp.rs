@@ -39,6 +39,18 @@ impl LinearFrame {
         self.context
     }
 
+    /// Writes words one after the other; `None` where the frame is too short. Each by itself: an array on the
+    /// stack would be read in larger pieces, which the verifier wants aligned.
+    #[inline(always)]
+    pub(crate) fn store_words<const N: usize>(&self, offset: usize, words: [u32; N]) -> Option<()> {
+        let place = self.octets.at::<[u32; N]>(offset)?.cast::<u32>();
+        for (number, word) in words.into_iter().enumerate() {
+            // SAFETY: between the start and the end of the packet, as just compared.
+            unsafe { place.add(number).write_unaligned(word) };
+        }
+        Some(())
+    }
+
     /// Writes a value; `None` where the frame is too short.
     #[inline(always)]
     pub(crate) fn store<T>(&self, offset: usize, value: T) -> Option<()> {

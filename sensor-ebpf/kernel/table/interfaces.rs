@@ -91,6 +91,19 @@ pub(crate) fn count_answered(ifindex: u32, bytes: u64) {
     }
 }
 
+/// The books of an interface at which XDP itself sends answers back.
+#[inline(always)]
+pub(crate) fn answering(ifindex: u32) -> Option<Element<InterfaceRecord>> {
+    let record = interface(ifindex)?;
+    (field!(record, way).load() != Way::Note as u64).then_some(record)
+}
+
+/// As [`count_answered`], in the books of [`answering`].
+#[inline(always)]
+pub(crate) fn count_answered_in(record: Element<InterfaceRecord>, bytes: u64) {
+    field!(record, answered).add_tally(Tally { packets: 1, bytes });
+}
+
 /// Books what the sensor sent to a device in the place of a refused download.
 #[inline(always)]
 pub(crate) fn count_replaced(ifindex: u32, bytes: u64) {

@@ -8,6 +8,7 @@ mod dns;
 mod headers;
 mod icmp;
 pub mod limit;
+pub mod syn;
 mod tcp;
 
 pub use self::{
@@ -69,41 +70,91 @@ wire! {
     }
 }
 
+/// The headers of a frame that is refused, as far as an answer needs them.
+#[derive(Clone, Copy, Debug)]
+pub struct Headers {
+    /// Whoever sent the frame.
+    pub source_mac: Mac,
+    /// Whoever it was sent to on the link.
+    pub destination_mac: Mac,
+    /// The innermost ethertype.
+    pub ethertype: u16,
+    /// The network layer.
+    pub family: Family,
+    /// The transport's protocol number.
+    pub protocol: u8,
+    /// Source address.
+    pub source: Address,
+    /// Destination address.
+    pub destination: Address,
+    /// TCP flags; 0 for other protocols.
+    pub tcp_flags: u8,
+    /// Whether it is a piece of a packet without a transport header.
+    pub is_later_piece: bool,
+    /// Bytes before the network header.
+    pub network_offset: usize,
+    /// Bytes before the transport header.
+    pub transport_offset: usize,
+    /// Bytes of the transport header and its payload, by the IP header.
+    pub transport_len: usize,
+}
+
+impl Headers {
+    /// Those that the parser found.
+    #[inline(always)]
+    pub fn of(parsed: &Parsed) -> Self {
+        Self {
+            source_mac: parsed.source_mac,
+            destination_mac: parsed.destination_mac,
+            ethertype: parsed.ethertype,
+            family: parsed.family,
+            protocol: parsed.protocol,
+            source: parsed.source,
+            destination: parsed.destination,
+            tcp_flags: parsed.tcp_flags,
+            is_later_piece: parsed.piece == Piece::Later,
+            network_offset: parsed.network_offset,
+            transport_offset: parsed.transport_offset,
+            transport_len: parsed.transport_len,
+        }
+    }
+}
+
 impl Refused {
-    /// Of a frame that was read. `None` where nobody answers: a later fragment, a frame to a group
+    /// Of a frame with these headers. `None` where nobody answers: a later fragment, a frame to a group
     /// address or from none, an ICMP error (RFC 1122, section 3.2.2), a RST (RFC 9293, section 3.10.7),
     /// what is neither IPv4 nor IPv6.
     #[inline(always)]
-    pub fn of<P: Packet + ?Sized>(packet: &P, parsed: &Parsed) -> Option<Self> {
-        if matches!(parsed.protocol, protocol::ICMP | protocol::ICMPV6) {
-            let [kind, _] = packet.load(parsed.transport_offset)?;
-            if is_error(parsed.protocol, u16::from(kind)) {
+    pub fn of<P: Packet + ?Sized>(packet: &P, headers: &Headers) -> Option<Self> {
+        if matches!(headers.protocol, protocol::ICMP | protocol::ICMPV6) {
+            let [kind, _] = packet.load(headers.transport_offset)?;
+            if is_error(headers.protocol, u16::from(kind)) {
                 return None;
             }
         }
-        if parsed.piece == Piece::Later
-            || parsed.destination_mac.is_group()
-            || parsed.network_offset >= NETWORK_OFFSET_LIMIT
-            || parsed.family == Family::Other
-            || is_group_or_none(parsed.family, parsed.source)
-            || is_group_or_none(parsed.family, parsed.destination)
-            || parsed.tcp_flags & tcp_flag::RST != 0
+        if headers.is_later_piece
+            || headers.destination_mac.is_group()
+            || headers.network_offset >= NETWORK_OFFSET_LIMIT
+            || headers.family == Family::Other
+            || is_group_or_none(headers.family, headers.source)
+            || is_group_or_none(headers.family, headers.destination)
+            || headers.tcp_flags & tcp_flag::RST != 0
         {
             return None;
         }
         Some(Self {
-            source_mac: parsed.source_mac.word(),
-            destination_mac: parsed.destination_mac.word(),
-            source: [parsed.source.high, parsed.source.low],
-            destination: [parsed.destination.high, parsed.destination.low],
-            network_offset: parsed.network_offset as u32,
-            transport_offset: parsed.transport_offset as u32,
-            transport_len: parsed.transport_len as u32,
+            source_mac: headers.source_mac.word(),
+            destination_mac: headers.destination_mac.word(),
+            source: [headers.source.high, headers.source.low],
+            destination: [headers.destination.high, headers.destination.low],
+            network_offset: headers.network_offset as u32,
+            transport_offset: headers.transport_offset as u32,
+            transport_len: headers.transport_len as u32,
             signature: 0,
-            ethertype: parsed.ethertype,
-            family: parsed.family as u8,
-            protocol: parsed.protocol,
-            tcp_flags: parsed.tcp_flags,
+            ethertype: headers.ethertype,
+            family: headers.family as u8,
+            protocol: headers.protocol,
+            tcp_flags: headers.tcp_flags,
             unfinished: 0,
             reserved: 0,
         })

@@ -1,16 +1,18 @@
 //! What is known beforehand: lists, resolvers, databases of networks, and what the configuration
 //! says of devices.
 
-use std::{collections::HashMap, net::IpAddr, path::PathBuf, sync::Arc};
+use std::{collections::HashMap, iter::once, net::IpAddr, path::PathBuf, sync::Arc};
 
+use ipnet::IpNet;
 use sensor_ebpf::parse::{Mac, protocol};
 
 use super::{
     identity::Override,
     party::{
         domain,
+        embedded::Embedded,
         hidden::{Hidden, Resolvers},
-        lists::{ListFile, Lists, MOST_NAMES},
+        lists::{Category, ListFile, Listed, Lists, MOST_NAMES},
         networks::Networks,
     },
     traffic::PartyInfo,
@@ -30,6 +32,8 @@ pub struct Knowledge {
     pub resolvers: Resolvers,
     /// Countries and networks of addresses.
     pub networks: Networks,
+    /// Where IPv4 addresses stand in IPv6 addresses.
+    pub embedded: Embedded,
     /// Parties of a device that have series of their own.
     pub top: usize,
 }
@@ -41,6 +45,7 @@ impl Default for Knowledge {
             files: HashMap::new(),
             resolvers: Resolvers::builtin(),
             networks: Networks::default(),
+            embedded: Embedded::default(),
             top: TOP_PARTIES as usize,
         }
     }
@@ -84,6 +89,7 @@ impl Knowledge {
             files,
             resolvers,
             networks,
+            embedded: Embedded::new(&parties.nat64),
             top: parties.top as usize,
         }
     }
@@ -117,8 +123,53 @@ impl Knowledge {
                 .and_then(|listed| listed.owner)
                 .map(Arc::from),
             category: listed.and_then(|listed| listed.category),
-            network: self.networks.find(address),
+            network: self.networks.find(self.without_nat64(address)),
         }
+    }
+
+    /// The entry of category `never-block` that a name is on.
+    pub fn never_block(&self, name: &str) -> Option<Listed<'_>> {
+        let listed = self.lists.find(name);
+        listed.filter(|listed| listed.category == Some(Category::NeverBlock))
+    }
+
+    /// The names of category `never-block` that are refused where this name and all below it are, in order.
+    pub fn missed<'a>(&'a self, name: &'a str) -> Vec<&'a str> {
+        let is_below = |below: &str| {
+            let above = below.strip_suffix(name);
+            above.is_some_and(|above| above.is_empty() || above.ends_with('.'))
+        };
+        let names = self.lists.names();
+        let mut missed: Vec<_> = names
+            .filter(|entry| entry.listed.category == Some(Category::NeverBlock))
+            .map(|entry| entry.what)
+            .filter(|below| is_below(below))
+            .collect();
+        if missed.is_empty() && self.never_block(name).is_some() {
+            missed.push(name);
+        }
+        missed.sort_unstable();
+        missed
+    }
+
+    /// The IPv4 address that an IPv6 address stands for, or the address itself.
+    fn without_nat64(&self, address: IpAddr) -> IpAddr {
+        match address {
+            IpAddr::V6(address) => {
+                let inside = self.embedded.inside(address);
+                inside.map_or(address.into(), IpAddr::from)
+            }
+            IpAddr::V4(_) => address,
+        }
+    }
+
+    /// The prefix, and the IPv6 prefixes of the addresses that stand for those of an IPv4 prefix.
+    pub fn with_forms(&self, prefix: IpNet) -> impl Iterator<Item = IpNet> {
+        let forms = match prefix {
+            IpNet::V4(prefix) => Some(self.embedded.forms(prefix)),
+            IpNet::V6(_) => None,
+        };
+        once(prefix).chain(forms.into_iter().flatten().map(IpNet::from))
     }
 
     /// Why the name of a flow is not all there is to know; `None` where it is.
@@ -261,6 +312,7 @@ mod tests {
         top: 1,
         builtin_lists: false,
         networks: Vec::new(),
+        nat64: Vec::new(),
     };
 
     fn list(file: &Path, category: Option<Category>, owner: Option<&str>) -> List {
@@ -276,6 +328,19 @@ mod tests {
         let listed = knowledge.lists.find(name)?;
         let owner = listed.owner.map(str::to_owned);
         Some((listed.category, owner, listed.list.chars().last()?))
+    }
+
+    #[test]
+    fn what_would_be_missed() {
+        let knowledge = Knowledge::default();
+        let apple = knowledge.missed("apple.com");
+        assert!(apple.contains(&"captive.apple.com"), "{apple:?}");
+        assert!(apple.contains(&"push.apple.com"), "{apple:?}");
+        assert_eq!(knowledge.missed("push.apple.com"), ["push.apple.com"]);
+        assert_eq!(knowledge.missed("1.push.apple.com"), ["1.push.apple.com"]);
+        assert_eq!(knowledge.missed("h.apple.com"), [""; 0]);
+        assert_eq!(knowledge.missed("tracking.intl.miui.com"), [""; 0]);
+        assert!(knowledge.never_block("apple.com").is_none());
     }
 
     #[test]

@@ -735,8 +735,9 @@ impl Aggregate {
         let uploaded = head.direction == Direction::Upload as u8;
         if let Some(user_agent) = heard.user_agent
             && uploaded
+            && let Some(from) = ip_of(&head.key, head.key.local())
         {
-            self.note(head.key.mac(), Fact::UserAgent(user_agent));
+            self.note(head.key.mac(), Fact::UserAgent(user_agent, from));
         }
         for message in heard.messages {
             self.dns(head, message);
@@ -822,8 +823,10 @@ impl Aggregate {
         if is_of_another(&head.key, &message) {
             return;
         }
-        for record in message.addresses {
-            self.note(mac, Fact::MdnsHost(record.name));
+        if let Some(from) = ip_of(&head.key, head.key.local()) {
+            for host in message.hosts {
+                self.note(mac, Fact::MdnsHost(host, from));
+            }
         }
         for service in message.services {
             self.note(
@@ -849,10 +852,16 @@ impl Aggregate {
             }
             return;
         }
-        // A repeater asks for others, and anybody may claim to.
-        if uploaded && message.client == head.key.mac().octets() {
+        if !uploaded {
+            return;
+        }
+        let mac = head.key.mac();
+        // A repeater sends what its clients ask; anybody may claim to, of itself alone.
+        if message.client != mac.octets() {
+            self.note(mac, Fact::ClientBehind(message.client));
+        } else {
             self.note(
-                head.key.mac(),
+                mac,
                 Fact::Dhcp4 {
                     host_name: message.host_name,
                     fqdn: message.fqdn,

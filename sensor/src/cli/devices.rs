@@ -3,7 +3,10 @@
 use std::{
     cmp::Reverse,
     io::{self, Write},
+    net::IpAddr,
 };
+
+use sensor_ebpf::parse::Mac;
 
 use super::{
     DevicesArgs,
@@ -12,7 +15,10 @@ use super::{
         shortened, table, total,
     },
 };
-use crate::model::{ByDirection, Conclusion, Device, Kind, PartyTraffic, Snapshot, Tally};
+use crate::{
+    config::{DeviceSelector, typed},
+    model::{ByDirection, Conclusion, Device, Kind, PartyTraffic, Snapshot, Tally},
+};
 
 /// The most characters of a name and of a vendor in the table.
 const NAME: usize = 24;
@@ -26,30 +32,23 @@ const SURE: f32 = 0.5;
 ///
 /// # Errors
 ///
-/// When the output takes no more.
+/// No device is called as asked for, or the output takes no more.
 pub fn print_devices(
     out: &mut impl Write,
     snapshot: &Snapshot,
     args: &DevicesArgs,
     now: f64,
-) -> io::Result<()> {
-    let mut devices: Vec<&Device> = snapshot.devices.iter().collect();
-    if let Some(wanted) = &args.device {
-        devices.retain(|device| is_called(device, wanted));
-    }
+) -> anyhow::Result<()> {
+    let mut devices: Vec<&Device> = match &args.device {
+        Some(wanted) => called(&snapshot.devices, wanted)?,
+        None => snapshot.devices.iter().collect(),
+    };
     if args.output.json {
-        return json(out, &devices);
+        return Ok(json(out, &devices)?);
     }
     devices.sort_by_key(|device| Reverse(total(&traffic_of(device)).bytes));
-    let Some(wanted) = &args.device else {
-        return print_all(out, snapshot, &devices, now);
-    };
-    if devices.is_empty() {
-        return writeln!(
-            out,
-            "no device is called `{}`; `sensor devices` lists those that were seen",
-            printable(wanted)
-        );
+    if args.device.is_none() {
+        return Ok(print_all(out, snapshot, &devices, now)?);
     }
     for (number, device) in devices.into_iter().enumerate() {
         if number > 0 {
@@ -60,14 +59,32 @@ pub fn print_devices(
     Ok(())
 }
 
-fn is_called(device: &Device, wanted: &str) -> bool {
-    let wanted = wanted.to_lowercase();
-    device.device == wanted
-        || device
-            .identity
-            .name
-            .as_ref()
-            .is_some_and(|name| name.to_lowercase() == wanted)
+/// The devices that somebody calls so: by MAC address, by an address of theirs, or by name.
+///
+/// # Errors
+///
+/// There is none.
+pub(super) fn called<'d>(devices: &'d [Device], wanted: &str) -> anyhow::Result<Vec<&'d Device>> {
+    let mac = match typed::devices(wanted, &[]) {
+        Ok(DeviceSelector::Mac(mac)) => Some(Mac::new(mac)),
+        _ => None,
+    };
+    let address: Option<IpAddr> = wanted.parse().ok();
+    let lower = wanted.to_lowercase();
+    let is_it = |device: &&Device| {
+        let name = device.identity.name.as_ref();
+        device.device == lower
+            || mac.is_some() && device.mac == mac
+            || address.is_some_and(|address| device.addresses.contains(&address))
+            || name.is_some_and(|name| name.to_lowercase() == lower)
+    };
+    let found: Vec<_> = devices.iter().filter(is_it).collect();
+    anyhow::ensure!(
+        !found.is_empty(),
+        "no device is called `{}`; `sensor devices` lists those that were seen",
+        printable(wanted)
+    );
+    Ok(found)
 }
 
 fn print_all(
@@ -113,27 +130,61 @@ fn print_all(
         writeln!(out, "* made its address up")?;
     }
     for device in devices {
+        if let Some(text) = shared(&device.identity) {
+            writeln!(out, "{}: {text}", name_of(device))?;
+        }
         if let Some(known) = &device.probably_same_as {
             writeln!(
                 out,
                 "{} is probably {} with another address",
                 device.device,
-                called(snapshot, known)
+                known_as(snapshot, known)
             )?;
         }
     }
     Ok(())
 }
 
+/// Prints which devices stand for several.
+///
+/// # Errors
+///
+/// When the output takes no more.
+pub fn print_shared(out: &mut impl Write, devices: &[Device]) -> io::Result<()> {
+    for device in devices {
+        if let Some(text) = shared(&device.identity) {
+            writeln!(out, "{}: {text}", name_of(device))?;
+        }
+    }
+    Ok(())
+}
+
+/// That several devices have its MAC address.
+fn shared(identity: &Conclusion) -> Option<String> {
+    (identity.shared_by > 0).then(|| shared_address(identity.shared_by))
+}
+
+/// That so many devices have one MAC address.
+pub fn shared_address(devices: u32) -> String {
+    format!(
+        "at least {devices} devices have this MAC address: it is a repeater or a host of others; \
+         counts, names and policies are those of all of them together"
+    )
+}
+
 /// A device by its address, and by its name where it has one.
-fn called(snapshot: &Snapshot, address: &str) -> String {
+fn known_as(snapshot: &Snapshot, address: &str) -> String {
     let device = snapshot
         .devices
         .iter()
         .find(|device| device.device == address);
-    match device.and_then(|device| device.identity.name.as_deref()) {
-        Some(name) => format!("{address} ({})", printable(name)),
-        None => address.to_owned(),
+    device.map_or_else(|| address.to_owned(), name_of)
+}
+
+fn name_of(device: &Device) -> String {
+    match device.identity.name.as_deref() {
+        Some(name) => format!("{} ({})", device.device, printable(name)),
+        None => device.device.clone(),
     }
 }
 
@@ -180,6 +231,7 @@ fn print_facts(
                 false => device.device.clone(),
             }),
         ),
+        ("shared", shared(identity)),
         ("name", identity.name.clone()),
         (
             "kind",
@@ -201,7 +253,7 @@ fn print_facts(
             device
                 .probably_same_as
                 .as_deref()
-                .map(|known| format!("{} with another address", called(snapshot, known))),
+                .map(|known| format!("{} with another address", known_as(snapshot, known))),
         ),
         (
             "addresses",

@@ -1,15 +1,13 @@
 //! What `flows` prints.
 
-use std::{
-    cmp::Reverse,
-    io::{self, Write},
-};
+use std::{cmp::Reverse, io::Write};
 
 use super::{
     FlowsArgs,
+    devices::called,
     text::{Listing, ago, grouped, json, octets, print_table, shortened, table, total},
 };
-use crate::model::{Flow, FlowFacts};
+use crate::model::{Device, Flow, FlowFacts};
 
 /// The most characters of a cell in the narrow table.
 const DEVICE: usize = 17;
@@ -17,23 +15,30 @@ const REMOTE: usize = 22;
 const NAME: usize = 28;
 const OWNER: usize = 10;
 
-/// Prints the flows, the largest first; `now` is in seconds since the Unix epoch.
+/// Prints the flows, the largest first, or those of the devices that are asked for; `devices` are all that
+/// were seen, and `now` is in seconds since the Unix epoch.
 ///
 /// # Errors
 ///
-/// When the output takes no more.
+/// No device is called as asked for, or the output takes no more.
 pub fn print_flows(
     out: &mut impl Write,
     flows: &[Flow],
-    args: FlowsArgs,
+    devices: &[Device],
+    args: &FlowsArgs,
     now: f64,
-) -> io::Result<()> {
+) -> anyhow::Result<()> {
     const EMPTY: &str = "no flow is open";
 
-    if args.output.json {
-        return json(out, &flows);
-    }
     let mut sorted: Vec<&Flow> = flows.iter().collect();
+    if let Some(wanted) = &args.device {
+        let wanted = called(devices, wanted)?;
+        sorted.retain(|flow| wanted.iter().any(|device| device.device == flow.device));
+    }
+    let args = &args.listing;
+    if args.output.json {
+        return Ok(json(out, &sorted)?);
+    }
     sorted.sort_by_key(|flow| Reverse(total(&flow.traffic).bytes));
     let shown = match args.limit {
         0 => sorted.len(),

@@ -52,6 +52,32 @@ pub fn print_refused_before(out: &mut impl Write, refused: &[RefusedBefore]) -> 
     Ok(())
 }
 
+/// Prints which of the names that are blocked would be missed; nothing where none is.
+///
+/// # Errors
+///
+/// When the output takes no more.
+pub fn print_missed(out: &mut impl Write, missed: &[&str]) -> io::Result<()> {
+    const SHOWN: usize = 3;
+
+    if missed.is_empty() {
+        return Ok(());
+    }
+    let shown: Vec<_> = (missed.iter().take(SHOWN))
+        .map(|name| printable(name))
+        .collect();
+    let more = match missed.len().saturating_sub(SHOWN) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    writeln!(
+        out,
+        "careful: {}{more} is `never-block`, which devices or their owners would miss (push messages, \
+         the check for an internet); `sensor allow` opens a name, `sensor forget` takes this back",
+        shown.join(", "),
+    )
+}
+
 /// Prints what is no longer in force.
 ///
 /// # Errors
@@ -137,6 +163,12 @@ mod tests {
              ads.example is no longer allowed by a command for all devices: the policies of the \
              configuration decide\n"
         );
+        let mut text = Vec::new();
+        print_missed(&mut text, &[])?;
+        print_missed(&mut text, &["a", "b", "c", "d"])?;
+        let missed = String::from_utf8_lossy(&text);
+        assert!(missed.starts_with("careful: a, b, c and 1 more is `never-block`"));
+        assert_eq!(missed.lines().count(), 1);
         let mut text = Vec::new();
         let refused = |policy: &str, layers: &[&'static str], for_all| RefusedBefore {
             policy: policy.to_owned(),

@@ -18,7 +18,7 @@ use crate::{
         party::{lists, networks},
     },
     cli::{
-        EngineName, ReplayArgs,
+        EngineName, ReplayArgs, print_shared,
         replay::{
             CapturedFlow, print_capture, print_device_line, print_flow_line, print_question_line,
             print_summary,
@@ -99,6 +99,7 @@ fn knowledge(args: &ReplayArgs) -> anyhow::Result<Knowledge> {
         top: TOP_PARTIES,
         builtin_lists: true,
         networks: args.networks.clone(),
+        nat64: Vec::new(),
     };
     Ok(Knowledge::load(&parties, &own, None))
 }
@@ -174,6 +175,7 @@ impl Household {
     fn print(&mut self, out: &mut impl Write, name: &str, args: &ReplayArgs) -> io::Result<()> {
         if !args.flows.output.json {
             print_capture(out, name, &self.flows, args.flows.limit)?;
+            print_shared(out, &self.aggregate.snapshot(Ticks::default()).devices)?;
             return print_summary(out, &self.summary);
         }
         for flow in &self.flows {

@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use ipnet::Ipv6Net;
 use toml::{
     Spanned,
     de::{DeTable, DeValue},
@@ -541,12 +542,26 @@ impl Reader {
     fn parties(&mut self, root: &Section<'_, '_>) -> Parties {
         let section = self.section(root, "parties", "[parties]");
         let section = section.as_ref();
-        self.know_keys_of(section, &["top", "builtin_lists", "networks"]);
+        self.know_keys_of(section, &["top", "builtin_lists", "networks", "nat64"]);
         Parties {
             top: self.number(section, "top", TOP, 20),
             builtin_lists: self.boolean(section, "builtin_lists", true),
             networks: section.map_or_else(Vec::new, |section| self.networks(section)),
+            nat64: section.map_or_else(Vec::new, |section| self.nat64(section)),
         }
+    }
+
+    fn nat64(&mut self, section: &Section<'_, '_>) -> Vec<Ipv6Net> {
+        const EXAMPLE: &str = "nat64 = [\"2001:db8:64::/96\"]";
+        let prefixes = self.items(section, "nat64", EXAMPLE, |reader, item, unique| {
+            let prefix = reader.text(item, "nat64", EXAMPLE, value::nat64)?;
+            if let Some(first) = unique.add(prefix, &item.span()) {
+                reader.twice(&prefix.to_string(), item.span(), first);
+                return None;
+            }
+            Some(prefix)
+        });
+        prefixes.unwrap_or_default()
     }
 
     fn networks(&mut self, section: &Section<'_, '_>) -> Vec<PathBuf> {

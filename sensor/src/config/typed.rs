@@ -57,17 +57,20 @@ pub fn devices(text: &str, known: &[DeviceOverride]) -> Result<DeviceSelector, S
     read::devices_called(text, known).map_err(|complaint| sentence(&complaint))
 }
 
-/// Devices, as in `devices`, or by a name that the sensor may have found out: only a daemon knows that.
+/// Devices, as in `devices`, or by a name or an IP address that the sensor may have found out: only a daemon
+/// knows that.
 ///
 /// # Errors
 /// What is wrong with it, and what to write instead.
 pub fn said_devices(text: &str, known: &[DeviceOverride]) -> Result<DeviceSelector, String> {
-    devices(text, known).or_else(
-        |error| match value::is_meant_as_mac(text) || text.contains(':') {
-            false if !text.trim().is_empty() => Ok(DeviceSelector::Name(text.to_owned())),
-            _ => Err(error),
-        },
-    )
+    devices(text, known).or_else(|error| {
+        let is_address = text.parse::<IpAddr>().is_ok();
+        let is_other = value::is_meant_as_mac(text) || text.contains(':');
+        match is_address || !is_other && !text.trim().is_empty() {
+            true => Ok(DeviceSelector::Name(text.to_owned())),
+            false => Err(error),
+        }
+    })
 }
 
 /// How devices are typed.

@@ -12,7 +12,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use sensor_ebpf::name::MAX_LABELS;
 
 use super::{NetworkSelector, Ports, Transport};
-use crate::aggregate::party::domain::LONGEST_NAME;
+use crate::aggregate::party::{domain::LONGEST_NAME, embedded::NAT64_LENGTHS};
 
 /// Why a value cannot be taken.
 #[derive(Debug, PartialEq, Eq)]
@@ -244,6 +244,20 @@ pub(super) fn remote(text: &str) -> Result<IpNet, Complaint> {
         ));
     }
     Ok(canonical)
+}
+
+/// A prefix of NAT64.
+pub(super) fn nat64(text: &str) -> Result<Ipv6Net, Complaint> {
+    let lengths = NAT64_LENGTHS.map(|length| length.to_string()).join(", ");
+    match remote(text)? {
+        IpNet::V6(prefix) if NAT64_LENGTHS.contains(&prefix.prefix_len()) => Ok(prefix),
+        prefix => Err(complaint(
+            format!("`{prefix}` is not a prefix of NAT64"),
+            format!("it is an IPv6 prefix of {lengths} bits (RFC 6052)"),
+            "write a prefix such as `\"2001:db8:64::/96\"`; the router or the provider that \
+             translates names it",
+        )),
+    }
 }
 
 /// Whether packets to this prefix all stay on the link, where no policy applies

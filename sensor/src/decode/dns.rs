@@ -81,6 +81,9 @@ pub struct Message {
     pub ech: bool,
     /// The records that a dynamic update sets or removes. A device that names itself does it so.
     pub updates: Vec<Update>,
+    /// The names of hosts under `.local` to which a response gives addresses (RFC 6762, section 3), as text
+    /// for people and as their owners wrote them, without `.local`; at most [`MAX_SERVICES`].
+    pub hosts: Vec<String>,
     /// The services a response tells of under `.local` (RFC 6763), at most [`MAX_SERVICES`].
     pub services: Vec<Service>,
     /// Why not all records were read, or some of them gave nothing: the message ends early
@@ -654,6 +657,9 @@ impl<'m> Reader<'m> {
                 continue;
             };
             let before = last.filter(|last| is_same(last, &shown));
+            if before.is_none() {
+                self.host(&shown);
+            }
             let name = match (before, self.message.addresses.last()) {
                 (Some(_), Some(record)) => {
                     let name = record.name.clone();
@@ -671,6 +677,22 @@ impl<'m> Reader<'m> {
             last = Some(shown);
             let record = AddressRecord { name, address, ttl };
             self.message.addresses.push(record);
+        }
+    }
+
+    /// Keeps the name of a host under `.local` as text.
+    fn host(&mut self, name: &Name<'m>) {
+        let Some(label) = host_label(name) else {
+            return;
+        };
+        let host = readable(label.as_slice(), MAX_STRING);
+        let hosts = &mut self.message.hosts;
+        if host.is_empty() || hosts.contains(&host) {
+            return;
+        }
+        match hosts.len() < MAX_SERVICES {
+            true => hosts.push(host),
+            false => self.note(Failure::Limit),
         }
     }
 
@@ -838,6 +860,14 @@ fn service_name<'n>(name: &'n Name<'_>) -> Option<(Option<&'n Label>, String)> {
     escape(protocol.as_slice(), b"", &mut text);
     text.make_ascii_lowercase();
     Some((instance, text))
+}
+
+/// The one label that a host's name under `.local` has before it.
+fn host_label<'n>(name: &'n Name<'_>) -> Option<&'n Label> {
+    let mut labels = name.iter();
+    let host = labels.next().filter(|label| !label.is_root())?;
+    let local = labels.next()?.as_slice().eq_ignore_ascii_case(b"local");
+    (local && labels.next()?.is_root()).then_some(host)
 }
 
 fn is_protocol(label: &Label) -> bool {

@@ -1,7 +1,7 @@
-//! Lists and databases that could not be used: whether it is worth trying them again.
+//! Lists and databases: whether one has changed since it was read, and is worth reading anew.
 //!
-//! A disk may be mounted after the daemon began, and an updater may take a file away and put another
-//! one there. Nobody loads the configuration anew for that.
+//! An updater writes a new list, or takes a file away and puts another one there, and a disk may be mounted
+//! after the daemon began. Nobody loads the configuration anew for that.
 
 use std::{
     collections::HashMap,
@@ -14,7 +14,7 @@ use crate::aggregate::party::look::Look;
 /// How often they are looked at.
 const EVERY: Duration = Duration::from_secs(5);
 
-/// Files that could not be used.
+/// The files, and how each looked the last time.
 #[derive(Debug, Default)]
 pub(super) struct Mending {
     looked: Option<Instant>,

@@ -9,7 +9,7 @@ use rustix::{
     net::{AddressFamily, SendFlags, SocketFlags, SocketType, ipproto, sendto, socket_with},
 };
 use sensor_ebpf::{
-    answer::{ANSWER_CAPACITY, Refused, To, refuse, seal},
+    answer::{ANSWER_CAPACITY, Headers, Refused, To, refuse, seal},
     flow::FlowKey,
     parse::{Family, parse, protocol},
 };
@@ -94,7 +94,7 @@ fn reset(key: &FlowKey, sequence: u32) -> Option<Vec<u8>> {
     frame.extend(key.remote_port().to_be_bytes());
     frame.extend(sequence.to_be_bytes());
     frame.extend([0, 0, 0, 0, 0x50, 0, 0, 0, 0, 0, 0, 0]);
-    let refused = Refused::of(&frame[..], &parse(&frame[..]).ok()?)?;
+    let refused = Refused::of(&frame[..], &Headers::of(&parse(&frame[..]).ok()?))?;
     let mut out = [0; ANSWER_CAPACITY];
     let len = refuse(&frame[..], &refused, To::Receiver, &mut out)?;
     seal(&refused, len, &mut out)?;

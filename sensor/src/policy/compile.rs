@@ -24,7 +24,10 @@ use super::{
 use crate::{
     aggregate::{
         knowledge::Knowledge,
-        party::lists::{Category, Entry, Listed},
+        party::{
+            embedded::Embedded,
+            lists::{Category, Entry, Listed},
+        },
     },
     config::{Action, Answer, Policy, Ports, Transport},
 };
@@ -301,7 +304,7 @@ fn parts<'p>(
                     .networks
                     .prefixes(&policy.countries, &policy.networks);
                 let prefixes = policy.remotes.iter().copied().chain(found);
-                parts.about(&policy.name, number, prefixes);
+                parts.about(&policy.name, number, prefixes, &knowledge.embedded);
             } else if !by_name {
                 parts.everywhere.push(number);
             }
@@ -322,7 +325,8 @@ fn parts<'p>(
             set_ports(&mut by_address, &[port(443, Transport::Any)]);
             let number = parts.rule(by_address, who.clone());
             let addresses = knowledge.resolvers.encrypted_addresses();
-            parts.about(&policy.name, number, addresses.map(IpNet::from));
+            let prefixes = addresses.map(IpNet::from);
+            parts.about(&policy.name, number, prefixes, &knowledge.embedded);
 
             let mut by_name = rule(identity, action);
             // An address in answer to a canary would be taken for consent.
@@ -401,6 +405,8 @@ struct Parts<'p> {
     /// Rules about resolvers that answer encrypted.
     resolvers: Vec<u8>,
     prefixes: Vec<(IpNet, u8)>,
+    /// The IPv6 prefixes that stand for IPv4 ones, by their form.
+    forms: Vec<Vec<(IpNet, u8)>>,
     /// The policies of rules about prefixes, by the rules' numbers.
     policies: BTreeMap<u8, &'p str>,
     everywhere: Vec<u8>,
@@ -422,16 +428,52 @@ impl<'p> Parts<'p> {
     }
 
     /// Takes that a rule of a policy is about these prefixes.
-    fn about(&mut self, policy: &'p str, number: u8, prefixes: impl Iterator<Item = IpNet>) {
+    fn about(
+        &mut self,
+        policy: &'p str,
+        number: u8,
+        prefixes: impl Iterator<Item = IpNet>,
+        embedded: &Embedded,
+    ) {
         self.policies.insert(number, policy);
-        let prefixes = prefixes.map(|prefix| (prefix.trunc(), number));
-        self.prefixes.extend(prefixes);
+        for prefix in prefixes {
+            let prefix = prefix.trunc();
+            self.prefixes.push((prefix, number));
+            let IpNet::V4(prefix) = prefix else {
+                continue;
+            };
+            for (form, place) in embedded.forms(prefix).zip(0..) {
+                if self.forms.len() == place {
+                    self.forms.push(Vec::new());
+                }
+                self.forms[place].push((form.into(), number));
+            }
+        }
+    }
+
+    /// Adds the IPv6 prefixes that stand for IPv4 ones, as far as there is room: whoever has many prefixes
+    /// has them all in force as they are written.
+    fn add_forms(&mut self) {
+        let is_v6 = |(prefix, _): &&(IpNet, u8)| matches!(prefix, IpNet::V6(_));
+        let mut count = self.prefixes.iter().filter(is_v6).count();
+        for form in std::mem::take(&mut self.forms) {
+            count += form.len();
+            if count > MAX_PREFIXES {
+                tracing::warn!(
+                    "the policies are about so many IPv4 prefixes that there is no room for the IPv6 \
+                     addresses that stand for theirs (NAT64, 6to4): some of these pass"
+                );
+                return;
+            }
+            self.prefixes.extend(form);
+        }
     }
 
     fn finish(mut self, knowledge: &'p Knowledge, policies: u64) -> Result<Compiled, TooLarge> {
         if self.rules.len() > MAX_RULES {
             return Err(TooMuch::Rules(self.rules.len()).into());
         }
+        self.add_forms();
         let mut chains = Chains::default();
         // Two parts of a policy may be the same rule.
         let mut known = 0_u64;

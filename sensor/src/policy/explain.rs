@@ -846,9 +846,14 @@ fn addresses_of(
             },
         )
     });
-    let all: Vec<_> = remotes.chain(found).collect();
+    // What is about an IPv4 prefix is about the IPv6 addresses that stand for its addresses.
+    let forms = |(prefix, reason): (IpNet, Reason)| {
+        let forms = knowledge.with_forms(prefix);
+        let form = forms.into_iter().find(|form| form.contains(&address));
+        form.map(|form| (form, reason))
+    };
+    let all: Vec<_> = remotes.chain(found).filter_map(forms).collect();
     all.into_iter()
-        .filter(move |(prefix, _)| prefix.contains(&address))
 }
 
 /// What is said of an address; `None`: what is said of every one.
@@ -899,12 +904,16 @@ fn address_claims<'a>(
         if let Some(action) = policy.encrypted_dns {
             let ports = [port(853, Transport::Any)];
             claim(2, action, 0, Reason::EncryptedDns, &ports);
-            let mut resolvers = deciding.knowledge.resolvers.encrypted_addresses();
+            let resolvers = deciding.knowledge.resolvers.encrypted_addresses();
+            let mut forms = resolvers.flat_map(|resolver| {
+                let forms = deciding.knowledge.with_forms(resolver.into());
+                forms.map(move |form| (resolver, form))
+            });
             if let Some(address) = address
-                && resolvers.any(|resolver| resolver == address)
+                && let Some((resolver, form)) = forms.find(|(_, form)| form.contains(&address))
             {
-                let specific = usize::from(IpNet::from(address).prefix_len()) + 1;
-                let name = address.to_string();
+                let specific = usize::from(form.prefix_len()) + 1;
+                let name = resolver.to_string();
                 let ports = [port(443, Transport::Any)];
                 claim(3, action, specific, Reason::Resolver { name }, &ports);
             }

@@ -11,7 +11,7 @@ use proptest::{collection::vec, option, prelude::*, sample::select};
 use sensor_ebpf::{flow::FlowKey, policy::Layer};
 
 use super::{
-    tests::{House, NOW, a_facts, a_house, an_address, decided, key},
+    tests::{House, NOW, a_facts, a_house, an_address, decided, key, stands_for},
     *,
 };
 use crate::{
@@ -190,7 +190,14 @@ fn of_address(house: &House, asked: &Asked<'_>) -> Decided {
         }])
     };
     let resolves = house.knowledge.resolvers.encrypted_addresses();
-    let resolves = resolves.into_iter().any(|address| address == asked.address);
+    // The bits of the address by which it is a resolver's.
+    let resolves = resolves.into_iter().find_map(|address| {
+        let mut inside = stands_for(asked.address);
+        match address == asked.address {
+            true => Some(IpNet::from(address).prefix_len()),
+            false => inside.find_map(|(inside, before)| (address == inside).then_some(before + 32)),
+        }
+    });
     let mut best: Option<(u8, &Policy, Action)> = None;
     for policy in &house.policies {
         if !asked.is_of(&policy.devices) || !house.zone.is_within(&policy.schedule, NOW) {
@@ -232,8 +239,10 @@ fn of_address(house: &House, asked: &Asked<'_>) -> Decided {
             if only(853, Transport::Any) {
                 says(0, action);
             }
-            if resolves && only(443, Transport::Any) {
-                says(IpNet::from(asked.address).prefix_len() + 1, action);
+            if let Some(bits) = resolves
+                && only(443, Transport::Any)
+            {
+                says(bits + 1, action);
             }
         }
     }

@@ -21,6 +21,7 @@ use crate::{
     aggregate::{
         knowledge::Knowledge,
         party::{
+            embedded::Embedded,
             hidden::Resolvers,
             lists::{About, Category, Lists},
             networks::{
@@ -81,9 +82,17 @@ impl House {
         let entries = self.databases.iter().flatten().filter(is_named);
         let found = entries.map(|entry| entry.prefix.parse().expect("a prefix"));
         let prefixes = policy.remotes.iter().copied().chain(found);
-        prefixes
-            .filter(|prefix: &IpNet| prefix.contains(&address))
-            .collect()
+        let held = prefixes.filter_map(|prefix: IpNet| match prefix {
+            _ if prefix.contains(&address) => Some(prefix),
+            IpNet::V6(_) => None,
+            // An IPv6 address that stands for one of these.
+            IpNet::V4(_) => {
+                let (_, behind) =
+                    stands_for(address).find(|(inside, _)| prefix.contains(inside))?;
+                IpNet::new(address, behind + prefix.prefix_len()).ok()
+            }
+        });
+        held.collect()
     }
 
     /// A configuration of these policies, which knows the group of one of the devices.
@@ -197,6 +206,7 @@ fn knowledge(entries: &[(String, Option<Category>, Option<&str>)]) -> Knowledge 
     let mut resolvers = Resolvers::default();
     resolvers.add(&lists);
     Knowledge {
+        embedded: Embedded::default(),
         lists,
         files: HashMap::new(),
         resolvers,
@@ -220,7 +230,104 @@ fn house(policies: Vec<Policy>, entries: &[(&str, Category)]) -> House {
     }
 }
 
+/// The IPv4 address that an IPv6 address stands for, and how many bits are before it.
+pub(super) fn stands_for(address: IpAddr) -> impl Iterator<Item = (IpAddr, u8)> {
+    let found = match address {
+        IpAddr::V4(_) => None,
+        IpAddr::V6(address) => match address.segments() {
+            [0, 0, 0, 0, 0, 0xffff, a, b] | [0x64, 0xff9b, 0, 0, 0, 0, a, b] => Some((a, b, 96)),
+            [0x2002, a, b, ..] => Some((a, b, 16)),
+            _ => None,
+        },
+    };
+    let address = |(a, b, before): (u16, u16, u8)| {
+        let address = u32::from(a) << 16 | u32::from(b);
+        (IpAddr::V4(address.into()), before)
+    };
+    found.map(address).into_iter()
+}
+
 const ANYWHERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+
+/// What a client may do to reach an IPv4 address past a policy about it, and what comes of it.
+#[test]
+fn ipv4_within_ipv6_is_judged_as_ipv4() {
+    const TABLE: [(&str, &str, &str); 14] = [
+        ("IPv4", "203.0.113.7", "refused"),
+        (
+            "NAT64, the well-known prefix",
+            "64:ff9b::203.0.113.7",
+            "refused",
+        ),
+        (
+            "NAT64, a prefix of the house",
+            "2001:db8:64:cb00:71:700::",
+            "refused",
+        ),
+        ("6to4", "2002:cb00:7107::1", "refused"),
+        ("mapped", "::ffff:203.0.113.7", "refused"),
+        ("a resolver by NAT64", "64:ff9b::8.8.8.8", "refused"),
+        ("allowed, IPv4", "203.0.113.200", "passes"),
+        ("allowed, NAT64", "64:ff9b::203.0.113.200", "passes"),
+        ("allowed, 6to4", "2002:cb00:71c8:5::1", "passes"),
+        ("another address by NAT64", "64:ff9b::203.0.114.7", "passes"),
+        (
+            "another prefix of NAT64",
+            "2001:db8:65:cb00:71:700::",
+            "passes",
+        ),
+        (
+            "NAT64 of another length",
+            "64:ff9b:1::203.0.113.7",
+            "passes",
+        ),
+        ("6to4 of another", "2002:cb00:7207::1", "passes"),
+        (
+            "the address at the end of another",
+            "2001:db8::203.0.113.7",
+            "passes",
+        ),
+    ];
+    let about = |name: &str, remotes: &[&str], action| Policy {
+        remotes: remotes
+            .iter()
+            .filter_map(|text| text.parse().ok())
+            .collect(),
+        ..policy(name, &[], action)
+    };
+    let mut house = house(
+        vec![
+            about("all", &["203.0.113.0/24"], Action::Reject),
+            about("some", &["203.0.113.128/25"], Action::Allow),
+            Policy {
+                encrypted_dns: Some(Action::Reject),
+                ..policy("dns", &[], Action::Observe)
+            },
+        ],
+        &[],
+    );
+    house.knowledge.resolvers = Resolvers::builtin();
+    let prefix = "2001:db8:64::/48".parse().expect("a prefix");
+    house.knowledge.embedded = Embedded::new(&[prefix]);
+    let device = DeviceFacts {
+        mac: MAC,
+        ..DeviceFacts::default()
+    };
+    let (in_force, _) = house.in_force(&device).expect("it fits");
+    for (how, address, outcome) in TABLE {
+        let address: IpAddr = address.parse().expect("an address");
+        let key = key(device.mac, address, Transport::Tcp, 443);
+        let found = match in_force.judge_address(&key).verdict.refuses() {
+            true => "refused",
+            false => "passes",
+        };
+        assert_eq!(found, outcome, "{how}: {address}");
+        let flow = (address, Transport::Tcp, 443);
+        let read = decides(&house.deciding(), &device, None, Layer::Address, flow);
+        let is_read = read.is_some_and(|(_, action)| action == "reject");
+        assert_eq!(is_read, outcome == "refused", "{how}: {address}");
+    }
+}
 
 /// What happens to a name, compiled and plainly read.
 #[track_caller]
@@ -802,6 +909,11 @@ pub(super) fn an_address() -> impl Strategy<Value = IpAddr> {
         "2001:db8::1",
         "2001:db8::2",
         "fe80::1",
+        "64:ff9b::192.0.2.1",
+        "64:ff9b::192.0.2.200",
+        "::ffff:192.0.2.2",
+        "2002:c000:201::7",
+        "2002:c633:6401::1",
     ];
     select(
         all.iter()

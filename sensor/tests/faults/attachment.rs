@@ -35,8 +35,8 @@ fn put_back(lab: &Lab, daemon: &mut Daemon<'_>, said: &str) {
     // Readiness is told at once, the metrics are those of the last tick.
     daemon.wait_until("in the metrics", |daemon| {
         daemon.scrape().is_some_and(|metrics| {
-            let mut directions = ["upload", "download"].into_iter();
-            directions.all(|direction| metrics.hook("one", direction) != "none")
+            let is_none = |direction| metrics.hook("one", direction) == "none";
+            !is_none("upload") && !is_none("download")
         })
     });
     wire::upload(&lab.gateway, "one", 7);

@@ -359,6 +359,61 @@ fn what_is_refused_by_its_address_stays_so_and_that_is_said() -> Result<()> {
     let told = tell(&lab, &sensor, &["forget", SHOP.name, "--device", &name])?;
     ensure!(told.contains("is no longer blocked"), "{told}");
     all(&lab, &lab.laptop, SHOP, Outcome::Answered)?;
+    // By its address, in every command that is about a device.
+    let flows = |device: &str| -> Result<Vec<serde_json::Value>> {
+        let told = tell(&lab, &sensor, &["flows", "--json", device])?;
+        Ok(serde_json::from_str(&told)?)
+    };
+    let devices = sensor.json(&lab, "devices")?;
+    let mut known = devices.as_array().context("a list")?.iter();
+    let laptop = known.find(|device| device["device"] == LAPTOP_MAC);
+    let addresses = laptop.and_then(|laptop| laptop["addresses"].as_array());
+    let addresses = addresses.context("its addresses")?;
+    ensure!(!addresses.is_empty(), "{devices:#}");
+    for address in addresses {
+        let address = address.as_str().context("an address")?;
+        let told = tell(&lab, &sensor, &["devices", address])?;
+        ensure!(told.contains(LAPTOP_MAC), "{told}");
+        let told = tell(&lab, &sensor, &["block", SHOP.name, "--device", address])?;
+        ensure!(
+            told.contains(&format!("is blocked for {LAPTOP_MAC}")),
+            "{told}"
+        );
+        let told = tell(&lab, &sensor, &["explain", address, SHOP.name])?;
+        ensure!(told.contains("command"), "{told}");
+        tell(&lab, &sensor, &["forget", SHOP.name, "--device", address])?;
+        let of_address = flows(address)?;
+        ensure!(!of_address.is_empty(), "no flow of {address}");
+        let is_its = |flow: &serde_json::Value| flow["device"] == LAPTOP_MAC;
+        ensure!(of_address.iter().all(is_its), "{of_address:#?}");
+        ensure!(flows(&name)?.len() == of_address.len(), "{name} has others");
+    }
+    for words in [
+        &["devices", "Nobody"][..],
+        &["devices", "--json", "Nobody"],
+        &["flows", "Nobody"],
+        &["flows", "198.51.100.250"],
+    ] {
+        let output = sensor.command(&lab, words).output()?;
+        let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        ensure!(
+            output.status.code() == Some(1) && text.contains("no device is called"),
+            "{words:?}: {} «{text}»",
+            output.status
+        );
+    }
+    // What everybody would miss is refused, and said.
+    let told = tell(
+        &lab,
+        &sensor,
+        &["block", "apple.com", "--device", LAPTOP_MAC],
+    )?;
+    ensure!(told.contains("careful: captive.apple.com"), "{told}");
+    tell(
+        &lab,
+        &sensor,
+        &["forget", "apple.com", "--device", LAPTOP_MAC],
+    )?;
     // What the daemon does not know is not taken for done.
     sensor.rewrite(&lab.configuration(
         "[[device]]\nmac = \"02:00:00:00:00:77\"\nname = \"Lea\"\ngroups = [\"kids\"]\n[[",

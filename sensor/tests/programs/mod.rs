@@ -251,6 +251,16 @@ impl Programs {
         Ok(program.try_into()?)
     }
 
+    /// A TC program, to be attached in a lab.
+    #[allow(dead_code, reason = "the bench of DNS alone attaches")]
+    pub(crate) fn tc_mut(&mut self, name: &str) -> Result<&mut SchedClassifier> {
+        let program = self
+            .0
+            .program_mut(name)
+            .with_context(|| format!("no program {name}"))?;
+        Ok(program.try_into()?)
+    }
+
     /// Runs an XDP program `repeat` times over one frame.
     pub(crate) fn run_xdp(&self, name: &str, frame: &[u8], repeat: u32) -> Result<Outcome> {
         let mut output = vec![0; frame.len() + 512];

@@ -62,6 +62,18 @@ impl Source {
         }
     }
 
+    /// Whether it is of the very device whose MAC address it has, where other devices are behind that. Their
+    /// own DHCPv4 clients are known by the address in their messages; all else may be theirs.
+    pub(super) const fn is_of_the_device(self) -> bool {
+        match self {
+            Self::Configuration | Self::Oui | Self::Behaviour => true,
+            Self::DhcpHostName | Self::DhcpFqdn => true,
+            Self::DhcpVendorClass | Self::DhcpParameters => true,
+            Self::Dhcp6Fqdn | Self::Dhcp6VendorClass | Self::Dhcp6Enterprise => false,
+            Self::MdnsHost | Self::MdnsService | Self::Name | Self::UserAgent => false,
+        }
+    }
+
     /// How many different values of it are kept of one device. A new one takes the place of the
     /// one that was not seen for the longest time.
     pub(super) const fn capacity(self) -> usize {

@@ -3,7 +3,7 @@
 
 use super::{
     clue::{Clue, Hint, clean},
-    host_name::MAX_NAME,
+    host_name::{MAX_NAME, has_word},
     product,
 };
 use crate::model::Kind::{Computer, Iot, Phone, Router, Tv};
@@ -59,13 +59,12 @@ pub(super) fn clue(kind: &str, instance: &str, text: &[(String, String)]) -> Clu
 
 /// What the model of a cast device or of an accessory of HomeKit says beyond the service.
 fn of_accessory(service: &str, model: &str, category: Option<&str>) -> Option<Hint> {
-    let lower = model.to_lowercase();
-    let has = |words: &[&str]| words.iter().any(|word| lower.contains(word));
+    let has = |words: &[&'static str]| words.iter().any(|word| has_word(model, word));
     match service {
         "_googlecast" if has(&["chromecast"]) && !has(&["audio"]) => {
             Some(Hint::new().kind(Tv, 0.95).vendor("Google", 0.9))
         }
-        "_googlecast" if has(&["google home", "nest", "chromecast audio"]) => {
+        "_googlecast" if has(&["google-home", "nest", "chromecast-audio"]) => {
             Some(Hint::new().kind(Iot, 0.95).vendor("Google", 0.95))
         }
         // The categories of Apple's HomeKit accessory protocol.
@@ -219,6 +218,12 @@ mod tests {
                 Some("Google Home Mini"),
                 Some("Kitchen"),
             ),
+        );
+        check(
+            "_googlecast._tcp",
+            "Honest-1a2b",
+            &[("fn", "Kitchen"), ("md", "Honest Speaker")],
+            (Some(Tv), None, Some("Honest Speaker"), Some("Kitchen")),
         );
         check(
             "_ipp._tcp",

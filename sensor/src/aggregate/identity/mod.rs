@@ -14,7 +14,14 @@
 //! `s · s / (s + r)`. So it is `s` where nothing contradicts, and half of it where the rival is
 //! as strong. It is never above 0.99: that is left to the owner's word in the configuration, which
 //! is not voted on and has confidence 1.
+//!
+//! What is concluded agrees with itself: a system may be of one maker or of some kinds of devices only. Of the
+//! kinds, vendors and systems that agree, those with the most support together are taken.
+//!
+//! Where several devices have the same MAC address (`behind`), what those behind it say is not of the device
+//! itself, and only its own DHCP client and its hardware tell who it is.
 
+mod behind;
 mod clue;
 mod dhcp;
 mod host_name;
@@ -30,6 +37,7 @@ use std::net::IpAddr;
 pub use clue::Source;
 pub use same::probably_same;
 
+use behind::Behind;
 use clue::{Clue, Hint, MAX_TEXT, clean};
 use host_name::MAX_NAME;
 
@@ -47,6 +55,8 @@ pub const MAX_ADDRESSES: usize = 64;
 pub const MOST_SURE: f32 = 0.99;
 /// The most octets that are kept of a list of parameters or of an identifier.
 const MAX_OCTETS: usize = 128;
+/// The weight from which on a system counts for telling devices behind one MAC address apart.
+const SURE_SYSTEM: f32 = 0.75;
 /// The most items of a TXT record that are read.
 const MAX_ITEMS: usize = 32;
 
@@ -75,8 +85,11 @@ pub enum Fact {
         /// The enterprise number of option 16, of option 17, or of a DUID-EN.
         enterprise: Option<u32>,
     },
-    /// The host name under which it answers in multicast DNS; not one that it asks for.
-    MdnsHost(String),
+    /// Another client whose DHCPv4 message it sent, by the MAC address in the message.
+    ClientBehind(Mac),
+    /// The host name under which it answers in multicast DNS, as text and without `.local`, and the address
+    /// from which it does; not one that it asks for.
+    MdnsHost(String, IpAddr),
     /// A service that it offers in multicast DNS; not one that it asks for.
     MdnsService {
         /// The type, for example `_airplay._tcp`.
@@ -88,8 +101,8 @@ pub enum Fact {
     },
     /// A name that it asked for or connected to.
     Name(String),
-    /// `User-Agent` of an HTTP request.
-    UserAgent(String),
+    /// `User-Agent` of an HTTP request, and the address that it came from.
+    UserAgent(String, IpAddr),
     /// An address that it sends from.
     Address(IpAddr),
     /// Router advertisements or a DHCP server's answers come from it.
@@ -113,6 +126,7 @@ pub struct Identity {
     evidence: Vec<Evidence>,
     client: Client,
     addresses: Vec<(IpAddr, f64)>,
+    behind: Behind,
 }
 
 /// Something that was seen, and what it suggests.
@@ -148,8 +162,9 @@ impl Identity {
                 parameters,
                 client_id,
             } => {
-                let mut news = self.name(Source::DhcpHostName, host_name.as_deref());
-                news |= self.name(Source::DhcpFqdn, fqdn.as_deref());
+                let of_domain = |name: Option<&str>| name.and_then(host_name::for_people);
+                let mut news = self.name(Source::DhcpHostName, of_domain(host_name.as_deref()));
+                news |= self.name(Source::DhcpFqdn, of_domain(fqdn.as_deref()));
                 if let Some(class) = vendor_class {
                     let clue = || dhcp::vendor_class(&class);
                     news |= self.evidence(Source::DhcpVendorClass, &class, clue);
@@ -172,7 +187,8 @@ impl Identity {
                 vendor_class,
                 enterprise,
             } => {
-                let mut news = self.name(Source::Dhcp6Fqdn, fqdn.as_deref());
+                let name = fqdn.as_deref().and_then(host_name::for_people);
+                let mut news = self.name(Source::Dhcp6Fqdn, name);
                 if let Some(class) = vendor_class {
                     let clue = || dhcp::vendor_class(&class);
                     news |= self.evidence(Source::Dhcp6VendorClass, &class, clue);
@@ -183,7 +199,15 @@ impl Identity {
                 }
                 news
             }
-            Fact::MdnsHost(name) => self.name(Source::MdnsHost, Some(&name)),
+            Fact::ClientBehind(client) => self.behind.client(client, now),
+            Fact::MdnsHost(name, from) => {
+                let name = host_name::label(&name);
+                let mut news = false;
+                if let (Some(name), IpAddr::V4(from)) = (&name, from) {
+                    news = self.behind.host(from, name, now);
+                }
+                self.name(Source::MdnsHost, name) | news
+            }
             Fact::MdnsService {
                 kind,
                 instance,
@@ -198,11 +222,20 @@ impl Identity {
                 self.evidence(Source::MdnsService, &value, || clue)
             }
             Fact::Name(name) => self.evidence(Source::Name, &name, || names::clue(&name)),
-            Fact::UserAgent(agent) => {
-                let clue = || user_agent::clue(&agent);
-                self.evidence(Source::UserAgent, &agent, clue)
+            Fact::UserAgent(agent, from) => {
+                let clue = user_agent::clue(&agent);
+                let mut news = false;
+                if let (Some((system, weight)), IpAddr::V4(from)) = (clue.hint.system, from)
+                    && weight >= SURE_SYSTEM
+                {
+                    news = self.behind.system(from, system, now);
+                }
+                self.evidence(Source::UserAgent, &agent, || clue) | news
             }
             Fact::Address(address) => {
+                if let IpAddr::V4(address) = address {
+                    self.behind.used(address, now);
+                }
                 self.address(address, now);
                 false
             }
@@ -222,48 +255,40 @@ impl Identity {
     /// that is random.
     pub fn conclude(&self, mac: Mac, word: Option<&Override>) -> Conclusion {
         let word = word.cloned().unwrap_or_default();
+        let shared_by = self.behind.count();
+        let is_own = |of: &&Evidence| shared_by == 0 || of.source.is_of_the_device();
         let mut evidence: Vec<(Source, &str, &Clue)> = self
             .evidence
             .iter()
+            .filter(is_own)
             .map(|of| (of.source, of.value.as_str(), &of.clue))
             .collect();
         let hardware = oui::vendor(mac).map(|vendor| (oui::clue(&vendor), vendor.registered));
         if let Some((clue, registered)) = &hardware {
             evidence.push((Source::Oui, registered, clue));
         }
+        let repeater = Clue::from(Hint::new().kind(Kind::Router, 0.5));
+        if shared_by > 0 {
+            evidence.push((Source::Behaviour, "several devices", &repeater));
+        }
         // Within a source, the one that was seen last stays first.
         evidence.sort_by_key(|(source, ..)| *source);
 
-        let kinds = evidence
-            .iter()
-            .filter_map(|(source, _, clue)| clue.hint.kind.map(|(kind, w)| (*source, kind, w)));
-        let vendors = evidence
-            .iter()
-            .filter_map(|(source, _, clue)| vendor(clue).map(|(vendor, w)| (*source, vendor, w)));
-        let systems = evidence
-            .iter()
-            .filter_map(|(source, _, clue)| clue.hint.system.map(|(name, w)| (*source, name, w)));
-        let kind = match word.kind {
-            None | Some(Kind::Unknown) => vote(kinds),
-            Some(kind) => Some((kind, 1.0)),
-        };
-        let vendor = match &word.vendor {
-            Some(vendor) => Some((vendor.clone(), 1.0)),
-            None => vote(vendors).map(|(vendor, sure)| (vendor.to_owned(), sure)),
-        };
-        let system = vote(systems).map(|(name, _)| name);
-        let (kind, kind_confidence) = kind.unwrap_or_default();
-        let (vendor, vendor_confidence) = match vendor {
-            Some((vendor, sure)) => (Some(vendor), sure),
-            None => (None, 0.0),
-        };
+        let agreed = agree(&word, &evidence);
+        let (kind, kind_confidence) = (agreed.kind)
+            .map(|kind| (kind.is, kind.sure))
+            .unwrap_or_default();
+        let vendor_confidence = agreed.vendor.map_or(0.0, |vendor| vendor.sure);
+        let vendor = agreed.vendor.map(|vendor| vendor.is.to_owned());
+        let system = agreed.system.map(|system| system.is);
         let mut conclusion = Conclusion {
             name: word.name.clone().or_else(|| name(&evidence)),
             kind,
-            model: model(&evidence, vendor.as_deref()),
+            model: model(&evidence, vendor.as_deref(), system),
             system: system.map(|system| with_version(system, kind, &evidence)),
             vendor,
             random_mac: is_random(mac),
+            shared_by,
             kind_confidence,
             vendor_confidence,
             confidence: 0.0,
@@ -286,8 +311,8 @@ impl Identity {
         Some(&first.value)
     }
 
-    fn name(&mut self, source: Source, name: Option<&str>) -> bool {
-        let Some(name) = name.and_then(host_name::for_people) else {
+    fn name(&mut self, source: Source, name: Option<String>) -> bool {
+        let Some(name) = name else {
             return false;
         };
         self.evidence(source, &name, || host_name::clue(&name))
@@ -358,8 +383,137 @@ fn vendor(clue: &Clue) -> Option<(&str, f32)> {
         .or_else(|| registered.map(|(name, weight)| (name.as_str(), *weight)))
 }
 
-/// The answer with the most support, and its confidence: see the head of the module.
-fn vote<T: Copy + PartialEq>(votes: impl Iterator<Item = (Source, T, f32)>) -> Option<(T, f32)> {
+/// What was concluded of a device, each with its confidence.
+#[derive(Default)]
+struct Agreed<'a> {
+    kind: Option<Answer<Kind>>,
+    vendor: Option<Answer<&'a str>>,
+    system: Option<Answer<&'a str>>,
+}
+
+impl Agreed<'_> {
+    /// How much is for it: the witnesses of all three, joined as independent ones. As a logarithm, because
+    /// that of many is next to 1.
+    fn support(&self) -> f32 {
+        const LEAST_DOUBT: f32 = 1e-6;
+        let supports = [
+            self.kind.map(|kind| kind.support),
+            self.vendor.map(|vendor| vendor.support),
+            self.system.map(|system| system.support),
+        ];
+        let doubts = supports.into_iter().flatten();
+        -doubts
+            .map(|support| (1.0 - support).max(LEAST_DOUBT).ln())
+            .sum::<f32>()
+    }
+
+    /// Whether a device can be all of it. `maker` has the vendor by the name that systems know.
+    fn is_possible(&self, maker: Option<&str>) -> bool {
+        let Some(system) = self.system else {
+            return true;
+        };
+        maker.is_none_or(|maker| is_sold_with(system.is, maker))
+            && self.kind.is_none_or(|kind| is_on(system.is, kind.is))
+    }
+}
+
+/// Kind, vendor and system that have the most support together, of those that agree with each other.
+fn agree<'a>(word: &'a Override, evidence: &[Seen<'a>]) -> Agreed<'a> {
+    let kinds = evidence
+        .iter()
+        .filter_map(|(source, _, clue)| clue.hint.kind.map(|(kind, w)| (*source, kind, w)));
+    let vendors = evidence
+        .iter()
+        .filter_map(|(source, _, clue)| vendor(clue).map(|(vendor, w)| (*source, vendor, w)));
+    let systems = evidence
+        .iter()
+        .filter_map(|(source, _, clue)| clue.hint.system.map(|(name, w)| (*source, name, w)));
+    let kinds = match word.kind {
+        None | Some(Kind::Unknown) => or_none(vote(kinds)),
+        Some(kind) => vec![Some(Answer::of_the_owner(kind))],
+    };
+    let vendors = match &word.vendor {
+        None => or_none(vote(vendors)),
+        Some(vendor) => vec![Some(Answer::of_the_owner(vendor.as_str()))],
+    };
+    let systems = or_none(vote(systems));
+
+    let mut best: Option<Agreed<'a>> = None;
+    for &kind in &kinds {
+        for &vendor in &vendors {
+            // What the owner calls a maker may be one that no table has.
+            let maker = match &word.vendor {
+                Some(vendor) => product::maker(vendor),
+                None => vendor.map(|vendor| vendor.is),
+            };
+            for &system in &systems {
+                let agreed = Agreed {
+                    kind,
+                    vendor,
+                    system,
+                };
+                let is_better = |best: &Agreed<'_>| agreed.support() > best.support();
+                if agreed.is_possible(maker) && best.as_ref().is_none_or(is_better) {
+                    best = Some(agreed);
+                }
+            }
+        }
+    }
+    best.unwrap_or_default()
+}
+
+/// The answers, the strongest first, and none.
+fn or_none<T>(answers: Vec<Answer<T>>) -> Vec<Option<Answer<T>>> {
+    let answers = answers.into_iter().map(Some);
+    answers.chain([None]).collect()
+}
+
+/// Whether devices of this vendor come with this system.
+fn is_sold_with(system: &str, vendor: &str) -> bool {
+    match system {
+        "iOS" | "macOS" | "tvOS" | "watchOS" | "audioOS" | "AirPort" => vendor == "Apple",
+        "Fire OS" => vendor == "Amazon",
+        "Android" | "ChromeOS" | "Tizen" | "webOS" => vendor != "Apple",
+        _ => true,
+    }
+}
+
+/// Whether devices of this kind have this system.
+fn is_on(system: &str, kind: Kind) -> bool {
+    match system {
+        "iOS" => matches!(kind, Kind::Phone | Kind::Tablet),
+        "macOS" => kind == Kind::Computer,
+        "tvOS" => kind == Kind::Tv,
+        "watchOS" | "audioOS" => kind == Kind::Iot,
+        "AirPort" => kind == Kind::Router,
+        "Windows" => !matches!(kind, Kind::Tv | Kind::Router),
+        "ChromeOS" => matches!(kind, Kind::Computer | Kind::Tablet),
+        "Android" => kind != Kind::Computer,
+        _ => true,
+    }
+}
+
+/// An answer that was voted for.
+#[derive(Clone, Copy)]
+struct Answer<T> {
+    is: T,
+    support: f32,
+    /// Its confidence: see the head of the module.
+    sure: f32,
+}
+
+impl<T> Answer<T> {
+    const fn of_the_owner(is: T) -> Self {
+        Self {
+            is,
+            support: 1.0,
+            sure: 1.0,
+        }
+    }
+}
+
+/// The answers that were voted for, the one with the most support first: see the head of the module.
+fn vote<T: Copy + PartialEq>(votes: impl Iterator<Item = (Source, T, f32)>) -> Vec<Answer<T>> {
     let mut answers: Vec<(T, Source, [f32; Source::COUNT])> = Vec::new();
     for (source, answer, weight) in votes {
         let at = match answers.iter().position(|(known, ..)| *known == answer) {
@@ -380,12 +534,22 @@ fn vote<T: Copy + PartialEq>(votes: impl Iterator<Item = (Source, T, f32)>) -> O
         .map(|(answer, source, weights)| (support(weights), *source, *answer))
         .collect();
     ranking.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-    let (winner, _, answer) = *ranking.first()?;
-    let rival = ranking.get(1).map_or(0.0, |(support, ..)| *support);
-    let sure = winner * winner / (winner + rival);
-    // More digits would say more than is known.
-    let sure = (sure * 1000.0).round() / 1000.0;
-    Some((answer, sure.min(MOST_SURE)))
+    let sure = |at: usize, support: f32| {
+        // The strongest rival of the first is the second.
+        let rival = ranking.get(usize::from(at == 0));
+        let rival = rival.map_or(0.0, |(support, ..)| *support);
+        // More digits would say more than is known.
+        let sure = (support * support / (support + rival) * 1000.0).round() / 1000.0;
+        sure.min(MOST_SURE)
+    };
+    let answers = ranking.iter().enumerate();
+    answers
+        .map(|(at, (support, _, is))| Answer {
+            is: *is,
+            support: *support,
+            sure: sure(at, *support),
+        })
+        .collect()
 }
 
 /// The name that most likely is of this device alone; of those alike, the most trusted.
@@ -403,9 +567,13 @@ fn rank(weight: f32) -> bool {
     weight > 0.5
 }
 
-/// The model as the surest source has it, of those that do not name another vendor.
-fn model(evidence: &[Seen<'_>], concluded: Option<&str>) -> Option<String> {
-    let fits = |clue: &Clue| vendor(clue).is_none_or(|(name, _)| Some(name) == concluded);
+/// The model as the surest source has it, of those that do not name another vendor or system.
+fn model(evidence: &[Seen<'_>], concluded: Option<&str>, system: Option<&str>) -> Option<String> {
+    let fits = |clue: &Clue| {
+        let of_system = clue.hint.system.zip(system);
+        vendor(clue).is_none_or(|(name, _)| Some(name) == concluded)
+            && of_system.is_none_or(|((of_clue, _), system)| of_clue == system)
+    };
     let models = evidence
         .iter()
         .filter(|(_, _, clue)| fits(clue))
@@ -519,6 +687,13 @@ mod tests {
         }
     }
 
+    /// Where the device of a test is.
+    const FROM: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7));
+
+    fn agent(text: &str) -> Fact {
+        Fact::UserAgent(text.to_owned(), FROM)
+    }
+
     fn asks(name: &str) -> Fact {
         Fact::Name(name.to_owned())
     }
@@ -621,10 +796,7 @@ mod tests {
             RANDOM,
             &[
                 dhcp("RedmiNote8-Redmi", "android-dhcp-10", ANDROID_9),
-                Fact::UserAgent(
-                    "Dalvik/2.1.0 (Linux; U; Android 10; Redmi Note 8 Build/QKQ1.200114.002)"
-                        .to_owned(),
-                ),
+                agent("Dalvik/2.1.0 (Linux; U; Android 10; Redmi Note 8 Build/QKQ1.200114.002)"),
             ],
             (
                 Some("RedmiNote8-Redmi"),
@@ -744,7 +916,7 @@ mod tests {
         let sure = known(&facts).conclude(RANDOM, None);
         let against = [
             asks("connect.rom.miui.com"),
-            Fact::UserAgent("Mozilla/5.0 (Windows NT 10.0) Gecko/20100101".to_owned()),
+            agent("Mozilla/5.0 (Windows NT 10.0) Gecko/20100101"),
         ];
         let doubtful = known(&[&facts[..], &against].concat()).conclude(RANDOM, None);
         assert_eq!(
@@ -760,6 +932,7 @@ mod tests {
     fn how_votes_are_counted() {
         let check = |votes: &[(Source, char, f32)], expected: Option<(char, f32)>| {
             let found = vote(votes.iter().copied());
+            let found = found.first().map(|answer| (answer.is, answer.sure));
             assert_eq!(
                 found.map(|(answer, _)| answer),
                 expected.map(|(answer, _)| answer)
@@ -790,6 +963,95 @@ mod tests {
             ],
             Some(('b', 0.75 * 0.75 / 1.25)),
         );
+    }
+
+    #[test]
+    fn a_conclusion_agrees_with_itself() {
+        const SAMSUNG: &str = "Dalvik/2.1.0 (Linux; U; Android 13; SM-G991B Build/TP1A)";
+        const IPHONE_AGENT: &str = "Mozilla/5.0 (iPhone; CPU iPhone OS 17_1 like Mac OS X)";
+        // Each has two witnesses for what contradicts the other.
+        let facts = [
+            agent(SAMSUNG),
+            dhcp("Galaxy-S21", "", IPHONE),
+            agent(IPHONE_AGENT),
+        ];
+        let found = known(&facts).conclude(RANDOM, None);
+        let of_apple = found.vendor.as_deref() == Some("Apple");
+        let has_ios = found
+            .system
+            .as_deref()
+            .is_some_and(|it| it.starts_with("iOS"));
+        assert_eq!(of_apple, has_ios, "{found:#?}");
+        assert_ne!(of_apple, found.model.as_deref() == Some("SM-G991B"));
+
+        // The owner's word stands; what contradicts it does not.
+        let word = |kind: Option<Kind>, vendor: &str| Override {
+            kind,
+            vendor: Some(vendor.to_owned()),
+            ..Override::default()
+        };
+        let identity = known(&[dhcp("Annas-iPhone", "", IPHONE), agent(SAMSUNG)]);
+        let found = identity.conclude(RANDOM, Some(&word(None, "Samsung")));
+        assert_eq!(found.system.as_deref(), Some("Android 13"));
+        let found = identity.conclude(RANDOM, Some(&word(Some(Kind::Computer), "Samsung")));
+        assert_eq!((found.kind, found.system), (Kind::Computer, None));
+        // Whoever sells what no table has.
+        let found = identity.conclude(RANDOM, Some(&word(None, "Anna")));
+        assert!(found.system.is_some());
+
+        let television = known(&[
+            service("_androidtvremote2._tcp", "TV", &[]),
+            dhcp("", "android-dhcp-12", ANDROID_9),
+            agent("Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/605.1.15"),
+        ]);
+        let found = television.conclude(NOBODY, None);
+        assert_eq!(
+            (found.kind, found.vendor, found.system.as_deref()),
+            (Kind::Tv, None, Some("Android 12"))
+        );
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(256) })]
+
+        #[test]
+        fn no_conclusion_contradicts_itself(facts in proptest::collection::vec(any_fact(), 0..12), mac: Mac) {
+            let found = known(&facts).conclude(mac, None);
+            let system = found.system.as_deref().unwrap_or_default();
+            let name = system.split([' ', '1']).next().unwrap_or_default();
+            let name = if system.starts_with("iPadOS") { "iOS" } else { name };
+            let vendor = found.vendor.as_deref().unwrap_or_default();
+            prop_assert!(vendor.is_empty() || is_sold_with(name, vendor), "{found:#?}");
+            prop_assert!(found.kind == Kind::Unknown || is_on(name, found.kind), "{found:#?}");
+        }
+    }
+
+    #[test]
+    fn what_is_behind_a_repeater_is_not_the_repeater() {
+        const PHONE_BEHIND: Mac = [2, 0xaa, 0, 0, 0, 1];
+        const TP_LINK: Mac = [0x50, 0xc7, 0xbf, 0, 0, 9];
+        let facts = [
+            dhcp("RE200", "udhcp 1.30.1", &[]),
+            agent("Mozilla/5.0 (iPhone; CPU iPhone OS 17_1 like Mac OS X)"),
+            asks("captive.apple.com"),
+        ];
+        let alone = known(&facts).conclude(TP_LINK, None);
+        assert_eq!((alone.kind, alone.shared_by), (Kind::Phone, 0));
+        let behind = [&facts[..], &[Fact::ClientBehind(PHONE_BEHIND)]].concat();
+        let found = known(&behind).conclude(TP_LINK, None);
+        assert_eq!(found.shared_by, 2);
+        assert_eq!(
+            (found.name.as_deref(), found.kind, found.system.as_deref()),
+            (Some("RE200"), Kind::Router, Some("Linux"))
+        );
+        assert!(
+            found
+                .vendor
+                .is_some_and(|vendor| vendor.starts_with("TP-L"))
+        );
+        let mut identity = known(&facts);
+        assert!(identity.note(Fact::ClientBehind(PHONE_BEHIND), 0.0));
+        assert!(!identity.note(Fact::ClientBehind(PHONE_BEHIND), 0.0));
     }
 
     #[test]
@@ -1050,7 +1312,8 @@ mod tests {
                     enterprise,
                 }
             }),
-            any_text().prop_map(Fact::MdnsHost),
+            (any_text(), any::<IpAddr>()).prop_map(|(name, from)| Fact::MdnsHost(name, from)),
+            any::<Mac>().prop_map(Fact::ClientBehind),
             (any_text(), any_text(), items()).prop_map(|(kind, instance, text)| {
                 Fact::MdnsService {
                     kind,
@@ -1059,7 +1322,7 @@ mod tests {
                 }
             }),
             any_text().prop_map(Fact::Name),
-            any_text().prop_map(Fact::UserAgent),
+            (any_text(), any::<IpAddr>()).prop_map(|(agent, from)| Fact::UserAgent(agent, from)),
             any::<IpAddr>().prop_map(Fact::Address),
             Just(Fact::Router),
         ]
@@ -1076,7 +1339,7 @@ mod tests {
                 identity.note(fact, 0.0);
                 identity.note(asks(&format!("{number}.lgtvsdp.com")), 0.0);
                 identity.note(dhcp(&format!("iPhone{number}{text}"), &format!("HUAWEI:android:{number}{text}"), &[0; 255]), 0.0);
-                identity.note(Fact::UserAgent(format!("Android {number}; Redmi {number} {text}")), 0.0);
+                identity.note(agent(&format!("Android {number}; Redmi {number} {text}")), 0.0);
             }
             prop_assert!(octets_of(&identity) < 30 << 10, "{}", octets_of(&identity));
             let conclusion = identity.conclude(mac, None);
@@ -1112,5 +1375,6 @@ mod tests {
             + client.parameters.as_ref().map_or(0, Vec::capacity)
             + client.duid.as_ref().map_or(0, Vec::capacity)
             + client.vendor_class.as_ref().map_or(0, String::capacity)
+            + identity.behind.memory()
     }
 }

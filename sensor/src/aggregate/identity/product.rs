@@ -5,20 +5,34 @@ use crate::model::Kind::{self, Computer, Iot, Phone, Router, Tablet, Tv};
 
 /// Whose product an Android model is, for example `Redmi Note 8`, `SM-G991B`, `CPH2305`.
 pub(super) fn android(model: &str) -> Option<Hint> {
+    find(ANDROID, model).or_else(|| find(OF_LETTERS, model))
+}
+
+/// The same for a text that need not be a model: only those whose numbers tell them from words.
+pub(super) fn numbered(text: &str) -> Option<Hint> {
+    find(ANDROID, text)
+}
+
+fn find(models: &[(&str, &'static str, Kind)], model: &str) -> Option<Hint> {
     let upper = model.to_uppercase();
     let matches = |pattern: &str| {
-        let end = pattern.chars().next_back().filter(|c| "#*".contains(*c));
-        let Some(rest) = upper.strip_prefix(pattern.trim_end_matches(['#', '*'])) else {
+        let end = pattern.chars().next_back().filter(|c| "#*@".contains(*c));
+        let Some(rest) = upper.strip_prefix(pattern.trim_end_matches(['#', '*', '@'])) else {
             return false;
         };
         let next = rest.chars().next();
         match end {
             Some('#') => next.is_some_and(|c| c.is_ascii_digit()),
+            Some('@') => {
+                let mut rest = rest.chars().skip_while(char::is_ascii_uppercase);
+                next.is_some_and(|c| c.is_ascii_uppercase())
+                    && rest.next().is_some_and(|c| c.is_ascii_digit())
+            }
             Some(_) => true,
             None => !next.is_some_and(char::is_alphabetic),
         }
     };
-    let (_, vendor, kind) = ANDROID.iter().find(|(pattern, ..)| matches(pattern))?;
+    let (_, vendor, kind) = models.iter().find(|(pattern, ..)| matches(pattern))?;
     Some(
         Hint::new()
             .vendor(vendor, 0.9)
@@ -28,7 +42,7 @@ pub(super) fn android(model: &str) -> Option<Hint> {
 }
 
 /// How models begin, in upper case, a longer beginning before a shorter one. Behind it is no
-/// letter; where it ends with `#`, a digit; where it ends with `*`, anything.
+/// letter; where it ends with `#`, a digit; with `@`, letters and then a digit; with `*`, anything.
 #[rustfmt::skip]
 const ANDROID: &[(&str, &str, Kind)] = &[
     ("SM-T#", "Samsung", Tablet),
@@ -79,14 +93,11 @@ const ANDROID: &[(&str, &str, Kind)] = &[
     ("XT2#", "Motorola", Phone),
     ("NOKIA", "Nokia", Phone),
     ("TA-1#", "Nokia", Phone),
-    ("LM-*", "LG", Phone),
-    ("LG-*", "LG", Phone),
+    ("LM-@", "LG", Phone),
+    ("LG-@", "LG", Phone),
     ("XPERIA", "Sony", Phone),
-    ("XQ-*", "Sony", Phone),
+    ("XQ-@", "Sony", Phone),
     ("SO-0*", "Sony", Phone),
-    ("BRAVIA*", "Sony", Tv),
-    ("HUAWEI*", "Huawei", Phone),
-    ("HONOR*", "Honor", Phone),
     ("ASUS_*", "ASUS", Phone),
     ("LENOVO TB*", "Lenovo", Tablet),
     ("FP3", "Fairphone", Phone),
@@ -95,9 +106,17 @@ const ANDROID: &[(&str, &str, Kind)] = &[
     ("TECNO", "TECNO", Phone),
     ("INFINIX", "Infinix", Phone),
     ("ITEL", "itel", Phone),
+    ("SHIELD ANDROID TV", "NVIDIA", Tv),
+];
+
+/// Those that may be of letters alone, or part of a word, in the same way.
+#[rustfmt::skip]
+const OF_LETTERS: &[(&str, &str, Kind)] = &[
+    ("BRAVIA*", "Sony", Tv),
+    ("HUAWEI*", "Huawei", Phone),
+    ("HONOR*", "Honor", Phone),
     ("AFT*", "Amazon", Tv),
     ("KF*", "Amazon", Tablet),
-    ("SHIELD ANDROID TV", "NVIDIA", Tv),
 ];
 
 /// What an identifier of Apple is, for example `iPhone14,5`, `Mac14,2`, `AudioAccessory5,1`.
@@ -224,16 +243,12 @@ mod tests {
 
     #[test]
     fn no_row_hides_another() {
-        for (at, (pattern, ..)) in ANDROID.iter().enumerate() {
-            let text = pattern.replace('#', "1").replace('*', "");
-            let first = android(&text).and_then(|hint| hint.vendor);
-            assert_eq!(
-                first.map(|(vendor, _)| vendor),
-                Some(ANDROID[at].1),
-                "{pattern}"
-            );
-            let kind = android(&text).and_then(|hint| hint.kind);
-            assert_eq!(kind.map(|(kind, _)| kind), Some(ANDROID[at].2), "{pattern}");
+        for (pattern, vendor, kind) in ANDROID.iter().chain(OF_LETTERS) {
+            let text = pattern
+                .replace('#', "1")
+                .replace('*', "")
+                .replace('@', "A1");
+            assert_eq!(of(android(&text)), Some((*vendor, *kind)), "{pattern}");
         }
     }
 }

@@ -190,7 +190,14 @@ const AGENTS: &[(&str, Hint)] = &[
     ("SmartTV", Hint::new().kind(Tv, 0.9)),
     ("HbbTV", Hint::new().kind(Tv, 0.9)),
     ("BRAVIA", Hint::new().kind(Tv, 0.9).vendor("Sony", 0.9).system("Android", 0.7)),
-    ("CrKey", Hint::new().kind(Tv, 0.85).vendor("Google", 0.7)),
+    // Google Cast says on what it runs; old receivers, and those of sets, do not.
+    ("DeviceType/Chromecast", Hint::new().kind(Tv, 0.9).vendor("Google", 0.85)),
+    ("DeviceType/AndroidTV", Hint::new().kind(Tv, 0.9).vendor("Google", 0.4).system("Android", 0.85)),
+    ("DeviceType/Smart", Hint::new().kind(Iot, 0.9).vendor("Google", 0.7)),
+    ("DeviceType/Speaker", Hint::new().kind(Iot, 0.9).vendor("Google", 0.6)),
+    ("DeviceType/Audio", Hint::new().kind(Iot, 0.9).vendor("Google", 0.6)),
+    ("DeviceType/", Hint::new()),
+    ("CrKey", Hint::new().kind(Tv, 0.5).vendor("Google", 0.7)),
     ("Roku/", Hint::new().kind(Tv, 0.9).vendor("Roku", 0.9)),
     ("AppleTV", Hint::new().kind(Tv, 0.9).vendor("Apple", 0.9).system("tvOS", 0.9)),
     ("PlayStation", Hint::new().kind(Iot, 0.85).vendor("Sony", 0.9)),
@@ -364,6 +371,20 @@ mod tests {
             "Mozilla/5.0 (SMART-TV; Linux; Tizen 5.0) AppleWebKit/538.1 (KHTML, like Gecko) Version/5.0 TV Safari/538.1",
             (Some(Tv), Some("Samsung"), Some("Tizen"), None),
         );
+        for (device, kind) in [
+            ("SmartSpeaker", Some(Iot)),
+            ("SmartDisplay", Some(Iot)),
+            ("Chromecast", Some(Tv)),
+            ("AndroidTV", Some(Tv)),
+            ("Toaster", None),
+        ] {
+            let agent = format!(
+                "Mozilla/5.0 (X11; Linux aarch64) AppleWebKit/537.36 (KHTML, like Gecko) \
+                 Chrome/92.0.4515.0 Safari/537.36 CrKey/1.56.500000 DeviceType/{device}"
+            );
+            let found = clue(&agent).hint.kind.map(|(kind, _)| kind);
+            assert_eq!(found, kind, "{device}");
+        }
         check(
             "Mozilla/5.0 (Web0S; Linux/SmartTV) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/79.0.3945.79 Safari/537.36",
             (Some(Tv), Some("LG"), Some("webOS"), None),

@@ -5,6 +5,7 @@
 //! has no name is told apart by the reason why ([hidden]).
 
 pub mod domain;
+pub mod embedded;
 pub mod hidden;
 pub mod lists;
 pub mod look;

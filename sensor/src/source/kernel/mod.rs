@@ -27,6 +27,7 @@ pub mod preflight;
 mod readers;
 mod reap;
 mod ring;
+mod routes;
 mod run;
 mod shares;
 mod table;
@@ -43,6 +44,7 @@ pub use links::{Link, LinkChanges, Links};
 pub use load::Kernel;
 pub use policy::{DeviceRules, Installed};
 pub use ring::{Messages, Samples};
+pub use routes::default_routes;
 pub use run::{LONGEST, ONE_PAGE, Runner, enter_own_namespace};
 pub use verdicts::Verdicts;
 

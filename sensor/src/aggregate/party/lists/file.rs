@@ -32,8 +32,9 @@ impl ListFile {
         let look = Look::of(file);
         match read(file, (category, owner), room) {
             Ok(list) => {
+                let list = Self { look, ..list };
                 list.tell(file, before);
-                Self { look, ..list }
+                list
             }
             Err(error) => {
                 tracing::error!(
@@ -54,7 +55,7 @@ impl ListFile {
         }
     }
 
-    /// Tells the log what is strange about a list that could be read.
+    /// Tells the log what has changed in a list that could be read, and what is strange about it.
     fn tell(&self, file: &Path, before: Option<&Self>) {
         let file = file.display();
         if self.report.bad > 0 {
@@ -62,6 +63,13 @@ impl ListFile {
                 "{file}: {} lines are not used; `sensor check` shows the first of them",
                 self.report.bad
             );
+        }
+        if let Some(before) = before
+            && before.look != self.look
+        {
+            let came = self.names.count_without(&before.names);
+            let went = before.names.count_without(&self.names);
+            tracing::info!("{file} has changed: {came} names came, {went} went");
         }
         let (now, then) = (
             self.names.len(),
@@ -152,7 +160,9 @@ mod tests {
         let (first, told) = load(&file, &text(11), None);
         assert_eq!(told, "");
         let (half, told) = load(&file, &text(6), Some(&first));
-        assert_eq!((half.names.len(), told.as_str()), (6, ""));
+        assert_eq!(half.names.len(), 6);
+        assert!(told.contains("0 names came, 5 went"), "{told}");
+        assert!(!told.contains("WARN"), "{told}");
         for (names, left) in [(5, "only 5 names are left of 11"), (0, "only 0 names are")] {
             let (less, told) = load(&file, &text(names), Some(&first));
             assert_eq!(less.names.len(), names as usize);
@@ -166,6 +176,32 @@ mod tests {
         let (_, told) = load(&file, &text(5), Some(&kept));
         assert!(told.contains("only 5 names are left of 11"), "{told}");
         let _ = fs::remove_file(&file);
+    }
+
+    #[test]
+    fn what_came_and_went_is_told_once() {
+        let name = format!("sensor-list-news-{}", std::process::id());
+        let file = std::env::temp_dir().join(name);
+        let (first, told) = load(&file, "a.example\nb.example\nc.example\n", None);
+        assert_eq!(told, "");
+        // A name below one that went is another name.
+        let (second, told) = load(
+            &file,
+            "x.a.example\nC.example\nb.example\nd.example\n",
+            Some(&first),
+        );
+        assert!(told.contains("has changed: 2 names came, 1 went"), "{told}");
+        let log = Log::default();
+        let to = log.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_writer(move || to.clone())
+            .finish();
+        tracing::subscriber::with_default(subscriber, || {
+            ListFile::load(&file, (None, None), MOST_NAMES, Some(&second))
+        });
+        let _ = fs::remove_file(&file);
+        let told = log.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        assert_eq!(String::from_utf8_lossy(&told), "");
     }
 
     #[test]

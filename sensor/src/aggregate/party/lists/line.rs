@@ -100,7 +100,7 @@ pub(super) fn read<'a>(
 ) -> Result<(), Reason> {
     let line = line.trim_ascii();
     match line {
-        [] | [b'!', ..] | [b'[', .., b']'] => return Ok(()),
+        [] | [b'!' | b';', ..] | [b'[', .., b']'] => return Ok(()),
         [b'#', comment @ ..] => {
             return match header(comment) {
                 Some(header) => item(header),
@@ -109,7 +109,10 @@ pub(super) fn read<'a>(
         }
         _ => {}
     }
-    let line = without_comment(line);
+    let (dnsmasq, line) = match dnsmasq_key(line) {
+        Some((key, rest)) => (Some(key), without_comment(rest, is_after_blank)),
+        None => (None, without_comment(line, is_after_name)),
+    };
     if line
         .iter()
         .any(|octet| octet.is_ascii_control() && *octet != b'\t')
@@ -120,21 +123,41 @@ pub(super) fn read<'a>(
         return Err(Reason::NotAscii);
     }
     let line = str::from_utf8(line).map_err(|_| Reason::NotAscii)?;
+    if let Some(key) = dnsmasq {
+        return dnsmasq_rule(key, line, item);
+    }
     if let Some(exception) = line.strip_prefix("@@") {
-        let rule = exception.strip_prefix("||").ok_or(Reason::Pattern)?;
-        return item(Item::Name(adblock(rule)?, true));
+        let rule = exception
+            .strip_prefix("||")
+            .or_else(|| exception.strip_prefix('|'));
+        return match adblock(rule.ok_or(Reason::Pattern)?)? {
+            // An exception that is taken back excepts nothing.
+            (_, Options::TakenBack) => Ok(()),
+            (name, _) => item(Item::Name(name, true)),
+        };
     }
     if let Some(rule) = line.strip_prefix("||") {
-        return item(Item::Name(adblock(rule)?, false));
+        return match adblock(rule)? {
+            (name, Options::None) => item(Item::Name(name, false)),
+            // Whichever rule for it that is, of this list or another.
+            (name, Options::TakenBack) => item(Item::Name(name, true)),
+            (_, Options::Others) => Err(Reason::Options),
+        };
+    }
+    if let Some((key, value)) = unbound_key(line) {
+        return unbound_rule(key, value, item);
     }
     let mut words = line.split_ascii_whitespace();
     let first = words.next().unwrap_or_default();
+    if is_of_zone_file(first, line) {
+        return Ok(());
+    }
     let mut others = words.peekable();
     match (address(first), others.peek()) {
         (Some(address), None) => item(Item::Address(address)),
         (Some(address), Some(_)) => hosts(address, others, item),
         (None, None) => item(Item::Name(plain(first)?, false)),
-        (None, Some(_)) => Err(Reason::NotAName),
+        (None, Some(_)) => record(first, others, item),
     }
 }
 
@@ -155,16 +178,43 @@ pub(super) fn is_owner(text: &str) -> bool {
     (1..=LONGEST_OWNER).contains(&text.len()) && !text.chars().any(char::is_control)
 }
 
-/// A line up to a `#` that follows a blank.
-fn without_comment(line: &[u8]) -> &[u8] {
-    let comment = line
-        .windows(2)
-        .position(|pair| pair[0].is_ascii_whitespace() && pair[1] == b'#');
-    line[..comment.unwrap_or(line.len())].trim_ascii_end()
+/// A line up to the `#` that begins a comment, as what stands before and behind it tells.
+fn without_comment(line: &[u8], begins: fn(u8, Option<u8>) -> bool) -> &[u8] {
+    let is_comment = |at: &usize| {
+        let behind = line.get(at + 2).copied();
+        line[at + 1] == b'#' && begins(line[*at], behind)
+            || line[at + 1] == b';' && line[*at].is_ascii_whitespace()
+    };
+    let comment = (0..line.len().saturating_sub(1)).find(is_comment);
+    let end = comment.map_or(line.len(), |at| at + 1);
+    line[..end].trim_ascii_end()
 }
 
-/// What follows `||`: a name, `^`, and options that change nothing for it.
-fn adblock(rule: &str) -> Result<&str, Reason> {
+/// `name # why`.
+fn is_after_blank(before: u8, _: Option<u8>) -> bool {
+    before.is_ascii_whitespace()
+}
+
+/// `name # why`, `name#why`; not the marks of rules about pages: `##`, `#@#`, `#?#`, `#$#`, `#%#`.
+fn is_after_name(before: u8, behind: Option<u8>) -> bool {
+    let is_mark = behind.is_some_and(|behind| b"#@?$%".contains(&behind));
+    let is_name = before.is_ascii_alphanumeric() || b"-_.^|".contains(&before);
+    before.is_ascii_whitespace() || is_name && !is_mark
+}
+
+/// What options make of an AdBlock rule.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Options {
+    /// There are none, or none that changes what a name alone decides.
+    None,
+    /// `$badfilter`: such a rule is taken back.
+    TakenBack,
+    /// Some that a name alone does not decide.
+    Others,
+}
+
+/// What follows `||`: a name, `^`, and options.
+fn adblock(rule: &str) -> Result<(&str, Options), Reason> {
     let (pattern, options) = match rule.split_once('$') {
         Some((pattern, options)) => (pattern, Some(options)),
         None => (rule, None),
@@ -174,10 +224,176 @@ fn adblock(rule: &str) -> Result<&str, Reason> {
     let name = name(written.strip_prefix("*.").unwrap_or(written))?;
     // `all` is every kind of request, `important` a rank among rules that this list does not mix.
     let is_honoured = |option: &str| matches!(option, "all" | "important");
-    match options {
-        Some(options) if !options.split(',').all(is_honoured) => Err(Reason::Options),
-        _ => Ok(name),
+    let options = match options {
+        None => Options::None,
+        Some(options) if options.split(',').any(|option| option == "badfilter") => {
+            Options::TakenBack
+        }
+        Some(options) if options.split(',').all(is_honoured) => Options::None,
+        Some(_) => Options::Others,
+    };
+    Ok((name, options))
+}
+
+/// A setting of dnsmasq about names.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Dnsmasq {
+    /// Which address they have.
+    Address,
+    /// Which server is asked for them.
+    Server,
+}
+
+/// `address=/…`, `server=/…`, `local=/…`, and what follows the first slash.
+fn dnsmasq_key(line: &[u8]) -> Option<(Dnsmasq, &[u8])> {
+    let keys = [
+        (&b"address=/"[..], Dnsmasq::Address),
+        (b"server=/", Dnsmasq::Server),
+        (b"local=/", Dnsmasq::Server),
+    ];
+    let found = keys.into_iter().find_map(|(text, key)| {
+        let rest = line.strip_prefix(text)?;
+        Some((key, rest))
+    });
+    // As the command line has it.
+    found.or_else(|| dnsmasq_key(line.strip_prefix(b"--")?))
+}
+
+/// Names that end in `/`, and where they lead: nowhere, as `server=/name/` and `address=/name/0.0.0.0`.
+fn dnsmasq_rule<'a>(
+    key: Dnsmasq,
+    rule: &'a str,
+    mut item: impl FnMut(Item<'a>) -> Result<(), Reason>,
+) -> Result<(), Reason> {
+    let (names, leads_to) = rule.rsplit_once('/').ok_or(Reason::Pattern)?;
+    let is_exception = match (key, leads_to.trim()) {
+        // NXDOMAIN.
+        (_, "") => false,
+        // No address, 0.0.0.0 and ::.
+        (Dnsmasq::Address, "#") => false,
+        (Dnsmasq::Address, written) => {
+            let address = address(written).ok_or(Reason::NotAName)?;
+            match is_nowhere(address) {
+                true => false,
+                false => return Err(Reason::Mapping),
+            }
+        }
+        // The servers that are asked for all names.
+        (Dnsmasq::Server, "#") => true,
+        (Dnsmasq::Server, _) => return Err(Reason::Mapping),
+    };
+    let mut result = Ok(());
+    for written in names.split('/') {
+        let told = match plain(written) {
+            Ok(name) => item(Item::Name(name, is_exception)),
+            Err(reason) => Err(reason),
+        };
+        result = result.and(told);
     }
+    result
+}
+
+/// `local-zone: …`, `local-data: …`, and the heads of sections.
+fn unbound_key(line: &str) -> Option<(&str, &str)> {
+    let (key, value) = line.split_once(':')?;
+    let is_known =
+        matches!(key, "local-zone" | "local-data") || key == "server" && value.is_empty();
+    is_known.then(|| (key, value.trim()))
+}
+
+/// A zone with its type, or a record that stands in for the answer.
+fn unbound_rule<'a>(
+    key: &str,
+    value: &'a str,
+    mut item: impl FnMut(Item<'a>) -> Result<(), Reason>,
+) -> Result<(), Reason> {
+    let unquoted = |text: &'a str| text.trim_matches(['"', '\'']);
+    match key {
+        "local-zone" => {
+            let (zone, kind) = value
+                .rsplit_once(|c: char| c.is_ascii_whitespace())
+                .ok_or(Reason::NotAName)?;
+            let zone = plain(unquoted(zone.trim()));
+            match unquoted(kind) {
+                "deny" | "refuse" | "static" | "always_deny" | "always_refuse"
+                | "always_nxdomain" | "always_nodata" | "always_null" | "inform_deny" => {
+                    item(Item::Name(zone?, false))
+                }
+                "transparent" | "typetransparent" | "always_transparent" | "inform" => {
+                    item(Item::Name(zone?, true))
+                }
+                // Its records tell, in lines of their own.
+                "redirect" | "inform_redirect" => Ok(()),
+                "nodefault" => Ok(()),
+                _ => Err(Reason::Options),
+            }
+        }
+        "local-data" => {
+            let mut words = unquoted(value).split_ascii_whitespace();
+            let owner = words.next().unwrap_or_default();
+            record(owner, words, item)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether a line of a zone file says nothing of a name: a directive, what the zone says of itself, and
+/// numbers of its SOA record.
+fn is_of_zone_file(first: &str, line: &str) -> bool {
+    const DIRECTIVES: [&str; 2] = ["$TTL", "$ORIGIN"];
+    const OF_THE_ZONE: [&str; 4] = ["@", "IN", "NS", "SOA"];
+    let is_first = |words: &[&str]| words.iter().any(|word| word.eq_ignore_ascii_case(first));
+    let is_number = |word: &str| {
+        let digits = word.trim_end_matches(['s', 'm', 'h', 'd', 'w', 'S', 'M', 'H', 'D', 'W']);
+        !digits.is_empty() && digits.bytes().all(|octet| octet.is_ascii_digit())
+    };
+    is_first(&DIRECTIVES)
+        || is_first(&OF_THE_ZONE)
+        || line
+            .split_ascii_whitespace()
+            .all(|word| matches!(word, "(" | ")") || is_number(word.trim_matches(['(', ')'])))
+}
+
+/// A record of a zone file: what stands in for the answer for its owner, as in a response policy zone
+/// (draft-vixie-dnsop-dns-rpz, section 3), where `.` is NXDOMAIN and `*.` no data.
+fn record<'a>(
+    owner: &'a str,
+    words: impl Iterator<Item = &'a str>,
+    mut item: impl FnMut(Item<'a>) -> Result<(), Reason>,
+) -> Result<(), Reason> {
+    const OF_ADDRESSES: [&str; 4] = ["rpz-ip", "rpz-client-ip", "rpz-nsip", "rpz-nsdname"];
+    let is_time = |word: &str| {
+        word.bytes()
+            .next()
+            .is_some_and(|octet| octet.is_ascii_digit())
+    };
+    let is_class = |word: &str| word.eq_ignore_ascii_case("IN");
+    let mut words = words.skip_while(|word| is_time(word) || is_class(word));
+    let (Some(kind), Some(data), None) = (words.next(), words.next(), words.next()) else {
+        return Err(Reason::NotAName);
+    };
+    let is_exception = match kind.to_ascii_uppercase().as_str() {
+        "CNAME" => match data.to_ascii_lowercase().as_str() {
+            "." | "*." | "rpz-drop." | "rpz-drop" => false,
+            "rpz-passthru." | "rpz-passthru" => true,
+            _ => return Err(Reason::Mapping),
+        },
+        "A" | "AAAA" => match is_nowhere(address(data).ok_or(Reason::NotAName)?) {
+            true => false,
+            false => return Err(Reason::Mapping),
+        },
+        _ => return Err(Reason::NotAName),
+    };
+    let last = owner.trim_end_matches('.').rsplit('.').next();
+    if last.is_some_and(|last| OF_ADDRESSES.iter().any(|of| of.eq_ignore_ascii_case(last))) {
+        return Err(Reason::Pattern);
+    }
+    item(Item::Name(plain(owner)?, is_exception))
+}
+
+/// Whether a name that has this address cannot be reached.
+fn is_nowhere(address: IpAddr) -> bool {
+    address.is_unspecified() || address.is_loopback()
 }
 
 /// What follows an address in a hosts file.
@@ -186,7 +402,7 @@ fn hosts<'a>(
     names: impl Iterator<Item = &'a str>,
     mut item: impl FnMut(Item<'a>) -> Result<(), Reason>,
 ) -> Result<(), Reason> {
-    let blocks = address.is_unspecified() || address.is_loopback();
+    let blocks = is_nowhere(address);
     let mut result = Ok(());
     for word in names {
         let is_local = LOCAL_NAMES
@@ -338,17 +554,29 @@ mod tests {
             "||example.com^$third-party",
             "||example.com^$",
             "||example.com^$important,dnstype=AAAA",
-            "@@||example.com^$client=phone",
+            "||example.com^$denyallow=a.example.com",
         ] {
             check_bad(rule, Reason::Options);
         }
+        // Blocking less is the lesser mistake.
+        for excepted in [
+            "@@||example.com^$client=phone",
+            "@@||example.com^$third-party,important",
+            "@@|example.com^",
+            "@@||example.com^|",
+            "||example.com^$badfilter",
+            "||example.com^$third-party,badfilter",
+        ] {
+            let expected = vec![Item::Name("example.com", true)];
+            assert_eq!(told(excepted.as_bytes()), (expected, Ok(())), "{excepted}");
+        }
+        check("@@||example.com^$badfilter", &[]);
         for rule in [
             "||example.com/ads/",
             "||ad*.example.com^",
             "||example.com^*/pixel",
             "|https://example.com|",
             "@@example.com",
-            "@@|example.com^",
             "/banner[0-9]+/",
             "example.com##.ad",
             "ads*.example.com",
@@ -357,6 +585,117 @@ mod tests {
         ] {
             check_bad(rule, Reason::Pattern);
         }
+    }
+
+    #[test]
+    fn comments_without_a_blank() {
+        check("example.com#why", &["example.com"]);
+        check("example.com#", &["example.com"]);
+        check(
+            "0.0.0.0 a.example b.example#why",
+            &["a.example", "b.example"],
+        );
+        check("||example.com^#why", &["example.com"]);
+        for rule in [
+            "example.com##.ad",
+            "example.com#@#.ad",
+            "example.com#?#.ad",
+            "example.com#$#body { color: red }",
+            "example.com#%#//scriptlet",
+        ] {
+            let (items, result) = told(rule.as_bytes());
+            assert_eq!(items, [], "{rule}");
+            assert!(result.is_err(), "{rule}");
+        }
+    }
+
+    #[test]
+    fn dnsmasq() {
+        check("address=/example.com/", &["example.com"]);
+        check("address=/example.com/#", &["example.com"]);
+        check("address=/example.com/0.0.0.0", &["example.com"]);
+        check("address=/example.com/:: # why", &["example.com"]);
+        check("address=/example.com/127.0.0.1", &["example.com"]);
+        check("address=/a.example/b.example/", &["a.example", "b.example"]);
+        check("server=/example.com/", &["example.com"]);
+        check("local=/.example.com/", &["example.com"]);
+        check("--server=/example.com/", &["example.com"]);
+        let excepted = told(b"server=/example.com/#");
+        assert_eq!(excepted, (vec![Item::Name("example.com", true)], Ok(())));
+        check_bad("address=/example.com/192.168.1.7", Reason::Mapping);
+        check_bad("server=/example.com/192.168.1.7#5353", Reason::Mapping);
+        check_bad("address=/example.com", Reason::Pattern);
+        check_bad("address=/#/0.0.0.0", Reason::Pattern);
+        check_bad("local=/lan/", Reason::OneLabel);
+        check_bad("address=/example.com/nowhere", Reason::NotAName);
+        check_bad("server=192.168.1.7", Reason::NotAName);
+    }
+
+    #[test]
+    fn unbound() {
+        check("server:", &[]);
+        for kind in ["always_nxdomain", "static", "refuse", "always_null", "deny"] {
+            check(
+                &format!("local-zone: \"example.com\" {kind}"),
+                &["example.com"],
+            );
+            check(
+                &format!("  local-zone: example.com. {kind} # why"),
+                &["example.com."].map(|name| name.trim_end_matches('.')),
+            );
+        }
+        check("local-zone: \"example.com\" redirect", &[]);
+        check("local-data: \"example.com A 0.0.0.0\"", &["example.com"]);
+        check(
+            "local-data: 'example.com. 3600 IN AAAA ::'",
+            &["example.com"],
+        );
+        let excepted = told(b"local-zone: \"example.com\" always_transparent");
+        assert_eq!(excepted, (vec![Item::Name("example.com", true)], Ok(())));
+        check_bad("local-data: \"example.com A 192.168.1.7\"", Reason::Mapping);
+        check_bad(
+            "local-data: \"www.example.com CNAME safe.example.com\"",
+            Reason::Mapping,
+        );
+        check_bad("local-zone: \"example.com\"", Reason::NotAName);
+        check_bad("local-zone: \"example.com\" sometimes", Reason::Options);
+        check_bad("local-zone: \"home\" static", Reason::OneLabel);
+        check_bad("forward-zone:", Reason::Pattern);
+    }
+
+    #[test]
+    fn response_policy_zones() {
+        for nothing in [
+            "$TTL 300",
+            "$ORIGIN rpz.local.",
+            "@ IN SOA localhost. root.localhost. (1 3600 600 86400 60)",
+            "@ SOA localhost. root.localhost. (",
+            "    2026010101 ; serial",
+            "    1h 15m 30d 2h )",
+            ")",
+            "  IN NS localhost.",
+            " NS localhost.",
+            "; why",
+        ] {
+            check(nothing, &[]);
+        }
+        check("example.com CNAME .", &["example.com"]);
+        check("*.example.com CNAME . ; why", &["example.com"]);
+        check("example.com 300 IN CNAME *.", &["example.com"]);
+        check("example.com\tIN\tCNAME\trpz-drop.", &["example.com"]);
+        check("example.com cname .", &["example.com"]);
+        check("example.com A 0.0.0.0", &["example.com"]);
+        check("example.com AAAA ::1", &["example.com"]);
+        let excepted = told(b"example.com CNAME rpz-passthru.");
+        assert_eq!(excepted, (vec![Item::Name("example.com", true)], Ok(())));
+        check_bad("example.com CNAME garden.example.", Reason::Mapping);
+        check_bad("example.com CNAME rpz-tcp-only.", Reason::Mapping);
+        check_bad("example.com A 192.168.1.7", Reason::Mapping);
+        check_bad("32.1.2.0.192.rpz-ip CNAME .", Reason::Pattern);
+        check_bad("ns.example.com.rpz-nsdname CNAME .", Reason::Pattern);
+        check_bad("example.com TXT words", Reason::NotAName);
+        check_bad("example.com CNAME", Reason::NotAName);
+        check_bad("* CNAME .", Reason::Pattern);
     }
 
     #[test]

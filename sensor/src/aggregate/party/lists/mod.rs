@@ -1,8 +1,8 @@
 //! Lists of names: whose a name is, and what it is for.
 //!
 //! A name on a list stands for itself and everything below it. Plain names, hosts files, AdBlock
-//! rules `||name^` and wildcards `*.name` are read, in any mixture; `@@||name^` is an exception,
-//! which is the category `never-block`. A line `# owner: …` or `# category: …` holds for the lines
+//! rules `||name^`, wildcards `*.name`, and the lists of dnsmasq, unbound and RPZ are read, in any mixture;
+//! `@@||name^` is an exception, which is the category `never-block`. A line `# owner: …` or `# category: …` holds for the lines
 //! that follow it, where whoever adds the list does not say otherwise.
 //!
 //! Memory is bounded, whatever is in a file: only names are kept, and of lines that name nothing
@@ -304,6 +304,12 @@ impl Lists {
             what: *address,
             listed: self.listed(*said),
         })
+    }
+
+    /// How many names these lists have that the others do not.
+    pub fn count_without(&self, others: &Self) -> usize {
+        let names = self.names.iter();
+        names.filter(|(name, _)| !others.names.has(name)).count()
     }
 
     /// How many different names there are.
@@ -927,6 +933,28 @@ mod tests {
             ("dns.google", bypass, Some("Google")),
             ("e8960.dscb.akamaiedge.net", None, Some("Akamai")),
             ("grs.hicloud.com", None, Some("Huawei")),
+            ("detectportal.firefox.com", NEVER, Some("Mozilla")),
+            ("clients3.google.com", NEVER, Some("Google")),
+            ("clients4.google.com", None, Some("Google")),
+            ("17-courier.push.apple.com", NEVER, Some("Apple")),
+            ("captive.g.aaplimg.com", NEVER, Some("Apple")),
+            ("mtalk.google.com", NEVER, Some("Google")),
+            ("alt4-mtalk.google.com", NEVER, Some("Google")),
+            ("client.wns.windows.com", NEVER, Some("Microsoft")),
+            ("ipv6.msftconnecttest.com", NEVER, Some("Microsoft")),
+            ("connectivity-check.ubuntu.com", NEVER, Some("Canonical")),
+            ("nmcheck.gnome.org", NEVER, Some("GNOME")),
+            ("network-test.debian.org", NEVER, Some("Debian")),
+            ("conntest.nintendowifi.net", NEVER, Some("Nintendo")),
+            ("ctest.cdn.nintendo.net", NEVER, Some("Nintendo")),
+            ("conn1.coloros.com", NEVER, Some("OPPO")),
+            (
+                "connectivitycheck.cbg-app.huawei.com",
+                NEVER,
+                Some("Huawei"),
+            ),
+            ("fireoscaptiveportal.com", NEVER, Some("Amazon")),
+            ("push.services.mozilla.com", NEVER, Some("Mozilla")),
             ("www.example.com", None, None),
         ] {
             assert_eq!(category_and_owner(name), (category, owner), "{name}");

@@ -83,6 +83,12 @@ impl Names {
             .reduce(Said::over)
     }
 
+    /// Whether this very name is there, in lower case.
+    pub(super) fn has(&self, name: &str) -> bool {
+        let whole = Suffixes::of(name, &self.hashing).last();
+        whole.is_some_and(|whole| self.place(name, whole.hash).is_some())
+    }
+
     /// All, in lower case, in the order in which they were added.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&str, Said)> {
         self.records.iter()
