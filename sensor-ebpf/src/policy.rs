@@ -19,6 +19,10 @@ pub const MAX_RULES: usize = 64;
 /// The most port ranges of one rule.
 pub const MAX_PORT_RANGES: usize = 8;
 
+/// The most devices of one side that other rules apply to than to everybody; the kernel's table has room for
+/// those of both sides.
+pub const MAX_DEVICES: usize = 8_192;
+
 /// The most chains of one side: distinct combinations of rules that prefixes lead to.
 pub const MAX_CHAINS: usize = 1024;
 

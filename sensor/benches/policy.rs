@@ -11,7 +11,7 @@ use std::{
 use sensor::{
     aggregate::knowledge::Knowledge,
     config::{Action, Policy},
-    policy::{PolicyLists, compile},
+    policy::{BLOCKED, Holds, PolicyLists, Temporary, compile, recompile},
 };
 
 /// How often each is done; the median is told.
@@ -36,7 +36,7 @@ fn main() -> anyhow::Result<()> {
         let began = Instant::now();
         let lists = PolicyLists::load(&policies, &PolicyLists::default());
         let read = began.elapsed();
-        let identities = HashMap::from([("ads".to_owned(), 1)]);
+        let identities = HashMap::from([("ads".to_owned(), 1), (BLOCKED.to_owned(), 2)]);
         let mut took = Vec::new();
         let mut octets = 0;
         for _ in 0..ROUNDS {
@@ -48,6 +48,29 @@ fn main() -> anyhow::Result<()> {
             octets = size_of_val(&*names.buckets);
         }
         took.sort();
+        // As `sensor block` does.
+        let compiled = compile(&policies, &[], &knowledge, &lists, &identities)?;
+        let said = [Temporary {
+            domain: "blocked.example".to_owned(),
+            device: None,
+            blocks: true,
+            since: 0.0,
+            holds: Holds::Always,
+        }];
+        let mut blocked = Vec::new();
+        for _ in 0..ROUNDS {
+            let began = Instant::now();
+            let said: (&[_], &[_]) = (&[], &said);
+            let again = recompile(&compiled, said, &policies, &knowledge, &lists, &identities);
+            blocked.push(began.elapsed());
+            let count = black_box(&again).as_ref().map(|again| again.names.count);
+            assert_eq!(count, Some(compiled.names.count + 1));
+        }
+        blocked.sort();
+        println!(
+            "{count} names: one more by a command in {:.1} ms",
+            milliseconds(blocked[ROUNDS / 2])
+        );
         println!(
             "{count} names: read in {:.0} ms, compiled in {:.0} ms, a table of {octets} octets",
             milliseconds(read),

@@ -105,7 +105,7 @@ fn exercise() -> Result<String> {
             knowledge: &knowledge,
             devices: &[],
             names: &mut NamesAt::default(),
-            now: 0.0,
+            now: 0.0.into(),
         })
     };
     put_in_force(&mut kernel, &config("reject")?)?;
@@ -576,7 +576,9 @@ fn balanced(kernel: &mut Kernel, idle_after: Duration) -> Result<Snapshot> {
         let all = || PORTS.iter().map(counters).collect::<Result<Vec<_>>>();
         let before = all()?;
         let mut aggregate = Aggregate::default();
-        kernel.read(idle_after, |record| aggregate.apply(record, 0.0))?;
+        kernel.read(idle_after, &0.0.into(), |record| {
+            aggregate.apply(record, 0.0);
+        })?;
         let snapshot = aggregate.snapshot(sensor::model::Ticks::default());
         let moved = before != all()?;
         let differences = PORTS

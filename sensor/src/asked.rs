@@ -70,8 +70,12 @@ pub type Told = Result<String, String>;
 /// The longest question, in octets.
 const MAX_QUESTION: u64 = 4096;
 
-/// How long either side waits for the other.
+/// How long either side waits for the other to take or to say something that it has at hand.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a client waits for an answer. A daemon that ends in between closes the connection, so this is for
+/// one that neither works nor ends.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(5 * 60);
 
 /// The most octets that a socket's name can have (`unix(7)`).
 const LONGEST_NAME: usize = 107;
@@ -144,10 +148,8 @@ pub async fn answer<T: Send + 'static>(
         let commands = commands.clone();
         // Each by itself: one that says nothing does not hold up the others.
         tokio::spawn(async move {
-            match timeout(PATIENCE, converse(stream, commands, command)).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::debug!("a question has no answer: {error:#}"),
-                Err(error) => tracing::debug!("a question took too long: {error}"),
+            if let Err(error) = converse(stream, commands, command).await {
+                tracing::debug!("a question has no answer: {error:#}");
             }
         });
     }
@@ -159,14 +161,28 @@ async fn converse<T>(
     command: fn(Question, oneshot::Sender<String>) -> T,
 ) -> anyhow::Result<()> {
     let mut question = Vec::new();
-    (&mut stream)
-        .take(MAX_QUESTION)
-        .read_to_end(&mut question)
-        .await?;
+    let mut whole = (&mut stream).take(MAX_QUESTION);
+    timeout(PATIENCE, whole.read_to_end(&mut question))
+        .await
+        .context("it was not asked to its end")??;
     let question = serde_json::from_slice(&question)?;
     let (tell, told) = oneshot::channel();
-    if commands.send(command(question, tell)).await.is_ok() {
-        stream.write_all(told.await?.as_bytes()).await?;
+    if commands.send(command(question, tell)).await.is_err() {
+        return Ok(());
+    }
+    // However long it takes: whoever hangs up in between has it done all the same.
+    let answer = told.await?;
+    if let Err(error) = say(&mut stream, answer.as_bytes()).await {
+        tracing::debug!("what was asked is done, and its client has gone: {error}");
+    }
+    Ok(())
+}
+
+/// Sends an answer to a client that goes on taking it.
+async fn say(stream: &mut UnixStream, mut answer: &[u8]) -> io::Result<()> {
+    while !answer.is_empty() {
+        let sent = timeout(PATIENCE, stream.write(answer)).await??;
+        answer = &answer[sent..];
     }
     Ok(())
 }
@@ -187,11 +203,12 @@ pub fn ask(pin_directory: &Path, question: &Question) -> anyhow::Result<Option<S
     let what = || {
         format!(
             "the daemon at {} does not answer; `systemctl status gateway-sensor` and its log may \
-             say why",
+             say why, and `sensor status` whether what was asked is done",
             pin_directory.display()
         )
     };
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(ANSWERED_WITHIN))?;
     let mut answer = String::new();
     let asked = stream
         .write_all(&serde_json::to_vec(question)?)

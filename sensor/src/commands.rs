@@ -25,7 +25,7 @@ use crate::{
     config::{Action, Checked, Config, Level, Problems, typed},
     enforcement::Enforcement,
     model::{FlowFacts, Snapshot, Ticks},
-    pipeline,
+    pipeline::{self, clock::Clock},
     policy::Zone,
     source::kernel::{self, Books, Links, preflight},
 };
@@ -114,9 +114,10 @@ pub fn execute(cli: &Cli) -> anyhow::Result<ExitCode> {
                         nobody_answers()
                     );
                     let knowledge = Knowledge::load(&config.parties, &config.lists, None);
-                    let mut enforcement = Enforcement::new(&config, now);
+                    let moment = Clock::of_machine().now();
+                    let mut enforcement = Enforcement::new(&config, moment);
                     enforcement.read_lists(&config);
-                    cli::explained(args, &config, &knowledge, &enforcement, &[], now)?
+                    cli::explained(args, &config, &knowledge, &enforcement, &[], moment)?
                 }
             };
             write!(out, "{text}")?;
@@ -251,7 +252,7 @@ fn weigh(checked: &mut Checked) {
     let (knowledge, without, with) =
         tracing::subscriber::with_default(NoSubscriber::default(), || {
             let knowledge = Knowledge::load(&config.parties, &config.lists, None);
-            let mut enforcement = Enforcement::new(config, now());
+            let mut enforcement = Enforcement::new(config, Clock::of_machine().now());
             enforcement.read_lists(config);
             let (without, with) = enforcement.too_large(config, &knowledge);
             (knowledge, without, with)

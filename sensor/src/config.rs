@@ -73,6 +73,15 @@ impl Config {
         checked(read, may_be_used, &text, file)
     }
 
+    /// Reads and checks a file, and not the lists and databases that it names: whoever reads these next says what
+    /// is wrong with them.
+    ///
+    /// # Errors
+    /// Every problem, where the text has an error; that it cannot be read, or is not UTF-8, is one.
+    pub fn load_alone(file: &Path) -> Result<Checked, Problems> {
+        Self::parse(&text_of(file)?, file)
+    }
+
     /// Reads a file for the sake of a sensor that runs already: not the files that it names, and with
     /// errors among the problems, wherever they are not about where that sensor is. What they are
     /// about is left out, or as it is by default.

@@ -1,10 +1,11 @@
 //! Which policies are in force: what the configuration says, what commands said, and to which devices
 //! each rule applies at the moment.
 
+mod kept;
 mod learned;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::IpAddr,
     path::{Path, PathBuf},
     sync::Arc,
@@ -14,7 +15,7 @@ use anyhow::Context as _;
 use sensor_ebpf::{
     flow::FlowKey,
     parse::{Family, Mac},
-    policy::Verdict,
+    policy::{MAX_DEVICES, Verdict},
 };
 
 use self::learned::Learned;
@@ -25,21 +26,25 @@ use crate::{
         names_at::{NamesAt, Place},
         party::look::Look,
     },
-    config::{Config, DeviceSelector, Policy, typed},
+    config::{Config, DeviceOverride, DeviceSelector, Policy, typed},
     hearing,
     model::{self, Device},
+    moment::Moment,
     policy::explain::{self, Deciding, RefusedBefore},
     policy::{
-        ALLOWED, BLOCKED, Compiled, DeviceFacts, Fitting, InForce, PolicyLists, Temporary,
-        TooLarge, Zone, compile, fitting, policy_names,
+        ALLOWED, BLOCKED, Compiled, DeviceFacts, Fitting, Holds, InForce, PolicyLists, Temporary,
+        TooLarge, TooMuch, Zone, compile, fitting, policy_names, recompile,
     },
     remembered::Remembered,
     source::kernel::{DeviceRules, Installed, Kernel},
-    state,
 };
 
 /// The file of what commands said, in the state directory.
 const FILE: &str = "commands.json";
+
+/// Seconds between two times that it is written how much is left of what holds for a time, at most: so much more
+/// it may hold behind a boot that nobody foresaw.
+const KEEP_EVERY: f64 = 10.0 * 60.0;
 
 /// The most that commands can have said at a time.
 pub const MOST_TEMPORARY: usize = 1_000;
@@ -56,8 +61,8 @@ pub struct Circumstances<'a> {
     pub devices: &'a [Device],
     /// The names that are known at addresses.
     pub names: &'a mut NamesAt,
-    /// In seconds since the Unix epoch.
-    pub now: f64,
+    /// When that is.
+    pub now: Moment,
 }
 
 /// Is told what decides, right before it is in force in the kernel.
@@ -81,39 +86,79 @@ pub struct Enforcement {
     /// The policies in force, where not all of the configuration's have a place.
     in_part: Option<Vec<Policy>>,
     file: PathBuf,
+    /// When what commands said was written last, in steady time.
+    kept_at: f64,
     remembered: Remembered,
     zone: Zone,
     in_force: Arc<InForce>,
     who: DeviceRules,
+    /// The kernel may have a part of other rules of devices.
+    devices_unsure: bool,
+    /// Devices without a place for rules of their own, as the log was told.
+    crowded_out: u64,
     learned: Learned,
     /// The names of policies in the tables, by their identities.
     policies: HashMap<u16, String>,
     tell: Tell,
 }
 
+/// What is in force, for whoever prepares what comes next.
+pub struct Material {
+    lists: PolicyLists,
+    temporary: Vec<Temporary>,
+    /// Numbers of policies in counters, by their names.
+    identities: HashMap<String, u16>,
+}
+
+/// Policies that are ready to be put in force.
+pub struct Prepared {
+    lists: PolicyLists,
+    /// What commands had said by then.
+    temporary: Vec<Temporary>,
+    compiled: Result<Compiled, TooLarge>,
+}
+
+impl Material {
+    /// Reads the lists of policies and compiles all: of many names that takes a second of CPU time. Nothing
+    /// here needs the kernel or the daemon's state, so that both go on meanwhile.
+    pub fn prepare(self, policies: &[Policy], knowledge: &Knowledge) -> Prepared {
+        let lists = PolicyLists::load(policies, &self.lists);
+        let (temporary, identities) = (self.temporary, &self.identities);
+        let compiled = compile(policies, &temporary, knowledge, &lists, identities);
+        Prepared {
+            lists,
+            temporary,
+            compiled,
+        }
+    }
+}
+
 impl Enforcement {
     /// With nothing in force, and with what commands said and what was known of devices before the
     /// daemon began.
-    pub fn new(config: &Config, now: f64) -> Self {
+    pub fn new(config: &Config, now: impl Into<Moment>) -> Self {
+        let now = now.into();
         let file = config.daemon.state_directory.join(FILE);
-        let mut temporary: Vec<Temporary> = state::read(&file).unwrap_or_else(|error| {
+        let temporary = kept::read(&file, &now).unwrap_or_else(|error| {
             tracing::error!(
                 "{}: {error:#}; what `sensor block` and `allow` said is left out",
                 file.display()
             );
             Vec::new()
         });
-        temporary.retain(|said| is_valid(said, now));
         Self {
             lists: PolicyLists::default(),
             temporary,
             without_commands: false,
             in_part: None,
             file,
-            remembered: Remembered::new(config, now),
+            kept_at: now.steady,
+            remembered: Remembered::new(config, &now),
             zone: Zone::named(config.daemon.time_zone.as_deref()),
             in_force: Arc::default(),
             who: DeviceRules::default(),
+            devices_unsure: false,
+            crowded_out: 0,
             learned: Learned::default(),
             policies: HashMap::new(),
             tell: Box::new(|_| {}),
@@ -189,7 +234,7 @@ impl Enforcement {
 
     /// Takes what is known of devices, and tells them what was known before the daemon began, where
     /// that is surer; it is kept for the next one.
-    pub fn recall(&mut self, devices: &mut [Device], now: f64) {
+    pub fn recall(&mut self, devices: &mut [Device], now: &Moment) {
         self.remembered.recall(devices, now);
     }
 
@@ -202,8 +247,19 @@ impl Enforcement {
     }
 
     /// Keeps for the next daemon what is known of devices.
-    pub fn end(&mut self, now: f64) {
+    pub fn end(&mut self, now: &Moment) {
         self.remembered.keep(now);
+        if self.is_running_out()
+            && let Err(error) = kept::write(&self.file, &self.temporary, now)
+        {
+            tracing::warn!("{}: {error:#}", self.file.display());
+        }
+    }
+
+    /// Whether something holds for a time only.
+    fn is_running_out(&self) -> bool {
+        let mut said = self.temporary.iter();
+        said.any(|said| said.holds != Holds::Always)
     }
 
     /// What is known of a device, for policies.
@@ -214,7 +270,9 @@ impl Enforcement {
         devices: &'a [Device],
     ) -> DeviceFacts<'a> {
         let seen = devices.iter().find(|device| device.mac == Some(mac));
-        facts(mac.octets(), config, seen, &self.remembered)
+        let mut configured = config.devices.iter();
+        let configured = configured.find(|device| device.mac == mac.octets());
+        facts(mac.octets(), configured, seen, &self.remembered)
     }
 
     /// What is refused to these devices (`None`: to all) whatever name they would say.
@@ -224,9 +282,9 @@ impl Enforcement {
         config: &Config,
         knowledge: &Knowledge,
         devices: &[Device],
-        now: f64,
+        now: Moment,
     ) -> Vec<RefusedBefore> {
-        let seen = seen(devices);
+        let (seen, configured) = (seen(devices), configured(config));
         let named = selector.into_iter().filter_map(|selector| match selector {
             DeviceSelector::Mac(mac) => Some(*mac),
             _ => None,
@@ -238,9 +296,10 @@ impl Enforcement {
             .chain(config.devices.iter().map(|device| device.mac))
             .chain(named)
             .collect();
-        let all = all
-            .into_iter()
-            .map(|mac| facts(mac, config, seen.get(&mac).copied(), &self.remembered));
+        let all = all.into_iter().map(|mac| {
+            let configured = configured.get(&mac).copied();
+            facts(mac, configured, seen.get(&mac).copied(), &self.remembered)
+        });
         let meant: Vec<_> = all
             .filter(|facts| selector.is_none_or(|selector| facts.are(selector)))
             .collect();
@@ -253,11 +312,11 @@ impl Enforcement {
         &self,
         address: IpAddr,
         device: &DeviceFacts<'_>,
-        now: f64,
+        now: Moment,
     ) -> Option<(Option<String>, Verdict)> {
         let compiled = &self.in_force.compiled;
         let place = (Mac::new(device.mac), address);
-        let rules = self.learned.at()(place)? & compiled.rules_of(device, &self.zone, now);
+        let rules = self.learned.at()(place)? & compiled.rules_of(device, &self.zone, now.known());
         let rule = compiled.rules.get(rules.trailing_zeros() as usize)?;
         let policy = self.policies.get(&rule.policy).cloned();
         let policy = policy.filter(|name| name != BLOCKED && name != ALLOWED);
@@ -274,7 +333,7 @@ impl Enforcement {
         &'a self,
         config: &'a Config,
         knowledge: &'a Knowledge,
-        now: f64,
+        now: Moment,
     ) -> Deciding<'a> {
         Deciding {
             policies: self.policies(config),
@@ -282,7 +341,8 @@ impl Enforcement {
             knowledge,
             lists: &self.lists,
             zone: &self.zone,
-            now,
+            now: now.known(),
+            offset: now.offset(),
         }
     }
 
@@ -307,7 +367,10 @@ impl Enforcement {
             let policies = &config.policies;
             let names = policy_names(policies, temporary).map(str::to_owned);
             let identities = names.zip(1..).collect();
-            compile(policies, temporary, knowledge, &self.lists, &identities).err()
+            let compiled = compile(policies, temporary, knowledge, &self.lists, &identities);
+            compiled
+                .and_then(|compiled| self.check_devices(&compiled, config))
+                .err()
         };
         match error(&[]) {
             None if !self.temporary.is_empty() => (None, error(&self.temporary)),
@@ -340,7 +403,50 @@ impl Enforcement {
         let config = circumstances.config;
         let lists = PolicyLists::load(&config.policies, &self.lists);
         let zone = Zone::named(config.daemon.time_zone.as_deref());
-        let installed = self.put(part, &config.policies, lists, &zone, circumstances)?;
+        let installed = self.put(part, &config.policies, lists, None, &zone, circumstances)?;
+        self.zone = zone;
+        Ok(installed)
+    }
+
+    /// What is needed to prepare policies with these names elsewhere, while these are in force.
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    pub fn material<'p>(
+        &self,
+        kernel: &mut Kernel,
+        policies: impl IntoIterator<Item = &'p str>,
+    ) -> anyhow::Result<Material> {
+        let names = policies.into_iter().chain([BLOCKED, ALLOWED]);
+        Ok(Material {
+            lists: self.lists.clone(),
+            temporary: self.temporary.clone(),
+            identities: kernel.identities(names)?,
+        })
+    }
+
+    /// Puts policies in force that were prepared while others were, with what commands have said meanwhile.
+    ///
+    /// # Errors
+    /// As [`install`](Self::install).
+    pub fn install_prepared(
+        &mut self,
+        prepared: Prepared,
+        circumstances: Circumstances<'_>,
+    ) -> anyhow::Result<Installed> {
+        let config = circumstances.config;
+        let zone = Zone::named(config.daemon.time_zone.as_deref());
+        let Prepared {
+            lists,
+            temporary,
+            compiled,
+        } = prepared;
+        let compiled = match self.temporary == temporary {
+            true => Some(compiled?),
+            false => None,
+        };
+        let all = PartOf::All;
+        let installed = self.put(all, &config.policies, lists, compiled, &zone, circumstances)?;
         self.zone = zone;
         Ok(installed)
     }
@@ -354,7 +460,8 @@ impl Enforcement {
         let now = circumstances.now;
         let mut temporary = self.temporary.clone();
         temporary.retain(|other| {
-            is_valid(other, now) && !(other.domain == said.domain && other.device == said.device)
+            other.holds.at(now.steady)
+                && !(other.domain == said.domain && other.device == said.device)
         });
         anyhow::ensure!(
             temporary.len() < MOST_TEMPORARY,
@@ -377,7 +484,7 @@ impl Enforcement {
         circumstances: Circumstances<'_>,
     ) -> anyhow::Result<Option<Temporary>> {
         let mut temporary = self.temporary.clone();
-        temporary.retain(|said| is_valid(said, circumstances.now));
+        temporary.retain(|said| said.holds.at(circumstances.now.steady));
         let place = temporary
             .iter()
             .position(|said| said.domain == domain && said.device.as_ref() == device);
@@ -395,12 +502,14 @@ impl Enforcement {
         temporary: Vec<Temporary>,
         circumstances: Circumstances<'_>,
     ) -> anyhow::Result<()> {
+        let now = circumstances.now;
         let before = std::mem::replace(&mut self.temporary, temporary);
-        if let Err(error) = self.put_again(PartOf::All, circumstances) {
+        if let Err(error) = self.put_again(PartOf::All, &before, circumstances) {
             self.temporary = before;
             return Err(error);
         }
-        state::write(&self.file, &self.temporary).with_context(|| {
+        self.kept_at = now.steady;
+        kept::write(&self.file, &self.temporary, &now).with_context(|| {
             format!(
                 "it is in force, but not after the daemon ends: {} cannot be written; \
                  `daemon.state_directory` says where it is to be",
@@ -416,13 +525,21 @@ impl Enforcement {
     /// The kernel refuses it.
     pub fn keep(&mut self, circumstances: Circumstances<'_>) -> anyhow::Result<()> {
         let now = circumstances.now;
-        if self.temporary.iter().any(|said| !is_valid(said, now)) {
-            self.temporary.retain(|said| is_valid(said, now));
-            self.put_again(PartOf::Fitting, circumstances)?;
-            if let Err(error) = state::write(&self.file, &self.temporary) {
-                tracing::warn!("{}: {error:#}", self.file.display());
+        let has_begun = self.begin_rests(&now);
+        let mut said = self.temporary.iter();
+        if said.any(|said| !said.holds.at(now.steady)) {
+            let before = self.temporary.clone();
+            self.temporary.retain(|said| said.holds.at(now.steady));
+            if let Err(error) = self.put_again(PartOf::Fitting, &before, circumstances) {
+                // The next tick tries again.
+                self.temporary = before;
+                return Err(error);
             }
+            self.keep_rests(&now);
             return Ok(());
+        }
+        if has_begun || self.is_running_out() && now.steady - self.kept_at >= KEEP_EVERY {
+            self.keep_rests(&now);
         }
         let Circumstances {
             kernel,
@@ -431,28 +548,70 @@ impl Enforcement {
             names,
             ..
         } = circumstances;
-        let compiled = &self.in_force.compiled;
-        let who = self.who(compiled, config, &self.zone, devices, now);
-        if who != self.who {
-            let compiled = Arc::clone(compiled);
+        let compiled = Arc::clone(&self.in_force.compiled);
+        let (who, crowded_out) = self.who(&compiled, config, &self.zone, devices, now.known());
+        self.tell_crowd(crowded_out);
+        if who != self.who || self.devices_unsure {
             let mut in_force = None;
-            kernel.set_devices(&self.who, &who, |generation| {
+            // Of a call that failed, the kernel may have a part.
+            let before = (!self.devices_unsure).then_some(&self.who);
+            let set = kernel.set_devices(before, &who, |generation| {
                 in_force = Some(self.announce(generation, compiled, &who, &self.learned));
-            })?;
+            });
+            self.devices_unsure = set.is_err();
+            set?;
             self.take(in_force, who);
         }
-        self.learn(kernel, names, now)
+        self.learn(kernel, names, now.steady)
+    }
+
+    /// Has what was left of commands at a boot run from now on, where the clock is right. Gives whether something
+    /// does that did not before.
+    fn begin_rests(&mut self, now: &Moment) -> bool {
+        let mut has_begun = false;
+        for said in &mut self.temporary {
+            if let Holds::Rest(rest) = said.holds
+                && now.is_known
+            {
+                said.holds = Holds::Until(now.steady + rest);
+                has_begun = true;
+            }
+        }
+        has_begun
+    }
+
+    /// Writes how much is left of what commands said.
+    fn keep_rests(&mut self, now: &Moment) {
+        self.kept_at = now.steady;
+        if let Err(error) = kept::write(&self.file, &self.temporary, now) {
+            tracing::warn!("{}: {error:#}", self.file.display());
+        }
     }
 
     /// The same policies once more, with other commands.
     fn put_again(
         &mut self,
         part: PartOf,
+        said_before: &[Temporary],
         circumstances: Circumstances<'_>,
     ) -> anyhow::Result<Installed> {
         let policies = self.policies(circumstances.config).to_vec();
         let (lists, zone) = (self.lists.clone(), self.zone.clone());
-        self.put(part, &policies, lists, &zone, circumstances)
+        let names = policy_names(&policies, &self.temporary);
+        let identities = circumstances.kernel.identities(names)?;
+        // Of a million names, this looks at those alone of which something changes.
+        let compiled = match self.without_commands {
+            true => None,
+            false => recompile(
+                &self.in_force.compiled,
+                (said_before, &self.temporary),
+                &policies,
+                circumstances.knowledge,
+                &lists,
+                &identities,
+            ),
+        };
+        self.put(part, &policies, lists, compiled, &zone, circumstances)
     }
 
     fn put(
@@ -460,6 +619,7 @@ impl Enforcement {
         part: PartOf,
         policies: &[Policy],
         lists: PolicyLists,
+        compiled: Option<Compiled>,
         zone: &Zone,
         circumstances: Circumstances<'_>,
     ) -> anyhow::Result<Installed> {
@@ -474,27 +634,37 @@ impl Enforcement {
         let said = &self.temporary;
         let identities = kernel.identities(policy_names(policies, said))?;
         let fitting = match part {
-            PartOf::Fitting => fitting(policies, said, knowledge, &lists, &identities),
-            PartOf::All => Fitting {
-                compiled: compile(policies, said, knowledge, &lists, &identities)?,
+            PartOf::Fitting if compiled.is_none() => {
+                fitting(policies, said, knowledge, &lists, &identities)
+            }
+            PartOf::Fitting | PartOf::All => Fitting {
+                compiled: match compiled {
+                    Some(compiled) => compiled,
+                    None => compile(policies, said, knowledge, &lists, &identities)?,
+                },
                 policies: policies.to_vec(),
                 with_commands: true,
                 lists,
             },
         };
-        let compiled = Arc::new(fitting.compiled);
-        let who = self.who(&compiled, config, zone, devices, now);
+        let compiled = fitting.compiled;
+        let (who, crowded_out) = self.who(&compiled, config, zone, devices, now.known());
+        if part == PartOf::All {
+            self.check_devices(&compiled, config)?;
+        }
+        self.tell_crowd(crowded_out);
         // The rules have other numbers than before.
-        let learned = Learned::of(names, now, |name| compiled.refusing(name));
+        let learned = Learned::of(names, now.steady, |name| compiled.refusing(name));
         let mut in_force = None;
-        let installed = kernel.install(&compiled, &who, &learned.all(), |generation| {
-            in_force = Some(self.announce(generation, Arc::clone(&compiled), &who, &learned));
+        let installed = kernel.install(compiled, &who, &learned.all(), |generation, compiled| {
+            in_force = Some(self.announce(generation, compiled, &who, &learned));
         });
         if installed.is_err() {
             self.learned.look_afresh();
         }
         let installed = installed?;
         self.learned = learned;
+        self.devices_unsure = false;
         self.take(in_force, who);
         self.policies = identities
             .into_iter()
@@ -508,41 +678,92 @@ impl Enforcement {
     }
 
     /// The rules of each device at a time: of those that were seen or are remembered, and of those that
-    /// are named.
+    /// are named. Where not all have a place, those that the owner named come first, then those that are
+    /// settled: the others have the rules of everybody, whoever makes up addresses, and are counted beside.
     fn who(
         &self,
         compiled: &Compiled,
         config: &Config,
         zone: &Zone,
         devices: &[Device],
-        now: f64,
-    ) -> DeviceRules {
+        now: Option<f64>,
+    ) -> (DeviceRules, u64) {
         let seen = seen(devices);
-        let named = config.policies.iter().flat_map(|policy| &policy.devices);
-        let said = self.temporary.iter();
-        let said = said.filter_map(|said| said.device.as_ref());
-        let named = named.chain(said).filter_map(|selector| match selector {
-            DeviceSelector::Mac(mac) => Some(*mac),
-            _ => None,
-        });
-        let configured = config.devices.iter().map(|device| device.mac);
+        let configured = configured(config);
+        let named: HashSet<_> = self.named(config).collect();
+        let settled: HashSet<_> = self.remembered.settled().collect();
         let all: BTreeSet<_> = seen
             .keys()
             .copied()
             .chain(self.remembered.devices())
-            .chain(named)
-            .chain(configured)
+            .chain(named.iter().copied())
             .collect();
         let default = compiled.default_rules(zone, now);
         let rules = all.into_iter().map(|mac| {
-            let seen = seen.get(&mac).copied();
-            let facts = facts(mac, config, seen, &self.remembered);
+            let configured = configured.get(&mac).copied();
+            let facts = facts(mac, configured, seen.get(&mac).copied(), &self.remembered);
             (mac, compiled.rules_of(&facts, zone, now))
         });
-        DeviceRules {
-            devices: rules.filter(|(_, rules)| *rules != default).collect(),
-            default,
+        let mut devices: Vec<_> = rules.filter(|(_, rules)| *rules != default).collect();
+        let crowded_out = devices.len().saturating_sub(MAX_DEVICES);
+        if crowded_out > 0 {
+            devices.sort_by_key(|(mac, _)| match () {
+                () if named.contains(mac) => 0,
+                () if settled.contains(mac) => 1,
+                () => 2,
+            });
+            devices.truncate(MAX_DEVICES);
         }
+        let rules = DeviceRules {
+            devices: devices.into_iter().collect(),
+            default,
+        };
+        (rules, crowded_out as u64)
+    }
+
+    /// The devices that the configuration or a command names.
+    fn named<'a>(&'a self, config: &'a Config) -> impl Iterator<Item = [u8; 6]> + 'a {
+        let by_policies = config.policies.iter().flat_map(|policy| &policy.devices);
+        let by_commands = self.temporary.iter();
+        let by_commands = by_commands.filter_map(|said| said.device.as_ref());
+        let named = by_policies.chain(by_commands);
+        let named = named.filter_map(|selector| match selector {
+            DeviceSelector::Mac(mac) => Some(*mac),
+            _ => None,
+        });
+        named.chain(config.devices.iter().map(|device| device.mac))
+    }
+
+    /// Whether there is a place for the rules of all devices that the owner names. Of the others, whose
+    /// number anybody in the house decides, those without a place are told to the log.
+    fn check_devices(&self, compiled: &Compiled, config: &Config) -> Result<(), TooLarge> {
+        let configured = configured(config);
+        let named: HashSet<_> = self.named(config).collect();
+        let with_rules = named.into_iter().filter(|mac| {
+            let configured = configured.get(mac).copied();
+            compiled.has_rules_of(&facts(*mac, configured, None, &self.remembered))
+        });
+        match with_rules.count() {
+            count if count > MAX_DEVICES => Err(TooMuch::Devices(count).into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Tells the log that devices have no place for rules of their own, once for each time that it begins.
+    fn tell_crowd(&mut self, crowded_out: u64) {
+        if crowded_out > 0 && self.crowded_out == 0 {
+            tracing::warn!(
+                "{crowded_out} devices with rules of their own have no place in the kernel, which has room for \
+                 {MAX_DEVICES}: those have the rules of everybody that neither the configuration names nor \
+                 servers answered on two days; have policies name fewer devices by vendor or kind"
+            );
+        }
+        self.crowded_out = crowded_out;
+    }
+
+    /// How many devices have no place for rules of their own.
+    pub const fn crowded_out(&self) -> u64 {
+        self.crowded_out
     }
 
     /// Tells what will be in force in a moment. Who judges by it too early judges as will be judged;
@@ -603,10 +824,6 @@ fn place_of(key: &FlowKey) -> Option<Place> {
     Some((key.mac(), address))
 }
 
-fn is_valid(said: &Temporary, now: f64) -> bool {
-    said.until.is_none_or(|until| now < until)
-}
-
 /// The devices that were seen, by their addresses.
 fn seen(devices: &[Device]) -> HashMap<[u8; 6], &Device> {
     devices
@@ -615,13 +832,18 @@ fn seen(devices: &[Device]) -> HashMap<[u8; 6], &Device> {
         .collect()
 }
 
+/// What the configuration says of devices, by their addresses.
+fn configured(config: &Config) -> HashMap<[u8; 6], &DeviceOverride> {
+    let devices = config.devices.iter();
+    devices.map(|device| (device.mac, device)).collect()
+}
+
 fn facts<'a>(
     mac: [u8; 6],
-    config: &'a Config,
+    said: Option<&'a DeviceOverride>,
     seen: Option<&'a Device>,
     remembered: &'a Remembered,
 ) -> DeviceFacts<'a> {
-    let said = config.devices.iter().find(|device| device.mac == mac);
     let identity = seen.map(|device| &device.identity);
     DeviceFacts {
         mac,
@@ -714,7 +936,10 @@ mod tests {
     };
 
     use super::*;
-    use crate::{config::Checked, source::kernel::enter_own_namespace};
+    use crate::{
+        config::Checked,
+        source::kernel::{enter_own_namespace, failed, faults::Faults},
+    };
 
     const NOW: f64 = 1_795_000_000.0;
 
@@ -734,7 +959,7 @@ mod tests {
             device: Some(DeviceSelector::Mac([2, 0, 0, 0, 0, 1])),
             blocks: true,
             since: NOW - 10.0,
-            until,
+            holds: until.map_or(Holds::Always, Holds::Until),
         }
     }
 
@@ -793,17 +1018,22 @@ mod tests {
     fn what_commands_said_outlives_the_daemon_until_it_is_over() -> anyhow::Result<()> {
         let folder = std::env::temp_dir().join(format!("sensor-said-{}", std::process::id()));
         let config = config(&folder);
-        assert_eq!(Enforcement::new(&config, NOW).temporary(), []);
+        let at = |seconds| Moment {
+            since_boot: 100.0 + seconds,
+            boot: 1,
+            ..Moment::from(NOW + seconds)
+        };
+        assert_eq!(Enforcement::new(&config, at(0.0)).temporary(), []);
         let all = [
             said("for-ever.example", None),
             said("over.example", Some(NOW)),
             said("holds.example", Some(NOW + 0.5)),
         ];
-        state::write(&folder.join(FILE), &all[..])?;
+        kept::write(&folder.join(FILE), &all, &at(-1.0))?;
         let kept = [all[0].clone(), all[2].clone()];
-        assert_eq!(Enforcement::new(&config, NOW).temporary(), kept);
+        assert_eq!(Enforcement::new(&config, at(0.0)).temporary(), kept);
         assert_eq!(
-            Enforcement::new(&config, NOW + 0.5).temporary(),
+            Enforcement::new(&config, at(0.5)).temporary(),
             [all[0].clone()]
         );
         // Half a file is none, and the daemon starts.
@@ -817,8 +1047,8 @@ mod tests {
     struct Pins(PathBuf);
 
     impl Pins {
-        fn mount() -> anyhow::Result<Self> {
-            let folder = env::temp_dir().join(format!("sensor-learned-{}", std::process::id()));
+        fn mount(name: &str) -> anyhow::Result<Self> {
+            let folder = env::temp_dir().join(format!("sensor-{name}-{}", std::process::id()));
             fs::create_dir_all(&folder)?;
             mount("bpf", &folder, "bpf", MountFlags::empty(), None)?;
             Ok(Self(folder))
@@ -844,7 +1074,7 @@ mod tests {
             return Ok(());
         }
         enter_own_namespace()?;
-        let pins = Pins::mount()?;
+        let pins = Pins::mount("learned")?;
         let text = format!(
             "[[interface]]\nname = \"lan0\"\n\
              [daemon]\npin_directory = \"{}\"\ntime_zone = \"UTC\"\n\
@@ -874,7 +1104,7 @@ mod tests {
                 knowledge,
                 devices: &[],
                 names,
-                now,
+                now: now.into(),
             }
         }
         let by = (&config, &knowledge);
@@ -888,24 +1118,414 @@ mod tests {
         let blamed = |places: &[Place]| -> HashMap<Place, u64> {
             places.iter().map(|place| (*place, 0b1)).collect()
         };
-        assert_eq!(kernel.learned()?, blamed(&[at(1), at(2), v6]));
+        assert_eq!(kernel.seen()?.learned, blamed(&[at(1), at(2), v6]));
 
         // In one tick an allowed name comes and rules begin to apply.
         names.answer("allowed.test", at(1), 86_400, LATER);
         names.answer("blocked.test", v6, 86_400, LATER);
         enforcement.keep(circumstances(&mut kernel, by, &mut names, LATER))?;
-        assert_eq!(kernel.learned()?, blamed(&[at(2), v6]));
+        assert_eq!(kernel.seen()?.learned, blamed(&[at(2), v6]));
 
         // Nothing comes any more, and time goes on.
         enforcement.learn(&mut kernel, &mut names, OVER)?;
-        assert_eq!(kernel.learned()?, blamed(&[v6]));
+        assert_eq!(kernel.seen()?.learned, blamed(&[v6]));
 
         // Others are learned again, by other rules.
         enforcement.install(circumstances(&mut kernel, by, &mut names, OVER))?;
-        assert_eq!(kernel.learned()?, blamed(&[v6]));
+        assert_eq!(kernel.seen()?.learned, blamed(&[v6]));
         names.answer("blocked.test", at(3), 0, OVER);
         enforcement.learn(&mut kernel, &mut names, OVER)?;
-        assert_eq!(kernel.learned()?, blamed(&[at(3), v6]));
+        assert_eq!(kernel.seen()?.learned, blamed(&[at(3), v6]));
+        Ok(())
+    }
+
+    /// What is put in force in turn: each of the two fills every table, and with something else.
+    fn policies_in_turn(pins: &Path, state: &Path) -> [Config; 2] {
+        [("a", 1_u8), ("b", 2)].map(|(name, number)| {
+            let text = format!(
+                "[[interface]]\nname = \"lan0\"\n\
+                 [daemon]\npin_directory = \"{}\"\nstate_directory = \"{}\"\ntime_zone = \"UTC\"\n\
+                 [flow_table]\ncapacity = 1024\n[device_table]\ncapacity = 64\n\
+                 [[policy]]\nname = \"names-{name}\"\ndomains = [\"blocked.test\", \"{name}.test\"]\n\
+                 action = \"reject\"\n\
+                 [[policy]]\nname = \"ports-{name}\"\nports = [\"tcp/{number}\"]\naction = \"reject\"\n\
+                 devices = [\"02:00:00:00:00:0{number}\", \"02:00:00:00:00:0a\"]\n\
+                 [[policy]]\nname = \"remotes-{name}\"\nremotes = [\"198.51.{number}.0/24\", \
+                 \"2001:db8:{number}::/48\"]\naction = \"drop\"\n",
+                pins.display(),
+                state.display(),
+            );
+            let Checked { config, .. } =
+                Config::parse(&text, Path::new("sensor.toml")).expect("it is valid");
+            config
+        })
+    }
+
+    #[test]
+    fn whichever_map_call_fails_the_policy_in_force_stays() -> anyhow::Result<()> {
+        if !geteuid().is_root() && env::var_os("CI").is_none() {
+            eprintln!("not run: tables in the kernel take root");
+            return Ok(());
+        }
+        enter_own_namespace()?;
+        let pins = Pins::mount("policy")?;
+        let state = env::temp_dir().join(format!("sensor-faults-{}", std::process::id()));
+        let configs = policies_in_turn(&pins.0.join("pins"), &state);
+        let mut kernel = Kernel::load(&configs[0])?;
+        let mut enforcement = Enforcement::new(&configs[0], NOW);
+        let mut names = NamesAt::default();
+        let knowledge = Knowledge::default();
+        let phone = Mac::new([2, 0, 0, 0, 0, 1]);
+        let at = |last: u8| (phone, IpAddr::from([192, 0, 2, last]));
+        names.answer("blocked.test", at(1), 86_400, NOW);
+        macro_rules! circumstances {
+            ($config:expr, $devices:expr) => {
+                Circumstances {
+                    kernel: &mut kernel,
+                    config: $config,
+                    knowledge: &knowledge,
+                    devices: $devices,
+                    names: &mut names,
+                    now: NOW.into(),
+                }
+            };
+        }
+        enforcement.install(circumstances!(&configs[0], &[]))?;
+        let faults = Faults::of_this_thread()?;
+        let failures = || failed::counts().values().sum::<u64>();
+        let mut next = 1;
+        for errno in [libc::EMFILE, libc::ENOMEM, libc::E2BIG, libc::EINTR] {
+            let mut number = 0;
+            loop {
+                let before = kernel.seen()?;
+                let generation = enforcement.in_force.generation;
+                let count = failures();
+                faults.fail(number, errno);
+                let installed = enforcement.install(circumstances!(&configs[next], &[]));
+                let made = faults.end();
+                let seen = kernel.seen()?;
+                match installed {
+                    Ok(installed) => {
+                        assert_eq!(seen.generation, installed.generation);
+                        assert_eq!(enforcement.in_force.generation, installed.generation);
+                        assert_ne!(seen.rules, before.rules);
+                        next = 1 - next;
+                    }
+                    Err(error) => {
+                        assert_eq!(seen, before, "call {number} with {errno}: {error:#}");
+                        assert_eq!(enforcement.in_force.generation, generation);
+                    }
+                }
+                if made <= number {
+                    break;
+                }
+                assert!(
+                    failures() > count,
+                    "call {number} with {errno} is not counted"
+                );
+                number += 1;
+            }
+            assert!(number > 30, "there were only {number} calls");
+            // Nothing of what failed is in the way of the next policy, and nothing is left of the other.
+            enforcement.install(circumstances!(&configs[next], &[]))?;
+            let seen = kernel.seen()?;
+            let mac = [2, 0, 0, 0, 0, next as u8 + 1];
+            assert_eq!(seen.devices.devices.len(), 2);
+            assert!(seen.devices.devices.contains_key(&mac));
+            assert_eq!(seen.learned.len(), 1);
+            assert_eq!(seen.prefixes.len(), 1);
+            next = 1 - next;
+        }
+        fs::remove_dir_all(&state).or_else(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => Ok(()),
+            _ => Err(error),
+        })?;
+        Ok(())
+    }
+
+    /// The number of a device in its address.
+    fn mac_of(number: u32) -> [u8; 6] {
+        let [a, b, c, d] = number.to_be_bytes();
+        [2, 0, a, b, c, d]
+    }
+
+    fn is_named(count: u32, pins: &Path, state: &Path) -> Config {
+        let mut text = format!(
+            "[[interface]]\nname = \"lan0\"\n\
+             [daemon]\npin_directory = \"{}\"\nstate_directory = \"{}\"\ntime_zone = \"UTC\"\n\
+             [flow_table]\ncapacity = 1024\n[device_table]\ncapacity = 64\n\
+             [[policy]]\nname = \"kids\"\ndevices = [\"group:kids\", \"vendor:Many\"]\n\
+             ports = [1]\naction = \"reject\"\n",
+            pins.display(),
+            state.display(),
+        );
+        for number in 0..count {
+            let mac = mac_text(Mac::new(mac_of(number)));
+            text += &format!("[[device]]\nmac = \"{mac}\"\ngroups = [\"kids\"]\n");
+        }
+        let checked = Config::parse(&text, Path::new("sensor.toml"));
+        checked.expect("it is valid").config
+    }
+
+    #[test]
+    fn of_ten_thousand_devices_with_rules_the_limit_is_said() -> anyhow::Result<()> {
+        if !geteuid().is_root() && env::var_os("CI").is_none() {
+            eprintln!("not run: tables in the kernel take root");
+            return Ok(());
+        }
+        enter_own_namespace()?;
+        let mounted = Pins::mount("crowd")?;
+        let pins = mounted.0.join("pins");
+        let state = env::temp_dir().join(format!("sensor-crowd-{}", std::process::id()));
+        let few = is_named(3, &pins, &state);
+        let mut kernel = Kernel::load(&few)?;
+        let mut enforcement = Enforcement::new(&few, NOW);
+        let (knowledge, mut names) = (Knowledge::default(), NamesAt::default());
+        macro_rules! circumstances {
+            ($config:expr, $devices:expr) => {
+                Circumstances {
+                    kernel: &mut kernel,
+                    config: $config,
+                    knowledge: &knowledge,
+                    devices: $devices,
+                    names: &mut names,
+                    now: NOW.into(),
+                }
+            };
+        }
+        enforcement.install(circumstances!(&few, &[]))?;
+        let before = kernel.seen()?;
+
+        let many = is_named(10_000, &pins, &state);
+        let refused = enforcement.install(circumstances!(&many, &[]));
+        let error = format!("{:#}", refused.expect_err("there are too many"));
+        assert!(error.contains("10000") && error.contains("8192"), "{error}");
+        assert!(error.contains("out of groups"), "{error}");
+        assert_eq!(kernel.seen()?, before, "the old policy stays");
+        // `sensor check` says the same.
+        let (without_commands, _) = enforcement.too_large(&many, &knowledge);
+        assert_eq!(without_commands.map(|error| error.to_string()), Some(error));
+
+        // Devices that nobody named, as a flood of made-up addresses brings them: those that the owner named
+        // keep their rules, and the next policy has a place.
+        let crowd: Vec<_> = (0..10_000)
+            .map(|number| {
+                let mut device = Device {
+                    mac: Some(Mac::new(mac_of(1 << 20 | number))),
+                    ..Device::default()
+                };
+                device.identity.vendor = Some("Many".to_owned());
+                device
+            })
+            .collect();
+        enforcement.keep(circumstances!(&few, &crowd))?;
+        let rules = kernel.seen()?.devices.devices;
+        assert_eq!(rules.len(), MAX_DEVICES);
+        assert_eq!(enforcement.crowded_out(), 10_003 - MAX_DEVICES as u64);
+        assert!((0..3).all(|number| rules.contains_key(&mac_of(number))));
+        enforcement.install(circumstances!(&few, &crowd))?;
+        let rules = kernel.seen()?.devices.devices;
+        assert_eq!(rules.len(), MAX_DEVICES);
+        assert!((0..3).all(|number| rules.contains_key(&mac_of(number))));
+        // As they go, their places are given back.
+        enforcement.keep(circumstances!(&few, &crowd[..10]))?;
+        assert_eq!(kernel.seen()?.devices.devices.len(), 13);
+        Ok(())
+    }
+
+    #[test]
+    fn what_a_tick_failed_to_say_of_devices_the_next_says() -> anyhow::Result<()> {
+        if !geteuid().is_root() && env::var_os("CI").is_none() {
+            eprintln!("not run: tables in the kernel take root");
+            return Ok(());
+        }
+        enter_own_namespace()?;
+        let mounted = Pins::mount("ticks")?;
+        let state = env::temp_dir().join(format!("sensor-ticks-{}", std::process::id()));
+        let config = is_named(3, &mounted.0.join("pins"), &state);
+        let mut kernel = Kernel::load(&config)?;
+        let mut enforcement = Enforcement::new(&config, NOW);
+        let (knowledge, mut names) = (Knowledge::default(), NamesAt::default());
+        let device = |number: u32| {
+            let mut device = Device {
+                mac: Some(Mac::new(mac_of(1 << 20 | number))),
+                ..Device::default()
+            };
+            device.identity.vendor = Some("Many".to_owned());
+            device
+        };
+        macro_rules! circumstances {
+            ($devices:expr) => {
+                Circumstances {
+                    kernel: &mut kernel,
+                    config: &config,
+                    knowledge: &knowledge,
+                    devices: $devices,
+                    names: &mut names,
+                    now: NOW.into(),
+                }
+            };
+        }
+        enforcement.install(circumstances!(&[]))?;
+        let faults = Faults::of_this_thread()?;
+        let houses = [[device(1), device(2)], [device(3), device(4)]];
+        for errno in [libc::EMFILE, libc::ENOMEM] {
+            for number in 0.. {
+                faults.fail(number, errno);
+                let first = enforcement.keep(circumstances!(&houses[1]));
+                let made = faults.end();
+                // Those of before are back before anything of the others is said again.
+                for house in [&houses[0], &houses[1], &houses[0]] {
+                    enforcement.keep(circumstances!(house))?;
+                    assert_eq!(
+                        kernel.seen()?.devices,
+                        enforcement.who,
+                        "{number} {first:?}"
+                    );
+                }
+                // All of the daemon's part of a tick, too.
+                faults.fail(number, errno);
+                let shared = kernel.share_out(|_| {});
+                let read = kernel.read(std::time::Duration::from_secs(60), &NOW.into(), |_| {});
+                let made_by_tick = faults.end();
+                assert!(
+                    made_by_tick <= number
+                        || shared.is_err()
+                        || read.is_err()
+                        || errno == libc::ENOMEM,
+                    "call {number} failed in silence"
+                );
+                kernel.share_out(|_| {})?;
+                kernel.read(std::time::Duration::from_secs(60), &NOW.into(), |_| {})?;
+                if made.max(made_by_tick) <= number {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn no_schedule_is_in_force_while_nobody_knows_the_time() -> anyhow::Result<()> {
+        const YEARS: f64 = 56.0 * 365.25 * 86_400.0;
+        if !geteuid().is_root() && env::var_os("CI").is_none() {
+            eprintln!("not run: tables in the kernel take root");
+            return Ok(());
+        }
+        enter_own_namespace()?;
+        let mounted = Pins::mount("clock")?;
+        let state = env::temp_dir().join(format!("sensor-unset-clock-{}", std::process::id()));
+        let text = format!(
+            "[[interface]]\nname = \"lan0\"\n\
+             [daemon]\npin_directory = \"{}\"\nstate_directory = \"{}\"\ntime_zone = \"UTC\"\n\
+             [flow_table]\ncapacity = 1024\n[device_table]\ncapacity = 64\n\
+             [[policy]]\nname = \"always\"\nports = [1]\naction = \"reject\"\n\
+             [[policy]]\nname = \"whole-week\"\nports = [2]\naction = \"reject\"\n\
+             schedule = [\"mon-sun 00:00-24:00\"]\n",
+            mounted.0.join("pins").display(),
+            state.display(),
+        );
+        let Checked { config, .. } =
+            Config::parse(&text, Path::new("sensor.toml")).expect("it is valid");
+        let mut kernel = Kernel::load(&config)?;
+        let (knowledge, mut names) = (Knowledge::default(), NamesAt::default());
+        // Booted in 1970; then it is set, set back, and set by as much again.
+        let moment = |seconds: f64, wall: f64, is_known| Moment {
+            steady: 60.0 + seconds,
+            wall,
+            is_known,
+            since_boot: 60.0 + seconds,
+            boot: 1,
+        };
+        let unset = moment(0.0, 60.0, false);
+        let mut enforcement = Enforcement::new(&config, unset);
+        macro_rules! circumstances {
+            ($now:expr) => {
+                Circumstances {
+                    kernel: &mut kernel,
+                    config: &config,
+                    knowledge: &knowledge,
+                    devices: &[],
+                    names: &mut names,
+                    now: $now,
+                }
+            };
+        }
+        enforcement.start(circumstances!(unset))?;
+        let rules = |kernel: &Kernel| kernel.seen().map(|seen| seen.devices.default);
+        assert_eq!(rules(&kernel)?, 0b01, "before the time is known");
+        let ten_minutes = |holds| Temporary {
+            holds,
+            ..said("blocked.example", None)
+        };
+        enforcement.say(
+            ten_minutes(Holds::Until(unset.steady + 600.0)),
+            circumstances!(unset),
+        )?;
+        let steps = [
+            (1.0, NOW, true),
+            (2.0, NOW + YEARS, true),
+            (3.0, NOW - YEARS, false),
+            (4.0, 12.0, false),
+            (599.0, NOW, true),
+        ];
+        for (seconds, wall, is_known) in steps {
+            let now = moment(seconds, wall, is_known);
+            enforcement.keep(circumstances!(now))?;
+            // The command's rule comes first, and is of a device alone.
+            let expected = if is_known { 0b110 } else { 0b010 };
+            assert_eq!(rules(&kernel)?, expected, "at {wall}");
+            assert_eq!(enforcement.temporary().len(), 1, "at {wall}");
+            // The machine's clock is shown, whatever it is.
+            let shown = enforcement.temporary()[0].shown(now.offset());
+            let left = shown.until.expect("it ends") - wall;
+            assert!((left - (600.0 - seconds)).abs() < 1e-3, "{left}");
+            // What another daemon of this boot would know, and one behind a boot of now: what was saved.
+            let next = Enforcement::new(&config, moment(seconds, -wall, false));
+            assert_eq!(next.temporary().len(), 1);
+        }
+        enforcement.keep(circumstances!(moment(601.0, NOW - YEARS, true)))?;
+        assert_eq!(enforcement.temporary(), []);
+        assert_eq!(Enforcement::new(&config, unset).temporary(), []);
+
+        // Two hours, and a boot that nobody foresaw an hour later: at least what was left ten minutes before.
+        let begun = moment(1_000.0, NOW, true);
+        enforcement.say(
+            ten_minutes(Holds::Until(begun.steady + 7_200.0)),
+            circumstances!(begun),
+        )?;
+        for minute in 1..60 {
+            let now = moment(1_000.0 + f64::from(minute) * 60.0, NOW, true);
+            enforcement.keep(circumstances!(now))?;
+        }
+        let booted = Moment {
+            boot: 2,
+            ..moment(0.0, 60.0, false)
+        };
+        let mut next = Enforcement::new(&config, booted);
+        let Holds::Rest(rest) = next.temporary()[0].holds else {
+            panic!("{:?}", next.temporary());
+        };
+        assert!((3_600.0..=4_260.0).contains(&rest), "{rest}");
+        next.start(circumstances!(booted))?;
+        for seconds in [10.0, 100_000.0] {
+            let now = Moment {
+                boot: 2,
+                ..moment(seconds, 60.0 + seconds, false)
+            };
+            next.keep(circumstances!(now))?;
+            assert_eq!(next.temporary()[0].holds, Holds::Rest(rest));
+        }
+        let set = |seconds| Moment {
+            boot: 2,
+            ..moment(100_000.0 + seconds, NOW + seconds, true)
+        };
+        next.keep(circumstances!(set(0.0)))?;
+        next.keep(circumstances!(set(rest - 1.0)))?;
+        assert_eq!(next.temporary().len(), 1);
+        next.keep(circumstances!(set(rest + 1.0)))?;
+        assert_eq!(next.temporary(), []);
+        fs::remove_dir_all(&state)?;
         Ok(())
     }
 }

@@ -17,7 +17,8 @@ pub struct Health(Arc<State>);
 #[derive(Debug)]
 struct State {
     started: Instant,
-    stale_after: Duration,
+    /// Milliseconds of silence.
+    stale_after: AtomicU64,
     attached: AtomicBool,
     ticked: AtomicBool,
     /// Milliseconds from `started` to the last tick.
@@ -43,11 +44,17 @@ impl Health {
     pub fn new(stale_after: Duration, now: Instant) -> Self {
         Self(Arc::new(State {
             started: now,
-            stale_after,
+            stale_after: AtomicU64::new(millis(stale_after)),
             attached: AtomicBool::new(false),
             ticked: AtomicBool::new(false),
             last_tick: AtomicU64::new(0),
         }))
+    }
+
+    /// Says how much silence is an illness from now on: the time between ticks is another one.
+    pub fn set_stale_after(&self, stale_after: Duration) {
+        let stale_after = millis(stale_after);
+        self.0.stale_after.store(stale_after, Ordering::Release);
     }
 
     /// Tells whether every interface of the configuration has its programs.
@@ -57,8 +64,7 @@ impl Health {
 
     /// Tells that a tick ended.
     pub fn ticked(&self, now: Instant) {
-        let since_start = now.saturating_duration_since(self.0.started).as_millis();
-        let since_start = u64::try_from(since_start).unwrap_or(u64::MAX);
+        let since_start = millis(now.saturating_duration_since(self.0.started));
         self.0.last_tick.store(since_start, Ordering::Release);
         self.0.ticked.store(true, Ordering::Release);
     }
@@ -69,7 +75,8 @@ impl Health {
         let silence = now
             .saturating_duration_since(self.0.started)
             .saturating_sub(last);
-        if silence > self.0.stale_after {
+        let stale_after = Duration::from_millis(self.0.stale_after.load(Ordering::Acquire));
+        if silence > stale_after {
             return Err(Unwell::Stale(silence));
         }
         Ok(())
@@ -88,9 +95,24 @@ impl Health {
     }
 }
 
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn longer_ticks_are_no_illness() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let health = Health::new(Duration::from_secs(10), start);
+        health.set_stale_after(Duration::from_secs(300));
+        assert_eq!(health.alive(at(299)), Ok(()));
+        health.set_stale_after(Duration::from_secs(10));
+        assert!(health.alive(at(299)).is_err());
+    }
 
     #[test]
     fn silence_is_an_illness_and_a_tick_heals_it() {

@@ -10,6 +10,7 @@ pub mod enforcement;
 pub mod health;
 pub mod hearing;
 pub mod model;
+pub mod moment;
 pub mod pipeline;
 pub mod policy;
 pub mod quota;

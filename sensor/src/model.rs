@@ -36,10 +36,30 @@ pub struct Snapshot {
     /// HTTP connections that were closed or could not be accepted, and requests that were refused, since
     /// the daemon started, by reason.
     pub http_failures: BTreeMap<&'static str, u64>,
+    /// Calls about the kernel's maps that failed since the daemon started, by map.
+    pub map_failures: BTreeMap<&'static str, u64>,
+    /// Slots of the flow table in which no flow could be, since the daemon started.
+    pub damaged_flows: u64,
+    /// Whether the machine's clock is not set yet: no policy with a schedule is in force then.
+    pub is_time_unknown: bool,
     /// What `sensor block` and `allow` said and still holds, the newest last.
     pub commands: Vec<Said>,
     /// The ticks so far.
     pub ticks: Ticks,
+}
+
+impl Snapshot {
+    /// Adds to the times of devices, which are in steady time, what makes them the wall clock's.
+    pub fn add_to_times(&mut self, offset: f64) {
+        for device in &mut self.devices {
+            for time in [&mut device.first_seen, &mut device.last_seen] {
+                // 0 is not known.
+                if *time != 0.0 {
+                    *time += offset;
+                }
+            }
+        }
+    }
 }
 
 /// What a command said of a name and everything below it.
@@ -55,6 +75,9 @@ pub struct Said {
     pub since: f64,
     /// Seconds since the Unix epoch at which it is over; `None`: when it is taken back.
     pub until: Option<f64>,
+    /// Seconds for which it holds from when the machine's clock is set, where it was booted meanwhile.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rest: Option<f64>,
 }
 
 /// `upload` leaves the device, `download` reaches it.
@@ -104,9 +127,9 @@ pub struct Device {
     pub live_flows: u64,
     /// Servers answered it on two days, or the configuration names it.
     pub settled: bool,
-    /// Seconds since the Unix epoch of the first packet.
+    /// Seconds since the Unix epoch of the first packet; 0: not known, as of a record that several devices share.
     pub first_seen: f64,
-    /// Seconds since the Unix epoch of the last packet.
+    /// Seconds since the Unix epoch of the last packet; 0: not known.
     pub last_seen: f64,
 }
 
@@ -464,6 +487,8 @@ pub struct PolicyState {
     pub reloads: u64,
     /// Reloads that were refused since the tables were made.
     pub reloads_refused: u64,
+    /// Devices whose own rules have no place in the kernel: they have those of everybody.
+    pub devices_left_out: u64,
 }
 
 /// A file that policies may ask: a list, or a database of networks.

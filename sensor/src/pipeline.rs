@@ -5,6 +5,8 @@
 //! own takes samples and judges names, and tells it what was heard: it never waits for that task.
 //! Everything ends when the stop channel's sender is dropped.
 
+pub(crate) mod clock;
+mod file_changes;
 mod listener;
 mod mending;
 mod resets;
@@ -13,7 +15,7 @@ use std::{
     collections::HashMap,
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
@@ -23,7 +25,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, oneshot, watch},
     task::{JoinSet, spawn_blocking},
-    time::{Interval, MissedTickBehavior, interval},
+    time::{Interval, MissedTickBehavior, interval, sleep},
 };
 
 use crate::{
@@ -35,23 +37,28 @@ use crate::{
     },
     asked::{self, Question, Told},
     cli,
-    config::{Checked, Config, DeviceSelector, Level, typed},
-    enforcement::{self, Circumstances, Enforcement},
+    config::{Checked, Config, DeviceSelector, typed},
+    enforcement::{self, Circumstances, Enforcement, Material, Prepared},
     health::Health,
     model::{Snapshot, Ticks},
-    policy::Temporary,
+    moment::Moment,
+    policy::{Holds, Temporary},
     record::Record,
     sink::http::{self, Hosts},
     source::kernel::{self, Kernel, LinkChanges, Messages, Samples, Verdicts},
     supervisor::Supervisor,
 };
+use clock::Clock;
+use file_changes::FileChanges;
 use listener::{Line, Listener, listen};
 use mending::Mending;
 
 /// What the task that owns the kernel's side is told.
 enum Command {
-    /// A configuration that was read anew.
-    Reload(Box<Config>),
+    /// Somebody prepares policies with these names, and is given what that takes.
+    Prepare(Vec<String>, oneshot::Sender<(Arc<Knowledge>, Material)>),
+    /// A configuration that was read anew, and all that it names.
+    Reload(Box<Reload>),
     /// A new configuration has errors: counted.
     ReloadRefused,
     /// Some interface changed.
@@ -64,6 +71,13 @@ enum Command {
     Heard(Vec<Record>),
     /// Somebody asks, and is told here.
     Ask(Question, oneshot::Sender<String>),
+}
+
+/// A configuration to be put in force, and what was prepared for it elsewhere.
+struct Reload {
+    config: Config,
+    knowledge: Arc<Knowledge>,
+    policies: Prepared,
 }
 
 /// Runs the daemon until it is told to end.
@@ -83,12 +97,10 @@ pub async fn run(file: &Path, config: Config) -> anyhow::Result<()> {
     let links = LinkChanges::subscribe()?;
     let supervisor = Arc::new(Supervisor::from_environment());
 
-    let begun = unix_time();
-    let mut started = Started::start(config).await?;
-    let health = Health::new(
-        STALE_AFTER.max(started.config.daemon.tick * 5),
-        Instant::now(),
-    );
+    let clock = Clock::of_machine();
+    let begun = clock.now().steady;
+    let mut started = Started::start(config, clock.clone()).await?;
+    let health = Health::new(stale_after(&started.config), Instant::now());
     let (publish, snapshots) = watch::channel(Arc::new(Snapshot::default()));
     let (commands, inbox) = mpsc::channel(8);
     let (stop, stopped) = watch::channel(());
@@ -104,6 +116,7 @@ pub async fn run(file: &Path, config: Config) -> anyhow::Result<()> {
         started.verdicts,
         Arc::clone(&line),
         commands.clone(),
+        clock.clone(),
     );
     tasks.spawn(listen(thread, ended(stopped.clone())));
     if let Some(socket) = socket {
@@ -131,9 +144,11 @@ pub async fn run(file: &Path, config: Config) -> anyhow::Result<()> {
         server.await;
         Ok(())
     });
+    let (reread, to_reread) = mpsc::channel(1);
     tasks.spawn(reload(
         file.to_owned(),
         changes,
+        to_reread,
         commands.clone(),
         Arc::clone(&supervisor),
         stopped.clone(),
@@ -162,6 +177,7 @@ pub async fn run(file: &Path, config: Config) -> anyhow::Result<()> {
         since,
     );
     let mut owner = Owner {
+        clock,
         kernel: started.kernel,
         config: started.config,
         knowledge: started.knowledge,
@@ -170,7 +186,9 @@ pub async fn run(file: &Path, config: Config) -> anyhow::Result<()> {
         line,
         ticks: Ticks::default(),
         said: LastErrors::default(),
+        is_time_known: None,
         mending: Mending::default(),
+        reread,
         health,
         http_failures,
         hosts: publish_hosts,
@@ -247,6 +265,11 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How long ticks may be silent before the daemon calls itself ill, at least.
 const STALE_AFTER: Duration = Duration::from_secs(10);
 
+/// How long ticks may be silent with this configuration.
+fn stale_after(config: &Config) -> Duration {
+    STALE_AFTER.max(config.daemon.tick * 5)
+}
+
 /// What stands after a start.
 struct Started {
     kernel: Kernel,
@@ -260,14 +283,15 @@ struct Started {
 
 impl Started {
     /// Loads, puts the policy in force, then attaches: no packet is seen without policy.
-    async fn start(config: Config) -> anyhow::Result<Self> {
+    async fn start(config: Config, clock: Clock) -> anyhow::Result<Self> {
         let pin_directory = config.daemon.pin_directory.clone();
         let loaded = spawn_blocking(move || {
             let mut kernel = Kernel::load(&config)?;
             let tables_made = kernel.tables_made();
             let knowledge = Knowledge::load(&config.parties, &config.lists, None);
-            let mut enforcement = Enforcement::new(&config, unix_time());
-            match begin(&mut kernel, &config, &knowledge, &mut enforcement) {
+            let now = clock.now();
+            let mut enforcement = Enforcement::new(&config, now);
+            match begin(&mut kernel, &config, &knowledge, &mut enforcement, now) {
                 Ok(()) => Ok((kernel, config, Arc::new(knowledge), enforcement)),
                 Err(error) => {
                     drop(kernel);
@@ -311,6 +335,7 @@ fn begin(
     config: &Config,
     knowledge: &Knowledge,
     enforcement: &mut Enforcement,
+    now: Moment,
 ) -> anyhow::Result<()> {
     let installed = enforcement.start(Circumstances {
         kernel,
@@ -318,7 +343,7 @@ fn begin(
         knowledge,
         devices: &[],
         names: &mut NamesAt::default(),
-        now: unix_time(),
+        now,
     })?;
     kernel.set_watched_payloads(config.names.segments);
     kernel.set_hold(config.names.hold);
@@ -374,6 +399,7 @@ fn say_once(last: &mut Option<String>, outcome: Result<(), impl std::fmt::Displa
 
 /// The task that owns the kernel's side.
 struct Owner {
+    clock: Clock,
     kernel: Kernel,
     config: Config,
     knowledge: Arc<Knowledge>,
@@ -383,7 +409,11 @@ struct Owner {
     line: Arc<Line>,
     ticks: Ticks,
     said: LastErrors,
+    /// Whether the wall clock was right at the last tick.
+    is_time_known: Option<bool>,
     mending: Mending,
+    /// To the task that reads configurations: this one is to be read again, with all that it names.
+    reread: mpsc::Sender<Config>,
     health: Health,
     http_failures: http::Failures,
     hosts: watch::Sender<Hosts>,
@@ -428,7 +458,7 @@ impl Owner {
         }
         let pin_directory = self.config.daemon.pin_directory.clone();
         let keep_running = self.config.daemon.keep_running;
-        self.enforcement.end(unix_time());
+        self.enforcement.end(&self.clock.now());
         drop(self);
         if keep_running {
             tracing::info!(
@@ -458,8 +488,19 @@ impl Owner {
                 self.look_at_files();
                 self.try_tick();
             }
-            Command::Reload(config) => {
-                self.reload(*config);
+            Command::Prepare(policies, give) => {
+                let names = policies.iter().map(String::as_str);
+                match self.enforcement.material(&mut self.kernel, names) {
+                    // Whoever asked may have gone.
+                    Ok(material) => drop(give.send((Arc::clone(&self.knowledge), material))),
+                    Err(error) => {
+                        tracing::error!("the new configuration cannot be prepared: {error:#}");
+                    }
+                }
+                return self;
+            }
+            Command::Reload(reload) => {
+                self.reload(*reload);
                 // Who is told that the reload is over finds it in the metrics.
                 self.try_tick();
             }
@@ -492,7 +533,7 @@ impl Owner {
         tell: impl FnOnce(&mut Kernel, &mut dyn FnMut(Record)) -> Result<(), kernel::Error>,
     ) -> Result<(), kernel::Error> {
         let aggregate = &mut self.aggregate;
-        let now = unix_time();
+        let now = self.clock.now().steady;
         let mut reaped = Vec::new();
         let told = tell(&mut self.kernel, &mut |record| {
             if let Record::Reaped(slot, flow) = &record {
@@ -508,12 +549,14 @@ impl Owner {
         let before = cpu_time();
         // The daemon reaches the kernel's maps by their pins. The next look logs why one is missing.
         let _ = self.kernel.keep_pins();
-        let now = unix_time();
+        let now = self.clock.now();
+        self.report_clock(&now);
         self.apply(|kernel, emit| kernel.share_out(emit))?;
         let idle_after = self.config.flow_table.idle_after;
-        self.apply(|kernel, emit| kernel.read(idle_after, emit))?;
+        self.apply(|kernel, emit| kernel.read(idle_after, &now, emit))?;
         let mut snapshot = self.aggregate.snapshot(self.ticks);
-        self.enforcement.recall(&mut snapshot.devices, now);
+        snapshot.add_to_times(now.offset());
+        self.enforcement.recall(&mut snapshot.devices, &now);
         let kept = self.enforcement.keep(Circumstances {
             kernel: &mut self.kernel,
             config: &self.config,
@@ -535,10 +578,14 @@ impl Owner {
             }
         }
         snapshot.http_failures = self.http_failures.counts();
+        snapshot.map_failures = kernel::failed::counts();
+        snapshot.damaged_flows = self.kernel.damaged_flows();
         snapshot.judging = self.line.judging();
+        snapshot.policy.devices_left_out = self.enforcement.crowded_out();
         snapshot.policy.lists = self.enforcement.shown_lists(&self.knowledge);
+        snapshot.is_time_unknown = !now.is_known;
         let said = self.enforcement.temporary().iter();
-        snapshot.commands = said.map(Temporary::shown).collect();
+        snapshot.commands = said.map(|said| said.shown(now.offset())).collect();
         let spent = cpu_time().saturating_sub(before);
         let ticks = &mut self.ticks;
         ticks.count += 1;
@@ -550,9 +597,24 @@ impl Owner {
         Ok(())
     }
 
+    /// Tells the log when the wall clock becomes right, or is not any more.
+    fn report_clock(&mut self, now: &Moment) {
+        let before = self.is_time_known.replace(now.is_known);
+        match (before, now.is_known) {
+            (None | Some(true), false) => tracing::warn!(
+                "the clock of this machine is not set yet: policies with a schedule are not in force until it \
+                 is synchronised (`timedatectl` says whether it is) or not before the date of this program"
+            ),
+            (Some(false), true) => tracing::info!(
+                "the clock of this machine is set: policies with a schedule are in force at their times"
+            ),
+            _ => {}
+        }
+    }
+
     /// Takes what was heard.
     fn take(&mut self, batch: Vec<Record>) {
-        let now = unix_time();
+        let now = self.clock.now().steady;
         for record in batch {
             if let Record::Judged(judged) = &record {
                 report_judged(judged);
@@ -564,15 +626,15 @@ impl Owner {
     /// What the command line shows of a daemon that runs.
     fn answer(&mut self, question: &Question) -> anyhow::Result<String> {
         let mut text = Vec::new();
-        let now = unix_time();
+        let now = self.clock.now();
         match question {
             Question::Devices(args) => {
-                let snapshot = self.now()?;
-                let printed = cli::print_devices(&mut text, &snapshot, args, now);
+                let snapshot = self.now();
+                let printed = cli::print_devices(&mut text, &snapshot, args, now.wall);
                 return told(printed, text);
             }
             Question::Status(output) => {
-                let snapshot = self.now()?;
+                let snapshot = self.now();
                 cli::print_status(&mut text, &snapshot, *output, self.enforcement.zone())?;
             }
             Question::Flows(args) => {
@@ -595,11 +657,12 @@ impl Owner {
                         flow
                     })
                     .collect();
-                let printed = cli::print_flows(&mut text, &flows, &snapshot.devices, args, now);
+                let printed =
+                    cli::print_flows(&mut text, &flows, &snapshot.devices, args, now.wall);
                 return told(printed, text);
             }
             Question::Explain(args) => {
-                let devices = self.now()?;
+                let devices = self.now();
                 let told: Told = cli::explained(
                     args,
                     &self.config,
@@ -616,7 +679,7 @@ impl Owner {
                 holds_for,
                 blocks,
             } => {
-                self.tick()?;
+                self.try_tick();
                 let device = match self.meant(said.device.as_ref()) {
                     Ok(device) => device,
                     Err(error) => return Ok(serde_json::to_string(&Told::Err(error))?),
@@ -625,13 +688,16 @@ impl Owner {
                     domain: said.domain.clone(),
                     device,
                     blocks: *blocks,
-                    since: now,
-                    until: holds_for.map(|seconds| now + seconds as f64),
+                    since: now.wall,
+                    holds: match holds_for {
+                        Some(seconds) => Holds::Until(now.steady + *seconds as f64),
+                        None => Holds::Always,
+                    },
                 };
-                return Ok(serde_json::to_string(&self.say(said))?);
+                return Ok(serde_json::to_string(&self.say(said, now))?);
             }
             Question::Forget(said) => {
-                self.tick()?;
+                self.try_tick();
                 return Ok(serde_json::to_string(&self.forget(said, now))?);
             }
         }
@@ -647,11 +713,10 @@ impl Owner {
     }
 
     /// Has a command say something; it is in force when this returns.
-    fn say(&mut self, said: Temporary) -> Told {
+    fn say(&mut self, said: Temporary, now: Moment) -> Told {
         let devices = Arc::clone(&self.publish.borrow());
-        let shown = said.shown();
+        let shown = said.shown(now.offset());
         let allowed = (!said.blocks).then(|| said.device.clone());
-        let now = said.since;
         let circumstances = Circumstances {
             kernel: &mut self.kernel,
             config: &self.config,
@@ -683,7 +748,7 @@ impl Owner {
     }
 
     /// Takes back what a command said.
-    fn forget(&mut self, said: &asked::Said, now: f64) -> Told {
+    fn forget(&mut self, said: &asked::Said, now: Moment) -> Told {
         let mut all_said = self.enforcement.temporary().iter();
         let device = match all_said
             .any(|other| other.domain == said.domain && other.device == said.device)
@@ -714,14 +779,16 @@ impl Owner {
                 )
             })?;
         let mut text = Vec::new();
-        cli::print_forgotten(&mut text, &forgotten.shown()).map_err(|error| error.to_string())?;
+        cli::print_forgotten(&mut text, &forgotten.shown(now.offset()))
+            .map_err(|error| error.to_string())?;
         Ok(String::from_utf8_lossy(&text).into_owned())
     }
 
-    /// Everything as it is at this moment: what is asked for is not a tick old.
-    fn now(&mut self) -> anyhow::Result<Arc<Snapshot>> {
-        self.tick()?;
-        Ok(Arc::clone(&self.publish.borrow()))
+    /// Everything as it is at this moment: what is asked for is not a tick old. Where the tables cannot be
+    /// read, it is, and the log says so: a command does not fail for that.
+    fn now(&mut self) -> Arc<Snapshot> {
+        self.try_tick();
+        Arc::clone(&self.publish.borrow())
     }
 
     /// Tells the aggregate by which addresses devices may ask the gateway for names. Where they cannot be
@@ -753,23 +820,28 @@ impl Owner {
         let files = self.enforcement.files(&self.knowledge);
         if self.mending.is_due(files, Instant::now()) {
             tracing::info!("a list or database has changed: all are read anew");
-            self.reload(self.config.clone());
+            // Full: it is done already.
+            let _ = self.reread.try_send(self.config.clone());
         }
     }
 
     /// Puts a new configuration in force, or keeps the old one and says why.
-    fn reload(&mut self, config: Config) {
-        let before = Some(&*self.knowledge);
-        let knowledge = Arc::new(Knowledge::load(&config.parties, &config.lists, before));
+    fn reload(&mut self, reload: Reload) {
+        let Reload {
+            config,
+            knowledge,
+            policies,
+        } = reload;
         let devices = Arc::clone(&self.publish.borrow());
-        let installed = self.enforcement.install(Circumstances {
+        let circumstances = Circumstances {
             kernel: &mut self.kernel,
             config: &config,
             knowledge: &knowledge,
             devices: &devices.devices,
             names: self.aggregate.names_at(),
-            now: unix_time(),
-        });
+            now: self.clock.now(),
+        };
+        let installed = self.enforcement.install_prepared(policies, circumstances);
         let installed = match installed {
             Ok(installed) => installed,
             Err(error) => {
@@ -812,6 +884,7 @@ impl Owner {
         daemon.state_directory = old.daemon.state_directory;
         self.config.flow_table.capacity = old.flow_table.capacity;
         self.config.device_table = old.device_table;
+        self.health.set_stale_after(stale_after(&self.config));
         self.look();
         tracing::info!(
             "configuration reloaded: {} policies, {} names, {} prefixes, generation {}",
@@ -864,13 +937,6 @@ fn later(old: &Config, new: &Config) -> Vec<(&'static str, &'static str)> {
     changed.map(|(key, when, _)| (key, when)).collect()
 }
 
-/// Seconds since the Unix epoch.
-fn unix_time() -> f64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0.0, |now| now.as_secs_f64())
-}
-
 /// CPU time of this thread.
 fn cpu_time() -> Duration {
     Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default()
@@ -906,13 +972,23 @@ fn report_judged(judged: &Judged) {
     );
 }
 
-/// Writes the kernel programs' own messages to the log.
+/// How long a task waits behind a call that failed before it tries again.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Writes the kernel programs' own messages to the log. Where they cannot be read, it tries again:
+/// accounting goes on without them.
 async fn log_messages(mut messages: Messages, stopped: watch::Receiver<()>) -> anyhow::Result<()> {
     let mut stopped = std::pin::pin!(ended(stopped));
+    let mut last = None;
     loop {
-        tokio::select! {
+        let logged = tokio::select! {
             () = &mut stopped => return Ok(()),
-            logged = messages.log() => logged?,
+            logged = messages.log() => logged,
+        };
+        let failed = logged.is_err();
+        say_once(&mut last, logged);
+        if failed {
+            sleep(PAUSE).await;
         }
     }
 }
@@ -923,10 +999,18 @@ async fn watch_links(
     stopped: watch::Receiver<()>,
 ) -> anyhow::Result<()> {
     let mut stopped = std::pin::pin!(ended(stopped));
+    let mut last = None;
     loop {
-        tokio::select! {
+        let changed = tokio::select! {
             () = &mut stopped => return Ok(()),
-            changed = links.next() => changed?,
+            changed = links.next() => changed,
+        };
+        let failed = changed.is_err();
+        say_once(&mut last, changed);
+        if failed {
+            // The owner looks at interfaces by itself, too.
+            sleep(PAUSE).await;
+            continue;
         }
         if commands.send(Command::LinksChanged).await.is_err() {
             return Ok(());
@@ -934,58 +1018,11 @@ async fn watch_links(
     }
 }
 
-/// Notices of changes to one file.
-///
-/// Its directory is watched: editors write a new file and rename it over the old one.
-struct FileChanges {
-    _watcher: notify::RecommendedWatcher,
-    changed: mpsc::Receiver<()>,
-}
-
-impl FileChanges {
-    fn watch(file: &Path) -> anyhow::Result<Self> {
-        use notify::Watcher as _;
-
-        let file = file
-            .canonicalize()
-            .with_context(|| format!("{}", file.display()))?;
-        let directory = file
-            .parent()
-            .map_or_else(|| PathBuf::from("/"), Path::to_owned);
-        let (tell, changed) = mpsc::channel(1);
-        let mut watcher =
-            notify::recommended_watcher(move |event: Result<notify::Event, notify::Error>| {
-                let Ok(event) = event else { return };
-                if !event.kind.is_access() && event.paths.contains(&file) {
-                    // Full: a change is announced already.
-                    let _ = tell.try_send(());
-                }
-            })
-            .context("the configuration cannot be watched for changes")?;
-        watcher
-            .watch(&directory, notify::RecursiveMode::NonRecursive)
-            .with_context(|| format!("{} cannot be watched for changes", directory.display()))?;
-        Ok(Self {
-            _watcher: watcher,
-            changed,
-        })
-    }
-
-    /// Waits for a change, and for the writer to have ended.
-    async fn next(&mut self) {
-        const SETTLE: Duration = Duration::from_millis(50);
-
-        if self.changed.recv().await.is_none() {
-            std::future::pending::<()>().await;
-        }
-        while let Ok(Some(())) = tokio::time::timeout(SETTLE, self.changed.recv()).await {}
-    }
-}
-
 /// Reads the configuration anew at SIGHUP and when its file changes.
 async fn reload(
     file: PathBuf,
     mut changes: FileChanges,
+    mut to_reread: mpsc::Receiver<Config>,
     commands: mpsc::Sender<Command>,
     supervisor: Arc<Supervisor>,
     stopped: watch::Receiver<()>,
@@ -993,31 +1030,81 @@ async fn reload(
     let mut hangup = signal(SignalKind::hangup()).context("SIGHUP cannot be caught")?;
     let mut stopped = std::pin::pin!(ended(stopped));
     loop {
-        tokio::select! {
+        let again = tokio::select! {
             () = &mut stopped => return Ok(()),
-            _ = hangup.recv() => {}
-            () = changes.next() => {}
-        }
-        supervisor.reloading();
-        let command = match Config::load(&file) {
-            Ok(Checked { config, problems }) => {
-                // A file that cannot be used is no reason to do without the rest.
-                if problems.count(Level::Error) > 0 {
-                    tracing::error!("{problems}");
-                } else if !problems.is_empty() {
-                    tracing::warn!("{problems}");
-                }
-                Command::Reload(Box::new(config))
+            _ = hangup.recv() => None,
+            () = changes.next() => None,
+            Some(config) = to_reread.recv() => Some(config),
+        };
+        let config = match again {
+            Some(config) => Some(config),
+            None => {
+                supervisor.reloading();
+                let file = file.clone();
+                spawn_blocking(move || read(&file))
+                    .await
+                    .context("reading the configuration failed")?
             }
-            Err(problems) => {
-                tracing::error!("the new configuration is refused, the old one stays:\n{problems}");
-                Command::ReloadRefused
-            }
+        };
+        let command = tokio::select! {
+            // Nobody waits for it any more.
+            () = &mut stopped => return Ok(()),
+            command = prepare(config, &commands) => command?,
         };
         if commands.send(command).await.is_err() {
             return Ok(());
         }
     }
+}
+
+/// Reads a configuration; `None` where it is refused. What is wrong with it is told to the log; what is wrong
+/// with the files that it names is when they are read, once.
+fn read(file: &Path) -> Option<Config> {
+    let read = Config::load_alone(file);
+    match read {
+        Ok(Checked { config, problems }) => {
+            if !problems.is_empty() {
+                tracing::warn!("{problems}");
+            }
+            Some(config)
+        }
+        Err(problems) => {
+            tracing::error!("the new configuration is refused, the old one stays:\n{problems}");
+            None
+        }
+    }
+}
+
+/// Has a configuration ready to be put in force, on a thread of its own: a million names take a second of CPU
+/// time, and the owner's ticks and commands go on meanwhile.
+async fn prepare(
+    config: Option<Config>,
+    commands: &mpsc::Sender<Command>,
+) -> anyhow::Result<Command> {
+    let Some(config) = config else {
+        return Ok(Command::ReloadRefused);
+    };
+    let names = config.policies.iter().map(|policy| policy.name.clone());
+    let (give, given) = oneshot::channel();
+    let asked = commands.send(Command::Prepare(names.collect(), give)).await;
+    let Ok((before, material)) = (match asked {
+        Ok(()) => given.await.map_err(drop),
+        Err(_) => Err(()),
+    }) else {
+        // It has told the log why.
+        return Ok(Command::ReloadRefused);
+    };
+    let prepared = spawn_blocking(move || {
+        let knowledge = Knowledge::load(&config.parties, &config.lists, Some(&before));
+        let policies = material.prepare(&config.policies, &knowledge);
+        Reload {
+            knowledge: Arc::new(knowledge),
+            policies,
+            config,
+        }
+    });
+    let reload = prepared.await.context("preparing the policies failed")?;
+    Ok(Command::Reload(Box::new(reload)))
 }
 
 #[cfg(test)]

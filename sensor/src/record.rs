@@ -80,11 +80,22 @@ pub struct Tables {
 pub struct Clock {
     /// Jiffies in a second.
     pub hz: u64,
-    /// Milliseconds since the Unix epoch when jiffies were 0.
-    pub epoch_millis: u64,
+    /// What the clock that it is compared with showed when jiffies were 0, in milliseconds since the Unix epoch.
+    /// That may be before it: jiffies do not begin at 0, and the machine's clock may.
+    pub epoch_millis: i64,
 }
 
 impl Clock {
+    /// A clock of so many jiffies in a second, which showed this time, in seconds since the Unix epoch, at so many
+    /// jiffies.
+    pub fn at(hz: u64, jiffies: u64, time: f64) -> Self {
+        let since = jiffies as f64 / hz.max(1) as f64;
+        Self {
+            hz,
+            epoch_millis: ((time - since) * 1e3).round() as i64,
+        }
+    }
+
     /// Seconds since the Unix epoch.
     pub fn unix_seconds(self, jiffies: u64) -> f64 {
         self.epoch_millis as f64 / 1e3 + jiffies as f64 / self.hz.max(1) as f64

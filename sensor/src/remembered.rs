@@ -5,8 +5,10 @@
 //! a restart until the device tells again. What is remembered stands until that is as sure.
 //!
 //! On disk is the MAC address, the vendor, the kind, how sure they are, the days on which the device was seen
-//! first and last, and whether it is settled; nothing of what it did, and nothing of what the configuration
-//! says of it. A device that is away for 30 days is forgotten; of too many, those that are not settled first.
+//! first and last, for how many days it has been away, and whether it is settled; nothing of what it did, and
+//! nothing of what the configuration says of it. A device that is away for 30 days is forgotten; of too many,
+//! those that are not settled first. Only days count in which a daemon ran, so that no wall clock that is set
+//! has anything forgotten.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -19,6 +21,7 @@ use crate::{
     aggregate::identity::{MOST_SURE, Mac},
     config::{Config, DeviceSelector, typed},
     model::{Conclusion, Device, EvidenceLine, Kind},
+    moment::Moment,
     state,
 };
 
@@ -28,8 +31,8 @@ const FILE: &str = "devices.json";
 /// How long a device may be away, in days.
 const DAYS: u64 = 30;
 
-/// Seconds between two times that the file is written.
-const PAUSE: f64 = 10.0;
+/// Seconds between two times that the file is written: devices say what changes it, and flash memory wears.
+const PAUSE: f64 = 60.0 * 60.0;
 
 /// Seconds of a day.
 const DAY: u64 = 24 * 60 * 60;
@@ -45,7 +48,7 @@ pub struct Remembered {
     devices: BTreeMap<Mac, Known>,
     /// What the file says.
     kept: BTreeMap<Mac, Facts>,
-    /// When it was written, in seconds since the Unix epoch.
+    /// When it was written, in steady time.
     kept_at: f64,
     /// What was said last about a file that cannot be written.
     said: Option<String>,
@@ -59,6 +62,8 @@ struct Facts {
     /// The days on which it was seen first and last, since the Unix epoch; 0: not known.
     first_seen: u64,
     last_seen: u64,
+    /// Days for which it has been away.
+    away: u64,
     /// Servers answered it on two days, or the configuration named it.
     settled: bool,
 }
@@ -73,6 +78,8 @@ struct Sure<T> {
 #[derive(Debug, Default)]
 struct Known {
     facts: Facts,
+    /// When it was seen last, in steady time.
+    seen_at: f64,
     /// Whether the device has told it since the daemon began: then what it says now counts.
     told_kind: bool,
     told_vendor: bool,
@@ -88,13 +95,16 @@ struct Line {
     #[serde(default)]
     first_seen: u64,
     last_seen: u64,
+    /// In days.
+    #[serde(default)]
+    away: u64,
     #[serde(default)]
     settled: bool,
 }
 
 impl Remembered {
     /// What was known when the last daemon ended.
-    pub fn new(config: &Config, now: f64) -> Self {
+    pub fn new(config: &Config, now: &Moment) -> Self {
         let file = config.daemon.state_directory.join(FILE);
         let kept = read(&file).unwrap_or_else(|error| {
             tracing::warn!(
@@ -111,6 +121,7 @@ impl Remembered {
                 .map(|(mac, facts)| {
                     let known = Known {
                         facts: facts.clone(),
+                        seen_at: now.steady - (facts.away * DAY) as f64,
                         ..Known::default()
                     };
                     (*mac, known)
@@ -147,9 +158,9 @@ impl Remembered {
         Some(&self.devices.get(&mac)?.facts.vendor.as_ref()?.is)
     }
 
-    /// Takes what is known of devices now, and tells them what was known before where that is surer.
-    /// At most every ten seconds it is kept on disk, where it has changed.
-    pub fn recall(&mut self, devices: &mut [Device], now: f64) {
+    /// Takes what is known of devices now, whose times are those of the wall clock, and tells them what was known before where that is surer.
+    /// At most every hour it is kept on disk, where it has changed.
+    pub fn recall(&mut self, devices: &mut [Device], now: &Moment) {
         let mut seen = HashSet::new();
         for device in devices {
             let Some(mac) = device.mac.map(|mac| mac.octets()) else {
@@ -157,45 +168,53 @@ impl Remembered {
             };
             seen.insert(mac);
             let known = self.devices.entry(mac).or_default();
-            known.facts.last_seen = device.last_seen as u64 / DAY;
+            known.seen_at = now.steady;
             known.facts.settled |= device.settled;
             let first_seen = device.first_seen as u64 / DAY;
             match known.facts.first_seen {
-                before if before != 0 && before < first_seen => {
+                before if before != 0 && (before < first_seen || !now.is_known) => {
                     device.first_seen = (before * DAY) as f64;
                 }
-                _ => known.facts.first_seen = first_seen,
+                // A day that a wrong clock shows is not noted.
+                _ if now.is_known => known.facts.first_seen = first_seen,
+                _ => {}
+            }
+            if now.is_known {
+                known.facts.last_seen = device.last_seen as u64 / DAY;
             }
             recall(known, &mut device.identity);
         }
         self.forget(&seen, now);
-        // Either way: the clock may have been set.
-        if (now - self.kept_at).abs() >= PAUSE && self.has_news() {
+        if now.steady - self.kept_at >= PAUSE && self.has_news() {
             self.write(now);
         }
     }
 
     /// Keeps on disk what is not there yet.
-    pub fn keep(&mut self, now: f64) {
+    pub fn keep(&mut self, now: &Moment) {
         if !self.facts().eq(&self.kept) {
             self.write(now);
         }
     }
 
     /// Forgets who is away for long, and of too many those who are away for longest.
-    fn forget(&mut self, seen: &HashSet<Mac>, now: f64) {
-        let today = now as u64 / DAY;
-        self.devices.retain(|mac, known| {
-            seen.contains(mac) || known.facts.last_seen.saturating_add(DAYS) >= today
-        });
+    fn forget(&mut self, seen: &HashSet<Mac>, now: &Moment) {
+        for known in self.devices.values_mut() {
+            known.facts.away = (now.steady - known.seen_at) as u64 / DAY;
+        }
+        self.devices
+            .retain(|mac, known| seen.contains(mac) || known.facts.away <= DAYS);
         let too_many = self.devices.len().saturating_sub(self.capacity);
         if too_many > 0 {
             let away = self.devices.iter();
             let away = away.filter(|(mac, _)| !seen.contains(*mac));
             let mut away: Vec<_> = away
-                .map(|(mac, known)| (known.facts.settled, known.facts.last_seen, *mac))
+                .map(|(mac, known)| (known.facts.settled, known.seen_at, *mac))
                 .collect();
-            away.sort_unstable();
+            away.sort_unstable_by(|(settled, seen_at, mac), (others, other, another)| {
+                let first = settled.cmp(others).then(seen_at.total_cmp(other));
+                first.then(mac.cmp(another))
+            });
             for (.., mac) in away.into_iter().take(too_many) {
                 self.devices.remove(&mac);
             }
@@ -214,15 +233,16 @@ impl Remembered {
         fn what<'f>((mac, facts): (&'f Mac, &'f Facts)) -> impl PartialEq + use<'f> {
             let kind = facts.kind.as_ref().map(|kind| kind.is);
             let vendor = facts.vendor.as_ref().map(|vendor| &*vendor.is);
-            (mac, kind, vendor, facts.last_seen, facts.settled)
+            let days = (facts.last_seen, facts.away);
+            (mac, kind, vendor, days, facts.settled)
         }
 
         !self.facts().map(what).eq(self.kept.iter().map(what))
     }
 
-    fn write(&mut self, now: f64) {
+    fn write(&mut self, now: &Moment) {
         // Where it cannot be written, it is tried again as seldom.
-        self.kept_at = now;
+        self.kept_at = now.steady;
         let facts: BTreeMap<_, _> = self
             .facts()
             .map(|(mac, facts)| (*mac, facts.clone()))
@@ -233,6 +253,7 @@ impl Remembered {
             vendor: facts.vendor.clone(),
             first_seen: facts.first_seen * DAY,
             last_seen: facts.last_seen * DAY,
+            away: facts.away,
             settled: facts.settled,
         });
         let lines: Vec<_> = lines.collect();
@@ -267,6 +288,7 @@ fn read(file: &Path) -> anyhow::Result<BTreeMap<Mac, Facts>> {
             vendor: line.vendor,
             first_seen: line.first_seen / DAY,
             last_seen: line.last_seen / DAY,
+            away: line.away,
             settled: line.settled,
         };
         Ok((mac, facts))
@@ -374,7 +396,7 @@ mod tests {
 
     fn recalled(remembered: &mut Remembered, device: Device, now: f64) -> Conclusion {
         let mut devices = [device];
-        remembered.recall(&mut devices, now);
+        remembered.recall(&mut devices, &now.into());
         let [device] = devices;
         device.identity
     }
@@ -382,13 +404,13 @@ mod tests {
     #[test]
     fn what_was_known_stands_until_it_is_told_as_surely() -> anyhow::Result<()> {
         let (folder, config) = state("known");
-        let mut first = Remembered::new(&config, NOW);
+        let mut first = Remembered::new(&config, &NOW.into());
         let told = device(PHONE, (Kind::Phone, 0.9), Some(("Xiaomi", 0.8)), NOW);
         let before = recalled(&mut first, told, NOW);
         assert_eq!((before.kind, before.evidence.len()), (Kind::Phone, 0));
 
         // Killed: nothing is said any more.
-        let mut second = Remembered::new(&config, NOW);
+        let mut second = Remembered::new(&config, &NOW.into());
         assert_eq!(second.kind(PHONE), Some(Kind::Phone));
         assert_eq!(second.vendor(PHONE), Some("Xiaomi"));
         let nothing = || device(PHONE, (Kind::Unknown, 0.0), None, NOW);
@@ -415,14 +437,14 @@ mod tests {
     #[test]
     fn the_owners_word_is_not_remembered() -> anyhow::Result<()> {
         let (folder, config) = state("word");
-        let mut first = Remembered::new(&config, NOW);
+        let mut first = Remembered::new(&config, &NOW.into());
         let told = device(PHONE, (Kind::Phone, 0.9), None, NOW);
         recalled(&mut first, told, NOW);
         let word = device(PHONE, (Kind::Tv, 1.0), Some(("Mine", 1.0)), NOW);
         let shown = recalled(&mut first, word, NOW + 60.0);
         assert_eq!((shown.kind, shown.evidence.len()), (Kind::Tv, 0));
-        first.keep(NOW + 60.0);
-        let second = Remembered::new(&config, NOW);
+        first.keep(&(NOW + 60.0).into());
+        let second = Remembered::new(&config, &NOW.into());
         assert_eq!(second.kind(PHONE), Some(Kind::Phone));
         assert_eq!(second.vendor(PHONE), None);
         fs::remove_dir_all(&folder)?;
@@ -433,7 +455,7 @@ mod tests {
     fn it_is_written_when_it_changes_seldom_and_at_the_end() -> anyhow::Result<()> {
         let (folder, config) = state("seldom");
         let file = folder.join(FILE);
-        let mut remembered = Remembered::new(&config, NOW);
+        let mut remembered = Remembered::new(&config, &NOW.into());
         let mut tick = |kind, confidence, now| {
             let told = device(PHONE, (kind, confidence), None, NOW);
             recalled(&mut remembered, told, now);
@@ -447,13 +469,16 @@ mod tests {
             phone,
             "it was written just now"
         );
-        let tv = tick(Kind::Tv, 0.5, NOW + 11.0);
+        assert_eq!(
+            tick(Kind::Tv, 0.5, NOW + 3_600.0),
+            phone,
+            "an hour has not passed"
+        );
+        let tv = tick(Kind::Tv, 0.5, NOW + 3_601.0);
         assert!(tv.contains("\"tv\""), "{tv}");
-        assert_eq!(tick(Kind::Tv, 0.7, NOW + 30.0), tv, "surer is no news");
-        // The clock was set back.
-        assert!(tick(Kind::Iot, 0.7, NOW - 9_000.0).contains("\"iot\""));
-        assert!(!tick(Kind::Router, 0.8, NOW - 9_001.0).contains("router"));
-        remembered.keep(NOW);
+        assert_eq!(tick(Kind::Tv, 0.7, NOW + 7_300.0), tv, "surer is no news");
+        assert!(!tick(Kind::Router, 0.8, NOW + 7_200.0).contains("router"));
+        remembered.keep(&(NOW + 7_400.0).into());
         assert!(fs::read_to_string(&file)?.contains("router"));
         let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&file)?.permissions());
         assert_eq!(mode & 0o777, 0o600);
@@ -461,7 +486,7 @@ mod tests {
         fs::remove_dir_all(&folder)?;
         fs::write(&folder, "in the way")?;
         let told = device(PHONE, (Kind::Phone, 0.9), None, NOW);
-        let known = recalled(&mut remembered, told, NOW + 100.0);
+        let known = recalled(&mut remembered, told, NOW + 11_001.0);
         assert_eq!(known.kind, Kind::Phone);
         assert!(remembered.said.is_some());
         fs::remove_file(&folder)?;
@@ -473,7 +498,7 @@ mod tests {
         let (folder, config) = state("away");
         let mac = |number| [2, 0, 0, 0, 0, number];
         let day = |days: f64| NOW + days * DAY as f64;
-        let mut first = Remembered::new(&config, NOW);
+        let mut first = Remembered::new(&config, &NOW.into());
         for number in 1..=4 {
             let now = day(f64::from(number));
             let told = device(mac(number), (Kind::Phone, 0.9), None, now);
@@ -482,20 +507,71 @@ mod tests {
         // Three have a place.
         let macs = |remembered: &Remembered| remembered.devices().collect::<Vec<_>>();
         assert_eq!(macs(&first), [mac(2), mac(3), mac(4)]);
-        first.keep(day(4.0));
-        let days_later = |days| macs(&Remembered::new(&config, day(days)));
-        assert_eq!(days_later(32.0), [mac(2), mac(3), mac(4)]);
-        assert_eq!(days_later(33.0), [mac(3), mac(4)]);
-        assert!(days_later(40.0).is_empty());
-        // A clock that has not been set yet.
-        assert_eq!(macs(&Remembered::new(&config, 0.0)).len(), 3);
+        first.keep(&day(4.0).into());
+        // What passed while no daemon ran does not count, whatever the clock shows behind it.
+        let years = 56.0 * 365.25;
+        for later in [4.0, 40.0, years, -years] {
+            let next = Remembered::new(&config, &day(later).into());
+            assert_eq!(macs(&next), [mac(2), mac(3), mac(4)], "{later}");
+        }
+        let mut next = Remembered::new(&config, &day(years).into());
+        let mut after = |days: f64| {
+            next.recall(&mut [], &day(years + days).into());
+            macs(&next)
+        };
+        assert_eq!(after(28.9), [mac(2), mac(3), mac(4)]);
+        assert_eq!(after(29.1), [mac(3), mac(4)]);
+        assert_eq!(after(30.1), [mac(4)]);
+        // Nor does a wall clock that is set while it runs.
+        let stepped = Moment {
+            wall: day(-years),
+            ..Moment::from(day(years + 30.2))
+        };
+        next.recall(&mut [], &stepped);
+        assert_eq!(macs(&next), [mac(4)]);
         for bad in [
             "[{\"device\": \"02:00",
             "[{\"device\": \"nobody\", \"last_seen\": 0}]",
         ] {
             fs::write(folder.join(FILE), bad)?;
-            assert!(days_later(4.0).is_empty());
+            assert!(macs(&Remembered::new(&config, &day(4.0).into())).is_empty());
         }
+        fs::remove_dir_all(&folder)?;
+        Ok(())
+    }
+
+    #[test]
+    fn a_clock_that_is_not_set_yet_changes_no_day() -> anyhow::Result<()> {
+        let (folder, config) = state("unset");
+        let mut first = Remembered::new(&config, &NOW.into());
+        let seen = |first_seen, last_seen| Device {
+            first_seen,
+            ..device(PHONE, (Kind::Phone, 0.9), None, last_seen)
+        };
+        first.recall(&mut [seen(NOW, NOW)], &NOW.into());
+        // Booted, and its clock begins in 1970.
+        let unset = Moment {
+            is_known: false,
+            ..Moment::from(60.0)
+        };
+        let mut second = Remembered::new(&config, &unset);
+        let mut devices = [seen(10.0, 50.0)];
+        second.recall(&mut devices, &unset);
+        let today = (NOW as u64 / DAY * DAY) as f64;
+        assert_eq!(devices[0].first_seen, today);
+        second.keep(&unset);
+        assert!(
+            fs::read_to_string(folder.join(FILE))?.contains(&format!("\"last_seen\": {today}"))
+        );
+        // It is set.
+        let set = Moment {
+            wall: NOW + 2.0 * DAY as f64,
+            ..Moment::from(120.0)
+        };
+        let mut devices = [seen(set.wall - 110.0, set.wall)];
+        second.recall(&mut devices, &set);
+        assert_eq!(devices[0].first_seen, today);
+        assert_eq!(devices[0].last_seen, set.wall);
         fs::remove_dir_all(&folder)?;
         Ok(())
     }

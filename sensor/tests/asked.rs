@@ -119,6 +119,66 @@ fn a_command_arrives_as_it_was_said_and_its_refusal_too() -> Result<()> {
     Ok(())
 }
 
+/// A daemon that takes its time, and what it was asked.
+fn slow_daemon(name: &str, takes: Duration) -> Result<(PathBuf, std::sync::mpsc::Receiver<()>)> {
+    let path = PathBuf::from(format!("/test/{}/{name}", std::process::id()));
+    let (bound, is_bound) = std::sync::mpsc::channel();
+    let (done, is_done) = std::sync::mpsc::channel();
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let listens = path.clone();
+    thread::spawn(move || {
+        runtime.block_on(async {
+            let listener = asked::bind(&listens);
+            let _ = bound.send(
+                listener
+                    .as_ref()
+                    .map(drop)
+                    .map_err(|error| format!("{error:#}")),
+            );
+            let (commands, mut inbox) = mpsc::channel::<(Question, oneshot::Sender<String>)>(8);
+            let answers = asked::answer(listener?, commands, |question, tell| (question, tell));
+            let owner = async {
+                while let Some((_, tell)) = inbox.recv().await {
+                    tokio::time::sleep(takes).await;
+                    // Whether anybody hears it or not.
+                    let _ = tell.send("done".to_owned());
+                    let _ = done.send(());
+                }
+            };
+            tokio::select! {
+                () = answers => {}
+                () = owner => {}
+            }
+            Ok::<_, anyhow::Error>(())
+        })
+    });
+    is_bound.recv()?.map_err(anyhow::Error::msg)?;
+    Ok((path, is_done))
+}
+
+/// Longer than either side waits for what is at hand.
+const LONG: Duration = Duration::from_secs(12);
+
+#[test]
+fn what_takes_long_is_answered() -> Result<()> {
+    let (path, _is_done) = slow_daemon("slow", LONG)?;
+    assert_eq!(asked::ask(&path, &status())?.as_deref(), Some("done"));
+    Ok(())
+}
+
+#[test]
+fn what_was_asked_is_done_though_its_client_has_gone() -> Result<()> {
+    let (path, is_done) = slow_daemon("left", Duration::from_millis(200))?;
+    let mut client = connect(socket()?, &path)?;
+    client.write_all(&serde_json::to_vec(&status())?)?;
+    client.shutdown(std::net::Shutdown::Both)?;
+    drop(client);
+    is_done.recv_timeout(Duration::from_secs(10))?;
+    // And the next one is answered.
+    assert_eq!(asked::ask(&path, &status())?.as_deref(), Some("done"));
+    Ok(())
+}
+
 #[test]
 fn many_at_once_and_answers_of_many_megabytes() -> Result<()> {
     let text = "flow ".repeat(8 << 20);

@@ -6,6 +6,8 @@ mod attachment;
 mod daemon;
 #[path = "faults/ports.rs"]
 mod ports;
+#[path = "faults/slow.rs"]
+mod slow;
 #[path = "faults/wire.rs"]
 mod wire;
 

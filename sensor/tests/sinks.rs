@@ -201,6 +201,7 @@ fn snapshot() -> Snapshot {
             devices: Some("group:kids".to_owned()),
             since: NOW,
             until: Some(NOW + 7_200.0),
+            rest: None,
         }],
         devices: vec![
             phone(),
@@ -336,8 +337,12 @@ fn snapshot() -> Snapshot {
             names: 0,
             reloads: 2,
             reloads_refused: 1,
+            devices_left_out: 11,
         },
         http_failures: BTreeMap::from([("gave-way", 8), ("no-descriptors", 9)]),
+        map_failures: BTreeMap::from([("HITS", 12)]),
+        damaged_flows: 13,
+        is_time_unknown: true,
         ticks: Ticks {
             count: 10,
             total: Duration::from_millis(25),

@@ -12,15 +12,15 @@ use sensor_ebpf::{
     name::{NameBucket, Names},
     parse::{Address, Family, Mac},
     policy::{
-        Chain, DeviceRulesKey, LearnedKey, MAX_CHAINS, MAX_PREFIXES, MAX_RULES, PREFIX_SIDE_BITS,
-        PrefixV4, PrefixV6, Rule, Rules,
+        Chain, DeviceRulesKey, LearnedKey, MAX_CHAINS, MAX_DEVICES, MAX_PREFIXES, MAX_RULES,
+        PREFIX_SIDE_BITS, PrefixV4, PrefixV6, Rule, Rules,
     },
 };
 
 /// The rules that name a device.
 #[map]
 static DEVICE_RULES: HashMap<DeviceRulesKey, u64> =
-    HashMap::with_max_entries(16_384, BPF_F_NO_PREALLOC);
+    HashMap::with_max_entries(2 * MAX_DEVICES as u32, BPF_F_NO_PREALLOC);
 
 /// Chains of rules by remote IPv4 prefix.
 #[map]

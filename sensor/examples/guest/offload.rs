@@ -191,7 +191,7 @@ fn hook(kernel: &Kernel, name: &str) -> Result<Hook> {
 /// What the books have of an interface, and what it has counted itself.
 fn seen(kernel: &mut Kernel, port: &Port) -> Result<([Tally; 2], [Tally; 2])> {
     let mut aggregate = Aggregate::default();
-    kernel.read(Duration::from_secs(3600), |record| {
+    kernel.read(Duration::from_secs(3600), &0.0.into(), |record| {
         aggregate.apply(record, 0.0)
     })?;
     let snapshot: Snapshot = aggregate.snapshot(Ticks::default());

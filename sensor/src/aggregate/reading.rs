@@ -181,6 +181,7 @@ impl Reading {
                 lists: Vec::new(),
                 reloads: tables.reloads,
                 reloads_refused: tables.reloads_refused,
+                devices_left_out: 0,
             },
             ticks,
             devices: self
@@ -384,14 +385,19 @@ fn device((reading, flows): &(DeviceReading, OfFlows), clock: Clock) -> Option<D
     if families.is_empty() && !is_device(reading.number) {
         return None;
     }
+    // Nobody notes when the first packet of several devices came.
+    let time = |jiffies| match jiffies {
+        0 => 0.0,
+        jiffies => clock.unix_seconds(jiffies),
+    };
     Some(Device {
         device: name,
         mac: is_device(reading.number).then(|| Mac::from_word(record.mac)),
         families,
         live_flows: flows.opened.as_flattened().iter().sum(),
         settled: record.settled != 0,
-        first_seen: clock.unix_seconds(record.first_seen),
-        last_seen: clock.unix_seconds(record.last_seen.max(flows.last_seen)),
+        first_seen: time(record.first_seen),
+        last_seen: time(record.last_seen.max(flows.last_seen)),
         ..Device::default()
     })
 }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use proptest::prelude::*;
 use sensor_ebpf::{
-    books::{DeviceRecord, FIRST_DEVICE, Losses},
+    books::{DeviceRecord, FIRST_DEVICE, Losses, MULTICAST_DEVICE},
     parse::{Parsed, parse, protocol},
     sample::Watch,
 };
@@ -1176,5 +1176,52 @@ proptest! {
         }
         house.reading(&[PHONE, LAPTOP]);
         prop_assert_eq!(house.parties().values().sum::<u64>(), expected);
+    }
+}
+
+/// One tick of a device that was seen first after 100 seconds and last after 160, and of group traffic, by a
+/// machine whose wall clock is that much ahead of the steady one.
+fn seen(house: &mut House, offset: f64) -> Snapshot {
+    house.reading(&[]);
+    let mut overflow = DeviceRecord {
+        last_seen: 150,
+        ..DeviceRecord::default()
+    };
+    overflow.overflow[0][1].packets = 1;
+    for (number, record) in [
+        (MULTICAST_DEVICE, overflow),
+        (
+            FIRST_DEVICE,
+            DeviceRecord {
+                mac: Mac::new(PHONE).word(),
+                first_seen: 100,
+                last_seen: 160,
+                ..DeviceRecord::default()
+            },
+        ),
+    ] {
+        house.apply(Record::Device(DeviceReading { number, record }));
+    }
+    let mut snapshot = house.aggregate.snapshot(Ticks::default());
+    snapshot.add_to_times(offset);
+    snapshot
+}
+
+#[test]
+fn first_and_last_seen_are_those_of_the_clock_as_it_is_now() {
+    const YEARS: f64 = 56.0 * 365.25 * 86_400.0;
+    let mut house = House::new();
+    for offset in [0.0, YEARS, -YEARS, 3_600.0] {
+        let snapshot = seen(&mut house, offset);
+        let times = |name: &str| {
+            let mut devices = snapshot.devices.iter();
+            let device = devices.find(|device| device.device == name);
+            let device = device.expect("it was seen");
+            (device.first_seen, device.last_seen)
+        };
+        let phone = mac_text(Mac::new(PHONE));
+        assert_eq!(times(&phone), (100.0 + offset, 160.0 + offset));
+        // When the first packet to a group came is not noted.
+        assert_eq!(times("multicast"), (0.0, 150.0 + offset));
     }
 }

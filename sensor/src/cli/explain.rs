@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::{
     ExplainArgs, Output,
+    said::when_set,
     text::{json, local_time, printable},
 };
 use crate::{
@@ -14,6 +15,7 @@ use crate::{
     config::Config,
     enforcement::{self, Enforcement},
     model::Device,
+    moment::Moment,
     policy::{
         Zone,
         explain::{Explanation, Judgement, Line, Loss, Reason, Said, What, explain},
@@ -31,7 +33,7 @@ pub fn explained(
     knowledge: &Knowledge,
     enforcement: &Enforcement,
     devices: &[Device],
-    now: f64,
+    now: Moment,
 ) -> anyhow::Result<String> {
     let mac = enforcement::called(&args.device, config, devices).with_context(|| {
         format!(
@@ -164,6 +166,7 @@ fn reason(reason: &Reason, zone: &Zone) -> String {
             devices,
             since,
             until,
+            rest,
         } => format!(
             "what was said of {} for {} on {}, {}",
             printable(name),
@@ -171,9 +174,10 @@ fn reason(reason: &Reason, zone: &Zone) -> String {
                 .as_deref()
                 .map_or_else(|| "all devices".to_owned(), printable),
             local_time(zone, *since),
-            match until {
-                Some(until) => format!("until {}", local_time(zone, *until)),
-                None => "until `sensor forget`".to_owned(),
+            match (until, rest) {
+                (Some(until), _) => format!("until {}", local_time(zone, *until)),
+                (None, Some(rest)) => when_set(*rest),
+                (None, None) => "until `sensor forget`".to_owned(),
             }
         ),
         Reason::Domain { name } => format!("`domains` with {}", printable(name)),
@@ -208,6 +212,9 @@ fn loss(loss: &Loss, zone: &Zone) -> String {
         Loss::OtherDevices => "it is about other devices".to_owned(),
         Loss::OutOfSchedule { next: Some(next) } => {
             format!("its schedule begins {}", local_time(zone, *next))
+        }
+        Loss::TimeUnknown => {
+            "it has a schedule, and the clock of this machine is not set yet".to_owned()
         }
         Loss::OutOfSchedule { next: None } => "its schedule never applies".to_owned(),
         Loss::NeverBlock(at) => format!("never-block stands above it, {}", line(at)),

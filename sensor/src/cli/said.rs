@@ -23,9 +23,10 @@ pub fn print_said(out: &mut impl Write, said: &Said, zone: &Zone) -> io::Result<
         printable(&said.name),
         said.is,
         whom(said),
-        match said.until {
-            Some(until) => format!("until {}", local_time(zone, until)),
-            None => "until `sensor forget` takes it back".to_owned(),
+        match (said.until, said.rest) {
+            (Some(until), _) => format!("until {}", local_time(zone, until)),
+            (None, Some(rest)) => when_set(rest),
+            (None, None) => "until `sensor forget` takes it back".to_owned(),
         }
     )
 }
@@ -97,24 +98,31 @@ pub(super) fn print_all_said(out: &mut impl Write, said: &[Said], zone: &Zone) -
     if said.is_empty() {
         return Ok(());
     }
-    let mut newest_first: Vec<_> = said.iter().collect();
-    newest_first.sort_by(|a, b| b.since.total_cmp(&a.since));
     let mut table = table(
         ["NAME", "BY COMMAND", "DEVICES", "SINCE", "UNTIL"],
         RangeInclusive::new(1, 0),
     );
-    for said in newest_first {
+    for said in said.iter().rev() {
         table.add_row([
             said.name.clone(),
             said.is.to_owned(),
             whom(said),
             local_time(zone, said.since),
-            said.until
-                .map_or_else(|| "taken back".to_owned(), |until| local_time(zone, until)),
+            match (said.until, said.rest) {
+                (Some(until), _) => local_time(zone, until),
+                (None, Some(rest)) => when_set(rest),
+                (None, None) => "taken back".to_owned(),
+            },
         ]);
     }
     print_table(out, &table, "")?;
     writeln!(out)
+}
+
+/// Of what is left from before the machine was booted.
+pub(super) fn when_set(rest: f64) -> String {
+    let minutes = (rest / 60.0).ceil();
+    format!("{minutes} min after the clock is set")
 }
 
 fn whom(said: &Said) -> String {
@@ -136,6 +144,7 @@ mod tests {
             devices: Some("group:kids".to_owned()),
             since: 1_795_000_000.0,
             until: Some(1_795_000_000.0 + 7_200.0),
+            rest: None,
         };
         let zone = Zone::named(Some("Europe/Berlin"));
         let mut text = Vec::new();

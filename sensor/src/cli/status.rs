@@ -41,6 +41,7 @@ pub fn print_status(
         policy: &'a PolicyState,
         policy_hits: &'a [PolicyHits],
         commands: &'a [Said],
+        is_time_unknown: bool,
         ticks: Ticks,
     }
 
@@ -58,6 +59,7 @@ pub fn print_status(
                 policy: &snapshot.policy,
                 policy_hits: &snapshot.policy_hits,
                 commands: &snapshot.commands,
+                is_time_unknown: snapshot.is_time_unknown,
                 ticks: snapshot.ticks,
             },
         );
@@ -67,6 +69,12 @@ pub fn print_status(
     print_hits(out, snapshot)?;
     writeln!(out)?;
     print_all_said(out, &snapshot.commands, zone)?;
+    if snapshot.is_time_unknown {
+        writeln!(
+            out,
+            "the clock of this machine is not set yet: no policy with a schedule is in force until it is\n"
+        )?;
+    }
     let flows = &snapshot.flow_table;
     let devices = &snapshot.device_table;
     let policy = &snapshot.policy;

@@ -29,7 +29,7 @@ use sensor_ebpf::{
 };
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Command, resets::Resets, unix_time};
+use super::{Command, clock::Clock, resets::Resets};
 use crate::{
     hearing::{
         Desk, GivenUp, Heard, InForce, Judge, Outcome, Ruling, Source, UNFINISHED_FOR, Unread,
@@ -168,7 +168,7 @@ fn hurry() {
 ///
 /// # Errors
 ///
-/// When it cannot be started, or cannot wait.
+/// When it cannot be started, or failed.
 pub(super) async fn listen(
     listener: Listener,
     stopped: impl Future<Output = ()>,
@@ -179,7 +179,8 @@ pub(super) async fn listen(
         .name("listener".to_owned())
         .spawn(move || {
             hurry();
-            let _ = tell.send(listener.run());
+            listener.run();
+            let _ = tell.send(());
         })
         .context("the thread that listens cannot be started")?;
     let ended = tokio::select! {
@@ -192,7 +193,7 @@ pub(super) async fn listen(
     // It has told its end, or panicked.
     let joined = thread.join();
     match (ended, joined) {
-        (Ok(ended), Ok(())) => ended.context("the sample ring cannot be waited on"),
+        (Ok(()), Ok(())) => Ok(()),
         _ => anyhow::bail!("the thread that listens failed"),
     }
 }
@@ -213,6 +214,7 @@ pub(super) struct Listener {
     resets: Resets,
     line: Arc<Line>,
     commands: mpsc::Sender<Command>,
+    clock: Clock,
     desk: Desk,
     judge: Judge,
     /// The next slot whose flow is judged again.
@@ -223,6 +225,8 @@ pub(super) struct Listener {
     /// When the first record of the backlog came.
     since: Instant,
     swept: Instant,
+    /// Why it could not wait the last time.
+    failed: Option<Errno>,
 }
 
 impl Listener {
@@ -232,6 +236,7 @@ impl Listener {
         verdicts: Verdicts,
         line: Arc<Line>,
         commands: mpsc::Sender<Command>,
+        clock: Clock,
     ) -> Self {
         let judge = Judge::new(Arc::clone(&locked(&line.in_force)));
         Self {
@@ -240,6 +245,7 @@ impl Listener {
             resets: Resets::open(),
             line,
             commands,
+            clock,
             desk: Desk::default(),
             judge,
             again: u32::MAX,
@@ -247,13 +253,14 @@ impl Listener {
             unsure: Quota::new(MAX_UNSURE),
             since: Instant::now(),
             swept: Instant::now(),
+            failed: None,
         }
     }
 
-    fn run(mut self) -> Result<(), Errno> {
+    fn run(mut self) {
         loop {
             self.verdicts.alive_until(since_boot() + ALIVE);
-            self.wait()?;
+            self.wait();
             self.attend();
             self.drain();
             locked(&self.line.counts).cut = self.samples.cut();
@@ -261,13 +268,13 @@ impl Listener {
             if self.line.stops.load(Ordering::Acquire) || self.hand_over().is_err() {
                 // Nothing waits for who has gone.
                 self.verdicts.alive_until(Duration::ZERO);
-                return Ok(());
+                return;
             }
         }
     }
 
     /// Waits for samples, the bell, or the time at which something is due.
-    fn wait(&self) -> Result<(), Errno> {
+    fn wait(&mut self) {
         let limit = if self.again < self.desk.slots() {
             Duration::ZERO
         } else if self.backlog.records.is_empty() {
@@ -284,8 +291,16 @@ impl Listener {
             PollFd::from_borrowed_fd(self.line.bell.as_fd(), PollFlags::IN),
         ];
         match poll(&mut waits, Some(&timeout)) {
-            Ok(_) | Err(Errno::INTR) => Ok(()),
-            Err(errno) => Err(errno),
+            Ok(_) | Err(Errno::INTR) => self.failed = None,
+            Err(errno) => {
+                // Without the daemon no name would be judged: the ring is looked at as often as it can be.
+                if self.failed.replace(errno) != Some(errno) {
+                    tracing::warn!(
+                        "the sample ring cannot be waited on: {errno}; it is looked at anyway"
+                    );
+                }
+                thread::sleep(GATHER);
+            }
         }
     }
 
@@ -301,7 +316,8 @@ impl Listener {
         }
         if self.swept.elapsed() >= SWEEP {
             self.swept = Instant::now();
-            self.desk.forget_unfinished(unix_time() - UNFINISHED_FOR);
+            self.desk
+                .forget_unfinished(self.clock.now().steady - UNFINISHED_FOR);
             self.give_up();
         }
         self.make_sure();
@@ -347,7 +363,7 @@ impl Listener {
             match record {
                 Record::Sample(sample) => {
                     self.verdicts.heard(&sample.head);
-                    let heard = self.desk.sample(&sample, unix_time());
+                    let heard = self.desk.sample(&sample, self.clock.now().steady);
                     if let Some(heard) = heard {
                         let heard = self.conclude(heard);
                         self.keep(Record::Heard(Box::new(heard)));
@@ -661,7 +677,13 @@ mod tests {
         commands
             .try_send(Command::LinksChanged)
             .expect("there is room for one");
-        let listener = Listener::new(samples, verdicts, Arc::clone(&line), commands);
+        let listener = Listener::new(
+            samples,
+            verdicts,
+            Arc::clone(&line),
+            commands,
+            Clock::of_machine(),
+        );
         let thread = thread::spawn(move || listener.run());
 
         for port in 0..FLOWS {
@@ -715,9 +737,6 @@ mod tests {
         }
         assert_eq!(line.judging().records_lost, 0);
         line.stop();
-        thread
-            .join()
-            .expect("it does not panic")
-            .expect("it can wait");
+        thread.join().expect("it does not panic");
     }
 }

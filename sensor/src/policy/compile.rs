@@ -12,12 +12,15 @@ use ipnet::IpNet;
 use sensor_ebpf::{
     name::{MAX_LABELS, MAX_NAMES, Suffixes},
     policy::{
-        Chain, MAX_CHAINS, MAX_PORT_RANGES, MAX_PREFIXES, MAX_RULES, PortRange, Rule, Verdict,
-        rule_flag,
+        Chain, MAX_CHAINS, MAX_DEVICES, MAX_PORT_RANGES, MAX_PREFIXES, MAX_RULES, PortRange, Rule,
+        Verdict, rule_flag,
     },
 };
 
-use super::{ALLOWED, BLOCKED, Compiled, NameTable, PolicyLists, Temporary, Who, names::Collision};
+use super::{
+    ALLOWED, BLOCKED, Compiled, NameTable, PolicyLists, Temporary, Who,
+    names::{self, Added, Buckets, Collision},
+};
 use crate::{
     aggregate::{
         knowledge::Knowledge,
@@ -63,6 +66,12 @@ pub enum TooMuch {
         /// The policy that is about the most of them, and about how many.
         largest: (String, usize),
     },
+    /// Devices.
+    #[error(
+        "the policies have rules of their own for {0} devices that the configuration or commands name, and \
+         there is room for {MAX_DEVICES}"
+    )]
+    Devices(usize),
     /// Combinations of rules.
     #[error("the names and prefixes of the policies overlap in more than {MAX_CHAINS} ways")]
     Chains,
@@ -95,6 +104,11 @@ impl TooLarge {
                 "policy `{policy}` is about {count} of them; have it name fewer countries, networks \
                  or remotes"
             ),
+            TooMuch::Devices(_) => {
+                "have policies be about all devices, and name the few that are to be left alone; or take \
+                 devices out of groups"
+                    .to_owned()
+            }
             TooMuch::Chains => "let fewer policies be about the same".to_owned(),
             TooMuch::Alike => {
                 "a list was made to have them: leave out the one that is new".to_owned()
@@ -146,15 +160,98 @@ pub fn compile(
     lists: &PolicyLists,
     identities: &HashMap<String, u16>,
 ) -> Result<Compiled, TooLarge> {
+    let parts = parts(policies, temporary, knowledge, lists, identities);
+    parts.finish(knowledge, policies.len() as u64)
+}
+
+/// The most names of which something may have changed for [`recompile`].
+const MOST_CHANGED: usize = 8;
+
+/// Compiles the same policies and lists once more with other commands, `said.1` in the place of `said.0`: only
+/// names are looked at of which something changed, and those above and below them. `None`: all has to be
+/// compiled anew, because too much changed or there is no room for it in the tables of before.
+pub fn recompile(
+    before: &Compiled,
+    said: (&[Temporary], &[Temporary]),
+    policies: &[Policy],
+    knowledge: &Knowledge,
+    lists: &PolicyLists,
+    identities: &HashMap<String, u16>,
+) -> Option<Compiled> {
+    let (said_before, said) = said;
+    let gone = said_before.iter().filter(|one| !said.contains(one));
+    let come = said.iter().filter(|one| !said_before.contains(one));
+    let changed: BTreeSet<&str> = gone.chain(come).map(|one| one.domain.as_str()).collect();
+    if changed.len() > MOST_CHANGED {
+        return None;
+    }
+    let parts = parts(policies, said, knowledge, lists, identities);
+    if parts.rules.len() > MAX_RULES {
+        return None;
+    }
+    let mut chains = parts.renumbered(before);
+    let tree = parts.tree(before.names.secret, knowledge, Some(&changed));
+    let mut tree = tree.ok()?;
+    let mut count = before.names.count;
+    for name in &changed {
+        tree.say(name, |_| {}).ok()?;
+        let Some(hash) = Suffixes::of(name.as_bytes(), before.names.secret).whole() else {
+            continue;
+        };
+        if let Some(node) = tree.nodes.get(&hash) {
+            let was_said = said_before.iter().any(|one| one.domain == *name);
+            count -= u64::from(was_said || tree.is_of_policy(node));
+            count += u64::from(tree.has_rules(node));
+        }
+    }
+    let mut buckets = before.names.buckets.to_vec();
+    let is_below = |node: &Node<'_>| changed.iter().any(|name| is_at_or_below(node.name, name));
+    let nodes = tree.nodes.iter().filter(|(_, node)| is_below(node));
+    let hashes: Vec<u64> = nodes.map(|(hash, _)| *hash).collect();
+    for hash in hashes {
+        let resolved = tree.resolve(hash);
+        let above = tree.above(hash).map_or(ROOT, |above| tree.resolve(above));
+        let chain = tree.resolved[resolved].chain();
+        let number = chains.number(&chain).ok()? as u16;
+        // An entry that is there stays, even if it says what the name above says.
+        if !names::replace(&mut buckets, hash, number) && chain != tree.resolved[above].chain() {
+            match names::add(&mut buckets, hash, number) {
+                Added::Yes => {}
+                Added::Twice | Added::NoRoom => return None,
+            }
+        }
+    }
+    let table = NameTable {
+        secret: before.names.secret,
+        buckets: Buckets::Own(buckets),
+        count,
+    };
+    Some(parts.compiled(chains, before.prefixes.clone(), table, before.policies))
+}
+
+/// Whether a name is another, or below it.
+fn is_at_or_below(name: &str, above: &str) -> bool {
+    let Some(rest) = name.strip_suffix(above) else {
+        return false;
+    };
+    rest.is_empty() || rest.ends_with('.')
+}
+
+/// Takes apart what policies say, rule by rule.
+fn parts<'p>(
+    policies: &'p [Policy],
+    temporary: &'p [Temporary],
+    knowledge: &'p Knowledge,
+    lists: &'p PolicyLists,
+    identities: &HashMap<String, u16>,
+) -> Parts<'p> {
     let mut parts = Parts {
         left_out: Some(lists.left_out()),
         ..Parts::default()
     };
     let identity = |name: &str| identities.get(name).copied().unwrap_or(0);
     // The newest first.
-    let mut said: Vec<_> = temporary.iter().collect();
-    said.sort_by(|a, b| b.since.total_cmp(&a.since));
-    for temporary in said {
+    for temporary in temporary.iter().rev() {
         let name = if temporary.blocks { BLOCKED } else { ALLOWED };
         let mut rule = rule(identity(name), temporary.action());
         rule.flags = rule_flag::BY_NAME;
@@ -241,7 +338,7 @@ pub fn compile(
             parts.resolvers.push(number);
         }
     }
-    parts.finish(knowledge, policies.len() as u64)
+    parts
 }
 
 fn name_flags(policy: &Policy) -> u8 {
@@ -388,13 +485,47 @@ impl<'p> Parts<'p> {
         chains.number(&self.everywhere)?;
         let prefixes = self.prefix_chains(&mut chains)?;
         let names = self.name_table(knowledge, &mut chains)?;
+        Ok(self.compiled(chains, prefixes, names, policies))
+    }
+
+    /// The chains of before, by the numbers that they had, of the rules by the numbers that they have now.
+    /// Those of rules that are gone have one less.
+    fn renumbered(&self, before: &Compiled) -> Chains {
+        let number_now = |number: &u8| {
+            let number = usize::from(*number);
+            let (rule, who) = (before.rules.get(number)?, before.who.get(number)?);
+            let mut now = self.rules.iter().zip(&self.who);
+            let now = now.position(|(other, others)| other == rule && others == who)?;
+            u8::try_from(now).ok()
+        };
+        let now: Vec<_> = (0..before.rules.len() as u8)
+            .map(|number| number_now(&number))
+            .collect();
+        let mut chains = Chains::default();
+        for chain in &before.chains {
+            let rules = chain.rules[..chain.len as usize].iter();
+            let rules: Vec<u8> = rules
+                .filter_map(|number| now.get(usize::from(*number)).copied().flatten())
+                .collect();
+            chains.push(&rules);
+        }
+        chains
+    }
+
+    fn compiled(
+        self,
+        chains: Chains,
+        prefixes: BTreeMap<IpNet, u32>,
+        names: NameTable,
+        policies: u64,
+    ) -> Compiled {
         let bits = |flag: u8| {
             let rules = self.rules.iter().enumerate();
             rules
                 .filter(|(_, rule)| rule.flags & flag != 0)
                 .fold(0, |set, (number, _)| set | 1 << number)
         };
-        Ok(Compiled {
+        Compiled {
             name_rules: bits(rule_flag::BY_NAME),
             strict_rules: bits(rule_flag::STRICT),
             rules: self.rules,
@@ -403,7 +534,7 @@ impl<'p> Parts<'p> {
             names,
             policies,
             who: self.who,
-        })
+        }
     }
 
     fn prefix_chains(&self, chains: &mut Chains) -> Result<BTreeMap<IpNet, u32>, TooLarge> {
@@ -497,15 +628,13 @@ impl<'p> Parts<'p> {
         knowledge: &'p Knowledge,
         chains: &mut Chains,
     ) -> Result<Result<NameTable, Collision>, TooLarge> {
-        let Ok(mut tree) = self.tree(secret, knowledge) else {
+        let Ok(mut tree) = self.tree(secret, knowledge, None) else {
             return Ok(Err(Collision));
         };
-        let count = tree
-            .nodes
-            .values()
-            .filter(|node| tree.has_rules(node))
-            .count();
-        if count > MAX_NAMES {
+        let nodes = || tree.nodes.values();
+        let count = nodes().filter(|node| tree.has_rules(node)).count();
+        // What commands say has a room of its own: no list is so large that nothing can be blocked any more.
+        if nodes().filter(|node| tree.is_of_policy(node)).count() > MAX_NAMES {
             let largest = self.largest_list(knowledge);
             return Err(TooMuch::Names { count, largest }.into());
         }
@@ -558,10 +687,28 @@ impl<'p> Parts<'p> {
         largest.map(|(list, count)| (list.to_owned(), count))
     }
 
-    /// All names that matter, with what is said of exactly each.
-    fn tree(&self, secret: u64, knowledge: &'p Knowledge) -> Result<Tree<'p>, Collision> {
+    /// All names that matter, with what is said of exactly each; or those alone that are above or below one of
+    /// these.
+    fn tree<'t>(
+        &self,
+        secret: u64,
+        knowledge: &'p Knowledge,
+        only: Option<&BTreeSet<&str>>,
+    ) -> Result<Tree<'t>, Collision>
+    where
+        'p: 't,
+    {
+        let matters = |name: &str| {
+            only.is_none_or(|only| {
+                only.iter()
+                    .any(|one| is_at_or_below(name, one) || is_at_or_below(one, name))
+            })
+        };
         let mut tree = Tree::new(secret);
         for (domain, number, said) in &self.domains {
+            if !matters(domain) {
+                continue;
+            }
             tree.say(domain, |own| match said {
                 // Of the same name, the newest command comes first; its rule may be an older one's too.
                 true if own.said.contains(number) => {}
@@ -571,6 +718,9 @@ impl<'p> Parts<'p> {
         }
         for (list, number) in &self.lists {
             for entry in list.names() {
+                if !matters(entry.what) {
+                    continue;
+                }
                 if entry.listed.category == Some(Category::NeverBlock) {
                     tree.say(entry.what, |own| own.never = true)?;
                 } else if self.uses(&entry.listed) {
@@ -584,13 +734,20 @@ impl<'p> Parts<'p> {
             .fold(0, |set, number| set | 1 << number);
         if resolvers != 0 {
             for name in knowledge.resolvers.encrypted_names() {
+                if !matters(name) {
+                    continue;
+                }
                 tree.say(name, |own| own.listed |= resolvers)?;
             }
         }
-        if tree.nodes.is_empty() && self.owners.is_empty() && self.categories.is_empty() {
+        let is_about_names = only.is_some() || !tree.nodes.is_empty();
+        if !is_about_names && self.owners.is_empty() && self.categories.is_empty() {
             return Ok(tree);
         }
         for entry in knowledge.lists.names() {
+            if !matters(entry.what) {
+                continue;
+            }
             let (category, owner) = (entry.listed.category, entry.listed.owner);
             let never = category == Some(Category::NeverBlock);
             // What it makes an exception of is one still.
@@ -715,8 +872,13 @@ impl<'p> Tree<'p> {
     }
 
     fn has_rules(&self, node: &Node<'_>) -> bool {
+        !self.owns[node.own as usize].said.is_empty() || self.is_of_policy(node)
+    }
+
+    /// Whether policies are about exactly this name; commands may be, too.
+    fn is_of_policy(&self, node: &Node<'_>) -> bool {
         let own = &self.owns[node.own as usize];
-        !own.said.is_empty() || own.explicit | own.listed | own.by_category | own.by_owner != 0
+        own.explicit | own.listed | own.by_category | own.by_owner != 0
     }
 
     /// The longest name above one that is there.
@@ -826,6 +988,11 @@ impl Chains {
         if self.chains.len() == MAX_CHAINS {
             return Err(TooMuch::Chains.into());
         }
+        Ok(self.push(rules))
+    }
+
+    /// Gives a chain the next number, whether there is another like it or not.
+    fn push(&mut self, rules: &[u8]) -> u32 {
         let mut chain = Chain {
             len: rules.len() as u64,
             ..Chain::default()
@@ -836,8 +1003,8 @@ impl Chains {
         }
         let number = self.chains.len() as u32;
         self.chains.push(chain);
-        self.numbers.insert(rules.to_vec(), number);
-        Ok(number)
+        self.numbers.entry(rules.to_vec()).or_insert(number);
+        number
     }
 }
 

@@ -33,8 +33,10 @@ pub struct Deciding<'a> {
     pub lists: &'a PolicyLists,
     /// The zone of schedules.
     pub zone: &'a Zone,
-    /// Seconds since the Unix epoch.
-    pub now: f64,
+    /// Seconds since the Unix epoch; `None`: that is not known.
+    pub now: Option<f64>,
+    /// What is to be added to a steady time for the wall clock's.
+    pub offset: f64,
 }
 
 /// What is asked about.
@@ -121,6 +123,9 @@ pub enum Reason {
         since: f64,
         /// Seconds since the Unix epoch at which it is over; `None`: when it is taken back.
         until: Option<f64>,
+        /// Seconds for which it holds from when the machine's clock is set, where it was booted meanwhile.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        rest: Option<f64>,
     },
     /// An entry of `domains`.
     Domain {
@@ -201,6 +206,8 @@ pub enum Loss {
         /// Seconds since the Unix epoch at which it applies next.
         next: Option<f64>,
     },
+    /// It has a schedule, and what time it is is not known.
+    TimeUnknown,
     /// The name is one that lists do not refuse.
     NeverBlock(Line),
     /// A longer name has another category.
@@ -636,8 +643,11 @@ fn applies(
         return Some(Loss::OtherDevices);
     }
     let Deciding { zone, now, .. } = deciding;
-    (!zone.is_within(schedule, *now)).then(|| Loss::OutOfSchedule {
-        next: zone.next_change(schedule, *now),
+    let Some(now) = *now else {
+        return (!schedule.is_empty()).then_some(Loss::TimeUnknown);
+    };
+    (!zone.is_within(schedule, now)).then(|| Loss::OutOfSchedule {
+        next: zone.next_change(schedule, now),
     })
 }
 
@@ -709,10 +719,10 @@ fn name_claims<'a>(
     let owned = decisive(|listed| listed.owner.is_some());
 
     let mut claims = Vec::new();
-    let mut newest_first: Vec<_> = deciding.temporary.iter().collect();
-    newest_first.sort_by(|a, b| b.since.total_cmp(&a.since));
-    for (order, said) in newest_first.into_iter().enumerate() {
+    let newest_first = deciding.temporary.iter().rev();
+    for (order, said) in newest_first.enumerate() {
         if has(&said.domain) {
+            let shown = said.shown(deciding.offset);
             let devices: Vec<_> = said.device.iter().cloned().collect();
             claims.push(Claim {
                 said: Said {
@@ -722,7 +732,8 @@ fn name_claims<'a>(
                         name: said.domain.clone(),
                         devices: said.device.as_ref().map(typed::devices_text),
                         since: said.since,
-                        until: said.until,
+                        until: shown.until,
+                        rest: shown.rest,
                     },
                 },
                 command: true,

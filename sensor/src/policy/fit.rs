@@ -85,7 +85,7 @@ mod tests {
     use crate::{
         config::{Action, DeviceSelector, Transport},
         policy::{
-            DeviceFacts, Zone,
+            DeviceFacts, Holds, Zone,
             explain::{Deciding, testing::decides},
             policy_names,
         },
@@ -105,7 +105,7 @@ mod tests {
             device: Some(DeviceSelector::Mac([2, 0, 0, 0, 0, number])),
             blocks: true,
             since: f64::from(number),
-            until: None,
+            holds: Holds::Always,
         });
         said.collect()
     }
@@ -184,7 +184,8 @@ mod tests {
             knowledge: &knowledge,
             lists: &part.lists,
             zone: &Zone::default(),
-            now: 0.0,
+            now: Some(0.0),
+            offset: 0.0,
         };
         let decides = |name| {
             let at = (IpAddr::from([192, 0, 2, 1]), Transport::Tcp, 443);

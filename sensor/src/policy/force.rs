@@ -74,7 +74,7 @@ impl Compiled {
         set
     }
 
-    fn chain_of(&self, name: &str) -> Option<u32> {
+    pub(super) fn chain_of(&self, name: &str) -> Option<u32> {
         let lower = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
         longest(
             &self.names,

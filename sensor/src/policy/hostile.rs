@@ -91,7 +91,7 @@ fn a_name_of_too_many_labels_is_a_bad_line_and_taken_for_no_other() {
         device: None,
         blocks: true,
         since: 0.0,
-        until: None,
+        holds: Holds::Always,
     };
     let compiled = compiled(&policies, &[said], &lists).expect("it fits");
     assert!(is_refused(&compiled, &format!("c.{most}")));

@@ -19,13 +19,15 @@ pub struct PolicyLists {
 }
 
 impl PolicyLists {
-    /// Reads the lists of policies. Of one that cannot be read, or of which no line can be used, what
-    /// it had before stays.
+    /// Reads the lists of policies, which have room for as many names together as one may have. Of one that
+    /// cannot be read, or of which no line can be used, what it had before stays.
     pub fn load(policies: &[Policy], before: &Self) -> Self {
         let mut lists = HashMap::new();
+        let mut room = MOST_NAMES;
         for file in policies.iter().flat_map(|policy| &policy.lists) {
             if !lists.contains_key(file) {
-                let list = ListFile::load(file, (None, None), MOST_NAMES, before.get(file));
+                let list = ListFile::load(file, (None, None), room, before.get(file));
+                room = room.saturating_sub(list.names.len());
                 lists.insert(file.clone(), list);
             }
         }

@@ -42,11 +42,11 @@ use crate::config::{Action, DeviceSelector, Span, typed};
 use crate::model::{Kind, Said};
 
 pub use self::{
-    compile::{TooLarge, TooMuch, compile, policy_names},
+    compile::{TooLarge, TooMuch, compile, policy_names, recompile},
     fit::{Fitting, fitting},
     force::InForce,
     lists::PolicyLists,
-    names::NameTable,
+    names::{Buckets, NameTable},
     schedule::Zone,
 };
 
@@ -56,7 +56,7 @@ pub const BLOCKED: &str = "blocked-by-command";
 pub const ALLOWED: &str = "allowed-by-command";
 
 /// What `sensor block` or `sensor allow` was told.
-#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Temporary {
     /// The name, with everything below it.
     pub domain: String,
@@ -64,15 +64,38 @@ pub struct Temporary {
     pub device: Option<DeviceSelector>,
     /// Whether it is refused; otherwise it is allowed.
     pub blocks: bool,
-    /// When it was said, in seconds since the Unix epoch.
+    /// When it was said, in seconds since the Unix epoch as the wall clock showed it; only to be shown. The order
+    /// in which things were said is theirs in a list.
     pub since: f64,
-    /// When it is over, in seconds since the Unix epoch; `None`: never.
-    pub until: Option<f64>,
+    /// How long it holds.
+    pub holds: Holds,
+}
+
+/// How long something holds that a command said.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Holds {
+    /// Until it is taken back.
+    Always,
+    /// Up to this steady time, in seconds.
+    Until(f64),
+    /// For so many seconds from when the wall clock is right: what was left when the machine was booted anew.
+    /// Until then, too.
+    Rest(f64),
+}
+
+impl Holds {
+    /// Whether it holds at a steady time.
+    pub fn at(self, steady: f64) -> bool {
+        match self {
+            Self::Always | Self::Rest(_) => true,
+            Self::Until(until) => steady < until,
+        }
+    }
 }
 
 impl Temporary {
-    /// The same for people.
-    pub fn shown(&self) -> Said {
+    /// The same for people; `offset` is to be added to a steady time for the wall clock's.
+    pub fn shown(&self, offset: f64) -> Said {
         Said {
             name: self.domain.clone(),
             is: match self.blocks {
@@ -81,7 +104,14 @@ impl Temporary {
             },
             devices: self.device.as_ref().map(typed::devices_text),
             since: self.since,
-            until: self.until,
+            until: match self.holds {
+                Holds::Until(until) => Some(until + offset),
+                Holds::Always | Holds::Rest(_) => None,
+            },
+            rest: match self.holds {
+                Holds::Rest(rest) => Some(rest),
+                Holds::Always | Holds::Until(_) => None,
+            },
         }
     }
 
@@ -153,16 +183,23 @@ impl DeviceFacts<'_> {
 }
 
 impl Compiled {
-    /// The rules that apply to a device at a time, in seconds since the Unix epoch.
-    pub fn rules_of(&self, device: &DeviceFacts<'_>, zone: &Zone, now: f64) -> u64 {
+    /// The rules that apply to a device at a time, in seconds since the Unix epoch; `None`: at a time that is not
+    /// known, and then no rule with a schedule does.
+    pub fn rules_of(&self, device: &DeviceFacts<'_>, zone: &Zone, now: Option<f64>) -> u64 {
         self.rules_where(zone, now, |who| {
             who.devices.is_empty() || who.devices.iter().any(|selector| device.are(selector))
         })
     }
 
-    /// The rules that apply to every device at a time.
-    pub fn default_rules(&self, zone: &Zone, now: f64) -> u64 {
+    /// The rules that apply to every device at a time, as in [`rules_of`](Self::rules_of).
+    pub fn default_rules(&self, zone: &Zone, now: Option<f64>) -> u64 {
         self.rules_where(zone, now, |who| who.devices.is_empty())
+    }
+
+    /// Whether rules may apply to a device at some time that do not apply to everybody then.
+    pub fn has_rules_of(&self, device: &DeviceFacts<'_>) -> bool {
+        let mut who = self.who.iter();
+        who.any(|who| who.devices.iter().any(|selector| device.are(selector)))
     }
 
     /// When a schedule begins or ends next, in seconds since the Unix epoch; `None`: never.
@@ -174,10 +211,14 @@ impl Compiled {
         changes.min_by(f64::total_cmp)
     }
 
-    fn rules_where(&self, zone: &Zone, now: f64, holds: impl Fn(&Who) -> bool) -> u64 {
+    fn rules_where(&self, zone: &Zone, now: Option<f64>, holds: impl Fn(&Who) -> bool) -> u64 {
+        let is_time = |schedule: &[Span]| match now {
+            Some(now) => zone.is_within(schedule, now),
+            None => schedule.is_empty(),
+        };
         let rules = self.who.iter().enumerate();
         rules
-            .filter(|(_, who)| holds(who) && zone.is_within(&who.schedule, now))
+            .filter(|(_, who)| holds(who) && is_time(&who.schedule))
             .fold(0, |set, (number, _)| set | 1 << number)
     }
 }

@@ -1,10 +1,13 @@
 //! The compiled tables against the words of the documentation, read by somebody else than
 //! [`explain`](super::explain), and what has to hold whatever the policies are.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+};
 
 use ipnet::IpNet;
-use proptest::{prelude::*, sample::select};
+use proptest::{collection::vec, option, prelude::*, sample::select};
 use sensor_ebpf::{flow::FlowKey, policy::Layer};
 
 use super::{
@@ -69,13 +72,10 @@ fn holds(above: &str, name: &str) -> bool {
 
 /// What decides about a name.
 fn of_name(house: &House, asked: &Asked<'_>, name: &str) -> Decided {
-    // Commands stand above all: the longest, then the newest, then the one that is kept first.
-    let mut said: Vec<_> = house.temporary.iter().collect();
+    // Commands stand above all: the longest, then the newest, which is kept last.
+    let mut said: Vec<_> = house.temporary.iter().rev().collect();
     said.retain(|said| holds(&said.domain, name) && asked.is_of(said.device.as_slice()));
-    said.sort_by(|a, b| {
-        let by_length = b.domain.len().cmp(&a.domain.len());
-        by_length.then(b.since.total_cmp(&a.since))
-    });
+    said.sort_by_key(|said| std::cmp::Reverse(said.domain.len()));
     if let Some(said) = said.first() {
         return Some((None, word(said.action())));
     }
@@ -293,6 +293,54 @@ proptest! {
     }
 
     #[test]
+    fn what_commands_change_is_compiled_as_if_all_was(
+        house in a_house(),
+        kept in vec(any::<bool>(), 8),
+        more in vec((select(names()), any::<bool>(), option::of(0_u8..3)), 0..4),
+        seed in 0_usize..8,
+    ) {
+        let said = |(domain, blocks, device): (String, bool, Option<u8>)| Temporary {
+            domain,
+            device: device.map(|number| DeviceSelector::Mac([2, 0, 0, 0, 0, number])),
+            blocks,
+            since: 9e9 + seed as f64,
+            holds: Holds::Always,
+        };
+        let (policies, before) = (&house.policies, house.temporary.clone());
+        let kept = before.iter().zip(kept).filter(|(_, kept)| *kept);
+        let kept = kept.map(|(said, _)| said.clone());
+        let after: Vec<_> = kept.chain(more.into_iter().map(said)).collect();
+        let identities = policy_names(policies, &after).map(str::to_owned);
+        let names_of_all = identities.chain([BLOCKED, ALLOWED].map(str::to_owned));
+        let identities: HashMap<_, _> = names_of_all.zip(1..).collect();
+        let of = |said: &[Temporary]| {
+            compile(policies, said, &house.knowledge, &house.lists, &identities)
+        };
+        let (Ok(first), Ok(whole)) = (of(&before), of(&after)) else { return Ok(()) };
+        let said = (&before[..], &after[..]);
+        let again = recompile(&first, said, policies, &house.knowledge, &house.lists, &identities);
+        let Some(again) = again else { return Ok(()) };
+        prop_assert_eq!(again.names.count, whole.names.count);
+        prop_assert_eq!(again.name_rules, whole.name_rules);
+        prop_assert_eq!(again.strict_rules, whole.strict_rules);
+        // Rules have the same numbers in both, and chains need not.
+        prop_assert_eq!(&again.rules, &whole.rules);
+        let chain = |compiled: &Compiled, number: Option<u32>| {
+            let chain = number.map(|number| compiled.chains[number as usize]);
+            chain.map_or_else(Vec::new, |chain| chain.rules[..chain.len as usize].to_vec())
+        };
+        for name in names() {
+            let of = |compiled: &Compiled| chain(compiled, compiled.chain_of(&name));
+            prop_assert_eq!(of(&again), of(&whole), "{}", name);
+        }
+        prop_assert_eq!(chain(&again, Some(0)), chain(&whole, Some(0)));
+        for (prefix, number) in &whole.prefixes {
+            let number_again = again.prefixes.get(prefix).copied();
+            prop_assert_eq!(chain(&again, number_again), chain(&whole, Some(*number)));
+        }
+    }
+
+    #[test]
     fn what_refuses_an_unnamed_flow_refuses_every_name_at_its_address(
         house in a_house(),
         device in a_facts(),
@@ -303,7 +351,7 @@ proptest! {
         port in select(&[443_u16, 80, 853, 8443][..]),
     ) {
         let (mut in_force, _) = house.in_force(&device).expect("it fits");
-        let rules = in_force.compiled.rules_of(&others, &house.zone, NOW);
+        let rules = in_force.compiled.rules_of(&others, &house.zone, Some(NOW));
         in_force.devices.insert(others.mac, rules);
         let learned = at.iter().fold(u64::MAX, |set, name| set & in_force.compiled.refusing(name));
         for mac in [device.mac, others.mac, [0; 6]] {

@@ -59,7 +59,8 @@ impl House {
             knowledge: &self.knowledge,
             lists: &self.lists,
             zone: &self.zone,
-            now: NOW,
+            now: Some(NOW),
+            offset: 0.0,
         }
     }
 
@@ -123,11 +124,11 @@ impl House {
             &self.lists,
             &identities,
         )?;
-        let rules = compiled.rules_of(device, &self.zone, NOW);
+        let rules = compiled.rules_of(device, &self.zone, Some(NOW));
         let in_force = InForce {
             generation: 2,
             devices: HashMap::from([(device.mac, rules)]),
-            default_rules: compiled.default_rules(&self.zone, NOW),
+            default_rules: compiled.default_rules(&self.zone, Some(NOW)),
             compiled: Arc::new(compiled),
         };
         Ok((in_force, names))
@@ -424,7 +425,7 @@ fn said(domain: &str, device: Option<[u8; 6]>, blocks: bool, since: f64) -> Temp
         device: device.map(DeviceSelector::Mac),
         blocks,
         since,
-        until: None,
+        holds: Holds::Always,
     }
 }
 
@@ -881,7 +882,7 @@ pub(super) fn a_house() -> impl Strategy<Value = House> {
                             device,
                             blocks,
                             since,
-                            until: None,
+                            holds: Holds::Always,
                         })
                         .collect(),
                     knowledge: Knowledge {

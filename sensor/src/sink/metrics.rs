@@ -186,6 +186,8 @@ mod declared {
             "1 where a list or database could not be read the last time: what it had before, if anything, is in force.";
         POLICY_LIST_LEFT_OUT: Gauge "sensor_policy_list_left_out" ["list"]
             "1 where a list has no place in the kernel's tables: nothing of it is in force but its exceptions.";
+        POLICY_DEVICES_LEFT_OUT: Gauge "sensor_policy_devices_left_out" []
+            "Devices whose own rules have no place in the kernel: those of everybody apply to them.";
         HELD: Counter "sensor_held_packets_total" []
             "Packets of servers that were not delivered because the verdict on a name was waited for; they come again.";
         HOLD_EXPIRED: Counter "sensor_hold_expired_flows_total" []
@@ -230,6 +232,12 @@ mod declared {
             "What a table of names had no room for since the daemon started: parties of a device that left for others of its own, which are `other` then; facts about further devices.";
         HTTP_FAILURES: Counter "sensor_http_failures_total" ["reason"]
             "HTTP connections since the daemon started that were closed for a newer one (gave-way) or because the client was too slow (request-timeout, answer-timeout), requests for a host that is not this machine (host), and attempts to accept a connection that failed (all other reasons).";
+        MAP_FAILURES: Counter "sensor_map_failures_total" ["map"]
+            "Calls about the kernel's maps that failed since the daemon started, tried again or not; what was in force before stayed.";
+        DAMAGED_FLOWS: Counter "sensor_damaged_flows_total" []
+            "Slots of the flow table that held no possible flow since the daemon started: each was given back, and what it counted is booked to nobody.";
+        CLOCK_KNOWN: Gauge "sensor_clock_known" []
+            "1 where the machine's clock is synchronised or not before the date of the program; 0: no policy with a schedule is in force.";
         TICK_LAST: Gauge "sensor_tick_last_duration_seconds" []
             "CPU time that the last tick took.";
     }
@@ -392,8 +400,10 @@ fn devices(snapshot: &Snapshot, families: &mut Text) {
     families.extend(declared::DEVICE_OPEN_FLOWS.family(each(|device| number(device.live_flows))));
     families.extend(declared::DEVICE_OVERFLOW_BYTES.family(overflow(bytes)));
     families.extend(declared::DEVICE_OVERFLOW_PACKETS.family(overflow(packets)));
-    families.extend(declared::DEVICE_FIRST_SEEN.family(each(|device| device.first_seen)));
-    families.extend(declared::DEVICE_LAST_SEEN.family(each(|device| device.last_seen)));
+    // Of the record that several devices share, it is not known when the first packet came.
+    let known = |value| each(value).filter(|(_, time)| *time != 0.0);
+    families.extend(declared::DEVICE_FIRST_SEEN.family(known(|device| device.first_seen)));
+    families.extend(declared::DEVICE_LAST_SEEN.family(known(|device| device.last_seen)));
 }
 
 /// Who devices are, whom they talk to, and how much of that is known.
@@ -523,6 +533,7 @@ fn policies(snapshot: &Snapshot, families: &mut Text) {
     families.extend(declared::POLICY_LIST_KEPT.family(kept));
     let left_out = lists(|list| Some(f64::from(u8::from(list.left_out))));
     families.extend(declared::POLICY_LIST_LEFT_OUT.family(left_out));
+    families.extend(declared::POLICY_DEVICES_LEFT_OUT.value(number(policy.devices_left_out)));
     families.extend(declared::HELD.value(number(policy.held)));
     families.extend(declared::HOLD_EXPIRED.value(number(policy.hold_expired)));
     families.extend(declared::POLICY_RELOADS.family([
@@ -688,6 +699,13 @@ fn tables(snapshot: &Snapshot, families: &mut Text) {
         declared::HTTP_FAILURES
             .family(http_failures.map(|(reason, count)| ([*reason], number(*count)))),
     );
+    let map_failures = snapshot.map_failures.iter();
+    families.extend(
+        declared::MAP_FAILURES.family(map_failures.map(|(map, count)| ([*map], number(*count)))),
+    );
+    families.extend(declared::DAMAGED_FLOWS.value(number(snapshot.damaged_flows)));
+    let is_known = f64::from(u8::from(!snapshot.is_time_unknown));
+    families.extend(declared::CLOCK_KNOWN.value(is_known));
 }
 
 fn ticks(snapshot: &Snapshot, families: &mut Text) {

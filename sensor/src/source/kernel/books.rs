@@ -8,24 +8,28 @@ use std::{
     time::Duration,
 };
 
-use aya::maps::{Array, HashMap as KernelHashMap, Map, MapData, MapError};
+use aya::maps::{Array, HashMap as KernelHashMap, Map, MapData};
 use sensor_ebpf::{
     books::{
         DeviceRecord, FIRST_DEVICE, FIRST_SAMPLE_BYTES, Hit, HitKey, InterfaceRecord, Journal,
         Losses, PolicyName, Settings, Tally,
     },
-    flow::{Direction, FlowRecord, Judgement},
+    flow::{Direction, FlowRecord, Judgement, slot},
     parse::Mac,
 };
 
 use super::{
     Error, clock,
+    failed::{found, of_map, removed, retried},
     flows::Flows,
     pins::pinned,
     table::{Access, Raw, Table},
     text,
 };
 use crate::record::{self, Clock, DeviceReading, InterfaceReading, Record, Tables};
+
+/// The map of hits, by its name in the object.
+const HITS: &str = "HITS";
 
 /// Every table that is read or written by its entries.
 pub struct Books {
@@ -37,6 +41,8 @@ pub struct Books {
     pub(super) journal: Table<Journal>,
     hits: KernelHashMap<MapData, Raw<HitKey>, Raw<Hit>>,
     pub(super) policy_names: Array<MapData, Raw<PolicyName>>,
+    /// Slots of the flow table in which no flow could be, since they were opened.
+    pub(super) damaged: u64,
 }
 
 /// A live flow, and the names that its numbers stand for.
@@ -89,14 +95,9 @@ impl Books {
             interfaces: table(map("INTERFACES")?, "INTERFACES", access)?,
             losses: table(map("LOSSES")?, "LOSSES", access)?,
             journal: table(map("JOURNAL")?, "JOURNAL", access)?,
-            hits: KernelHashMap::try_from(map("HITS")?).map_err(|source| Error::Map {
-                map: "HITS",
-                source,
-            })?,
-            policy_names: Array::try_from(map("POLICY_NAMES")?).map_err(|source| Error::Map {
-                map: "POLICY_NAMES",
-                source,
-            })?,
+            hits: KernelHashMap::try_from(map(HITS)?).map_err(of_map(HITS))?,
+            policy_names: Array::try_from(map("POLICY_NAMES")?).map_err(of_map("POLICY_NAMES"))?,
+            damaged: 0,
         })
     }
 
@@ -104,8 +105,8 @@ impl Books {
         self.settings.read(0)
     }
 
-    pub(super) fn set_clock(&self, now: &clock::Now) {
-        let clock = now.clock;
+    /// Says how jiffies relate to the wall clock, for commands that look at the tables.
+    pub(super) fn set_clock(&self, now: &clock::Now, clock: Clock) {
         self.settings
             .word(0, offset_of!(Settings, boot_jiffies))
             .store(now.at_boot, Ordering::Relaxed);
@@ -114,7 +115,7 @@ impl Books {
             .store(clock.hz, Ordering::Relaxed);
         self.settings
             .word(0, offset_of!(Settings, epoch_millis))
-            .store(clock.epoch_millis, Ordering::Relaxed);
+            .store(clock.epoch_millis as u64, Ordering::Relaxed);
     }
 
     /// Says how many payloads of a new flow are wanted in each direction.
@@ -154,7 +155,7 @@ impl Books {
         let settings = self.settings();
         Clock {
             hz: settings.hz,
-            epoch_millis: settings.epoch_millis,
+            epoch_millis: settings.epoch_millis as i64,
         }
     }
 
@@ -236,7 +237,7 @@ impl Books {
     fn all_hits(&self) -> Result<HashMap<HitKey, Hit>, Error> {
         let mut hits: HashMap<HitKey, Hit> = HashMap::new();
         for hit in self.hits.iter() {
-            let (Raw(key), Raw(hit)) = hit.map_err(hits_refused)?;
+            let (Raw(key), Raw(hit)) = hit.map_err(of_map(HITS))?;
             let sum = hits.entry(HitKey { writer: 0, ..key }).or_default();
             sum.wire.packets += hit.wire.packets;
             sum.wire.bytes += hit.wire.bytes;
@@ -247,47 +248,48 @@ impl Books {
 
     /// The record of hits of reaped flows.
     pub(super) fn hit(&self, key: &HitKey) -> Result<Hit, Error> {
-        match self.hits.get(&Raw(*key), 0) {
-            Ok(Raw(hit)) => Ok(hit),
-            Err(MapError::KeyNotFound) => Ok(Hit::default()),
-            Err(source) => Err(hits_refused(source)),
-        }
+        let hit = found(HITS, || self.hits.get(&Raw(*key), 0))?;
+        Ok(hit.map_or_else(Hit::default, |Raw(hit)| hit))
     }
 
     /// Writes the record of hits of reaped flows.
     pub(super) fn set_hit(&mut self, key: &HitKey, hit: Hit) -> Result<(), Error> {
-        self.hits
-            .insert(Raw(*key), Raw(hit), 0)
-            .map_err(hits_refused)
+        retried(HITS, || self.hits.insert(Raw(*key), Raw(hit), 0))
     }
 
     /// Moves the hits of devices that left to the key of no device.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses the map: no hit is lost or counted twice, and the same call moves the rest.
     pub(super) fn give_up_hits(&mut self, macs: &HashSet<u64>) -> Result<(), Error> {
         if macs.is_empty() {
             return Ok(());
         }
         let mut left = Vec::new();
         for hit in self.hits.iter() {
-            let (Raw(key), Raw(hit)) = hit.map_err(hits_refused)?;
+            let (Raw(key), Raw(hit)) = hit.map_err(of_map(HITS))?;
             if macs.contains(&Mac::new(key.mac).word()) {
                 left.push((key, hit));
             }
         }
         for (key, hit) in left {
-            match self.hits.remove(&Raw(key)) {
-                Ok(()) | Err(MapError::KeyNotFound) => {}
-                Err(source) => return Err(hits_refused(source)),
-            }
             let shared = HitKey {
                 mac: [0; 6],
                 writer: HitKey::OF_REAPED,
                 ..key
             };
-            let mut sum = self.hit(&shared)?;
+            let before = self.hit(&shared)?;
+            let mut sum = before;
             sum.wire.packets += hit.wire.packets;
             sum.wire.bytes += hit.wire.bytes;
             sum.decided += hit.decided;
             self.set_hit(&shared, sum)?;
+            if let Err(error) = removed(HITS, || self.hits.remove(&Raw(key))) {
+                // Counted twice otherwise.
+                let _ = self.set_hit(&shared, before);
+                return Err(error);
+            }
         }
         Ok(())
     }
@@ -295,7 +297,16 @@ impl Books {
     fn live_flows(&self, now: u64) -> impl Iterator<Item = (u32, FlowRecord)> {
         self.flows
             .used()
+            .filter(|slot| !self.is_damaged(*slot))
             .map(move |slot| (slot, self.flows.read(slot, now)))
+    }
+
+    /// Whether no flow can be in a slot that is somebody's: it names a state or a device that there is not.
+    /// The records are those of no flow, and what they count is nobody's. A fault of the machine's memory
+    /// does that, or another program that writes into the table.
+    pub(super) fn is_damaged(&self, slot: u32) -> bool {
+        self.flows.state(slot).load(Ordering::Acquire) > slot::LEAVING
+            || self.flows.device(slot) >= self.devices.len()
     }
 
     pub(super) fn interface_records(&self) -> impl Iterator<Item = (u32, InterfaceRecord)> {
@@ -316,13 +327,7 @@ impl Books {
         let mut names = Vec::new();
         // Identities are given in order, from 1 on.
         for identity in 1..self.policy_names.len() {
-            let Raw(name) = self
-                .policy_names
-                .get(&identity, 0)
-                .map_err(|source| Error::Map {
-                    map: "POLICY_NAMES",
-                    source,
-                })?;
+            let Raw(name) = retried("POLICY_NAMES", || self.policy_names.get(&identity, 0))?;
             if name.octets[0] == 0 {
                 break;
             }
@@ -384,13 +389,6 @@ impl ReadHits {
             most.decided = most.decided.max(hit.decided);
         }
         self.0.iter().map(|(key, hit)| (*key, hit.most))
-    }
-}
-
-fn hits_refused(source: MapError) -> Error {
-    Error::Map {
-        map: "HITS",
-        source,
     }
 }
 

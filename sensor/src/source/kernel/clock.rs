@@ -4,13 +4,12 @@
 //! is a build option of the kernel that no file tells on every kernel; the program `clock` gives both of its
 //! clocks at once, and two such readings, each at the beginning of a jiffy, give the rate.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use aya::programs::{TestRun as _, TestRunOptions, Xdp};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::Error;
-use crate::record::Clock;
 
 /// The values `CONFIG_HZ` can have: those of kernel/Kconfig.hz, and what alpha, arm and mips choose
 /// themselves.
@@ -59,8 +58,6 @@ pub(super) struct Now {
     pub(super) jiffies: u64,
     /// Jiffies when `CLOCK_MONOTONIC` was 0.
     pub(super) at_boot: u64,
-    /// How jiffies relate to the time of day.
-    pub(super) clock: Clock,
 }
 
 /// Jiffies of so many nanoseconds.
@@ -75,20 +72,14 @@ pub(super) fn jiffies(at_boot: u64, hz: u64) -> u64 {
     at_boot.wrapping_add(jiffies_of(nanoseconds, hz))
 }
 
-/// Jiffies now, and how they relate to both clocks.
+/// Jiffies now, and how they relate to `CLOCK_MONOTONIC`.
 pub(super) fn now(program: &Xdp, hz: u64) -> Result<Now, Error> {
     let reading = read(program)?;
-    let unix = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or(Duration::ZERO);
-    let since = reading.jiffies.saturating_mul(1000) / hz.max(1);
-    let epoch_millis = (unix.as_millis() as u64).saturating_sub(since);
     Ok(Now {
         jiffies: reading.jiffies,
         at_boot: reading
             .jiffies
             .wrapping_sub(jiffies_of(reading.nanoseconds, hz)),
-        clock: Clock { hz, epoch_millis },
     })
 }
 

@@ -97,6 +97,32 @@ impl Flows {
             .load(Ordering::Relaxed)
     }
 
+    /// Writes another number of a device's record, as a fault of memory would.
+    #[cfg(test)]
+    pub(super) fn set_device(&self, slot: u32, device: u32) {
+        self.details
+            .half(slot, offset_of!(FlowDetail, device))
+            .store(device, Ordering::Relaxed);
+    }
+
+    /// Writes other words over all of a slot's records, as a fault of memory would, but for the counts that
+    /// say who may take it.
+    #[cfg(test)]
+    pub(super) fn fill_with(&self, slot: u32, mut word: impl FnMut() -> u64) {
+        for offset in (0..size_of::<FlowDetail>()).step_by(8) {
+            if offset != offset_of!(FlowDetail, claims) {
+                self.details
+                    .word(slot, offset)
+                    .store(word(), Ordering::Relaxed);
+            }
+        }
+        for offset in (0..size_of::<FlowLine>()).step_by(8) {
+            self.lines
+                .word(slot, offset)
+                .store(word(), Ordering::Relaxed);
+        }
+    }
+
     /// Whether its device got nothing in it.
     pub(super) fn is_unanswered(&self, slot: u32) -> bool {
         self.lines
@@ -111,6 +137,11 @@ impl Flows {
             .octet(slot, offset_of!(FlowDetail, unsettled))
             .load(Ordering::Relaxed)
             != 0
+    }
+
+    /// How often it was taken.
+    pub(super) fn claims(&self, slot: u32) -> &AtomicU32 {
+        self.details.half(slot, offset_of!(FlowDetail, claims))
     }
 
     /// How often it was given back.

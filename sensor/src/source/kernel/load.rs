@@ -6,6 +6,7 @@ use std::{
     net::IpAddr,
     os::fd::AsFd as _,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -26,6 +27,7 @@ use super::{
     attach::{Attached, Attachments, Means},
     books::{Books, FlowLine, ReadHits},
     calls, clock,
+    failed::{of_map, retried},
     lock::TablesLock,
     pins::{self, pinned},
     policy::{self, DeviceRules, Installed},
@@ -37,7 +39,8 @@ use super::{
 };
 use crate::{
     config::{Config, Interface},
-    policy::{Compiled, NameTable},
+    moment::Moment,
+    policy::Compiled,
     record::{Clock, Record},
 };
 
@@ -75,6 +78,7 @@ pub(super) const PINNED: [&str; 23] = [
 pub struct Kernel {
     programs: Ebpf,
     books: Books,
+    policy: policy::Tables,
     shares: Shares,
     read_hits: ReadHits,
     attachments: Attachments,
@@ -110,6 +114,7 @@ impl Kernel {
         let mut kernel = Self {
             programs,
             books,
+            policy: policy::Tables::open(directory)?,
             shares: Shares::open(directory)?,
             read_hits: ReadHits::default(),
             attachments: Attachments::new()?,
@@ -239,20 +244,21 @@ impl Kernel {
 
     /// Puts a policy in force: old or new at every moment, never neither and never both. `learned`
     /// has the rules that refuse every name that a device knows at an address; `announce` is called with
-    /// the generation right before that is in force.
+    /// the generation and the policy, whose names are in the kernel's memory alone by then, right before
+    /// that is in force.
     ///
     /// # Errors
     ///
     /// When it does not fit into the tables; the old one stays in force.
     pub fn install(
         &mut self,
-        compiled: &Compiled,
+        compiled: Compiled,
         who: &DeviceRules,
         learned: &HashMap<(Mac, IpAddr), u64>,
-        announce: impl FnOnce(u32),
+        announce: impl FnOnce(u32, Arc<Compiled>),
     ) -> Result<Installed, Error> {
-        let directory = &self.pin_directory;
-        policy::install(&self.books, directory, compiled, who, learned, announce)
+        let tables = &mut self.policy;
+        policy::install(&self.books, tables, compiled, who, learned, announce)
     }
 
     /// The identities of policies in counters, by their names; they keep them over restarts.
@@ -264,22 +270,23 @@ impl Kernel {
         &mut self,
         names: impl IntoIterator<Item = &'n str>,
     ) -> Result<HashMap<String, u16>, Error> {
-        policy::identities(&self.books, &self.pin_directory, names)
+        policy::identities(&self.books, &mut self.policy, names)
     }
 
-    /// Says anew which rules apply to which device, and has every flow decided again. `announce` is
-    /// called with the generation right before that is in force.
+    /// Says anew which rules apply to which device, and has every flow decided again; `before` is what the
+    /// kernel has of them, and `None` has that looked at. `announce` is called with the generation right
+    /// before that is in force.
     ///
     /// # Errors
     ///
-    /// When the kernel refuses a map.
+    /// When the kernel refuses a map: it may have a part of the new rules.
     pub fn set_devices(
         &mut self,
-        before: &DeviceRules,
+        before: Option<&DeviceRules>,
         who: &DeviceRules,
         announce: impl FnOnce(u32),
     ) -> Result<(), Error> {
-        policy::set_devices(&self.books, &self.pin_directory, before, who, announce)
+        policy::set_devices(&self.books, &mut self.policy, before, who, announce)
     }
 
     /// Says which rules refuse every name that a device knows at an address; no rule: it is forgotten.
@@ -291,13 +298,13 @@ impl Kernel {
         &mut self,
         learned: impl IntoIterator<Item = ((Mac, IpAddr), u64)>,
     ) -> Result<(), Error> {
-        policy::set_learned(&self.books, &self.pin_directory, learned)
+        policy::set_learned(&self.books, &mut self.policy, learned)
     }
 
-    /// What [`set_learned`](Self::set_learned) said and is in force.
+    /// What the programs decide by at the moment.
     #[cfg(test)]
-    pub fn learned(&self) -> Result<HashMap<(Mac, IpAddr), u64>, Error> {
-        policy::learned(&self.books, &self.pin_directory)
+    pub fn seen(&self) -> Result<policy::Seen, Error> {
+        policy::seen(&self.books, &self.policy)
     }
 
     /// The ring of samples; at most once.
@@ -364,27 +371,36 @@ impl Kernel {
         self.books.flow_lines()
     }
 
+    /// Slots of the flow table in which no flow could be, since the daemon began: each was given back.
+    pub fn damaged_flows(&self) -> u64 {
+        self.books.damaged
+    }
+
     /// How jiffies relate to the time of day.
     pub fn clock(&self) -> Clock {
         self.books.clock()
     }
 
-    /// Reaps idle flows, tells their last counts, and reads everything.
+    /// Reaps idle flows, tells their last counts, and reads everything. What it tells of times is in steady
+    /// time.
     ///
     /// # Errors
     ///
     /// When the kernel refuses a map.
     pub fn read(
         &mut self,
-        idle_after: std::time::Duration,
+        idle_after: Duration,
+        moment: &Moment,
         mut emit: impl FnMut(Record),
     ) -> Result<(), Error> {
         let clock: &mut Xdp = program(&mut self.programs, "clock");
         let now = clock::now(clock, self.hz)?;
-        self.books.set_clock(&now);
+        let wall = Clock::at(self.hz, now.jiffies, moment.wall);
+        self.books.set_clock(&now, wall);
         let idle = idle_after.as_millis() as u64 * self.hz / 1000;
         reap::reap(&mut self.books, now.jiffies, idle, &mut emit)?;
-        self.books.read(now.clock, &mut self.read_hits, emit)
+        let steady = Clock::at(self.hz, now.jiffies, moment.steady);
+        self.books.read(steady, &mut self.read_hits, emit)
     }
 }
 
@@ -456,8 +472,7 @@ fn make_names(directory: &Path) -> Result<(), Error> {
     if path.exists() {
         return Ok(());
     }
-    let of_map = |source| Error::Map { map: NAMES, source };
-    let pattern = policy::name_table(&NameTable::default())?;
+    let pattern = policy::empty_name_table()?;
     let made = calls::array_of_maps(SIDES, pattern.map().fd().as_fd()).map_err(|source| {
         Error::System {
             what: "the map of the tables of names cannot be made",
@@ -465,7 +480,7 @@ fn make_names(directory: &Path) -> Result<(), Error> {
         }
     })?;
     MapData::from_fd(made)
-        .map_err(of_map)?
+        .map_err(of_map(NAMES))?
         .pin(&path)
         .map_err(|error| Error::PinDirectory {
             path,
@@ -522,13 +537,10 @@ fn discard_unusable(directory: &Path) -> Result<(), Error> {
 
 /// Fills the queues and writes the settings of tables that were just made; says whether they were.
 fn initialise(directory: &Path, config: &Config, hz: u64) -> Result<bool, Error> {
-    let map = |source| Error::Map {
-        map: "SETTINGS",
-        source,
-    };
+    let map = of_map("SETTINGS");
     let mut settings: Array<_, Raw<Settings>> =
-        Array::try_from(pinned(directory, "SETTINGS")?).map_err(map)?;
-    let Raw(before) = settings.get(&0, 0).map_err(map)?;
+        Array::try_from(pinned(directory, "SETTINGS")?).map_err(&map)?;
+    let Raw(before) = settings.get(&0, 0).map_err(&map)?;
     if before.layout == LAYOUT {
         let changed = |what: &str, found: u64, wanted: u32| {
             if found != u64::from(wanted) {
@@ -587,13 +599,11 @@ pub(super) fn fill(
     map: &'static str,
 ) -> Result<(), Error> {
     for number in numbers {
-        queue
-            .push(number, 0)
-            .map_err(|source| Error::Map { map, source })?;
+        retried(map, || queue.push(number, 0))?;
     }
     Ok(())
 }
 
 fn queue(directory: &Path, map: &'static str) -> Result<Queue<MapData, u32>, Error> {
-    Queue::try_from(pinned(directory, map)?).map_err(|source| Error::Map { map, source })
+    Queue::try_from(pinned(directory, map)?).map_err(of_map(map))
 }

@@ -4,13 +4,16 @@
 //! on interfaces and sees that they stay · `links` are the interfaces there are, and tells when they come
 //! and go, `driver` what drives them, `flowtables` what goes past them · `netlink` and `calls` ask the kernel · `books` reads the tables, `flows` that of the flows · `readers` puts the programs that read payloads behind the others · `reap` takes the last counts of idle flows · `policy` is the one place that writes
 //! policy down · `ring` drains samples, `pieces` puts them together · `verdicts` writes those on names · `clock` tells jiffies from time · `lock` keeps a second
-//! instance out · `run` runs the programs over frames of a capture · `preflight` turns what the system lacks into a sentence.
+//! instance out · `run` runs the programs over frames of a capture · `failed` counts calls about maps that failed, `faults` has them fail in tests · `preflight` turns what the system lacks into a sentence.
 
 mod attach;
 mod books;
 mod calls;
 mod clock;
 mod driver;
+pub mod failed;
+#[cfg(test)]
+pub(crate) mod faults;
 mod flows;
 mod flowtables;
 mod links;

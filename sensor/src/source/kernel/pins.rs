@@ -10,7 +10,7 @@ use std::{
 
 use aya::maps::{Map, MapData};
 
-use super::{Error, calls, load::PINNED, preflight, readers};
+use super::{Error, calls, failed::of_map, load::PINNED, preflight, readers};
 
 /// What the names of links' pins begin with.
 const LINK: &str = "link-";
@@ -19,7 +19,7 @@ const LINK: &str = "link-";
 pub(super) fn pinned(directory: &Path, map: &'static str) -> Result<Map, Error> {
     MapData::from_pin(directory.join(map))
         .and_then(Map::from_map_data)
-        .map_err(|source| Error::Map { map, source })
+        .map_err(of_map(map))
 }
 
 /// Where the link of a program is pinned: `role` says which of an interface's programs.

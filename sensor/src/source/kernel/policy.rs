@@ -6,7 +6,13 @@
 //! side in force, a word for each device, and a generation that is higher by two has every flow
 //! decided again.
 
-use std::{collections::HashMap, mem::offset_of, net::IpAddr, path::Path, sync::atomic::Ordering};
+use std::{
+    collections::HashMap,
+    mem::offset_of,
+    net::IpAddr,
+    path::Path,
+    sync::{Arc, atomic::Ordering},
+};
 
 use aya::maps::{
     Array, ArrayOfMaps, HashMap as KernelHashMap, IterableMap as _, LpmTrie, MapData, MapError,
@@ -26,11 +32,12 @@ use sensor_ebpf::{
 use super::{
     Error,
     books::Books,
+    failed::{of_map, removed, retried},
     grace_period,
     pins::pinned,
     table::{Access, Raw, Table},
 };
-use crate::policy::{Compiled, NameTable};
+use crate::policy::{Buckets, Compiled, NameTable};
 
 /// The rules that apply to each device.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -54,8 +61,9 @@ pub struct Installed {
     pub names: u64,
 }
 
-/// The policy tables of the kernel.
-struct Tables {
+/// The policy tables of the kernel, held as long as the daemon runs: no policy fails for want of a
+/// descriptor for one of them.
+pub(super) struct Tables {
     rules: Array<MapData, Raw<Rule>>,
     chains: Array<MapData, Raw<Chain>>,
     devices: KernelHashMap<MapData, Raw<DeviceRulesKey>, u64>,
@@ -63,15 +71,21 @@ struct Tables {
     prefixes_v6: LpmTrie<MapData, Raw<PrefixV6>, u32>,
     names: ArrayOfMaps<MapData, Array<MapData, Raw<NameBucket>>>,
     learned: KernelHashMap<MapData, Raw<LearnedKey>, u64>,
+    identities: Array<MapData, Raw<PolicyName>>,
 }
 
 impl Tables {
-    fn open(directory: &Path) -> Result<Self, Error> {
+    /// Opens the tables by their pins.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub(super) fn open(directory: &Path) -> Result<Self, Error> {
         fn open<T: TryFrom<aya::maps::Map, Error = MapError>>(
             directory: &Path,
             map: &'static str,
         ) -> Result<T, Error> {
-            T::try_from(pinned(directory, map)?).map_err(|source| Error::Map { map, source })
+            T::try_from(pinned(directory, map)?).map_err(of_map(map))
         }
         Ok(Self {
             rules: open(directory, "RULES")?,
@@ -81,6 +95,7 @@ impl Tables {
             prefixes_v6: open(directory, "PREFIXES_V6")?,
             names: open(directory, "NAMES")?,
             learned: open(directory, "LEARNED")?,
+            identities: open(directory, "POLICY_NAMES")?,
         })
     }
 
@@ -90,17 +105,17 @@ impl Tables {
         compiled: &Compiled,
         who: &DeviceRules,
         learned: &HashMap<(Mac, IpAddr), u64>,
-    ) -> Result<(), Error> {
+    ) -> Result<NamesInKernel, Error> {
         let of_side = |capacity: usize, number: usize| side * capacity as u32 + number as u32;
         for (number, rule) in compiled.rules.iter().enumerate() {
-            self.rules
-                .set(of_side(MAX_RULES, number), Raw(*rule), 0)
-                .map_err(refused)?;
+            retried("RULES", || {
+                self.rules.set(of_side(MAX_RULES, number), Raw(*rule), 0)
+            })?;
         }
         for (number, chain) in compiled.chains.iter().enumerate() {
-            self.chains
-                .set(of_side(MAX_CHAINS, number), Raw(*chain), 0)
-                .map_err(refused)?;
+            retried("CHAINS", || {
+                self.chains.set(of_side(MAX_CHAINS, number), Raw(*chain), 0)
+            })?;
         }
         for (mac, rules) in &who.devices {
             self.set_device(side, *mac, *rules)?;
@@ -108,8 +123,8 @@ impl Tables {
         for (place, rules) in learned {
             self.set_learned(side, *place, *rules)?;
         }
-        let names = name_table(&compiled.names)?;
-        self.names.set(side, &names, 0).map_err(refused)?;
+        let (names, memory) = name_table(&compiled.names)?;
+        retried("NAMES", || self.names.set(side, &names, 0))?;
         let side = side.to_be_bytes();
         for (prefix, chain) in &compiled.prefixes {
             let bits = PREFIX_SIDE_BITS + u32::from(prefix.prefix_len());
@@ -119,22 +134,32 @@ impl Tables {
                         side,
                         address: address.octets(),
                     };
-                    self.prefixes_v4
-                        .insert(&Key::new(bits, Raw(data)), chain, 0)
-                        .map_err(refused)?;
+                    let key = Key::new(bits, Raw(data));
+                    retried("PREFIXES_V4", || self.prefixes_v4.insert(&key, chain, 0))?;
                 }
                 IpAddr::V6(address) => {
                     let data = PrefixV6 {
                         side,
                         address: address.octets(),
                     };
-                    self.prefixes_v6
-                        .insert(&Key::new(bits, Raw(data)), chain, 0)
-                        .map_err(refused)?;
+                    let key = Key::new(bits, Raw(data));
+                    retried("PREFIXES_V6", || self.prefixes_v6.insert(&key, chain, 0))?;
                 }
             }
         }
-        Ok(())
+        Ok(memory)
+    }
+
+    /// The rules of devices of a side, as the kernel has them.
+    fn devices_of(&self, side: u32) -> Result<HashMap<[u8; 6], u64>, Error> {
+        let mut devices = HashMap::new();
+        for entry in self.devices.iter() {
+            let (Raw(key), rules) = entry.map_err(of_map("DEVICE_RULES"))?;
+            if u32::from(key.side) == side {
+                devices.insert(key.mac, rules);
+            }
+        }
+        Ok(devices)
     }
 
     fn set_device(&mut self, side: u32, mac: [u8; 6], rules: u64) -> Result<(), Error> {
@@ -142,7 +167,7 @@ impl Tables {
             mac,
             side: side as u16,
         };
-        self.devices.insert(Raw(key), rules, 0).map_err(refused)
+        retried("DEVICE_RULES", || self.devices.insert(Raw(key), rules, 0))
     }
 
     fn set_learned(
@@ -163,98 +188,131 @@ impl Tables {
         });
         match rules {
             // It may not have been there.
-            0 => drop(self.learned.remove(&key)),
-            _ => self.learned.insert(key, rules, 0).map_err(refused)?,
+            0 => removed("LEARNED", || self.learned.remove(&key)),
+            _ => retried("LEARNED", || self.learned.insert(key, rules, 0)),
         }
-        Ok(())
     }
 
     /// Removes what a side holds by keys; its rules, chains and names are overwritten when it is used.
-    fn clear(&mut self, side: u32) -> Result<(), MapError> {
-        let devices: Vec<_> = self
-            .devices
-            .keys()
-            .filter(|key| {
-                key.as_ref()
-                    .is_ok_and(|Raw(key)| u32::from(key.side) == side)
-            })
-            .collect::<Result<_, _>>()?;
+    fn clear(&mut self, side: u32) -> Result<(), Error> {
+        let devices = keys("DEVICE_RULES", self.devices.keys(), |Raw(key)| {
+            u32::from(key.side) == side
+        })?;
         for key in devices {
-            self.devices.remove(&key)?;
+            removed("DEVICE_RULES", || self.devices.remove(&key))?;
         }
-        let number = side;
-        let side = side.to_be_bytes();
-        let learned: Vec<_> = self
-            .learned
-            .keys()
-            .filter(|key| {
-                key.as_ref()
-                    .is_ok_and(|Raw(key)| u32::from(key.side) == number)
-            })
-            .collect::<Result<_, _>>()?;
+        let learned = keys("LEARNED", self.learned.keys(), |Raw(key)| {
+            u32::from(key.side) == side
+        })?;
         for key in learned {
-            self.learned.remove(&key)?;
+            removed("LEARNED", || self.learned.remove(&key))?;
         }
-        clear_prefixes(&mut self.prefixes_v4, |prefix| prefix.side == side)?;
-        clear_prefixes(&mut self.prefixes_v6, |prefix| prefix.side == side)
+        let side = side.to_be_bytes();
+        clear_prefixes("PREFIXES_V4", &mut self.prefixes_v4, |prefix| {
+            prefix.side == side
+        })?;
+        clear_prefixes("PREFIXES_V6", &mut self.prefixes_v6, |prefix| {
+            prefix.side == side
+        })
+    }
+
+    /// Clears the side that was left, and gives back the memory of its table of names: an array of one
+    /// bucket stands in its place.
+    fn leave(&mut self, side: u32) -> Result<(), Error> {
+        self.clear(side)?;
+        let (none, _) = name_table(&NameTable::default())?;
+        retried("NAMES", || self.names.set(side, &none, 0))
     }
 }
 
+/// A table of names in the kernel's memory: written before it is put in force, and never again.
+struct NamesInKernel(Table<NameBucket>);
+
+impl AsRef<[NameBucket]> for NamesInKernel {
+    fn as_ref(&self) -> &[NameBucket] {
+        // SAFETY: nobody writes to the table any more, and it is mapped as long as `self` lives.
+        unsafe { self.0.as_slice() }
+    }
+}
+
+/// The keys of a map that are of one side.
+fn keys<K>(
+    map: &'static str,
+    keys: impl Iterator<Item = Result<K, MapError>>,
+    is_of_side: impl Fn(&K) -> bool,
+) -> Result<Vec<K>, Error> {
+    let of_side = keys.filter(|key| key.as_ref().map_or(true, &is_of_side));
+    of_side.collect::<Result<_, _>>().map_err(of_map(map))
+}
+
 fn clear_prefixes<P: Wire>(
+    map: &'static str,
     prefixes: &mut LpmTrie<MapData, Raw<P>, u32>,
     of_side: impl Fn(&P) -> bool,
-) -> Result<(), MapError> {
-    let keys: Vec<_> = prefixes
-        .keys()
-        .filter(|key| key.as_ref().is_ok_and(|key| of_side(&key.data().0)))
-        .collect::<Result<_, _>>()?;
-    keys.iter().try_for_each(|key| prefixes.remove(key))
+) -> Result<(), Error> {
+    let keys = keys(map, prefixes.keys(), |key| of_side(&key.data().0))?;
+    for key in keys {
+        removed(map, || prefixes.remove(&key))?;
+    }
+    Ok(())
 }
 
 /// Flags of the kernel's user API (`linux/bpf.h`).
 const BPF_F_MMAPABLE: u32 = 1 << 10;
 const BPF_F_INNER_MAP: u32 = 1 << 12;
 
-/// A table of names in the kernel, as large as it has to be.
-pub(super) fn name_table(names: &NameTable) -> Result<Array<MapData, Raw<NameBucket>>, Error> {
+/// A table of names in the kernel, as large as it has to be, and its memory.
+fn name_table(
+    names: &NameTable,
+) -> Result<(Array<MapData, Raw<NameBucket>>, NamesInKernel), Error> {
     const MAP: &str = "a table of names";
 
-    let of_map = |source| Error::Map { map: MAP, source };
-    let table = Array::create(names.buckets.len() as u32, BPF_F_MMAPABLE | BPF_F_INNER_MAP)
-        .map_err(of_map)?;
+    let size = names.buckets.len() as u32;
+    let table = retried(MAP, || {
+        Array::create(size, BPF_F_MMAPABLE | BPF_F_INNER_MAP)
+    })?;
     // Written as memory: a call for each bucket would take longer than all the rest.
     let memory = Table::<NameBucket>::map(table.map(), MAP, Access::Write)?;
-    for (number, bucket) in (0..).zip(&names.buckets) {
+    for (number, bucket) in (0..).zip(names.buckets.iter()) {
         memory.write(number, bucket);
     }
-    Ok(table)
+    Ok((table, NamesInKernel(memory)))
 }
 
-fn refused(source: MapError) -> Error {
-    Error::Map {
-        map: "policy tables",
-        source,
-    }
+/// A table of names with nothing in it.
+pub(super) fn empty_name_table() -> Result<Array<MapData, Raw<NameBucket>>, Error> {
+    name_table(&NameTable::default()).map(|(table, _)| table)
 }
 
-/// Puts compiled policies in force, for these devices and with what is learned of addresses.
+/// Puts compiled policies in force, for these devices and with what is learned of addresses. Their table of names
+/// is in the kernel's memory alone from then on.
+///
+/// # Errors
+///
+/// When the kernel refuses a map: what was in force before stays, and nothing of the new policies does. What
+/// fails once they are in force is counted, and done at the next time.
 pub(super) fn install(
     books: &Books,
-    directory: &Path,
-    compiled: &Compiled,
+    tables: &mut Tables,
+    mut compiled: Compiled,
     who: &DeviceRules,
     learned: &HashMap<(Mac, IpAddr), u64>,
-    announce: impl FnOnce(u32),
+    announce: impl FnOnce(u32, Arc<Compiled>),
 ) -> Result<Installed, Error> {
-    let mut tables = Tables::open(directory)?;
-
     let before = books.settings.generation().load(Ordering::Acquire);
     // 0 is the generation of what was never judged.
     let generation = before.checked_add(1).unwrap_or(2);
     let side = generation & 1;
     // A daemon that was killed here may have left half a policy.
-    tables.clear(side).map_err(refused)?;
-    tables.write(side, compiled, who, learned)?;
+    let written = (tables.clear(side)).and_then(|()| tables.write(side, &compiled, who, learned));
+    match written {
+        Ok(names) => compiled.names.buckets = Buckets::Kernels(Arc::new(names)),
+        Err(error) => {
+            // Both sides share their room. What cannot be cleared now is cleared before the next policy.
+            let _ = tables.clear(side);
+            return Err(error);
+        }
+    }
     let of_side = |offset, word: u64| {
         books
             .settings
@@ -270,17 +328,17 @@ pub(super) fn install(
         .settings
         .half(0, mask)
         .store(compiled.names.buckets.len() as u32 - 1, Ordering::Release);
-    announce(generation);
-    books
-        .settings
-        .generation()
-        .store(generation, Ordering::Release);
     let installed = Installed {
         generation,
         policies: compiled.policies,
         prefixes: compiled.prefixes.len() as u64,
         names: compiled.names.count,
     };
+    announce(generation, Arc::new(compiled));
+    books
+        .settings
+        .generation()
+        .store(generation, Ordering::Release);
     let told = [
         (offset_of!(Settings, policies), installed.policies),
         (offset_of!(Settings, prefixes), installed.prefixes),
@@ -293,27 +351,46 @@ pub(super) fn install(
             .store(count, Ordering::Relaxed);
     }
     grace_period();
-    let left = before & 1;
-    tables.clear(left).map_err(refused)?;
-    // The memory of the old table: an array of one bucket stands in its place.
-    let none = name_table(&NameTable::default())?;
-    tables.names.set(left, &none, 0).map_err(refused)?;
+    if let Err(error) = tables.leave(before & 1) {
+        tracing::warn!(
+            "the new policy is in force, and what is left of the old one keeps its memory until the next \
+             one: {error}"
+        );
+    }
     Ok(installed)
 }
 
-/// Says anew which rules apply to which device, and has every flow decided again.
+/// Says anew which rules apply to which device, and has every flow decided again. `before` is what the kernel
+/// has of them; `None`: that is looked at.
+///
+/// # Errors
+///
+/// When the kernel refuses the map: some devices have their new rules then, and what the kernel has is to be
+/// looked at the next time.
 pub(super) fn set_devices(
     books: &Books,
-    directory: &Path,
-    before: &DeviceRules,
+    tables: &mut Tables,
+    before: Option<&DeviceRules>,
     who: &DeviceRules,
     announce: impl FnOnce(u32),
 ) -> Result<(), Error> {
-    let mut tables = Tables::open(directory)?;
     let generation = books.settings.generation().load(Ordering::Acquire);
     let side = generation & 1;
+    let before = match before {
+        Some(before) => before.devices.clone(),
+        None => tables.devices_of(side)?,
+    };
+    // First those that go: they make room.
+    let gone = before.keys().filter(|mac| !who.devices.contains_key(*mac));
+    for mac in gone {
+        let key = DeviceRulesKey {
+            mac: *mac,
+            side: side as u16,
+        };
+        removed("DEVICE_RULES", || tables.devices.remove(&Raw(key)))?;
+    }
     for (mac, rules) in &who.devices {
-        if before.devices.get(mac) != Some(rules) {
+        if before.get(mac) != Some(rules) {
             tables.set_device(side, *mac, *rules)?;
         }
     }
@@ -324,17 +401,6 @@ pub(super) fn set_devices(
             offset_of!(Settings, default_rules) + side as usize * size_of::<u64>(),
         )
         .store(who.default, Ordering::Release);
-    for mac in before
-        .devices
-        .keys()
-        .filter(|mac| !who.devices.contains_key(*mac))
-    {
-        let key = DeviceRulesKey {
-            mac: *mac,
-            side: side as u16,
-        };
-        tables.devices.remove(&Raw(key)).map_err(refused)?;
-    }
     let next = generation.checked_add(2).unwrap_or(2 + side);
     announce(next);
     books.settings.generation().store(next, Ordering::Release);
@@ -344,53 +410,87 @@ pub(super) fn set_devices(
 /// Says which rules refuse every name that a device knows at an address; none: it is forgotten.
 pub(super) fn set_learned(
     books: &Books,
-    directory: &Path,
+    tables: &mut Tables,
     learned: impl IntoIterator<Item = ((Mac, IpAddr), u64)>,
 ) -> Result<(), Error> {
-    let mut tables = Tables::open(directory)?;
     let side = books.settings.generation().load(Ordering::Acquire) & 1;
     let mut learned = learned.into_iter();
     learned.try_for_each(|(place, rules)| tables.set_learned(side, place, rules))
 }
 
-/// The sets of rules at addresses, by device, of the side that is in force.
+/// What the programs decide by at the moment: all of the side that is in force.
 #[cfg(test)]
-pub(super) fn learned(
-    books: &Books,
-    directory: &Path,
-) -> Result<HashMap<(Mac, IpAddr), u64>, Error> {
-    let tables = Tables::open(directory)?;
-    let side = books.settings.generation().load(Ordering::Acquire) & 1;
-    let mut learned = HashMap::new();
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// The number of the policy.
+    pub generation: u32,
+    /// Sets of rules by device, and that of everybody else.
+    pub devices: DeviceRules,
+    /// Sets of rules at addresses.
+    pub learned: HashMap<(Mac, IpAddr), u64>,
+    /// Prefixes, with the numbers of their chains.
+    pub prefixes: std::collections::BTreeMap<Vec<u8>, u32>,
+    /// The first rules, as bytes.
+    pub rules: Vec<Vec<u8>>,
+    /// Of the table of names the secret and the mask.
+    pub names: (u64, u32),
+}
+
+/// Reads what the programs decide by.
+#[cfg(test)]
+pub(super) fn seen(books: &Books, tables: &Tables) -> Result<Seen, Error> {
+    fn bytes<T: Wire>(value: &T) -> Vec<u8> {
+        // SAFETY: `Wire`: plain bytes without padding.
+        unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) }
+            .to_vec()
+    }
+    let settings = books.settings();
+    let side = settings.generation & 1;
+    let mut seen = Seen {
+        generation: settings.generation,
+        names: (
+            settings.name_secret[side as usize],
+            settings.name_mask[side as usize],
+        ),
+        ..Seen::default()
+    };
+    seen.devices.default = settings.default_rules[side as usize];
+    seen.devices.devices = tables.devices_of(side)?;
     for entry in tables.learned.iter() {
-        let (Raw(key), rules) = entry.map_err(refused)?;
+        let (Raw(key), rules) = entry.map_err(of_map("LEARNED"))?;
         if u32::from(key.side) == side {
             let [a, b, c, d, ..] = key.address;
             let address = match key.family == Family::V4 as u8 {
                 true => IpAddr::from([a, b, c, d]),
                 false => key.address.into(),
             };
-            learned.insert((Mac::new(key.mac), address), rules);
+            seen.learned.insert((Mac::new(key.mac), address), rules);
         }
     }
-    Ok(learned)
+    for entry in tables.prefixes_v4.iter() {
+        let (key, chain) = entry.map_err(of_map("PREFIXES_V4"))?;
+        if key.data().0.side == side.to_be_bytes() {
+            let prefix = [&[key.prefix_len() as u8][..], &key.data().0.address].concat();
+            seen.prefixes.insert(prefix, chain);
+        }
+    }
+    for number in 0..8 {
+        let rule = tables.rules.get(&(side * MAX_RULES as u32 + number), 0);
+        let Raw(rule) = rule.map_err(of_map("RULES"))?;
+        seen.rules.push(bytes(&rule));
+    }
+    Ok(seen)
 }
 
 /// The identity of each policy: that of its name, kept over reloads and restarts.
 pub(super) fn identities<'n>(
     books: &Books,
-    directory: &Path,
+    tables: &mut Tables,
     policies: impl IntoIterator<Item = &'n str>,
 ) -> Result<HashMap<String, u16>, Error> {
-    let of_map = |source| Error::Map {
-        map: "POLICY_NAMES",
-        source,
-    };
     let known = books.policy_names()?;
     let mut next = known.len() as u32 + 1;
     let mut known: HashMap<_, _> = known.into_iter().map(|(id, name)| (name, id)).collect();
-    let mut names: Array<MapData, Raw<PolicyName>> =
-        Array::try_from(pinned(directory, "POLICY_NAMES")?).map_err(of_map)?;
     for policy in policies {
         if known.contains_key(policy) {
             continue;
@@ -405,9 +505,10 @@ pub(super) fn identities<'n>(
         let mut octets = [0; 64];
         let name = &policy.as_bytes()[..policy.len().min(63)];
         octets[..name.len()].copy_from_slice(name);
-        names
-            .set(next, Raw(PolicyName { octets }), 0)
-            .map_err(of_map)?;
+        retried("POLICY_NAMES", || {
+            let identities = &mut tables.identities;
+            identities.set(next, Raw(PolicyName { octets }), 0)
+        })?;
         known.insert(policy.to_owned(), next as u16);
         next += 1;
     }

@@ -19,6 +19,7 @@ use aya::{
 
 use super::{
     Error,
+    failed::of_map,
     load::{descriptor, loaded},
 };
 
@@ -87,10 +88,7 @@ pub(super) fn put(
         return Ok(());
     };
     let loaded = descriptor(loaded(programs, reader.program)?, reader.program)?;
-    let refused = |source| Error::Map {
-        map: reader.map,
-        source,
-    };
+    let refused = of_map(reader.map);
     let map = programs
         .map_mut(reader.map)
         .expect("the embedded object has the map");
@@ -106,9 +104,7 @@ pub(super) fn put(
 }
 
 fn pin(map: &MapData, directory: &Path, name: &'static str) -> Result<(), Error> {
-    let info = map
-        .info()
-        .map_err(|source| Error::Map { map: name, source })?;
+    let info = map.info().map_err(of_map(name))?;
     let path = directory.join(format!("{PIN}{}", info.id()));
     if path.exists() {
         return Ok(());

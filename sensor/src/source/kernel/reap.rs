@@ -36,6 +36,11 @@ pub(super) fn reap(
     let mut leaving = Vec::new();
     for number in books.flows.used() {
         let state = books.flows.state(number);
+        if books.is_damaged(number) {
+            books.flows.fingerprint(number).store(0, Ordering::Release);
+            leaving.push(number);
+            continue;
+        }
         if state.load(Ordering::Acquire) == slot::LIVE {
             if last_seen(books.flows.last_seen(number), now) >= deadline {
                 continue;
@@ -75,10 +80,38 @@ fn take_last_counts(
         return Ok(());
     }
     grace_period();
+    let damaged = books.damaged;
     for number in leaving {
-        emit(Record::Reaped(number, retire(books, number, now)?));
+        if books.is_damaged(number) {
+            discard(books, number);
+        } else {
+            emit(Record::Reaped(number, retire(books, number, now)?));
+        }
+    }
+    if books.damaged > damaged {
+        // Whose they were is not known.
+        count_live(books);
     }
     Ok(())
+}
+
+/// Gives a slot back in which no flow can be. Its counts are booked to nobody, because they are those of no
+/// flow; that it happened is counted.
+fn discard(books: &mut Books, number: u32) {
+    let releases = books.flows.releases(number).load(Ordering::Relaxed);
+    let claims = books.flows.claims(number).load(Ordering::Relaxed);
+    books.flows.clear(number);
+    // A number that is not one behind the claims is damaged too, and nobody could take the slot any more. A
+    // program may be between its addition to the claims and its subtraction.
+    let releases = match claims.wrapping_sub(releases) {
+        1 | 2 => releases.wrapping_add(1),
+        _ => claims,
+    };
+    books
+        .flows
+        .releases(number)
+        .store(releases, Ordering::Release);
+    books.damaged += 1;
 }
 
 /// Books a line's counts to its device, its interface and its policy, gives it back, and gives the record
@@ -250,6 +283,13 @@ pub(super) fn phase(books: &Books, phase: u64) {
 pub(super) fn recover(books: &mut Books) -> Result<(), Error> {
     let log = books.journal.read(0);
     match log.phase {
+        journal::RETIRING | journal::RELEASING
+            if log.slot >= u64::from(books.flows.slots())
+                || log.device >= u64::from(books.devices.len()) =>
+        {
+            books.damaged += 1;
+            phase(books, journal::IDLE);
+        }
         journal::RETIRING => write_retired(books, &log),
         journal::RELEASING => release(books, &log),
         _ => {}
@@ -283,5 +323,183 @@ fn count_live(books: &Books) {
             .devices
             .word(device as u32, offset_of!(DeviceRecord, live_flows))
             .store(count, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{cell::Cell, env};
+
+    use rustix::process::geteuid;
+    use sensor_ebpf::{
+        books::FIRST_DEVICE,
+        flow::Judgement,
+        policy::{Decision, Layer, Verdict},
+    };
+
+    use super::*;
+    use crate::source::kernel::{
+        Runner, books::ReadHits, enter_own_namespace, failed, faults::Faults,
+    };
+
+    const FLOWS: u16 = 40;
+
+    /// Programs that have seen so many flows of one device, a packet each; `None`: it takes root.
+    fn a_house(flows: u16) -> Option<Runner> {
+        if !geteuid().is_root() && env::var_os("CI").is_none() {
+            eprintln!("not run: programs in the kernel take root");
+            return None;
+        }
+        enter_own_namespace().expect("root makes namespaces");
+        let mut runner = Runner::load(256, 16, 4).expect("the programs load");
+        open(&mut runner, 10_000, flows);
+        Some(runner)
+    }
+
+    fn open(runner: &mut Runner, first_port: u16, flows: u16) {
+        for port in first_port..first_port + flows {
+            let mut frame = [0; 60];
+            frame[..12].copy_from_slice(&[2, 0, 0, 0, 0, 9, 2, 0, 0, 0, 0, 1]);
+            frame[12..18].copy_from_slice(&[8, 0, 0x45, 0, 0, 46]);
+            frame[22..24].copy_from_slice(&[64, 17]);
+            frame[26..34].copy_from_slice(&[192, 168, 1, 7, 198, 51, 100, 9]);
+            frame[34..36].copy_from_slice(&port.to_be_bytes());
+            frame[36..40].copy_from_slice(&[0x27, 0x0f, 0, 26]);
+            let (header, body) = frame.split_at(54);
+            runner
+                .run(Direction::Upload, header, body, 60)
+                .expect("it is taken");
+        }
+    }
+
+    /// Packets and flows of the device, live and reaped.
+    fn booked(books: &Books) -> (u64, u64) {
+        let device = books.devices.read(FIRST_DEVICE);
+        let live = books.flows.used().map(|slot| books.flows.read(slot, 0));
+        let live: Vec<_> = live
+            .filter(|flow| flow.device == FIRST_DEVICE)
+            .map(|flow| flow.upload_packets)
+            .collect();
+        let retired = device.retired.as_flattened().iter();
+        let opened: u64 = device.retired_flows.as_flattened().iter().sum();
+        (
+            live.iter().sum::<u64>() + retired.map(|tally| tally.packets).sum::<u64>(),
+            live.len() as u64 + opened,
+        )
+    }
+
+    #[test]
+    fn whichever_map_call_fails_no_count_is_lost() {
+        let Some(mut runner) = a_house(FLOWS) else {
+            return;
+        };
+        let faults = Faults::of_this_thread().expect("root filters calls");
+        let failures = || failed::counts().values().sum::<u64>();
+        let far = u64::from(u32::MAX) / 4;
+        let (mut port, mut flows) = (20_000, u64::from(FLOWS));
+        for errno in [libc::EMFILE, libc::ENOMEM] {
+            for number in 0.. {
+                // By a policy, so that each flow has hits that go to a map.
+                for slot in runner.slots() {
+                    let word = runner.books().flows.judgement(slot);
+                    let judgement = Judgement {
+                        decision: Decision {
+                            policy: 3,
+                            verdict: Verdict::Pass,
+                            layer: Layer::Address,
+                        },
+                        ..Judgement::unpack(word.load(Ordering::Relaxed))
+                    };
+                    word.store(judgement.pack(), Ordering::Relaxed);
+                }
+                let before = failures();
+                faults.fail(number, errno);
+                let first = reap(runner.books_mut(), far, 0, |_| {});
+                let made = faults.end();
+                assert!(
+                    made <= number || failures() > before,
+                    "{number}: not counted"
+                );
+                let again = reap(runner.books_mut(), far, 0, |_| {});
+                again.expect("nothing fails any more");
+                assert_eq!(booked(runner.books()), (flows, flows), "{number} {first:?}");
+                assert_eq!(runner.books().flows.used().count(), 0);
+                if made <= number {
+                    break;
+                }
+                open(&mut runner, port, 3);
+                (port, flows) = (port + 3, flows + 3);
+            }
+            open(&mut runner, port, 3);
+            (port, flows) = (port + 3, flows + 3);
+        }
+    }
+
+    #[test]
+    fn an_impossible_slot_is_given_back_and_counted() {
+        let Some(mut runner) = a_house(FLOWS) else {
+            return;
+        };
+        let slots = runner.slots();
+        assert_eq!(slots.len(), usize::from(FLOWS));
+        let books = runner.books_mut();
+        let now = books.flows.read(slots[0], 0).last_seen + 1;
+        // No device has that number, no slot that state; and noise, but for the counts of who has a slot.
+        books.flows.set_device(slots[0], u32::MAX);
+        books.flows.state(slots[1]).store(0xee, Ordering::Relaxed);
+        let mut noise = 0x9e37_79b9_7f4a_7c15_u64;
+        for slot in &slots[2..20] {
+            books.flows.fill_with(*slot, || {
+                noise ^= noise << 13;
+                noise ^= noise >> 7;
+                noise ^= noise << 17;
+                // The state is the last byte of its word: a slot that is nobody's is not read.
+                noise | 1 << 56
+            });
+        }
+        let damaged = slots.iter().filter(|slot| books.is_damaged(**slot)).count() as u64;
+        assert!(damaged >= 2);
+        let read = Cell::new(0);
+        let mut hits = ReadHits::default();
+        let count = |record| read.set(read.get() + u64::from(matches!(record, Record::Flow(..))));
+        books
+            .read(crate::record::Clock::default(), &mut hits, count)
+            .expect("the rest is read");
+        assert_eq!(read.get(), u64::from(FLOWS) - damaged);
+        // None is idle, and only what is impossible goes.
+        reap(books, now, u64::from(u32::MAX) / 4, |_| {}).expect("it is reaped");
+        assert_eq!(books.damaged, damaged);
+        assert_eq!(
+            books.flows.used().count() as u64,
+            u64::from(FLOWS) - damaged
+        );
+        recover(books).expect("a start goes on");
+        // The slots are anybody's again.
+        reap(books, now + u64::from(u32::MAX) / 4, 0, |_| {}).expect("it is reaped");
+        let books = runner.books();
+        for slot in 0..books.flows.slots() {
+            let claims = books.flows.claims(slot).load(Ordering::Relaxed);
+            let releases = books.flows.releases(slot).load(Ordering::Relaxed);
+            assert_eq!(claims, releases, "slot {slot}");
+        }
+        open(&mut runner, 30_000, FLOWS);
+        assert_eq!(runner.slots().len(), usize::from(FLOWS));
+    }
+
+    #[test]
+    fn a_journal_of_no_slot_ends_no_start() {
+        let Some(mut runner) = a_house(1) else { return };
+        let books = runner.books_mut();
+        for phase in [journal::RETIRING, journal::RELEASING] {
+            let log = Journal {
+                phase,
+                slot: u64::MAX,
+                device: u64::MAX,
+                ..Journal::default()
+            };
+            books.journal.write(0, &log);
+            recover(books).expect("a start goes on");
+            assert_eq!(books.journal.read(0).phase, journal::IDLE);
+        }
     }
 }

@@ -13,7 +13,7 @@ use sensor_ebpf::{
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
-use super::{Error, pieces::Pieces, pins::pinned};
+use super::{Error, failed::of_map, pieces::Pieces, pins::pinned};
 use crate::{model::CutPayloads, record::Record};
 
 /// Samples on their way from the kernel. The descriptor is readable while some wait.
@@ -29,10 +29,7 @@ impl Samples {
 
     /// The ring, wherever its map comes from.
     pub(super) fn over(map: Map) -> Result<Self, Error> {
-        let ring = RingBuf::try_from(map).map_err(|source| Error::Map {
-            map: "SAMPLES",
-            source,
-        })?;
+        let ring = RingBuf::try_from(map).map_err(of_map("SAMPLES"))?;
         Ok(Self {
             ring,
             pieces: Pieces::default(),

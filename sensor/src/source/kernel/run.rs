@@ -16,6 +16,7 @@ use sensor_ebpf::{
 use super::{
     Error,
     books::Books,
+    failed::of_map,
     load::{fill, load, loaded, new_settings, program},
     pieces::Pieces,
     readers, ring,
@@ -218,6 +219,12 @@ impl Runner {
         &self.books
     }
 
+    /// The tables themselves, to be changed.
+    #[cfg(test)]
+    pub(super) fn books_mut(&mut self) -> &mut Books {
+        &mut self.books
+    }
+
     /// What befell the tables and the ring.
     pub fn losses(&self) -> Losses {
         self.books.losses.read(0)
@@ -297,7 +304,7 @@ fn is_refusal(error: &ProgramError) -> bool {
 }
 
 fn refused(map: &'static str) -> impl Fn(aya::maps::MapError) -> Error {
-    move |source| Error::Map { map, source }
+    of_map(map)
 }
 
 fn take(programs: &mut Ebpf, map: &'static str) -> Result<Map, Error> {

@@ -22,7 +22,7 @@ use std::{
     time::Duration,
 };
 
-use aya::maps::{HashMap as KernelHashMap, MapData, MapError, Queue};
+use aya::maps::{HashMap as KernelHashMap, MapData, Queue};
 use sensor_ebpf::{
     books::{
         DeviceRecord, FAMILIES, FIRST_DEVICE, FURTHER_DEVICES, Journal, Losses, SAMPLE_BYTES,
@@ -31,8 +31,19 @@ use sensor_ebpf::{
     flow::{Direction, last_seen},
 };
 
-use super::{Error, books::Books, grace_period, pins::pinned, reap};
+use super::{
+    Error,
+    books::Books,
+    failed::{found, of_map, removed, retried},
+    grace_period,
+    pins::pinned,
+    reap,
+};
 use crate::record::Record;
+
+/// The maps of devices' numbers, by their names in the object.
+const INDEX: &str = "DEVICE_INDEX";
+const FREE: &str = "FREE_DEVICES";
 
 /// In how many flows servers answer a device until it is settled.
 const ANSWERED_FLOWS: u64 = 10;
@@ -62,6 +73,10 @@ pub(super) struct Shares {
     census_at: u64,
     /// Records that no key led to at the last look: their devices are leaving, or are being made just now.
     astray: HashSet<u32>,
+    /// Numbers of records that nobody has and that are yet to be put into the queue.
+    unused: Vec<u32>,
+    /// Devices that left, as words of MAC addresses, whose hits are yet to be moved.
+    gone: HashSet<u64>,
 }
 
 /// What a device has in the flow table.
@@ -81,17 +96,16 @@ enum Leaves {
 
 impl Shares {
     pub(super) fn open(directory: &Path) -> Result<Self, Error> {
-        let of_map = |map| move |source| Error::Map { map, source };
         Ok(Self {
-            index: KernelHashMap::try_from(pinned(directory, "DEVICE_INDEX")?)
-                .map_err(of_map("DEVICE_INDEX"))?,
-            free: Queue::try_from(pinned(directory, "FREE_DEVICES")?)
-                .map_err(of_map("FREE_DEVICES"))?,
+            index: KernelHashMap::try_from(pinned(directory, INDEX)?).map_err(of_map(INDEX))?,
+            free: Queue::try_from(pinned(directory, FREE)?).map_err(of_map(FREE))?,
             retire_after: u64::MAX,
             named: HashSet::new(),
             filled_at: 0,
             census_at: 0,
             astray: HashSet::new(),
+            unused: Vec::new(),
+            gone: HashSet::new(),
         })
     }
 
@@ -105,7 +119,16 @@ impl Shares {
     pub(super) fn recover(&mut self, books: &Books) -> Result<(), Error> {
         let log = books.journal.read(0);
         match log.phase {
-            journal::RETIRING_DEVICE => self.write_retired(books, &log),
+            journal::RETIRING_DEVICE | journal::RELEASING_DEVICE
+                if log.device >= u64::from(books.devices.len()) =>
+            {
+                reap::phase(books, journal::IDLE);
+                Ok(())
+            }
+            journal::RETIRING_DEVICE => {
+                self.write_retired(books, &log);
+                Ok(())
+            }
             journal::RELEASING_DEVICE => {
                 // Whether its number is in the queue already cannot be seen: all are put there anew.
                 while self.free.pop(0).is_ok() {}
@@ -118,7 +141,7 @@ impl Shares {
                     .collect();
                 for number in FIRST_DEVICE..books.devices.len() {
                     if mac(books, number) == 0 && !taken.contains(&number) {
-                        self.free.push(number, 0).map_err(free_refused)?;
+                        retried(FREE, || self.free.push(number, 0))?;
                     }
                 }
                 reap::phase(books, journal::IDLE);
@@ -138,6 +161,10 @@ impl Shares {
     ) -> Result<(), Error> {
         let hz = books.settings().hz.max(1);
         self.fill(books, now, hz);
+        self.free_numbers()?;
+        if !self.gone.is_empty() {
+            self.give_up_hits(books)?;
+        }
         for number in FIRST_DEVICE..books.devices.len() {
             if self.named.contains(&mac(books, number)) {
                 settle(books, number);
@@ -148,7 +175,7 @@ impl Shares {
             return Ok(());
         }
         self.census_at = now;
-        let (devices, flows) = self.leaving(books, now, hz, &room);
+        let (devices, flows) = self.leaving(books, now, hz, &room)?;
         reap::leave(books, flows, now, &mut emit)?;
         self.retire(books, now, devices, &mut emit)
     }
@@ -185,7 +212,13 @@ impl Shares {
     }
 
     /// Who leaves, and which flows.
-    fn leaving(&mut self, books: &Books, now: u64, hz: u64, room: &Room) -> (Vec<u32>, Vec<u32>) {
+    fn leaving(
+        &mut self,
+        books: &Books,
+        now: u64,
+        hz: u64,
+        room: &Room,
+    ) -> Result<(Vec<u32>, Vec<u32>), Error> {
         let census = census(books, now);
         let mut devices = Vec::new();
         let mut flows_of: HashMap<u32, Leaves> = HashMap::new();
@@ -197,7 +230,7 @@ impl Shares {
                 continue;
             }
             let of_flows = census.get(&number).copied().unwrap_or_default();
-            let is_astray = self.index.get(&record.mac, 0).ok() != Some(number);
+            let is_astray = found(INDEX, || self.index.get(&record.mac, 0))? != Some(number);
             if is_astray {
                 astray.insert(number);
             }
@@ -256,7 +289,7 @@ impl Shares {
             true => Vec::new(),
             false => books.flows.used().filter(leaves).collect(),
         };
-        (devices, leaving)
+        Ok((devices, leaving))
     }
 
     /// Lets devices leave whose flows have left.
@@ -272,19 +305,12 @@ impl Shares {
         }
         for number in &devices {
             let mac = mac(books, *number);
-            if self.index.get(&mac, 0).ok() == Some(*number) {
-                match self.index.remove(&mac) {
-                    Ok(()) | Err(MapError::KeyNotFound) => {}
-                    Err(source) => {
-                        let map = "DEVICE_INDEX";
-                        return Err(Error::Map { map, source });
-                    }
-                }
+            if found(INDEX, || self.index.get(&mac, 0))? == Some(*number) {
+                removed(INDEX, || self.index.remove(&mac))?;
             }
         }
         grace_period();
         let census = census(books, now);
-        let mut macs = HashSet::new();
         for number in devices {
             if census.contains_key(&number) {
                 // A flow was opened meanwhile; the record is astray until that has left.
@@ -292,21 +318,40 @@ impl Shares {
                 continue;
             }
             let record = books.devices.read(number);
+            // Before anything of it is written: what fails here is done by the next census.
+            let is_back = found(INDEX, || self.index.get(&record.mac, 0))?.is_some();
             let log = log_of(books, number, &record);
             books.journal.write(0, &log);
             reap::phase(books, journal::RETIRING_DEVICE);
-            self.write_retired(books, &log)?;
-            if self.index.get(&record.mac, 0).is_err() {
-                macs.insert(record.mac);
+            self.write_retired(books, &log);
+            if !is_back {
+                self.gone.insert(record.mac);
             }
             emit(Record::Left(record.mac, record.settled != 0));
         }
-        books.give_up_hits(&macs)
+        self.give_up_hits(books)
+    }
+
+    /// Moves the hits of devices that left, those included of which that failed before.
+    fn give_up_hits(&mut self, books: &mut Books) -> Result<(), Error> {
+        books.give_up_hits(&self.gone)?;
+        self.gone.clear();
+        Ok(())
+    }
+
+    /// Puts numbers that nobody has into the queue, those included of which that failed before. Where the
+    /// daemon is killed before it succeeds, their places are lost until the tables are made anew.
+    fn free_numbers(&mut self) -> Result<(), Error> {
+        while let Some(number) = self.unused.last() {
+            retried(FREE, || self.free.push(number, 0))?;
+            self.unused.pop();
+        }
+        Ok(())
     }
 
     /// Writes what the journal holds, and gives the device's record back; any number of times before that is
     /// done.
-    fn write_retired(&mut self, books: &Books, log: &Journal) -> Result<(), Error> {
+    fn write_retired(&mut self, books: &Books, log: &Journal) {
         let number = log.device as u32;
         for family in 0..FAMILIES {
             for direction in Direction::ALL.map(|direction| direction as usize) {
@@ -330,9 +375,10 @@ impl Shares {
             .fetch_max(log.device_last_seen, Ordering::Relaxed);
         reap::phase(books, journal::RELEASING_DEVICE);
         clear(books, number);
-        self.free.push(number, 0).map_err(free_refused)?;
+        self.unused.push(number);
+        // What fails is counted, and tried again by the next `keep`.
+        let _ = self.free_numbers();
         reap::phase(books, journal::IDLE);
-        Ok(())
     }
 }
 
@@ -447,11 +493,6 @@ fn mac(books: &Books, number: u32) -> u64 {
 /// Makes a device's record zero. Nobody may add to it any more.
 fn clear(books: &Books, number: u32) {
     books.devices.write(number, &DeviceRecord::default());
-}
-
-fn free_refused(source: MapError) -> Error {
-    let map = "FREE_DEVICES";
-    Error::Map { map, source }
 }
 
 #[cfg(test)]

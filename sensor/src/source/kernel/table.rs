@@ -11,7 +11,7 @@ use aya::maps::MapData;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use sensor_ebpf::{books::Settings, wire::Wire};
 
-use super::Error;
+use super::{Error, failed};
 
 /// A map key or value in aya's hands.
 #[derive(Clone, Copy)]
@@ -62,10 +62,11 @@ impl<T: Wire> Table<T> {
         access: Access,
         parts: u32,
     ) -> Result<Self, Error> {
-        let refused = |source| Error::MapMemory { map: name, source };
-        let info = map
-            .info()
-            .map_err(|source| Error::Map { map: name, source })?;
+        let refused = |source| {
+            failed::count(name);
+            Error::MapMemory { map: name, source }
+        };
+        let info = map.info().map_err(failed::of_map(name))?;
         let entries = info.max_entries() * parts;
         if info.value_size() as usize != size_of::<T>() * parts as usize {
             return Err(Error::ForeignLayout);
@@ -137,6 +138,17 @@ impl<T: Wire> Table<T> {
         let place = self.place(index, offset, 1);
         // SAFETY: as in `word`.
         unsafe { AtomicU8::from_ptr(place) }
+    }
+
+    /// All entries in place.
+    ///
+    /// # Safety
+    ///
+    /// Nobody, neither this process nor the kernel, writes to them while the slice is borrowed.
+    pub(super) unsafe fn as_slice(&self) -> &[T] {
+        // SAFETY: the mapping has so many entries, each of them a value (`Wire`), page-aligned; that nobody
+        // writes is the caller's word.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr().cast(), self.entries as usize) }
     }
 
     /// Writes an entry, word by word. Only for entries that nobody else writes.

@@ -9,7 +9,11 @@ use aya::{
 use sensor_ebpf::parse::Mac;
 
 use super::target::{Part, Target};
-use crate::source::kernel::{Error, links::Links};
+use crate::source::kernel::{
+    Error,
+    failed::{of_map, removed, retried},
+    links::Links,
+};
 
 /// What they were told: the machine's own addresses, and the ports.
 pub(super) struct Told {
@@ -77,22 +81,25 @@ impl<K: aya::Pod + Eq + Hash> Entries<K> {
     fn tell(&mut self, object: &mut Ebpf, wanted: HashMap<K, u32>, all: bool) -> Result<(), Error> {
         let name = self.map;
         let mut map: KernelHashMap<_, K, u32> = of_object(object, name)?;
+        let mut outcome = Ok(());
         if all {
-            for (key, _) in self.told.extract_if(|key, _| !wanted.contains_key(key)) {
-                let _ = map.remove(&key);
+            let gone = self.told.keys().filter(|key| !wanted.contains_key(*key));
+            for key in gone.copied().collect::<Vec<_>>() {
+                match removed(name, || map.remove(&key)) {
+                    Ok(()) => drop(self.told.remove(&key)),
+                    Err(error) => outcome = outcome.and(Err(error)),
+                }
             }
         }
-        let mut outcome = Ok(());
         for (key, value) in wanted {
             if self.told.get(&key) == Some(&value) {
                 continue;
             }
-            match map.insert(key, value, 0) {
+            match retried(name, || map.insert(key, value, 0)) {
                 Ok(()) => {
                     self.told.insert(key, value);
                 }
-                Err(source) if outcome.is_ok() => outcome = Err(Error::Map { map: name, source }),
-                Err(_) => {}
+                Err(error) => outcome = outcome.and(Err(error)),
             }
         }
         outcome
@@ -105,5 +112,5 @@ where
     T: TryFrom<&'o mut Map, Error = MapError>,
 {
     let found = object.map_mut(map).ok_or(Error::ForeignLayout)?;
-    T::try_from(found).map_err(|source| Error::Map { map, source })
+    T::try_from(found).map_err(of_map(map))
 }

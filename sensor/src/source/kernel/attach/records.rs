@@ -8,7 +8,7 @@ use sensor_ebpf::books::{InterfaceRecord, Way};
 use super::Means;
 use crate::{
     model::Hook,
-    source::kernel::{Error, books::Books, grace_period, pins::pinned, text},
+    source::kernel::{Error, books::Books, failed::of_map, grace_period, pins::pinned, text},
 };
 
 /// The longest name of an interface (linux/if.h, IFNAMSIZ less the closing zero).
@@ -147,10 +147,7 @@ pub(super) const INTERFACE_INDEX: &str = "INTERFACE_INDEX";
 
 /// From the kernel's numbers of interfaces to those of their records.
 pub(super) fn numbers(directory: &Path) -> Result<KernelHashMap<MapData, u32, u32>, Error> {
-    KernelHashMap::try_from(pinned(directory, INTERFACE_INDEX)?).map_err(|source| Error::Map {
-        map: INTERFACE_INDEX,
-        source,
-    })
+    KernelHashMap::try_from(pinned(directory, INTERFACE_INDEX)?).map_err(of_map(INTERFACE_INDEX))
 }
 
 /// A number that an interface had. Another one may have it by now.

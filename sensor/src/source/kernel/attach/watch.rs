@@ -23,6 +23,7 @@ use crate::{
     source::kernel::{
         Error,
         driver::{self, Drivers},
+        failed::retried,
         flowtables::{self, Flowtables},
         links::{Link, Links},
         lock::InterfaceLock,
@@ -371,12 +372,9 @@ impl Attachments {
             }
         }
         // Before the first packet: the programs book to the record.
-        numbers
-            .insert(target.link.index, number, 0)
-            .map_err(|source| Error::Map {
-                map: records::INTERFACE_INDEX,
-                source,
-            })?;
+        retried(records::INTERFACE_INDEX, || {
+            numbers.insert(target.link.index, number, 0)
+        })?;
         records::set_ifindex(means.books, number, target.link.index);
         Ok(number)
     }
