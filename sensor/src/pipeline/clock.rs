@@ -8,7 +8,7 @@ use std::{
 
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::moment::Moment;
+use crate::{moment::Moment, source::kernel::is_synchronised};
 
 /// When the source was committed, in seconds since the Unix epoch: no wall clock that is right shows less.
 const SOURCE_DATE: f64 = match u32::from_str_radix(env!("SENSOR_SOURCE_DATE"), 10) {
@@ -70,15 +70,6 @@ impl Clock {
             boot: self.boot,
         }
     }
-}
-
-/// Whether the kernel says that the wall clock is kept right. A service manager may forbid to ask.
-fn is_synchronised() -> bool {
-    // SAFETY: plain numbers, for which zeros are values: nothing is to be set.
-    let mut asked: libc::timex = unsafe { std::mem::zeroed() };
-    // SAFETY: the kernel writes one record, which lives as long as the call.
-    let state = unsafe { libc::adjtimex(&raw mut asked) };
-    (0..libc::TIME_ERROR).contains(&state) && asked.status & libc::STA_UNSYNC == 0
 }
 
 /// The number that the kernel gave to the time since the last boot (random(4)); 0 where it cannot be read: then

@@ -128,6 +128,15 @@ fn nearest(first: Reading, second: Reading) -> (u64, bool) {
     (rate, distance(rate) < TOLERANCE)
 }
 
+/// Whether the kernel says that the wall clock is kept right. A service manager may forbid to ask.
+pub fn is_synchronised() -> bool {
+    // SAFETY: plain numbers, for which zeros are values: nothing is to be set.
+    let mut asked: libc::timex = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel writes one record, which lives as long as the call.
+    let state = unsafe { libc::adjtimex(&raw mut asked) };
+    (0..libc::TIME_ERROR).contains(&state) && asked.status & libc::STA_UNSYNC == 0
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
