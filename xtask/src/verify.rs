@@ -60,13 +60,28 @@ const EVASION: Part = Part {
     tests: &[("evasion", "each_comes_to_what_the_table_says")],
 };
 
-const PARTS: [Part; 4] = [SWAPS, KILLS, RACE, EVASION];
+const SLOW: Part = Part {
+    name: "slow",
+    tests: &[(
+        "faults",
+        "slow::many_names_at_a_tenth_of_a_cpu_keep_the_watchdog_fed",
+    )],
+};
+
+const PARTS: [Part; 5] = [SWAPS, KILLS, RACE, EVASION, SLOW];
 
 /// The part without tests: the fuzz targets, by the fuzzer's own command.
 const FUZZ: &str = "fuzz";
 
 /// The names of the parts.
-pub const NAMES: [&str; 5] = [SWAPS.name, KILLS.name, RACE.name, EVASION.name, FUZZ];
+pub const NAMES: [&str; 6] = [
+    SWAPS.name,
+    KILLS.name,
+    RACE.name,
+    EVASION.name,
+    SLOW.name,
+    FUZZ,
+];
 
 /// For how many minutes each fuzz target is run.
 const MINUTES: u32 = 10;
@@ -109,6 +124,10 @@ mod tests {
     fn each_test_of_a_part_is_there_and_has_a_long_form() {
         for part in &PARTS {
             for (file, test) in part.tests {
+                let (file, test) = match test.rsplit_once("::") {
+                    Some((module, test)) => (format!("{file}/{module}"), test),
+                    None => ((*file).to_owned(), *test),
+                };
                 let path = build::workspace().join(format!("sensor/tests/{file}.rs"));
                 let text = fs::read_to_string(path).expect("a test file");
                 assert!(text.contains(&format!("#[test]\nfn {test}()")), "{test}");
