@@ -4,6 +4,8 @@
 //! The order of the file is the order of the headers: Ethernet, tags, PPPoE, IPv4 or IPv6,
 //! extension headers, transport. Offsets of header fields stand in `field` and nowhere else.
 
+use core::fmt;
+
 use crate::{packet::Packet, skip::Skip};
 
 /// The most 802.1Q and 802.1ad tags a frame may carry and still be read.
@@ -207,6 +209,14 @@ impl Mac {
     #[inline(always)]
     pub const fn is_group(self) -> bool {
         self.0 & 1 != 0
+    }
+}
+
+/// Six pairs of hexadecimal digits with colons between them.
+impl fmt::Display for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.octets();
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
     }
 }
 

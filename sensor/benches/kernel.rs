@@ -25,9 +25,8 @@ use aya::maps::{LpmTrie, ProgramArray, RingBuf, lpm_trie};
 use programs::{Programs, Raw, Tables};
 use sandbox::Sandbox;
 use sensor::{
-    aggregate::knowledge::Knowledge,
-    config::{Action, Policy},
-    policy::{PolicyLists, compile},
+    catalog::Catalog,
+    policy::{Action, Policy, PolicyLists, compile},
 };
 use sensor_ebpf::{
     flow::FlowRecord,
@@ -678,7 +677,7 @@ fn naming() -> Result<Programs> {
     let lists = PolicyLists::load(&policies, &PolicyLists::default());
     fs::remove_file(&file)?;
     let identities = HashMap::from([("list".to_owned(), 1)]);
-    let compiled = compile(&policies, &[], &Knowledge::default(), &lists, &identities)?;
+    let compiled = compile(&policies, &[], &Catalog::default(), &lists, &identities)?;
     ensure!(compiled.names.count == NAMES, "not all names are compiled");
 
     let mut programs = Programs::load(Tables::default())?;

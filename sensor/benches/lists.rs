@@ -5,7 +5,7 @@
 use std::{fmt::Write as _, fs, hint::black_box};
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use sensor::aggregate::party::{
+use sensor::catalog::{
     domain::registrable,
     lists::{About, Category, Lists},
 };

@@ -9,9 +9,8 @@ use std::{
 };
 
 use sensor::{
-    aggregate::knowledge::Knowledge,
-    config::{Action, Policy},
-    policy::{BLOCKED, Holds, PolicyLists, Temporary, compile, recompile},
+    catalog::Catalog,
+    policy::{Action, BLOCKED, Holds, Policy, PolicyLists, Temporary, compile, recompile},
 };
 
 /// How often each is done; the median is told.
@@ -32,7 +31,7 @@ fn main() -> anyhow::Result<()> {
             action: Action::Reject,
             ..Policy::default()
         }];
-        let knowledge = Knowledge::default();
+        let catalog = Catalog::default();
         let began = Instant::now();
         let lists = PolicyLists::load(&policies, &PolicyLists::default());
         let read = began.elapsed();
@@ -41,7 +40,7 @@ fn main() -> anyhow::Result<()> {
         let mut octets = 0;
         for _ in 0..ROUNDS {
             let began = Instant::now();
-            let compiled = compile(&policies, &[], &knowledge, &lists, &identities)?;
+            let compiled = compile(&policies, &[], &catalog, &lists, &identities)?;
             took.push(began.elapsed());
             let names = &black_box(&compiled).names;
             assert_eq!(names.count, count);
@@ -49,7 +48,7 @@ fn main() -> anyhow::Result<()> {
         }
         took.sort();
         // As `sensor block` does.
-        let compiled = compile(&policies, &[], &knowledge, &lists, &identities)?;
+        let compiled = compile(&policies, &[], &catalog, &lists, &identities)?;
         let said = [Temporary {
             domain: "blocked.example".to_owned(),
             device: None,
@@ -61,7 +60,7 @@ fn main() -> anyhow::Result<()> {
         for _ in 0..ROUNDS {
             let began = Instant::now();
             let said: (&[_], &[_]) = (&[], &said);
-            let again = recompile(&compiled, said, &policies, &knowledge, &lists, &identities);
+            let again = recompile(&compiled, said, &policies, &catalog, &lists, &identities);
             blocked.push(began.elapsed());
             let count = black_box(&again).as_ref().map(|again| again.names.count);
             assert_eq!(count, Some(compiled.names.count + 1));

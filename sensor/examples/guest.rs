@@ -25,7 +25,8 @@ use rustix::{
     thread::{LinkNameSpaceType, move_into_link_name_space},
 };
 use sensor::{
-    aggregate::{Aggregate, knowledge::Knowledge, names_at::NamesAt},
+    aggregate::{Aggregate, address_names::NamesAt},
+    catalog::Catalog,
     config::Config,
     enforcement::{Circumstances, Enforcement},
     model::{Hook, Interface, Snapshot, Tally},
@@ -96,13 +97,13 @@ fn exercise() -> Result<String> {
 
     let begun = Instant::now();
     let mut kernel = Kernel::load(&config("reject")?)?;
-    let knowledge = Knowledge::default();
+    let catalog = Catalog::default();
     let mut enforcement = Enforcement::new(&config("reject")?, 0.0);
     let mut put_in_force = |kernel: &mut Kernel, config: &Config| {
         enforcement.install(Circumstances {
             kernel,
             config,
-            knowledge: &knowledge,
+            catalog: &catalog,
             devices: &[],
             names: &mut NamesAt::default(),
             now: 0.0.into(),

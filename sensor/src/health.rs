@@ -1,4 +1,4 @@
-//! Whether the daemon does its work: told by the pipeline, asked by HTTP and by the supervisor.
+//! Whether the daemon does its work: told by the owner of the tables, asked by HTTP and by the supervisor.
 
 use std::{
     sync::{

@@ -3,10 +3,10 @@
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use sensor::{cli::Cli, commands};
+use sensor::cli::{self, args::Cli};
 
 fn main() -> ExitCode {
-    match commands::execute(&Cli::parse()) {
+    match cli::execute(&Cli::parse()) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("sensor: {error:#}");

@@ -7,8 +7,6 @@ use sensor_ebpf::{
     sample::{Head, Judged},
 };
 
-use crate::hearing::{GivenUp, Heard};
-
 /// One thing that a source says. A reading is the whole of the tables: `Tables` first, the others
 /// in any order, up to the tick that makes a snapshot of them.
 #[derive(Clone, Debug)]
@@ -33,10 +31,6 @@ pub enum Record {
     Judged(Judged),
     /// An early payload of a flow; boxed, because there are few of them and many flows.
     Sample(Box<Sample>),
-    /// What a sample says: a [`Desk`](crate::hearing::Desk) puts it in the sample's place.
-    Heard(Box<Heard>),
-    /// A desk waits no longer for something that a flow began.
-    GivenUp(GivenUp),
 }
 
 /// A payload that may carry a name or an identity.

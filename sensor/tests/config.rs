@@ -15,13 +15,12 @@ use std::{
 
 use proptest::prelude::*;
 use sensor::{
-    aggregate::party::lists::Category,
+    catalog::{List, NetworkSelector, Parties, lists::Category},
     config::{
-        Action, Answer, Config, Daemon, DeviceOverride, DeviceSelector, DeviceTable, FlowTable,
-        HookChoice, Interface, Level, List, Names, NetworkSelector, Parties, Policy, Ports, Span,
-        Transport,
+        Config, Daemon, DeviceOverride, DeviceTable, FlowTable, HookChoice, Interface, Level, Names,
     },
     model::Kind,
+    policy::{Action, Answer, DeviceSelector, Policy, Ports, Span, Transport},
 };
 
 const FILE: &str = "sensor.toml";

@@ -11,11 +11,9 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use sensor::{
-    aggregate::{
-        Aggregate,
-        knowledge::{Knowledge, Overrides},
-    },
-    hearing::Desk,
+    aggregate::{Aggregate, Overrides},
+    catalog::Catalog,
+    classify::Classifier,
     record::Record,
     source::replay::{Engine, Options, replay},
 };
@@ -73,9 +71,9 @@ fn packets(file: &[u8]) -> Option<(&[u8], Vec<&[u8]>)> {
 }
 
 /// The names that flows showed of themselves, by flow.
-fn names(capture: &[u8], knowledge: &Arc<Knowledge>) -> BTreeMap<String, BTreeSet<String>> {
-    let mut aggregate = Aggregate::new(Arc::clone(knowledge), Overrides::default(), 0.0);
-    let mut desk = Desk::default();
+fn names(capture: &[u8], catalog: &Arc<Catalog>) -> BTreeMap<String, BTreeSet<String>> {
+    let mut aggregate = Aggregate::new(Arc::clone(catalog), Overrides::default(), 0.0);
+    let mut classifier = Classifier::default();
     let mut flows = Vec::new();
     let options = Options {
         payloads: 4,
@@ -87,7 +85,7 @@ fn names(capture: &[u8], knowledge: &Arc<Knowledge>) -> BTreeMap<String, BTreeSe
             Record::Flow(slot, flow) => flows.push((*slot, *flow)),
             _ => {}
         }
-        desk.hear(record, now, |record| aggregate.apply(record, now));
+        classifier.hear(record, now, |record| aggregate.take(record, now));
     });
     read.expect("the host refuses no frame");
     let mut names: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
@@ -151,7 +149,7 @@ fn garbage_never_makes_a_name() -> Result<()> {
 fn no_name_comes_of(harm: Harm) -> Result<()> {
     const ROUNDS: u64 = 6;
 
-    let knowledge = Arc::new(Knowledge::default());
+    let catalog = Arc::new(Catalog::default());
     let mut random = Random(1);
     let (mut found, mut whole_names) = (0, 0);
     for path in captures()? {
@@ -159,7 +157,7 @@ fn no_name_comes_of(harm: Harm) -> Result<()> {
         let Some((header, packets)) = packets(&file) else {
             continue;
         };
-        let allowed = names(&file, &knowledge);
+        let allowed = names(&file, &catalog);
         whole_names += allowed.values().map(BTreeSet::len).sum::<usize>();
         // Without its first packets a flow may show a name that it said later; that one lies in the
         // file as it is, which no two pieces with a hole between them do.
@@ -179,7 +177,7 @@ fn no_name_comes_of(harm: Harm) -> Result<()> {
                     }
                 }
             }
-            for (flow, names) in names(&harmed, &knowledge) {
+            for (flow, names) in names(&harmed, &catalog) {
                 for name in names {
                     let known = allowed
                         .get(&flow)

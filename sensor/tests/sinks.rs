@@ -14,7 +14,7 @@ use std::{
 
 use rustix::time::{ClockId, clock_gettime};
 use sensor::{
-    cli,
+    cli::{args, print},
     health::Health,
     model::{
         ByDirection, Conclusion, CutPayloads, DecodeFailures, Device, DeviceTable, EvidenceLine,
@@ -23,7 +23,7 @@ use sensor::{
         SampleCounts, Snapshot, Tally, Ticks, UnreadFlows,
     },
     policy::Zone,
-    sink::{http, metrics},
+    sink::{metrics, web},
 };
 use sensor_ebpf::parse::Mac;
 use tokio::{
@@ -520,10 +520,10 @@ fn a_scrape_of_256_devices_is_cheap() {
 #[test]
 fn status_shows_hooks_books_and_losses() {
     let mut out = Vec::new();
-    cli::print_status(
+    print::print_status(
         &mut out,
         &snapshot(),
-        cli::Output { json: false },
+        args::Output { json: false },
         &Zone::default(),
     )
     .unwrap();
@@ -535,10 +535,10 @@ fn packets_in_no_book_are_told() {
     let mut snapshot = snapshot();
     snapshot.unbooked_packets = 1_002;
     let mut out = Vec::new();
-    cli::print_status(
+    print::print_status(
         &mut out,
         &snapshot,
-        cli::Output { json: false },
+        args::Output { json: false },
         &Zone::default(),
     )
     .unwrap();
@@ -549,12 +549,12 @@ fn packets_in_no_book_are_told() {
 }
 
 fn devices(snapshot: &Snapshot, device: Option<&str>, json: bool) -> String {
-    let args = cli::DevicesArgs {
-        output: cli::Output { json },
+    let args = args::DevicesArgs {
+        output: args::Output { json },
         device: device.map(str::to_owned),
     };
     let mut out = Vec::new();
-    cli::print_devices(&mut out, snapshot, &args, NOW).unwrap();
+    print::print_devices(&mut out, snapshot, &args, NOW).unwrap();
     String::from_utf8(out).unwrap()
 }
 
@@ -589,12 +589,12 @@ fn one_device_is_shown_with_all_that_is_known_of_it() {
     let by_address = devices(&snapshot, Some("192.168.1.20"), false);
     assert_eq!(by_address, devices(&snapshot, Some(PHONE), false));
     for json in [false, true] {
-        let args = cli::DevicesArgs {
-            output: cli::Output { json },
+        let args = args::DevicesArgs {
+            output: args::Output { json },
             device: Some("nobody\u{1b}[2J".to_owned()),
         };
         let mut out = Vec::new();
-        let nobody = cli::print_devices(&mut out, &snapshot, &args, NOW).unwrap_err();
+        let nobody = print::print_devices(&mut out, &snapshot, &args, NOW).unwrap_err();
         assert!(
             nobody
                 .to_string()
@@ -707,16 +707,16 @@ fn flow(remote: &str, bytes: u64) -> Flow {
 }
 
 fn print(flows: &[Flow], limit: usize, wide: bool, json: bool) -> String {
-    let args = cli::FlowsArgs {
-        listing: cli::ListingArgs {
-            output: cli::Output { json },
+    let args = args::FlowsArgs {
+        listing: args::ListingArgs {
+            output: args::Output { json },
             limit,
             wide,
         },
         device: None,
     };
     let mut out = Vec::new();
-    cli::print_flows(&mut out, flows, &[], &args, NOW).unwrap();
+    print::print_flows(&mut out, flows, &[], &args, NOW).unwrap();
     String::from_utf8(out).unwrap()
 }
 
@@ -806,18 +806,18 @@ async fn ask(address: std::net::SocketAddr, request: &str) -> (String, String) {
 
 #[tokio::test]
 async fn http_serves_the_latest_snapshot_and_the_health() {
-    let listener = http::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let listener = web::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let address = listener.local_addr().unwrap();
     let (sender, receiver) = watch::channel(Arc::new(Snapshot::default()));
     let (end, ended) = oneshot::channel::<()>();
     let health = Health::new(Duration::from_secs(60), Instant::now());
-    let sources = http::Sources {
+    let sources = web::Sources {
         snapshots: receiver,
         health: health.clone(),
-        hosts: watch::channel(http::Hosts::default()).1,
-        failures: http::Failures::default(),
+        hosts: watch::channel(web::Hosts::default()).1,
+        failures: web::Failures::default(),
     };
-    let server = tokio::spawn(http::serve(listener, sources, async {
+    let server = tokio::spawn(web::serve(listener, sources, async {
         let _ = ended.await;
     }));
 
@@ -856,20 +856,20 @@ async fn http_serves_the_latest_snapshot_and_the_health() {
 }
 
 /// A server of a snapshot, and its counts of failures.
-async fn server(snapshot: Snapshot) -> (std::net::SocketAddr, http::Failures) {
-    let listener = http::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+async fn server(snapshot: Snapshot) -> (std::net::SocketAddr, web::Failures) {
+    let listener = web::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let address = listener.local_addr().unwrap();
     let (sender, snapshots) = watch::channel(Arc::new(snapshot));
-    let failures = http::Failures::default();
-    let hosts = http::Hosts::new(vec!["sensor.lan".to_owned()]);
-    let sources = http::Sources {
+    let failures = web::Failures::default();
+    let hosts = web::Hosts::new(vec!["sensor.lan".to_owned()]);
+    let sources = web::Sources {
         snapshots,
         hosts: watch::channel(hosts).1,
         health: Health::new(Duration::from_secs(60), Instant::now()),
         failures: failures.clone(),
     };
     tokio::spawn(async move {
-        http::serve(listener, sources, std::future::pending()).await;
+        web::serve(listener, sources, std::future::pending()).await;
         drop(sender);
     });
     (address, failures)
@@ -983,14 +983,14 @@ async fn idle_connections_keep_nobody_from_an_answer() {
 
 #[tokio::test]
 async fn an_address_that_cannot_be_had_has_a_sentence() {
-    let first = http::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let first = web::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let taken = first.local_addr().unwrap();
-    let error = http::bind(taken).await.unwrap_err().to_string();
+    let error = web::bind(taken).await.unwrap_err().to_string();
     assert!(error.starts_with(&format!("cannot listen on {taken}: another program")));
     assert!(error.contains("`listen` in [daemon]"), "{error}");
 
     // RFC 5737: an address that no machine has.
-    let error = http::bind("192.0.2.1:9617".parse().unwrap())
+    let error = web::bind("192.0.2.1:9617".parse().unwrap())
         .await
         .unwrap_err()
         .to_string();

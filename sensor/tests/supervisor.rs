@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sensor::{health::Health, supervisor::Supervisor};
+use sensor::{daemon::systemd::Supervisor, health::Health};
 
 /// Long enough for three signs of life in time and for the silence after.
 const WATCHDOG: Duration = Duration::from_millis(400);

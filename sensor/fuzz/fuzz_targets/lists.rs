@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use sensor::aggregate::party::lists::{About, Category, Lists};
+use sensor::catalog::lists::{About, Category, Lists};
 
 fuzz_target!(|text: &[u8]| {
     let about = About {

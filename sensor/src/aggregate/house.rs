@@ -5,7 +5,7 @@
 
 use std::{collections::HashSet, net::IpAddr};
 
-use super::knowledge::Knowledge;
+use crate::catalog::Catalog;
 
 /// Resolvers that DHCP named and that are remembered at most; further ones are none.
 const MAX_NAMED: usize = 64;
@@ -38,10 +38,10 @@ impl Resolvers {
     }
 
     /// Whether an address is that of a resolver of the house.
-    pub(super) fn have(&self, address: IpAddr, knowledge: &Knowledge) -> bool {
+    pub(super) fn have(&self, address: IpAddr, catalog: &Catalog) -> bool {
         self.own.contains(&address)
             || self.named.contains(&address)
-            || knowledge.house_resolvers.contains(&address)
+            || catalog.house_resolvers.contains(&address)
     }
 }
 
@@ -53,18 +53,18 @@ mod tests {
     fn only_the_gateway_and_the_configuration_name_resolvers() {
         let [gateway, named, stranger, theirs, written] =
             [1, 2, 3, 4, 5].map(|last| IpAddr::from([192, 168, 1, last]));
-        let knowledge = Knowledge {
+        let catalog = Catalog {
             house_resolvers: vec![written],
-            ..Knowledge::default()
+            ..Catalog::default()
         };
         let mut resolvers = Resolvers::default();
         resolvers.name(gateway, [named]);
-        assert!(!resolvers.have(named, &knowledge));
+        assert!(!resolvers.have(named, &catalog));
         resolvers.set_own([gateway]);
         resolvers.name(stranger, [stranger, theirs]);
         resolvers.name(gateway, [named]);
         let are = [gateway, named, stranger, theirs, written];
-        let are = are.map(|address| resolvers.have(address, &knowledge));
+        let are = are.map(|address| resolvers.have(address, &catalog));
         assert_eq!(are, [true, true, false, false, true]);
     }
 }

@@ -1,16 +1,14 @@
 //! From records to a snapshot. Knows no clock, no channel and no kernel.
 //!
-//! A reading of the tables gives the books (`reading`); what is [heard](crate::hearing) in between
-//! gives names to flows, to addresses ([answers]) and to devices ([identity]). What flows amount to is booked
-//! to [parties](party) when a reading comes ([traffic]).
+//! A reading of the tables gives the books (`books`); [observations](crate::classify) in between give names to
+//! flows, to addresses ([dns_answers]) and to devices ([identity]). The counts of flows are booked to
+//! parties when a reading comes ([traffic]), as the [catalog](crate::catalog) names them.
 
-pub mod answers;
+pub mod address_names;
+mod books;
+pub mod dns_answers;
 mod house;
 pub mod identity;
-pub mod knowledge;
-pub mod names_at;
-pub mod party;
-mod reading;
 pub mod traffic;
 
 use std::{
@@ -25,21 +23,22 @@ use sensor_ebpf::{
     sample::{Head, Kind, NO_SLOT, is_service},
 };
 
-pub use reading::{action, flow, mac_text};
+pub use books::{action, flow};
 
 use self::{
-    answers::Answers,
+    address_names::NamesAt,
+    books::Reading,
+    dns_answers::Answers,
     house::Resolvers,
-    identity::{Fact, Identity},
-    knowledge::{Knowledge, Overrides, Shown, is_local},
-    names_at::NamesAt,
-    party::hidden::Hidden,
-    reading::Reading,
+    identity::{Fact, Identity, Override},
     traffic::{Amount, Counted, Parties, PartyId, Traffic},
 };
 use crate::{
+    catalog::{Catalog, Shown, is_local, resolvers::Hidden},
+    classify::{
+        Classified, Details, ECH_PROVIDERS, Expired, Observation, Outcome, Source, Unread, hash_of,
+    },
     decode::{Failure, dhcp4, dhcp6, dns, tunnel::Tunnel},
-    hearing::{Details, ECH_PROVIDERS, GivenUp, Heard, Outcome, Source, Unread, hash_of},
     model::{self, ByDirection, DnsQuestion, FlowFacts, PartyTraffic, Snapshot, Ticks},
     record::{Clock, Record},
 };
@@ -66,11 +65,14 @@ const LEFT_FOR: f64 = 30.0 * 24.0 * 60.0 * 60.0;
 /// Seconds between two searches for answers and parties whose time is over.
 const SWEEP: f64 = 60.0;
 
+/// What the configuration says of devices, by MAC address.
+pub type Overrides = HashMap<Mac, Override>;
+
 /// Everything that is known, put together from records.
 #[derive(Debug)]
 pub struct Aggregate {
     reading: Reading,
-    knowledge: Arc<Knowledge>,
+    catalog: Arc<Catalog>,
     overrides: Overrides,
     /// By the number of the slot.
     flows: Vec<FlowState>,
@@ -135,7 +137,7 @@ impl Told {
     };
 
     /// Takes what a payload told.
-    fn take(&mut self, heard: &mut Heard) {
+    fn take(&mut self, heard: &mut Observation) {
         self.spoke = true;
         if heard.another {
             *self = Self {
@@ -193,11 +195,11 @@ impl Aggregate {
     /// An aggregate that knows this beforehand and begins to count at `since`, in seconds since the
     /// Unix epoch: of a flow that is older, what it has counted already is booked to no party, so
     /// that nothing is booked twice when a daemon takes over the tables of another.
-    pub fn new(knowledge: Arc<Knowledge>, overrides: Overrides, since: f64) -> Self {
+    pub fn new(catalog: Arc<Catalog>, overrides: Overrides, since: f64) -> Self {
         // Not by way of the default, which would read the lists that are built in.
         Self {
             reading: Reading::default(),
-            knowledge,
+            catalog,
             overrides,
             flows: Vec::new(),
             devices: HashMap::new(),
@@ -216,9 +218,9 @@ impl Aggregate {
         }
     }
 
-    /// Puts other knowledge in the place of what was known beforehand; what was booked stays.
-    pub fn learn(&mut self, knowledge: Arc<Knowledge>, overrides: Overrides) {
-        self.knowledge = knowledge;
+    /// Puts other catalog in the place of what was known beforehand; what was booked stays.
+    pub fn learn(&mut self, catalog: Arc<Catalog>, overrides: Overrides) {
+        self.catalog = catalog;
         self.overrides = overrides;
         for device in self.devices.values_mut() {
             device.conclusion = None;
@@ -247,17 +249,21 @@ impl Aggregate {
         }
     }
 
-    /// Takes one record. `now` is in seconds since the Unix epoch.
+    /// Takes what a classifier gives. `now` is in seconds since the Unix epoch.
+    pub fn take(&mut self, classified: Classified, now: f64) {
+        match classified {
+            Classified::Record(record) => self.apply(record, now),
+            Classified::Observation(observation) => self.observe(*observation, now),
+            Classified::Expired(expired) => self.expire(&expired, now),
+        }
+    }
+
+    /// Takes one record of a source, but a sample. `now` is in seconds since the Unix epoch.
     pub fn apply(&mut self, record: Record, now: f64) {
         self.now = now;
-        match record {
-            Record::Heard(heard) => return self.hear(*heard),
-            Record::GivenUp(given) => return self.give_up(&given),
-            _ => {}
-        }
         match &record {
             Record::Tables(tables) => self.clock = tables.clock,
-            Record::Device(reading) if reading::is_device(reading.number) => {
+            Record::Device(reading) if books::is_device(reading.number) => {
                 self.list(Mac::from_word(reading.record.mac));
             }
             Record::Left(mac, settled) => self.let_go(Mac::from_word(*mac), *settled),
@@ -283,7 +289,7 @@ impl Aggregate {
         self.forget_unlisted(self.now - UNLISTED_FOR);
         self.forget_what_is_over();
         let mut snapshot = self.reading.snapshot(ticks);
-        let top = self.knowledge.top;
+        let top = self.catalog.top;
         let mut named = vec![];
         let mut places = HashMap::new();
         for (place, device) in snapshot.devices.iter_mut().enumerate() {
@@ -313,7 +319,7 @@ impl Aggregate {
             .collect();
         for (device, known) in identity::probably_same(&identities) {
             if let Some(place) = places.get(&Mac::new(device)) {
-                snapshot.devices[*place].probably_same_as = Some(mac_text(Mac::new(known)));
+                snapshot.devices[*place].probably_same_as = Some(Mac::new(known).to_string());
             }
         }
         snapshot.parties = self.parties_of(&snapshot);
@@ -327,7 +333,7 @@ impl Aggregate {
             })
             .collect();
         snapshot.names = model::NameTables {
-            list_names: self.knowledge.lists.len() as u64,
+            list_names: self.catalog.lists.len() as u64,
             addresses_evicted: self.answers.evicted(),
             names_evicted: self.names_at.evicted(),
             parties: self.parties.count() as u64,
@@ -392,10 +398,10 @@ impl Aggregate {
         };
         let is_ech = self.is_ech(key, told, remote);
         let hidden =
-            self.knowledge
+            self.catalog
                 .hidden(&self.shown(record, told, name.as_deref(), remote, is_ech));
         let is_refused = record.judgement().decision.verdict.refuses();
-        let info = self.knowledge.about(name.as_deref(), remote);
+        let info = self.catalog.about(name.as_deref(), remote);
         FlowFacts {
             party: Some(info.name.to_string()),
             owner: info.owner.as_deref().map(str::to_owned),
@@ -646,7 +652,7 @@ impl Aggregate {
         let told = &self.flows[slot as usize].told;
         let is_ech = self.is_ech(key, told, remote);
         let hidden =
-            self.knowledge
+            self.catalog
                 .hidden(&self.shown(record, told, name.as_deref(), remote, is_ech));
         self.account(slot, record, counted, party, hidden);
         if opens {
@@ -672,7 +678,7 @@ impl Aggregate {
         if name.is_none() && is_local(remote) {
             return PartyId::LOCAL;
         }
-        let info = self.knowledge.about(name, remote);
+        let info = self.catalog.about(name, remote);
         let (name, category, now) = (Arc::clone(&info.name), info.category, self.now);
         self.parties.number(mac, &name, category, now, || info)
     }
@@ -710,21 +716,22 @@ impl Aggregate {
         }
     }
 
-    /// Takes what one payload said.
-    fn hear(&mut self, mut heard: Heard) {
+    /// Takes what one payload says. `now` is in seconds since the Unix epoch.
+    pub fn observe(&mut self, mut heard: Observation, now: f64) {
+        self.now = now;
         match heard.kind {
             Kind::Mdns => self.mdns(&heard.head, &heard.octets),
             Kind::Dhcp4 => self.dhcp4(&heard.head, &heard.octets),
             Kind::Dhcp6 => self.dhcp6(&heard.head, &heard.octets),
             _ => {
                 self.told(&mut heard);
-                self.take(heard);
+                self.take_payload(heard);
             }
         }
     }
 
     /// Keeps what a flow told.
-    fn told(&mut self, heard: &mut Heard) {
+    fn told(&mut self, heard: &mut Observation) {
         let head = &heard.head;
         // A flow that is booked has its slot until it is reaped: another's sample came too late.
         let hash = hash_of(&head.key);
@@ -748,8 +755,9 @@ impl Aggregate {
         state.party = None;
     }
 
-    /// Counts something that never came to its end.
-    fn give_up(&mut self, given: &GivenUp) {
+    /// Counts something that never came to its end. `now` is in seconds since the Unix epoch.
+    pub fn expire(&mut self, given: &Expired, now: f64) {
+        self.now = now;
         self.fail(given.decoder, given.why);
         if let Some(state) = self.flows.get_mut(given.slot as usize)
             && state.hash == hash_of(&given.key)
@@ -764,7 +772,7 @@ impl Aggregate {
         *self.failures.entry((decoder, failure)).or_default() += 1;
     }
 
-    fn take(&mut self, heard: Heard) {
+    fn take_payload(&mut self, heard: Observation) {
         let head = &heard.head;
         if let Some((decoder, failure)) = heard.failure {
             self.fail(decoder, failure);
@@ -787,7 +795,7 @@ impl Aggregate {
         if message.response && !uploaded && self.answers.asked(key, &message) {
             let device = key.mac();
             let by_house = ip_of(key, key.remote())
-                .is_some_and(|server| self.resolvers.have(server, &self.knowledge));
+                .is_some_and(|server| self.resolvers.have(server, &self.catalog));
             if message.ech {
                 for question in &message.questions {
                     self.answers.learn_key(device, &question.name);
@@ -816,8 +824,8 @@ impl Aggregate {
             return;
         };
         let key = &head.key;
-        let local = reading::end(key, key.local(), key.local_port());
-        let remote = reading::end(key, key.remote(), key.remote_port());
+        let local = books::end(key, key.local(), key.local_port());
+        let remote = books::end(key, key.remote(), key.remote_port());
         // The device may be a server itself.
         let asks = (head.direction == Direction::Upload as u8) != message.response;
         let (client, server) = if asks {

@@ -10,7 +10,7 @@ use sensor_ebpf::{
 
 use super::*;
 use crate::{
-    hearing::{Desk, MAX_WAITING, MAX_WAITING_OF_DEVICE, UNFINISHED_FOR},
+    classify::{Classified, Classifier, MAX_WAITING, MAX_WAITING_OF_DEVICE, UNFINISHED_FOR},
     record::{DeviceReading, Sample, Tables},
 };
 
@@ -82,7 +82,7 @@ const SERVER_HELLO: &[u8] = &[22, 3, 3, 0, 42, 2, 0, 0, 38, 3, 3, 0, 0, 0];
 
 /// A household, and a moment in it.
 struct House {
-    desk: Desk,
+    classifier: Classifier,
     aggregate: Aggregate,
     now: f64,
     /// How often it was told that a flow is settled.
@@ -96,7 +96,7 @@ impl House {
 
     fn since(since: f64) -> Self {
         let mut house = Self {
-            desk: Desk::default(),
+            classifier: Classifier::default(),
             aggregate: Aggregate::new(Arc::default(), Overrides::default(), since),
             now: BEGAN as f64,
             settled: 0,
@@ -108,11 +108,11 @@ impl House {
 
     fn apply(&mut self, record: Record) {
         let now = self.now;
-        self.desk.hear(record, now, |record| {
-            if let Record::Heard(heard) = &record {
+        self.classifier.hear(record, now, |record| {
+            if let Classified::Observation(heard) = &record {
                 self.settled += usize::from(heard.settled);
             }
-            self.aggregate.apply(record, now);
+            self.aggregate.take(record, now);
         });
     }
 
@@ -170,9 +170,9 @@ impl House {
 
     fn failures(&mut self) -> Vec<(&'static str, &'static str, u64)> {
         self.reading(&[PHONE, LAPTOP]);
-        self.desk.forget_unfinished(self.now - UNFINISHED_FOR);
-        for given in self.desk.given_up() {
-            self.aggregate.apply(Record::GivenUp(given), self.now);
+        self.classifier.forget_unfinished(self.now - UNFINISHED_FOR);
+        for given in self.classifier.given_up() {
+            self.aggregate.expire(&given, self.now);
         }
         let snapshot = self.aggregate.snapshot(Ticks::default());
         let failures = snapshot.decode_failures.iter();
@@ -205,7 +205,7 @@ impl House {
 
     fn parties_of(&mut self, mac: [u8; 6]) -> BTreeMap<String, u64> {
         let snapshot = self.aggregate.snapshot(Ticks::default());
-        let name = mac_text(Mac::new(mac));
+        let name = Mac::new(mac).to_string();
         let devices = snapshot.devices.into_iter();
         devices
             .filter(|device| device.device == name)
@@ -314,7 +314,7 @@ fn without_its_start_a_hello_has_no_name() {
     assert_eq!(house.name(3, tcp(1)), None);
     house.now += UNFINISHED_FOR;
     assert_eq!(house.failures(), [], "nobody knows what it was");
-    assert_eq!(house.desk.waiting(), 0);
+    assert_eq!(house.classifier.waiting(), 0);
 }
 
 #[test]
@@ -345,8 +345,8 @@ fn what_a_server_says_after_the_hello_is_neither_a_failure_nor_read() {
     house.sample(3, Kind::Stream, Payload::down(tcp(1), 3000), &[5; 1000]);
     house.sample(3, Kind::Stream, Payload::up(tcp(1), 3000), &[5; 1000]);
     assert_eq!(house.name(3, tcp(1)).as_deref(), Some(GOOGLE));
-    assert_eq!(house.desk.waits(3), Some(false));
-    assert_eq!(house.desk.waiting(), 0);
+    assert_eq!(house.classifier.waits(3), Some(false));
+    assert_eq!(house.classifier.waiting(), 0);
     assert_eq!(house.failures(), []);
     // The kernel may have missed it: it is told as often as it asks.
     assert_eq!(house.settled, 4);
@@ -461,7 +461,7 @@ fn messages_over_tcp_are_cut_anywhere_and_not_kept() {
             .map(|q| &*q.name)
             .collect();
         assert_eq!(names, ["a.example", "b.example"], "cut at {cut}");
-        assert_eq!(house.desk.waits(3), Some(false), "it may go on");
+        assert_eq!(house.classifier.waits(3), Some(false), "it may go on");
     }
     // Far more than one stream holds.
     let mut house = House::new();
@@ -923,8 +923,8 @@ fn unfinished_hellos_are_bounded_and_counted() {
         let key = of(2, slot as u16);
         house.sample(slot, Kind::Tls, Payload::up(key, 0), &octets[..1000]);
     }
-    assert_eq!(house.desk.readers(), 1 + MAX_WAITING_OF_DEVICE);
-    assert_eq!(house.desk.waits(0), Some(true));
+    assert_eq!(house.classifier.readers(), 1 + MAX_WAITING_OF_DEVICE);
+    assert_eq!(house.classifier.waits(0), Some(true));
     assert_eq!(house.failures(), [("tls", "limit", 50)]);
     // Made-up devices that fill what there is for all take nothing from a device with less.
     let mut slot = 1_000;
@@ -935,10 +935,13 @@ fn unfinished_hellos_are_bounded_and_counted() {
             slot += 1;
         }
     }
-    assert_eq!(house.desk.readers(), MAX_WAITING);
-    assert_eq!(house.desk.waits(0), Some(true));
+    assert_eq!(house.classifier.readers(), MAX_WAITING);
+    assert_eq!(house.classifier.waits(0), Some(true));
     house.sample(0, Kind::Stream, Payload::up(first, 1000), &octets[1000..]);
-    assert!(house.desk.name(0, &first).is_some(), "its rest is read");
+    assert!(
+        house.classifier.name(0, &first).is_some(),
+        "its rest is read"
+    );
     let sum = 50 + (1 + 10 * MAX_WAITING_OF_DEVICE - MAX_WAITING) as u64;
     house.now += UNFINISHED_FOR;
     assert_eq!(
@@ -1078,7 +1081,9 @@ fn a_flood_of_names_by_one_device_ends_in_tables_that_grow_no_more() {
         house.reading(&[PHONE, LAPTOP]);
         house.aggregate.snapshot(Ticks::default());
         house.aggregate.names_at().changed(house.now);
-        house.desk.forget_unfinished(house.now - UNFINISHED_FOR);
+        house
+            .classifier
+            .forget_unfinished(house.now - UNFINISHED_FOR);
         if second == SECONDS / 2 {
             at_half = sizes(&house);
         }
@@ -1090,7 +1095,7 @@ fn a_flood_of_names_by_one_device_ends_in_tables_that_grow_no_more() {
             sizes(&house)
         );
     }
-    assert!(house.desk.kept() <= crate::hearing::MAX_KEPT);
+    assert!(house.classifier.kept() <= crate::classify::MAX_KEPT);
 }
 
 #[derive(Clone, Debug)]
@@ -1219,7 +1224,7 @@ fn first_and_last_seen_are_those_of_the_clock_as_it_is_now() {
             let device = device.expect("it was seen");
             (device.first_seen, device.last_seen)
         };
-        let phone = mac_text(Mac::new(PHONE));
+        let phone = Mac::new(PHONE).to_string();
         assert_eq!(times(&phone), (100.0 + offset, 160.0 + offset));
         // When the first packet to a group came is not noted.
         assert_eq!(times("multicast"), (0.0, 150.0 + offset));

@@ -13,8 +13,10 @@ use std::{collections::HashMap, sync::Arc};
 
 use sensor_ebpf::parse::Mac;
 
-use super::party::{hidden::Hidden, lists::Category, networks::Network};
-use crate::quota::{Limits, Quota};
+use crate::{
+    catalog::{PartyInfo, lists::Category, resolvers::Hidden},
+    quota::{Limits, Quota},
+};
 
 /// Parties that are counted, each as often as a device has it: at most some 12 MiB.
 pub const PARTIES: Limits = Limits {
@@ -61,20 +63,6 @@ impl PartyId {
     pub const OTHER: Self = Self(0);
     /// Whoever is in the house or on the link itself.
     pub const LOCAL: Self = Self(1);
-}
-
-/// What is known of a party.
-#[derive(Clone, Debug, Default)]
-pub struct PartyInfo {
-    /// The registrable domain of its name, or its address.
-    pub name: Arc<str>,
-    /// Who it belongs to.
-    pub owner: Option<Arc<str>>,
-    /// What the lists call the names under this domain that are counted here: one domain is several
-    /// parties where lists tell its names apart.
-    pub category: Option<Category>,
-    /// Where its first address is.
-    pub network: Network,
 }
 
 /// Every party that a device has, and what it exchanges with it.

@@ -1,215 +1,193 @@
-//! What `replay` prints.
+//! Capture files, from the octets to what is printed.
 
-use std::io::{self, Write};
-
-use serde::Serialize;
-
-use super::text::{counted_u64, grouped, json_line, octets, print_table, table, total};
-use crate::{
-    model::{Device, DnsQuestion, Flow},
-    source::replay::Summary,
+use std::{
+    fs::File,
+    io::{self, BufWriter, Read, Write, stdout},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
 };
 
-/// A flow of a capture.
-#[derive(Debug)]
-pub struct CapturedFlow {
-    /// The flow, and what it told.
-    pub flow: Flow,
-    /// The tunnel that it is inside of; its packets are in those of another flow.
-    pub inside: Option<&'static str>,
-}
+use anyhow::Context as _;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// A flow as a line of JSON: the order of the keys is that of the documentation.
-#[derive(Debug, Serialize)]
-struct FlowLine<'a> {
-    capture: &'a str,
-    device: &'a str,
-    protocol: &'a str,
-    local: &'a str,
-    remote: &'a str,
-    packets_up: u64,
-    packets_down: u64,
-    bytes_up: u64,
-    bytes_down: u64,
-    name: Option<&'a str>,
-    name_source: Option<&'a str>,
-    alpn: Option<&'a [String]>,
-    ech: bool,
-    quic_version: Option<&'a str>,
-    party: Option<&'a str>,
-    owner: Option<&'a str>,
-    category: Option<&'a str>,
-    country: Option<&'a str>,
-    asn: Option<u32>,
-    hidden: Option<&'a str>,
-    unread: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    inside: Option<&'a str>,
-}
+use crate::{
+    aggregate::{self, Aggregate, Overrides},
+    catalog::{Catalog, List, Parties, TOP_PARTIES, lists, networks},
+    classify::Classifier,
+    cli::{
+        args::{EngineName, ReplayArgs},
+        print::{
+            print_shared,
+            replay::{
+                CapturedFlow, print_capture, print_device_line, print_flow_line,
+                print_question_line, print_summary,
+            },
+        },
+    },
+    model::Ticks,
+    record::{Clock, Record},
+    source::replay::{self, Engine, Options, Place, Summary},
+};
 
-/// Prints a flow as a line of JSON.
-///
-/// # Errors
-///
-/// When the output takes no more.
-pub fn print_flow_line(
-    out: &mut impl Write,
-    capture: &str,
-    CapturedFlow { flow, inside }: &CapturedFlow,
-) -> io::Result<()> {
-    let facts = &flow.facts;
-    let line = FlowLine {
-        capture,
-        device: &flow.device,
-        protocol: &flow.protocol,
-        local: &flow.local,
-        remote: &flow.remote,
-        packets_up: flow.traffic.upload.packets,
-        packets_down: flow.traffic.download.packets,
-        bytes_up: flow.traffic.upload.bytes,
-        bytes_down: flow.traffic.download.bytes,
-        name: facts.name.as_deref(),
-        name_source: facts.name_source,
-        alpn: facts.alpn.as_deref(),
-        ech: facts.ech,
-        quic_version: facts.quic_version.as_deref(),
-        party: facts.party.as_deref(),
-        owner: facts.owner.as_deref(),
-        category: facts.category,
-        country: facts.country.as_deref(),
-        asn: facts.asn,
-        hidden: facts.hidden,
-        unread: facts.unread,
-        inside: *inside,
+/// Payloads of a new flow that are wanted in each direction, as where none is configured.
+const PAYLOADS: u8 = 4;
+
+/// Replays every file, and says of which not all could be read.
+pub(super) fn replay(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
+    let options = Options {
+        lan: args.lan.clone(),
+        payloads: PAYLOADS,
     };
-    json_line(out, &line)
-}
-
-/// Prints a DNS question and its answers as a line of JSON.
-///
-/// # Errors
-///
-/// When the output takes no more.
-pub fn print_question_line(out: &mut impl Write, dns: &DnsQuestion) -> io::Result<()> {
-    #[derive(Serialize)]
-    struct Line<'a> {
-        dns: &'a DnsQuestion,
-    }
-    json_line(out, &Line { dns })
-}
-
-/// Prints a device as a line of JSON.
-///
-/// # Errors
-///
-/// When the output takes no more.
-pub fn print_device_line(out: &mut impl Write, device: &Device) -> io::Result<()> {
-    #[derive(Serialize)]
-    struct Line<'a> {
-        device: &'a Device,
-    }
-    json_line(out, &Line { device })
-}
-
-/// Prints the flows of a capture, the largest first; `limit` at most, 0 for all.
-///
-/// # Errors
-///
-/// When the output takes no more.
-pub fn print_capture(
-    out: &mut impl Write,
-    capture: &str,
-    flows: &[CapturedFlow],
-    limit: usize,
-) -> io::Result<()> {
-    let mut sorted: Vec<&CapturedFlow> = flows.iter().collect();
-    sorted.sort_by_key(|captured| std::cmp::Reverse(total(&captured.flow.traffic).bytes));
-    let shown = match limit {
-        0 => sorted.len(),
-        limit => limit.min(sorted.len()),
+    let mut engine = match args.engine {
+        EngineName::Host => Engine::Host,
+        EngineName::Kernel => Engine::kernel(&options)?,
     };
-    let mut table = table(
-        [
-            "DEVICE", "PROTOCOL", "LOCAL", "REMOTE", "UPLOAD", "DOWNLOAD", "PACKETS", "NAME", "BY",
-            "OWNER", "INSIDE",
-        ],
-        4..=6,
-    );
-    for CapturedFlow { flow, inside } in sorted.into_iter().take(shown) {
-        let facts = &flow.facts;
-        // What has no name is called by why it has none.
-        let name = facts.name.as_deref().or(facts.hidden).unwrap_or("-");
-        table.add_row([
-            &flow.device,
-            &flow.protocol,
-            &flow.local,
-            &flow.remote,
-            &octets(flow.traffic.upload.bytes),
-            &octets(flow.traffic.download.bytes),
-            &grouped(total(&flow.traffic).packets),
-            name,
-            facts.name_source.unwrap_or("-"),
-            facts.owner.as_deref().unwrap_or("-"),
-            inside.unwrap_or("-"),
-        ]);
-    }
-    writeln!(out, "{capture}")?;
-    print_table(out, &table, "no flow is in it")?;
-    if shown < flows.len() {
-        writeln!(
-            out,
-            "and {} more; `--limit 0` shows all",
-            grouped((flows.len() - shown) as u64)
-        )?;
-    }
-    Ok(())
-}
-
-/// Prints what was in a capture, and what became of its packets.
-///
-/// # Errors
-///
-/// When the output takes no more.
-pub fn print_summary(out: &mut impl Write, summary: &Summary) -> io::Result<()> {
-    let sum = |packets: u64, bytes: u64| {
-        format!(
-            "{}, {} octets",
-            counted_u64(packets, "packet", "packets"),
-            grouped(bytes)
-        )
-    };
-    let captured = summary.captured;
-    let mut lines = vec![("captured".to_owned(), sum(captured.packets, captured.bytes))];
-    let booked = &summary.booked;
-    let tallies = [
-        (counted_u64(booked.flows, "flow", "flows"), booked.accounted),
-        ("without room for a flow".to_owned(), booked.overflow),
-        ("to groups".to_owned(), booked.multicast),
-    ];
-    let skipped = booked
-        .skipped
-        .iter()
-        .map(|(reason, tally)| (format!("skipped: {reason}"), *tally));
-    let unreadable = summary
-        .unreadable
-        .iter()
-        .map(|(reason, tally)| (reason.to_string(), *tally));
-    for (what, tally) in tallies.into_iter().chain(skipped).chain(unreadable) {
-        if tally.packets > 0 {
-            lines.push((what, sum(tally.packets, tally.bytes)));
+    let catalog = Arc::new(catalog(args)?);
+    let bar = progress(&args.files);
+    let mut out = BufWriter::new(stdout().lock());
+    let mut incomplete = 0;
+    for path in &args.files {
+        let name = path.display().to_string();
+        let problem = match File::open(path) {
+            Ok(file) => {
+                let file = bar.wrap_read(file);
+                let mut household = Household::read(file, &options, &mut engine, &catalog)?;
+                household.print(&mut out, &name, args)?;
+                household.summary.damage.map(|damage| damage.to_string())
+            }
+            Err(error) => Some(format!("the file cannot be opened: {error}")),
+        };
+        if let Some(problem) = problem {
+            incomplete += 1;
+            bar.suspend(|| eprintln!("sensor: {name}: {problem}"));
         }
     }
-    if summary.framing != 0 {
-        lines.push((
-            "framing".to_owned(),
-            format!(
-                "{:+} octets, because the link's headers count as Ethernet's",
-                summary.framing
-            ),
-        ));
+    out.flush()?;
+    bar.finish_and_clear();
+    if incomplete > 0 {
+        eprintln!(
+            "sensor: {incomplete} of {} files could not be read to the end",
+            args.files.len()
+        );
+        return Ok(ExitCode::FAILURE);
     }
-    for (what, text) in lines {
-        writeln!(out, "{what:<32}{text}")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What is built in, and what the files say that were named.
+fn catalog(args: &ReplayArgs) -> anyhow::Result<Catalog> {
+    for file in &args.list {
+        lists::inspect(file, None, None)
+            .with_context(|| format!("the list {} cannot be read", file.display()))?;
     }
-    writeln!(out)
+    for file in &args.networks {
+        networks::inspect(file)
+            .with_context(|| format!("the database {} cannot be used", file.display()))?;
+    }
+    let own: Vec<_> = args
+        .list
+        .iter()
+        .map(|file| List {
+            file: file.clone(),
+            category: None,
+            owner: None,
+        })
+        .collect();
+    let parties = Parties {
+        top: TOP_PARTIES,
+        builtin_lists: true,
+        resolvers: Vec::new(),
+        networks: args.networks.clone(),
+        nat64: Vec::new(),
+    };
+    Ok(Catalog::load(&parties, &own, None))
+}
+
+/// A bar over all files, on standard error where that is a terminal.
+fn progress(files: &[PathBuf]) -> ProgressBar {
+    let size = |path: &Path| path.metadata().map_or(0, |metadata| metadata.len());
+    let total = files.iter().map(|path| size(path)).sum();
+    let style = ProgressStyle::with_template("{bar:40} {bytes} of {total_bytes}, {eta} left");
+    let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
+    match style {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}
+
+/// One capture, and what is known at its end.
+struct Household {
+    summary: Summary,
+    aggregate: Aggregate,
+    flows: Vec<CapturedFlow>,
+}
+
+impl Household {
+    fn read(
+        input: impl Read + Send,
+        options: &Options,
+        engine: &mut Engine,
+        catalog: &Arc<Catalog>,
+    ) -> anyhow::Result<Self> {
+        let mut aggregate = Aggregate::new(Arc::clone(catalog), Overrides::default(), 0.0);
+        aggregate.keep_questions();
+        let mut classifier = Classifier::default();
+        let mut clock = Clock::default();
+        let mut records = Vec::new();
+        let mut ended = 0.0;
+        let summary = replay::replay(input, options, engine, |record, now| {
+            match &record {
+                // A reading begins: what was told of flows before was no more than a beginning.
+                Record::Tables(tables) => {
+                    clock = tables.clock;
+                    records.clear();
+                }
+                Record::Flow(slot, flow) => records.push((*slot, *flow)),
+                _ => {}
+            }
+            ended = now;
+            classifier.hear(record, now, |record| aggregate.take(record, now));
+        })?;
+        // Nothing more comes.
+        classifier.forget_unfinished(ended);
+        classifier
+            .given_up()
+            .for_each(|given| aggregate.expire(&given, ended));
+        let flows = records
+            .iter()
+            .map(|(slot, record)| {
+                let place = Place::from_ifindex(record.key.ifindex());
+                let inside = place.filter(|place| *place != Place::Capture);
+                let facts = aggregate.facts(*slot, record);
+                CapturedFlow {
+                    flow: aggregate::flow(record, String::new(), None, facts, clock),
+                    inside: inside.map(Place::name),
+                }
+            })
+            .collect();
+        Ok(Self {
+            summary,
+            aggregate,
+            flows,
+        })
+    }
+
+    fn print(&mut self, out: &mut impl Write, name: &str, args: &ReplayArgs) -> io::Result<()> {
+        if !args.flows.output.json {
+            print_capture(out, name, &self.flows, args.flows.limit)?;
+            print_shared(out, &self.aggregate.snapshot(Ticks::default()).devices)?;
+            return print_summary(out, &self.summary);
+        }
+        for flow in &self.flows {
+            print_flow_line(out, name, flow)?;
+        }
+        for question in self.aggregate.questions() {
+            print_question_line(out, question)?;
+        }
+        for device in &self.aggregate.snapshot(Ticks::default()).devices {
+            print_device_line(out, device)?;
+        }
+        Ok(())
+    }
 }

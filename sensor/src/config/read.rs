@@ -17,14 +17,19 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
+use sensor_ebpf::parse::Mac;
+
 use super::{
-    Config, Daemon, DeviceOverride, DeviceSelector, DeviceTable, FlowTable, HookChoice, Interface,
-    List, Names, Parties, overlap,
+    Config, Daemon, DeviceOverride, DeviceTable, FlowTable, HookChoice, Interface, Names,
+    check::{shadowed, unreachable},
     problem::{Level, Problem},
-    vain,
     value::{self, Complaint, closest},
 };
-use crate::{aggregate::party::lists::Category, model::Kind};
+use crate::{
+    catalog::{List, Parties, lists::Category},
+    model::Kind,
+    policy::DeviceSelector,
+};
 
 type Value<'i> = Spanned<DeValue<'i>>;
 
@@ -182,9 +187,9 @@ pub(super) fn read(text: &str) -> Read {
         reader.places = Places::default();
     } else if !reader.has_errors() {
         // Of a policy that could not be read whole, it is not known what it covers.
-        let overlaps = overlap::problems(&config, &reader.places.policies);
+        let overlaps = shadowed::problems(&config, &reader.places.policies);
         reader.problems.extend(overlaps);
-        let vain = vain::problems(&config, &reader.places.policies);
+        let vain = unreachable::problems(&config, &reader.places.policies);
         reader.problems.extend(vain);
     }
     let is_pin_directory_certain = match &reader.pin_directory {
@@ -706,7 +711,7 @@ impl Reader {
             if let Some(first) = macs.add(mac, &span) {
                 self.problems.push(Problem {
                     level: Level::Error,
-                    message: format!("device `{}` is described twice", value::mac_text(mac)),
+                    message: format!("device `{}` is described twice", Mac::new(mac)),
                     span: Some(span),
                     label: "again".to_owned(),
                     related: Some((first, "first here")),
@@ -720,7 +725,7 @@ impl Reader {
             if says_nothing {
                 self.problems.push(Problem {
                     level: Level::Warning,
-                    message: format!("nothing is said of device `{}`", value::mac_text(mac)),
+                    message: format!("nothing is said of device `{}`", Mac::new(mac)),
                     span: Some(span),
                     label: "has no `name`, no `kind`, no `vendor` and no `groups`".to_owned(),
                     related: None,

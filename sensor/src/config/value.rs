@@ -1,6 +1,6 @@
 //! Single values: text to what it means, or to what is wrong with it and what to write instead.
 //!
-//! Pure and total; where a value stands in the file is the caller's knowledge.
+//! Pure and total; where a value stands in the file is the caller's catalog.
 
 use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr},
@@ -11,8 +11,12 @@ use std::{
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use sensor_ebpf::name::MAX_LABELS;
 
-use super::{NetworkSelector, Ports, Transport};
-use crate::aggregate::party::{domain::LONGEST_NAME, embedded::NAT64_LENGTHS};
+use sensor_ebpf::parse::Mac;
+
+use crate::{
+    catalog::{NetworkSelector, domain::LONGEST_NAME, embedded::NAT64_LENGTHS},
+    policy::{Ports, Transport},
+};
 
 /// Why a value cannot be taken.
 #[derive(Debug, PartialEq, Eq)]
@@ -110,7 +114,7 @@ pub(super) fn policy_name(text: &str) -> Result<String, Complaint> {
 pub(super) fn device(text: &str) -> Result<[u8; 6], Complaint> {
     let Some(mac) = mac(text, ':') else {
         let help = match mac(text, '-').or_else(|| bare_mac(text)) {
-            Some(mac) => format!("write `\"{}\"`", mac_text(mac)),
+            Some(mac) => format!("write `\"{}\"`", Mac::new(mac)),
             None => "write six pairs of hexadecimal digits, as in `\"a4:50:46:1f:00:2c\"`; \
                      `sensor devices` lists those that were seen"
                 .to_owned(),
@@ -136,11 +140,6 @@ pub(super) fn device(text: &str) -> Result<[u8; 6], Complaint> {
         ));
     }
     Ok(mac)
-}
-
-/// How a MAC address is written everywhere: lower case, with colons.
-pub(super) fn mac_text(mac: [u8; 6]) -> String {
-    mac.map(|octet| format!("{octet:02x}")).join(":")
 }
 
 /// Whether a text is meant to be a MAC address, however it is written.

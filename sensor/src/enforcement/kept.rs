@@ -10,9 +10,8 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    config::DeviceSelector,
     moment::Moment,
-    policy::{Holds, Temporary},
+    policy::{DeviceSelector, Holds, Temporary},
     state,
 };
 

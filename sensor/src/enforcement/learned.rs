@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
-use crate::aggregate::names_at::{NamesAt, Place};
+use crate::aggregate::address_names::{NamesAt, Place};
 
 /// The rules at addresses, for each device, under the policies in force: under others there are others, and the kernel
 /// forgets what it was told. So each policy begins with a new one.
@@ -131,7 +131,7 @@ mod tests {
     use sensor_ebpf::parse::Mac;
 
     use super::*;
-    use crate::aggregate::names_at::{LIMITS, MAX_PLACES};
+    use crate::aggregate::address_names::{LIMITS, MAX_PLACES};
 
     /// What may happen to names at addresses, and to the policies.
     #[derive(Clone, Debug)]

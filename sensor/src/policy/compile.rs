@@ -19,17 +19,15 @@ use sensor_ebpf::{
 
 use super::{
     ALLOWED, BLOCKED, Compiled, NameTable, PolicyLists, Temporary, Who,
-    names::{self, Added, Buckets, Collision},
+    name_table::{self, Added, Buckets, Collision},
 };
 use crate::{
-    aggregate::{
-        knowledge::Knowledge,
-        party::{
-            embedded::Embedded,
-            lists::{Category, Entry, Listed},
-        },
+    catalog::{
+        Catalog,
+        embedded::Embedded,
+        lists::{Category, Entry, Listed},
     },
-    config::{Action, Answer, Policy, Ports, Transport},
+    policy::{Action, Answer, Policy, Ports, Transport},
 };
 
 /// Policies that do not fit into the tables. As text: in which respect, and what to do.
@@ -156,12 +154,12 @@ pub fn policy_names<'p>(
 pub fn compile(
     policies: &[Policy],
     temporary: &[Temporary],
-    knowledge: &Knowledge,
+    catalog: &Catalog,
     lists: &PolicyLists,
     identities: &HashMap<String, u16>,
 ) -> Result<Compiled, TooLarge> {
-    let parts = parts(policies, temporary, knowledge, lists, identities);
-    parts.finish(knowledge, policies.len() as u64)
+    let parts = parts(policies, temporary, catalog, lists, identities);
+    parts.finish(catalog, policies.len() as u64)
 }
 
 /// The most names of which something may have changed for [`recompile`].
@@ -174,7 +172,7 @@ pub fn recompile(
     before: &Compiled,
     said: (&[Temporary], &[Temporary]),
     policies: &[Policy],
-    knowledge: &Knowledge,
+    catalog: &Catalog,
     lists: &PolicyLists,
     identities: &HashMap<String, u16>,
 ) -> Option<Compiled> {
@@ -185,12 +183,12 @@ pub fn recompile(
     if changed.len() > MOST_CHANGED {
         return None;
     }
-    let parts = parts(policies, said, knowledge, lists, identities);
+    let parts = parts(policies, said, catalog, lists, identities);
     if parts.rules.len() > MAX_RULES {
         return None;
     }
     let mut chains = parts.renumbered(before);
-    let tree = parts.tree(before.names.secret, knowledge, Some(&changed));
+    let tree = parts.tree(before.names.secret, catalog, Some(&changed));
     let mut tree = tree.ok()?;
     let mut count = before.names.count;
     for name in &changed {
@@ -214,8 +212,9 @@ pub fn recompile(
         let chain = tree.resolved[resolved].chain();
         let number = chains.number(&chain).ok()? as u16;
         // An entry that is there stays, even if it says what the name above says.
-        if !names::replace(&mut buckets, hash, number) && chain != tree.resolved[above].chain() {
-            match names::add(&mut buckets, hash, number) {
+        if !name_table::replace(&mut buckets, hash, number) && chain != tree.resolved[above].chain()
+        {
+            match name_table::add(&mut buckets, hash, number) {
                 Added::Yes => {}
                 Added::Twice | Added::NoRoom => return None,
             }
@@ -241,7 +240,7 @@ fn is_at_or_below(name: &str, above: &str) -> bool {
 fn parts<'p>(
     policies: &'p [Policy],
     temporary: &'p [Temporary],
-    knowledge: &'p Knowledge,
+    catalog: &'p Catalog,
     lists: &'p PolicyLists,
     identities: &HashMap<String, u16>,
 ) -> Parts<'p> {
@@ -300,11 +299,11 @@ fn parts<'p>(
                 .categories
                 .extend(categories.map(|category| (*category, number)));
             if by_address {
-                let found = knowledge
+                let found = catalog
                     .networks
                     .prefixes(&policy.countries, &policy.networks);
                 let prefixes = policy.remotes.iter().copied().chain(found);
-                parts.about(&policy.name, number, prefixes, &knowledge.embedded);
+                parts.about(&policy.name, number, prefixes, &catalog.embedded);
             } else if !by_name {
                 parts.everywhere.push(number);
             }
@@ -324,9 +323,9 @@ fn parts<'p>(
             let mut by_address = rule(identity, action);
             set_ports(&mut by_address, &[port(443, Transport::Any)]);
             let number = parts.rule(by_address, who.clone());
-            let addresses = knowledge.resolvers.encrypted_addresses();
+            let addresses = catalog.resolvers.encrypted_addresses();
             let prefixes = addresses.map(IpNet::from);
-            parts.about(&policy.name, number, prefixes, &knowledge.embedded);
+            parts.about(&policy.name, number, prefixes, &catalog.embedded);
 
             let mut by_name = rule(identity, action);
             // An address in answer to a canary would be taken for consent.
@@ -399,7 +398,7 @@ struct Parts<'p> {
     who: Vec<Who>,
     /// Names that a policy names, and whether a command did.
     domains: Vec<(&'p str, u8, bool)>,
-    lists: Vec<(&'p crate::aggregate::party::lists::Lists, u8)>,
+    lists: Vec<(&'p crate::catalog::lists::Lists, u8)>,
     owners: Vec<(&'p str, u8)>,
     categories: Vec<(Category, u8)>,
     /// Rules about resolvers that answer encrypted.
@@ -469,7 +468,7 @@ impl<'p> Parts<'p> {
         }
     }
 
-    fn finish(mut self, knowledge: &'p Knowledge, policies: u64) -> Result<Compiled, TooLarge> {
+    fn finish(mut self, catalog: &'p Catalog, policies: u64) -> Result<Compiled, TooLarge> {
         if self.rules.len() > MAX_RULES {
             return Err(TooMuch::Rules(self.rules.len()).into());
         }
@@ -484,7 +483,7 @@ impl<'p> Parts<'p> {
         });
         chains.number(&self.everywhere)?;
         let prefixes = self.prefix_chains(&mut chains)?;
-        let names = self.name_table(knowledge, &mut chains)?;
+        let names = self.name_table(catalog, &mut chains)?;
         Ok(self.compiled(chains, prefixes, names, policies))
     }
 
@@ -607,15 +606,11 @@ impl<'p> Parts<'p> {
         Ok(())
     }
 
-    fn name_table(
-        &self,
-        knowledge: &'p Knowledge,
-        chains: &mut Chains,
-    ) -> Result<NameTable, TooLarge> {
+    fn name_table(&self, catalog: &'p Catalog, chains: &mut Chains) -> Result<NameTable, TooLarge> {
         for _ in 0..MOST_SECRETS {
             // Whoever writes lists, or names to ask for, must not know it.
             let secret = RandomState::new().hash_one(0_u8);
-            if let Ok(table) = self.name_table_under(secret, knowledge, chains)? {
+            if let Ok(table) = self.name_table_under(secret, catalog, chains)? {
                 return Ok(table);
             }
         }
@@ -625,17 +620,17 @@ impl<'p> Parts<'p> {
     fn name_table_under(
         &self,
         secret: u64,
-        knowledge: &'p Knowledge,
+        catalog: &'p Catalog,
         chains: &mut Chains,
     ) -> Result<Result<NameTable, Collision>, TooLarge> {
-        let Ok(mut tree) = self.tree(secret, knowledge, None) else {
+        let Ok(mut tree) = self.tree(secret, catalog, None) else {
             return Ok(Err(Collision));
         };
         let nodes = || tree.nodes.values();
         let count = nodes().filter(|node| tree.has_rules(node)).count();
         // What commands say has a room of its own: no list is so large that nothing can be blocked any more.
         if nodes().filter(|node| tree.is_of_policy(node)).count() > MAX_NAMES {
-            let largest = self.largest_list(knowledge);
+            let largest = self.largest_list(catalog);
             return Err(TooMuch::Names { count, largest }.into());
         }
         let hashes: Vec<u64> = tree.nodes.keys().copied().collect();
@@ -662,7 +657,7 @@ impl<'p> Parts<'p> {
     }
 
     /// The list with the most names that a policy is about, and how many they are.
-    fn largest_list(&self, knowledge: &Knowledge) -> Option<(String, u64)> {
+    fn largest_list(&self, catalog: &Catalog) -> Option<(String, u64)> {
         let of_policies = self.lists.iter().flat_map(|(list, _)| list.names());
         let asked = |listed: &Listed<'_>| {
             let mut of_category = self.categories.iter();
@@ -674,7 +669,7 @@ impl<'p> Parts<'p> {
                         .is_some_and(|owner| owner.eq_ignore_ascii_case(wanted))
                 })
         };
-        let known = knowledge.lists.names().filter(|entry| asked(&entry.listed));
+        let known = catalog.lists.names().filter(|entry| asked(&entry.listed));
         let mut counts: HashMap<&str, u64> = HashMap::new();
         for Entry { listed, .. } in of_policies.chain(known) {
             if listed.category != Some(Category::NeverBlock) && self.uses(&listed) {
@@ -692,7 +687,7 @@ impl<'p> Parts<'p> {
     fn tree<'t>(
         &self,
         secret: u64,
-        knowledge: &'p Knowledge,
+        catalog: &'p Catalog,
         only: Option<&BTreeSet<&str>>,
     ) -> Result<Tree<'t>, Collision>
     where
@@ -733,7 +728,7 @@ impl<'p> Parts<'p> {
             .iter()
             .fold(0, |set, number| set | 1 << number);
         if resolvers != 0 {
-            for name in knowledge.resolvers.encrypted_names() {
+            for name in catalog.resolvers.encrypted_names() {
                 if !matters(name) {
                     continue;
                 }
@@ -744,7 +739,7 @@ impl<'p> Parts<'p> {
         if !is_about_names && self.owners.is_empty() && self.categories.is_empty() {
             return Ok(tree);
         }
-        for entry in knowledge.lists.names() {
+        for entry in catalog.lists.names() {
             if !matters(entry.what) {
                 continue;
             }

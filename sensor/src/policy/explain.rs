@@ -13,11 +13,11 @@ use serde::{Deserialize, Serialize};
 
 use super::{DeviceFacts, PolicyLists, Temporary, Zone, compile::DISCOVERY};
 use crate::{
-    aggregate::{
-        knowledge::Knowledge,
-        party::lists::{Category, Listed},
+    catalog::{
+        Catalog, NetworkSelector,
+        lists::{Category, Listed},
     },
-    config::{Action, DeviceSelector, NetworkSelector, Policy, Ports, Span, Transport, typed},
+    policy::{Action, DeviceSelector, Policy, Ports, Span, Transport},
 };
 
 /// All that decides.
@@ -28,7 +28,7 @@ pub struct Deciding<'a> {
     /// What commands said.
     pub temporary: &'a [Temporary],
     /// Lists of the sensor and of its owner, resolvers and networks.
-    pub knowledge: &'a Knowledge,
+    pub catalog: &'a Catalog,
     /// The lists of the policies.
     pub lists: &'a PolicyLists,
     /// The zone of schedules.
@@ -688,7 +688,7 @@ fn name_claims<'a>(
             || !deciding.lists.left_out().contains(listed.list)
     };
     let known: BTreeMap<&str, Listed<'_>> = deciding
-        .knowledge
+        .catalog
         .lists
         .names()
         .filter(|entry| has(entry.what) && is_used(&entry.listed))
@@ -730,7 +730,7 @@ fn name_claims<'a>(
                     action: word(said.action()),
                     reason: Reason::Command {
                         name: said.domain.clone(),
-                        devices: said.device.as_ref().map(typed::devices_text),
+                        devices: said.device.as_ref().map(ToString::to_string),
                         since: said.since,
                         until: shown.until,
                         rest: shown.rest,
@@ -812,7 +812,7 @@ fn name_claims<'a>(
             for name in DISCOVERY.into_iter().filter(|name| has(name)) {
                 claim(1, action, name, resolver(name), named(name));
             }
-            let resolvers = deciding.knowledge.resolvers.encrypted_names();
+            let resolvers = deciding.catalog.resolvers.encrypted_names();
             for name in resolvers.filter(|name| has(name)) {
                 claim(1, action, name, resolver(name), listed());
             }
@@ -824,7 +824,7 @@ fn name_claims<'a>(
 /// The entries of a policy that hold an address, and why it is about it.
 fn addresses_of(
     policy: &Policy,
-    knowledge: &Knowledge,
+    catalog: &Catalog,
     address: IpAddr,
 ) -> impl Iterator<Item = (IpNet, Reason)> {
     let remotes = policy.remotes.iter().copied();
@@ -837,7 +837,7 @@ fn addresses_of(
         )
     });
     let networks: &[NetworkSelector] = &policy.networks;
-    let found = knowledge.networks.prefixes(&policy.countries, networks);
+    let found = catalog.networks.prefixes(&policy.countries, networks);
     let found = found.into_iter().map(|prefix| {
         (
             prefix,
@@ -848,7 +848,7 @@ fn addresses_of(
     });
     // What is about an IPv4 prefix is about the IPv6 addresses that stand for its addresses.
     let forms = |(prefix, reason): (IpNet, Reason)| {
-        let forms = knowledge.with_forms(prefix);
+        let forms = catalog.with_forms(prefix);
         let form = forms.into_iter().find(|form| form.contains(&address));
         form.map(|form| (form, reason))
     };
@@ -889,7 +889,7 @@ fn address_claims<'a>(
         } else if policy.has_addresses() {
             let found = address
                 .into_iter()
-                .flat_map(|address| addresses_of(policy, deciding.knowledge, address));
+                .flat_map(|address| addresses_of(policy, deciding.catalog, address));
             for (prefix, reason) in found {
                 let specific = usize::from(prefix.prefix_len()) + 1;
                 claim(0, policy.action, specific, reason, &policy.ports);
@@ -904,9 +904,9 @@ fn address_claims<'a>(
         if let Some(action) = policy.encrypted_dns {
             let ports = [port(853, Transport::Any)];
             claim(2, action, 0, Reason::EncryptedDns, &ports);
-            let resolvers = deciding.knowledge.resolvers.encrypted_addresses();
+            let resolvers = deciding.catalog.resolvers.encrypted_addresses();
             let mut forms = resolvers.flat_map(|resolver| {
-                let forms = deciding.knowledge.with_forms(resolver.into());
+                let forms = deciding.catalog.with_forms(resolver.into());
                 forms.map(move |form| (resolver, form))
             });
             if let Some(address) = address
@@ -971,7 +971,7 @@ pub(super) mod testing {
             claim.loss.is_none()
                 && judge.holds(claim)
                 && claim.at.is_none_or(|policy| {
-                    addresses_of(policy, deciding.knowledge, address)
+                    addresses_of(policy, deciding.catalog, address)
                         .next()
                         .is_some()
                 })

@@ -14,8 +14,8 @@ use sensor_ebpf::{
 
 use super::*;
 use crate::{
-    aggregate::{knowledge::Knowledge, party::lists::Reason},
-    config::Policy,
+    catalog::{Catalog, lists::Reason},
+    policy::Policy,
 };
 
 /// A folder that goes when the test ends.
@@ -57,13 +57,7 @@ fn compiled(
 ) -> Result<Compiled, TooLarge> {
     let names = policy_names(policies, temporary);
     let identities: HashMap<_, _> = names.map(str::to_owned).zip(1..).collect();
-    compile(
-        policies,
-        temporary,
-        &Knowledge::default(),
-        lists,
-        &identities,
-    )
+    compile(policies, temporary, &Catalog::default(), lists, &identities)
 }
 
 fn is_refused(compiled: &Compiled, name: &str) -> bool {

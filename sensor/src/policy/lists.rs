@@ -6,8 +6,8 @@ use std::{
 };
 
 use crate::{
-    aggregate::party::lists::{ListFile, MOST_NAMES},
-    config::Policy,
+    catalog::lists::{ListFile, MOST_NAMES},
+    policy::Policy,
 };
 
 /// The lists of all policies, each once.
@@ -40,7 +40,7 @@ impl PolicyLists {
     /// Lists with these texts, as if they had been read from files.
     #[cfg(test)]
     pub(super) fn of(texts: &[(&Path, &str)]) -> std::io::Result<Self> {
-        use crate::aggregate::party::lists::{About, Lists};
+        use crate::catalog::lists::{About, Lists};
 
         let lists = texts.iter().map(|(file, text)| {
             let mut names = Lists::default();

@@ -22,15 +22,16 @@
 //! | `domains = ["b.example"] ports = [443]` reject | | the DNS question for it | not touched |
 //! | nothing but `ports = [443]`, reject | `sensor allow b.example` | `b.example` at port 443 | refused, by its address |
 //!
-//! `compile` makes the tables · `fit` leaves out what has no place in them · `names` is the table of names · `lists` reads the policies' own lists ·
-//! `schedule` tells when a policy applies · `force` decides in user space · `explain` tells why.
+//! `rule` is what a policy says · `compile` makes the tables · `capacity` leaves out what has no place in them · `name_table` is the table of names · `lists` reads the policies' own lists ·
+//! `schedule` tells when a policy applies · `ruleset` decides in user space · `explain` tells why.
 
+mod capacity;
 mod compile;
 pub mod explain;
-mod fit;
-mod force;
 mod lists;
-mod names;
+mod name_table;
+mod rule;
+mod ruleset;
 mod schedule;
 
 use std::collections::BTreeMap;
@@ -38,15 +39,15 @@ use std::collections::BTreeMap;
 use ipnet::IpNet;
 use sensor_ebpf::policy::{Chain, Rule};
 
-use crate::config::{Action, DeviceSelector, Span, typed};
 use crate::model::{Kind, Said};
 
 pub use self::{
+    capacity::{Fitting, fitting},
     compile::{TooLarge, TooMuch, compile, policy_names, recompile},
-    fit::{Fitting, fitting},
-    force::InForce,
     lists::PolicyLists,
-    names::{Buckets, NameTable},
+    name_table::{Buckets, NameTable},
+    rule::{Action, Answer, DeviceSelector, Policy, Ports, Span, Transport},
+    ruleset::InForce,
     schedule::Zone,
 };
 
@@ -102,7 +103,7 @@ impl Temporary {
                 true => "blocked",
                 false => "allowed",
             },
-            devices: self.device.as_ref().map(typed::devices_text),
+            devices: self.device.as_ref().map(ToString::to_string),
             since: self.since,
             until: match self.holds {
                 Holds::Until(until) => Some(until + offset),

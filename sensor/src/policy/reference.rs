@@ -15,8 +15,8 @@ use super::{
     *,
 };
 use crate::{
-    aggregate::party::lists::{Category, Listed},
-    config::{Policy, Ports, Transport},
+    catalog::lists::{Category, Listed},
+    policy::{Policy, Ports, Transport},
 };
 
 /// A flow, or a question, and whose it is.
@@ -81,7 +81,7 @@ fn of_name(house: &House, asked: &Asked<'_>, name: &str) -> Decided {
     }
 
     let known: BTreeMap<&str, Listed<'_>> = house
-        .knowledge
+        .catalog
         .lists
         .names()
         .filter(|entry| holds(entry.what, name))
@@ -189,7 +189,7 @@ fn of_address(house: &House, asked: &Asked<'_>) -> Decided {
             transport,
         }])
     };
-    let resolves = house.knowledge.resolvers.encrypted_addresses();
+    let resolves = house.catalog.resolvers.encrypted_addresses();
     // The bits of the address by which it is a resolver's.
     let resolves = resolves.into_iter().find_map(|address| {
         let mut inside = stands_for(asked.address);
@@ -314,11 +314,11 @@ proptest! {
         let names_of_all = identities.chain([BLOCKED, ALLOWED].map(str::to_owned));
         let identities: HashMap<_, _> = names_of_all.zip(1..).collect();
         let of = |said: &[Temporary]| {
-            compile(policies, said, &house.knowledge, &house.lists, &identities)
+            compile(policies, said, &house.catalog, &house.lists, &identities)
         };
         let (Ok(first), Ok(whole)) = (of(&before), of(&after)) else { return Ok(()) };
         let said = (&before[..], &after[..]);
-        let again = recompile(&first, said, policies, &house.knowledge, &house.lists, &identities);
+        let again = recompile(&first, said, policies, &house.catalog, &house.lists, &identities);
         let Some(again) = again else { return Ok(()) };
         prop_assert_eq!(again.names.count, whole.names.count);
         prop_assert_eq!(again.name_rules, whole.name_rules);

@@ -8,7 +8,7 @@ use jiff::{
     tz::TimeZone,
 };
 
-use crate::config::Span;
+use crate::policy::Span;
 
 /// A time zone.
 #[derive(Clone, Debug)]

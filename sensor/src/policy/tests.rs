@@ -18,19 +18,18 @@ use super::{
     *,
 };
 use crate::{
-    aggregate::{
-        knowledge::Knowledge,
-        party::{
-            embedded::Embedded,
-            hidden::Resolvers,
-            lists::{About, Category, Lists},
-            networks::{
-                Networks,
-                testing::{Entry, networks},
-            },
+    catalog::{
+        Catalog, NetworkSelector,
+        embedded::Embedded,
+        lists::{About, Category, Lists},
+        networks::{
+            Networks,
+            testing::{Entry, networks},
         },
+        resolvers::Resolvers,
     },
-    config::{Config, NetworkSelector, Policy, Ports, Transport, in_vain},
+    config::{Config, in_vain},
+    policy::{Policy, Ports, Transport},
 };
 
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x11];
@@ -44,10 +43,10 @@ pub(super) const NOW: f64 = 1_795_435_200.0;
 pub(super) struct House {
     pub(super) policies: Vec<Policy>,
     pub(super) temporary: Vec<Temporary>,
-    pub(super) knowledge: Knowledge,
+    pub(super) catalog: Catalog,
     pub(super) lists: PolicyLists,
     pub(super) zone: Zone,
-    /// What the databases of networks in `knowledge` were made of.
+    /// What the databases of networks in `catalog` were made of.
     databases: Vec<Vec<Entry>>,
 }
 
@@ -56,7 +55,7 @@ impl House {
         Deciding {
             policies: &self.policies,
             temporary: &self.temporary,
-            knowledge: &self.knowledge,
+            catalog: &self.catalog,
             lists: &self.lists,
             zone: &self.zone,
             now: Some(NOW),
@@ -120,7 +119,7 @@ impl House {
         let compiled = compile(
             &self.policies,
             &self.temporary,
-            &self.knowledge,
+            &self.catalog,
             &self.lists,
             &identities,
         )?;
@@ -192,7 +191,7 @@ fn policy(name: &str, domains: &[&str], action: Action) -> Policy {
     }
 }
 
-fn knowledge(entries: &[(String, Option<Category>, Option<&str>)]) -> Knowledge {
+fn catalog(entries: &[(String, Option<Category>, Option<&str>)]) -> Catalog {
     let mut lists = Lists::default();
     for (name, category, owner) in entries {
         let about = About {
@@ -205,7 +204,7 @@ fn knowledge(entries: &[(String, Option<Category>, Option<&str>)]) -> Knowledge 
     }
     let mut resolvers = Resolvers::default();
     resolvers.add(&lists);
-    Knowledge {
+    Catalog {
         embedded: Embedded::default(),
         lists,
         files: HashMap::new(),
@@ -224,7 +223,7 @@ fn house(policies: Vec<Policy>, entries: &[(&str, Category)]) -> House {
     House {
         policies,
         temporary: Vec::new(),
-        knowledge: knowledge(&entries),
+        catalog: catalog(&entries),
         lists: PolicyLists::default(),
         zone: Zone::default(),
         databases: Vec::new(),
@@ -307,9 +306,9 @@ fn ipv4_within_ipv6_is_judged_as_ipv4() {
         ],
         &[],
     );
-    house.knowledge.resolvers = Resolvers::builtin();
+    house.catalog.resolvers = Resolvers::builtin();
     let prefix = "2001:db8:64::/48".parse().expect("a prefix");
-    house.knowledge.embedded = Embedded::new(&[prefix]);
+    house.catalog.embedded = Embedded::new(&[prefix]);
     let device = DeviceFacts {
         mac: MAC,
         ..DeviceFacts::default()
@@ -510,7 +509,7 @@ fn told(house: &House, subject: &str) -> Vec<(&'static str, &'static str, String
         mac: MAC,
         ..DeviceFacts::default()
     };
-    let subject = crate::config::typed::subject(subject).expect("it is one");
+    let subject = crate::config::arguments::subject(subject).expect("it is one");
     let told = explain(&house.deciding(), &device, &subject);
     let mut layers = Vec::new();
     for judgement in told.judgements {
@@ -532,7 +531,7 @@ fn what_every_address_is_refused_for_says_no_name() {
     let layers = ["dns", "tls", "quic", "http"].map(refused);
     assert_eq!(told(&all, "b.example"), layers);
     let lost = |house: &House| {
-        let subject = crate::config::typed::subject("b.example").expect("a name");
+        let subject = crate::config::arguments::subject("b.example").expect("a name");
         let device = DeviceFacts {
             mac: MAC,
             ..DeviceFacts::default()
@@ -885,9 +884,9 @@ pub(super) fn a_house() -> impl Strategy<Value = House> {
                             holds: Holds::Always,
                         })
                         .collect(),
-                    knowledge: Knowledge {
+                    catalog: Catalog {
                         networks: networks(&databases),
-                        ..knowledge(&entries)
+                        ..catalog(&entries)
                     },
                     lists: PolicyLists::of(&texts).expect("memory is read"),
                     zone: Zone::default(),

@@ -9,8 +9,8 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use sensor::{
-    asked::{self, Question, Said, Told},
-    config::typed,
+    config::arguments,
+    control::{self, Request, Said, Told},
 };
 use xtask::{
     command::capture,
@@ -53,8 +53,8 @@ fn tell(lab: &Lab, sensor: &Sensor, words: &[&str]) -> Result<String> {
 
 /// Blocks a site for the phone, for less time than may be typed.
 fn block_for(lab: &Lab, site: Site, holds_for: Duration) -> Result<()> {
-    let device = typed::devices(PHONE_MAC, &[]).map_err(anyhow::Error::msg)?;
-    let question = Question::Say {
+    let device = arguments::devices(PHONE_MAC, &[]).map_err(anyhow::Error::msg)?;
+    let question = Request::Say {
         said: Said {
             domain: site.name.to_owned(),
             device: Some(device),
@@ -62,7 +62,9 @@ fn block_for(lab: &Lab, site: Site, holds_for: Duration) -> Result<()> {
         holds_for: Some(holds_for.as_secs()),
         blocks: true,
     };
-    let answer = lab.gateway.enter(|| asked::ask(&lab.pins(), &question))??;
+    let answer = lab
+        .gateway
+        .enter(|| control::ask(&lab.pins(), &question))??;
     let told: Told = serde_json::from_str(&answer.context("a daemon runs")?)?;
     let text = told.map_err(anyhow::Error::msg)?;
     ensure!(text.contains(" is blocked for "), "{text}");

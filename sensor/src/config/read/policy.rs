@@ -6,18 +6,20 @@ use ipnet::IpNet;
 use sensor_ebpf::policy::{MAX_PORT_RANGES, MAX_RULES};
 use toml::de::DeValue;
 
+use sensor_ebpf::parse::Mac;
+
 use super::{
     CATEGORIES, CATEGORIES_ELSEWHERE, KINDS, KINDS_ELSEWHERE, PolicyPlaces, Reader, Section,
     Unique, Value, chosen, integer, quoted_excerpt,
 };
 use crate::{
-    aggregate::party::lists::Category,
+    catalog::{NetworkSelector, lists::Category},
     config::{
-        Action, Answer, DeviceSelector, NetworkSelector, Policy, Ports, Span,
         problem::{Level, Problem},
-        schedule::{self, Week},
         value::{self, Complaint, closest_from},
+        weekly::{self, Week},
     },
+    policy::{Action, Answer, DeviceSelector, Policy, Ports, Span},
 };
 
 const ACTIONS: [(&str, Action); 4] = [
@@ -291,7 +293,7 @@ impl Reader {
             };
             if let Some(first) = unique.add(key, &item.span()) {
                 let what = match selector {
-                    DeviceSelector::Mac(mac) => value::mac_text(mac),
+                    DeviceSelector::Mac(mac) => Mac::new(mac).to_string(),
                     _ => quoted_excerpt(text),
                 };
                 reader.twice(&what, item.span(), first);
@@ -528,7 +530,7 @@ impl Reader {
     fn schedule(&mut self, section: &Section<'_, '_>) -> Vec<Span> {
         const EXAMPLE: &str = "schedule = [\"mon-fri 21:00-07:00\"]";
         let spans = self.list(section, "schedule", EXAMPLE, |reader, item, unique| {
-            let span = reader.text(item, "schedule", EXAMPLE, schedule::span)?;
+            let span = reader.text(item, "schedule", EXAMPLE, weekly::span)?;
             reader.once(item, span, |span| *span, unique)
         });
         let weeks: Vec<Week> = spans.iter().map(|(span, _)| Week::of(&[*span])).collect();

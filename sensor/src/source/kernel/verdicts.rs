@@ -17,7 +17,7 @@ use super::{
     pins::pinned,
     table::{Access, Table},
 };
-use crate::hearing;
+use crate::classify;
 
 /// The rulings of all flows: whoever has them waits for nobody, and is the only one who writes them.
 pub struct Verdicts {
@@ -95,7 +95,7 @@ impl Verdicts {
 
     /// Writes what is ruled into a flow, if its slot is still its own, and gives whether that changes
     /// its decision, or makes it one.
-    pub fn write(&self, slot: u32, key: &FlowKey, ruling: &hearing::Ruling) -> bool {
+    pub fn write(&self, slot: u32, key: &FlowKey, ruling: &classify::Ruling) -> bool {
         self.put(slot, key, ruling.about(self.epoch(slot)))
     }
 

@@ -1,0 +1,448 @@
+//! The books: one reading of the kernel's tables.
+//!
+//! The counters themselves live in the kernel's tables; what is kept here is one reading of them,
+//! summed by device and by interface. A device's total is its live flows, its reaped flows and its
+//! overflow; an interface's is that plus what no device owns.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::SocketAddr,
+};
+
+use sensor_ebpf::{
+    answer::limit::Silence,
+    books::{
+        self, ByDirection as Both, FAMILIES, FAMILY_NAMES, FURTHER_DEVICES, Hit, HitKey,
+        MULTICAST_DEVICE, Way, family_index,
+    },
+    flow::{Direction, FlowKey, FlowRecord},
+    parse::{Address, Family, Mac, icmp, protocol},
+    policy::{Layer, Verdict},
+    sample::Kind,
+    skip::Skip,
+};
+
+use crate::{
+    model::{
+        ByDirection, Device, DeviceTable, FamilyBooks, Flow, FlowFacts, FlowTable, FlowsRefused,
+        Hook, Interface, PolicyHits, PolicyState, Ring, SampleCounts, Snapshot, Tally, Ticks,
+    },
+    record::{Clock, DeviceReading, InterfaceReading, Record, Tables},
+};
+
+/// One reading of the tables, being put together.
+///
+/// Its tables are as large as the kernel's, which are bounded by the configuration.
+#[derive(Debug, Default)]
+pub(super) struct Reading {
+    tables: Option<Tables>,
+    policies: HashMap<u16, String>,
+    interfaces: BTreeMap<u32, (Box<InterfaceReading>, Both<books::Tally>)>,
+    devices: BTreeMap<u32, (DeviceReading, OfFlows)>,
+    hits: BTreeMap<HitsOf, (Both<books::Tally>, u64)>,
+    live_flows: u64,
+}
+
+/// Whose hits, by which policy, with which verdict and at which layer.
+type HitsOf = ([u8; 6], u16, u8, u8);
+
+/// What the live flows of a device amount to.
+#[derive(Clone, Copy, Debug, Default)]
+struct OfFlows {
+    tallies: [Both<books::Tally>; FAMILIES],
+    opened: [Both<u64>; FAMILIES],
+    last_seen: u64,
+}
+
+impl Reading {
+    /// Takes one record.
+    pub(super) fn apply(&mut self, record: Record) {
+        match record {
+            Record::Tables(tables) => {
+                *self = Self {
+                    tables: Some(tables),
+                    ..Self::default()
+                };
+            }
+            Record::Policy(policy) => {
+                self.policies.insert(policy.identity, policy.name);
+            }
+            Record::Interface(reading) => {
+                self.interfaces
+                    .insert(reading.number, (reading, Both::default()));
+            }
+            Record::Device(reading) => {
+                self.devices
+                    .insert(reading.number, (reading, OfFlows::default()));
+            }
+            Record::Flow(_, flow) => self.flow(&flow),
+            Record::Hits(key, tally) => self.hits(key, tally),
+            // Its counts are in the records of its device and its interface by now.
+            Record::Reaped(..) | Record::Left(..) => {}
+            // What a policy matched is told to the log by the daemon; the counts are in the hits.
+            Record::Judged(_) | Record::Sample(_) => {}
+        }
+    }
+
+    fn flow(&mut self, flow: &FlowRecord) {
+        self.live_flows += 1;
+        let counts = [
+            books::Tally {
+                packets: flow.upload_packets,
+                bytes: flow.upload_bytes,
+            },
+            books::Tally {
+                packets: flow.download_packets,
+                bytes: flow.download_bytes,
+            },
+        ];
+        if let Some((_, tallies)) = self.interfaces.get_mut(&flow.interface) {
+            for (sum, count) in tallies.iter_mut().zip(counts) {
+                *sum = plus(*sum, count);
+            }
+        }
+        if let Some((_, flows)) = self.devices.get_mut(&flow.device) {
+            let family = family_index(flow.key.family());
+            for (sum, count) in flows.tallies[family].iter_mut().zip(counts) {
+                *sum = plus(*sum, count);
+            }
+            flows.opened[family][usize::from(flow.opened_by & 1)] += 1;
+            flows.last_seen = flows.last_seen.max(flow.last_seen);
+        }
+    }
+
+    fn hits(&mut self, key: HitKey, hit: Hit) {
+        let (both, decided) = self
+            .hits
+            .entry((key.mac, key.policy, key.verdict, key.layer))
+            .or_default();
+        let sum = &mut both[usize::from(key.direction & 1)];
+        *sum = plus(*sum, hit.wire);
+        *decided += hit.decided;
+    }
+
+    /// The reading as a snapshot. The ticks are the daemon's own: no table knows them.
+    pub(super) fn snapshot(&self, ticks: Ticks) -> Snapshot {
+        let Some(tables) = self.tables else {
+            return Snapshot::default();
+        };
+        let interfaces: Vec<_> = self.interfaces.values().map(interface).collect();
+        let overflow = |interface: &Interface| {
+            interface.overflow.upload.packets + interface.overflow.download.packets
+        };
+        Snapshot {
+            unbooked_packets: tables.losses.interface_unknown,
+            flow_table: FlowTable {
+                size: self.live_flows,
+                capacity: tables.flow_capacity.into(),
+                reaped: tables.reaped,
+                refused: FlowsRefused {
+                    table_full: tables.losses.flow_table_full,
+                    share_used: tables.losses.flow_share_used,
+                    index_full: tables.losses.flow_index_full,
+                },
+                overflow_packets: interfaces.iter().map(overflow).sum(),
+            },
+            device_table: DeviceTable {
+                size: self
+                    .devices
+                    .keys()
+                    .filter(|number| is_device(**number))
+                    .count() as u64,
+                capacity: tables.device_capacity.into(),
+                settled: self
+                    .devices
+                    .values()
+                    .filter(|(reading, _)| is_device(reading.number) && reading.record.settled != 0)
+                    .count() as u64,
+                overflow_packets: tables.losses.device_table_full,
+                hits_lost: tables.losses.hit_table_full,
+            },
+            ring: Ring {
+                samples: Kind::ALL
+                    .iter()
+                    .enumerate()
+                    .map(|(number, kind)| SampleCounts {
+                        kind: kind.name(),
+                        taken: tables.losses.samples[number],
+                        shed: tables.losses.samples_shed[number],
+                        suppressed: tables.losses.samples_suppressed[number],
+                        lost: tables.losses.samples_lost[number],
+                    })
+                    .collect(),
+            },
+            policy: PolicyState {
+                generation: tables.generation,
+                policies: tables.policies,
+                prefixes: tables.prefixes,
+                names: tables.names,
+                held: tables.losses.held,
+                hold_expired: tables.losses.hold_expired,
+                lists: Vec::new(),
+                reloads: tables.reloads,
+                reloads_refused: tables.reloads_refused,
+                devices_left_out: 0,
+            },
+            ticks,
+            devices: self
+                .devices
+                .values()
+                .filter_map(|of| device(of, tables.clock))
+                .collect(),
+            policy_hits: self.policy_hits(),
+            interfaces,
+            ..Snapshot::default()
+        }
+    }
+
+    fn policy_hits(&self) -> Vec<PolicyHits> {
+        self.hits
+            .iter()
+            .map(
+                |((mac, policy, verdict, layer), (hits, decided))| PolicyHits {
+                    device: match mac {
+                        // Of devices that share a record, and of those that left.
+                        [0, 0, 0, 0, 0, 0] => OTHER.to_owned(),
+                        mac => Mac::new(*mac).to_string(),
+                    },
+                    policy: self
+                        .policies
+                        .get(policy)
+                        .cloned()
+                        .unwrap_or_else(|| policy.to_string()),
+                    action: action(Verdict::from_number(*verdict)),
+                    layer: Layer::from_number(*layer).name(),
+                    decided: *decided,
+                    hits: both(*hits),
+                },
+            )
+            .collect()
+    }
+}
+
+/// The action of a policy by the verdict it leads to.
+pub const fn action(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Pass => "observe",
+        Verdict::Allow => "allow",
+        Verdict::Reject => "reject",
+        Verdict::Drop => "drop",
+    }
+}
+
+/// A MAC address in lower case with colons.
+/// Whether a record is that of one device, and not shared.
+pub(super) const fn is_device(number: u32) -> bool {
+    number != MULTICAST_DEVICE && number != FURTHER_DEVICES
+}
+
+const fn plus(left: books::Tally, right: books::Tally) -> books::Tally {
+    books::Tally {
+        packets: left.packets + right.packets,
+        bytes: left.bytes + right.bytes,
+    }
+}
+
+const fn tally(tally: books::Tally) -> Tally {
+    Tally {
+        packets: tally.packets,
+        bytes: tally.bytes,
+    }
+}
+
+const fn both([upload, download]: Both<books::Tally>) -> ByDirection<Tally> {
+    ByDirection {
+        upload: tally(upload),
+        download: tally(download),
+    }
+}
+
+/// An end of a flow: address and port, the address alone where there are no ports, nothing where
+/// it is not IP.
+pub(super) fn end(key: &FlowKey, address: Address, port: u16) -> String {
+    let is_shown = match key.protocol() {
+        // The message's type, where its receiver's port would be.
+        protocol::ICMP | protocol::ICMPV6 => !matches!(port, 0 | icmp::VITAL),
+        number => has_ports(number),
+    };
+    match (super::ip_of(key, address), is_shown) {
+        (None, _) => String::new(),
+        (Some(address), true) => SocketAddr::new(address, port).to_string(),
+        (Some(address), false) => address.to_string(),
+    }
+}
+
+/// A flow for those who list them. `interface` and `policy` are the names of its numbers.
+pub fn flow(
+    record: &FlowRecord,
+    interface: String,
+    policy: Option<String>,
+    facts: FlowFacts,
+    clock: Clock,
+) -> Flow {
+    let key = &record.key;
+    let verdict = record.judgement().decision.verdict;
+    Flow {
+        device: key.mac().to_string(),
+        device_name: None,
+        interface,
+        protocol: match key.family() {
+            Family::Other => format!("{:#06x}", key.remote_port()),
+            Family::V4 | Family::V6 => protocol_text(key.protocol()),
+        },
+        local: end(key, key.local(), key.local_port()),
+        remote: end(key, key.remote(), key.remote_port()),
+        facts,
+        traffic: ByDirection {
+            upload: Tally {
+                packets: record.upload_packets,
+                bytes: record.upload_bytes,
+            },
+            download: Tally {
+                packets: record.download_packets,
+                bytes: record.download_bytes,
+            },
+        },
+        opened_by: Direction::ALL[usize::from(record.opened_by & 1)].name(),
+        tcp_flags: ByDirection {
+            upload: record.tcp_flags[0],
+            download: record.tcp_flags[1],
+        },
+        verdict: match verdict {
+            Verdict::Pass | Verdict::Allow => "pass",
+            Verdict::Reject => "reject",
+            Verdict::Drop => "drop",
+        },
+        policy,
+        first_seen: clock.unix_seconds(record.first_seen),
+        last_seen: clock.unix_seconds(record.last_seen),
+    }
+}
+
+const fn has_ports(number: u8) -> bool {
+    matches!(number, protocol::TCP | protocol::UDP)
+}
+
+/// A protocol by its name where it is a common one (IANA's keyword in lower case).
+fn protocol_text(number: u8) -> String {
+    match number {
+        protocol::TCP => "tcp".to_owned(),
+        protocol::UDP => "udp".to_owned(),
+        protocol::ICMP => "icmp".to_owned(),
+        protocol::ICMPV6 => "icmpv6".to_owned(),
+        number => number.to_string(),
+    }
+}
+
+/// What the shared record of devices is called.
+const OTHER: &str = "other";
+
+/// A device's books; `None` for the shared records while they hold nothing.
+fn device((reading, flows): &(DeviceReading, OfFlows), clock: Clock) -> Option<Device> {
+    let record = &reading.record;
+    let mut families = BTreeMap::new();
+    for (family, name) in FAMILY_NAMES.into_iter().enumerate() {
+        let sum = |direction: Direction| {
+            let direction = direction as usize;
+            plus(
+                plus(
+                    flows.tallies[family][direction],
+                    record.retired[family][direction],
+                ),
+                record.overflow[family][direction],
+            )
+        };
+        let opened = |direction: Direction| {
+            let direction = direction as usize;
+            flows.opened[family][direction] + record.retired_flows[family][direction]
+        };
+        let books = FamilyBooks {
+            traffic: both([sum(Direction::Upload), sum(Direction::Download)]),
+            flows: ByDirection {
+                upload: opened(Direction::Upload),
+                download: opened(Direction::Download),
+            },
+            overflow: match reading.number {
+                // No flow is ever made for a group: the record is where it belongs.
+                MULTICAST_DEVICE => ByDirection::default(),
+                _ => both(record.overflow[family]),
+            },
+        };
+        if books != FamilyBooks::default() {
+            families.insert(name, books);
+        }
+    }
+    let name = match reading.number {
+        MULTICAST_DEVICE => "multicast".to_owned(),
+        FURTHER_DEVICES => OTHER.to_owned(),
+        _ => Mac::from_word(record.mac).to_string(),
+    };
+    if families.is_empty() && !is_device(reading.number) {
+        return None;
+    }
+    // Nobody notes when the first packet of several devices came.
+    let time = |jiffies| match jiffies {
+        0 => 0.0,
+        jiffies => clock.unix_seconds(jiffies),
+    };
+    Some(Device {
+        device: name,
+        mac: is_device(reading.number).then(|| Mac::from_word(record.mac)),
+        families,
+        live_flows: flows.opened.as_flattened().iter().sum(),
+        settled: record.settled != 0,
+        first_seen: time(record.first_seen),
+        last_seen: time(record.last_seen.max(flows.last_seen)),
+        ..Device::default()
+    })
+}
+
+/// An interface's books.
+fn interface((reading, live): &(Box<InterfaceReading>, Both<books::Tally>)) -> Interface {
+    let record = &reading.record;
+    let end = record
+        .name
+        .iter()
+        .position(|octet| *octet == 0)
+        .unwrap_or(record.name.len());
+    let flows = [
+        plus(live[0], record.retired[0]),
+        plus(live[1], record.retired[1]),
+    ];
+    let mut seen = [
+        plus(flows[0], record.overflow[0]),
+        plus(flows[1], record.overflow[1]),
+    ];
+    let mut skipped = BTreeMap::new();
+    for reason in Skip::ALL {
+        let by_direction = [0, 1].map(|direction| record.skipped[direction][reason as usize]);
+        for (sum, tally) in seen.iter_mut().zip(by_direction) {
+            *sum = plus(*sum, tally);
+        }
+        skipped.insert(reason.name(), both(by_direction));
+    }
+    let download = &mut seen[Direction::Download as usize];
+    *download = plus(plus(*download, record.multicast), record.refused);
+    Interface {
+        interface: String::from_utf8_lossy(&record.name[..end]).into_owned(),
+        ifindex: record.ifindex,
+        hooks: ByDirection {
+            upload: Hook::from_number(record.hooks[0]),
+            download: Hook::from_number(record.hooks[1]),
+        },
+        seen: both(seen),
+        flows: both(flows),
+        overflow: both(record.overflow),
+        multicast: tally(record.multicast),
+        skipped,
+        refused: tally(record.refused),
+        answered: tally(record.answered),
+        replaced: tally(record.replaced),
+        answers_failed: record.answers_failed,
+        silent: Silence::ALL
+            .map(|reason| (reason.name(), record.silent[reason as usize]))
+            .into(),
+        is_noted: record.way == Way::Note as u64,
+        ..Interface::default()
+    }
+}

@@ -1,0 +1,320 @@
+//! The requests of an HTTP connection, one behind the other (RFC 9112, section 9.3) or side by side
+//! (RFC 9113, section 5), each of which names a host of its own.
+
+use std::{mem, sync::Arc};
+
+use super::overlap::Kept;
+use crate::decode::{
+    Failure, Progress,
+    http::{self, Body},
+    http2::{self, Connection, Step},
+    stream::{Stream, is_padding},
+};
+
+/// The most octets of a body that are passed over before the first of those behind them has come:
+/// sequence numbers are compared within half of their range.
+const MAX_SKIP: u64 = 1 << 30;
+
+/// Reads them.
+#[derive(Debug)]
+pub(super) struct Requests {
+    /// What was not read yet.
+    stream: Stream,
+    phase: Phase,
+    /// Where a header block of HTTP/2 began whose end has not come.
+    block: Option<u32>,
+    /// The heads that were read last.
+    kept: Kept,
+    /// A request named something that is no host name.
+    is_odd: bool,
+    user_agent: Option<String>,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// A request, or nothing yet.
+    Head,
+    /// Another protocol, if the server has taken it up.
+    Other,
+    /// So many octets of a body; whether some of it was passed over ahead.
+    Body(u64, bool),
+    /// The size of a chunk.
+    Chunk,
+    /// The end of a chunk.
+    ChunkEnd(u64, bool),
+    /// What may stand behind the last chunk.
+    Trailers,
+    /// HTTP/2, begun so or taken up.
+    Frames(Box<Connection>),
+    /// So many bytes of its frames that nobody reads; whether some were passed over ahead.
+    Payload(Box<Connection>, u64, bool),
+    /// HTTP/2, of which no more is known by what its next header block is compressed.
+    Forgotten,
+    /// Nothing that is read here.
+    Over,
+}
+
+impl Requests {
+    /// The connection whose first request begins so many bytes behind the first that is held.
+    pub(super) fn new(mut stream: Stream, behind: usize) -> Self {
+        stream.skip(behind);
+        Self {
+            kept: Kept::new(stream.start().unwrap_or(0)),
+            stream,
+            phase: Phase::Head,
+            block: None,
+            is_odd: false,
+            user_agent: None,
+        }
+    }
+
+    /// Whether a request named something that is no host name since the last time.
+    pub(super) fn take_odd(&mut self) -> bool {
+        mem::take(&mut self.is_odd)
+    }
+
+    /// What the program calls itself that speaks HTTP/2, where it said so since the last time.
+    pub(super) fn take_user_agent(&mut self) -> Option<String> {
+        self.user_agent.take()
+    }
+
+    /// Takes a segment of which not all octets may have been captured, and gives the hosts of the
+    /// requests that are whole now, and why it is not known what else is asked for.
+    pub(super) fn segment(
+        &mut self,
+        sequence: u32,
+        octets: &[u8],
+        payload: u32,
+    ) -> (Vec<Arc<str>>, Option<Failure>) {
+        let waits_for_none = matches!(self.phase, Phase::Head) && self.stream.is_empty();
+        if waits_for_none && is_padding(octets) {
+            return (Vec::new(), None);
+        }
+        if self.kept.contradicts(sequence, octets) {
+            return (Vec::new(), Some(Failure::Conflict));
+        }
+        self.stream.segment(sequence, octets);
+        self.read(sequence, octets.len() as u32, payload)
+    }
+
+    /// Reads what is held, after a segment was taken of which so many octets were captured. Gives the
+    /// same as [`segment`](Self::segment).
+    pub(super) fn read(
+        &mut self,
+        sequence: u32,
+        captured: u32,
+        payload: u32,
+    ) -> (Vec<Arc<str>>, Option<Failure>) {
+        let mut hosts = Vec::new();
+        loop {
+            match self.step(&mut hosts) {
+                Ok(true) => {}
+                Ok(false) => break,
+                // The server may answer the requests before it.
+                Err(failure) => return (hosts, Some(failure)),
+            }
+        }
+        let place = self.position().wrapping_sub(sequence);
+        let is_cut = !matches!(self.phase, Phase::Over) && (captured..payload).contains(&place);
+        // The packet goes on behind the bytes that were copied.
+        (hosts, is_cut.then_some(Failure::Limit))
+    }
+
+    /// The sequence number of what is read next, or of the header block that it belongs to, where bytes
+    /// are held that others are to complete.
+    pub(super) fn waits_at(&self) -> Option<u32> {
+        let waits = !matches!(self.phase, Phase::Over) && !self.stream.is_empty();
+        self.block.or(waits.then(|| self.position()))
+    }
+
+    /// Lets go what was kept for comparison, and by what the next requests of HTTP/2 would be read: what
+    /// comes behind it is unread.
+    pub(super) fn forget_kept(&mut self) {
+        self.kept.forget();
+        if matches!(self.phase, Phase::Frames(_) | Phase::Payload(..)) {
+            self.phase = Phase::Forgotten;
+        }
+    }
+
+    fn position(&self) -> u32 {
+        self.stream.start().unwrap_or(0)
+    }
+
+    /// Reads one thing, and gives whether there may be more.
+    fn step(&mut self, hosts: &mut Vec<Arc<str>>) -> Result<bool, Failure> {
+        if self.stream.conflict() {
+            return Err(Failure::Conflict);
+        }
+        let held = self.stream.contiguous();
+        match self.phase {
+            Phase::Head => {
+                // Empty lines before a request say nothing (section 2.2).
+                let empty = held
+                    .iter()
+                    .take_while(|octet| matches!(octet, b'\r' | b'\n'))
+                    .count();
+                if empty > 0 {
+                    self.pass(empty);
+                    return Ok(true);
+                }
+                if held.is_empty() {
+                    return Ok(false);
+                }
+                if http2::looks_like(held) {
+                    self.phase = Phase::Frames(Box::default());
+                    return Ok(true);
+                }
+                let Progress::Complete(head) = http::head(held)? else {
+                    return Ok(false);
+                };
+                hosts.extend(head.request.name().map(Arc::from));
+                self.is_odd |= head.request.no_host_name;
+                self.pass(head.len);
+                self.phase = match head.body {
+                    Body::Sized(octets) => Phase::Body(octets, false),
+                    Body::Chunked => Phase::Chunk,
+                    Body::Other => Phase::Other,
+                };
+                Ok(true)
+            }
+            Phase::Other => {
+                let Some(first) = held.first() else {
+                    return Ok(false);
+                };
+                let is_request = first.is_ascii_alphabetic() || matches!(first, b'\r' | b'\n');
+                self.phase = match is_request {
+                    true => Phase::Head,
+                    false => Phase::Over,
+                };
+                Ok(true)
+            }
+            Phase::Body(0, _) => {
+                self.phase = Phase::Head;
+                Ok(true)
+            }
+            Phase::Body(octets, ahead) => Ok(match self.skip(octets, ahead) {
+                Some(left) => {
+                    self.phase = Phase::Body(left, true);
+                    true
+                }
+                None => false,
+            }),
+            Phase::Chunk => {
+                let Progress::Complete((size, line)) = http::chunk(held)? else {
+                    return Ok(false);
+                };
+                self.stream.skip(line);
+                self.phase = match size {
+                    0 => Phase::Trailers,
+                    size => Phase::ChunkEnd(size, false),
+                };
+                Ok(true)
+            }
+            Phase::ChunkEnd(0, _) => {
+                let Some(line) = http::line(held) else {
+                    return match held.len() > 2 {
+                        true => Err(Failure::Malformed),
+                        false => Ok(false),
+                    };
+                };
+                if line > 2 {
+                    return Err(Failure::Malformed);
+                }
+                self.stream.skip(line);
+                self.phase = Phase::Chunk;
+                Ok(true)
+            }
+            Phase::ChunkEnd(octets, ahead) => Ok(match self.skip(octets, ahead) {
+                Some(left) => {
+                    self.phase = Phase::ChunkEnd(left, true);
+                    true
+                }
+                None => false,
+            }),
+            Phase::Trailers => {
+                let Some(line) = http::line(held) else {
+                    return match held.len() >= http::MAX_WHOLE_HEAD {
+                        true => Err(Failure::Limit),
+                        false => Ok(false),
+                    };
+                };
+                if matches!(held[..line], [b'\n'] | [b'\r', b'\n']) {
+                    self.phase = Phase::Head;
+                }
+                self.stream.skip(line);
+                Ok(true)
+            }
+            Phase::Frames(_) => self.frames(hosts),
+            Phase::Payload(_, octets, ahead) => {
+                let left = self.skip(octets, ahead);
+                let Phase::Payload(connection, ..) = mem::replace(&mut self.phase, Phase::Over)
+                else {
+                    return Ok(false);
+                };
+                self.phase = match left {
+                    Some(0) => Phase::Frames(connection),
+                    Some(left) => Phase::Payload(connection, left, true),
+                    None => Phase::Payload(connection, octets, ahead),
+                };
+                Ok(left.is_some())
+            }
+            Phase::Forgotten if !held.is_empty() => Err(Failure::Limit),
+            Phase::Forgotten | Phase::Over => Ok(false),
+        }
+    }
+
+    /// Reads the frames of HTTP/2 that are held, and gives whether there may be more. They are passed over
+    /// at once: a segment may have thousands of them.
+    fn frames(&mut self, hosts: &mut Vec<Arc<str>>) -> Result<bool, Failure> {
+        let start = self.position();
+        let Phase::Frames(connection) = &mut self.phase else {
+            return Ok(false);
+        };
+        let held = self.stream.contiguous();
+        let (mut passed, mut left) = (0, 0);
+        while left == 0 {
+            let rest = &held[passed..];
+            let (step, request) = connection.step(rest)?;
+            let at = start.wrapping_add(passed as u32);
+            let begins = connection.is_in_block().then_some(at);
+            self.block = begins.map(|begins| self.block.unwrap_or(begins));
+            if let Some(request) = request {
+                hosts.extend(request.host.map(Arc::from));
+                self.is_odd |= request.no_host_name;
+                self.user_agent = request.user_agent.or(self.user_agent.take());
+            }
+            let Step::Over(octets) = step else {
+                break;
+            };
+            left = octets.saturating_sub(rest.len()) as u64;
+            passed += octets.min(rest.len());
+        }
+        self.pass(passed);
+        if left > 0
+            && let Phase::Frames(connection) = mem::replace(&mut self.phase, Phase::Over)
+        {
+            self.phase = Phase::Payload(connection, left, false);
+        }
+        Ok(left > 0)
+    }
+
+    /// Passes over octets that were read.
+    fn pass(&mut self, octets: usize) {
+        let start = self.position();
+        if let Some(read) = self.stream.contiguous().get(..octets) {
+            self.kept.add(start, read);
+        }
+        self.stream.skip(octets);
+    }
+
+    /// Passes over octets of a body, and gives how many are left of it; `None` where those have to
+    /// come first that were passed over `ahead`.
+    fn skip(&mut self, octets: u64, ahead: bool) -> Option<u64> {
+        if ahead && self.stream.contiguous().is_empty() {
+            return None;
+        }
+        let now = octets.min(MAX_SKIP);
+        self.stream.skip(now as usize);
+        Some(octets - now)
+    }
+}

@@ -1,0 +1,391 @@
+//! What `devices` prints.
+
+use std::{
+    cmp::Reverse,
+    io::{self, Write},
+    net::IpAddr,
+};
+
+use sensor_ebpf::parse::Mac;
+
+use super::text::{
+    add_both, ago, counted_u64, grouped, json, octets, print_table, printable, share, shortened,
+    table, total,
+};
+use crate::{
+    cli::args::DevicesArgs,
+    config::arguments,
+    model::{ByDirection, Conclusion, Device, Kind, PartyTraffic, Snapshot, Tally},
+    policy::DeviceSelector,
+};
+
+/// The most characters of a name and of a vendor in the table.
+const NAME: usize = 24;
+const VENDOR: usize = 14;
+
+/// A kind that is less sure is shown with a question mark.
+const SURE: f32 = 0.5;
+
+/// Prints the devices, the busiest first, or those that are asked for with all that is known of
+/// them; `now` is in seconds since the Unix epoch.
+///
+/// # Errors
+///
+/// No device is called as asked for, or the output takes no more.
+pub fn print_devices(
+    out: &mut impl Write,
+    snapshot: &Snapshot,
+    args: &DevicesArgs,
+    now: f64,
+) -> anyhow::Result<()> {
+    let mut devices: Vec<&Device> = match &args.device {
+        Some(wanted) => called(&snapshot.devices, wanted)?,
+        None => snapshot.devices.iter().collect(),
+    };
+    if args.output.json {
+        return Ok(json(out, &devices)?);
+    }
+    devices.sort_by_key(|device| Reverse(total(&traffic_of(device)).bytes));
+    if args.device.is_none() {
+        return Ok(print_all(out, snapshot, &devices, now)?);
+    }
+    for (number, device) in devices.into_iter().enumerate() {
+        if number > 0 {
+            writeln!(out)?;
+        }
+        print_one(out, snapshot, device, now)?;
+    }
+    Ok(())
+}
+
+/// The devices that somebody calls so: by MAC address, by an address of theirs, or by name.
+///
+/// # Errors
+///
+/// There is none.
+pub(super) fn called<'d>(devices: &'d [Device], wanted: &str) -> anyhow::Result<Vec<&'d Device>> {
+    let mac = match arguments::devices(wanted, &[]) {
+        Ok(DeviceSelector::Mac(mac)) => Some(Mac::new(mac)),
+        _ => None,
+    };
+    let address: Option<IpAddr> = wanted.parse().ok();
+    let lower = wanted.to_lowercase();
+    let is_it = |device: &&Device| {
+        let name = device.identity.name.as_ref();
+        device.device == lower
+            || mac.is_some() && device.mac == mac
+            || address.is_some_and(|address| device.addresses.contains(&address))
+            || name.is_some_and(|name| name.to_lowercase() == lower)
+    };
+    let found: Vec<_> = devices.iter().filter(is_it).collect();
+    anyhow::ensure!(
+        !found.is_empty(),
+        "no device is called `{}`; `sensor devices` lists those that were seen",
+        printable(wanted)
+    );
+    Ok(found)
+}
+
+fn print_all(
+    out: &mut impl Write,
+    snapshot: &Snapshot,
+    devices: &[&Device],
+    now: f64,
+) -> io::Result<()> {
+    let mut table = table(
+        [
+            "DEVICE",
+            "NAME",
+            "KIND",
+            "VENDOR",
+            "UPLOAD",
+            "DOWNLOAD",
+            "HIDDEN",
+            "FLOWS",
+            "LAST SEEN",
+        ],
+        4..=7,
+    );
+    for device in devices {
+        let identity = &device.identity;
+        let traffic = traffic_of(device);
+        table.add_row([
+            match identity.random_mac {
+                true => format!("{}*", device.device),
+                false => device.device.clone(),
+            },
+            shortened(identity.name.as_deref().unwrap_or("-"), NAME),
+            kind(identity),
+            shortened(identity.vendor.as_deref().unwrap_or("-"), VENDOR),
+            octets(traffic.upload.bytes),
+            octets(traffic.download.bytes),
+            share(hidden(device), known(device)),
+            grouped(flows_of(device)),
+            ago(device.last_seen, now),
+        ]);
+    }
+    print_table(out, &table, "no device was seen yet")?;
+    if devices.iter().any(|device| device.identity.random_mac) {
+        writeln!(out, "* made its address up")?;
+    }
+    for device in devices {
+        if let Some(text) = shared(&device.identity) {
+            writeln!(out, "{}: {text}", name_of(device))?;
+        }
+        if let Some(known) = &device.probably_same_as {
+            writeln!(
+                out,
+                "{} is probably {} with another address",
+                device.device,
+                known_as(snapshot, known)
+            )?;
+        }
+    }
+    Ok(())
+}
+
+/// Prints which devices stand for several.
+///
+/// # Errors
+///
+/// When the output takes no more.
+pub fn print_shared(out: &mut impl Write, devices: &[Device]) -> io::Result<()> {
+    for device in devices {
+        if let Some(text) = shared(&device.identity) {
+            writeln!(out, "{}: {text}", name_of(device))?;
+        }
+    }
+    Ok(())
+}
+
+/// That several devices have its MAC address.
+fn shared(identity: &Conclusion) -> Option<String> {
+    (identity.shared_by > 0).then(|| shared_address(identity.shared_by))
+}
+
+/// That so many devices have one MAC address.
+pub fn shared_address(devices: u32) -> String {
+    format!(
+        "at least {devices} devices have this MAC address: it is a repeater or a host of others; \
+         counts, names and policies are those of all of them together"
+    )
+}
+
+/// A device by its address, and by its name where it has one.
+fn known_as(snapshot: &Snapshot, address: &str) -> String {
+    let device = snapshot
+        .devices
+        .iter()
+        .find(|device| device.device == address);
+    device.map_or_else(|| address.to_owned(), name_of)
+}
+
+fn name_of(device: &Device) -> String {
+    match device.identity.name.as_deref() {
+        Some(name) => format!("{} ({})", device.device, printable(name)),
+        None => device.device.clone(),
+    }
+}
+
+fn kind(identity: &Conclusion) -> String {
+    match identity.kind {
+        Kind::Unknown => "-".to_owned(),
+        kind if identity.kind_confidence < SURE => format!("{}?", kind.name()),
+        kind => kind.name().to_owned(),
+    }
+}
+
+fn print_one(
+    out: &mut impl Write,
+    snapshot: &Snapshot,
+    device: &Device,
+    now: f64,
+) -> io::Result<()> {
+    print_facts(out, snapshot, device, now)?;
+    print_parties(out, snapshot, device)?;
+    print_octets(out, "HIDDEN BY", &device.hidden)?;
+    print_octets(out, "CATEGORY", &device.categories)?;
+    print_evidence(out, &device.identity)
+}
+
+/// Who it is, and what it carried.
+fn print_facts(
+    out: &mut impl Write,
+    snapshot: &Snapshot,
+    device: &Device,
+    now: f64,
+) -> io::Result<()> {
+    let identity = &device.identity;
+    let sure = |what: &str, confidence: f32| {
+        let percent = 100.0 * confidence;
+        format!("{what} ({percent:.0} % sure)")
+    };
+    let addresses: Vec<_> = device.addresses.iter().map(ToString::to_string).collect();
+    let traffic = traffic_of(device);
+    let facts = [
+        (
+            "device",
+            Some(match identity.random_mac {
+                true => format!("{}, an address that it made up", device.device),
+                false => device.device.clone(),
+            }),
+        ),
+        ("shared", shared(identity)),
+        ("name", identity.name.clone()),
+        (
+            "kind",
+            Some(identity.kind)
+                .filter(|kind| *kind != Kind::Unknown)
+                .map(|kind| sure(kind.name(), identity.kind_confidence)),
+        ),
+        (
+            "vendor",
+            identity
+                .vendor
+                .as_deref()
+                .map(|vendor| sure(vendor, identity.vendor_confidence)),
+        ),
+        ("model", identity.model.clone()),
+        ("system", identity.system.clone()),
+        (
+            "probably",
+            device
+                .probably_same_as
+                .as_deref()
+                .map(|known| format!("{} with another address", known_as(snapshot, known))),
+        ),
+        (
+            "addresses",
+            Some(addresses.join(", ")).filter(|addresses| !addresses.is_empty()),
+        ),
+        (
+            "seen",
+            Some(format!(
+                "first {}, last {}",
+                ago(device.first_seen, now),
+                ago(device.last_seen, now)
+            )),
+        ),
+        (
+            "traffic",
+            Some(format!(
+                "{} uploaded, {} downloaded; {}, {} open",
+                octets(traffic.upload.bytes),
+                octets(traffic.download.bytes),
+                counted_u64(flows_of(device), "flow", "flows"),
+                grouped(device.live_flows),
+            )),
+        ),
+        (
+            "hidden",
+            Some(share(hidden(device), known(device))).filter(|share| share != "-"),
+        ),
+    ];
+    for (what, text) in facts {
+        if let Some(text) = text {
+            writeln!(out, "{what:<11}{}", printable(&text))?;
+        }
+    }
+    Ok(())
+}
+
+/// Whom it exchanged most with, the largest first.
+fn print_parties(out: &mut impl Write, snapshot: &Snapshot, device: &Device) -> io::Result<()> {
+    if device.parties.is_empty() {
+        return Ok(());
+    }
+    let mut table = table(
+        [
+            "PARTY", "OWNER", "CATEGORY", "COUNTRY", "UPLOAD", "DOWNLOAD", "FLOWS",
+        ],
+        4..=6,
+    );
+    let mut parties: Vec<&PartyTraffic> = device.parties.iter().collect();
+    let is_other = |with: &PartyTraffic| with.party == "other" && with.category.is_none();
+    parties.sort_by_key(|with| (is_other(with), Reverse(sum(&with.bytes_in_all))));
+    for with in parties {
+        let known = snapshot
+            .parties
+            .iter()
+            .find(|party| party.party == with.party && party.category == with.category);
+        let owner = known.and_then(|party| party.owner.as_deref());
+        let country = known.and_then(|party| party.country.as_deref());
+        table.add_row([
+            with.party.as_str(),
+            owner.unwrap_or("-"),
+            with.category.unwrap_or("-"),
+            country.unwrap_or("-"),
+            &octets(with.bytes_in_all.upload),
+            &octets(with.bytes_in_all.download),
+            &grouped(sum(&with.flows_in_all)),
+        ]);
+    }
+    writeln!(out, "\nsince the daemon started:")?;
+    print_table(out, &table, "")
+}
+
+/// Octets by reason or category, those that there are.
+fn print_octets<'a>(
+    out: &mut impl Write,
+    header: &str,
+    octets_by: impl IntoIterator<Item = (&'a &'static str, &'a ByDirection<u64>)>,
+) -> io::Result<()> {
+    let mut table = table([header, "UPLOAD", "DOWNLOAD"], 1..=2);
+    let mut empty = true;
+    for (what, of) in octets_by {
+        if sum(of) > 0 {
+            empty = false;
+            table.add_row([*what, &octets(of.upload), &octets(of.download)]);
+        }
+    }
+    if empty {
+        return Ok(());
+    }
+    writeln!(out)?;
+    print_table(out, &table, "")
+}
+
+fn print_evidence(out: &mut impl Write, identity: &Conclusion) -> io::Result<()> {
+    if identity.evidence.is_empty() {
+        return Ok(());
+    }
+    let mut table = table(["SEEN IN", "SAYS", "SO ITS", "IS", "WEIGHT"], 4..=4);
+    for line in &identity.evidence {
+        table.add_row([
+            line.source,
+            &line.value,
+            line.about,
+            &line.suggests,
+            &format!("{:.2}", line.weight),
+        ]);
+    }
+    writeln!(out)?;
+    print_table(out, &table, "")
+}
+
+fn traffic_of(device: &Device) -> ByDirection<Tally> {
+    device
+        .families
+        .values()
+        .map(|books| &books.traffic)
+        .fold(ByDirection::default(), add_both)
+}
+
+fn flows_of(device: &Device) -> u64 {
+    let families = device.families.values();
+    families.map(|books| sum(&books.flows)).sum()
+}
+
+/// Octets since the daemon started of flows that hide whom they are with.
+fn hidden(device: &Device) -> u64 {
+    device.hidden.values().map(sum).sum()
+}
+
+/// Octets since the daemon started of all flows.
+fn known(device: &Device) -> u64 {
+    device.parties.iter().map(|with| sum(&with.bytes)).sum()
+}
+
+fn sum(both: &ByDirection<u64>) -> u64 {
+    both.upload.saturating_add(both.download)
+}

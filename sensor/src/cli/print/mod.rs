@@ -1,0 +1,49 @@
+//! Text for people and JSON for programs, of everything that commands show.
+
+mod devices;
+mod explain;
+mod flows;
+pub mod replay;
+mod said;
+mod status;
+mod text;
+
+use std::io::{self, Write};
+
+use crate::config::{Config, Level, Problems};
+
+pub use devices::{print_devices, print_shared, shared_address};
+pub use explain::explained;
+pub use flows::print_flows;
+pub use said::{print_forgotten, print_missed, print_refused_before, print_said};
+pub use status::print_status;
+
+use text::counted;
+
+/// Prints what `check` has to say about a valid configuration.
+pub fn print_valid(out: &mut impl Write, config: &Config) -> io::Result<()> {
+    writeln!(
+        out,
+        "configuration is valid: {}, {}",
+        counted(config.interfaces.len(), "interface", "interfaces"),
+        counted(config.policies.len(), "policy", "policies"),
+    )
+}
+
+/// Prints problems.
+pub fn print_problems(out: &mut impl Write, problems: &Problems, colours: bool) -> io::Result<()> {
+    match problems.is_empty() {
+        true => Ok(()),
+        false => writeln!(out, "{}\n", problems.render(colours)),
+    }
+}
+
+/// Prints how many problems an invalid configuration has.
+pub fn print_invalid(out: &mut impl Write, problems: &Problems) -> io::Result<()> {
+    writeln!(
+        out,
+        "configuration is not valid: {}, {}",
+        counted(problems.count(Level::Error), "error", "errors"),
+        counted(problems.count(Level::Warning), "warning", "warnings"),
+    )
+}

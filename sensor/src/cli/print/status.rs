@@ -1,0 +1,281 @@
+//! What `status` prints.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use super::{
+    said::print_all_said,
+    text::{add_both, counted_u64, grouped, json, milliseconds, octets, print_table, table},
+};
+use crate::{
+    cli::args::Output,
+    model::{
+        ByDirection, DecodeFailures, DeviceTable, FlowTable, Hook, Interface, NameTables,
+        PolicyHits, PolicyState, Ring, Said, SampleCounts, Snapshot, Tally, Ticks,
+    },
+    policy::Zone,
+};
+
+/// Prints hooks, tables, policy and losses; of names, where a daemon has ticked.
+///
+/// # Errors
+///
+/// When the output takes no more.
+pub fn print_status(
+    out: &mut impl Write,
+    snapshot: &Snapshot,
+    output: Output,
+    zone: &Zone,
+) -> io::Result<()> {
+    /// All of a snapshot but the devices.
+    #[derive(Serialize)]
+    struct Status<'a> {
+        interfaces: &'a [Interface],
+        unbooked_packets: u64,
+        flow_table: FlowTable,
+        device_table: DeviceTable,
+        ring: &'a Ring,
+        decode_failures: &'a [DecodeFailures],
+        names: NameTables,
+        policy: &'a PolicyState,
+        policy_hits: &'a [PolicyHits],
+        commands: &'a [Said],
+        is_time_unknown: bool,
+        ticks: Ticks,
+    }
+
+    if output.json {
+        return json(
+            out,
+            &Status {
+                interfaces: &snapshot.interfaces,
+                unbooked_packets: snapshot.unbooked_packets,
+                flow_table: snapshot.flow_table,
+                device_table: snapshot.device_table,
+                ring: &snapshot.ring,
+                decode_failures: &snapshot.decode_failures,
+                names: snapshot.names,
+                policy: &snapshot.policy,
+                policy_hits: &snapshot.policy_hits,
+                commands: &snapshot.commands,
+                is_time_unknown: snapshot.is_time_unknown,
+                ticks: snapshot.ticks,
+            },
+        );
+    }
+    print_interfaces(out, snapshot)?;
+    writeln!(out)?;
+    print_hits(out, snapshot)?;
+    writeln!(out)?;
+    print_all_said(out, &snapshot.commands, zone)?;
+    if snapshot.is_time_unknown {
+        writeln!(
+            out,
+            "the clock of this machine is not set yet: no policy with a schedule is in force until it is\n"
+        )?;
+    }
+    let flows = &snapshot.flow_table;
+    let devices = &snapshot.device_table;
+    let policy = &snapshot.policy;
+    let refused = flows
+        .refused
+        .table_full
+        .saturating_add(flows.refused.share_used)
+        .saturating_add(flows.refused.index_full);
+    let lines = [
+        (
+            "flow table",
+            format!(
+                "{} of {} flows; {} reaped, {} refused, {} packets in overflow",
+                grouped(flows.size),
+                grouped(flows.capacity),
+                grouped(flows.reaped),
+                grouped(refused),
+                grouped(flows.overflow_packets),
+            ),
+        ),
+        (
+            "device table",
+            format!(
+                "{} of {} devices; {} packets of devices without a place",
+                grouped(devices.size),
+                grouped(devices.capacity),
+                grouped(devices.overflow_packets),
+            ),
+        ),
+        (
+            "policy",
+            format!(
+                "{} with {} in force, generation {}; {} applied, {} refused, {} hits lost",
+                counted_u64(policy.policies, "policy", "policies"),
+                counted_u64(policy.prefixes, "prefix", "prefixes"),
+                policy.generation,
+                counted_u64(policy.reloads, "reload", "reloads"),
+                grouped(policy.reloads_refused),
+                grouped(devices.hits_lost),
+            ),
+        ),
+        (
+            "ring",
+            format!(
+                "{} samples, {} left out, {} suppressed, {} lost",
+                grouped(sum_of(&snapshot.ring, |counts| counts.taken)),
+                grouped(sum_of(&snapshot.ring, |counts| counts.shed)),
+                grouped(sum_of(&snapshot.ring, |counts| counts.suppressed)),
+                grouped(sum_of(&snapshot.ring, |counts| counts.lost)),
+            ),
+        ),
+    ];
+    for (what, text) in lines {
+        writeln!(out, "{what:<14}{text}")?;
+    }
+    if snapshot.unbooked_packets > 0 {
+        writeln!(
+            out,
+            "{:<14}{} packets are in no book: a fault of the sensor, please report it",
+            "books",
+            grouped(snapshot.unbooked_packets)
+        )?;
+    }
+    // What the daemon alone knows.
+    if snapshot.ticks.count > 0 {
+        writeln!(out, "{:<14}{}", "names", names(&snapshot.names))?;
+        writeln!(out, "{:<14}{}", "not decoded", failures(snapshot))?;
+        writeln!(
+            out,
+            "{:<14}{}, the last took {}",
+            "ticks",
+            grouped(snapshot.ticks.count),
+            milliseconds(snapshot.ticks.last)
+        )?;
+    }
+    Ok(())
+}
+
+fn names(names: &NameTables) -> String {
+    format!(
+        "{} in lists; {}, {} of devices that made room; {} addresses evicted, {} facts of \
+         devices without room",
+        grouped(names.list_names),
+        counted_u64(names.parties, "party", "parties"),
+        grouped(names.parties_refused),
+        grouped(names.addresses_evicted),
+        grouped(names.devices_refused),
+    )
+}
+
+/// How many payloads, then the decoders and reasons, the most frequent first.
+fn failures(snapshot: &Snapshot) -> String {
+    let mut failures = snapshot.decode_failures.clone();
+    failures.sort_by_key(|failures| std::cmp::Reverse(failures.count));
+    let all = failures.iter().map(|failures| failures.count).sum();
+    let mut text = counted_u64(all, "payload", "payloads");
+    for (number, failures) in failures.iter().enumerate() {
+        text += if number == 0 { ": " } else { ", " };
+        text += &format!(
+            "{} {} {}",
+            failures.decoder,
+            failures.reason,
+            grouped(failures.count)
+        );
+    }
+    text
+}
+
+fn sum_of(ring: &Ring, count: fn(&SampleCounts) -> u64) -> u64 {
+    ring.samples.iter().map(count).sum()
+}
+
+fn print_interfaces(out: &mut impl Write, snapshot: &Snapshot) -> io::Result<()> {
+    let mut table = table(
+        [
+            "INTERFACE",
+            "DIRECTION",
+            "HOOK",
+            "PACKETS",
+            "BYTES",
+            "IN OVERFLOW",
+            "SKIPPED",
+        ],
+        3..=6,
+    );
+    for interface in &snapshot.interfaces {
+        let skipped = interface
+            .skipped
+            .values()
+            .fold(ByDirection::default(), add_both);
+        let rows = [
+            (
+                "upload",
+                interface.hooks.upload,
+                interface.seen.upload,
+                interface.overflow.upload,
+                skipped.upload,
+            ),
+            (
+                "download",
+                interface.hooks.download,
+                interface.seen.download,
+                interface.overflow.download,
+                skipped.download,
+            ),
+        ];
+        for (direction, hook, seen, overflow, skipped) in rows {
+            table.add_row([
+                interface.interface.clone(),
+                direction.to_owned(),
+                match hook {
+                    Hook::None if interface.ifindex == 0 => "none: interface is gone".to_owned(),
+                    Hook::None => "none: see the log".to_owned(),
+                    hook => hook.name().to_owned(),
+                },
+                grouped(seen.packets),
+                octets(seen.bytes),
+                grouped(overflow.packets),
+                grouped(skipped.packets),
+            ]);
+        }
+    }
+    print_table(out, &table, "attached to no interface")?;
+    for interface in &snapshot.interfaces {
+        let ways = [
+            interface
+                .driver
+                .as_ref()
+                .map(|driver| format!("driver {driver}")),
+            interface
+                .answers()
+                .map(|way| format!("answers to devices leave at {way}")),
+        ];
+        let ways: Vec<_> = ways.into_iter().flatten().collect();
+        if !ways.is_empty() {
+            writeln!(out, "{:<14}{}", interface.interface, ways.join(", "))?;
+        }
+        for note in &interface.notes {
+            writeln!(out, "{:<14}{note}", interface.interface)?;
+        }
+    }
+    Ok(())
+}
+
+fn print_hits(out: &mut impl Write, snapshot: &Snapshot) -> io::Result<()> {
+    let mut table = table(["POLICY", "ACTION", "DEVICE", "UPLOAD", "DOWNLOAD"], 3..=4);
+    for hits in &snapshot.policy_hits {
+        let cell = |tally: Tally| {
+            format!(
+                "{} packets, {}",
+                grouped(tally.packets),
+                octets(tally.bytes)
+            )
+        };
+        table.add_row([
+            hits.policy.clone(),
+            hits.action.to_owned(),
+            hits.device.clone(),
+            cell(hits.hits.upload),
+            cell(hits.hits.download),
+        ]);
+    }
+    print_table(out, &table, "no policy has applied to a packet yet")
+}

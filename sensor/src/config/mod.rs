@@ -1,0 +1,278 @@
+//! What is meant: the configuration after every check. Nothing behind this module sees an
+//! unchecked value.
+
+pub mod arguments;
+mod check;
+mod problem;
+mod read;
+mod value;
+mod weekly;
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use crate::{
+    catalog::{List, Parties},
+    model::Kind,
+    policy::Policy,
+};
+
+#[cfg(test)]
+pub(crate) use check::unreachable::in_vain;
+pub use problem::{Level, Problem, Problems};
+
+/// A configuration that may be used, and what is wrong or doubtful about it all the same.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Checked {
+    /// What is meant.
+    pub config: Config,
+    /// Warnings; and errors, where the function that gave this says so.
+    pub problems: Problems,
+}
+
+/// The whole configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// LAN-facing interfaces, at least one, no name twice.
+    pub interfaces: Vec<Interface>,
+    /// The flow table.
+    pub flow_table: FlowTable,
+    /// The device table.
+    pub device_table: DeviceTable,
+    /// The daemon.
+    pub daemon: Daemon,
+    /// Policies in the order of the file, at most 64, no name twice.
+    pub policies: Vec<Policy>,
+    /// How names are learned.
+    pub names: Names,
+    /// Who is on the other side.
+    pub parties: Parties,
+    /// Lists of the user's own, in the order of the file, at most 256, no file twice.
+    pub lists: Vec<List>,
+    /// What the user knows better of devices, in the order of the file, no device twice.
+    pub devices: Vec<DeviceOverride>,
+}
+
+impl Config {
+    /// Reads and checks a file, and the lists and databases that it names.
+    ///
+    /// A list or a database that policies ask for and that cannot be used is an error among the
+    /// problems: all the rest works without it.
+    ///
+    /// # Errors
+    /// Every problem, where the text has an error; that it cannot be read, or is not UTF-8, is one.
+    pub fn load(file: &Path) -> Result<Checked, Problems> {
+        let text = text_of(file)?;
+        let mut read = read::read(&text);
+        let may_be_used = read.may_be_used();
+        read.problems.extend(check::files::problems(&read));
+        checked(read, may_be_used, &text, file)
+    }
+
+    /// Reads and checks a file, and not the lists and databases that it names: whoever reads these next says what
+    /// is wrong with them.
+    ///
+    /// # Errors
+    /// Every problem, where the text has an error; that it cannot be read, or is not UTF-8, is one.
+    pub fn load_alone(file: &Path) -> Result<Checked, Problems> {
+        Self::parse(&text_of(file)?, file)
+    }
+
+    /// Reads a file for the sake of a sensor that runs already: not the files that it names, and with
+    /// errors among the problems, wherever they are not about where that sensor is. What they are
+    /// about is left out, or as it is by default.
+    ///
+    /// # Errors
+    /// Every problem, where it is not certain which the pin directory is.
+    pub fn glance(file: &Path) -> Result<Checked, Problems> {
+        let text = text_of(file)?;
+        let read = read::read(&text);
+        let is_certain = read.is_pin_directory_certain;
+        checked(read, is_certain, &text, file)
+    }
+
+    /// What holds where there is no configuration: the defaults, and no interface.
+    pub fn absent() -> Self {
+        read::read("").config
+    }
+
+    /// Checks the text of a file alone, without the files that it names; `file` is its name in
+    /// messages. Errors: every problem it has, warnings among them.
+    pub fn parse(text: &str, file: &Path) -> Result<Checked, Problems> {
+        let read = read::read(text);
+        let may_be_used = read.may_be_used();
+        checked(read, may_be_used, text, file)
+    }
+}
+
+fn checked(
+    read: read::Read,
+    may_be_used: bool,
+    text: &str,
+    file: &Path,
+) -> Result<Checked, Problems> {
+    let problems = Problems::new(file, text, read.problems);
+    match may_be_used {
+        true => Ok(Checked {
+            config: read.config,
+            problems,
+        }),
+        false => Err(problems),
+    }
+}
+
+fn text_of(file: &Path) -> Result<String, Problems> {
+    let octets = fs::read(file).map_err(|error| unreadable(file, &error))?;
+    String::from_utf8(octets).map_err(|error| {
+        let valid_up_to = error.utf8_error().valid_up_to();
+        not_utf8(file, error.as_bytes(), valid_up_to)
+    })
+}
+
+fn unreadable(file: &Path, error: &std::io::Error) -> Problems {
+    use std::io::ErrorKind;
+    let (message, help) = match error.kind() {
+        ErrorKind::NotFound => (
+            "the configuration file does not exist".to_owned(),
+            "copy `deploy/sensor.toml` of the source there and name your interface in it, or say \
+             where it is with `--config FILE`",
+        ),
+        ErrorKind::PermissionDenied => (
+            "the configuration file may not be read".to_owned(),
+            "run as root, or allow this user to read it",
+        ),
+        ErrorKind::IsADirectory => (
+            "the configuration file is a folder".to_owned(),
+            "name the file in it with `--config FILE`",
+        ),
+        _ => (
+            format!("the configuration file cannot be read: {error}"),
+            "see whether `cat` can read it",
+        ),
+    };
+    let problem = Problem {
+        level: Level::Error,
+        message,
+        span: None,
+        label: String::new(),
+        related: None,
+        help: help.to_owned(),
+    };
+    Problems::new(file, "", vec![problem])
+}
+
+fn not_utf8(file: &Path, octets: &[u8], valid_up_to: usize) -> Problems {
+    // What is valid is unchanged, so the replacement character stands where the octet stood.
+    let text = String::from_utf8_lossy(octets);
+    let octet = octets.get(valid_up_to).copied().unwrap_or_default();
+    let problem = Problem {
+        level: Level::Error,
+        message: "the configuration file is not UTF-8".to_owned(),
+        span: Some(valid_up_to..valid_up_to + char::REPLACEMENT_CHARACTER.len_utf8()),
+        label: format!("the octet 0x{octet:02x} is not part of a character"),
+        related: None,
+        help: "save the file as UTF-8; TOML has no other encoding".to_owned(),
+    };
+    Problems::new(file, &text, vec![problem])
+}
+
+/// A LAN-facing interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// Its name, 1 to 15 octets.
+    pub name: String,
+    /// Where the upload program is to sit; at a bridge's ports TC, or `clsact`.
+    pub hook: HookChoice,
+    /// Of a bridge: its ports are watched in its place, as they come and go; false by default.
+    pub ports: bool,
+    /// With `ports`: whether policies are about what goes from port to port; false by default.
+    pub local: bool,
+}
+
+/// Where the upload program is to sit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HookChoice {
+    /// XDP in the driver, else the best that counts exactly.
+    #[default]
+    Auto,
+    /// XDP in the driver, or an error.
+    XdpNative,
+    /// XDP in the stack, or an error.
+    XdpGeneric,
+    /// TC ingress, or an error.
+    Tc,
+    /// TC ingress and egress by filters of the clsact queueing discipline, on kernels with links at TC
+    /// (6.6) too: where other tools look for filters, or read the discipline's counters.
+    Clsact,
+}
+
+/// The flow table. A change takes effect after `sensor unload`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowTable {
+    /// Flows, 64 to 1,048,574; 65,536 by default.
+    pub capacity: u32,
+    /// How long a flow may be silent before it is reaped, 1 s to 1 day; 2 minutes by default.
+    pub idle_after: Duration,
+}
+
+/// The device table. A change takes effect after `sensor unload`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceTable {
+    /// Devices, 1 to 65,536; 1,024 by default.
+    pub capacity: u32,
+    /// How long a device may be silent before its counts go to those of the device `other`, 1 second to 400
+    /// days; 7 days by default. One that no server answered on two days leaves after a day.
+    pub retire_after: Duration,
+}
+
+/// The daemon.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Daemon {
+    /// How often the kernel's tables are read, 100 ms to 1 minute; 1 s by default.
+    pub tick: Duration,
+    /// Where `/metrics`, `/healthz` and `/readyz` are served; 127.0.0.1:9617 by default.
+    pub listen: SocketAddr,
+    /// Host names by which `/metrics` and the others may be asked for, beside addresses, `localhost` and
+    /// the machine's own name; lower case, without a final dot, none twice.
+    pub hosts: Vec<String>,
+    /// Where maps and links are pinned; on a bpffs, /sys/fs/bpf/gateway-sensor by default.
+    pub pin_directory: PathBuf,
+    /// Whether accounting and filter stay when the daemon is told to end; true by default.
+    pub keep_running: bool,
+    /// Where what is to outlive a restart is kept: what `sensor block` and `allow` were told, and which
+    /// vendor and kind each device is; absolute, /var/lib/gateway-sensor by default.
+    pub state_directory: PathBuf,
+    /// The time zone of schedules, by its name in the IANA database; left out: the system's, UTC
+    /// where it has none.
+    pub time_zone: Option<String>,
+}
+
+/// How names are learned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Names {
+    /// Segments with payload of a TCP flow that are read each way until its name is known, 1 to 14;
+    /// 4 by default.
+    pub segments: u8,
+    /// How long a server's packets wait for the verdict on a name at most, where a policy is
+    /// strict; 1 to 1,000 milliseconds, 20 by default.
+    pub hold: Duration,
+}
+
+/// What the user knows better of a device. What is left out is found out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceOverride {
+    /// Its MAC address.
+    pub mac: [u8; 6],
+    /// What the household calls it, 1 to 63 octets.
+    pub name: Option<String>,
+    /// What it is.
+    pub kind: Option<Kind>,
+    /// Who made it, 1 to 63 octets.
+    pub vendor: Option<String>,
+    /// The groups it belongs to, each 1 to 63 octets.
+    pub groups: Vec<String>,
+}

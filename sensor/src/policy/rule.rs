@@ -1,0 +1,168 @@
+//! What a policy says: which devices, about what, when, and what happens.
+
+use std::{fmt, path::PathBuf};
+
+use ipnet::IpNet;
+use sensor_ebpf::parse::Mac;
+
+use crate::{
+    catalog::{NetworkSelector, lists::Category},
+    model::Kind,
+};
+
+/// One policy: which devices, about what, when, and what happens.
+///
+/// What it is about: names (`domains`, `lists`, `owners`, `categories`), addresses (`remotes`,
+/// `countries`, `networks`) and ports. Within each of the three one has to match, and all three have
+/// to, where they are given. Beside that, `encrypted_dns` and `quic` are about these of the same
+/// devices, with actions of their own; a policy that has one of them and none of the three is about
+/// nothing else.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// Its name in metrics, 1 to 63 octets of `a-z 0-9 - _`.
+    pub name: String,
+    /// The devices it is about; empty: all.
+    pub devices: Vec<DeviceSelector>,
+    /// Names, each with everything below it; lower case, punycode, without a final dot.
+    pub domains: Vec<String>,
+    /// Files of names, absolute.
+    pub lists: Vec<PathBuf>,
+    /// Names whose owner is one of these, as the lists say; compared without case.
+    pub owners: Vec<String>,
+    /// Names of one of these categories, as the lists say.
+    pub categories: Vec<Category>,
+    /// The remote prefixes it is about, canonical.
+    pub remotes: Vec<IpNet>,
+    /// Countries of remote addresses: two capital letters (ISO 3166-1).
+    pub countries: Vec<String>,
+    /// Networks of remote addresses.
+    pub networks: Vec<NetworkSelector>,
+    /// The remote ports it is about, at most 8 ranges; empty: all ports and protocols.
+    pub ports: Vec<Ports>,
+    /// What happens to DNS that the house cannot read: DoT, DoQ, DoH of known resolvers, and the
+    /// questions by which devices look for it.
+    pub encrypted_dns: Option<Action>,
+    /// What happens to QUIC: browsers fall back to TCP, where names are seen in the kernel.
+    pub quic: Option<Action>,
+    /// When it applies; empty: always.
+    pub schedule: Vec<Span>,
+    /// What happens to what it matches.
+    pub action: Action,
+    /// How a refused DNS question is answered.
+    pub answer: Answer,
+    /// Whether what a server says waits until the flow's name is judged, at most
+    /// [`Names::hold`](crate::config::Names::hold).
+    pub strict: bool,
+}
+
+impl Policy {
+    /// Whether it is about names.
+    pub const fn has_names(&self) -> bool {
+        !(self.domains.is_empty()
+            && self.lists.is_empty()
+            && self.owners.is_empty()
+            && self.categories.is_empty())
+    }
+
+    /// Whether it is about addresses; if it is about names as well, those at these addresses.
+    pub const fn has_addresses(&self) -> bool {
+        !(self.remotes.is_empty() && self.countries.is_empty() && self.networks.is_empty())
+    }
+
+    /// Whether it goes by what lists say of names and addresses, or by what they make an exception of.
+    pub const fn asks_lists(&self) -> bool {
+        !(self.lists.is_empty() && self.owners.is_empty() && self.categories.is_empty())
+            || self.encrypted_dns.is_some()
+    }
+
+    /// Whether it goes by what databases of networks say.
+    pub const fn asks_networks(&self) -> bool {
+        !(self.countries.is_empty() && self.networks.is_empty())
+    }
+}
+
+/// Devices that a policy is about.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+pub enum DeviceSelector {
+    /// By MAC address.
+    Mac([u8; 6]),
+    /// Every `[[device]]` with this name.
+    Name(String),
+    /// Every `[[device]]` of this group.
+    Group(String),
+    /// Every device of this vendor, as it is found out or said in `[[device]]`; without case.
+    Vendor(String),
+    /// Every device of this kind, as it is found out or said in `[[device]]`.
+    Kind(Kind),
+}
+
+/// As `devices` has it.
+impl fmt::Display for DeviceSelector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Mac(mac) => Mac::new(*mac).fmt(f),
+            Self::Name(name) => f.write_str(name),
+            Self::Group(group) => write!(f, "group:{group}"),
+            Self::Vendor(vendor) => write!(f, "vendor:{vendor}"),
+            Self::Kind(kind) => write!(f, "kind:{}", kind.name()),
+        }
+    }
+}
+
+/// A span of the week, in local time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Span {
+    /// The days on which it begins: bit 0 is Monday, bit 6 Sunday; never none.
+    pub days: u8,
+    /// Minutes after midnight at which it begins, 0 to 1,439.
+    pub from: u16,
+    /// Minutes after midnight at which it ends, 1 to 1,440; where that is not after `from`, on the
+    /// day that follows.
+    pub to: u16,
+}
+
+/// How a refused DNS question is answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Answer {
+    /// The name does not exist (RFC 2308).
+    #[default]
+    NxDomain,
+    /// Its address is 0.0.0.0 or ::; of other types there is nothing.
+    Zero,
+}
+
+/// A range of remote ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Ports {
+    /// First, included.
+    pub first: u16,
+    /// Last, included.
+    pub last: u16,
+    /// TCP, UDP or both.
+    pub transport: Transport,
+}
+
+/// The transports that have ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Transport {
+    /// Both.
+    Any,
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+/// What happens to what a policy matches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Action {
+    /// It passes, and is counted as what would have been refused.
+    #[default]
+    Observe,
+    /// It passes, whatever less specific policies say.
+    Allow,
+    /// It goes no further, and the device is told.
+    Reject,
+    /// It goes no further, in silence.
+    Drop,
+}

@@ -1,4 +1,0 @@
-//! Where facts go: each sink reads the model and nothing else.
-
-pub mod http;
-pub mod metrics;

@@ -1,0 +1,4 @@
+//! Where facts go: each sink reads the model and nothing else.
+
+pub mod metrics;
+pub mod web;
