@@ -57,7 +57,10 @@ pub fn execute(cli: &Cli) -> anyhow::Result<ExitCode> {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()?;
-            runtime.block_on(daemon::run(&cli.config, config))?;
+            let ended = runtime.block_on(daemon::run(&cli.config, config));
+            // Lists may still be read for a reload, which takes seconds and is for nothing now.
+            runtime.shutdown_background();
+            ended?;
         }
         Command::Check => print::print_valid(&mut out, &config)?,
         Command::Devices(args) => {
