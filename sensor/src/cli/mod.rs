@@ -26,7 +26,7 @@ use crate::{
     catalog::Catalog,
     config::{Checked, Config, Level, Problems, arguments},
     control::{self, Request, Said, Told},
-    daemon::{self, clock::Clock},
+    daemon::{self, clock::Clock, memory::restrain_allocator},
     enforcement::Enforcement,
     model::{FlowFacts, Snapshot, Ticks},
     policy::{Action, Zone},
@@ -54,6 +54,7 @@ pub fn execute(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Run => {
             drop(out);
             raise_descriptor_limit();
+            restrain_allocator();
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()?;

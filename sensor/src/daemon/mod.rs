@@ -8,6 +8,7 @@
 mod classifier;
 pub(crate) mod clock;
 mod file_changes;
+pub(crate) mod memory;
 mod resets;
 mod retry;
 pub mod systemd;
@@ -464,6 +465,7 @@ impl Owner {
             }
             // After a reload too: only now is the new policy in force.
             if reloaded || (first && self.ticks.count > 0) {
+                memory::trim();
                 supervisor.ready(&self.status());
             }
             if self.config.daemon.tick != tick_before {
