@@ -1,8 +1,8 @@
-//! What the kernel puts into the ring, and how it chooses.
+//! The samples that the kernel puts into the ring, and how it chooses them.
 //!
-//! A payload is copied when it can carry a name or an identity, and only then: the first ones of a
-//! flow ([`Watch`]), and of those what [`classify`] takes for something that somebody reads. Both
-//! are here, so that `replay` chooses on the host what the kernel would have chosen.
+//! A payload is copied only when it can carry a name or an identity: it is among the first ones of a flow
+//! ([`Watch`]), and [`classify`] takes it for a kind that a reader wants. Both are here, so that `replay`
+//! chooses on the host what the kernel would have chosen.
 
 use crate::{flow::FlowKey, wire};
 pub use crate::{
@@ -10,9 +10,9 @@ pub use crate::{
     watch::Watch,
 };
 
-/// A policy matched a flow, `observe` included: sent where the decision by the flow's addresses is
-/// another than before, and for each hello and each request whose name a rule is about. DNS
-/// questions over UDP send none.
+/// A policy matched a flow, `observe` included. Sent where the decision by the flow's addresses differs from
+/// the one before, and for each hello and each request whose name a rule is about. DNS questions over UDP send
+/// none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Judged {
@@ -126,9 +126,9 @@ pub const MAX_PIECES: u32 = 32;
 /// (`UDP_MAX_SEGMENTS`, 64, and 128 since 2024), which is more than it merges.
 pub const MAX_DATAGRAMS: u32 = 128;
 
-/// How many bytes of a payload are copied while a reader wants more: of a flow that is read as long as
-/// it lives ([`Watch::ALWAYS`]) all that there are, of another as many as a stream is held of before
-/// its name is found.
+/// How many bytes of a payload are copied while a reader wants more: of a flow that is read as long as it lives
+/// ([`Watch::ALWAYS`]) all of them, of another as many as the daemon holds of a stream before its name is
+/// found.
 #[inline(always)]
 pub const fn wanted_of(payload: u32, is_read_always: bool) -> u32 {
     /// Bytes of a stream that the daemon holds.
