@@ -103,7 +103,7 @@ fn compose_question<P: Packet>(frame: &P, message: usize) -> Option<usize> {
     (len <= ANSWER_CAPACITY).then_some(len)
 }
 
-/// What was read of the frame, with offsets that the verifier knows to be bounded.
+/// The facts about the refused frame, with offsets that the verifier knows to be bounded.
 #[inline(always)]
 fn with_bounds<P: Packet>(frame: &P) -> Option<Refused> {
     let refused = scratch::refusal()?.refused;
@@ -278,9 +278,9 @@ const LENGTHS: i32 = 2 * ANSWER_CAPACITY as i32 - 1;
 
 /// The same offset where it is below [`NETWORK_OFFSET_LIMIT`].
 ///
-/// Every place in the answer is this offset and a constant. What the compiler knows of it, it does
-/// not compare again, but it may keep a copy from before the comparison, of which the verifier of
-/// Linux 6.1 believes the worst. A masked register is bounded wherever it goes.
+/// Every place in the answer is this offset and a constant. The compiler does not repeat a comparison whose
+/// result it knows, but it may keep a copy from before the comparison, of which the verifier of Linux 6.1
+/// believes the worst. A masked register is bounded wherever it goes.
 #[inline(always)]
 fn bounded(offset: usize) -> Option<usize> {
     if offset >= NETWORK_OFFSET_LIMIT {
@@ -580,7 +580,7 @@ global! {
         // SAFETY: the context is valid while the program runs.
         unsafe {
             let mark = (*skb).mark;
-            // What the machine routes by marks is not for it.
+            // The marks by which the machine routes packets are not for the reset.
             (*skb).mark = 0;
             if !put(skb, answer, len as usize)
                 || bpf_clone_redirect(skb, ifindex, u64::from(BPF_F_INGRESS)) != 0

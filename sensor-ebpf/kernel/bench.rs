@@ -1,8 +1,8 @@
 //! Programs that measure programs: a floor, and drivers that make many flows out of one frame.
 //!
-//! Never attached but in a lab ([`many_devices`]). User space runs them by `BPF_PROG_TEST_RUN`, which repeats one frame: a driver
-//! rewrites it and tail-calls the program under test. What the driver itself costs is measured with
-//! [`noop`] as the program under test, and subtracted.
+//! Never attached but in a lab ([`many_devices`]). User space runs them by `BPF_PROG_TEST_RUN`, which repeats
+//! one frame: a driver rewrites it and tail-calls the program under test. The driver's own cost is measured
+//! with [`noop`] as the program under test, and subtracted.
 
 #![no_std]
 #![no_main]
@@ -166,7 +166,7 @@ fn put_back(context: &XdpContext) -> Option<()> {
         at += 1;
     }
     if at < FRAME_WORDS {
-        // What is left is less than a word.
+        // The rest is less than a word.
         let mut rest = frame[at];
         let mut offset = at * 8;
         while offset < FRAME_WORDS * 8 && store(context, offset, rest as u16).is_some() {
@@ -234,7 +234,7 @@ fn one_host(context: TcContext) -> i32 {
     TC_ACT_UNSPEC
 }
 
-/// What the kernel reads to admit the object to helpers that are GPL-only.
+/// The license, by which the kernel admits the object to helpers that are GPL-only.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -152,7 +152,7 @@ global! {
 }
 
 global! {
-    /// Makes a host name of what is in this CPU's buffer. Gives the number of what was found.
+    /// Makes a host name of the text in this CPU's buffer. Gives the number of what was found.
     fn settle() -> u32 {
         match scratch::said() {
             Some(said) => said
@@ -164,7 +164,7 @@ global! {
     }
 }
 
-/// What was found once the name that was copied is looked at.
+/// The number of what was found, once the name that was copied is looked at.
 #[inline(always)]
 pub(crate) fn settled(found: u32) -> u32 {
     if found == Found::Name as u32 {
@@ -282,7 +282,7 @@ global! {
 }
 
 global! {
-    /// What is decided by the name that was found in the packet at hand; 0 where none was, or no rule is
+    /// The decision by the name that was found in the packet at hand; 0 where none was found, or no rule is
     /// about it.
     pub(crate) fn decide_about(found: u32, layer: u32) -> u64 {
         let (Some(settings), Some(reading)) = (settings::settings(), scratch::reading()) else {

@@ -178,7 +178,7 @@ fn download_port(context: TcContext) -> i32 {
     }
 }
 
-/// What the machine itself sends over a bridge, before the bridge makes copies of it.
+/// Numbers frames that the machine itself sends over a bridge, before the bridge makes copies of them.
 #[classifier]
 fn number(context: TcContext) -> i32 {
     port::give_number(&context)
@@ -197,7 +197,7 @@ fn clock(context: XdpContext) -> u32 {
     }
 }
 
-/// What the kernel reads to admit the object to helpers that are GPL-only.
+/// The license, by which the kernel admits the object to helpers that are GPL-only.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

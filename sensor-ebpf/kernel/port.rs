@@ -107,7 +107,7 @@ pub(crate) fn give_number(context: &TcContext) -> i32 {
     TC_ACT_UNSPEC
 }
 
-/// What is to be known of a frame that leaves by a port, before it is read.
+/// The facts about a frame that leaves by a port, before it is read.
 #[inline(always)]
 pub(crate) fn leaves(frame: &SocketBuffer) -> Out {
     // SAFETY: the context is valid while the program runs.

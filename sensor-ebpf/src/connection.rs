@@ -1,6 +1,6 @@
 //! When another TCP connection begins in a flow, perhaps at the ports of one that ended.
 //!
-//! With a connection, the judgement of the one before ends. A device that could begin one alone would get rid
+//! A new connection ends the judgement of the one before. A device that could begin one alone would get rid
 //! of a verdict that is still to come: it would send a SYN between the two halves of its hello. Its server
 //! ignores that SYN (RFC 9293, section 3.10.7.4: a challenge at most). So a SYN of the device begins a
 //! connection only in a flow that no server has answered yet; everywhere else the server's answer does, which

@@ -19,11 +19,11 @@ use crate::{field, seen::Seen, shared::Element, tell::News};
 /// A set of lines.
 type Set = [FlowLine; WAYS as usize];
 
-/// What a steady packet reads and writes, in sets.
+/// The fields that a steady packet reads and writes, in sets.
 #[map]
 static FLOW_LINES: Array<Set> = Array::with_max_entries(5_120, BPF_F_MMAPABLE);
 
-/// What else is known of each flow, by the number of its line.
+/// The further fields of each flow, by the number of its line.
 #[map]
 static FLOW_DETAILS: Array<FlowDetail> = Array::with_max_entries(5_120 * WAYS, BPF_F_MMAPABLE);
 
@@ -36,8 +36,8 @@ static SPILLED: Array<Spill> = Array::with_max_entries(5_120, BPF_F_MMAPABLE);
 pub(crate) struct Line(Element<FlowLine>);
 
 impl Line {
-    /// Both words of what is decided, and what is wanted of the payloads: whether the next packet has
-    /// only to be counted.
+    /// Whether the next packet has only to be counted, by both words of the decision and by the watch of the
+    /// payloads.
     #[inline(always)]
     pub(crate) fn is_steady(self, direction: Direction, generation: u32) -> bool {
         Judgement::is_steady(self.judgement_word(), self.ruling_word(), generation)
@@ -119,7 +119,7 @@ impl Line {
         bytes.add(wire.bytes);
     }
 
-    /// What was counted in a direction.
+    /// The packets and bytes counted in a direction.
     #[inline(always)]
     pub(crate) fn counted(self, direction: Direction) -> Tally {
         let (packets, bytes) = match direction {
@@ -173,7 +173,7 @@ impl Flow {
             .advance(counted)
     }
 
-    /// What is known of its connection when a SYN comes.
+    /// The state of its connection when a SYN comes.
     #[inline(always)]
     pub(crate) fn known(self) -> Known {
         Known {
@@ -191,13 +191,13 @@ impl Flow {
             .store(sequence);
     }
 
-    /// What [`set_initial_sequence`](Self::set_initial_sequence) noted last.
+    /// The number that [`set_initial_sequence`](Self::set_initial_sequence) noted last.
     #[inline(always)]
     pub(crate) fn initial_sequence(self, direction: Direction) -> u32 {
         field!(self.detail, initial_sequence).of(direction).load()
     }
 
-    /// What [`Head`] says about the flow: its slot, the initial sequence number of a direction and
+    /// Fills in the fields of [`Head`] about the flow: its slot, the initial sequence number of a direction and
     /// whether that was seen, and which connection it is.
     #[inline(always)]
     pub(crate) fn describe(self, direction: Direction, head: &mut Head) {

@@ -19,7 +19,7 @@ use crate::{field, shared::Element, tell::News};
 #[map]
 static INTERFACE_INDEX: HashMap<u32, u32> = HashMap::with_max_entries(64, 0);
 
-/// What is booked to an interface beyond its live flows.
+/// The books of each interface beyond its live flows.
 #[map]
 static INTERFACES: Array<InterfaceRecord> = Array::with_max_entries(64, BPF_F_MMAPABLE);
 
