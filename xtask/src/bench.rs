@@ -1,6 +1,6 @@
-//! `bench`: what a packet costs in the kernel, a message in a decoder, and the daemon on the machine,
-//! beside xdp-filter, ndpiReader, dnsmasq, unbound and what was aimed at; and what a thousand attempts
-//! at a blocked name by every way come to.
+//! `bench`: the cost of a packet in the kernel, of a message in a decoder, and of the daemon on the machine,
+//! beside xdp-filter, ndpiReader, dnsmasq, unbound and the goals; and the results of a thousand attempts at a
+//! blocked name by every way.
 
 mod decoding;
 
@@ -17,7 +17,7 @@ use crate::{
     setup::{self, Need},
 };
 
-/// What is written with `--json`.
+/// The report that `--json` writes.
 #[derive(Serialize)]
 struct Report {
     kernel: KernelFigures,
@@ -32,7 +32,7 @@ struct Report {
     goals: Vec<Goal>,
 }
 
-/// What the bench of the kernel programs writes.
+/// The figures that the bench of the kernel programs writes.
 #[derive(Deserialize, Serialize)]
 struct KernelFigures {
     repeats: u64,
@@ -49,7 +49,7 @@ struct Figure {
     with_floor_ns: f64,
 }
 
-/// What the bench of the daemon writes.
+/// The figures that the bench of the daemon writes.
 #[derive(Deserialize, Serialize)]
 struct DaemonFigures {
     devices: u64,
@@ -62,7 +62,7 @@ struct DaemonFigures {
     scrape_kib: f64,
 }
 
-/// What the bench of replays writes, where the captures are there.
+/// The figures that the bench of replays writes, where the captures are there.
 #[derive(Deserialize, Serialize)]
 struct ReplayFigures {
     corpus: Comparison,
@@ -81,8 +81,8 @@ struct Comparison {
     ratio: f64,
 }
 
-/// What the bench of the filter writes: attempts at a blocked name, and as many at an allowed one, by
-/// circumstance and way.
+/// The figures that the bench of the filter writes: attempts at a blocked name, and as many at an allowed one,
+/// by circumstance and way.
 #[derive(Deserialize, Serialize)]
 struct FilterFigures {
     attempts: u64,
@@ -105,7 +105,7 @@ struct Attempts {
     allowed_ms_median: f64,
 }
 
-/// What the bench of DNS writes: answers by `sensor`, `dnsmasq` and `unbound`.
+/// The figures that the bench of DNS writes: answers by `sensor`, `dnsmasq` and `unbound`.
 #[derive(Deserialize, Serialize)]
 struct DnsFigures {
     names: u64,

@@ -47,7 +47,7 @@ fuzz_target!(|input: (bool, u16, Vec<(u8, bool, u8, Vec<u8>)>)| {
     }
 });
 
-/// What an upload says, in order.
+/// The names that an upload says, in order.
 #[derive(Debug, Default)]
 struct Said {
     names: Vec<String>,

@@ -79,7 +79,7 @@ fn compare((found, name): &(Found, Option<Vec<u8>>), message: &[u8]) {
                 && decoded.opcode == 0
                 && let [question] = &decoded.questions[..]
             {
-                // What no stub resolver sends, the kernel leaves to the decoder.
+                // The kernel leaves questions that no stub resolver sends to the decoder.
                 let has_dot = question.name.contains("\\046");
                 assert!(has_dot || is_compressed(message));
             }

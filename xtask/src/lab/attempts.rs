@@ -85,7 +85,7 @@ pub struct Attempt {
     pub outcome: Outcome,
     /// When, in milliseconds.
     pub ms: f64,
-    /// What the client says of it.
+    /// The client's words about it.
     pub detail: String,
 }
 

@@ -1,10 +1,9 @@
-//! The sensor's books beside what the interfaces counted.
+//! The sensor's books beside the counters of the interfaces.
 //!
-//! What a veth counts, found out on 6.1 and 6.18: on its plain path a packet has its Ethernet
-//! header. Where the receiving end has an XDP program, packets go through its ring, and both ends
-//! count what is left behind the Ethernet header; but a frame that a program sent back (`XDP_TX`)
-//! counts whole. A packet that TC refuses at egress is not counted at all. The sensor books its
-//! answers apart from the downloads, at either hook.
+//! The counters of a veth, found out on 6.1 and 6.18: on its plain path a packet has its Ethernet header. Where
+//! the receiving end has an XDP program, packets go through its ring, and both ends count only the bytes behind
+//! the Ethernet header; but a frame that a program sent back (`XDP_TX`) counts whole. A packet that TC refuses
+//! at egress is not counted at all. The sensor books its answers apart from the downloads, at either hook.
 
 use std::time::{Duration, Instant};
 
@@ -60,9 +59,9 @@ pub struct PortBooks {
     pub interface: String,
     /// Where the sensor's programs sit.
     pub hooks: ByDirection<String>,
-    /// What the sensor says went over the link.
+    /// The packets over the link by the sensor's books.
     pub sensor: ByDirection<Tally>,
-    /// What the interface says.
+    /// The packets by the interface's counters.
     pub counted: ByDirection<Tally>,
     /// Packets that the sensor refused before they reached the link.
     pub refused: Tally,

@@ -80,7 +80,7 @@ pub const ECHO_PORT: u16 = 4000;
 /// How many folders of ended labs are kept, for their logs.
 const KEPT: usize = 16;
 
-/// What may differ between labs.
+/// The options of a lab.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
     /// Whether interfaces may hand over super-packets (TSO, GSO, GRO) and packets without a
@@ -90,8 +90,8 @@ pub struct Options {
     pub sites: bool,
     /// Which phone the household has.
     pub phone: Phone,
-    /// How far away the internet is: what the link to it adds to a round trip, half of it each way.
-    /// Left out: nothing but what a veth takes.
+    /// How far away the internet is: the time that the link to it adds to a round trip, half of it each way.
+    /// Default: none but the veth's own.
     pub delay: Option<Duration>,
 }
 
@@ -117,7 +117,7 @@ impl Phone {
 /// A running lab. Everything in it ends with it.
 #[derive(Debug)]
 pub struct Lab {
-    /// What tells it from other labs: the process and a number.
+    /// The lab's identity among others: the process and a number.
     pub id: String,
     /// Where its files and logs are.
     pub folder: PathBuf,
@@ -256,7 +256,7 @@ impl Lab {
         self.relay.as_ref().map_or(0, Relay::lost)
     }
 
-    /// What the gateway's two ports have counted.
+    /// The counters of the gateway's two ports.
     ///
     /// # Errors
     /// Where a port is gone.
@@ -267,7 +267,7 @@ impl Lab {
         ])
     }
 
-    /// What the gateway's two ports have counted, once nothing has moved for a while.
+    /// The counters of the gateway's two ports, once nothing has moved for a while.
     ///
     /// # Errors
     /// Where packets still come after 20 seconds.
@@ -304,7 +304,7 @@ impl Drop for Lab {
     }
 }
 
-/// What is plugged into the gateway.
+/// The devices that can be plugged into the gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Device {
     /// The phone, at the first port.

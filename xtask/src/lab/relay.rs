@@ -1,4 +1,4 @@
-//! Distance: what goes over a link arrives later, in its order.
+//! Distance: frames over a link arrive later, in their order.
 //!
 //! The kernels that the lab runs on need not have netem. Between the two ends of the link is a host
 //! of its own, `relay`, with an interface to either; a thread for each direction takes frames from
@@ -118,7 +118,7 @@ impl Direction {
                 } else {
                     self.lost.fetch_add(1, Ordering::Relaxed);
                 }
-                // What is due is not to wait for those who come.
+                // Frames that are due must not wait for those that come.
                 self.deliver();
             }
             self.deliver();
