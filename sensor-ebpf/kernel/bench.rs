@@ -132,7 +132,7 @@ fn replay(context: XdpContext) -> u32 {
     }
 }
 
-/// As [`replay`], by each of 256 devices in turn: what one of them is answered is limited.
+/// As [`replay`], by each of 256 devices in turn, because the answers to one of them are limited.
 #[xdp]
 fn replay_devices(context: XdpContext) -> u32 {
     let Some(random) = RANDOM.get_ptr_mut(0) else {
@@ -221,7 +221,7 @@ fn many_devices(context: TcContext) -> i32 {
     TC_ACT_UNSPEC
 }
 
-/// Lets the host take in what is answered to the devices of [`many_devices`]. At its ingress.
+/// Lets the host take in the answers to the devices of [`many_devices`]. At its ingress.
 #[classifier]
 fn one_host(context: TcContext) -> i32 {
     const DESTINATION_MAC: usize = 0;

@@ -63,8 +63,8 @@ const DONE: u32 = u32::MAX;
 /// into the ring; of [`MAX_DATAGRAMS`](sensor_ebpf::sample::MAX_DATAGRAMS) datagrams eight for each.
 const STEPS: u32 = 1_024;
 
-/// Reads the packet that was handed over; `fetch` brings the piece that begins at a place. Gives what
-/// becomes of the frame.
+/// Reads the packet that was handed over; `fetch` brings the piece that begins at a place. Gives the action on
+/// the frame.
 #[inline(always)]
 pub(crate) fn read(fetch: impl Fn(u32) -> u32) -> Action {
     run(fetch, || go_on())
@@ -136,8 +136,8 @@ global! {
 }
 
 global! {
-    /// Says what the payload is taken for, whose first piece is there. Goes over to the next packet where
-    /// nobody reads it.
+    /// Tells the kind of the payload whose first piece is there. Goes over to the next packet where no reader
+    /// wants it.
     fn recognise() -> u32 {
         let Some((sample, reading)) = at_hand() else {
             return DONE;
@@ -154,7 +154,7 @@ global! {
         }
         let wanted = watch_on();
         if wanted == 0 && reading.packets != 0 {
-            // The packets before were all that was wanted of the flow.
+            // The packets before were all that the flow's watch wanted.
             return DONE;
         }
         if kind.is_none() {
@@ -166,7 +166,7 @@ global! {
 }
 
 global! {
-    /// As [`recognise`], and chooses who reads it: of uploads of devices that rules by name apply to, that
+    /// As [`recognise`], and chooses the reader: for uploads of devices that rules by name apply to, where they
     /// are not refused already.
     fn begin() -> u32 {
         const DNS: u8 = Kind::Dns as u8;

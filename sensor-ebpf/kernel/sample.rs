@@ -371,7 +371,7 @@ impl Packet for Payload<'_> {
     #[inline(always)]
     fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
         let offset = masked::<0x3_ffff>(offset);
-        // An offset that is too large stays so. Behind what was captured lies what another payload left there.
+        // An offset that is too large stays so. Behind the captured bytes lie those of an earlier payload.
         // Masked too, so that the verifier does not take it for the offset and a constant: that of
         // Linux 6.12 mixes up the bounds of the two.
         let end = masked::<0x3_ffff>(offset + N);

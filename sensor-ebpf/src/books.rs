@@ -431,10 +431,10 @@ wire! {
 }
 
 impl HitKey {
-    /// In `writer`: what programs add up, packets that have no flow, that are refused, and what the decisions
-    /// of live flows before the one in force applied to.
+    /// In `writer`: hits that programs add up, of packets that have no flow or are refused, and of earlier
+    /// decisions of live flows.
     pub const BY_PROGRAMS: u8 = 0;
-    /// In `writer`: what user space adds up, the last packets of flows that it reaped.
+    /// In `writer`: hits that user space adds up, of the last packets of flows that it reaped.
     pub const OF_REAPED: u8 = 1;
 
     /// The key under which one packet's hit is counted.

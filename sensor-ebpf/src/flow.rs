@@ -1,4 +1,4 @@
-//! The flow table: where a flow's record lies, and what is in it.
+//! The flow table: the place of a flow's record, and its fields.
 //!
 //! # Why not a BPF hash map
 //!

@@ -83,9 +83,9 @@ const _: () = assert!(size_of::<Judged>() < size_of::<Head>());
 impl Head {
     /// In `flags`: the SYN of this direction was seen, `initial_sequence` counts.
     pub const SYN_SEEN: u8 = 1;
-    /// In `flags`: the kernel has read what the payload says, and judged it.
+    /// In `flags`: the kernel has read the name in the payload, and judged it.
     pub const JUDGED: u8 = 2;
-    /// In `flags`: the packet was refused for what it says.
+    /// In `flags`: the packet was refused for its name.
     pub const REFUSED: u8 = 4;
     /// In `flags`: no more payloads in this direction are wanted.
     pub const LAST: u8 = 8;
@@ -119,7 +119,7 @@ pub const NO_SLOT: u32 = u32::MAX;
 /// merged from several (GRO), or is not split yet (GSO), has more.
 pub const MAX_PAYLOAD: usize = 2048;
 
-/// The most pieces of one packet's payload that are copied: 64 KiB, what the longest IP packet has.
+/// The most pieces of one packet's payload that are copied: 64 KiB, as much as the longest IP packet has.
 pub const MAX_PIECES: u32 = 32;
 
 /// The most datagrams of one packet that are read each by itself: as many as Linux sends in one

@@ -404,7 +404,7 @@ impl Clients {
         again.map_err(|_| Late)?
     }
 
-    /// One question in a datagram, and what is right with the answer.
+    /// Sends one question in a datagram, and checks the answer.
     fn dns(&self, target: &Target, number: u64, chance: &mut Chance) -> Result<()> {
         const TYPES: [u16; 3] = [1, 28, 65];
         // All combinations come in turn, whatever the number of targets is.
@@ -511,11 +511,11 @@ fn quic_socket(target: &Target) -> Result<UdpSocket> {
     Ok(socket)
 }
 
-/// Waits until the socket is told by ICMP that there is nobody.
+/// Waits until ICMP tells the socket that no server is there.
 async fn told(socket: &UdpSocket) -> anyhow::Error {
     loop {
         let mut octet = 0_u8;
-        // SAFETY: the kernel writes one octet at most; what it cuts off is nobody's.
+        // SAFETY: the kernel writes one octet at most, and drops the rest.
         let told = unsafe {
             libc::recv(
                 socket.as_raw_fd(),

@@ -69,7 +69,7 @@ struct ReplayFigures {
     large: Comparison,
 }
 
-/// `sensor replay` beside ndpiReader: what both did, and milliseconds of CPU.
+/// `sensor replay` beside ndpiReader: the packets of both, and milliseconds of CPU.
 #[derive(Deserialize, Serialize)]
 struct Comparison {
     captures: u64,
@@ -187,10 +187,10 @@ impl Goal {
 /// Benches that can be had alone.
 pub const ALONE: [&str; 5] = ["kernel", "daemon", "replay", "filter", "dns"];
 
-/// Measures, prints, and writes the figures to `json` where one is named: all, held against what is
-/// aimed at, or of one of [`ALONE`].
+/// Measures, prints, and writes the figures to `json` where one is named: all, held against the goals, or of
+/// one of [`ALONE`].
 ///
-/// A goal that is missed is no error: a figure depends on the machine and on what else runs there.
+/// A goal that is missed is no error, because a figure depends on the machine and on its other load.
 ///
 /// # Errors
 /// Where something cannot be installed, built, loaded (root is needed) or written.
@@ -243,7 +243,7 @@ fn drivers() -> Result<()> {
     run(build::kernel_cargo(&toolchain, "build").args(["--bin", "sensor-bench"]))
 }
 
-/// Runs one of the sensor's benches and reads what it wrote.
+/// Runs one of the sensor's benches and reads its figures.
 fn measure<T: for<'a> Deserialize<'a>>(bench: &str) -> Result<T> {
     let file = build::target().join(format!("bench-{bench}.json"));
     run_shown(

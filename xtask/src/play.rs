@@ -23,8 +23,8 @@ pub const HOUSEHOLD: Options = Options {
     delay: None,
 };
 
-/// The policies of the demo and of the lab: the phone is kept from the tracker, and what anyone
-/// asks of a name server is observed.
+/// The policies of the demo and of the lab: the phone is kept from the tracker, and the questions of every
+/// device to name servers are observed.
 pub fn policies() -> String {
     let [v4, v6] = TRACKER_PREFIXES;
     format!(

@@ -1,7 +1,7 @@
 //! Other kernels: those of Debian are booted in a virtual machine, in which the whole sensor works.
 //!
-//! The verifier of an older kernel refuses more than a newer one. The virtual machine boots Debian's kernel and
-//! nothing else of Debian's: the first process is the guest, an example of the `sensor` package, with the
+//! The verifiers of older kernels are the ones that refuse programs. The virtual machine boots Debian's kernel
+//! and nothing else of Debian's: the first process is the guest, an example of the `sensor` package, with the
 //! libraries it is linked to, `ip`, `nft`, and the modules that the kernel needs for it.
 //!
 //! A kernel is downloaded once and kept in the project's cache folder; delete its folder there to
@@ -115,7 +115,7 @@ pub fn run() -> Result<()> {
 }
 
 impl Kernel {
-    /// Shows what a guest found out, and whether it passed.
+    /// Shows the findings of a guest, and fails where it did not pass.
     fn judge(&self, console: &str) -> Result<()> {
         for line in console.lines().filter(|line| line.contains(VERIFIED)) {
             say(line.trim());
@@ -147,7 +147,7 @@ impl Kernel {
         }
         // Of a version of this program that needed others.
         let _ = fs::remove_dir_all(&folder);
-        // Renamed when it is whole: what is cut off is begun anew.
+        // Renamed when it is whole: a download that is cut off begins anew.
         let partial = kernels.join(format!("{}.partial", self.version));
         let _ = fs::remove_dir_all(&partial);
         fs::create_dir_all(partial.join("lists/partial"))?;

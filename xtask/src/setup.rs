@@ -210,7 +210,7 @@ fn parse_release(text: &str) -> Option<u32> {
     }
 }
 
-/// Where this project keeps what it builds for itself.
+/// The folder where this project keeps the programs that it builds for itself.
 pub(crate) fn cache() -> Result<PathBuf> {
     let folder = match env::var_os("XDG_CACHE_HOME").filter(|path| Path::new(path).is_absolute()) {
         Some(folder) => PathBuf::from(folder),

@@ -70,8 +70,7 @@ impl Line {
         Watch::from_bits(field!(self.0, watch).load())
     }
 
-    /// Says what is wanted. Of two CPUs that store at once, one is not heard, and one payload more is
-    /// copied.
+    /// Stores the watch. Where two CPUs store at once, one store is lost, and one payload more is copied.
     #[inline(always)]
     pub(crate) fn set_watch(self, watch: Watch) {
         field!(self.0, watch).store(watch.bits());
@@ -226,7 +225,7 @@ fn lines(set: u32) -> Option<*mut FlowLine> {
     Some(FLOW_LINES.get_ptr_mut(set)?.cast())
 }
 
-/// One line of a set, by its way; what lies above the number of a way counts for nothing.
+/// One line of a set, by its way; bits above the number of a way count for nothing.
 #[inline(always)]
 fn line(lines: *mut FlowLine, way: u32) -> Line {
     // SAFETY: a set has so many lines.
@@ -365,7 +364,7 @@ pub(crate) fn open(seen: &Seen, device: u32, has_twin: bool, settings: &Settings
     field!(line.0, last_seen).store(now as u32);
     let watch = Watch::of_new_flow(&seen.key, settings.watched_payloads);
     field!(line.0, watch).store(watch.bits());
-    // Of no generation: whoever finds the flow first decides.
+    // Of no generation: the CPU that finds the flow first decides.
     let judgement = Judgement {
         ambiguous: has_twin,
         epoch: Judgement::next_epoch(line.judgement_word()),
@@ -383,7 +382,7 @@ pub(crate) fn open(seen: &Seen, device: u32, has_twin: bool, settings: &Settings
     Some(flow)
 }
 
-/// Claims a way of a set that is nobody's.
+/// Claims a free way of a set.
 #[inline(always)]
 fn claim_in(set: u32, fingerprint: u64) -> Option<Flow> {
     let lines = lines(set)?;

@@ -104,7 +104,7 @@ pub(crate) fn count_answered_in(record: Element<InterfaceRecord>, bytes: u64) {
     field!(record, answered).add_tally(Tally { packets: 1, bytes });
 }
 
-/// Books what the sensor sent to a device in the place of a refused download.
+/// Books the packets that the sensor sent to a device in the place of a refused download.
 #[inline(always)]
 pub(crate) fn count_replaced(ifindex: u32, bytes: u64) {
     if let Some(record) = interface(ifindex) {

@@ -1,5 +1,5 @@
-//! Buffers of each CPU, for what is too large for the stack. No other program of this object runs on
-//! the CPU before the one that uses them has ended.
+//! Buffers of each CPU, for data that is too large for the stack. No other program of this object runs on the
+//! CPU before the one that uses them has ended.
 
 use aya_ebpf::{macros::map, maps::PerCpuArray};
 use sensor_ebpf::{

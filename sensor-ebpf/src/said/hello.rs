@@ -200,7 +200,7 @@ pub fn name<P: Packet + ?Sized>(stream: &P, list: Place, text: &mut Text) -> Fou
     }
 }
 
-/// Copies what stands where a list of names has its name. [`Text::settle`] makes a host name of it.
+/// Copies the name at its place in a list of names. [`Text::settle`] makes a host name of it.
 #[inline(always)]
 pub fn copy_name<P: Packet + ?Sized>(stream: &P, list: Place, text: &mut Text) -> Found {
     const HOST_NAME: u8 = 0;

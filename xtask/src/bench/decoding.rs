@@ -32,7 +32,7 @@ impl DecodingFigures {
     }
 }
 
-/// Runs the benches and reads what criterion wrote.
+/// Runs the benches and reads the estimates of criterion.
 ///
 /// # Errors
 /// Where they do not build or run, or wrote something else than was expected.

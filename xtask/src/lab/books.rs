@@ -52,7 +52,7 @@ struct Status {
     interfaces: Vec<Account>,
 }
 
-/// One port: what the sensor booked and what the interface counted, put in the same terms.
+/// One port: the sensor's books and the interface's counters, put in the same terms.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct PortBooks {
     /// The port.
@@ -122,8 +122,8 @@ impl PortBooks {
 }
 
 impl Lab {
-    /// The books of both ports at a moment when nothing moved. Where they do not balance, the
-    /// sensor is given ten seconds to catch up; what is returned may still not balance.
+    /// The books of both ports at a moment when nothing moved. Where they do not balance, the sensor is given
+    /// ten seconds to catch up; the books returned may still not balance.
     ///
     /// # Errors
     /// Where the links do not come to rest, or the sensor does not answer.

@@ -83,8 +83,8 @@ const KEPT: usize = 16;
 /// The options of a lab.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
-    /// Whether interfaces may hand over super-packets (TSO, GSO, GRO) and packets without a
-    /// checksum. Without, an interface counts what a wire would carry.
+    /// Whether interfaces may hand over super-packets (TSO, GSO, GRO) and packets without a checksum. Without
+    /// offloads, an interface counts as a wire would carry.
     pub offloads: bool,
     /// Whether the internet has the named sites.
     pub sites: bool,
@@ -462,7 +462,7 @@ fn link(gateway: &Host, internet: &Host, folder: &Path, options: Options) -> Res
     Ok(relay)
 }
 
-/// The bridge with its ports, and the translation of what leaves it.
+/// The bridge with its ports, and the address translation behind it.
 fn lan(gateway: &Host, devices: [(&Host, &str); 2], options: Options) -> Result<()> {
     // Snooping would send group queries of its own, at times of its own.
     gateway.ip("link add br-lan address 02:00:00:00:00:01 type bridge mcast_snooping 0")?;
@@ -495,7 +495,7 @@ fn port_of_bridge(
     options: Options,
 ) -> Result<()> {
     veth((gateway, port), (device, "eth0"), mac, options)?;
-    // A port has no addresses: what leaves it is the bridge's.
+    // A port has no addresses: packets that leave it are the bridge's.
     gateway.set(&format!("ipv6/conf/{port}/disable_ipv6"), "1")?;
     gateway.ip(&format!("link set {port} master br-lan"))
 }
@@ -509,8 +509,8 @@ fn veth(near: (&Host, &str), far: (&Host, &str), mac: &str, options: Options) ->
         other.netns()
     ))?;
     for (host, interface) in [near, far] {
-        // A queue that holds what the driver's ring of 256 frames does not, or a fast sender's
-        // packets are lost behind the sensor.
+        // A queue for the packets that the driver's ring of 256 frames does not hold. Without it, a fast
+        // sender's packets are lost behind the sensor.
         host.run(&format!(
             "tc qdisc add dev {interface} root pfifo limit 20000"
         ))?;

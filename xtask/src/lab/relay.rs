@@ -36,7 +36,7 @@ pub(super) struct Relay {
     running: Arc<AtomicBool>,
     lost: Arc<AtomicU64>,
     threads: Vec<JoinHandle<()>>,
-    /// Its interfaces go with the last who holds them.
+    /// The kernel removes its interfaces with the last process that holds them.
     _host: Host,
 }
 
@@ -167,7 +167,7 @@ fn receive(socket: &OwnedFd, frame: &mut [u8]) -> io::Result<usize> {
     usize::try_from(length).map_err(|_| io::Error::last_os_error())
 }
 
-/// A packet socket that hears what comes in by an interface, and not what it sends itself.
+/// A packet socket that receives the frames that come in by an interface, and not its own.
 fn open(interface: &str) -> io::Result<OwnedFd> {
     let all = (libc::ETH_P_ALL as u16).to_be();
     // Protocol 0 until it is bound: nothing of another interface comes in between.

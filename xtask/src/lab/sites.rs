@@ -47,7 +47,7 @@ pub const ANALYTICS: Site = Site {
     name: "sa.api.intl.miui.com",
     addresses: ["198.51.100.31", "2001:db8:a::31"],
 };
-/// Where a Xiaomi phone sends what it tracks.
+/// The server to which a Xiaomi phone sends its tracking data.
 pub const TRACKING: Site = Site {
     name: "tracking.intl.miui.com",
     addresses: ["198.51.100.32", "2001:db8:a::32"],
