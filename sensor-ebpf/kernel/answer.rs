@@ -42,8 +42,8 @@ use crate::{
 /// The mark of a socket buffer that is an answer of ours.
 pub(crate) const ANSWER_MARK: u32 = 0x5e4d_0a05;
 
-/// Leaves in this CPU's buffer what an answer needs to know of the frame that is refused, which was just
-/// seen. Gives whether an answer may be due.
+/// Leaves the facts about the refused frame that was just seen in this CPU's buffer, for an answer. Gives
+/// whether one may be due.
 #[inline(always)]
 fn take<P: Packet>(frame: &P) -> u32 {
     let take = || {
@@ -80,8 +80,8 @@ global! {
     }
 }
 
-/// Composes the refusal of the frame that was read, in the buffer of whom it is for. Gives its length; 0
-/// where none is due.
+/// Composes the refusal of the frame that was read, in the receiver's buffer. Gives its length; `None` where
+/// none is due.
 #[inline(always)]
 fn compose<P: Packet>(frame: &P, to: To) -> Option<usize> {
     let buffer = scratch::answer(to)?;
@@ -103,7 +103,7 @@ fn compose_question<P: Packet>(frame: &P, message: usize) -> Option<usize> {
     (len <= ANSWER_CAPACITY).then_some(len)
 }
 
-/// What was read of the frame, with offsets that the verifier knows to be bounded.
+/// The facts about the refused frame, with offsets that the verifier knows to be bounded.
 #[inline(always)]
 fn with_bounds<P: Packet>(frame: &P) -> Option<Refused> {
     let refused = scratch::refusal()?.refused;
@@ -147,8 +147,8 @@ global! {
 }
 
 global! {
-    /// Reads a frame that another program refused, and leaves in this CPU's buffer what an answer needs to
-    /// know of it. Gives whether one may be due.
+    /// Reads a frame that another program refused, and leaves the facts for an answer in this CPU's buffer.
+    /// Gives whether one may be due.
     fn read(skb: *mut __sk_buff) -> u32 {
         let frame = SocketBuffer::ingress(&TcContext::new(skb));
         let read = || {
@@ -201,8 +201,7 @@ global! {
 }
 
 global! {
-    /// Has resets that are composed from now on signed, or not: what goes to a server comes back to the
-    /// programs.
+    /// Has resets that are composed from now on signed, or not: resets to a server come back to the programs.
     fn sign(is_for_server: u32) -> u32 {
         let (Some(settings), Some(refusal)) = (settings::settings(), scratch::refusal()) else {
             return 0;
@@ -230,7 +229,7 @@ fn message_for(action: u32) -> u32 {
 
 global! {
     /// Copies the question to the message that refuses it. Gives whether it could. A function of its own,
-    /// because the verifier would go through what follows once for each length of the question.
+    /// because the verifier would go through the code behind it once for each length of the question.
     fn copy_question(place: u32) -> u32 {
         let (Some(buffer), Some(sample), Some(said)) = (
             scratch::answer(To::Sender),
@@ -278,9 +277,9 @@ const LENGTHS: i32 = 2 * ANSWER_CAPACITY as i32 - 1;
 
 /// The same offset where it is below [`NETWORK_OFFSET_LIMIT`].
 ///
-/// Every place in the answer is this offset and a constant. What the compiler knows of it, it does
-/// not compare again, but it may keep a copy from before the comparison, of which the verifier of
-/// Linux 6.1 believes the worst. A masked register is bounded wherever it goes.
+/// Every place in the answer is this offset and a constant. The compiler does not repeat a comparison whose
+/// result it knows, but it may keep a copy from before the comparison, of which the verifier of Linux 6.1
+/// believes the worst. A masked register is bounded wherever it goes.
 #[inline(always)]
 fn bounded(offset: usize) -> Option<usize> {
     if offset >= NETWORK_OFFSET_LIMIT {
@@ -321,8 +320,8 @@ global! {
 }
 
 global! {
-    /// Makes of a refused SYN its reset, where it goes the short way and the driver delivers what XDP sends
-    /// back. Gives whether it did; where not, the frame is as it was.
+    /// Turns a refused SYN into its reset, where it goes the short way and the driver delivers frames that XDP
+    /// sends back. Gives whether it did; where not, the frame is as it was.
     fn reset_syn(context: *mut xdp_md) -> u32 {
         let reset = || {
             let frame = LinearFrame::new(&XdpContext::new(context));
@@ -367,8 +366,8 @@ fn write_reset<const WORDS: usize>(
 }
 
 global! {
-    /// Hands a refused frame on with a note of what is to be answered. Where the driver has no room for
-    /// it, the frame goes no further.
+    /// Hands a refused frame on with a note of the answer to make. Where the driver has no room for the note,
+    /// the frame goes no further.
     fn note(context: *mut xdp_md, action: u32) -> u32 {
         let Some(refusal) = scratch::refusal() else {
             return xdp_action::XDP_DROP;
@@ -512,11 +511,11 @@ fn tell_both(skb: *mut __sk_buff, action: u32) -> u32 {
 }
 
 global! {
-    /// Learns whether the checksum of the frame that was read is left to whoever sends it on
-    /// (`CHECKSUM_PARTIAL`), and leaves it with what an answer needs to know. The frame's first bytes are
-    /// not to be read any more. Gives 0 where no answer can have the frame's place.
+    /// Learns whether the checksum of the frame that was read is left to the network adapter
+    /// (`CHECKSUM_PARTIAL`), and notes that with the facts for an answer. The frame's first bytes must not be
+    /// read any more. Gives 0 where no answer can have the frame's place.
     ///
-    /// No helper tells, but one does otherwise where it is so: it leaves checksums alone that stand for no
+    /// No helper tells, but one behaves differently then: it leaves checksums alone that stand for no
     /// pseudo-header (`inet_proto_csum_replace4`).
     fn find_checksum(skb: *mut __sk_buff) -> u32 {
         /// Bytes that are replaced; any but 0 and 0xffff change every sum.
@@ -544,8 +543,8 @@ global! {
 }
 
 global! {
-    /// Takes options and extension headers out of the frame that was read: an unfinished checksum begins
-    /// behind them, and moves with what follows. Gives 0 where the answer's would be in another place.
+    /// Takes options and extension headers out of the frame that was read: an unfinished checksum begins behind
+    /// them, and moves with the bytes after. Gives 0 where the answer's would be in another place.
     fn straighten(skb: *mut __sk_buff) -> u32 {
         const AFTER_NETWORK_HEADER: u32 = 0;
 
@@ -580,7 +579,7 @@ global! {
         // SAFETY: the context is valid while the program runs.
         unsafe {
             let mark = (*skb).mark;
-            // What the machine routes by marks is not for it.
+            // The marks by which the machine routes packets are not for the reset.
             (*skb).mark = 0;
             if !put(skb, answer, len as usize)
                 || bpf_clone_redirect(skb, ifindex, u64::from(BPF_F_INGRESS)) != 0
@@ -612,8 +611,8 @@ fn put(skb: *mut __sk_buff, answer: &[u8; ANSWER_CAPACITY], len: usize) -> bool 
 }
 
 global! {
-    /// Turns a refused download into what ends the flow at both ends: for the server, as if the device
-    /// had sent it; for the device, in the place of what the server sent.
+    /// Turns a refused download into answers that end the flow at both ends: for the server, as if the device
+    /// had sent one; for the device, in the place of the server's packet.
     pub(crate) fn answer_both(skb: *mut __sk_buff) -> u32 {
         let ifindex = SocketBuffer::ingress(&TcContext::new(skb)).ifindex();
         if take_tc(skb) == 0
@@ -634,7 +633,7 @@ global! {
         sign(0);
         let to_device = finish(To::Receiver as u32, compose_onward(skb));
         if to_device == 0 {
-            // Of other protocols whoever the packet was for is told nothing.
+            // Of other protocols the receiver of the packet is told nothing.
             if has_ports() {
                 interfaces::count_answer_failed(ifindex);
             }

@@ -1,8 +1,8 @@
 //! Programs that measure programs: a floor, and drivers that make many flows out of one frame.
 //!
-//! Never attached but in a lab ([`many_devices`]). User space runs them by `BPF_PROG_TEST_RUN`, which repeats one frame: a driver
-//! rewrites it and tail-calls the program under test. What the driver itself costs is measured with
-//! [`noop`] as the program under test, and subtracted.
+//! Never attached but in a lab ([`many_devices`]). User space runs them by `BPF_PROG_TEST_RUN`, which repeats
+//! one frame: a driver rewrites it and tail-calls the program under test. The driver's own cost is measured
+//! with [`noop`] as the program under test, and subtracted.
 
 #![no_std]
 #![no_main]
@@ -132,7 +132,7 @@ fn replay(context: XdpContext) -> u32 {
     }
 }
 
-/// As [`replay`], by each of 256 devices in turn: what one of them is answered is limited.
+/// As [`replay`], by each of 256 devices in turn, because the answers to one of them are limited.
 #[xdp]
 fn replay_devices(context: XdpContext) -> u32 {
     let Some(random) = RANDOM.get_ptr_mut(0) else {
@@ -166,7 +166,7 @@ fn put_back(context: &XdpContext) -> Option<()> {
         at += 1;
     }
     if at < FRAME_WORDS {
-        // What is left is less than a word.
+        // The rest is less than a word.
         let mut rest = frame[at];
         let mut offset = at * 8;
         while offset < FRAME_WORDS * 8 && store(context, offset, rest as u16).is_some() {
@@ -221,7 +221,7 @@ fn many_devices(context: TcContext) -> i32 {
     TC_ACT_UNSPEC
 }
 
-/// Lets the host take in what is answered to the devices of [`many_devices`]. At its ingress.
+/// Lets the host take in the answers to the devices of [`many_devices`]. At its ingress.
 #[classifier]
 fn one_host(context: TcContext) -> i32 {
     const DESTINATION_MAC: usize = 0;
@@ -234,7 +234,7 @@ fn one_host(context: TcContext) -> i32 {
     TC_ACT_UNSPEC
 }
 
-/// What the kernel reads to admit the object to helpers that are GPL-only.
+/// The license, by which the kernel admits the object to helpers that are GPL-only.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -26,7 +26,7 @@ use crate::{
 
 /// Books a frame to its flow, which is opened where it is new, or to its device's overflow.
 ///
-/// One function after the other and not within each other: together they would take more stack than
+/// One function after the other and not within each other, because together they would take more stack than
 /// there is.
 #[inline(always)]
 pub(crate) fn book(seen: &Seen) -> Booked {
@@ -53,10 +53,10 @@ pub(crate) fn book(seen: &Seen) -> Booked {
     Booked::from_number(account(seen, slot, judgement))
 }
 
-/// What [`find`] gives where no line has the flow's fingerprint, but another flow's.
+/// The result of [`find`] where a line has the fingerprint, but is another flow's.
 const NO_SLOT_BUT_TWIN: u32 = NO_SLOT - 1;
 
-/// In what [`open`] gives: there was no room, and the rest is the number of the device's record.
+/// In the result of [`open`]: there was no room, and the rest is the number of the device's record.
 const NO_ROOM: u32 = 1 << 31;
 
 global! {
@@ -109,7 +109,7 @@ global! {
         let booked = Booked::new(decision.verdict);
         flow.line.touch(direction, seen.tcp_flags, seen.now);
         if decision.verdict.refuses() && seen.is_reset() {
-            // It ends what is to end.
+            // The reset ends the connection, as it should.
             flow.line.count(direction, seen.wire);
             return Booked::new(Verdict::Pass).number();
         }
@@ -133,7 +133,7 @@ global! {
             return booked.number();
         }
         if is_fragment {
-            // Nobody reads on in it.
+            // No reader goes on in a fragment.
             flow.line.set_watch(watch.after(direction));
         }
         begin_sample(seen, slot, flow.device());
@@ -144,7 +144,7 @@ global! {
     }
 }
 
-/// Whether what a held flow's server says still waits for the verdict.
+/// Whether packets of a held flow's server still wait for the verdict.
 #[inline(always)]
 fn waits(flow: Flow, word: u64) -> bool {
     let now = clock::nanoseconds();
@@ -175,7 +175,7 @@ global! {
             decision = Decision::PASS;
         }
         if decision.policy != 0 {
-            // It is decided about each packet, but only some attempt anything.
+            // Each packet is decided about, but only some attempt anything.
             count_hit(seen, device, judgement, u64::from(seen.is_attempt()));
         }
         let booked = Booked::new(decision.verdict);
@@ -186,7 +186,7 @@ global! {
         }
         devices::count_overflow(device, seen.key.family(), direction, seen.wire, seen.now);
         interfaces::count_overflow(seen.key.ifindex(), direction, seen.wire);
-        // Who has no place for flows still has an identity, and says names.
+        // A device without room for flows still has an identity, and says names.
         if seen.payload == 0
             || settings.watched_payloads == 0
             || !is_service(&seen.key) && !is_judged(seen, settings)

@@ -49,7 +49,7 @@ pub(crate) fn put(flow: Flow, seen: &Seen, before: u64, after: Judgement, own: b
         return false;
     }
     let old = Judgement::unpack(before);
-    // Of generation 0 is a flow that has just been opened, of which nothing was counted.
+    // A flow of generation 0 has just been opened, and nothing was counted of it.
     if old.generation != 0 && old.decision != after.decision {
         for direction in Direction::ALL {
             end_decision(seen, flow.slot(), before, direction as u32, u32::from(own));
@@ -90,7 +90,7 @@ global! {
 }
 
 global! {
-    /// Wants of a flow's payloads what a ruling says that was just taken up.
+    /// Sets the watch of a flow as a ruling says that was just taken up.
     fn watch_as_ruled(seen: &Seen, slot: u32, ruling: u64, judgement: u64) -> u32 {
         let Some(flow) = flows::in_slot(slot) else {
             return 0;
@@ -137,8 +137,8 @@ global! {
     /// A SYN: perhaps a connection begins, with the ports of one that ended ([`Syn::begins`]). Gives the
     /// judgement by which the SYN itself goes.
     ///
-    /// What was refused for its name is refused until the server has opened the new connection: the
-    /// device's SYN passes, so that it can.
+    /// A flow that was refused for its name stays refused until the server has opened the new connection: only
+    /// the device's SYN passes, so that the server can.
     pub(crate) fn open_again(seen: &Seen, slot: u32, is_new: u32) -> u64 {
         let (Some(settings), Some(flow)) = (settings::settings(), flows::in_slot(slot)) else {
             return 0;
@@ -155,7 +155,7 @@ global! {
             flow.set_initial_sequence(direction, sequence);
         }
         if is_new != 0 {
-            // It has just opened the flow.
+            // The SYN has just opened the flow.
             return flow.line.judgement_word();
         }
         for _ in 0..TRIES {
@@ -165,7 +165,7 @@ global! {
             let calls = direction == Direction::Upload && !answers;
             if !begins.is_next && !(refused && (calls || seen.is_servers_syn())) {
                 if calls {
-                    // The next payloads are read, whether another connection comes of the SYN or not.
+                    // The next payloads are read, whether the SYN begins another connection or not.
                     let watch = Watch::of_new_flow(&seen.key, settings.watched_payloads);
                     flow.line.set_watch(watch);
                 }
@@ -187,13 +187,13 @@ global! {
 }
 
 global! {
-    /// A QUIC Initial by which a device begins a connection, perhaps at the ports of another, or says more
-    /// in one that it began. Of what passed, a little more is read, in which another hello may be. Gives the
-    /// stored judgement.
+    /// A QUIC Initial by which a device begins a connection, perhaps at the ports of another, or says more in
+    /// one that it began. Of a flow that passed, a little more is read, in which another hello may be. Gives
+    /// the stored judgement.
     ///
-    /// What was refused for its name stays refused as long as packets come: the first connection's
-    /// server still speaks, and what it says cannot be told from the answers to the second. Who was
-    /// silent for some seconds begins anew.
+    /// A flow that was refused for its name stays refused as long as packets come, because the first
+    /// connection's server still speaks, and its packets cannot be told from the answers to the second. A flow
+    /// that was silent for some seconds begins anew.
     pub(crate) fn connect_again(seen: &Seen, slot: u32) -> u64 {
         const MORE: u8 = 2;
         /// Seconds: a server has sent its first flight again several times by then (RFC 9002, section

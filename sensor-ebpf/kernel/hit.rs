@@ -1,7 +1,7 @@
-//! What a policy applied to is counted, and told to user space.
+//! Counts the packets that a policy applied to, and tells user space.
 //!
 //! Packets of a flow are not counted here one by one: the flow's own counters say how many came since the
-//! decision in force was made, and user space books them to its policy. What came under a decision is
+//! decision in force was made, and user space books them to its policy. Packets under an earlier decision are
 //! booked here when another takes its place.
 
 use sensor_ebpf::{

@@ -1,4 +1,4 @@
-//! Judges what a payload says, before the packet goes on.
+//! Judges the name that a payload says, before the packet goes on.
 //!
 //! Reached by uploads of which a piece was just copied to this CPU's buffer: DNS questions, the start of
 //! TLS and of HTTP. In functions that the verifier checks one by one, and that [`reader`](crate::reader)
@@ -152,7 +152,7 @@ global! {
 }
 
 global! {
-    /// Makes a host name of what is in this CPU's buffer. Gives the number of what was found.
+    /// Makes a host name of the text in this CPU's buffer. Gives the number of what was found.
     fn settle() -> u32 {
         match scratch::said() {
             Some(said) => said
@@ -164,7 +164,7 @@ global! {
     }
 }
 
-/// What was found once the name that was copied is looked at.
+/// The number of what was found, once the name that was copied is looked at.
 #[inline(always)]
 pub(crate) fn settled(found: u32) -> u32 {
     if found == Found::Name as u32 {
@@ -282,7 +282,7 @@ global! {
 }
 
 global! {
-    /// What is decided by the name that was found in the packet at hand; 0 where none was, or no rule is
+    /// The decision by the name that was found in the packet at hand; 0 where none was found, or no rule is
     /// about it.
     pub(crate) fn decide_about(found: u32, layer: u32) -> u64 {
         let (Some(settings), Some(reading)) = (settings::settings(), scratch::reading()) else {
@@ -351,14 +351,14 @@ global! {
     }
 }
 
-/// Whether what was decided is to refuse.
+/// Whether the decision is to refuse.
 #[inline(always)]
 pub(crate) const fn refuses(decided: u64) -> bool {
     Verdict::from_number((decided >> 16) as u8).refuses()
 }
 
 global! {
-    /// Puts what was decided by a name into the flow, and gives what becomes of the packet.
+    /// Puts the decision by a name into the flow, and gives the action on the packet.
     fn conclude(seen: &Seen, generation: u32, decided: u64, layer: u32) -> u32 {
         let (Some(sample), Some(reading)) = (scratch::sample(), scratch::reading()) else {
             return Action::Pass as u32;
@@ -384,7 +384,7 @@ global! {
     }
 }
 
-/// Puts what a name led to into the flow; a policy of 0: no rule is about it.
+/// Puts the decision by a name into the flow; a policy of 0: no rule is about it.
 ///
 /// The generation stays: the addresses were judged under it. A refusal that another CPU or user space put
 /// there meanwhile stays too.
@@ -421,7 +421,7 @@ fn store_by_name(flow: Flow, seen: &Seen, decision: Decision, kind: u8) {
     }
 }
 
-/// Lets what the server says wait for the verdict, where user space is there to give one.
+/// Has the server's packets wait for the verdict, where user space is there to give one.
 #[inline(always)]
 pub(crate) fn wait(seen: &Seen, head: &Head) {
     let (Some(settings), Some(flow)) = (settings::settings(), flows::in_slot(head.slot)) else {

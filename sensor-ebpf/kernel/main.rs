@@ -1,4 +1,4 @@
-//! The kernel programs: where a frame comes in and what becomes of it.
+//! The kernel programs: the hooks at which frames come in, and the verdicts on them.
 //!
 //! `upload` and its siblings sit at the ingress of a LAN-facing interface, `download` at its
 //! egress. Each reads the frame, books it, and answers with a verdict; everything it knows about
@@ -76,7 +76,7 @@ fn upload_tc(context: TcContext) -> i32 {
     }
 }
 
-/// Answers uploads that XDP refused and handed on, where the driver may not deliver what XDP sends back.
+/// Answers uploads that XDP refused and handed on, where the driver may not deliver frames that XDP sends back.
 #[classifier]
 fn answer_noted(context: TcContext) -> i32 {
     match frame::take_note(context.skb.skb) {
@@ -132,7 +132,7 @@ fn read_upload_tc(context: TcContext) -> i32 {
     }
 }
 
-/// Uploads at a port of a bridge: what stays in the bridge is counted as local.
+/// Uploads at a port of a bridge: frames that stay in the bridge are counted as local.
 #[classifier]
 fn upload_port(context: TcContext) -> i32 {
     match observe::observe(PortFrame::ingress(&context), Direction::Upload) {
@@ -142,15 +142,15 @@ fn upload_port(context: TcContext) -> i32 {
     }
 }
 
-/// Reads on behind [`download`]: what is refused does not come here.
+/// Reads on behind [`download`]: refused packets do not come here.
 #[classifier]
 fn read_download(context: TcContext) -> i32 {
     reader::copy(|at| sample::fetch_skb(context.skb.skb, at));
     TC_ACT_UNSPEC
 }
 
-/// Downloads at a port of a bridge: what comes from another port is counted as local, and a frame that
-/// leaves by several ports once.
+/// Downloads at a port of a bridge: frames from another port are counted as local, and a frame that leaves by
+/// several ports once.
 #[classifier]
 fn download_port(context: TcContext) -> i32 {
     let frame = SocketBuffer::egress(&context);
@@ -178,7 +178,7 @@ fn download_port(context: TcContext) -> i32 {
     }
 }
 
-/// What the machine itself sends over a bridge, before the bridge makes copies of it.
+/// Numbers frames that the machine itself sends over a bridge, before the bridge makes copies of them.
 #[classifier]
 fn number(context: TcContext) -> i32 {
     port::give_number(&context)
@@ -197,7 +197,7 @@ fn clock(context: XdpContext) -> u32 {
     }
 }
 
-/// What the kernel reads to admit the object to helpers that are GPL-only.
+/// The license, by which the kernel admits the object to helpers that are GPL-only.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,4 +1,4 @@
-//! What happens to every frame: parse, find its flow, decide, account.
+//! The steps for every frame: parse, find its flow, decide, account.
 //!
 //! The parser is inlined into each program; what follows is in global functions, which the verifier
 //! checks once, for any argument, instead of once for every way that leads through the parser.
@@ -92,8 +92,8 @@ pub(crate) fn observe<F: Sampled>(frame: F, direction: Direction) -> Action {
     account(&frame, direction, settings)
 }
 
-/// Books the frame whose headers stand in this CPU's buffer. From there alone, so that the verifier knows
-/// nothing of them any more: Linux 6.1 would go on with each outcome of the parser apart.
+/// Books the frame whose headers stand in this CPU's buffer. It reads them from there alone, so that the
+/// verifier knows nothing of them any more: Linux 6.1 would go on with each outcome of the parser apart.
 #[inline(always)]
 fn account<F: Sampled>(frame: &F, direction: Direction, settings: &Settings) -> Action {
     let Some(seen) = scratch::seen() else {
@@ -168,7 +168,7 @@ global! {
     }
 }
 
-/// What cannot be read, and what is no device's, passes and is counted by reason.
+/// Passes a frame that cannot be read, or is no device's, and counts it by reason.
 #[inline(always)]
 pub(crate) fn skip<F: Frame>(
     frame: &F,

@@ -1,8 +1,8 @@
-//! A bridge's ports: what goes from one to another, and what leaves by several.
+//! A bridge's ports: frames that go from one to another, and frames that leave by several.
 //!
-//! A frame from port to port is local: no other end of the house sees it, and policies are not about
-//! it unless the configuration says so. Whether it is local is told by the addresses of the machine
-//! itself: what is neither for one of them nor from one of them was not routed here.
+//! A frame from port to port is local: no other end of the house sees it, and policies are not about it unless
+//! the configuration says so. The addresses of the machine itself tell whether it is local: a frame that is
+//! neither for one of them nor from one of them was not routed here.
 //!
 //! A bridge sends a frame to a group address, or to a device that it has not heard of, out of several
 //! ports, one after the other, on one CPU. Every frame has a number (`tc_index`) from its way into the
@@ -107,7 +107,7 @@ pub(crate) fn give_number(context: &TcContext) -> i32 {
     TC_ACT_UNSPEC
 }
 
-/// What is to be known of a frame that leaves by a port, before it is read.
+/// The facts about a frame that leaves by a port, before it is read.
 #[inline(always)]
 pub(crate) fn leaves(frame: &SocketBuffer) -> Out {
     // SAFETY: the context is valid while the program runs.

@@ -38,9 +38,10 @@ global! {
     }
 }
 
-/// What the parser leaves out. Of ICMP, what stands in the place of ports in the flow's key, and
-/// [`QUOTES`]; of a RST, window and urgent pointer; of another segment, what it acknowledges. In a function of its own, after which the verifier knows
-/// nothing of it, and does not go on with each type of message apart.
+/// Reads the fields that the parser leaves out. Of ICMP: the numbers in the place of ports in the flow's key,
+/// and [`QUOTES`]; of a RST: window and urgent pointer; of another segment: the number that it acknowledges. In
+/// a function of its own, after which the verifier knows nothing of the result, and does not go on with each
+/// type of message apart.
 #[inline(always)]
 fn look<P: Packet>(packet: &P, seen: &Seen) -> u64 {
     const WINDOW: usize = 14;

@@ -1,8 +1,8 @@
 //! Reads a packet's payload, piece by piece: names in uploads, and all that goes to user space.
 //!
 //! In programs of their own, behind those in which frames come in ([`readers`](crate::table::readers)). A
-//! program fetches the piece that [`go_on`] asks for, until it asks for none: so nothing but the fetching
-//! knows frames. What is read stands in this CPU's buffers from one step to the next.
+//! program fetches the piece that [`go_on`] asks for, until it asks for none: so nothing but the fetching knows
+//! frames. The state of the reading stands in this CPU's buffers from one step to the next.
 
 use sensor_ebpf::{
     flow::Direction,
@@ -30,9 +30,9 @@ use crate::{
     },
 };
 
-/// What is done next with the packet at hand.
+/// The next step with the packet at hand.
 pub(crate) mod phase {
-    /// It begins: what it is.
+    /// The packet begins: its kind is told.
     pub(crate) const FIRST: u32 = 0;
     /// A datagram with a DNS question.
     pub(crate) const QUESTION: u32 = 1;
@@ -52,19 +52,19 @@ pub(crate) mod phase {
     pub(crate) const TARGET: u32 = 8;
     /// The pieces go into the ring.
     pub(crate) const TELL: u32 = 9;
-    /// What is answered stands in the first piece.
+    /// The question to answer stands in the first piece.
     pub(crate) const OVER: u32 = 10;
 }
 
-/// What [`go_on`] gives where nothing is left to do.
+/// The result of [`go_on`] where nothing is left to do.
 const DONE: u32 = u32::MAX;
 
 /// The most pieces that are asked for: of the longest stream of DNS messages one for each, and all that go
 /// into the ring; of [`MAX_DATAGRAMS`](sensor_ebpf::sample::MAX_DATAGRAMS) datagrams eight for each.
 const STEPS: u32 = 1_024;
 
-/// Reads the packet that was handed over; `fetch` brings the piece that begins at a place. Gives what
-/// becomes of the frame.
+/// Reads the packet that was handed over; `fetch` brings the piece that begins at a place. Gives the action on
+/// the frame.
 #[inline(always)]
 pub(crate) fn read(fetch: impl Fn(u32) -> u32) -> Action {
     run(fetch, || go_on())
@@ -136,8 +136,8 @@ global! {
 }
 
 global! {
-    /// Says what the payload is taken for, whose first piece is there. Goes over to the next packet where
-    /// nobody reads it.
+    /// Tells the kind of the payload whose first piece is there. Goes over to the next packet where no reader
+    /// wants it.
     fn recognise() -> u32 {
         let Some((sample, reading)) = at_hand() else {
             return DONE;
@@ -154,7 +154,7 @@ global! {
         }
         let wanted = watch_on();
         if wanted == 0 && reading.packets != 0 {
-            // The packets before were all that was wanted of the flow.
+            // The packets before were all that the flow's watch wanted.
             return DONE;
         }
         if kind.is_none() {
@@ -166,7 +166,7 @@ global! {
 }
 
 global! {
-    /// As [`recognise`], and chooses who reads it: of uploads of devices that rules by name apply to, that
+    /// As [`recognise`], and chooses the reader: for uploads of devices that rules by name apply to, where they
     /// are not refused already.
     fn begin() -> u32 {
         const DNS: u8 = Kind::Dns as u8;
@@ -193,7 +193,7 @@ global! {
         reading.found = Found::Nameless as u32;
         let is_udp = sample.head.key.protocol() == protocol::UDP;
         reading.phase = match sample.head.kind {
-            // What the server reads has an octet less.
+            // The server reads an octet less.
             _ if sample.head.flags & Head::URGENT != 0 => phase::TELL,
             DNS if is_udp => phase::QUESTION,
             DNS if is_service(&sample.head.key) => phase::MESSAGE,
@@ -208,7 +208,7 @@ global! {
     }
 }
 
-/// What was found decides; then the pieces go into the ring.
+/// Judges by the name that was found; then the pieces go into the ring.
 #[inline(always)]
 fn finish(found: u32, layer: Layer) -> u32 {
     conclude_with(found, layer as u32);
@@ -340,7 +340,7 @@ global! {
 }
 
 global! {
-    /// What the search in a request found.
+    /// Reads the result of the search in a request.
     fn step_host_found() -> u32 {
         let Some(reading) = scratch::reading() else {
             return DONE;
@@ -388,9 +388,9 @@ global! {
 }
 
 global! {
-    /// Puts the piece in this CPU's buffer into the ring, once it is the one that is due. Of questions that
-    /// were refused, one a jiffy and CPU: what is refused is asked again and again, and user space has
-    /// nothing to do about it.
+    /// Puts the piece in this CPU's buffer into the ring, once it is the one that is due. Of refused questions,
+    /// one a second for each device and name ([`told::admit`]): a device asks them again and again, and user
+    /// space has nothing to do about them.
     fn tell_piece() -> u32 {
         let Some((sample, reading)) = at_hand() else {
             return DONE;
@@ -401,7 +401,7 @@ global! {
         let piece = reading.piece;
         if piece == 0 {
             if sample.head.slot == NO_SLOT && !is_service(&sample.head.key) {
-                // Nothing that user space could say would find it; the packet is in the overflow's books.
+                // User space has no way to rule on it; the packet is in the overflow's books.
                 return next();
             }
             if sample.head.kind == Kind::Dns as u8 && sample.head.flags & Head::REFUSED != 0 {
@@ -440,7 +440,7 @@ global! {
     }
 }
 
-/// Goes over to the next packet that the frame stands for. What one of them is refused for ends it all.
+/// Goes over to the next packet that the frame stands for. One refused packet ends the whole frame.
 #[inline(always)]
 fn next() -> u32 {
     let Some(reading) = scratch::reading() else {

@@ -1,8 +1,8 @@
 //! Copies early payloads, piece by piece, to a buffer, from which they are judged and go on to user space.
 //!
-//! Reached by the few packets that a flow's [`Watch`](sensor_ebpf::sample::Watch) wants, after they
-//! were booked; never by a steady one. What reads them is a program of its own ([`reader`](crate::reader)),
-//! to which the one in which the frame came in hands over.
+//! Reached by the few packets that a flow's [`Watch`](sensor_ebpf::sample::Watch) wants, after they were
+//! booked; never by a steady one. The program in which the frame came in hands over to a program of its own
+//! ([`reader`](crate::reader)), which reads them.
 
 use core::ptr;
 
@@ -35,9 +35,8 @@ use crate::{
 };
 
 global! {
-    /// Writes what goes before the copy of a payload, of the flow in a slot where it has one, and notes
-    /// of which device it is, by the number of its record. Apart from its callers, whose share of the stack
-    /// it would double.
+    /// Writes the head before the copy of a payload, with the flow of a slot where it has one, and notes the
+    /// device by the number of its record. Apart from its callers, whose share of the stack it would double.
     pub(crate) fn begin_sample(seen: &Seen, slot: u32, device: u32) -> u32 {
         let (Some(sample), Some(reading)) = (scratch::sample(), scratch::reading()) else {
             return 0;
@@ -54,8 +53,8 @@ global! {
 }
 
 global! {
-    /// Says what is wanted of the flow behind the payload in this CPU's buffer, by what that was taken
-    /// for, and marks the sample where nothing more is. Gives whether this payload was wanted.
+    /// Sets the watch of the flow behind the payload in this CPU's buffer, by the kind that the payload was
+    /// taken for, and marks the sample where no more is wanted. Gives whether this payload was wanted.
     pub(crate) fn watch_on() -> u32 {
         let (Some(sample), Some(settings)) = (scratch::sample(), settings::settings()) else {
             return 1;
@@ -94,7 +93,7 @@ global! {
     }
 }
 
-/// What goes before the copy of a frame's payload, as far as the frame tells it.
+/// The head before the copy of a frame's payload, as far as the frame tells it.
 #[inline(always)]
 fn head(seen: &Seen) -> Head {
     Head {
@@ -135,7 +134,7 @@ pub(crate) trait Sampled: Frame {
         initial::connection(self, offset)
     }
 
-    /// What the parser leaves out, of ICMP and resets.
+    /// Reads the fields of ICMP and TCP that the parser leaves out.
     fn look(&self, seen: &Seen) -> u64;
 }
 
@@ -184,8 +183,8 @@ impl Sampled for SocketBuffer {
 }
 
 global! {
-    /// The number of the connection that a datagram begins of those that a socket buffer stands for; of
-    /// several, one that is none of theirs, and the same each time. 0 where none begins one.
+    /// The number of the connection that a datagram begins, of those that a socket buffer stands for. Where
+    /// several begin one, a number that is none of theirs, and the same each time; 0 where none does.
     fn connections(skb: *mut __sk_buff, offset: u32, segment: u32) -> u32 {
         let mut all = 0;
         let mut at = offset as usize;
@@ -302,7 +301,7 @@ fn fetch(at: u32, copy: impl FnOnce(u32, u32, &mut [u8; MAX_PAYLOAD]) -> bool) -
     }
     let len = one_to::<MAX_PAYLOAD>((reading.payload - at).min(MAX_PAYLOAD as u32));
     if at == 0 {
-        // What was there before is not looked at. Word by word: the compiler would call a loop.
+        // An older payload in the buffer must not be looked at. Word by word: the compiler would call a loop.
         for word in 0..LOOKED_AT / 8 {
             // SAFETY: the payload has room for more words, and lies behind a head of whole words.
             unsafe {
@@ -342,7 +341,7 @@ pub(crate) struct Piece<'a> {
 }
 
 impl<'a> Piece<'a> {
-    /// What is in this CPU's buffer.
+    /// The piece in this CPU's buffer.
     #[inline(always)]
     pub(crate) fn of(sample: &'a Sample, reading: &Reading) -> Self {
         Self {
@@ -372,7 +371,7 @@ impl Packet for Payload<'_> {
     #[inline(always)]
     fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
         let offset = masked::<0x3_ffff>(offset);
-        // An offset that is too large stays so. Behind what was captured lies what another payload left there.
+        // An offset that is too large stays so. Behind the captured bytes lie those of an earlier payload.
         // Masked too, so that the verifier does not take it for the offset and a constant: that of
         // Linux 6.12 mixes up the bounds of the two.
         let end = masked::<0x3_ffff>(offset + N);

@@ -1,4 +1,4 @@
-//! What one frame is, and what becomes of it: what the other modules tell each other.
+//! The facts about one frame, and the action on it: the types that the other modules share.
 
 use sensor_ebpf::{
     answer::Headers,
@@ -9,15 +9,15 @@ use sensor_ebpf::{
     policy::Verdict,
 };
 
-/// What becomes of a frame.
+/// The action on a frame.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub(crate) enum Action {
-    /// It goes on.
+    /// The frame goes on.
     Pass = 0,
-    /// It goes no further, and whoever waits for it is told.
+    /// The frame goes no further, and the end that waits for it is told.
     Reject = 1,
-    /// It goes no further, in silence.
+    /// The frame goes no further, in silence.
     Drop = 2,
     /// A DNS question: there is no such name.
     NxDomain = 4,
@@ -39,7 +39,7 @@ impl Action {
     }
 }
 
-/// What there is to book about a frame.
+/// The facts about a frame that are needed to book it.
 ///
 /// `#[repr(C)]` and without `enum`s: it is an argument of global functions, of which the verifier
 /// believes nothing.
@@ -151,7 +151,7 @@ impl Seen {
             && self.tcp_word == signature
     }
 
-    /// Whether something is attempted by it: a TCP connection, or one of QUIC.
+    /// Whether it attempts something: a TCP connection, or one of QUIC.
     #[inline(always)]
     pub(crate) fn is_attempt(&self) -> bool {
         match self.key.protocol() {
@@ -168,7 +168,7 @@ impl Seen {
     }
 }
 
-/// What the books gave of a frame. Global functions return its number.
+/// The result of booking a frame. Global functions return its number.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Booked(u32);
 
@@ -204,7 +204,7 @@ impl Booked {
         self.0 & Self::FRAGMENT_SEEN != 0
     }
 
-    /// What becomes of the frame, as far as its flow decides.
+    /// The action on the frame, as far as its flow decides.
     #[inline(always)]
     pub(crate) const fn action(self) -> Action {
         Action::from_number(self.0)

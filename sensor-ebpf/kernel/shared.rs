@@ -82,7 +82,7 @@ impl Shared<u64> {
         unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(self.0, amount) };
     }
 
-    /// The same, and gives what stood there before.
+    /// The same, and gives the number that stood there before.
     #[inline(always)]
     pub(crate) fn fetch_add(self, amount: u64) -> u64 {
         // Not relaxed: LLVM has an instruction for that, which does not give what stood there (seen with
@@ -141,7 +141,7 @@ impl Shared<u64> {
 }
 
 impl Shared<u32> {
-    /// Adds, and gives what was there before.
+    /// Adds, and gives the number that stood there before.
     #[inline(always)]
     pub(crate) fn fetch_add(self, amount: u32) -> u32 {
         // SAFETY: as in `load`.

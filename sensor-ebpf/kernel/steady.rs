@@ -14,9 +14,9 @@ use crate::{
     table::{flows, settings},
 };
 
-/// Counts a packet of a flow that is known, passes, and has told what it is: one search in the set that
-/// its fingerprint leads to, one cache line. `Err` books nothing, and gives the slot in which a line with
-/// the fingerprint was found, for the long way.
+/// Counts a packet of a flow that is known, passes, and has no payload wanted: one search in the set that its
+/// fingerprint leads to, one cache line. `Err` books nothing, and gives the slot in which a line with the
+/// fingerprint was found, for the long way.
 ///
 /// Frames from and to group addresses have no flow, so they are not found here.
 #[inline(always)]

@@ -2,7 +2,7 @@
 
 use aya_log_ebpf::warn;
 
-/// What user space is told about, besides the counter.
+/// The events that user space is told about, besides the counter.
 #[derive(Clone, Copy)]
 #[repr(u32)]
 pub(crate) enum News {

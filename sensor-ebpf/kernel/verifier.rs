@@ -1,18 +1,18 @@
-//! What the kernel's verifier, or LLVM before it, needs said in another way: every instruction written by
+//! The code that the kernel's verifier, or LLVM before it, needs in another form: every instruction written by
 //! hand, with the version of Linux that asks for it.
 //!
-//! Apart from these, three rules hold all over the programs. What has many ways through it stands in a
-//! global function, which the verifier checks once for any argument ([`global!`](crate::global)). No loop
-//! ends with an instruction that falls through into its first (up to Linux 6.6). Functions that call each
-//! other have 512 bytes of stack together, of which each takes a multiple of 32 (up to Linux 6.1; 16 later).
+//! Apart from these, three rules hold all over the programs. Code with many ways through it stands in a global
+//! function, which the verifier checks once for any argument ([`global!`](crate::global)). No loop ends with an
+//! instruction that falls through into its first (up to Linux 6.6). Functions that call each other have 512
+//! bytes of stack together, of which each takes a multiple of 32 (up to Linux 6.1; 16 later).
 
 use core::arch::asm;
 
 use sensor_ebpf::packet::OFFSET_LIMIT;
 
-/// Only the bits of a mask of a number, by way of an instruction that the compiler does not look into: it
-/// would leave out comparisons that the verifier needs, because it knows more than that, or compare a
-/// copy of the register that is used (seen on Linux 6.1).
+/// Only the bits of a mask of a number, by way of an instruction that the compiler does not look into.
+/// Otherwise it would leave out comparisons that the verifier needs, because it knows more than that, or
+/// compare a copy of the register that is used (seen on Linux 6.1).
 #[inline(always)]
 pub(crate) fn masked<const MASK: i32>(number: usize) -> usize {
     let mut masked = number;
@@ -72,7 +72,7 @@ pub(crate) fn forget(offset: usize, noise: u64) -> usize {
     forgotten(offset, noise) & (OFFSET_LIMIT - 1)
 }
 
-/// A number and twice another, which to the verifier of every version is any number.
+/// The same number, after two XORs with another: the verifier of every version takes it for any number.
 #[inline(always)]
 pub(crate) fn forgotten(offset: usize, noise: u64) -> usize {
     let mut forgotten = offset;

@@ -51,14 +51,14 @@ pub const FURTHER_DEVICES: u32 = 1;
 pub const FIRST_DEVICE: u32 = 2;
 
 /// Bytes of the ring that a device may take in a second while much waits there: 120 hellos of a phone, a
-/// quarter of the ring. What it takes while little waits counts, and hinders nobody.
+/// quarter of the ring. Bytes it takes while little waits are counted too, but never refused.
 pub const SAMPLE_BYTES: u64 = 256 * 1024;
 /// Bytes of the ring that a new device may take so before user space has seen it.
 pub const FIRST_SAMPLE_BYTES: u64 = 32 * 1024;
 /// Bytes of the ring that all devices that are not settled may take in a second while much waits there.
 pub const UNSETTLED_SAMPLE_BYTES: u64 = 256 * 1024;
 
-/// What is known of one device beyond its live flows.
+/// The books of one device beyond its live flows.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct DeviceRecord {
@@ -89,7 +89,7 @@ pub struct DeviceRecord {
     pub retired_flows: [ByDirection<u64>; FAMILIES],
 }
 
-/// What was seen on one interface beyond its live flows.
+/// The books of one interface beyond its live flows.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct InterfaceRecord {
@@ -126,8 +126,8 @@ pub struct InterfaceRecord {
     pub retired: ByDirection<Tally>,
 }
 
-/// How XDP answers a refused upload. Nothing tells a program whether its driver delivers what it sends
-/// back: a veth drops it where no program sits at its peer.
+/// How XDP answers a refused upload. A program cannot find out whether its driver delivers the frames that it
+/// sends back: a veth drops them where no program sits at its peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u64)]
 pub enum Way {
@@ -137,25 +137,25 @@ pub enum Way {
     Note = 1,
 }
 
-/// What an XDP program notes on a refused frame that it hands on, before the frame in its metadata.
+/// The note that an XDP program leaves in the metadata before a refused frame that it hands on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Note {
     /// [`MAGIC`](Self::MAGIC).
     pub magic: u32,
-    /// What is to be answered, by a number of the programs.
+    /// The answer to make, by a number of the programs.
     pub action: u32,
-    /// Where the frame went: a [`Mac`]'s word. In the frame stands its sender, so that nobody takes it
-    /// or passes it on where the note is not read.
+    /// The frame's destination: a [`Mac`]'s word. The frame itself has its sender's address there, so that no
+    /// host accepts or forwards it where the note is not read.
     pub destination: u64,
 }
 
 impl Note {
-    /// Tells it from what another program may have noted.
+    /// Tells a note from metadata of another program.
     pub const MAGIC: u32 = 0x5e4d_0a06;
 }
 
-/// What befell the tables and the ring.
+/// Counters of the tables and the ring: losses, samples and shares.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct Losses {
@@ -168,8 +168,8 @@ pub struct Losses {
     pub flow_index_full: u64,
     /// Packets of devices for which the device table had no place. Kernel.
     pub device_table_full: u64,
-    /// Frames on an interface that has no record: cannot happen while user space attaches in
-    /// order, and breaks the books when it does. Kernel.
+    /// Frames on an interface that has no record. Cannot happen while user space attaches in order; if it does,
+    /// the books are incomplete. Kernel.
     pub interface_unknown: u64,
     /// Policy hits for which the hit table had no place. Kernel.
     pub hit_table_full: u64,
@@ -178,13 +178,13 @@ pub struct Losses {
     /// Samples left out because their device had taken its share of the ring, or because the ring was too
     /// full for their kind. Kernel.
     pub samples_shed: [u64; Kind::COUNT],
-    /// Refused questions that were not told because one for the same name by the same device had been, less
+    /// Refused questions that were not told because one for the same name by the same device had been told less
     /// than a second before; the next that is told says how many. Kernel.
     pub samples_suppressed: [u64; Kind::COUNT],
     /// Samples lost because the ring had no room. Kernel.
     pub samples_lost: [u64; Kind::COUNT],
-    /// Packets of servers that waited for the verdict on a name: they were not delivered, and come
-    /// again. Kernel.
+    /// Packets of servers that waited for the verdict on a name: they were not delivered, and the server sends
+    /// them again. Kernel.
     pub held: u64,
     /// Flows whose time to wait was over before there was a verdict. Kernel.
     pub hold_expired: u64,
@@ -197,7 +197,7 @@ pub struct Losses {
     pub unsettled_sample_bytes: u64,
 }
 
-/// What the kernel programs are told. One record, written by user space.
+/// The settings of the kernel programs. One record, written by user space.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct Settings {
@@ -219,24 +219,23 @@ pub struct Settings {
     /// How long the packets of a server wait for the verdict on a name at most, where a rule is
     /// strict.
     pub hold_nanoseconds: u64,
-    /// Until when user space is believed to be there, in nanoseconds since boot
-    /// (`CLOCK_MONOTONIC`): behind it nothing waits for its verdicts, and nothing is
-    /// refused for what it learned of an address.
+    /// Until when user space is believed to be there, in nanoseconds since boot (`CLOCK_MONOTONIC`). Later,
+    /// packets wait for no verdicts, and none is refused for what user space learned of an address.
     pub alive_until: u64,
     /// Payloads of a new flow that are wanted in each direction, at most
     /// [`Watch::MAX`](crate::sample::Watch::MAX).
     pub watched_payloads: u64,
-    /// Bytes of the ring that a new device may take before user space has seen it; 0: no device has a share
-    /// of the ring, because nobody gives any out.
+    /// Bytes of the ring that a new device may take before user space has seen it; 0: devices have no shares of
+    /// the ring, because no daemon gives any out.
     pub first_sample_bytes: u64,
     /// Secret of [`FlowKey::hash`](crate::flow::FlowKey::hash), drawn at load.
     pub hash_secret: [u64; 6],
     /// For each side: the rules that apply to devices that no rule names.
     pub default_rules: [u64; 2],
-    /// What the layout of the maps was when they were made; see [`LAYOUT`]. Not read in the kernel.
+    /// The layout of the maps when they were made; see [`LAYOUT`]. Not read in the kernel.
     pub layout: u64,
-    /// What the programs know resets by that they made and that come back to them, drawn at load; 0:
-    /// none are known. The lower half counts.
+    /// The signature by which the programs know their own resets that come back to them, drawn at load; 0: none
+    /// are known. The lower half counts.
     pub reset_signature: u64,
     /// Jiffies in a second.
     pub hz: u64,
@@ -284,7 +283,7 @@ pub const LAYOUT: u64 = {
     sum
 };
 
-/// Whose hits, by which policy.
+/// The device and the policy of hits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct HitKey {
@@ -296,9 +295,9 @@ pub struct HitKey {
     pub verdict: u8,
     /// By number of [`Direction`].
     pub direction: u8,
-    /// By number of [`Layer`](crate::policy::Layer): what it was decided by.
+    /// By number of [`Layer`](crate::policy::Layer): the layer that decided.
     pub layer: u8,
-    /// Who writes the record: [`HitKey::BY_PROGRAMS`] or [`HitKey::OF_REAPED`].
+    /// The writer of the record: [`HitKey::BY_PROGRAMS`] or [`HitKey::OF_REAPED`].
     pub writer: u8,
 }
 
@@ -308,11 +307,11 @@ pub struct HitKey {
 pub struct Hit {
     /// The packets it applied to.
     pub wire: Tally,
-    /// The flows and DNS questions about which it was decided: attempts.
+    /// The flows and DNS questions that the policy decided about: attempts.
     pub decided: u64,
 }
 
-/// Which piece of which packet, to find the ports of its first one.
+/// The packet that a piece belongs to, to find the ports of its first piece.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct FragmentKey {
@@ -324,9 +323,8 @@ pub struct FragmentKey {
     pub direction: u32,
 }
 
-/// What is being done about one slot, so that a daemon that is killed at any point of it leaves
-/// the next one enough to finish. User space only; a log of absolute values, so that doing it
-/// twice does it once.
+/// The change that is under way at one slot, so that a daemon that is killed at any point of it leaves the next
+/// one enough to finish. User space only; a log of absolute values, so that doing it twice does it once.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct Journal {
@@ -336,31 +334,31 @@ pub struct Journal {
     pub slot: u64,
     /// Number of its device's record.
     pub device: u64,
-    /// What the device's last packet will be, in jiffies since boot.
+    /// The device's last packet after the change, in jiffies since boot.
     pub device_last_seen: u64,
     /// Number of its interface's record.
     pub interface: u64,
     /// Index of its family.
     pub family: u64,
-    /// What the device's retired tallies of that family will be.
+    /// The device's retired tallies of that family after the change.
     pub device_retired: ByDirection<Tally>,
-    /// What the device's retired flows of that family will be.
+    /// The device's retired flows of that family after the change.
     pub device_flows: ByDirection<u64>,
-    /// What the interface's retired tallies will be.
+    /// The interface's retired tallies after the change.
     pub interface_retired: ByDirection<Tally>,
     /// How often the slot will have been given back.
     pub releases_after: u64,
-    /// Whose hits the flow's last packets are, a [`HitKey`] for each direction; a policy of 0: nobody's.
+    /// The hits of the flow's last packets, a [`HitKey`] for each direction; a policy of 0: no hits.
     pub hit_keys: ByDirection<HitKey>,
-    /// What those hits will be.
+    /// Those hits after the change.
     pub hits_after: ByDirection<Hit>,
-    /// What `reaped` will be.
+    /// `reaped` after the change.
     pub reaped_after: u64,
     /// Flows reaped since the tables were made.
     pub reaped: u64,
-    /// What the retired tallies of the record of further devices will be, once a device is retired.
+    /// The retired tallies of the record of further devices after a device is retired.
     pub further_retired: [ByDirection<Tally>; FAMILIES],
-    /// What its retired flows will be.
+    /// The retired flows of that record then.
     pub further_flows: [ByDirection<u64>; FAMILIES],
 }
 
@@ -433,10 +431,10 @@ wire! {
 }
 
 impl HitKey {
-    /// In `writer`: what programs add up, packets that have no flow, that are refused, and what the decisions
-    /// of live flows before the one in force applied to.
+    /// In `writer`: hits that programs add up, of packets that have no flow or are refused, and of earlier
+    /// decisions of live flows.
     pub const BY_PROGRAMS: u8 = 0;
-    /// In `writer`: what user space adds up, the last packets of flows that it reaped.
+    /// In `writer`: hits that user space adds up, of the last packets of flows that it reaped.
     pub const OF_REAPED: u8 = 1;
 
     /// The key under which one packet's hit is counted.

@@ -1,14 +1,14 @@
 //! When another TCP connection begins in a flow, perhaps at the ports of one that ended.
 //!
-//! With a connection, what was judged of the one before counts for nothing. A device that could begin one
-//! alone would get rid of a verdict that is still to come: it would send a SYN between the two halves of
-//! what it says. Its server takes no notice of that (RFC 9293, section 3.10.7.4: a challenge at most). So a
-//! SYN of the device begins a connection only where nobody has answered it yet; everywhere else the answer
-//! does, which says by its acknowledgement which SYN it is for.
+//! A new connection ends the judgement of the one before. A device that could begin one alone would get rid
+//! of a verdict that is still to come: it would send a SYN between the two halves of its hello. Its server
+//! ignores that SYN (RFC 9293, section 3.10.7.4: a challenge at most). So a SYN of the device begins a
+//! connection only in a flow that no server has answered yet; everywhere else the server's answer does, which
+//! says by its acknowledgement which SYN it is for.
 
 use crate::flow::Direction;
 
-/// What is known of a flow when a SYN comes.
+/// The state of a flow when a SYN comes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Known {
     /// The sequence number of each direction's SYN.
@@ -26,11 +26,11 @@ pub struct Syn {
     pub direction: Direction,
     /// Its sequence number.
     pub sequence: u32,
-    /// What it acknowledges, where it answers a SYN.
+    /// The number that it acknowledges, where it answers a SYN.
     pub acknowledges: Option<u32>,
 }
 
-/// What a SYN changes.
+/// The change that a SYN makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Begins {
     /// Whether another connection begins.
@@ -40,7 +40,7 @@ pub struct Begins {
 }
 
 impl Syn {
-    /// What it changes in a flow that was opened before.
+    /// The change that it makes in a flow that was opened before.
     #[inline(always)]
     pub fn begins(&self, known: &Known) -> Begins {
         let [upload, download] = known.initial_sequence;
@@ -50,7 +50,7 @@ impl Syn {
                 is_next: !(upload_seen && upload == self.sequence),
                 initial_sequence: [self.sequence, download],
             },
-            // Of a device that answers, once: who is called says no names.
+            // Of a device that answers, once: a device that is called says no names.
             (Direction::Upload, Some(_)) if !upload_seen => Begins {
                 is_next: false,
                 initial_sequence: [self.sequence, download],

@@ -1,4 +1,4 @@
-//! The flow table: where a flow's record lies, and what is in it.
+//! The flow table: the place of a flow's record, and its fields.
 //!
 //! # Why not a BPF hash map
 //!
@@ -7,20 +7,20 @@
 //! program holds it loses what that program adds. The table here is two plain arrays that user
 //! space maps into its memory, with the same numbering:
 //!
-//! * [`FlowLine`]s, one cache line each, in sets of [`WAYS`]: all that a steady packet reads and writes.
-//!   The table is its own index: the hash of a key names the set, and the way at which a search starts.
-//!   A line is known by its fingerprint, the whole keyed hash; 0: nobody's.
-//! * [`FlowDetail`]s: the key, and what is read when a flow opens, is sampled, decided or reaped.
+//! * [`FlowLine`]s, one cache line each, in sets of [`WAYS`]: all that a steady packet reads and writes. The
+//!   table is its own index: the hash of a key names the set, and the way at which a search starts. A line is
+//!   known by its fingerprint, the whole keyed hash; 0: the line is free.
+//! * [`FlowDetail`]s: the key, and the fields that are read when a flow opens, is sampled, decided or reaped.
 //!
 //! A flow whose set is full goes to the set behind it, and the first set is marked as
 //! [spilled](set_of), so that searches go on.
 //!
-//! Taking a way: whoever adds one to its [`claims`](FlowDetail::claims) and finds the number of
-//! [`releases`](FlowDetail::releases) has it; whoever finds more subtracts one again. Programs fill both
-//! records and store the fingerprint last, by an atomic exchange, which orders it behind the rest. A CPU
-//! that sees the fingerprint and not yet the judgement (arm64 may show them so) reads generation 0 there,
-//! which is never in force, and takes the long way, which compares keys; one that sees an old key opens
-//! another way, and the one that is not found is reaped when it is idle. Two CPUs that open one flow at
+//! Taking a way: a CPU adds one to its [`claims`](FlowDetail::claims). If it finds the number of
+//! [`releases`](FlowDetail::releases) there, the way is its own; if it finds more, it subtracts one again.
+//! Programs fill both records and store the fingerprint last, by an atomic exchange, which orders it behind the
+//! rest. A CPU that sees the fingerprint and not yet the judgement (arm64 may show them so) reads generation 0
+//! there, which is never in force, and takes the long way, which compares keys. A CPU that sees an old key
+//! opens another way; the way that no search finds is reaped when it is idle. Two CPUs that open one flow at
 //! the same time may take two ways, with the same end: the books hold.
 //!
 //! Reaping: user space stores 0 as the fingerprint, waits until every program that may have found the line
@@ -37,10 +37,10 @@ use crate::{sample::Watch, wire};
 /// Lines of one set.
 pub const WAYS: u32 = 16;
 
-/// Who a line of the flow table belongs to at the moment. The only writer of each transition is
-/// named; a line is never shared.
+/// The owner of a line of the flow table at the moment. The only writer of each transition is named; a line is
+/// never shared.
 pub mod slot {
-    /// Nobody's. Written by user space.
+    /// No flow's. Written by user space.
     pub const FREE: u8 = 0;
     /// A flow's. Written by the kernel program that claimed it.
     pub const LIVE: u8 = 1;
@@ -48,7 +48,7 @@ pub mod slot {
     pub const LEAVING: u8 = 2;
 }
 
-/// What a steady packet reads and writes of its flow: one cache line.
+/// The fields that a steady packet reads and writes of its flow: one cache line.
 ///
 /// The counters are added to atomically by any CPU; user space reads them in place.
 #[derive(Clone, Copy, Debug, Default)]
@@ -78,14 +78,14 @@ pub struct FlowLine {
     pub state: u8,
 }
 
-/// What else is known of a flow.
+/// The further fields of a flow.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct FlowDetail {
-    /// Whose packets these are.
+    /// The flow's key.
     pub key: FlowKey,
-    /// The flow's counters when the decision in force was made, by [`Direction`]: what came since are hits
-    /// of it. Programs.
+    /// The flow's counters when the decision in force was made, by [`Direction`]: packets since then are hits
+    /// of that decision. Programs.
     pub decided_at: [crate::books::Tally; 2],
     /// When the first packet came, in jiffies since boot.
     pub first_seen: u64,
@@ -101,9 +101,9 @@ pub struct FlowDetail {
     pub opened_by: u8,
     /// 1 where it is counted among the flows of devices that were not settled. Programs.
     pub unsettled: u8,
-    /// The TCP sequence number of the last SYN, by [`Direction`]; of no meaning where `tcp_flags`
-    /// has none. What a name lies in starts at the number behind it. Of QUIC, uploads: the number of
-    /// the connection that began last ([`connection`](crate::said::initial::connection)).
+    /// The TCP sequence number of the last SYN, by [`Direction`]; of no meaning where `tcp_flags` has none. The
+    /// bytes that may hold a name start at the number behind it. Of QUIC, uploads: the number of the connection
+    /// that began last ([`connection`](crate::said::initial::connection)).
     pub initial_sequence: [u32; 2],
 }
 
@@ -134,7 +134,7 @@ wire! { Spill { spilled: u64 } }
 /// A flow, as user space reads it: both records in one.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct FlowRecord {
-    /// Whose packets these are.
+    /// The flow's key.
     pub key: FlowKey,
     /// See [`FlowLine::judgement`].
     pub judgement: u64,
@@ -191,8 +191,8 @@ impl FlowRecord {
         }
     }
 
-    /// What is decided about it, as its next packet will find it: with the ruling taken up. What its
-    /// addresses lead to is not known here; where that counts, it passes.
+    /// The decision about it, as its next packet will find it: with the ruling taken up. The decision by its
+    /// addresses is not known here; where that counts, the flow passes.
     pub fn judgement(&self) -> Judgement {
         let stored = Judgement::unpack(self.judgement);
         let ruling = Ruling::unpack(self.ruling);

@@ -1,10 +1,9 @@
-//! What is decided about a flow: two words, each with one writer.
+//! The decision about a flow: two words, each with one writer.
 //!
-//! The programs write a [`Judgement`], user space a [`Ruling`]. Neither writes the other's word, so
-//! neither can lose what the other said. A ruling names the connection it is about, by the epoch that the
-//! programs count up where one begins, and the policy generation it is by. The programs
-//! [take it up](Judgement::take_up) at the next packet; that they have is seen from a version, which
-//! stands at the same place of both words.
+//! The programs write a [`Judgement`], user space a [`Ruling`]. Neither writes the other's word, so neither can
+//! lose an update of the other. A ruling names the connection it is about, by the epoch that the programs count
+//! up where one begins, and the policy generation it is by. The programs [take it up](Judgement::take_up) at
+//! the next packet. A version at the same place of both words shows whether they have.
 
 use crate::{
     flow::FlowKey,
@@ -53,7 +52,7 @@ const fn verdict(word: u64) -> Verdict {
     }
 }
 
-// Every verdict has a code of its own in the field: what is packed is what is read.
+// Every verdict has a code of its own in the field, so that unpacking gives the verdict that was packed.
 const _: () = {
     let mut number = 0;
     while number <= u8::MAX as u16 {
@@ -81,17 +80,17 @@ const fn unpack_decision(word: u64) -> Decision {
     }
 }
 
-/// What the programs decided about a flow, and under which policy generation. Written by programs alone.
+/// The decision of the programs about a flow, and its policy generation. Written by programs alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Judgement {
     /// The policy generation; 0 is never in force, so a new record counts as not judged.
     pub generation: u32,
-    /// What was decided.
+    /// The decision.
     pub decision: Decision,
-    /// A name was judged, or is known to be none. Under another generation the addresses are judged
-    /// again, and what the name led to stays until it is judged again too.
+    /// A name was judged, or the flow is known to say none. Under another generation the addresses are judged
+    /// again, and a decision by name stays until the name is judged again too.
     pub named: bool,
-    /// What the server says waits for the verdict on the name.
+    /// Packets of the server wait for the verdict on the name.
     pub held: bool,
     /// Another flow of the table has the same fingerprint: keys have to be compared.
     pub ambiguous: bool,
@@ -106,7 +105,7 @@ impl Judgement {
     /// The highest epoch; 1 follows it.
     pub const MAX_EPOCH: u8 = bits::EPOCH_MASK as u8;
 
-    /// What is set in the stored word of a flow that is [ambiguous](Self::ambiguous).
+    /// The bit that is set in the stored word of a flow that is [ambiguous](Self::ambiguous).
     pub const AMBIGUOUS: u64 = 1 << 62;
     const HELD: u64 = 1 << 61;
     const GENERATION_MASK: u64 = 0xffff_ffff;
@@ -125,8 +124,8 @@ impl Judgement {
         }
     }
 
-    /// What stays of a stored word when its flow has left: the epoch of its last connection. The next flow
-    /// in the line has another: user space may be about to store a ruling for the one that left.
+    /// The part of a stored word that stays when its flow has left: the epoch of its last connection. The next
+    /// flow in the line has another, because user space may be about to store a ruling for the one that left.
     #[inline(always)]
     pub const fn released(word: u64) -> u64 {
         word & bits::EPOCH_MASK << bits::EPOCH
@@ -138,8 +137,8 @@ impl Judgement {
         (word >> bits::EPOCH & bits::EPOCH_MASK) as u8 % Self::MAX_EPOCH + 1
     }
 
-    /// Whether a flow with these stored words passes by the policy of a generation, and has no ruling that
-    /// was not taken up: its next packet has only to be counted, if its payload is not wanted.
+    /// Whether a flow with these stored words passes by the policy of a generation, and its last ruling was
+    /// taken up: its next packet has only to be counted, if its payload is not wanted.
     ///
     /// Which policy lets it pass makes no difference, nor whether it has a name.
     #[inline(always)]
@@ -206,8 +205,8 @@ impl Judgement {
 
     /// The same under another generation, by which the addresses lead to a decision.
     ///
-    /// What a name led to stays where the addresses do not refuse, until whoever knows the name judges
-    /// it again: there is no moment at which the flow passes for want of a judge.
+    /// A decision by name stays where the addresses do not refuse, until the name is judged again: there is no
+    /// moment at which the flow passes for want of a verdict.
     #[inline(always)]
     pub const fn under(self, generation: u32, by_address: Decision) -> Self {
         let keeps =
@@ -219,11 +218,11 @@ impl Judgement {
         }
     }
 
-    /// The same with a ruling taken up; `by_address` is what the addresses lead to.
+    /// The same with a ruling taken up; `by_address` is the decision by the addresses.
     ///
-    /// A refusal by address stays whatever names say. A refusal by name stays too, unless a ruling by the
-    /// generation in force judges that name again, or one by a later generation judges it: what was judged
-    /// first binds. A ruling about another connection counts for nothing.
+    /// A refusal by address stays whatever names say. A refusal by name stays too, because the first judgement
+    /// binds, unless a ruling by the generation in force judges that name again, or one by a later generation
+    /// judges it. A ruling about another connection counts for nothing.
     #[inline(always)]
     pub fn take_up(self, ruling: Ruling, by_address: Decision) -> Self {
         let mut after = Self {
@@ -252,14 +251,14 @@ impl Judgement {
     }
 }
 
-/// What user space wants to read of a flow, once it has ruled.
+/// The payloads of a flow that user space wants to read once it has ruled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Wants {
-    /// What is wanted stays as it is.
+    /// The watch stays as it is.
     #[default]
     Same = 0,
-    /// All is known that the first payloads tell: see [`Watch::settled`].
+    /// The first payloads have told all they can: see [`Watch::settled`].
     Settled = 1,
     /// Every request of the flow names a host: all uploads are wanted.
     Requests = 2,
@@ -275,7 +274,7 @@ impl Wants {
         }
     }
 
-    /// What is wanted of a flow's next payloads from then on.
+    /// The watch of a flow's next payloads from then on.
     #[inline(always)]
     pub const fn of(self, before: Watch, key: &FlowKey) -> Watch {
         match self {
@@ -286,7 +285,7 @@ impl Wants {
     }
 }
 
-/// What user space says of a flow. Written by user space alone, by one thread of it.
+/// The ruling of user space about a flow. Written by user space alone, by one thread of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ruling {
     /// The generation of the policy that it is by.
@@ -295,13 +294,13 @@ pub struct Ruling {
     pub epoch: u8,
     /// Another one than that of the ruling before, so that the programs see it.
     pub version: u8,
-    /// What the name led to; a policy of 0: no rule is about it.
+    /// The decision by name; a policy of 0: no rule is about it.
     pub decision: Decision,
-    /// Whether it says what the name led to.
+    /// Whether the name was judged, so that `decision` counts.
     pub named: bool,
     /// The name was judged before, by another policy.
     pub again: bool,
-    /// What is to be read from now on.
+    /// The payloads to read from now on.
     pub wants: Wants,
 }
 
@@ -335,10 +334,10 @@ impl Ruling {
         }
     }
 
-    /// The same, to take the place of a ruling that is stored, where the programs have stored a judgement:
-    /// with another version, and with all that the stored one says of the same connection, that this does
-    /// not, and that the programs have not taken up yet. A refusal among that stays where this would not
-    /// lift it if it were taken up ([`Judgement::take_up`]).
+    /// The same, to replace the stored ruling beside a stored judgement. It gets another version, and all that
+    /// the stored ruling says about the same connection, that this one does not, and that the programs have not
+    /// taken up yet. A stored refusal stays where this ruling would not lift it once taken up
+    /// ([`Judgement::take_up`]).
     pub const fn following(mut self, stored: u64, judgement: u64) -> Self {
         let before = Self::unpack(stored);
         let taken_up = Judgement::unpack(judgement).version;
@@ -579,7 +578,7 @@ mod tests {
             ..passes
         };
         assert_eq!(late.following(refuses.pack(), fresh).decision, REFUSED);
-        // Whoever judges the name again may let it pass, and so may a later generation.
+        // A second judgement of the name may let it pass, and so may a later generation.
         let again = Ruling {
             again: true,
             ..passes

@@ -1,4 +1,4 @@
-//! What makes two packets the same flow.
+//! The key of a flow, which all its packets share.
 
 use crate::{
     parse::{Address, Family, Mac, Parsed},
@@ -37,7 +37,7 @@ impl Direction {
     }
 }
 
-/// What makes two packets the same flow: device, interface, protocol, addresses and ports.
+/// The key of a flow, which all its packets share: device, interface, protocol, addresses and ports.
 ///
 /// Six words, so that hashing and comparing take no loop over octets. An IPv4 flow has both
 /// addresses in one word and the last three are zero.
@@ -188,8 +188,8 @@ impl FlowKey {
         (self.link >> 32) as u32
     }
 
-    /// The same flow with these ports, as [`ports`](Self::ports) gives them; 0 for the flow that
-    /// a fragment is booked to whose first piece is not known.
+    /// The same flow with these ports, as [`ports`](Self::ports) gives them; 0 for the flow of fragments whose
+    /// first piece is not known.
     #[inline(always)]
     pub const fn with_ports(self, ports: u32) -> Self {
         Self {
@@ -206,8 +206,8 @@ impl FlowKey {
         }
     }
 
-    /// A keyed hash of the key, never 0: which set of the flow table the flow belongs to, and by what it is
-    /// known there.
+    /// A keyed hash of the key, never 0. It chooses the set of the flow table, and is the flow's fingerprint
+    /// there.
     ///
     /// NH (Black, Halevi, Krawczyk, Krovetz, Rogaway, "UMAC: Fast and Secure Message Authentication",
     /// 1999): each half of a word is added to a half of the secret, and the two sums are multiplied. Two

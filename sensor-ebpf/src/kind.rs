@@ -1,8 +1,8 @@
-//! What a payload is taken for: by its bytes, and by its ports only where bytes do not tell.
+//! The kind of a payload: told by its bytes, and by its ports only where bytes do not tell.
 //!
-//! A port says what may be there and never what is: a tunnel at the port of DNS is a tunnel. Each
-//! service that has a port has its bytes looked at as well, and what they contradict is read as what
-//! it is.
+//! A port says which protocol may be there, never which one is: a tunnel at the port of DNS is a tunnel. The
+//! bytes of a payload at a service's port are checked too, and a payload that contradicts its port is
+//! classified by its bytes.
 
 mod dns;
 
@@ -13,7 +13,7 @@ use crate::{
     parse::{Address, Family, protocol},
 };
 
-/// What a payload is taken for, by its first bytes and its ports.
+/// The kind of a payload, by its first bytes and its ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Kind {
@@ -104,10 +104,10 @@ impl Kind {
 /// How many of a payload's first bytes [`classify`] looks at.
 pub const LOOKED_AT: usize = 24;
 
-/// What a payload of `len` bytes is taken for, by its first bytes (the rest zero where it is
-/// shorter). `None`: nobody reads it.
+/// Tells the kind of a payload of `len` bytes, by its first bytes (the rest zero where it is shorter). `None`:
+/// no reader wants it.
 ///
-/// Generous: what is no TLS, QUIC or tunnel after all is found out in user space, and counted.
+/// Generous: user space finds out, and counts, what is no TLS, QUIC or tunnel after all.
 #[inline(always)]
 pub const fn classify(key: &FlowKey, first: &[u8; LOOKED_AT], len: usize) -> Option<Kind> {
     match key.protocol() {
@@ -206,8 +206,8 @@ const fn stream(key: &FlowKey, first: &[u8; LOOKED_AT], len: usize) -> Kind {
     Kind::Stream
 }
 
-/// Whether a payload begins so. HTTP/2 (RFC 9113, section 3.4) and what the PROXY protocol puts before
-/// a stream look like requests of HTTP/1, and name no host where those do.
+/// Whether a payload begins with these bytes. HTTP/2 (RFC 9113, section 3.4) and the header of the PROXY
+/// protocol look like requests of HTTP/1, and name no host where those do.
 #[inline(always)]
 const fn is_prefix<const N: usize>(first: &[u8; LOOKED_AT], prefix: &[u8; N]) -> bool {
     let mut different = 0;
@@ -241,8 +241,8 @@ const fn is_openvpn_reset(octet: u8) -> bool {
 
 #[inline(always)]
 const fn datagram(key: &FlowKey, first: &[u8; LOOKED_AT], len: usize) -> Option<Kind> {
-    // At the port of HTTP/3 whatever has the fixed bit (RFC 9000, section 17): a version that nobody
-    // knows, or a connection that came from another address, is to be seen and counted.
+    // At the port of HTTP/3 every datagram that has the fixed bit (RFC 9000, section 17), because unknown
+    // versions, and connections that came from another address, are to be seen and counted.
     const HTTP3: u16 = 443;
     const FIXED: u8 = 0x40;
     // Before DHCP, some of whose types and transactions are identifiers of questions too.
@@ -281,8 +281,8 @@ const fn datagram(key: &FlowKey, first: &[u8; LOOKED_AT], len: usize) -> Option<
     None
 }
 
-/// Whether names of the link alone are asked for, in messages that look like those of DNS: link-local
-/// multicast name resolution (RFC 4795), NetBIOS (RFC 1002), and whatever goes to a group.
+/// Whether a message that looks like DNS asks for names of the link alone: link-local multicast name resolution
+/// (RFC 4795), NetBIOS (RFC 1002), and every message to a group.
 #[inline(always)]
 const fn is_of_the_link(key: &FlowKey) -> bool {
     const LLMNR: u16 = 5355;
@@ -302,9 +302,9 @@ const fn is_group(address: Address, family: Family) -> bool {
     }
 }
 
-/// Whether a message at the port of multicast DNS is one of it. A neighbour may serve DNS there too:
-/// who asks it from another port, for recursion, asks that (RFC 6762, section 18.6), and an answer
-/// with its question is one to that (section 6).
+/// Whether a message at the port of multicast DNS is multicast DNS. A neighbour may serve unicast DNS there
+/// too: a question from another port, with recursion desired, is unicast (RFC 6762, section 18.6), and so is an
+/// answer that repeats its question (section 6).
 #[inline(always)]
 const fn is_multicast_dns(key: &FlowKey, first: &[u8; LOOKED_AT], len: usize) -> bool {
     const RECURSION: u8 = 1;
@@ -504,7 +504,7 @@ mod tests {
         assert_eq!(classify(&key, &first, len), expected, "{octets:02x?}");
     }
 
-    /// What is none of the service whose port it has is what its bytes say.
+    /// A payload that is not of the service whose port it has is classified by its bytes.
     #[test]
     fn bytes_count_before_ports() {
         use protocol::{TCP, UDP};

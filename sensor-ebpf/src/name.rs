@@ -1,14 +1,14 @@
 //! Names: how a name finds the rules that are about it.
 //!
-//! User space compiles every name that a policy is about, a million at most, to a table of hashes:
-//! of a name, the chain of rules for it and everything below it. A chain has in it what names above
-//! say too, so that of all suffixes of a name the longest that is in the table decides alone, as the
-//! longest prefix does for addresses.
+//! User space compiles every name that a policy is about, a million at most, to a table of hashes: it leads
+//! from a name to the chain of rules for it and everything below it. A chain includes the rules of the names
+//! above, so that of all suffixes of a name the longest that is in the table decides alone, as the longest
+//! prefix does for addresses.
 //!
-//! Hashes are taken from the end of a name to its start: one pass gives those of all its suffixes.
-//! The table holds 48 bits of a hash beside those that choose the bucket, under a secret that is
-//! drawn anew where two listed names would share them. That a name which is not listed is taken for
-//! one that is has a chance of 1 in 2^44 at most; nobody can look for such a name without the secret.
+//! Hashes are taken from the end of a name to its start: one pass gives those of all its suffixes. The table
+//! holds 48 bits of a hash beside those that choose the bucket, under a secret that is drawn anew where two
+//! listed names would share them. A name that is not listed is taken for a listed one with a probability of 1
+//! in 2^44 at most; no sender can search for such a name without the secret.
 
 use crate::wire;
 
@@ -77,14 +77,14 @@ pub const fn name_bucket(hash: u64, mask: u32) -> u32 {
     hash as u32 & mask
 }
 
-/// What octets are multiplied with under a secret: odd, so that nothing of the hash is lost. Names that
-/// collide under one do not under another.
+/// The factor for each octet under a secret: odd, so that no bit of the hash is lost. Names that collide under
+/// one secret do not under another.
 #[inline(always)]
 pub const fn hash_multiplier(secret: u64) -> u64 {
     mixed(!secret) | 1
 }
 
-/// What a hash starts with.
+/// The start value of a hash.
 #[inline(always)]
 pub const fn hash_start(secret: u64) -> u64 {
     0xcbf2_9ce4_8422_2325 ^ secret

@@ -1,5 +1,4 @@
-//! From a frame to what it is: total over every byte sequence, and without a loop that a frame
-//! could lengthen.
+//! Parses a frame: total over every byte sequence, and without a loop that a frame could lengthen.
 //!
 //! The order of the file is the order of the headers: Ethernet, tags, PPPoE, IPv4 or IPv6,
 //! extension headers, transport. Offsets of header fields stand in `field` and nowhere else.
@@ -146,7 +145,7 @@ mod ppp {
     pub(super) const IPV6: u16 = 0x0057;
 }
 
-/// What the network layer of a frame is.
+/// The network layer of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Family {
@@ -319,8 +318,8 @@ impl Ports {
 pub mod icmp {
     use super::{Ports, protocol};
 
-    /// What stands in the place of the sender's port of a message on which a link or a connection that
-    /// is allowed depends. No type is so large.
+    /// The number in the place of the sender's port of a message on which a link, or a connection that is
+    /// allowed, depends. No type is so large.
     pub const VITAL: u16 = u16::MAX;
 
     const ECHO: u8 = 8;
@@ -331,9 +330,9 @@ pub mod icmp {
     /// The hop limit that shows that no router passed a packet on (RFC 4861, section 7.1).
     const OF_THE_LINK: u8 = 255;
 
-    /// What stands where ports do: a message's type is its receiver's port, that of an echo reply the
-    /// request's and its sender's, so that both are one flow. `hop_limit` is 0 of a piece of a packet:
-    /// nobody takes neighbour discovery in pieces (RFC 6980).
+    /// The numbers in the place of ports: a message's type is its receiver's port. An echo reply has the
+    /// request's type as its sender's port, so that both are one flow. `hop_limit` is 0 of a piece of a packet,
+    /// because hosts ignore neighbour discovery in pieces (RFC 6980).
     #[inline(always)]
     pub const fn ports(protocol: u8, kind: u8, hop_limit: u8) -> Ports {
         match (protocol, kind) {
@@ -361,8 +360,8 @@ pub mod icmp {
         }
     }
 
-    /// Whether a message is one that nothing answers: an error (RFC 1122, section 3.2.2) or a redirect
-    /// (RFC 4443, section 2.4).
+    /// Whether a message must not be answered: an error (RFC 1122, section 3.2.2) or a redirect (RFC 4443,
+    /// section 2.4).
     #[inline(always)]
     pub const fn is_error(protocol: u8, kind: u16) -> bool {
         match protocol {
@@ -395,7 +394,7 @@ pub enum Piece {
     Later,
 }
 
-/// What the parser found in a frame.
+/// The result of parsing a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Parsed {
     /// Destination MAC address.
@@ -412,8 +411,8 @@ pub struct Parsed {
     pub source: Address,
     /// Destination address; zero where `family` is `Other`.
     pub destination: Address,
-    /// Source and destination port; 0 without ports. What stands there in a key of ICMP,
-    /// [`key_of`](crate::quote::key_of) reads.
+    /// Source and destination port; 0 without ports. [`key_of`](crate::quote::key_of) reads the numbers that a
+    /// key of ICMP has there.
     pub ports: Ports,
     /// TCP flags (RFC 9293, section 3.1); 0 for other protocols.
     pub tcp_flags: u8,
@@ -501,9 +500,9 @@ impl Parsed {
     }
 
     /// Bytes of payload that TCP or UDP carries in a frame of `frame_len` bytes: as many as the IP
-    /// header says. Where it does not say (a capture taken at the sender, before the network adapter
-    /// cut the packet into segments; a super-packet above 64 KiB), all behind the headers, padding
-    /// of Ethernet included: which of it is padding cannot be told.
+    /// header says. Where it does not say (a capture taken at the sender, before the network adapter cut the
+    /// packet into segments; a super-packet above 64 KiB), all behind the headers, padding of Ethernet
+    /// included, because padding cannot be told from payload there.
     #[inline(always)]
     pub const fn payload_in(&self, frame_len: usize) -> usize {
         match self.payload_len() {
@@ -522,8 +521,8 @@ impl Parsed {
 ///
 /// # Errors
 ///
-/// The [`Skip`] under which the frame is counted. `SourceIsGroup` is not for the parser to find:
-/// it does not know the direction.
+/// The [`Skip`] under which the frame is counted. The parser never gives `SourceIsGroup`, because it does not
+/// know the direction.
 #[inline(always)]
 pub fn parse<P: Packet + ?Sized>(packet: &P) -> Result<Parsed, Skip> {
     use field::{ethernet, pppoe, vlan};
@@ -577,8 +576,8 @@ pub fn parse<P: Packet + ?Sized>(packet: &P) -> Result<Parsed, Skip> {
 /// Reads the commonest frames and no others: with one tag at most, IPv4 without options and not in pieces
 /// or IPv6 without extension headers, TCP or UDP.
 ///
-/// Where it gives a [`Parsed`], [`parse`] gives the same; `None` says nothing about the frame. It is
-/// straight: what a steady packet of a known flow costs begins here.
+/// Where it gives a [`Parsed`], [`parse`] gives the same; `None` says nothing about the frame. It is short and
+/// has no loop, because every steady packet of a known flow pays for it.
 #[inline(always)]
 pub fn plain<P: Packet + ?Sized>(packet: &P) -> Option<Parsed> {
     use field::{ethernet, ipv4, ipv6, vlan};
@@ -627,7 +626,7 @@ pub fn plain<P: Packet + ?Sized>(packet: &P) -> Option<Parsed> {
     }
 }
 
-/// What an Ethernet header says; the rest as of a frame that is not IP.
+/// The fields of an Ethernet header; the rest as of a frame that is not IP.
 #[inline(always)]
 fn ethernet(header: &[u8; field::ethernet::LEN]) -> Parsed {
     use field::ethernet;
@@ -657,7 +656,7 @@ const fn is_tag(ethertype: u16) -> bool {
     )
 }
 
-/// Who, by IPv4, and what is inside.
+/// Reads the addresses and the protocol of an IPv4 header.
 #[inline(always)]
 fn ipv4_addresses(header: &[u8; field::ipv4::MIN_LEN], parsed: &mut Parsed) {
     use field::ipv4;
@@ -668,7 +667,7 @@ fn ipv4_addresses(header: &[u8; field::ipv4::MIN_LEN], parsed: &mut Parsed) {
     parsed.destination = Address::v4(take(header, ipv4::DESTINATION));
 }
 
-/// Who, by IPv6, and what is inside.
+/// Reads the addresses and the protocol of an IPv6 header.
 #[inline(always)]
 fn ipv6_addresses(header: &[u8; field::ipv6::LEN], parsed: &mut Parsed) {
     use field::ipv6;

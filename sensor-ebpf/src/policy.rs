@@ -1,4 +1,4 @@
-//! What may pass: rules as plain data, and the pure decision over them.
+//! The rules as plain data, and the pure decision over them: which packets may pass.
 //!
 //! User space compiles the policies of the configuration to: per device a set of rules (one bit
 //! each), per remote prefix a [`Chain`] (its rules, most specific prefix first, then in the order
@@ -30,17 +30,17 @@ pub const MAX_CHAINS: usize = 1024;
 /// for those of both sides.
 pub const MAX_PREFIXES: usize = 1 << 20;
 
-/// What happens to a packet.
+/// The verdict on a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Verdict {
-    /// It goes on, as it would without the sensor.
+    /// The packet goes on, as it would without the sensor.
     Pass = 0,
-    /// It goes no further, and the device is told (TCP RST, ICMP port unreachable).
+    /// The packet goes no further, and the device is told (TCP RST, ICMP port unreachable).
     Reject = 1,
-    /// It goes no further, in silence.
+    /// The packet goes no further, in silence.
     Drop = 2,
-    /// It goes on because a policy says so, whatever less specific ones say.
+    /// The packet goes on because a policy says so, whatever less specific ones say.
     Allow = 3,
 }
 
@@ -56,14 +56,14 @@ impl Verdict {
         }
     }
 
-    /// Whether it goes no further.
+    /// Whether the packet goes no further.
     #[inline(always)]
     pub const fn refuses(self) -> bool {
         matches!(self, Self::Reject | Self::Drop)
     }
 }
 
-/// What told what a flow or a question is about.
+/// The layer by which a policy matched a flow or a question.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Layer {
@@ -113,14 +113,14 @@ impl Layer {
 
 /// Bits of [`Rule::flags`].
 pub mod rule_flag {
-    /// The rule applies by name: an address alone does not lead to it, unless it was learned to be
-    /// that of such names and the flow told none.
+    /// The rule applies by name: an address alone does not match it, unless DNS answers taught that it is an
+    /// address of such names and the flow told none.
     pub const BY_NAME: u8 = 1;
     /// Of a rule by name: the chain of the remote address has to have the rule too.
     pub const AND_REMOTE: u8 = 2;
     /// A refused DNS question is answered with 0.0.0.0 or ::, not with NXDOMAIN.
     pub const ZERO: u8 = 4;
-    /// What the server says waits until the name is judged.
+    /// Packets of the server wait until the name is judged.
     pub const STRICT: u8 = 8;
 }
 
@@ -184,8 +184,8 @@ pub struct DeviceRulesKey {
     pub side: u16,
 }
 
-/// Key of the table of learned addresses: those at which a device would find only names that rules
-/// refuse, as DNS answers told that device.
+/// Key of the table of learned addresses: those at which, by the DNS answers to the device, it would find only
+/// names that rules refuse.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct LearnedKey {
@@ -244,14 +244,14 @@ pub trait Rules {
     fn rule(&self, number: u8) -> Option<&Rule>;
 }
 
-/// What was decided about a flow.
+/// The decision about a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Decision {
     /// The identity of the policy that matched; 0 where none did.
     pub policy: u16,
-    /// What happens to the flow's packets.
+    /// The verdict on the flow's packets.
     pub verdict: Verdict,
-    /// What it was decided by.
+    /// The layer that decided.
     pub layer: Layer,
 }
 
@@ -266,10 +266,10 @@ impl Decision {
 
 /// Decides about a flow by its addresses and ports.
 ///
-/// The first rule of the remote's chain that applies to the device and to the port wins. What
-/// keeps a link alive is never refused: everything but IP, group and link-local addresses, neighbour
-/// discovery, and DHCP; a policy about "everything" means everything beyond the link. Nor are ICMP
-/// errors about a connection that is allowed ([`FlowKey::is_vital`]).
+/// The first rule of the remote's chain that applies to the device and to the port wins. Flows that keep a link
+/// alive are never refused: everything but IP, group and link-local addresses, neighbour discovery, and DHCP; a
+/// policy about "everything" means everything beyond the link. Nor are ICMP errors about a connection that is
+/// allowed ([`FlowKey::is_vital`]).
 #[inline(always)]
 pub fn decide<R: Rules>(rules: &R, key: &FlowKey) -> Decision {
     if keeps_link_alive(key) {
@@ -286,12 +286,11 @@ pub fn decide<R: Rules>(rules: &R, key: &FlowKey) -> Decision {
     }
 }
 
-/// Decides about a flow, or a DNS question, by a name that the device said: the rule, and what it
-/// decides. `None` where no rule is about the name.
+/// Decides about a flow, or a DNS question, by a name that the device said. Returns the rule and its decision;
+/// `None` where no rule is about the name.
 ///
-/// `chain` is that of the longest suffix of the name that is in the table. A DNS question goes to
-/// a resolver, not to the party: rules that ask for the party's ports or addresses are left to the
-/// flow that follows.
+/// `chain` is that of the longest suffix of the name that is in the table. A DNS question goes to a resolver,
+/// not to the party: rules that ask for the party's ports or addresses are left to the flow that follows.
 #[inline(always)]
 pub fn decide_name<'r, R: Rules>(
     rules: &'r R,
@@ -322,8 +321,8 @@ pub fn decide_name<'r, R: Rules>(
     Some((rule, decided(rule, layer)))
 }
 
-/// Decides about a flow that said no name, by what is learned of its address: the set of rules that
-/// refuse every name there. The first of them that applies wins.
+/// Decides about a flow that said no name, by the rules learned for its address: the set of rules that refuse
+/// every name there. The first of them that applies wins.
 #[inline(always)]
 pub fn decide_learned<R: Rules>(rules: &R, key: &FlowKey, learned: u64) -> Option<Decision> {
     let mut rest = learned & rules.for_device(key.mac());
@@ -353,7 +352,7 @@ const fn decided(rule: &Rule, layer: Layer) -> Decision {
     }
 }
 
-/// The first rule of a chain that applies to a device and of which something holds.
+/// The first rule of a chain that applies to a device and for which `holds` gives true.
 #[inline(always)]
 fn first<'r, R: Rules>(
     rules: &'r R,

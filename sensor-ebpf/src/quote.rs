@@ -1,5 +1,5 @@
-//! What an ICMP error quotes: the start of the packet that could not be delivered (RFC 792; RFC 4443,
-//! section 2.4).
+//! The quote in an ICMP error: the start of the packet that could not be delivered (RFC 792; RFC 4443, section
+//! 2.4).
 
 use crate::{
     flow::{Direction, FlowKey},
@@ -66,9 +66,9 @@ pub fn key_of<P: Packet + ?Sized>(
     }
 }
 
-/// What stands in the place of ports in the key of an ICMP message, as [`FlowKey::ports`] gives it. The
-/// offsets are those of the network and the transport header. `None` of other protocols, and where the
-/// message is cut off before its type.
+/// The numbers in the place of ports in the key of an ICMP message, as [`FlowKey::ports`] gives them. The
+/// offsets are those of the network and the transport header. `None` of other protocols, and where the message
+/// is cut off before its type.
 #[inline(always)]
 pub fn icmp_ports<P: Packet + ?Sized>(
     packet: &P,
@@ -101,8 +101,8 @@ pub fn icmp_ports<P: Packet + ?Sized>(
 /// The flow of the packet that an ICMP error quotes. `error` is the error's own flow, seen in a
 /// direction; its ICMP header starts at `offset`.
 ///
-/// `None` where it is no such error, or the quote cannot be read: it is no IP packet, is cut off before the ports, is a later
-/// fragment, or its sender is not whom the error tells.
+/// `None` where it is no such error, or the quote cannot be read: the quote is no IP packet, is cut off before
+/// the ports, is a later fragment, or its sender is not the receiver of the error.
 #[inline(always)]
 pub fn quoted<P: Packet + ?Sized>(
     packet: &P,

@@ -1,8 +1,8 @@
-//! What the kernel puts into the ring, and how it chooses.
+//! The samples that the kernel puts into the ring, and how it chooses them.
 //!
-//! A payload is copied when it can carry a name or an identity, and only then: the first ones of a
-//! flow ([`Watch`]), and of those what [`classify`] takes for something that somebody reads. Both
-//! are here, so that `replay` chooses on the host what the kernel would have chosen.
+//! A payload is copied only when it can carry a name or an identity: it is among the first ones of a flow
+//! ([`Watch`]), and [`classify`] takes it for a kind that a reader wants. Both are here, so that `replay`
+//! chooses on the host what the kernel would have chosen.
 
 use crate::{flow::FlowKey, wire};
 pub use crate::{
@@ -10,9 +10,9 @@ pub use crate::{
     watch::Watch,
 };
 
-/// A policy matched a flow, `observe` included: sent where the decision by the flow's addresses is
-/// another than before, and for each hello and each request whose name a rule is about. DNS
-/// questions over UDP send none.
+/// A policy matched a flow, `observe` included. Sent where the decision by the flow's addresses differs from
+/// the one before, and for each hello and each request whose name a rule is about. DNS questions over UDP send
+/// none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Judged {
@@ -83,9 +83,9 @@ const _: () = assert!(size_of::<Judged>() < size_of::<Head>());
 impl Head {
     /// In `flags`: the SYN of this direction was seen, `initial_sequence` counts.
     pub const SYN_SEEN: u8 = 1;
-    /// In `flags`: the kernel has read what the payload says, and judged it.
+    /// In `flags`: the kernel has read the name in the payload, and judged it.
     pub const JUDGED: u8 = 2;
-    /// In `flags`: the packet was refused for what it says.
+    /// In `flags`: the packet was refused for its name.
     pub const REFUSED: u8 = 4;
     /// In `flags`: no more payloads in this direction are wanted.
     pub const LAST: u8 = 8;
@@ -119,16 +119,16 @@ pub const NO_SLOT: u32 = u32::MAX;
 /// merged from several (GRO), or is not split yet (GSO), has more.
 pub const MAX_PAYLOAD: usize = 2048;
 
-/// The most pieces of one packet's payload that are copied: 64 KiB, what the longest IP packet has.
+/// The most pieces of one packet's payload that are copied: 64 KiB, as much as the longest IP packet has.
 pub const MAX_PIECES: u32 = 32;
 
 /// The most datagrams of one packet that are read each by itself: as many as Linux sends in one
 /// (`UDP_MAX_SEGMENTS`, 64, and 128 since 2024), which is more than it merges.
 pub const MAX_DATAGRAMS: u32 = 128;
 
-/// How many bytes of a payload are copied while a reader wants more: of a flow that is read as long as
-/// it lives ([`Watch::ALWAYS`]) all that there are, of another as many as a stream is held of before
-/// its name is found.
+/// How many bytes of a payload are copied while a reader wants more: of a flow that is read as long as it lives
+/// ([`Watch::ALWAYS`]) all of them, of another as many as the daemon holds of a stream before its name is
+/// found.
 #[inline(always)]
 pub const fn wanted_of(payload: u32, is_read_always: bool) -> u32 {
     /// Bytes of a stream that the daemon holds.

@@ -38,8 +38,8 @@ pub enum Skip {
     /// From one port of a bridge to another, where its ports are watched and `local` is not set. Not a
     /// fault: the frame is read and passes.
     Local = 12,
-    /// A copy of a frame that leaves by several ports of a bridge, beside the one that is booked. The
-    /// copies of what was refused are.
+    /// A copy of a frame that leaves by several ports of a bridge, beside the one that is booked. Copies of a
+    /// refused frame are refused too.
     Copy = 13,
 }
 

@@ -1,4 +1,4 @@
-//! How much of a flow is read, and of what it depends.
+//! How much of a flow is read, and on what that depends.
 
 use crate::{
     flow::{Direction, FlowKey},
@@ -46,11 +46,11 @@ impl Watch {
         }
     }
 
-    /// What a flow starts with.
+    /// The watch that a flow starts with.
     ///
-    /// Payloads of a TCP stream count whatever they carry. Datagrams get twice as many: a QUIC
-    /// client that is asked for a token says its hello again. Datagrams at the port of a service are
-    /// all looked at: a question may come late.
+    /// Payloads of a TCP stream count whatever they carry. Datagrams get twice as many, because a QUIC client
+    /// that is asked for a token says its hello again. At the port of a service every datagram is looked at,
+    /// because a question may come late.
     #[inline(always)]
     pub const fn of_new_flow(key: &FlowKey, payloads: u64) -> Self {
         if payloads == 0 {
@@ -84,7 +84,7 @@ impl Watch {
         self.of(direction) != Self::ALWAYS
     }
 
-    /// What is wanted after one payload in this direction, of which some were.
+    /// The watch after one payload in this direction, where some were wanted.
     #[inline(always)]
     pub const fn after(self, direction: Direction) -> Self {
         if !self.runs_out(direction) {
@@ -96,14 +96,13 @@ impl Watch {
         }
     }
 
-    /// What is wanted behind a payload of `len` bytes with these first ones, that was taken for this.
-    /// `place` is how far behind the SYN's its first byte stands, where the SYN was seen; `payloads`
-    /// what a new flow starts with.
+    /// The watch behind a payload that was taken for a kind; `payloads` is the number that a new flow starts
+    /// with.
     ///
-    /// DNS is read as long as the flow lives, wherever it is found. Payloads of a client's stream are
-    /// counted from where TLS begins: what it says before (STARTTLS, SOCKS, the PROXY protocol) does
-    /// not count, and a hello has room for all of its segments. Both hold for the first
-    /// [`BEFORE_TLS`] bytes, so that no stream is read for ever.
+    /// DNS is read as long as the flow lives, at whatever port it is found. Payloads of a client's stream are
+    /// counted from where TLS begins: payloads before it (STARTTLS, SOCKS, the PROXY protocol) do not count,
+    /// and a hello has room for all of its segments. Both hold for the first [`BEFORE_TLS`] bytes, so that no
+    /// stream is read for ever.
     #[inline(always)]
     pub const fn behind(self, taken: Option<Kind>, payload: &Early<'_>, payloads: u64) -> Self {
         let direction = payload.direction;
@@ -125,9 +124,9 @@ impl Watch {
         self.after(direction)
     }
 
-    /// What is wanted of a flow of which all is known that its first payloads tell: what is always
-    /// wanted, and of TCP some more payloads, in which a second hello could be, or another one at the
-    /// place of the first.
+    /// The watch of a flow whose first payloads have told all they can. A direction that is always wanted stays
+    /// so. Of TCP, some more uploads are wanted, which could hold a second hello, or another one at the place
+    /// of the first.
     #[inline(always)]
     pub const fn settled(self, key: &FlowKey) -> Self {
         const MORE: u8 = 3;
@@ -158,8 +157,8 @@ impl Watch {
     }
 }
 
-/// Bytes of a client's stream in which TLS may begin behind something else, and what stands before it
-/// is not counted.
+/// Bytes of a client's stream in which TLS may begin behind other data, and the payloads before it are not
+/// counted.
 pub const BEFORE_TLS: u32 = 4_096;
 
 /// An early payload of a flow, as far as it matters for what is read behind it.
@@ -179,7 +178,7 @@ pub struct Early<'a> {
 }
 
 impl Early<'_> {
-    /// In [`place`](Self::place): nobody knows where.
+    /// In [`place`](Self::place): the place is unknown.
     pub const SOMEWHERE: u32 = u32::MAX;
 
     /// The longest line of a dialogue before TLS, in bytes: those of SMTP have 512 (RFC 5321, section
@@ -194,7 +193,7 @@ impl Early<'_> {
         self.len <= RECORD_HEADER || self.first[RECORD_HEADER] == CLIENT_HELLO
     }
 
-    /// Whether it is something that clients say before TLS or a request: a line of text, a message of
+    /// Whether it is a message that clients send before TLS or a request: a line of text, a message of
     /// SOCKS 4 or 5 (RFC 1928, RFC 1929), the header of the PROXY protocol, version 2.
     #[inline(always)]
     const fn is_prelude(&self) -> bool {
@@ -290,7 +289,7 @@ mod tests {
         }
     }
 
-    /// What is wanted of uploads behind one of these bytes.
+    /// The watch of uploads behind one of these bytes.
     fn behind(watch: Watch, key: &FlowKey, kind: Kind, octets: &[u8], place: u32) -> Watch {
         let mut first = [0; LOOKED_AT];
         let there = octets.len().min(LOOKED_AT);

@@ -1,4 +1,4 @@
-//! Ring 1: what a refused device is told.
+//! Ring 1: the answers that a refused device gets.
 
 mod frames;
 
@@ -43,7 +43,7 @@ fn reset_shortly(frame: &[u8]) -> Option<Vec<u8>> {
     Some(answer)
 }
 
-/// What an answer says, read by the rules of the RFCs and not by the parser under test.
+/// The fields of an answer, read by the rules of the RFCs and not by the parser under test.
 #[derive(Debug, PartialEq, Eq)]
 enum Said {
     Reset {
@@ -319,8 +319,8 @@ fn unfinish(frame: &mut [u8], network: usize, place: usize) {
     frame[at..at + 2].copy_from_slice(&sum.to_be_bytes());
 }
 
-/// What the kernel does with such a buffer before it leaves (`skb_checksum_help`): it sums up what
-/// lies behind the IP header.
+/// Finishes the checksum of such a buffer as the kernel does before it leaves (`skb_checksum_help`): it sums up
+/// the bytes behind the IP header.
 fn finish(frame: &mut [u8], transport: usize, place: usize) {
     let sum = match internet_checksum(&frame[transport..]) {
         0 => 0xffff,

@@ -15,7 +15,7 @@ use sensor_ebpf::{
     skip::Skip,
 };
 
-/// What must hold of every sequence of octets.
+/// Checks what must hold of every sequence of bytes.
 fn hold(frame: &[u8]) -> Result<Parsed, Skip> {
     let parsed = parse(frame);
     if let Some(short) = plain(frame) {
@@ -133,7 +133,7 @@ fn ten_million_bad_frames_return() {
             Err(reason) => outcomes[reason as usize] += 1,
         }
     }
-    // What is mutated must reach every end of the parser, or it proves little.
+    // Mutated frames must reach every end of the parser, or the test proves little.
     for reason in Skip::ALL {
         let reached = outcomes[reason as usize] > 0;
         assert_eq!(reached, reason.is_of_parser(), "{}", reason.name());

@@ -53,7 +53,7 @@ struct Arguments {
     /// How the hello of HTTP/3 is said, and when
     #[arg(long, value_enum, default_value_t = Quic::Plain)]
     quic: Quic,
-    /// What chance begins with
+    /// The seed of the random numbers
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// The certificate to trust, PEM
@@ -79,7 +79,7 @@ enum Way {
     Http,
 }
 
-/// What is done to hide the name from whoever reads Initials.
+/// How the name is hidden from readers of Initials.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Quic {
     /// Nothing
@@ -121,7 +121,7 @@ impl FromStr for Target {
 }
 
 impl Target {
-    /// What stands in `Host`.
+    /// The value of `Host`.
     fn host(&self) -> String {
         match (self.name.as_str(), self.address) {
             ("", IpAddr::V4(address)) => address.to_string(),
@@ -135,7 +135,7 @@ impl Target {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Outcome {
-    /// With what was asked for.
+    /// With the reply that it asked for.
     Answered,
     /// By RST, ICMP, NXDOMAIN or an address of zeros.
     Refused,
@@ -273,7 +273,7 @@ impl Clients {
         }
         let mut quic = ClientConfig::new(Arc::new(QuicClientConfig::try_from(quic)?));
         let mut transport = TransportConfig::default();
-        // What is lost is sent again several times within the limit.
+        // Lost packets are sent again several times within the limit.
         transport.initial_rtt(Duration::from_millis(20));
         quic.transport_config(Arc::new(transport));
         Ok(Self {
@@ -404,7 +404,7 @@ impl Clients {
         again.map_err(|_| Late)?
     }
 
-    /// One question in a datagram, and what is right with the answer.
+    /// Sends one question in a datagram, and checks the answer.
     fn dns(&self, target: &Target, number: u64, chance: &mut Chance) -> Result<()> {
         const TYPES: [u16; 3] = [1, 28, 65];
         // All combinations come in turn, whatever the number of targets is.
@@ -511,11 +511,11 @@ fn quic_socket(target: &Target) -> Result<UdpSocket> {
     Ok(socket)
 }
 
-/// Waits until the socket is told by ICMP that there is nobody.
+/// Waits until ICMP tells the socket that no server is there.
 async fn told(socket: &UdpSocket) -> anyhow::Error {
     loop {
         let mut octet = 0_u8;
-        // SAFETY: the kernel writes one octet at most; what it cuts off is nobody's.
+        // SAFETY: the kernel writes one octet at most, and drops the rest.
         let told = unsafe {
             libc::recv(
                 socket.as_raw_fd(),

@@ -1,6 +1,6 @@
-//! `bench`: what a packet costs in the kernel, a message in a decoder, and the daemon on the machine,
-//! beside xdp-filter, ndpiReader, dnsmasq, unbound and what was aimed at; and what a thousand attempts
-//! at a blocked name by every way come to.
+//! `bench`: the cost of a packet in the kernel, of a message in a decoder, and of the daemon on the machine,
+//! beside xdp-filter, ndpiReader, dnsmasq, unbound and the goals; and the results of a thousand attempts at a
+//! blocked name by every way.
 
 mod decoding;
 
@@ -17,7 +17,7 @@ use crate::{
     setup::{self, Need},
 };
 
-/// What is written with `--json`.
+/// The report that `--json` writes.
 #[derive(Serialize)]
 struct Report {
     kernel: KernelFigures,
@@ -32,7 +32,7 @@ struct Report {
     goals: Vec<Goal>,
 }
 
-/// What the bench of the kernel programs writes.
+/// The figures that the bench of the kernel programs writes.
 #[derive(Deserialize, Serialize)]
 struct KernelFigures {
     repeats: u64,
@@ -49,7 +49,7 @@ struct Figure {
     with_floor_ns: f64,
 }
 
-/// What the bench of the daemon writes.
+/// The figures that the bench of the daemon writes.
 #[derive(Deserialize, Serialize)]
 struct DaemonFigures {
     devices: u64,
@@ -62,14 +62,14 @@ struct DaemonFigures {
     scrape_kib: f64,
 }
 
-/// What the bench of replays writes, where the captures are there.
+/// The figures that the bench of replays writes, where the captures are there.
 #[derive(Deserialize, Serialize)]
 struct ReplayFigures {
     corpus: Comparison,
     large: Comparison,
 }
 
-/// `sensor replay` beside ndpiReader: what both did, and milliseconds of CPU.
+/// `sensor replay` beside ndpiReader: the packets of both, and milliseconds of CPU.
 #[derive(Deserialize, Serialize)]
 struct Comparison {
     captures: u64,
@@ -81,8 +81,8 @@ struct Comparison {
     ratio: f64,
 }
 
-/// What the bench of the filter writes: attempts at a blocked name, and as many at an allowed one, by
-/// circumstance and way.
+/// The figures that the bench of the filter writes: attempts at a blocked name, and as many at an allowed one,
+/// by circumstance and way.
 #[derive(Deserialize, Serialize)]
 struct FilterFigures {
     attempts: u64,
@@ -105,7 +105,7 @@ struct Attempts {
     allowed_ms_median: f64,
 }
 
-/// What the bench of DNS writes: answers by `sensor`, `dnsmasq` and `unbound`.
+/// The figures that the bench of DNS writes: answers by `sensor`, `dnsmasq` and `unbound`.
 #[derive(Deserialize, Serialize)]
 struct DnsFigures {
     names: u64,
@@ -187,10 +187,10 @@ impl Goal {
 /// Benches that can be had alone.
 pub const ALONE: [&str; 5] = ["kernel", "daemon", "replay", "filter", "dns"];
 
-/// Measures, prints, and writes the figures to `json` where one is named: all, held against what is
-/// aimed at, or of one of [`ALONE`].
+/// Measures, prints, and writes the figures to `json` where one is named: all, held against the goals, or of
+/// one of [`ALONE`].
 ///
-/// A goal that is missed is no error: a figure depends on the machine and on what else runs there.
+/// A goal that is missed is no error, because a figure depends on the machine and on its other load.
 ///
 /// # Errors
 /// Where something cannot be installed, built, loaded (root is needed) or written.
@@ -243,7 +243,7 @@ fn drivers() -> Result<()> {
     run(build::kernel_cargo(&toolchain, "build").args(["--bin", "sensor-bench"]))
 }
 
-/// Runs one of the sensor's benches and reads what it wrote.
+/// Runs one of the sensor's benches and reads its figures.
 fn measure<T: for<'a> Deserialize<'a>>(bench: &str) -> Result<T> {
     let file = build::target().join(format!("bench-{bench}.json"));
     run_shown(

@@ -80,7 +80,7 @@ pub fn run_shown(command: &mut Command) -> Result<()> {
 /// Runs it in silence and gives its standard output.
 ///
 /// # Errors
-/// As [`run`], with what it wrote to standard error.
+/// As [`run`], with its standard error.
 pub fn capture(command: &mut Command) -> Result<String> {
     let shown = line(command);
     let output = command
@@ -105,10 +105,10 @@ pub fn exists(program: &str) -> bool {
         .any(|folder| folder.join(program).is_file())
 }
 
-/// A line for the person who watches.
+/// Prints a line for the person who watches.
 pub fn say(text: &str) {
     println!("{text}");
-    // A pipe that nobody reads any more is no reason to stop working.
+    // A pipe that no program reads any more is no reason to stop working.
     let _ = std::io::stdout().flush();
 }
 

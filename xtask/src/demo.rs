@@ -28,7 +28,7 @@ const FLOWS_SHOWN: usize = 40;
 /// A refusal that takes longer would be no answer but a timeout.
 const AT_ONCE: Duration = Duration::from_secs(1);
 
-/// What the demo found, as `--json` writes it.
+/// The findings of the demo, as `--json` writes them.
 #[derive(Serialize)]
 struct Findings {
     devices: Value,
@@ -50,7 +50,7 @@ struct Blocked {
     seconds: f64,
 }
 
-/// What Prometheus said about what it scraped from the sensor.
+/// The answer of Prometheus about the metrics that it scraped from the sensor.
 #[derive(Serialize)]
 struct Answer {
     query: String,
@@ -274,7 +274,7 @@ fn judge(findings: &Findings, lab: &Lab) -> Result<()> {
         findings.prometheus.value > 0.0,
         "Prometheus knows of no byte of the phone"
     );
-    // What the servers were asked by name, the sensor has to know by that name.
+    // Every site that the servers were asked for by name must have that name in the sensor.
     for (site, requests) in &findings.asked {
         let named = findings.flows.as_array().into_iter().flatten().any(|flow| {
             flow["name"] == **site

@@ -1,6 +1,5 @@
-//! Octets that nobody would send, for everything that reads octets: the fuzz targets of
-//! `sensor/fuzz`, one after the other or two at a time, from seeds of the captures that the tests
-//! use.
+//! Bytes that no sender would send, for all code that reads bytes: the fuzz targets of `sensor/fuzz`, one after
+//! the other or two at a time, from seeds of the captures that the tests use.
 
 use std::{
     fs,
@@ -19,7 +18,7 @@ use crate::{
 /// The captures that seeds are taken from, beside the checkout.
 const CAPTURES: &str = "../shared/corpus";
 
-/// The longest input, in octets: as long as what the kernel copies.
+/// The longest input, in bytes: as long as a payload's copy in the kernel.
 const LONGEST: u32 = 2_048;
 
 const VERSION: &str = "0.13.2";

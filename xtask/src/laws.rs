@@ -1,4 +1,4 @@
-//! The laws of the architecture that can be read off the code: who may name what.
+//! The laws of the architecture that can be read off the code: which modules may name which things.
 
 use std::{
     fmt, fs,
@@ -14,17 +14,17 @@ use crate::{build, command::capture};
 /// Something is named only in certain places, or never in others. Places are prefixes of paths
 /// from the workspace's folder.
 struct Law {
-    /// What is looked for.
+    /// The thing that is looked for.
     what: Named,
     /// Where it is looked for.
     within: &'static [&'static str],
     /// Where in there it may be.
     except: &'static [&'static str],
-    /// What to tell whoever breaks it.
+    /// The message for code that breaks the law.
     why: &'static str,
 }
 
-/// What a law is about.
+/// The thing that a law is about.
 enum Named {
     /// A path that starts with this crate.
     Crate(&'static str),

@@ -16,7 +16,7 @@ use xtask::{
     test, verify,
 };
 
-/// Every chore of the project. What a command needs it installs and builds first.
+/// Every chore of the project. A command installs and builds first all that it needs.
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 struct Arguments {
@@ -54,9 +54,9 @@ enum Chore {
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
     },
-    /// Every check and every test, what takes long in a thin form
+    /// Every check and every test; slow tests in a thin form
     Test,
-    /// What takes long, in its long form: swaps of the policy, kills of the daemon, the race of rulings,
+    /// The slow tests in their long form: swaps of the policy, kills of the daemon, the race of rulings,
     /// evasions, fuzz targets
     Verify {
         /// This part alone
@@ -65,7 +65,7 @@ enum Chore {
     },
     /// Debian's other kernels in virtual machines, with the sensor in them; a part of `test`
     Kernels,
-    /// Odd octets for every decoder and for the parser; takes a nightly toolchain
+    /// Odd bytes for every decoder and for the parser; takes a nightly toolchain
     Fuzz {
         /// For how long each
         #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
@@ -73,9 +73,8 @@ enum Chore {
         /// This one alone
         target: Option<String>,
     },
-    /// What a packet costs, beside xdp-filter, what the daemon takes with full tables, how much a
-    /// core decodes, what a replay costs, beside ndpiReader, what the filter lets through, and DNS,
-    /// beside dnsmasq and unbound
+    /// Cost of a packet, beside xdp-filter, of the daemon with full tables, of decoding on one core, and of a
+    /// replay, beside ndpiReader; attempts that the filter lets through; and DNS, beside dnsmasq and unbound
     Bench {
         /// This one alone
         #[arg(value_parser = bench::ALONE)]

@@ -80,7 +80,7 @@ pub struct Assignment {
     registry: String,
     /// The prefix in 6, 7 or 9 hexadecimal digits, upper case.
     prefix: String,
-    /// Whom it is assigned to, in one line.
+    /// The company that it is assigned to, in one line.
     owner: String,
 }
 

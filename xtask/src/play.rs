@@ -23,8 +23,8 @@ pub const HOUSEHOLD: Options = Options {
     delay: None,
 };
 
-/// The policies of the demo and of the lab: the phone is kept from the tracker, and what anyone
-/// asks of a name server is observed.
+/// The policies of the demo and of the lab: the phone is kept from the tracker, and the questions of every
+/// device to name servers are observed.
 pub fn policies() -> String {
     let [v4, v6] = TRACKER_PREFIXES;
     format!(
@@ -111,12 +111,12 @@ fn interactive(mut shell: Command, host: &str, start: Option<&str>) -> Result<()
     Ok(())
 }
 
-/// What is typed, line by line, to the end of the input.
+/// The lines typed, to the end of the input.
 fn prompts() -> impl Iterator<Item = String> {
     let mut lines = std::io::stdin().lock().lines();
     std::iter::from_fn(move || {
         print!("\nphone, laptop, gateway, internet or exit> ");
-        // Where nobody sees the prompt, what is typed still counts.
+        // Where the prompt is not shown, typed lines still count.
         let _ = std::io::stdout().flush();
         lines.next()?.ok()
     })

@@ -1,8 +1,8 @@
 //! Other kernels: those of Debian are booted in a virtual machine, in which the whole sensor works.
 //!
-//! The verifier of an older kernel is the one that refuses. What is booted is Debian's kernel and
-//! nothing of Debian's else: the first process is the guest, an example of the `sensor` package,
-//! with the libraries it is linked to, `ip`, `nft`, and the modules that the kernel needs for it.
+//! The verifiers of older kernels are the ones that refuse programs. The virtual machine boots Debian's kernel
+//! and nothing else of Debian's: the first process is the guest, an example of the `sensor` package, with the
+//! libraries it is linked to, `ip`, `nft`, and the modules that the kernel needs for it.
 //!
 //! A kernel is downloaded once and kept in the project's cache folder; delete its folder there to
 //! get a newer one.
@@ -43,7 +43,7 @@ const KERNELS: [Kernel; 2] = [
 
 /// The package that depends on a release's current kernel.
 const METAPACKAGE: &str = "linux-image-amd64";
-/// What the guest needs and these kernels have as modules; those that these depend on come along.
+/// The modules of these kernels that the guest needs; those that these depend on come along.
 const MODULES: [&str; 10] = [
     // `libcrc32c` asks for it by another name.
     "crc32c_generic",
@@ -62,7 +62,7 @@ const MODULES: [&str; 10] = [
 const LIMIT_SECONDS: u32 = 1_200;
 const PASSED: &str = "GUEST PASSED";
 const FAILED: &str = "GUEST FAILED";
-/// What the guest says of each program.
+/// The words that the guest prints for each program.
 const VERIFIED: &str = "instructions verified";
 
 /// Boots each kernel and lets the sensor work in it.
@@ -115,7 +115,7 @@ pub fn run() -> Result<()> {
 }
 
 impl Kernel {
-    /// Shows what a guest found out, and whether it passed.
+    /// Shows the findings of a guest, and fails where it did not pass.
     fn judge(&self, console: &str) -> Result<()> {
         for line in console.lines().filter(|line| line.contains(VERIFIED)) {
             say(line.trim());
@@ -147,7 +147,7 @@ impl Kernel {
         }
         // Of a version of this program that needed others.
         let _ = fs::remove_dir_all(&folder);
-        // Renamed when it is whole: what is cut off is begun anew.
+        // Renamed when it is whole: a download that is cut off begins anew.
         let partial = kernels.join(format!("{}.partial", self.version));
         let _ = fs::remove_dir_all(&partial);
         fs::create_dir_all(partial.join("lists/partial"))?;

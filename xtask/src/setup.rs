@@ -1,4 +1,4 @@
-//! What must be on the machine before anything else: Debian packages, a compiler that has a `core`
+//! The tools that must be on the machine before anything else: Debian packages, a compiler that has a `core`
 //! for the BPF target, and the linker that makes one object of it.
 
 use std::{
@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::command::{self, capture, run, say};
 
-/// What a chore needs beyond a host compiler.
+/// The needs of a chore beyond a host compiler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Need {
     /// Building the kernel object.
@@ -25,7 +25,7 @@ pub enum Need {
     Browser,
     /// Scraping the sensor and checking what it serves.
     Prometheus,
-    /// What others say about capture files.
+    /// Other programs that read capture files.
     Captures,
     /// The yardsticks of `bench`.
     Bench,
@@ -79,7 +79,7 @@ impl Need {
 const DEBIAN_COMPILER: [&str; 3] = ["rustc-web", "cargo-web", "libstd-rust-web-dev-bpf"];
 /// Lints by the same compiler.
 const DEBIAN_CLIPPY: [&str; 1] = ["rust-web-clippy"];
-/// What building the linker takes.
+/// The packages for building the linker.
 const LINKER_PACKAGES: [&str; 3] = ["llvm-22-dev", "g++", "zlib1g-dev"];
 const LINKER_VERSION: &str = "0.13.0";
 const LLVM_MAJOR: u32 = 22;
@@ -96,7 +96,7 @@ pub enum Compiler {
     Nightly,
 }
 
-/// What building the kernel object takes, once it is there.
+/// The tools for building the kernel object, once they are there.
 #[derive(Clone, Debug)]
 pub struct Toolchain {
     /// The compiler.
@@ -210,7 +210,7 @@ fn parse_release(text: &str) -> Option<u32> {
     }
 }
 
-/// Where this project keeps what it builds for itself.
+/// The folder where this project keeps the programs that it builds for itself.
 pub(crate) fn cache() -> Result<PathBuf> {
     let folder = match env::var_os("XDG_CACHE_HOME").filter(|path| Path::new(path).is_absolute()) {
         Some(folder) => PathBuf::from(folder),

@@ -1,5 +1,5 @@
-//! Every check and every test, the quick ones first. What takes long is here in a thin form, and in its
-//! long form in [`verify`](crate::verify).
+//! Every check and every test, the quick ones first. Slow tests run here in a thin form, and in their long form
+//! in [`verify`](crate::verify).
 
 use anyhow::{Context, Result};
 

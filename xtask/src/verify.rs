@@ -1,5 +1,5 @@
-//! What takes long to show, each part callable alone. The same tests are in the test command, in a thin
-//! form; [`LONG`] in the environment asks for the long one.
+//! The slow tests, each part callable alone. The same tests are in the test command, in a thin form; [`LONG`]
+//! in the environment asks for the long one.
 
 use std::env;
 

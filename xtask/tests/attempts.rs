@@ -85,7 +85,7 @@ fn every_way_leads_to_every_site() -> Result<()> {
             "{bare} requests without a name at {address}"
         );
     }
-    // Where nobody is, the client hears of it; a host says so a few times in a second.
+    // Where no server is, the client is told by ICMP; a host sends that a few times in a second.
     for address in NEWS.addresses {
         for one in lab.attempts(&lab.phone, Way::Quic, 3, &[(NEWS.name, address)])? {
             ensure!(one.outcome == Outcome::Refused, "{address}: {one:?}");

@@ -1,5 +1,4 @@
-//! The lab's own distance: what a delayed link adds, and that it keeps order and loses nothing.
-//! Needs root.
+//! The lab's own distance: a delayed link adds its delay, keeps order and loses nothing. Needs root.
 
 use std::{
     env,

@@ -10,7 +10,7 @@ pub(crate) use self::{
     xdp::{LinearFrame, MultiBufferFrame, copy_xdp},
 };
 
-/// A frame at a hook: its octets, where it is, and what the wire carried for it.
+/// A frame at a hook: its octets, its interface, and the packets on the wire that it stands for.
 pub(crate) trait Frame: Packet {
     /// The kernel's index of the interface.
     fn ifindex(&self) -> u32;

@@ -87,13 +87,13 @@ pub(crate) struct SocketBuffer {
 }
 
 impl SocketBuffer {
-    /// What the kernel handed to the program.
+    /// The context that the kernel handed to the program.
     #[inline(always)]
     pub(crate) fn context(&self) -> *mut __sk_buff {
         self.skb
     }
 
-    /// The mark that somebody in the stack gave it.
+    /// The mark that another part of the stack gave it.
     #[inline(always)]
     pub(crate) fn mark(&self) -> u32 {
         // SAFETY: the context is valid while the program runs.
@@ -164,7 +164,7 @@ impl Frame for SocketBuffer {
                 packets = payload.div_ceil(u64::from(gso_size)).max(1);
             }
             bytes = match self.side {
-                // What the queueing discipline will be told: headers once for each segment.
+                // The length that the queueing discipline will be told: headers once for each segment.
                 Side::Egress => u64::from(wire_len),
                 // Not computed at ingress (net/core/dev.c, sch_handle_ingress).
                 Side::Ingress => u64::from(len) + (packets - 1) * headers,

@@ -33,7 +33,7 @@ impl LinearFrame {
         }
     }
 
-    /// What the kernel handed to the program.
+    /// The context that the kernel handed to the program.
     #[inline(always)]
     pub(crate) fn context(&self) -> *mut xdp_md {
         self.context
@@ -62,8 +62,8 @@ impl LinearFrame {
 }
 
 impl LinearFrame {
-    /// Writes a note before the frame, and the sender in the place of the receiver; the frame is not to be
-    /// looked at any more. Gives whether the driver has room for it.
+    /// Writes a note before the frame, and the sender in the place of the receiver; the frame must not be
+    /// looked at any more. Gives whether the driver has room for the note.
     #[inline(always)]
     pub(crate) fn annotate(self, note: Note) -> bool {
         const RECEIVER: usize = 0;
@@ -124,8 +124,8 @@ impl Frame for LinearFrame {
     }
 }
 
-/// A frame at XDP that may lie in several buffers. The headers lie in the first: drivers put at
-/// least 256 octets there, and what does not is counted as truncated.
+/// A frame at XDP that may lie in several buffers. The headers lie in the first: drivers put at least 256
+/// octets there, and headers beyond those are counted as truncated.
 pub(crate) struct MultiBufferFrame(LinearFrame);
 
 impl MultiBufferFrame {
@@ -134,7 +134,7 @@ impl MultiBufferFrame {
         Self(LinearFrame::new(context))
     }
 
-    /// What the kernel handed to the program.
+    /// The context that the kernel handed to the program.
     #[inline(always)]
     pub(crate) fn context(&self) -> *mut xdp_md {
         self.0.context

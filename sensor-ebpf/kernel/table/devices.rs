@@ -1,4 +1,4 @@
-//! The devices, and what is booked to them beyond their live flows.
+//! The devices, and their books beyond their live flows.
 
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_NOEXIST},
@@ -21,7 +21,7 @@ use crate::{field, shared::Element, tell::News};
 #[map]
 static DEVICE_INDEX: HashMap<u64, u32> = HashMap::with_max_entries(1_024, 0);
 
-/// What is booked to a device beyond its live flows.
+/// The books of each device beyond its live flows.
 #[map]
 static DEVICES: Array<DeviceRecord> = Array::with_max_entries(1_026, BPF_F_MMAPABLE);
 
@@ -89,9 +89,9 @@ fn further_devices() -> u32 {
     FURTHER_DEVICES
 }
 
-/// Takes so many bytes of the ring from those that a device may have. Gives whether it may: it may where
-/// little waits in the ring; where much does, if it had them, and if it is not settled, if all of these had
-/// them together.
+/// Takes so many bytes of the ring from those that a device may have. Gives whether it may have them. It may
+/// where little waits in the ring. Where much waits, its own share must hold them, and the share of all devices
+/// that are not settled too, if it is one of those.
 #[inline(always)]
 pub(crate) fn take_sample_bytes(device: u32, bytes: u64, much_waits: bool) -> bool {
     let (Some(record), Some(losses), Some(settings)) =

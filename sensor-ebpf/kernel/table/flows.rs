@@ -19,11 +19,11 @@ use crate::{field, seen::Seen, shared::Element, tell::News};
 /// A set of lines.
 type Set = [FlowLine; WAYS as usize];
 
-/// What a steady packet reads and writes, in sets.
+/// The fields that a steady packet reads and writes, in sets.
 #[map]
 static FLOW_LINES: Array<Set> = Array::with_max_entries(5_120, BPF_F_MMAPABLE);
 
-/// What else is known of each flow, by the number of its line.
+/// The further fields of each flow, by the number of its line.
 #[map]
 static FLOW_DETAILS: Array<FlowDetail> = Array::with_max_entries(5_120 * WAYS, BPF_F_MMAPABLE);
 
@@ -36,8 +36,8 @@ static SPILLED: Array<Spill> = Array::with_max_entries(5_120, BPF_F_MMAPABLE);
 pub(crate) struct Line(Element<FlowLine>);
 
 impl Line {
-    /// Both words of what is decided, and what is wanted of the payloads: whether the next packet has
-    /// only to be counted.
+    /// Whether the next packet has only to be counted, by both words of the decision and by the watch of the
+    /// payloads.
     #[inline(always)]
     pub(crate) fn is_steady(self, direction: Direction, generation: u32) -> bool {
         Judgement::is_steady(self.judgement_word(), self.ruling_word(), generation)
@@ -70,8 +70,7 @@ impl Line {
         Watch::from_bits(field!(self.0, watch).load())
     }
 
-    /// Says what is wanted. Of two CPUs that store at once, one is not heard, and one payload more is
-    /// copied.
+    /// Stores the watch. Where two CPUs store at once, one store is lost, and one payload more is copied.
     #[inline(always)]
     pub(crate) fn set_watch(self, watch: Watch) {
         field!(self.0, watch).store(watch.bits());
@@ -119,7 +118,7 @@ impl Line {
         bytes.add(wire.bytes);
     }
 
-    /// What was counted in a direction.
+    /// The packets and bytes counted in a direction.
     #[inline(always)]
     pub(crate) fn counted(self, direction: Direction) -> Tally {
         let (packets, bytes) = match direction {
@@ -173,7 +172,7 @@ impl Flow {
             .advance(counted)
     }
 
-    /// What is known of its connection when a SYN comes.
+    /// The state of its connection when a SYN comes.
     #[inline(always)]
     pub(crate) fn known(self) -> Known {
         Known {
@@ -191,13 +190,13 @@ impl Flow {
             .store(sequence);
     }
 
-    /// What [`set_initial_sequence`](Self::set_initial_sequence) noted last.
+    /// The number that [`set_initial_sequence`](Self::set_initial_sequence) noted last.
     #[inline(always)]
     pub(crate) fn initial_sequence(self, direction: Direction) -> u32 {
         field!(self.detail, initial_sequence).of(direction).load()
     }
 
-    /// What [`Head`] says about the flow: its slot, the initial sequence number of a direction and
+    /// Fills in the fields of [`Head`] about the flow: its slot, the initial sequence number of a direction and
     /// whether that was seen, and which connection it is.
     #[inline(always)]
     pub(crate) fn describe(self, direction: Direction, head: &mut Head) {
@@ -226,7 +225,7 @@ fn lines(set: u32) -> Option<*mut FlowLine> {
     Some(FLOW_LINES.get_ptr_mut(set)?.cast())
 }
 
-/// One line of a set, by its way; what lies above the number of a way counts for nothing.
+/// One line of a set, by its way; bits above the number of a way count for nothing.
 #[inline(always)]
 fn line(lines: *mut FlowLine, way: u32) -> Line {
     // SAFETY: a set has so many lines.
@@ -365,7 +364,7 @@ pub(crate) fn open(seen: &Seen, device: u32, has_twin: bool, settings: &Settings
     field!(line.0, last_seen).store(now as u32);
     let watch = Watch::of_new_flow(&seen.key, settings.watched_payloads);
     field!(line.0, watch).store(watch.bits());
-    // Of no generation: whoever finds the flow first decides.
+    // Of no generation: the CPU that finds the flow first decides.
     let judgement = Judgement {
         ambiguous: has_twin,
         epoch: Judgement::next_epoch(line.judgement_word()),
@@ -383,7 +382,7 @@ pub(crate) fn open(seen: &Seen, device: u32, has_twin: bool, settings: &Settings
     Some(flow)
 }
 
-/// Claims a way of a set that is nobody's.
+/// Claims a free way of a set.
 #[inline(always)]
 fn claim_in(set: u32, fingerprint: u64) -> Option<Flow> {
     let lines = lines(set)?;

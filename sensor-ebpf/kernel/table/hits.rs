@@ -1,4 +1,4 @@
-//! What policies applied to, by device and policy.
+//! The hits of policies, by device and policy.
 
 use aya_ebpf::{bindings::BPF_NOEXIST, macros::map, maps::HashMap};
 use sensor_ebpf::{
@@ -21,7 +21,7 @@ pub(crate) fn count(mac: Mac, decision: Decision, direction: Direction, wire: Ta
     let key = HitKey::new(mac, decision, direction);
     let mut hit = HITS.get_ptr_mut(key);
     if hit.is_none() {
-        // Whoever is first makes the record; all find it then.
+        // The first CPU makes the record; all find it then.
         let none = Hit::default();
         let _ = HITS.insert(key, none, u64::from(BPF_NOEXIST));
         hit = HITS.get_ptr_mut(key);

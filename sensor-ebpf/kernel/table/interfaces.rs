@@ -19,7 +19,7 @@ use crate::{field, shared::Element, tell::News};
 #[map]
 static INTERFACE_INDEX: HashMap<u32, u32> = HashMap::with_max_entries(64, 0);
 
-/// What is booked to an interface beyond its live flows.
+/// The books of each interface beyond its live flows.
 #[map]
 static INTERFACES: Array<InterfaceRecord> = Array::with_max_entries(64, BPF_F_MMAPABLE);
 
@@ -104,7 +104,7 @@ pub(crate) fn count_answered_in(record: Element<InterfaceRecord>, bytes: u64) {
     field!(record, answered).add_tally(Tally { packets: 1, bytes });
 }
 
-/// Books what the sensor sent to a device in the place of a refused download.
+/// Books the packets that the sensor sent to a device in the place of a refused download.
 #[inline(always)]
 pub(crate) fn count_replaced(ifindex: u32, bytes: u64) {
     if let Some(record) = interface(ifindex) {

@@ -1,4 +1,4 @@
-//! What befell the tables and the ring.
+//! The counters of the tables and the ring.
 
 use aya_ebpf::{bindings::BPF_F_MMAPABLE, macros::map, maps::Array};
 use sensor_ebpf::books::Losses;
@@ -8,7 +8,7 @@ use crate::{
     tell::{News, tell},
 };
 
-/// What befell the tables and the ring.
+/// The counters of the tables and the ring.
 #[map]
 static LOSSES: Array<Losses> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 

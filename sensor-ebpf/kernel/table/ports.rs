@@ -1,5 +1,4 @@
-//! What is known of bridges' ports: at which addresses the machine itself is reached, and which frame
-//! left last.
+//! The ports of bridges: the addresses at which the machine itself is reached, and the frame that left last.
 
 use aya_ebpf::{
     macros::map,
@@ -31,7 +30,7 @@ pub(crate) struct Out {
     pub(crate) number: u32,
     /// The port.
     pub(crate) ifindex: u32,
-    /// Whom it is for.
+    /// The receiver's MAC address.
     pub(crate) to: u64,
     /// Whether it was refused: 0 or 1.
     pub(crate) refused: u64,

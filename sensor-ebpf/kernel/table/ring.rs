@@ -48,8 +48,8 @@ pub(crate) fn report_judged(key: &FlowKey, decision: Decision, direction: Direct
     count(|losses| field!(losses, samples), Kind::Judged, None);
 }
 
-/// Puts a sample with `len` octets of payload into the ring, where its device and its kind may have the
-/// room, and gives whether it is there. Of a packet that goes there in pieces the first is counted, and what is lost.
+/// Puts a sample with `len` bytes of payload into the ring, where its device and its kind may have the room.
+/// Gives whether it is there. Of a packet in several pieces, the first one is counted, and each one lost.
 #[inline(always)]
 pub(crate) fn submit(sample: &Sample, len: u32, kind: Kind) -> bool {
     let quarters = kind.quarters();

@@ -1,5 +1,5 @@
-//! Buffers of each CPU, for what is too large for the stack. No other program of this object runs on
-//! the CPU before the one that uses them has ended.
+//! Buffers of each CPU, for data that is too large for the stack. No other program of this object runs on the
+//! CPU before the one that uses them has ended.
 
 use aya_ebpf::{macros::map, maps::PerCpuArray};
 use sensor_ebpf::{
@@ -28,7 +28,7 @@ static SAID: PerCpuArray<Said> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static ANSWER: PerCpuArray<[u8; ANSWER_CAPACITY]> = PerCpuArray::with_max_entries(2, 0);
 
-/// What an answer needs to know of the frame that is refused.
+/// The facts about a refused frame that an answer is made from.
 #[map]
 static REFUSED: PerCpuArray<Refusal> = PerCpuArray::with_max_entries(1, 0);
 
@@ -44,14 +44,14 @@ pub(crate) struct Refusal {
     pub(crate) flow: u64,
 }
 
-/// A packet whose payload is read, piece by piece: what the programs in which its frame comes in saw of
-/// it, for those that read on.
+/// A packet whose payload is read, piece by piece: the facts that the programs in which its frame comes in
+/// leave for those that read on.
 #[repr(C)]
 pub(crate) struct Reading {
     pub(crate) seen: Seen,
-    /// What the books gave, a [`Booked`](crate::seen::Booked)'s number.
+    /// The result of booking, a [`Booked`](crate::seen::Booked)'s number.
     pub(crate) booked: u32,
-    /// What becomes of the frame, an [`Action`](crate::seen::Action)'s number.
+    /// The action on the frame, an [`Action`](crate::seen::Action)'s number.
     pub(crate) action: u32,
     /// Bytes of the frame before the payload of the packet that is read.
     pub(crate) start: u32,
@@ -65,19 +65,19 @@ pub(crate) struct Reading {
     pub(crate) packets: u32,
     /// Which byte of the payload stands first in the sample's buffer.
     pub(crate) window: u32,
-    /// What is done next: a number of [`phase`](crate::reader).
+    /// The next step: a number of [`phase`](crate::reader).
     pub(crate) phase: u32,
     /// The piece that goes into the ring next.
     pub(crate) piece: u32,
     /// Where the reader of the phase is.
     pub(crate) state: u64,
-    /// What was decided by the names so far.
+    /// The decision by the names so far.
     pub(crate) decided: u64,
-    /// What was found so far: a [`Found`](sensor_ebpf::said::Found)'s number.
+    /// The result so far: a [`Found`](sensor_ebpf::said::Found)'s number.
     pub(crate) found: u32,
     /// The place of a name: a [`Place`](sensor_ebpf::said::Place)'s number.
     pub(crate) place: u32,
-    /// Not 0 where verdicts on names are waited for.
+    /// Not 0 where packets wait for verdicts on names.
     pub(crate) strict: u32,
     /// The number of the device's record.
     pub(crate) device: u32,
@@ -115,7 +115,7 @@ pub(crate) fn reading() -> Option<&'static mut Reading> {
 /// This CPU's buffer for a sample.
 #[inline(always)]
 pub(crate) fn sample() -> Option<&'static mut Sample> {
-    // SAFETY: the buffer is this CPU's, and nobody else's until the program has ended.
+    // SAFETY: the buffer is this CPU's, and no other program's until this one has ended.
     unsafe { SAMPLE.get_ptr_mut(0)?.as_mut() }
 }
 
@@ -133,7 +133,7 @@ pub(crate) fn answer(to: To) -> Option<&'static mut [u8; ANSWER_CAPACITY]> {
     unsafe { ANSWER.get_ptr_mut(to as u32)?.as_mut() }
 }
 
-/// This CPU's buffer for what was read of a refused frame.
+/// This CPU's buffer for the facts about a refused frame.
 #[inline(always)]
 pub(crate) fn refusal() -> Option<&'static mut Refusal> {
     // SAFETY: as in `sample`.

@@ -1,11 +1,11 @@
-//! What the programs are told.
+//! The settings of the programs.
 
 use core::ptr;
 
 use aya_ebpf::{bindings::BPF_F_MMAPABLE, macros::map, maps::Array};
 use sensor_ebpf::books::Settings;
 
-/// What the programs are told.
+/// The settings of the programs.
 #[map]
 static SETTINGS: Array<Settings> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 

@@ -9,14 +9,14 @@ use sensor_ebpf::{
 
 use crate::{clock, field, shared::Element};
 
-/// Since when a name was not told, and how often it was not, by a hash of device and name. Where the table is
-/// full, the record leaves that was not used for longest: its name is told at once, and what was not told of
-/// it is in the count of all.
+/// The time since which a name was not told, and how often it was not, by a hash of device and name. Where the
+/// table is full, the record leaves that was not used for longest: its name is told at once, and the questions
+/// that were not told are in the count of all.
 #[map]
 static TOLD: LruHashMap<u64, Second> = LruHashMap::with_max_entries(4_096, 0);
 
-/// Whether a refused question of a device is told: once in a second for each name. Gives how many were not
-/// since the one before.
+/// Whether a refused question of a device is told: once in a second for each name. Gives the number of
+/// questions not told since the one before.
 #[inline(always)]
 pub(crate) fn admit(mac: Mac, suffixes: &Suffixes) -> Option<u64> {
     let now = clock::nanoseconds();

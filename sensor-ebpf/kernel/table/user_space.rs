@@ -4,7 +4,7 @@
 use aya_ebpf::{bindings::BPF_F_MMAPABLE, macros::map, maps::Array};
 use sensor_ebpf::books::{Journal, MAX_POLICY_IDENTITIES, PolicyName};
 
-/// What user space is doing about a flow that it reaps.
+/// The change that user space makes as it reaps a flow.
 #[map]
 static JOURNAL: Array<Journal> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 

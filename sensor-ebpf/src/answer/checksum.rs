@@ -15,11 +15,11 @@ const ICMP_CHECKSUM: usize = 2;
 /// Over the pseudo-header (RFC 9293, section 3.1; RFC 8200, section 8.1) and the transport; ICMP for
 /// IPv4 has no pseudo-header.
 ///
-/// Where the refused packet's checksum was not finished (`CHECKSUM_PARTIAL`), that of the answer is
-/// summed up on its way, from the transport header on, and put where the refused packet has its own. TCP
-/// and UDP get the sum over the pseudo-header for that. An answer of ICMP to UDP is right before and
-/// after: the place of UDP's checksum is among the unused bytes of ICMP, which have the sum over the
-/// pseudo-header of ICMPv6; there is none for IPv4, where what is put there is zero.
+/// Where the refused packet's checksum was not finished (`CHECKSUM_PARTIAL`), the answer's checksum is summed
+/// up on its way, from the transport header on, and put where the refused packet has its own. TCP and UDP get
+/// the sum over the pseudo-header for that. An answer of ICMP to UDP is right before and after: the place of
+/// UDP's checksum is among the unused bytes of ICMP, which have the sum over the pseudo-header of ICMPv6. IPv4
+/// has none, so zero is put there.
 #[inline(always)]
 pub fn seal(refused: &Refused, len: usize, out: &mut [u8; ANSWER_CAPACITY]) -> Option<()> {
     let network = refused.network_offset();

@@ -16,14 +16,14 @@ pub enum Refusal {
     Zero,
 }
 
-/// How long a resolver may keep a refusal, in seconds: what is allowed again is to be found soon.
+/// How long a resolver may keep a refusal, in seconds: a name that is allowed again is to be found soon.
 pub const ANSWER_TTL: u32 = 10;
 
 /// The size of messages that an answer says we take (RFC 9715, section 3).
 const EDNS_SIZE: u16 = 1_232;
 
-/// Where in `out` the message goes that answers a DNS question: behind the headers that
-/// [`answer_question`] writes. `None` where no answer is due.
+/// The place in `out` of the message that answers a DNS question: behind the headers that [`answer_question`]
+/// writes. `None` where no answer is due.
 #[inline(always)]
 pub fn place_of_message(refused: &Refused) -> Option<usize> {
     match refused.protocol {
@@ -32,8 +32,8 @@ pub fn place_of_message(refused: &Refused) -> Option<usize> {
     }
 }
 
-/// Writes the headers before a DNS message of so many octets that lies in `out` already, all but what
-/// [`seal`](super::seal) adds, and gives the length of the whole frame in octets. It answers the question in a UDP frame.
+/// Writes the headers of a UDP frame before a DNS message of so many bytes that lies in `out` already, all but
+/// what [`seal`](super::seal) adds. Gives the length of the whole frame in bytes.
 #[inline(always)]
 pub fn answer_question<P: Packet + ?Sized>(
     packet: &P,
@@ -137,7 +137,7 @@ pub fn dns_message<M: Packet + ?Sized>(
             (1, 0)
         }
         _ => {
-            // Of nobody in particular: both names are the root.
+            // Of no server in particular: both names are the root.
             put(out, written, NAME)?;
             put(out, written + 2, SOA)?;
             put(out, written + 4, INTERNET)?;

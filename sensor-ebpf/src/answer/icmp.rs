@@ -1,4 +1,4 @@
-//! ICMP errors that refuse what is no TCP.
+//! ICMP errors that refuse other packets than TCP.
 
 use super::{
     ANSWER_CAPACITY, Refused, address,
@@ -36,8 +36,8 @@ pub(super) fn protocol_of(refused: &Refused) -> u8 {
     }
 }
 
-/// Port unreachable for whom a datagram was, as if its own datagram the other way had not come: the
-/// quote is made up, of the fields by which a socket is found.
+/// Port unreachable for the receiver of a datagram, as if its own datagram the other way had not come: the
+/// quote is synthetic, and has the fields by which a socket is found.
 #[inline(always)]
 pub(super) fn quote_reversed<P: Packet + ?Sized>(
     packet: &P,
@@ -80,7 +80,7 @@ pub(super) fn quote_reversed<P: Packet + ?Sized>(
     Some(LEN + len + UDP_LEN)
 }
 
-/// The error for whoever sent the refused packet, with the start of it.
+/// The error for the sender of the refused packet, with the start of that packet.
 #[inline(always)]
 pub(super) fn quote<P: Packet + ?Sized>(
     packet: &P,
@@ -100,7 +100,7 @@ pub(super) fn quote<P: Packet + ?Sized>(
             break;
         }
         let Some(piece) = packet.load::<4>(refused.network_offset() + copied) else {
-            // A header is there; what it carries may be shorter than what is quoted.
+            // A header is there; its payload may be shorter than the quote.
             break;
         };
         put(out, at + LEN + copied, piece)?;

@@ -1,5 +1,5 @@
-//! How many answers there may be: an answer costs the gateway more than the packet that asks for it, and
-//! a device that is not heard asks at any rate.
+//! How many answers there may be: an answer costs the gateway more than the packet that asks for it, and a
+//! device that gets no answer asks at any rate.
 
 use crate::{flow::Direction, wire};
 
@@ -15,7 +15,7 @@ pub const ICMP_OF_DEVICE: u64 = 200;
 /// Nanoseconds between two resets of one flow and direction that answer no SYN.
 pub const RESET_INTERVAL: u64 = 100_000_000;
 
-/// By what the number of answers is limited.
+/// How the answers to a packet are limited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limited {
     /// A DNS question: by its device.

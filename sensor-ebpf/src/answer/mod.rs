@@ -39,10 +39,10 @@ pub const ANSWER_CAPACITY: usize = 512;
 pub const NETWORK_OFFSET_LIMIT: usize = 64;
 const _: () = assert!(MAX_LINK_HEADER < NETWORK_OFFSET_LIMIT);
 
-/// What an answer needs to know of the frame that is refused.
+/// The facts about a refused frame that an answer is made from.
 ///
-/// Plain words, which the kernel keeps in a map between reading a frame and answering it: the verifier
-/// would go through the second once for each way through the first.
+/// Plain words, which the kernel keeps in a map between reading a frame and answering it: otherwise the
+/// verifier would go through the second once for each way through the first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Refused {
@@ -73,9 +73,9 @@ wire! {
 /// The headers of a frame that is refused, as far as an answer needs them.
 #[derive(Clone, Copy, Debug)]
 pub struct Headers {
-    /// Whoever sent the frame.
+    /// The sender's MAC address.
     pub source_mac: Mac,
-    /// Whoever it was sent to on the link.
+    /// The receiver's MAC address on the link.
     pub destination_mac: Mac,
     /// The innermost ethertype.
     pub ethertype: u16,
@@ -121,9 +121,9 @@ impl Headers {
 }
 
 impl Refused {
-    /// Of a frame with these headers. `None` where nobody answers: a later fragment, a frame to a group
-    /// address or from none, an ICMP error (RFC 1122, section 3.2.2), a RST (RFC 9293, section 3.10.7),
-    /// what is neither IPv4 nor IPv6.
+    /// Of a frame with these headers. `None` where no answer is due: to a later fragment, to a frame to a group
+    /// address or from none, to an ICMP error (RFC 1122, section 3.2.2), to a RST (RFC 9293, section 3.10.7),
+    /// and to a frame that is neither IPv4 nor IPv6.
     #[inline(always)]
     pub fn of<P: Packet + ?Sized>(packet: &P, headers: &Headers) -> Option<Self> {
         if matches!(headers.protocol, protocol::ICMP | protocol::ICMPV6) {
@@ -160,9 +160,8 @@ impl Refused {
         })
     }
 
-    /// The same, of a socket buffer whose checksum is left to whoever sends it on
-    /// (`CHECKSUM_PARTIAL`): from the refused packet's transport header on, into the place of its
-    /// checksum.
+    /// The same, of a socket buffer whose checksum is left to the network adapter (`CHECKSUM_PARTIAL`).
+    /// The sum starts at the refused packet's transport header, and goes into its checksum field.
     #[inline(always)]
     pub const fn with_unfinished_checksum(self) -> Self {
         Self {
@@ -171,7 +170,7 @@ impl Refused {
         }
     }
 
-    /// The same with a number that a reset carries in window and urgent pointer, which nobody reads: the
+    /// The same with a number that a reset carries in window and urgent pointer, which receivers ignore: the
     /// programs know by it a reset that they made.
     #[inline(always)]
     pub const fn signed(self, signature: u32) -> Self {
@@ -197,13 +196,13 @@ impl Refused {
         }
     }
 
-    /// Who sent it.
+    /// The sender's MAC address.
     #[inline(always)]
     pub const fn source_mac(&self) -> Mac {
         Mac::from_word(self.source_mac)
     }
 
-    /// Whom it was sent to on the link.
+    /// The receiver's MAC address on the link.
     #[inline(always)]
     pub const fn destination_mac(&self) -> Mac {
         Mac::from_word(self.destination_mac)
@@ -221,13 +220,13 @@ impl Refused {
         self.protocol == protocol::TCP
     }
 
-    /// Whether it is TCP or UDP: whoever it was for can be told.
+    /// Whether it is TCP or UDP: only then can the receiver be told.
     #[inline(always)]
     pub const fn has_ports(&self) -> bool {
         matches!(self.protocol, protocol::TCP | protocol::UDP)
     }
 
-    /// Whether it begins a TCP connection: the other end never heard of it.
+    /// Whether it begins a TCP connection, of which the other end has not heard yet.
     #[inline(always)]
     pub const fn opens(&self) -> bool {
         self.is_tcp() && self.tcp_flags & (tcp_flag::SYN | tcp_flag::ACK) == tcp_flag::SYN
@@ -246,20 +245,20 @@ impl Refused {
         (self.transport_offset as usize).saturating_sub(self.network_offset() + self.network_len())
     }
 
-    /// Whether the checksum is left to whoever sends it on.
+    /// Whether the checksum is left to the network adapter.
     #[inline(always)]
     pub const fn is_unfinished(&self) -> bool {
         self.unfinished != 0
     }
 
-    /// Whether an answer can have the place of a packet whose checksum is not finished: of TCP and UDP it
-    /// is known where that sum begins and where it goes.
+    /// Whether an answer can take the place of a packet whose checksum is not finished: only for TCP and UDP is
+    /// it known where that sum begins and where it goes.
     #[inline(always)]
     pub const fn can_be_unfinished(&self) -> bool {
         matches!(self.protocol, protocol::TCP | protocol::UDP)
     }
 
-    /// By what the number of answers to whoever sent it is limited.
+    /// The limit on answers to the sender of the frame.
     #[inline(always)]
     pub const fn limited(&self, direction: Direction) -> Limited {
         match (self.is_tcp(), self.tcp_flags & tcp_flag::SYN != 0) {
@@ -297,18 +296,18 @@ const fn is_group_or_none(family: Family, address: Address) -> bool {
     }
 }
 
-/// Who is told.
+/// The end that an answer goes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum To {
-    /// Whoever sent the refused packet.
+    /// The sender of the refused packet.
     Sender = 0,
-    /// Whoever it was for, in the sender's name.
+    /// The receiver of the refused packet; the answer is in the sender's name.
     Receiver = 1,
 }
 
 impl To {
-    /// Who has this number; an unknown one is the receiver's.
+    /// The end with this number; an unknown one is the receiver.
     #[inline(always)]
     pub const fn from_number(number: u32) -> Self {
         match number {
@@ -318,11 +317,10 @@ impl To {
     }
 }
 
-/// Writes the answer to a refused frame into `out`, all but what [`seal`] adds, and gives its length
-/// in bytes: a reset for TCP, port unreachable for UDP, administratively prohibited for the rest.
+/// Writes the answer to a refused frame into `out`, all but what [`seal`] adds. Returns its length in bytes: a
+/// reset for TCP, port unreachable for UDP, administratively prohibited for the rest.
 ///
-/// `None` where no answer is due: whom a packet was for hears nothing of protocols other than TCP and
-/// UDP.
+/// `None` where no answer is due: the receiver of a packet is told only of TCP and UDP.
 #[inline(always)]
 pub fn refuse<P: Packet + ?Sized>(
     packet: &P,
@@ -353,7 +351,7 @@ pub fn refuse<P: Packet + ?Sized>(
     Some(transport + transport_len)
 }
 
-/// From whom an answer is, and to whom.
+/// The source and the destination of an answer.
 struct Ends {
     source: Address,
     destination: Address,

@@ -1,9 +1,9 @@
 //! The short way of the commonest answer: the reset that refuses a SYN whose headers lie behind one
 //! another, without tags, options of IP or extension headers.
 //!
-//! It gives what [`refuse`](super::refuse) and [`seal`](super::seal) give together, without a look at the
-//! packet and in registers, where they cost as much as all that was done with the packet before. A test
-//! holds the two ways together.
+//! It gives the same as [`refuse`](super::refuse) and [`seal`](super::seal) together, without a look at the
+//! packet and in registers. The two cost as much as all that was done with the packet before. A test holds the
+//! two ways together.
 
 use super::{
     Headers,

@@ -1,4 +1,4 @@
-//! Headers of DNS messages (RFC 1035, section 4.1.1), by which messages are told from what is none.
+//! Headers of DNS messages (RFC 1035, section 4.1.1), by which messages are told from other data.
 
 use super::LOOKED_AT;
 
@@ -101,8 +101,8 @@ pub(super) const fn is_answer(first: &[u8; LOOKED_AT], len: usize) -> bool {
         && first[HEADER] <= LONGEST_LABEL
 }
 
-/// Whether what begins so and has `len` bytes may be a stream of DNS messages, each behind its length
-/// (RFC 1035, section 4.2.2): asked of streams at the port of DNS.
+/// Whether a payload with these first bytes and `len` bytes in all may be a stream of DNS messages, each behind
+/// its length (RFC 1035, section 4.2.2): asked of streams at the port of DNS.
 #[inline(always)]
 pub const fn may_be_framed(first: &[u8; LOOKED_AT], len: usize) -> bool {
     const FRAME: usize = 2;

@@ -6,8 +6,8 @@ use crate::{name::NAME_CAPACITY, packet::Packet};
 /// The most extensions that are looked through at a time.
 const EXTENSIONS_AT_ONCE: usize = 32;
 
-/// How far a hello was looked through: a place in the payload from which it goes on, what stands there,
-/// and where what is looked through ends.
+/// How far a hello was looked through: the place in the payload where the walk goes on, its stage there, and
+/// the end of the bytes to look through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Walk(u64);
 
@@ -54,20 +54,20 @@ impl Walk {
         }
     }
 
-    /// The number of it.
+    /// Its number.
     #[inline(always)]
     pub const fn number(self) -> u64 {
         self.0
     }
 
-    /// The one with this number.
+    /// The walk with this number.
     #[inline(always)]
     pub const fn from_number(number: u64) -> Self {
         Self(number)
     }
 }
 
-/// What stands where a [`Walk`] goes on, or where it ended.
+/// The field at which a [`Walk`] goes on, or how it ended.
 mod stage {
     pub(super) const HEADERS: u64 = 0;
     pub(super) const SESSION: u64 = 1;
@@ -98,8 +98,8 @@ pub fn names<P: Packet + ?Sized>(stream: &P) -> Place {
     }
 }
 
-/// Looks a hello through, as far as its bytes are there: by the lengths of what it is made of, wherever
-/// these lie. Gives the same where the next are not.
+/// Looks a hello through, as far as its bytes are there: by the lengths of its fields, wherever these lie.
+/// Gives the same walk where the next bytes are not there.
 #[inline(always)]
 pub fn walk<P: Packet + ?Sized>(stream: &P, walk: Walk) -> Walk {
     const HANDSHAKE: u8 = 22;
@@ -200,7 +200,7 @@ pub fn name<P: Packet + ?Sized>(stream: &P, list: Place, text: &mut Text) -> Fou
     }
 }
 
-/// Copies what stands where a list of names has its name. [`Text::settle`] makes a host name of it.
+/// Copies the name at its place in a list of names. [`Text::settle`] makes a host name of it.
 #[inline(always)]
 pub fn copy_name<P: Packet + ?Sized>(stream: &P, list: Place, text: &mut Text) -> Found {
     const HOST_NAME: u8 = 0;

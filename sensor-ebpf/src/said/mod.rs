@@ -1,9 +1,9 @@
-//! What the start of a payload says: the name of whom it is for.
+//! The name that the start of a payload says: the server it is for.
 //!
-//! The kernel reads with these what lies whole in one packet, merged or not, piece by piece: what goes
-//! over more than a piece says where it goes on. What lies in several packets, and what is encrypted,
-//! user space reads with decoders of its own; so these may be strict, and leave to it whatever is not
-//! plain.
+//! The kernel reads with these readers the messages that lie whole in one packet, merged or not, piece by
+//! piece: a message longer than a piece is read on from a stored place. User space reads messages in several
+//! packets, and encrypted ones, with decoders of its own; so these readers may be strict, and leave to it every
+//! message that is not plain.
 
 pub mod hello;
 pub mod initial;
@@ -33,18 +33,18 @@ impl Default for Text {
     }
 }
 
-/// What was found in a payload.
+/// The result of looking for a name in a payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Found {
     /// A name.
     Name = 1,
-    /// All that could say a name is here, and there is none.
+    /// All bytes that could say a name are here, and they say none.
     Nameless = 2,
-    /// It cannot be told from this payload alone.
+    /// The name cannot be told from this payload alone.
     Unread = 3,
-    /// Where the name should be stands what is no host name: no rule is about it, and it is unread, not
-    /// nameless, because whoever it is for may read a name in it.
+    /// The name's field holds no host name. No rule is about it, and it is unread, not nameless, because its
+    /// receiver may read a name in it.
     NoHostName = 4,
 }
 
@@ -61,7 +61,7 @@ pub enum Place {
 }
 
 impl Place {
-    /// As a number: what an octet's place in a payload can never be stands for the others.
+    /// As a number: numbers that no octet's place in a payload can have stand for the others.
     #[inline(always)]
     pub const fn number(self) -> u32 {
         match self {
@@ -103,11 +103,11 @@ impl Text {
         self.len = len as u64 - dot as u64;
     }
 
-    /// Makes a host name of what was written: without the port behind it, which servers that look for a
-    /// bare name pass over, and without a dot at its end.
+    /// Makes a host name of the octets written: without the port behind it, which servers that look for a bare
+    /// name ignore, and without a dot at its end.
     ///
-    /// A name has 1 to 255 bytes, in labels of 1 to 63 letters, digits, hyphens and underscores, as in
-    /// user space's `decode::name::host`. What has others is [`Found::NoHostName`].
+    /// A name has 1 to 255 bytes, in labels of 1 to 63 letters, digits, hyphens and underscores, as in user
+    /// space's `decode::name::host`. Any other text is [`Found::NoHostName`].
     #[inline(always)]
     pub fn settle(&mut self) -> Found {
         self.settle_by(|number, _| number)
@@ -147,8 +147,8 @@ impl Text {
         Found::Name
     }
 
-    /// The byte so far before the end of the first `len`. What the verifier is to know of its place is hidden
-    /// from the compiler, which would know it for smaller and not bound it.
+    /// The byte `back` places before the end of the first `len`. Its place is hidden from the compiler, which
+    /// would know it to be small and leave out the bound that the verifier needs.
     #[inline(always)]
     fn before(&self, len: usize, back: usize, hide: &impl Fn(u64, u64) -> u64) -> u8 {
         let place = hide(len.wrapping_sub(back) as u64, self.octets[0] as u64);
@@ -182,7 +182,7 @@ impl Text {
 const LONGEST_LABEL: u64 = 63;
 
 /// The longest host name, in bytes, without the dot at its end: two more than DNS has (RFC 1035, section
-/// 2.3.4), which servers that compare a name as text take.
+/// 2.3.4), because servers that compare a name as text accept them.
 const LONGEST_NAME: usize = 255;
 
 /// 1 where a byte may stand in a label, in lower case. Without a branch, as [`lower`].

@@ -14,8 +14,8 @@ const LONGEST_LABEL: u8 = 63;
 
 /// Reads the name of the only question of a message that begins at `start`.
 ///
-/// Answers, and messages that are no plain query, say no name. Several questions, pointers in the
-/// question, dots inside of labels and names that do not end are unread: nobody asks so (RFC 9619).
+/// Answers, and messages that are no plain query, say no name. Several questions, pointers in the question,
+/// dots inside of labels and names that do not end are unread: no client asks so (RFC 9619).
 #[inline(always)]
 pub fn read<P: Packet + ?Sized>(message: &P, start: usize, text: &mut Text) -> Found {
     const RESPONSE_OR_OPCODE: u8 = 0xf8;
@@ -40,7 +40,7 @@ pub fn read<P: Packet + ?Sized>(message: &P, start: usize, text: &mut Text) -> F
         if rest_of_label != 0 {
             rest_of_label -= 1;
             if octet == b'.' {
-                // Inside of a label, which no listed name has: it is not to part it.
+                // A dot inside of a label, which no listed name has: it must not part the label.
                 return Found::Unread;
             }
         } else {
@@ -67,7 +67,7 @@ pub fn read<P: Packet + ?Sized>(message: &P, start: usize, text: &mut Text) -> F
 /// Whether a message of `len` bytes ends behind its only question, whose name has so many characters
 /// as text, or behind the record of EDNS that follows it (RFC 6891, section 6.1.2).
 ///
-/// What is no DNS does not look so: by this a question is known at any port.
+/// A payload that is no DNS does not look so, which is why a question is known at any port.
 #[inline(always)]
 pub fn is_exact<P: Packet + ?Sized>(message: &P, name_len: usize, len: usize) -> bool {
     const FURTHER: usize = 10;
@@ -211,7 +211,7 @@ mod tests {
         assert_eq!(text.len, 253);
     }
 
-    /// What lies behind is another message: whoever answers reads no name in the first.
+    /// The bytes behind are another message: a server reads no name in the first.
     #[test]
     fn a_name_does_not_reach_beyond_its_message() {
         let message = message(1, b"\x01a\x07example\0");

@@ -3,8 +3,8 @@
 use super::{Found, Place, Text, is_below, is_zero, lower};
 use crate::{name::NAME_CAPACITY, packet::Packet};
 
-/// Bytes in which the field `Host` has to begin: what servers take of a request's head at most
-/// (nginx and Apache 8 KiB).
+/// Bytes in which the field `Host` has to begin: the longest head of a request that servers accept (nginx and
+/// Apache 8 KiB).
 pub const SEARCHED: usize = 8_192;
 
 /// The most bytes that are looked at at a time.
@@ -32,19 +32,19 @@ impl Search {
         ((self.0 & !Self::OVER) >> Self::LAST_BITS) as usize
     }
 
-    /// Whether what was looked for is found, or its absence.
+    /// Whether the search is over: the field is found, or known to be missing.
     #[inline(always)]
     pub const fn is_over(self) -> bool {
         self.0 & Self::OVER != 0
     }
 
-    /// The number of it.
+    /// Its number.
     #[inline(always)]
     pub const fn number(self) -> u64 {
         self.0
     }
 
-    /// The one with this number.
+    /// The search with this number.
     #[inline(always)]
     pub const fn from_number(number: u64) -> Self {
         Self(number)
@@ -66,11 +66,11 @@ pub fn host<P: Packet + ?Sized>(stream: &P) -> Place {
     }
 }
 
-/// Looks for the field `Host`, as far as the bytes are there and within the first [`SEARCHED`]. Gives the
-/// same where the next is not.
+/// Looks for the field `Host`, as far as the bytes are there and within the first [`SEARCHED`]. Gives the same
+/// search where the next byte is not there.
 ///
-/// Fields that go on in another line, and blanks around the name of a field (RFC 9112, sections 5.1
-/// and 5.2), are not looked through: some servers take them and some do not.
+/// Fields that go on in another line, and blanks around the name of a field (RFC 9112, sections 5.1 and 5.2),
+/// are not looked through: some servers accept them and some do not.
 #[inline(always)]
 pub fn search<P: Packet + ?Sized>(stream: &P, search: Search) -> Search {
     let mut last = search.0 & Search::LAST;
@@ -100,11 +100,11 @@ pub fn search<P: Packet + ?Sized>(stream: &P, search: Search) -> Search {
     )
 }
 
-/// What begins the field, in lower case.
+/// The beginning of the field, in lower case.
 const FIELD: u64 = u64::from_be_bytes(*b"\0\0\0\nhost");
 const LINE_END: u64 = b'\n' as u64;
 
-/// What a search that is over found. The next byte behind it is looked at once more.
+/// The result of a search that is over. The next byte behind it is looked at once more.
 #[inline(always)]
 pub fn found<P: Packet + ?Sized>(stream: &P, search: Search) -> Place {
     let last = search.0 & Search::LAST;
@@ -163,13 +163,13 @@ pub fn target<P: Packet + ?Sized>(stream: &P) -> Place {
 /// The most blanks before a host.
 const MAX_BLANKS: usize = 8;
 
-/// What ends a host, beside a port.
+/// The octets that end a host, beside a port.
 const ENDS: u64 = set(b"\t\r\n /?#");
 
 /// Copies a host up to its port, its path or its end.
 ///
-/// It is unread with a name of a user before it, which nobody sends any more (RFC 9110, section
-/// 4.2.4), with what is no port behind it, and where nothing is: it may stand in the next line.
+/// The host is unread where a user's name stands before it, which clients no longer send (RFC 9110, section
+/// 4.2.4), where no port follows the colon, and where it is empty: it may stand in the next line.
 #[inline(always)]
 pub fn name<P: Packet + ?Sized>(stream: &P, place: Place, text: &mut Text) -> Found {
     match copy_name(stream, place, text) {
@@ -182,9 +182,9 @@ pub fn name<P: Packet + ?Sized>(stream: &P, place: Place, text: &mut Text) -> Fo
 #[inline(always)]
 pub fn copy_name<P: Packet + ?Sized>(stream: &P, place: Place, text: &mut Text) -> Found {
     const COLON: u64 = set(b":");
-    /// What ends it, and what makes it none: blanks and all below them.
+    /// The octets that end a host, and those that no host has: blanks and all below them.
     const STOPS: u64 = ENDS | COLON | ((1 << b' ') - 1);
-    /// Letters have it, digits and dots have not.
+    /// Set in letters, not in digits and dots.
     const OF_LETTERS: u8 = 0x40;
 
     let mut from = match place {
@@ -232,7 +232,7 @@ pub fn copy_name<P: Packet + ?Sized>(stream: &P, place: Place, text: &mut Text) 
     if last == b':' && !is_port(stream, stream.forget(from + done + 1, last as u64)) {
         return Found::Unread;
     }
-    // What ends in a digit and has no letters is an address too (WHATWG URL, section 3.5).
+    // A host that ends in a digit and has no letters is an address too (WHATWG URL, section 3.5).
     let last = text.octets[(text.len as usize).wrapping_sub(1) % NAME_CAPACITY];
     match last.is_ascii_digit() && all & OF_LETTERS == 0 {
         true => Found::Nameless,

@@ -59,7 +59,7 @@ enum Layer {
 }
 
 impl Layer {
-    /// What the layer above writes into its type field.
+    /// The number that the layer above writes into its type field.
     fn number(&self) -> u16 {
         match self {
             Self::Ethernet { .. } | Self::Payload(_) => 0,

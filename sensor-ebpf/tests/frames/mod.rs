@@ -1,4 +1,4 @@
-//! The frame table: what is in a frame, and what the sensor must make of it. Ring 1 runs it through
+//! The frame table: the content of a frame, and the result that the sensor must reach. Ring 1 runs it through
 //! the library, ring 2 through the kernel programs.
 
 pub(crate) mod build;
@@ -15,7 +15,7 @@ use sensor_ebpf::{
     skip::Skip,
 };
 
-/// What a frame is.
+/// The expected result for a frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Expect {
     /// A packet between two ends; ports 0 where there are none.
@@ -33,7 +33,7 @@ pub(crate) enum Expect {
 }
 
 impl Expect {
-    /// What the parser said, in the words of the table.
+    /// The parser's result, in the words of the table.
     #[allow(dead_code, reason = "not every test that takes the table reads frames")]
     pub(crate) fn of(parsed: Result<Parsed, Skip>) -> Self {
         let parsed = match parsed {
@@ -557,7 +557,7 @@ pub(crate) fn table() -> Vec<(&'static str, Vec<u8>, Expect)> {
                 .build(),
             portless6(58),
         ),
-        // What cannot be read.
+        // Frames that cannot be read.
         (
             "no ethernet header",
             tcp().cut(13).build(),

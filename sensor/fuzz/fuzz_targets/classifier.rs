@@ -1,5 +1,5 @@
-//! A flow's payloads, one behind the other, whatever they are taken for: what is heard of them, that a
-//! name is one, and that cutting a stream hides nothing that it says in one segment.
+//! A flow's payloads, one behind the other, whatever they are taken for: every name that is observed is a host
+//! name, and cutting a stream hides nothing that it says in one segment.
 #![no_main]
 
 use bytes::Bytes;
@@ -47,14 +47,14 @@ fuzz_target!(|input: (bool, u16, Vec<(u8, bool, u8, Vec<u8>)>)| {
     }
 });
 
-/// What an upload says, in order.
+/// The names that an upload says, in order.
 #[derive(Debug, Default)]
 struct Said {
     names: Vec<String>,
     is_unread: bool,
 }
 
-/// Holds that what a stream says in one segment is said or unread where it is cut.
+/// Checks that names a stream says in one segment are said or unread where it is cut.
 fn hides_nothing(key: FlowKey, pieces: &[&[u8]]) {
     // Zeros in a segment of their own may be the padding of a frame, and say nothing.
     if pieces.iter().any(|piece| is_padding(piece)) {

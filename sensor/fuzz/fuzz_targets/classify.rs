@@ -1,4 +1,4 @@
-//! What a payload is taken for, at any port: a question is one everywhere.
+//! The kind of a payload at any port: a question is a question everywhere.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

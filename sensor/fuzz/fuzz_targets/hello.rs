@@ -12,13 +12,13 @@ use sensor_fuzz::{Payload, Piece, read};
 fuzz_target!(|stream: &[u8]| {
     let (found, said) = read(stream, server_name);
     assert_eq!(names_in_pieces(stream), hello::names(&Payload(stream)));
-    // What comes later changes nothing.
+    // Later bytes change nothing.
     for length in (0..stream.len()).rev().take(32) {
         let (part, part_said) = read(&stream[..length], server_name);
         assert!(part == Found::Unread || (part, &part_said) == (found, &said));
     }
-    // What no server takes, and what is not here to its end, cannot be compared: the kernel does not
-    // look at what lies behind the name.
+    // A hello that no server takes, or that is not here to its end, cannot be compared, because the kernel does
+    // not look at the bytes behind the name.
     let Ok(Progress::Complete(hello)) = tls::client_hello(stream) else {
         return;
     };

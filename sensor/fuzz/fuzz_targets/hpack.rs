@@ -1,4 +1,4 @@
-//! Header blocks, one after the other: what they say is bounded, whatever stands in the table.
+//! Header blocks, one after the other: their content is bounded, whatever stands in the table.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

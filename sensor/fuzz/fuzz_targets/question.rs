@@ -27,9 +27,9 @@ fuzz_target!(|octets: &[u8]| {
     let stream = read(octets, in_stream);
     match dns::framed(octets).next() {
         Some(Ok(message)) => compare(&stream, message),
-        // A length that is too short for a header: nobody answers.
+        // A length that is too short for a header: no server answers.
         Some(Err(_)) => assert_ne!(stream.0, Found::Name),
-        // The end of the message is not here: what is here decides, as in a datagram that was cut.
+        // The end of the message is not here: the bytes that are decide, as in a datagram that was cut.
         None if octets.len() > 2 => compare(&stream, &octets[2..]),
         None => assert_eq!(stream.0, Found::Unread),
     }
@@ -79,7 +79,7 @@ fn compare((found, name): &(Found, Option<Vec<u8>>), message: &[u8]) {
                 && decoded.opcode == 0
                 && let [question] = &decoded.questions[..]
             {
-                // What no stub resolver sends, the kernel leaves to the decoder.
+                // The kernel leaves questions that no stub resolver sends to the decoder.
                 let has_dot = question.name.contains("\\046");
                 assert!(has_dot || is_compressed(message));
             }

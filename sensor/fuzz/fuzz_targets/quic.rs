@@ -1,4 +1,4 @@
-//! Datagrams of one flow. What is encrypted is for `quic_frames`.
+//! Datagrams of one flow. Encrypted frames are for `quic_frames`.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -19,7 +19,7 @@ use sensor_ebpf::{
 use sensor_fuzz::{Payload, Piece, kind, read};
 
 fuzz_target!(|stream: &[u8]| {
-    // What does not begin with a method and a space, the kernel leaves to user space.
+    // The kernel leaves a stream that does not begin with a method and a space to user space.
     if kind(stream) != Some(Kind::Http) {
         return;
     }
@@ -59,7 +59,7 @@ fn target(payload: &Payload<'_>, text: &mut Text) -> Found {
 
 /// One of the two places where a request names a host.
 trait Named {
-    /// What lies behind a host.
+    /// The text behind a host.
     const BEHIND: &str;
     fn of(&self, request: Request) -> Option<String>;
 }
@@ -91,7 +91,7 @@ fn check<N: Named>(
     named: &N,
 ) {
     let (found, said) = read(stream, reader);
-    // What comes later changes nothing.
+    // Later bytes change nothing.
     for length in (0..stream.len()).rev().take(8) {
         let (part, part_said) = read(&stream[..length], reader);
         assert!(part == Found::Unread || (part, &part_said) == (found, &said));
@@ -105,20 +105,20 @@ fn check<N: Named>(
         }
     }
 
-    // What is no request at all is not answered; what is not here to its end was compared above.
+    // A stream that is no request is not answered; one that is not here to its end was compared above.
     let Ok(Progress::Complete(request)) = http::request(stream) else {
         return;
     };
     let decoded = named.of(request);
     match (found, said, decoded) {
         (Found::Name, Some(said), Some(decoded)) => {
-            // The decoder looks for a version also where no space is before it; whoever answers such
-            // a request has the name from elsewhere.
+            // The decoder looks for a version also where no space is before it; a server that answers such a
+            // request has the name from elsewhere.
             let before_version = said.strip_suffix(b"http").and_then(name::host);
             let same = said == decoded.as_bytes() || before_version.as_ref() == Some(&decoded);
             assert!(same, "{} {decoded}", said.escape_ascii());
         }
-        // What stands with it makes it no name to the decoder: no rule is about it, or it is refused,
+        // The rest of the request makes the name none to the decoder: no rule is about it, or it is refused
         // where no server answers.
         (Found::Name, _, None) => {}
         (Found::Nameless, _, Some(decoded)) => {

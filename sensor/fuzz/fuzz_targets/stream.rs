@@ -12,7 +12,7 @@ fuzz_target!(|input: (Option<u32>, u32, Vec<(i16, Vec<u8>)>)| {
     for (distance, octets) in &segments {
         stream.segment(base.wrapping_add_signed((*distance).into()), octets);
         assert!(stream.contiguous().len() <= MAX_STREAM);
-        // What was given out is never taken back, unless an earlier start is seen or it was
+        // A stream never takes back bytes that it gave out, unless an earlier start is seen or they were
         // padding.
         if initial.is_some() && !octets.contains(&0) && !longest.contains(&0) {
             assert!(stream.contiguous().starts_with(&longest));

@@ -1,4 +1,4 @@
-//! The start of a client's stream. What more octets could add is never known before.
+//! The start of a client's stream. The decoder never knows before what further bytes could add.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,5 +1,5 @@
-//! What the targets of the kernel's readers share: a payload as the kernel lays it before them, and
-//! what holds for each of them whatever it reads.
+//! The parts that the targets of the kernel's readers share: a payload as the kernel lays it before them, and
+//! the checks that hold for each of them whatever it reads.
 
 use sensor_ebpf::{
     flow::{Direction, FlowKey},
@@ -10,15 +10,15 @@ use sensor_ebpf::{
     sample::{Kind, LOOKED_AT, MAX_PAYLOAD, MAX_PIECES, classify},
 };
 
-/// What places in a payload are masked with.
+/// The mask of places in a payload.
 const MASK: usize = 0x3_ffff;
 
-/// A payload with the offsets of the kernel's: what is too large stays so or begins anew, and is never
-/// outside.
+/// A payload with the offsets of the kernel's: an offset that is too large stays so or begins anew, and is
+/// never outside.
 pub struct Payload<'a>(pub &'a [u8]);
 
-/// The bytes of a payload from a place on that the kernel has at a time: fewer than its own piece, so that
-/// what goes over the end of one is common.
+/// The bytes of a payload from a place on that the kernel has at a time. They are fewer than its own piece, so
+/// that fields often go over the end of one.
 pub struct Piece<'a> {
     payload: Payload<'a>,
     start: usize,
@@ -63,7 +63,7 @@ impl Packet for Payload<'_> {
 
 /// Lets a reader read a payload, and gives what it found: the name, where there is one.
 ///
-/// The kernel has one buffer for all names. What the last one left there is of no meaning.
+/// The kernel has one buffer for all names. The bytes of an earlier name in it must have no effect.
 pub fn read(
     payload: &[u8],
     reader: impl Fn(&Payload<'_>, &mut Text) -> Found,
@@ -88,7 +88,7 @@ pub fn read(
     outcome
 }
 
-/// What the kernel takes the first payload of a TCP stream for.
+/// The kind that the kernel takes the first payload of a TCP stream for.
 pub fn kind(stream: &[u8]) -> Option<Kind> {
     const ETHERTYPE: usize = 12;
     const IPV4: usize = 14;

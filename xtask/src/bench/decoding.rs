@@ -1,4 +1,4 @@
-//! How much a core decodes: what criterion estimates.
+//! How much a core decodes, by the estimates of criterion.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -32,13 +32,13 @@ impl DecodingFigures {
     }
 }
 
-/// Runs the benches and reads what criterion wrote.
+/// Runs the benches and reads the estimates of criterion.
 ///
 /// # Errors
 /// Where they do not build or run, or wrote something else than was expected.
 pub(super) fn measure() -> Result<DecodingFigures> {
     let home = build::target().join("criterion/xtask");
-    // What an older state of the benches left would be taken for a figure of this one.
+    // Figures that an older state of the benches left would be taken for this one's.
     if home.exists() {
         fs::remove_dir_all(&home).with_context(|| home.display().to_string())?;
     }
@@ -56,13 +56,13 @@ pub(super) fn measure() -> Result<DecodingFigures> {
     Ok(DecodingFigures(figures))
 }
 
-/// What a run of a bench was about; criterion writes more.
+/// The name of a bench's run; criterion writes more.
 #[derive(Deserialize)]
 struct About {
     full_id: String,
 }
 
-/// What it took, in nanoseconds.
+/// The time that the run took, in nanoseconds.
 #[derive(Deserialize)]
 struct Estimates {
     median: Estimate,

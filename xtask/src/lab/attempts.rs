@@ -64,7 +64,7 @@ impl Again {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
-    /// With what was asked for.
+    /// With the reply that it asked for.
     Answered,
     /// By RST, ICMP, NXDOMAIN or an address of zeros.
     Refused,
@@ -85,7 +85,7 @@ pub struct Attempt {
     pub outcome: Outcome,
     /// When, in milliseconds.
     pub ms: f64,
-    /// What the client says of it.
+    /// The client's words about it.
     pub detail: String,
 }
 
@@ -117,11 +117,11 @@ impl Lab {
         attempts.into_iter().next().context("no attempt was made")
     }
 
-    /// Visits a site over HTTP/3, does what there is to do `between`, and visits it again: with a
-    /// session of the first visit and early data, or by the same connection from another port.
+    /// Visits a site over HTTP/3, runs `between`, and visits the site again: with a session of the first visit
+    /// and early data, or by the same connection from another port.
     ///
     /// # Errors
-    /// As [`attempts`](Self::attempts), and what `between` gives.
+    /// As [`attempts`](Self::attempts), and the errors of `between`.
     pub fn attempt_again(
         &self,
         host: &Host,
@@ -139,7 +139,7 @@ impl Lab {
         let told = |child: &mut Child| -> Result<Attempt> {
             let mut said = BufReader::new(child.stdout.take().context("no output")?).lines();
             let first = said.next().context("the first visit failed")??;
-            // An attempt that has ended already says what it met with.
+            // An attempt that has ended already prints its outcome.
             if first == "visited" {
                 between()?;
                 writeln!(child.stdin.take().context("no input")?)?;

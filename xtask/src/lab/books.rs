@@ -1,10 +1,9 @@
-//! The sensor's books beside what the interfaces counted.
+//! The sensor's books beside the counters of the interfaces.
 //!
-//! What a veth counts, found out on 6.1 and 6.18: on its plain path a packet has its Ethernet
-//! header. Where the receiving end has an XDP program, packets go through its ring, and both ends
-//! count what is left behind the Ethernet header; but a frame that a program sent back (`XDP_TX`)
-//! counts whole. A packet that TC refuses at egress is not counted at all. The sensor books its
-//! answers apart from the downloads, at either hook.
+//! The counters of a veth, found out on 6.1 and 6.18: on its plain path a packet has its Ethernet header. Where
+//! the receiving end has an XDP program, packets go through its ring, and both ends count only the bytes behind
+//! the Ethernet header; but a frame that a program sent back (`XDP_TX`) counts whole. A packet that TC refuses
+//! at egress is not counted at all. The sensor books its answers apart from the downloads, at either hook.
 
 use std::time::{Duration, Instant};
 
@@ -53,16 +52,16 @@ struct Status {
     interfaces: Vec<Account>,
 }
 
-/// One port: what the sensor booked and what the interface counted, put in the same terms.
+/// One port: the sensor's books and the interface's counters, put in the same terms.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct PortBooks {
     /// The port.
     pub interface: String,
     /// Where the sensor's programs sit.
     pub hooks: ByDirection<String>,
-    /// What the sensor says went over the link.
+    /// The packets over the link by the sensor's books.
     pub sensor: ByDirection<Tally>,
-    /// What the interface says.
+    /// The packets by the interface's counters.
     pub counted: ByDirection<Tally>,
     /// Packets that the sensor refused before they reached the link.
     pub refused: Tally,
@@ -123,8 +122,8 @@ impl PortBooks {
 }
 
 impl Lab {
-    /// The books of both ports at a moment when nothing moved. Where they do not balance, the
-    /// sensor is given ten seconds to catch up; what is returned may still not balance.
+    /// The books of both ports at a moment when nothing moved. Where they do not balance, the sensor is given
+    /// ten seconds to catch up; the books returned may still not balance.
     ///
     /// # Errors
     /// Where the links do not come to rest, or the sensor does not answer.

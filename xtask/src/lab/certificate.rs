@@ -9,9 +9,8 @@ use rcgen::{
     PublicKeyData,
 };
 
-/// Writes `authority.pem`, and `server.pem` with `server.key` for these names and addresses. Gives
-/// what a browser knows the server's key by: the SHA-256 of its public half (RFC 7469, section
-/// 2.4), in Base64.
+/// Writes `authority.pem`, and `server.pem` with `server.key` for these names and addresses. Gives the hash by
+/// which a browser knows the server's key: the SHA-256 of its public half (RFC 7469, section 2.4), in Base64.
 pub(super) fn write(folder: &Path, names: &[&str]) -> Result<String> {
     let mut authority = CertificateParams::default();
     authority

@@ -26,12 +26,12 @@ pub struct Host {
     pub(crate) namespaces: Namespaces,
 }
 
-/// What an interface has counted, as the kernel's `stats64`.
+/// The counters of an interface, as the kernel's `stats64`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 pub struct Counters {
-    /// What came in.
+    /// Received.
     pub rx: Count,
-    /// What went out.
+    /// Transmitted.
     pub tx: Count,
 }
 
@@ -138,7 +138,7 @@ impl Host {
         Process::start(name, &self.folder, command)
     }
 
-    /// What the kernel counted at an interface.
+    /// The kernel's counters of an interface.
     ///
     /// # Errors
     /// Where there is no such interface.

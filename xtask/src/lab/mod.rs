@@ -80,18 +80,18 @@ pub const ECHO_PORT: u16 = 4000;
 /// How many folders of ended labs are kept, for their logs.
 const KEPT: usize = 16;
 
-/// What may differ between labs.
+/// The options of a lab.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
-    /// Whether interfaces may hand over super-packets (TSO, GSO, GRO) and packets without a
-    /// checksum. Without, an interface counts what a wire would carry.
+    /// Whether interfaces may hand over super-packets (TSO, GSO, GRO) and packets without a checksum. Without
+    /// offloads, an interface counts as a wire would carry.
     pub offloads: bool,
     /// Whether the internet has the named sites.
     pub sites: bool,
     /// Which phone the household has.
     pub phone: Phone,
-    /// How far away the internet is: what the link to it adds to a round trip, half of it each way.
-    /// Left out: nothing but what a veth takes.
+    /// How far away the internet is: the time that the link to it adds to a round trip, half of it each way.
+    /// Default: none but the veth's own.
     pub delay: Option<Duration>,
 }
 
@@ -117,7 +117,7 @@ impl Phone {
 /// A running lab. Everything in it ends with it.
 #[derive(Debug)]
 pub struct Lab {
-    /// What tells it from other labs: the process and a number.
+    /// The lab's identity among others: the process and a number.
     pub id: String,
     /// Where its files and logs are.
     pub folder: PathBuf,
@@ -256,7 +256,7 @@ impl Lab {
         self.relay.as_ref().map_or(0, Relay::lost)
     }
 
-    /// What the gateway's two ports have counted.
+    /// The counters of the gateway's two ports.
     ///
     /// # Errors
     /// Where a port is gone.
@@ -267,7 +267,7 @@ impl Lab {
         ])
     }
 
-    /// What the gateway's two ports have counted, once nothing has moved for a while.
+    /// The counters of the gateway's two ports, once nothing has moved for a while.
     ///
     /// # Errors
     /// Where packets still come after 20 seconds.
@@ -304,7 +304,7 @@ impl Drop for Lab {
     }
 }
 
-/// What is plugged into the gateway.
+/// The devices that can be plugged into the gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Device {
     /// The phone, at the first port.
@@ -462,7 +462,7 @@ fn link(gateway: &Host, internet: &Host, folder: &Path, options: Options) -> Res
     Ok(relay)
 }
 
-/// The bridge with its ports, and the translation of what leaves it.
+/// The bridge with its ports, and the address translation behind it.
 fn lan(gateway: &Host, devices: [(&Host, &str); 2], options: Options) -> Result<()> {
     // Snooping would send group queries of its own, at times of its own.
     gateway.ip("link add br-lan address 02:00:00:00:00:01 type bridge mcast_snooping 0")?;
@@ -495,7 +495,7 @@ fn port_of_bridge(
     options: Options,
 ) -> Result<()> {
     veth((gateway, port), (device, "eth0"), mac, options)?;
-    // A port has no addresses: what leaves it is the bridge's.
+    // A port has no addresses: packets that leave it are the bridge's.
     gateway.set(&format!("ipv6/conf/{port}/disable_ipv6"), "1")?;
     gateway.ip(&format!("link set {port} master br-lan"))
 }
@@ -509,8 +509,8 @@ fn veth(near: (&Host, &str), far: (&Host, &str), mac: &str, options: Options) ->
         other.netns()
     ))?;
     for (host, interface) in [near, far] {
-        // A queue that holds what the driver's ring of 256 frames does not, or a fast sender's
-        // packets are lost behind the sensor.
+        // A queue for the packets that the driver's ring of 256 frames does not hold. Without it, a fast
+        // sender's packets are lost behind the sensor.
         host.run(&format!(
             "tc qdisc add dev {interface} root pfifo limit 20000"
         ))?;

@@ -1,5 +1,5 @@
-//! A host's world of its own: a network namespace, and a mount namespace for what differs from the
-//! machine's files.
+//! A host's world of its own: a network namespace, and a mount namespace for the files that differ from the
+//! machine's.
 //!
 //! Neither has a name anywhere. The kernel takes them away with the last process and the last
 //! descriptor that hold them, with every interface, filter and pinned map in them: a lab leaves
@@ -27,14 +27,14 @@ use rustix::{
     thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe},
 };
 
-/// What a host has mounted where the machine has something else.
+/// The mounts of a host where the machine has something else.
 #[derive(Clone, Debug)]
 pub(crate) enum Mount {
     /// A file in the place of another.
     File {
         /// The file.
         source: PathBuf,
-        /// What it hides.
+        /// The file that it hides.
         target: PathBuf,
     },
     /// A BPF file system, on a folder that exists.
@@ -63,7 +63,7 @@ impl Namespaces {
         // folder); this thread shares no descriptor table anew and ends with this function.
         unsafe { unshare_unsafe(flags) }
             .context("no namespaces for the lab: it takes root (CAP_SYS_ADMIN)")?;
-        // What is mounted here is not to appear in the machine's own tree.
+        // Mounts made here must not appear in the machine's own tree.
         let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
         mount_change("/", private).context("cannot keep the lab's mounts to itself")?;
         for one in mounts {
@@ -114,7 +114,7 @@ impl Namespaces {
         let enter = move || -> io::Result<()> {
             set_parent_process_death_signal(Some(Signal::KILL))?;
             if getppid() != Some(parent) {
-                // Whoever started this has ended before it could be noticed.
+                // The process that started this one has ended before the signal was set.
                 return Err(io::Error::from_raw_os_error(libc::ESRCH));
             }
             namespaces.move_into_net()?;

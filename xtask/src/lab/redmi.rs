@@ -1,4 +1,4 @@
-//! A Xiaomi phone, by what it does on a network.
+//! A Xiaomi phone, by its traffic on a network.
 //!
 //! It reports each page that its owner opens, as researchers have seen a Redmi Note 8 do in 2020
 //! (G. Cirlig and A. Tierney, told by Forbes on 30 April 2020).
@@ -14,12 +14,12 @@ use super::{
 pub const REDMI_MAC: &str = "a4:50:46:00:00:11";
 /// The name by which it asks for an address (RFC 2132, option 12).
 pub const REDMI_HOST_NAME: &str = "Redmi-Note-8";
-/// What it says it is when it asks for an address (RFC 2132, option 60).
+/// The vendor class that it gives when it asks for an address (RFC 2132, option 60).
 pub const REDMI_VENDOR_CLASS: &str = "android-dhcp-10";
-/// What Android 10 asks for along with an address, in its order (RFC 2132, option 55).
+/// The parameters that Android 10 asks for along with an address, in its order (RFC 2132, option 55).
 pub(super) const PARAMETERS: [u8; 10] = [1, 3, 6, 15, 26, 28, 51, 58, 59, 43];
 
-/// What its system calls itself.
+/// The user agent of its system.
 const SYSTEM_AGENT: &str = "Dalvik/2.1.0 (Linux; U; Android 10; Redmi Note 8 MIUI/V12.0.3.0)";
 
 /// How a page is fetched.
@@ -37,8 +37,8 @@ pub enum By {
 pub const VISITS: [(Site, By); 3] = [(NEWS, By::Browser), (SHOP, By::Tls), (VIDEO, By::Quic)];
 
 impl Lab {
-    /// What the Redmi does once it has addresses: it looks whether it is behind a captive portal,
-    /// its owner opens three pages, and it reports each of them to two servers.
+    /// Does as the Redmi does once it has addresses: it checks for a captive portal, its owner opens three
+    /// pages, and it reports each of them to two servers.
     ///
     /// # Errors
     /// Where the phone is no Redmi, the lab has no sites, or one of them does not answer as it is
@@ -77,7 +77,7 @@ impl Lab {
         Ok(())
     }
 
-    /// What curl gets on the phone.
+    /// The page that curl gets on the phone.
     fn fetch(&self, words: &[&str]) -> Result<String> {
         let mut curl = self
             .phone

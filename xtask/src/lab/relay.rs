@@ -1,4 +1,4 @@
-//! Distance: what goes over a link arrives later, in its order.
+//! Distance: frames over a link arrive later, in their order.
 //!
 //! The kernels that the lab runs on need not have netem. Between the two ends of the link is a host
 //! of its own, `relay`, with an interface to either; a thread for each direction takes frames from
@@ -36,7 +36,7 @@ pub(super) struct Relay {
     running: Arc<AtomicBool>,
     lost: Arc<AtomicU64>,
     threads: Vec<JoinHandle<()>>,
-    /// Its interfaces go with the last who holds them.
+    /// The kernel removes its interfaces with the last process that holds them.
     _host: Host,
 }
 
@@ -118,7 +118,7 @@ impl Direction {
                 } else {
                     self.lost.fetch_add(1, Ordering::Relaxed);
                 }
-                // What is due is not to wait for those who come.
+                // Frames that are due must not wait for those that come.
                 self.deliver();
             }
             self.deliver();
@@ -167,7 +167,7 @@ fn receive(socket: &OwnedFd, frame: &mut [u8]) -> io::Result<usize> {
     usize::try_from(length).map_err(|_| io::Error::last_os_error())
 }
 
-/// A packet socket that hears what comes in by an interface, and not what it sends itself.
+/// A packet socket that receives the frames that come in by an interface, and not its own.
 fn open(interface: &str) -> io::Result<OwnedFd> {
     let all = (libc::ETH_P_ALL as u16).to_be();
     // Protocol 0 until it is bound: nothing of another interface comes in between.

@@ -29,8 +29,8 @@ pub struct Sensor {
 }
 
 impl Lab {
-    /// A configuration for both ports, with `more` behind it: further lines of `[daemon]`, and
-    /// tables such as `[[policy]]`. What the daemon keeps is kept in the lab.
+    /// A configuration for both ports, with `more` behind it: further lines of `[daemon]`, and tables such as
+    /// `[[policy]]`. The daemon's state stays in the lab.
     pub fn configuration(&self, more: &str) -> String {
         let interfaces: String = PORTS
             .iter()
@@ -90,7 +90,7 @@ impl Sensor {
         command
     }
 
-    /// What `sensor WORD --json` says.
+    /// The output of `sensor WORD --json`.
     ///
     /// # Errors
     /// Where the command fails or gives no JSON.

@@ -1,4 +1,4 @@
-//! What runs in the lab beside the sensor, each a foreground child of this process.
+//! The programs that run in the lab beside the sensor, each a foreground child of this process.
 
 use std::{
     fs::{self, Permissions},
@@ -27,7 +27,7 @@ const LARGE: usize = 300_000;
 #[derive(Debug)]
 pub(super) struct Servers {
     pub(super) authority: PathBuf,
-    /// What a browser knows the servers' key by.
+    /// The hash by which a browser knows the servers' key.
     pub(super) key: String,
     _processes: Vec<Process>,
 }

@@ -1,7 +1,7 @@
 //! The internet's named sites, on addresses of their own, and the clients that visit them.
 //!
-//! nginx serves them over HTTP and TLS; some sites are served over HTTP/3 as well, by the
-//! example `http3`. Each request is written down, by whoever answers it.
+//! nginx serves them over HTTP and TLS; some sites are served over HTTP/3 as well, by the example `http3`. The
+//! server that answers a request writes it down.
 
 use std::{
     collections::BTreeSet,
@@ -47,7 +47,7 @@ pub const ANALYTICS: Site = Site {
     name: "sa.api.intl.miui.com",
     addresses: ["198.51.100.31", "2001:db8:a::31"],
 };
-/// Where a Xiaomi phone sends what it tracks.
+/// The server to which a Xiaomi phone sends its tracking data.
 pub const TRACKING: Site = Site {
     name: "tracking.intl.miui.com",
     addresses: ["198.51.100.32", "2001:db8:a::32"],
@@ -103,7 +103,7 @@ const OTHER_LOG: &str = "other-requests.log";
 /// A request, as the server that answered it wrote it down.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Request {
-    /// The site's name, as the client asked for it; without one, what the server calls itself.
+    /// The site's name, as the client asked for it; without one, the server's own name.
     pub host: String,
     /// The address it was asked at.
     pub address: IpAddr,
@@ -116,7 +116,7 @@ pub struct Request {
     pub path: String,
     /// `HTTP/1.1`, `HTTP/2.0`, `HTTP/3.0`.
     pub protocol: String,
-    /// What the client calls itself.
+    /// The client's user agent.
     pub agent: String,
     /// The groups for the key exchange that the client's hello lists, colon between them; those
     /// that Debian's OpenSSL does not know by name as `0x` and four digits. Empty without TLS, and
@@ -126,7 +126,7 @@ pub struct Request {
 }
 
 impl Site {
-    /// What the site's page says: over HTTP/3 something else than over TCP.
+    /// The text of the site's page: over HTTP/3 another than over TCP.
     pub fn page(self, http3: bool) -> String {
         let over = if http3 { "HTTP/3" } else { "TCP" };
         format!("the page of {} over {over}", self.name)
@@ -276,8 +276,8 @@ const FRAME: &str = "<!doctype html><p id=ms>never</p><iframe id=page></iframe><
     page.src = decodeURIComponent(location.search.slice(1));\
     </script>";
 
-/// What the internet's name server knows of the sites, in dnsmasq's words. What it has no record
-/// for does not exist: a browser asks for more than addresses.
+/// The records of the sites in the internet's name server, in dnsmasq's words. A name or type without a record
+/// does not exist, because a browser asks for more than addresses.
 pub(super) fn records() -> String {
     let hosts: String = SITES
         .iter()
@@ -292,7 +292,7 @@ pub(super) fn records() -> String {
     )
 }
 
-/// What the server of everything else is to know where there are sites.
+/// The lines for the server of everything else, where there are sites.
 pub(super) fn nginx_besides(internet: &Host) -> String {
     format!(
         "access_log {}/{OTHER_LOG} request;",
@@ -300,10 +300,10 @@ pub(super) fn nginx_besides(internet: &Host) -> String {
     )
 }
 
-/// What nginx is to know of the sites, inside its `http` block, before any other server.
+/// The lines for nginx about the sites, inside its `http` block, before any other server.
 pub(super) fn nginx(internet: &Host) -> String {
     let names = SITES.map(|site| site.name).join(" ");
-    // What the client's hello offers for the key exchange is known from the connection alone.
+    // The groups in the client's hello for the key exchange are known from the connection alone.
     format!(
         "\tlog_format request escape=json\n\
          \t\t'{{\"host\":\"$host\",\"address\":\"$server_addr\",\"sni\":\"$ssl_server_name\",'\n\

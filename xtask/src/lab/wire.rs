@@ -41,7 +41,7 @@ impl Host {
     }
 }
 
-/// A packet socket that hears what an interface receives.
+/// A packet socket that receives the frames of an interface.
 #[derive(Debug)]
 pub struct Tap(OwnedFd);
 
