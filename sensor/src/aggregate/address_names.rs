@@ -49,7 +49,7 @@ const SWEEP: f64 = 60.0;
 /// An address as a device knows it.
 pub type Place = (Mac, IpAddr);
 
-/// The names at addresses.
+/// The names at the addresses that devices know.
 #[derive(Debug)]
 pub struct NamesAt {
     places: Quota<Mac, IpAddr, Names>,

@@ -62,7 +62,7 @@ pub struct PartyId(u32);
 impl PartyId {
     /// All parties that have no number of their own.
     pub const OTHER: Self = Self(0);
-    /// Parties without a name in the house or on the link itself.
+    /// All parties in the house or on the link itself.
     pub const LOCAL: Self = Self(1);
 }
 

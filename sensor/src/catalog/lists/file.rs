@@ -117,7 +117,7 @@ mod tests {
 
     use super::*;
 
-    /// What is written to the log.
+    /// The text written to the log.
     #[derive(Clone, Default)]
     struct Log(Arc<Mutex<Vec<u8>>>);
 

@@ -62,11 +62,11 @@ impl Names {
         Ok(())
     }
 
-    /// What is said of a name, in any case, and of all names above it.
+    /// The facts for a name, in any case, joined with those of all names above it.
     pub(super) fn find(&self, name: &str) -> Option<Said> {
         let mut lower = [0; LONGEST_NAME];
         let name = lower_case(name, &mut lower)?;
-        // All hashes, then all places: so the processor waits for memory once, not at each label.
+        // All hashes first, then all places, so that the processor waits for memory once, not at each label.
         let mut suffixes = [Suffix::default(); MOST_LABELS];
         let mut count = 0;
         let all = Suffixes::of(name, &self.hashing).take(self.deepest);
