@@ -1,4 +1,4 @@
-//! What a flow tells of itself: from its early payloads to a name.
+//! The readers of a flow: from its early payloads to a name.
 
 use std::{mem, sync::Arc};
 
@@ -24,24 +24,24 @@ use crate::decode::{
     tunnel,
 };
 
-/// What outlives the readers of a flow.
+/// The state that outlives the readers of a flow.
 #[derive(Debug, Default)]
 pub(super) struct Told {
-    /// Nothing more is to be learned of it; which direction told the last of it, by number.
+    /// The number of the direction that told the last fact, once nothing more can be learned.
     settled: Option<u8>,
-    /// TCP: the sequence numbers of the SYNs by direction, where payloads came; `None` inside where
-    /// it was not seen. Another one begins another connection.
+    /// TCP: the sequence numbers of the SYNs by direction, if payloads came; `None` inside if the SYN was not
+    /// seen. Another number begins another connection.
     initial: [Option<Option<u32>>; 2],
-    /// TCP uploads: the number behind what was read of the hello.
+    /// TCP uploads: the sequence number after the part of the hello that was read.
     read_to: Option<u32>,
 }
 
 impl Told {
-    /// Forgets what a connection told whose ports another one took, and gives whether one did.
+    /// Forgets the facts of a connection if another one took its ports, and returns whether one did.
     ///
-    /// Of the new connection the other direction has not come yet: its first number is no change.
-    /// Nor is a new number of the side that answers, where the one that told all has none: its SYN
-    /// would have come first.
+    /// The other direction of the new connection has not come yet: its first number is no change. Nor is a new
+    /// number of the side that answers, while the side that told all has no new one: its SYN would have come
+    /// first.
     fn meet(&mut self, head: &Head) -> bool {
         let at = usize::from(head.direction & 1);
         let known = self.initial[at].replace(initial(head));
@@ -229,7 +229,7 @@ impl Readers {
         };
         self.sides.iter().find_map(reading).or_else(|| {
             let quic = self.quic.as_ref()?;
-            // What could not be opened was counted when it came.
+            // Packets that could not be decrypted were counted when they came.
             (!quic.initials.are_none()).then_some("quic")
         })
     }
@@ -457,7 +457,7 @@ impl Side {
                 }
             }
             _ if is_padding(octets) => {}
-            // What was read was not kept.
+            // The bytes read were not kept.
             _ => {
                 let again = |end: u32| (head.sequence.wrapping_sub(end) as i32) < 0;
                 heard.doubt = told
@@ -604,7 +604,7 @@ impl Side {
             }
         }
         *read = stream.contiguous().len() - framed.rest().len();
-        // What was read is not kept: a connection may ask for hours.
+        // Bytes read are not kept, because a connection may ask for hours.
         if *read == stream.contiguous().len()
             && let Some(behind) = stream.behind()
         {

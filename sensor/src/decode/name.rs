@@ -80,7 +80,7 @@ pub(super) fn authority(bytes: &[u8]) -> (Option<String>, Option<u16>) {
     }
 }
 
-/// What stands before the port, where there is one.
+/// The part before the port, if there is one.
 fn without_port(octets: &[u8]) -> &[u8] {
     const LONGEST_PORT: usize = 5;
     let digits = octets

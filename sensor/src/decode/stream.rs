@@ -159,7 +159,7 @@ impl Stream {
             return;
         }
         if self.disagrees(&piece, octets) {
-            // What came first is kept, as if this one had been lost.
+            // The first bytes are kept, as if this segment had been lost.
             self.conflict |= !is_padding;
             return;
         }
@@ -325,7 +325,7 @@ mod tests {
         }
         // It stays where nothing else is said.
         assert_eq!(stream(None, &[(1, b"\0"), (2, b"a")]).contiguous(), b"\0a");
-        // What is said twice in earnest is not padding.
+        // Retransmitted data is not keep-alive padding.
         assert!(stream(None, &[(1, b"\0\0\0\0\0\0\0"), (1, b"abcdefg")]).conflict());
         assert!(stream(None, &[(1, b"\0\0"), (1, b"ab"), (1, b"cd")]).conflict());
     }

@@ -22,14 +22,14 @@ const MAX_USER_AGENT: usize = 256;
 pub(super) struct PublicHeader<'a> {
     pub(super) version: Version,
     pub(super) connection: &'a [u8],
-    /// What the checksum covers in front of the frames.
+    /// The part before the frames that the checksum covers.
     header: &'a [u8],
     /// The checksum and the frames.
     rest: &'a [u8],
 }
 
 impl<'a> PublicHeader<'a> {
-    /// `None` for what is not such a packet with its version, as a client sends it.
+    /// `None` if the payload is not such a packet with its version, as a client sends it.
     pub(super) fn read(payload: &'a [u8]) -> Option<Self> {
         match *payload.first()? {
             0x80.. => Self::read_long(payload),
