@@ -215,7 +215,7 @@ fn is_whole(handshake: &[u8]) -> bool {
         [_, 0, high, low, ref body @ ..] => {
             body.len() >= usize::from(u16::from_be_bytes([high, low]))
         }
-        // A hello without such a length fails, and need not wait for it.
+        // A message without such a length fails, and need not wait for the rest.
         _ => handshake.len() >= HANDSHAKE_HEADER,
     }
 }

@@ -93,8 +93,8 @@ const HMAC_SHA256: usize = 32;
 const CRYPTED_CLIENT: usize = 1 + 4;
 /// Those of a server's reset: one acknowledgement, the session it is for, and its own number.
 const CRYPTED_SERVER: usize = 1 + 4 + 8 + 4;
-/// Bytes of a client key of tls-crypt-v2, wrapped: 256 of key, the authentication, the server's own data, and
-/// the length (OpenVPN, doc/tls-crypt-v2.txt).
+/// Bytes of a client key of tls-crypt-v2, wrapped: 256 of key, the authentication, the metadata that the server
+/// wrote into it, and the length (OpenVPN, doc/tls-crypt-v2.txt).
 const WRAPPED_KEY: std::ops::RangeInclusive<usize> = 290..=1024;
 
 /// Whether a reset is in clear: bare, or with the HMAC of tls-auth before it.
