@@ -80,8 +80,8 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// A clock of so many jiffies in a second, which showed this time, in seconds since the Unix epoch, at so many
-    /// jiffies.
+    /// A clock of so many jiffies in a second, which showed this time, in seconds since the Unix epoch, at so
+    /// many jiffies.
     pub fn at(hz: u64, jiffies: u64, time: f64) -> Self {
         let since = jiffies as f64 / hz.max(1) as f64;
         Self {

@@ -230,7 +230,6 @@ pub const fn action(verdict: Verdict) -> &'static str {
     }
 }
 
-/// A MAC address in lower case with colons.
 /// Whether a record is that of one device, and not shared.
 pub(super) const fn is_device(number: u32) -> bool {
     number != MULTICAST_DEVICE && number != FURTHER_DEVICES

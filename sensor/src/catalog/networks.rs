@@ -65,7 +65,7 @@ pub struct Database {
     pub file: PathBuf,
     /// When the file was written, in seconds since the Unix epoch.
     pub modified: f64,
-    /// Why it could not be used the last time; what is known is that of before.
+    /// The reason why it could not be used the last time; its earlier content is then in use.
     pub problem: Option<String>,
     /// How the file looked when it was read.
     pub look: FileStamp,
@@ -80,7 +80,7 @@ pub struct Networks {
 }
 
 impl Networks {
-    /// Reads databases. Of one that cannot be used, what was known `before` stays.
+    /// Reads databases. One that cannot be used keeps its content from `before`.
     pub fn load(files: &[PathBuf], before: &Self) -> Self {
         let databases = files.iter().map(|file| {
             let look = FileStamp::of(file);

@@ -13,7 +13,7 @@ pub enum Hidden {
     Ech,
     /// It asks a resolver in a way that nobody else can read.
     EncryptedDns,
-    /// It is a tunnel: what is in it may be anything.
+    /// It is a tunnel, which may carry anything.
     Vpn,
     /// No name was asked for or shown; the address alone was known.
     Address,

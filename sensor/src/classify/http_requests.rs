@@ -97,8 +97,8 @@ impl Requests {
         self.read(sequence, octets.len() as u32, payload)
     }
 
-    /// Reads what is held, after a segment was taken of which so many octets were captured. Gives the
-    /// same as [`segment`](Self::segment).
+    /// Reads the held bytes, after a segment was taken of which `captured` bytes were copied. Returns the same
+    /// as [`segment`](Self::segment).
     pub(super) fn read(
         &mut self,
         sequence: u32,

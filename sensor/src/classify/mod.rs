@@ -445,7 +445,7 @@ impl Classifier {
         flow
     }
 
-    /// Gives up what a connection left unfinished whose ports another one has taken.
+    /// Gives up the unfinished payload of a connection if another one has taken its ports.
     fn give_up_first(&mut self, heard: &Observation, unfinished: Option<&'static str>) {
         if let Some(decoder) = unfinished.filter(|_| heard.another) {
             self.given_up.push(Expired {
@@ -458,8 +458,8 @@ impl Classifier {
         }
     }
 
-    /// Keeps what a flow has told a while, and lets go what is kept longest of the device that keeps
-    /// most.
+    /// Keeps the bytes read of a flow for a while, and drops those that are kept longest of the device that
+    /// keeps most.
     fn keep(&mut self, mac: Mac, slot: u32, hash: u64) {
         let mut gone = Vec::new();
         let leaves = |_, flow, ()| gone.push(flow);
@@ -519,7 +519,7 @@ impl Classifier {
         self.waiting.len()
     }
 
-    /// Of how many flows is kept what they have told.
+    /// The number of flows of which bytes read are kept.
     pub(crate) fn kept(&self) -> usize {
         self.kept.len()
     }

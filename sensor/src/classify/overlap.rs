@@ -85,7 +85,7 @@ impl Kept {
         self.octets = Vec::new();
     }
 
-    /// The sequence number behind what was read.
+    /// The sequence number after the bytes read.
     pub(super) fn end(&self) -> u32 {
         self.start.wrapping_add(self.octets.len() as u32)
     }

@@ -105,8 +105,8 @@ enum State {
 }
 
 impl Readers {
-    /// Takes one payload of the flow, and says what it brought.
-    /// `known` is the name that the flow has told.
+    /// Takes one payload of the flow, and puts its facts into the observation. `known` is the name that the
+    /// flow has told.
     pub(super) fn sample(
         &mut self,
         told: &mut Told,
@@ -203,13 +203,13 @@ impl Readers {
         })
     }
 
-    /// Whether what a flow has told is held against what it goes on to say.
+    /// Whether later payload of a flow is compared with the bytes read.
     pub(super) fn go_on(&self) -> bool {
         let state = &self.sides[Direction::Upload as usize].state;
         matches!(state, State::Hello(..) | State::Requests(_))
     }
 
-    /// Lets go what was kept of what a flow has told.
+    /// Drops the bytes read that were kept.
     pub(super) fn forget_kept(&mut self) {
         let state = &mut self.sides[Direction::Upload as usize].state;
         match state {
@@ -219,7 +219,7 @@ impl Readers {
         }
     }
 
-    /// Whether something was begun and not ended: what decoder waits for it.
+    /// The decoder that waits for the rest of a payload, if one does.
     pub(super) fn unfinished(&self) -> Option<&'static str> {
         let reading = |side: &Side| match &side.state {
             State::Reading(stream) => decoder(stream.contiguous()),
@@ -234,8 +234,8 @@ impl Readers {
         })
     }
 
-    /// Waits no longer for what stands behind the first messages of a stream: it may still begin with a
-    /// segment. Gives whether there is such a stream.
+    /// Stops waiting for the stream after a prelude: it may still begin with a later segment. Returns whether
+    /// there was such a wait.
     pub(super) fn stop_waiting(&mut self) -> bool {
         let mut stops = false;
         for side in &mut self.sides {
@@ -292,7 +292,8 @@ fn recognise(octets: &[u8], heard: &mut Observation) -> bool {
     heard.settled
 }
 
-/// DNS in a datagram: whatever comes at its port, and what is a message to its last byte elsewhere.
+/// Reads DNS in a datagram: any payload at its port; elsewhere responses, and questions that are whole to the
+/// last byte.
 fn message(octets: &[u8], heard: &mut Observation) {
     match dns::message(octets) {
         Ok(message) if is_service(&heard.head.key) || message.response || is_question(octets) => {
@@ -314,7 +315,7 @@ fn is_question(octets: &[u8]) -> bool {
         && question::is_exact(octets, text.len as usize, octets.len())
 }
 
-/// Takes what a hello says.
+/// Takes the facts of a hello.
 fn learn(
     hello: ClientHello,
     source: Source,
@@ -431,7 +432,7 @@ impl Side {
         Some(start)
     }
 
-    /// Takes what comes behind what a flow has told.
+    /// Takes payload after the name of a flow.
     fn go_on(&mut self, told: &Told, octets: &[u8], heard: &mut Observation) {
         let head = heard.head;
         let is_last = head.flags & Head::LAST != 0;
@@ -468,7 +469,7 @@ impl Side {
         }
     }
 
-    /// Takes what comes behind the first request.
+    /// Takes payload after the first request.
     fn further_requests(&mut self, octets: &[u8], heard: &mut Observation) {
         let head = heard.head;
         self.requests(heard, |requests| {
@@ -498,8 +499,7 @@ impl Side {
         }
     }
 
-    /// Says what the requests of a flow tell that has told no name: the first host that one of them
-    /// names is the flow's.
+    /// Puts the first host of the requests into the observation, as the name of a flow that has told none.
     fn first_host(&self, heard: &mut Observation) {
         match (heard.hosts.first(), heard.doubt) {
             (Some(host), _) => {

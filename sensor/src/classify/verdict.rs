@@ -1,5 +1,5 @@
-//! Judges the names that are heard: what the kernel could not read whole, and every known name
-//! again when another policy comes in force.
+//! The judge of names: of payloads that the kernel could not read whole, and of every known name again after
+//! another policy came into force.
 
 use std::{fmt, net::IpAddr, sync::Arc};
 

@@ -1,7 +1,7 @@
 //! DHCP for IPv4 (RFC 2131, RFC 2132).
 //!
-//! By hand: the order of options is evidence of what a device is, and one that is odd must not
-//! hide those behind it.
+//! Written by hand, because the order of options is evidence of the kind of a device, and an odd option must
+//! not hide those after it.
 
 use std::net::Ipv4Addr;
 
@@ -95,8 +95,9 @@ pub struct Dhcp4 {
 ///
 /// # Errors
 ///
-/// [`Failure::Truncated`] where the fixed fields are not whole, [`Failure::Unsupported`] for BOOTP and for other links than Ethernet, [`Failure::Malformed`] for
-/// what is neither request nor reply, or has no message type.
+/// [`Failure::Truncated`] if the fixed fields are not whole, [`Failure::Unsupported`] for BOOTP and for other
+/// links than Ethernet, [`Failure::Malformed`] for a payload that is neither request nor reply, or has no
+/// message type.
 pub fn message(payload: &[u8]) -> Result<Dhcp4, Failure> {
     let (&operation, hardware) = payload
         .get(field::OPERATION)

@@ -151,7 +151,7 @@ pub fn kind_name(kind: u16) -> String {
 
 /// Reads a message from a datagram, or one that [`framed`] has cut out of a stream.
 ///
-/// Of a query, only the questions are read: what else it carries are its own guesses.
+/// Of a query, only the questions are read, because its other records are the sender's own guesses.
 ///
 /// # Errors
 ///

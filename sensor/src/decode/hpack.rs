@@ -135,9 +135,9 @@ impl Decoder {
     ///
     /// # Errors
     ///
-    /// [`Failure::Malformed`] for what contradicts the format: the blocks behind it cannot be read
-    /// either. [`Failure::Limit`] for a table larger than [`MAX_TABLE`], and for more than
-    /// [`MAX_FIELDS`] bytes of fields.
+    /// [`Failure::Malformed`] for a block that contradicts the format: those after it cannot be read either.
+    /// [`Failure::Limit`] for a table larger than [`MAX_TABLE`], and for more than [`MAX_FIELDS`] bytes of
+    /// fields.
     pub fn block(
         &mut self,
         block: &[u8],

@@ -1,8 +1,8 @@
 //! HTTP/1 requests (RFC 9112).
 //!
-//! By hand, because a client's name is wanted from every request that some server answers, and
-//! because a strict parser gives up on the whole head for what stands in a line that nobody asks
-//! about: bare line feeds, an octet beyond ASCII, a NUL in another header, a folded line.
+//! Written by hand, because every request that some server answers must give its host, and because a strict
+//! parser rejects the whole head for a fault in a line that does not matter here: bare line feeds, a byte
+//! beyond ASCII, a NUL in another header, a folded line.
 
 use super::{Failure, Progress, name, text};
 
@@ -162,9 +162,9 @@ pub fn looks_like(stream: &[u8]) -> bool {
 ///
 /// # Errors
 ///
-/// [`Failure::Malformed`] for what is no request, [`Failure::Unsupported`] for a protocol that only
-/// looks like HTTP/1 (RTSP, SIP, HTTP/2), [`Failure::Limit`] where [`MAX_HEAD`] octets name no host
-/// and have no end.
+/// [`Failure::Malformed`] for bytes that are no request, [`Failure::Unsupported`] for a protocol that only
+/// looks like HTTP/1 (RTSP, SIP, HTTP/2), [`Failure::Limit`] if [`MAX_HEAD`] bytes name no host and have no
+/// end.
 pub fn request(stream: &[u8]) -> Result<Progress<Request>, Failure> {
     let head = &stream[..stream.len().min(MAX_HEAD)];
     match read(skip_empty(head))? {
@@ -177,8 +177,8 @@ pub fn request(stream: &[u8]) -> Result<Progress<Request>, Failure> {
 ///
 /// # Errors
 ///
-/// As [`request`], and [`Failure::Malformed`] where it does not say, or says in two ways, what
-/// follows it; [`Failure::Limit`] where it does not end in [`MAX_WHOLE_HEAD`] octets.
+/// As [`request`], and [`Failure::Malformed`] if the kind of its body is not told, or told in two ways;
+/// [`Failure::Limit`] if it does not end in [`MAX_WHOLE_HEAD`] bytes.
 pub fn head(stream: &[u8]) -> Result<Progress<Head>, Failure> {
     let start = skip_empty(stream);
     let incomplete = || match stream.len() >= MAX_WHOLE_HEAD {
@@ -368,8 +368,8 @@ fn starts_with_method(line: &[u8]) -> bool {
     })
 }
 
-/// Whether it is what a request asks for, and not the argument of a command that another protocol
-/// calls the same (`get key`).
+/// Whether it is the target of a request, and not the argument of a command that has the same name in another
+/// protocol (`get key`).
 fn is_target(octets: &[u8]) -> bool {
     octets.is_empty()
         || octets.starts_with(b"/")
@@ -391,7 +391,7 @@ struct RequestLine<'a> {
 }
 
 impl<'a> RequestLine<'a> {
-    /// The line, and what is behind it.
+    /// The line, and the bytes after it.
     fn read(head: &'a [u8]) -> Result<Progress<(Self, &'a [u8])>, Failure> {
         let Some((line, rest)) = split_line(head) else {
             return if Self::may_become(head) {
@@ -426,7 +426,7 @@ impl<'a> RequestLine<'a> {
         Ok(Progress::Complete((Self { method, target }, rest)))
     }
 
-    /// Whether what starts so may be a request line: a word, and no control characters.
+    /// Whether bytes that start so may be a request line: a word, and no control characters.
     fn may_become(start: &[u8]) -> bool {
         let word = start
             .iter()

@@ -1,4 +1,4 @@
-//! Host names: what may be taken for one.
+//! Host names: the texts that are accepted as one.
 //!
 //! Everything that is shown as the name of a party goes through here, so that octets of a
 //! connection can never become markup, a control sequence or a label that looks like another one.

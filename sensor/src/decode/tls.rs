@@ -107,8 +107,8 @@ pub fn client_hello(stream: &[u8]) -> Result<Progress<ClientHello>, Failure> {
 /// Reads a hello without records, as QUIC carries it in its CRYPTO frames.
 ///
 /// # Errors
-/// [`Failure::Limit`] for a hello longer than [`MAX_HELLO`]; [`Failure::Malformed`] for what is no
-/// hello, or one that contradicts itself.
+/// [`Failure::Limit`] for a hello longer than [`MAX_HELLO`]; [`Failure::Malformed`] for bytes that are no
+/// hello, or for one that contradicts itself.
 pub fn handshake(octets: &[u8]) -> Result<Progress<ClientHello>, Failure> {
     match *octets {
         [] | [CLIENT_HELLO] | [CLIENT_HELLO, 0] | [CLIENT_HELLO, 0, _] => Ok(Progress::Incomplete),
@@ -169,7 +169,7 @@ struct Record<'a> {
     is_whole: bool,
 }
 
-/// The first record, and what lies behind it. `None` while its header is not there.
+/// The first record, and the bytes after it. `None` while its header is not there.
 ///
 /// The minor version is of no meaning (RFC 8446, section 5.1).
 fn record(octets: &[u8]) -> Result<Option<(Record<'_>, &[u8])>, Failure> {

@@ -86,7 +86,7 @@ impl Behind {
         }
     }
 
-    /// Takes what one at this address says of its system, and gives whether that is news.
+    /// Takes the system that a device at this address tells, and returns whether that is news.
     pub(super) fn system(&mut self, address: Ipv4Addr, system: &str, now: f64) -> bool {
         let Some(family) = Family::of(system) else {
             return false;
@@ -95,7 +95,7 @@ impl Behind {
         end.family.replace(family) != Some(family)
     }
 
-    /// Takes how one at this address is called in multicast DNS, and gives whether that is news.
+    /// Takes the name in multicast DNS of a device at this address, and returns whether that is news.
     pub(super) fn host(&mut self, address: Ipv4Addr, name: &str, now: f64) -> bool {
         let end = self.end(address, now);
         let name = name.to_lowercase();

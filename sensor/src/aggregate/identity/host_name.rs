@@ -1,4 +1,4 @@
-//! Names that devices give themselves: made fit for people, and read for what they betray.
+//! The names that devices give themselves: made fit for people, and their suggestions.
 
 use super::clue::{Clue, Hint, clean};
 use crate::model::Kind::{Computer, Iot, Phone, Router, Tablet, Tv};

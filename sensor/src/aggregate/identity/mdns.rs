@@ -1,5 +1,5 @@
-//! Services that a device offers in multicast DNS (RFC 6762, RFC 6763): what they are called, and
-//! what their TXT records say of the device.
+//! The services that a device offers in multicast DNS (RFC 6762, RFC 6763): their names, and the facts about
+//! the device in their TXT records.
 
 use super::{
     clue::{Clue, Hint, clean},
@@ -77,7 +77,7 @@ fn of_accessory(service: &str, model: &str, category: Option<&str>) -> Option<Hi
     }
 }
 
-/// Services, what they suggest, and whether the instance is a name that the owner gave.
+/// Services, their suggestions, and whether the instance is a name that the owner gave.
 #[rustfmt::skip]
 const SERVICES: &[(&str, Hint, bool)] = &[
     // AirPlay is in sets of many makers; the model tells.

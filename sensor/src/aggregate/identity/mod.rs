@@ -317,8 +317,8 @@ impl Identity {
         self.evidence(source, &name, || host_name::clue(&name))
     }
 
-    /// Keeps a value that suggests something, in front of what else is known from its source; gives
-    /// whether that may change the conclusion.
+    /// Keeps a value with its suggestions, in front of the other values of its source; returns whether that may
+    /// change the conclusion.
     fn evidence(&mut self, source: Source, value: &str, clue: impl FnOnce() -> Clue) -> bool {
         let value = clean(value, MAX_TEXT);
         let of_source = |of: &Evidence| of.source == source;

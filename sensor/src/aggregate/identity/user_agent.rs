@@ -1,5 +1,5 @@
-//! `User-Agent` of HTTP requests (RFC 9110, section 10.1.5). Browsers say less than the truth for
-//! the sake of privacy; what a system's own services say is not dressed up.
+//! `User-Agent` of HTTP requests (RFC 9110, section 10.1.5). Browsers reduce it for the sake of privacy; the
+//! services of a system send the truth.
 
 use super::{
     clue::{Clue, Hint},

@@ -337,8 +337,8 @@ fn unbound_rule<'a>(
     }
 }
 
-/// Whether a line of a zone file says nothing of a name: a directive, what the zone says of itself, and
-/// numbers of its SOA record.
+/// Whether a line of a zone file has no name for the list: a directive, a record of the zone itself, or numbers
+/// of its SOA record.
 fn is_of_zone_file(first: &str, line: &str) -> bool {
     const DIRECTIVES: [&str; 2] = ["$TTL", "$ORIGIN"];
     const OF_THE_ZONE: [&str; 4] = ["@", "IN", "NS", "SOA"];
@@ -354,7 +354,7 @@ fn is_of_zone_file(first: &str, line: &str) -> bool {
             .all(|word| matches!(word, "(" | ")") || is_number(word.trim_matches(['(', ')'])))
 }
 
-/// A record of a zone file: what stands in for the answer for its owner, as in a response policy zone
+/// Reads a record of a zone file: the data that replaces the answer for its owner, as in a response policy zone
 /// (draft-vixie-dnsop-dns-rpz, section 3), where `.` is NXDOMAIN and `*.` no data.
 fn record<'a>(
     owner: &'a str,

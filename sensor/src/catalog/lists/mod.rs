@@ -1,12 +1,11 @@
-//! Lists of names: whose a name is, and what it is for.
+//! Lists of names: the owner and the purpose of a name.
 //!
-//! A name on a list stands for itself and everything below it. Plain names, hosts files, AdBlock
-//! rules `||name^`, wildcards `*.name`, and the lists of dnsmasq, unbound and RPZ are read, in any mixture;
-//! `@@||name^` is an exception, which is the category `never-block`. A line `# owner: …` or `# category: …` holds for the lines
-//! that follow it, where whoever adds the list does not say otherwise.
+//! A name on a list stands for itself and everything below it. Plain names, hosts files, AdBlock rules
+//! `||name^`, wildcards `*.name`, and the lists of dnsmasq, unbound and RPZ are read, in any mixture;
+//! `@@||name^` is an exception, which is the category `never-block`. A line `# owner: …` or `# category: …`
+//! holds for the lines that follow it, unless the caller who adds the list says otherwise.
 //!
-//! Memory is bounded, whatever is in a file: only names are kept, and of lines that name nothing
-//! the first few for the report.
+//! Memory is bounded, whatever is in a file: only names are kept, and the first few bad lines for the report.
 
 mod file;
 mod line;
@@ -209,10 +208,10 @@ impl Lists {
         self.add(about, open(file)?)
     }
 
-    /// Adds a list behind those that are there. Memory is bounded whatever the text is.
+    /// Adds a list after those already there. Memory is bounded, whatever the text is.
     ///
     /// # Errors
-    /// The text cannot be read to its end; what was read stays.
+    /// The text cannot be read to its end; the entries read before stay.
     pub fn add(&mut self, about: About<'_>, text: impl BufRead) -> io::Result<Report> {
         let number = u16::try_from(self.lists.len()).ok();
         if number.is_some() {
@@ -237,8 +236,8 @@ impl Lists {
         })
     }
 
-    /// Adds what other lists have behind those that are there. Gives how many of their names and
-    /// addresses have no place.
+    /// Adds the entries of other lists after those already there. Returns how many of their names and addresses
+    /// have no place.
     pub fn add_lists(&mut self, others: &Self) -> u64 {
         let first = self.lists.len();
         self.lists.extend(others.lists.iter().cloned());
