@@ -1,4 +1,4 @@
-//! Whether the daemon does its work: told by the owner of the tables, asked by HTTP and by the supervisor.
+//! Whether the daemon works: set by the owner of the tables, asked by HTTP and by the supervisor.
 
 use std::{
     sync::{
@@ -10,7 +10,7 @@ use std::{
 
 use thiserror::Error;
 
-/// Shared by all who tell and ask.
+/// The state, shared by the threads that set it and those that ask.
 #[derive(Clone, Debug)]
 pub struct Health(Arc<State>);
 
@@ -25,10 +25,10 @@ struct State {
     last_tick: AtomicU64,
 }
 
-/// What is amiss.
+/// The fault.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum Unwell {
-    /// The tables are not read any more.
+    /// The tables are no longer read.
     #[error("the kernel's tables were last read {} s ago; see the log of the sensor", .0.as_secs())]
     Stale(Duration),
     /// An interface has no program.

@@ -1,4 +1,4 @@
-//! What sinks read: plain data, made by the aggregate at every tick.
+//! The data that sinks read: plain structs, made by the aggregate at every tick.
 
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
@@ -27,33 +27,33 @@ pub struct Snapshot {
     pub policy: PolicyState,
     /// The parties that some device has a series for, and `other`.
     pub parties: Vec<Party>,
-    /// What could not be decoded.
+    /// Payloads that could not be decoded.
     pub decode_failures: Vec<DecodeFailures>,
     /// The tables of names.
     pub names: NameTables,
     /// Names that are judged outside of the kernel.
     pub judging: Judging,
-    /// HTTP connections that were closed or could not be accepted, and requests that were refused, since
-    /// the daemon started, by reason.
+    /// HTTP connections that were closed or could not be accepted, and requests that were refused, by reason,
+    /// since the daemon started.
     pub http_failures: BTreeMap<&'static str, u64>,
     /// Calls about the kernel's maps that failed since the daemon started, by map.
     pub map_failures: BTreeMap<&'static str, u64>,
-    /// Slots of the flow table in which no flow could be, since the daemon started.
+    /// Slots of the flow table with content that no flow can have, since the daemon started.
     pub damaged_flows: u64,
-    /// Whether the machine's clock is not set yet: no policy with a schedule is in force then.
+    /// Whether the machine's clock is not set yet: until then no policy with a schedule is in force.
     pub is_time_unknown: bool,
-    /// What `sensor block` and `allow` said and still holds, the newest last.
+    /// The commands `sensor block` and `allow` that still hold, the newest last.
     pub commands: Vec<Said>,
     /// The ticks so far.
     pub ticks: Ticks,
 }
 
 impl Snapshot {
-    /// Adds to the times of devices, which are in steady time, what makes them the wall clock's.
+    /// Turns the times of devices from steady time into the wall clock's, which is ahead by `offset`.
     pub fn add_to_times(&mut self, offset: f64) {
         for device in &mut self.devices {
             for time in [&mut device.first_seen, &mut device.last_seen] {
-                // 0 is not known.
+                // 0: not known.
                 if *time != 0.0 {
                     *time += offset;
                 }
@@ -62,20 +62,20 @@ impl Snapshot {
     }
 }
 
-/// What a command said of a name and everything below it.
+/// The block or the exception that a command set for a name and everything below it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Said {
     /// The name.
     pub name: String,
     /// `blocked` or `allowed`.
     pub is: &'static str,
-    /// For which devices, as they are typed; `None`: all.
+    /// The devices that it is for, as they were typed; `None`: all.
     pub devices: Option<String>,
     /// Seconds since the Unix epoch of the command.
     pub since: f64,
-    /// Seconds since the Unix epoch at which it is over; `None`: when it is taken back.
+    /// Seconds since the Unix epoch at which it ends; `None`: when a command takes it back.
     pub until: Option<f64>,
-    /// Seconds for which it holds from when the machine's clock is set, where it was booted meanwhile.
+    /// Seconds for which it holds once the machine's clock is set, if the machine was booted meanwhile.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rest: Option<f64>,
 }
@@ -89,12 +89,12 @@ pub struct ByDirection<T> {
     pub download: T,
 }
 
-/// Packets and octets as they were on the wire, Ethernet header included.
+/// Packets and bytes as they were on the wire, Ethernet header included.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Tally {
     /// Packets.
     pub packets: u64,
-    /// Octets.
+    /// Bytes.
     pub bytes: u64,
 }
 
@@ -107,33 +107,33 @@ pub struct Device {
     /// The same address as a number; `None` for the shared records.
     #[serde(skip)]
     pub mac: Option<Mac>,
-    /// Who it is.
+    /// The identity of the device.
     #[serde(flatten)]
     pub identity: Conclusion,
-    /// The device, by its MAC address, that probably had this random address put on: the same host
-    /// name and the same way to ask for an address, and not seen at the same time.
+    /// The MAC address of the device that probably uses this random address: both send the same host name and
+    /// ask for an address in the same way, and they were not seen at the same time.
     pub probably_same_as: Option<String>,
-    /// The addresses that it sent from, the most recent ones first.
+    /// The addresses that it sent from, the most recent first.
     pub addresses: Vec<IpAddr>,
     /// Books by family: `ipv4`, `ipv6`, `other`.
     pub families: BTreeMap<&'static str, FamilyBooks>,
-    /// Whom it exchanged most with since the daemon started, by name, and `other` last.
+    /// The parties with which it exchanged most since the daemon started, by name, and `other` last.
     pub parties: Vec<PartyTraffic>,
-    /// Octets of flows whose name is hidden, by reason, since the daemon started.
+    /// Bytes of flows whose name is hidden, by reason, since the daemon started.
     pub hidden: BTreeMap<&'static str, ByDirection<u64>>,
-    /// Octets of flows that lists have a category for, since the daemon started.
+    /// Bytes of flows for which the lists have a category, since the daemon started.
     pub categories: BTreeMap<&'static str, ByDirection<u64>>,
     /// Flows that are in the table now.
     pub live_flows: u64,
-    /// Servers answered it on two days, or the configuration names it.
+    /// Whether servers answered it on two days, or the configuration names it.
     pub settled: bool,
-    /// Seconds since the Unix epoch of the first packet; 0: not known, as of a record that several devices share.
+    /// Seconds since the Unix epoch of the first packet; 0: not known, as in a record that devices share.
     pub first_seen: f64,
     /// Seconds since the Unix epoch of the last packet; 0: not known.
     pub last_seen: f64,
 }
 
-/// What a device exchanged with one party since the daemon started.
+/// The traffic of a device with one party since the daemon started.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct PartyTraffic {
     /// The registrable domain, the address where there is no name, `local`, or `other`.
@@ -141,98 +141,97 @@ pub struct PartyTraffic {
     /// `telemetry`, `advertising`, `dns-bypass` or `never-block`: one domain is several parties
     /// where lists tell its names apart.
     pub category: Option<&'static str>,
-    /// Octets since the party has a series of its own; of `other`, all that is in no such series.
+    /// Bytes while the party had a series of its own; for `other`, all bytes that are in no such series.
     pub bytes: ByDirection<u64>,
     /// Flows by the direction of their first packet, counted as `bytes` is.
     pub flows: ByDirection<u64>,
-    /// All octets; of `other`, those of all parties that have no series.
+    /// All bytes; for `other`, those of all parties that have no series.
     pub bytes_in_all: ByDirection<u64>,
     /// All flows, counted as `bytes_in_all` is.
     pub flows_in_all: ByDirection<u64>,
 }
 
-/// What is known of a party.
+/// The facts known of a party.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Party {
     /// As in [`PartyTraffic`].
     pub party: String,
     /// As in [`PartyTraffic`].
     pub category: Option<&'static str>,
-    /// Who it belongs to.
+    /// The owner.
     pub owner: Option<String>,
     /// The country of its first address, two capital letters (ISO 3166-1).
     pub country: Option<String>,
     /// The number of the autonomous system of its first address.
     pub asn: Option<u32>,
-    /// Who runs that.
+    /// The organisation that runs this autonomous system.
     pub organisation: Option<String>,
 }
 
 /// Payloads that could not be decoded.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct DecodeFailures {
-    /// By which decoder.
+    /// The decoder.
     pub decoder: &'static str,
-    /// Why.
+    /// The reason.
     pub reason: &'static str,
     /// How many.
     pub count: u64,
 }
 
-/// The tables of names, and what they had no room for.
+/// The tables of names, and the entries that they had no room for.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct NameTables {
     /// Names in the lists.
     pub list_names: u64,
-    /// Addresses, keys and questions of devices that left to make room for others of the same device, or of
-    /// one with less.
+    /// Addresses, keys and questions of devices, evicted to make room for others of the same device, or of one
+    /// with less.
     pub addresses_evicted: u64,
-    /// Names at addresses that left to make room, or found none.
+    /// Names at addresses that were evicted to make room, or found none.
     pub names_evicted: u64,
     /// Parties.
     pub parties: u64,
-    /// Parties of devices that left to make room for others: what goes on there is booked to `other`.
+    /// Parties of devices that were evicted to make room: their traffic is booked to `other`.
     pub parties_refused: u64,
-    /// Facts about devices for which there was no room.
+    /// Facts about devices that found no room.
     pub devices_refused: u64,
 }
 
-/// Names that are judged outside of the kernel, since the daemon started.
+/// Names that the daemon judges, outside of the kernel, since the daemon started.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Judging {
     /// From the copy of a payload to the verdict in its flow.
     pub latency: Latency,
-    /// Flows that policies by name are about and that could not be judged.
+    /// Flows that policies by name apply to and that could not be judged.
     pub unread: Vec<UnreadFlows>,
-    /// Records of what was heard that were lost, because those who count were behind.
+    /// Observations that were lost because the thread that counts them was behind.
     pub records_lost: u64,
-    /// Servers of refused connections that could not be told: they wait until they lose patience.
+    /// Resets that could not be sent to the servers of refused connections, which wait until they time out.
     pub resets_failed: u64,
     /// Payloads that were read in part.
     pub cut: CutPayloads,
 }
 
-/// Payloads that came in several pieces and of which the rest was given up, by the reason. What was there of
-/// them is read.
+/// Payloads in several pieces whose missing pieces were given up, by reason. The pieces that had come are read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct CutPayloads {
-    /// Their device had as many in pieces at a time as one may.
+    /// Their device already had as many incomplete payloads as one device may have.
     pub share_used: u64,
-    /// All devices together had.
+    /// All devices together already had as many as they may have.
     pub no_room: u64,
-    /// The rest did not come in time.
+    /// The remaining pieces did not come in time.
     pub rest_late: u64,
-    /// A piece between others was missing.
+    /// A piece in the middle was missing.
     pub piece_lost: u64,
 }
 
-/// How long verdicts took.
+/// The time that verdicts took.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Latency {
-    /// How many took at most as long as the bound in the same place, and longer than the one before;
-    /// the last are those that took longer than any.
+    /// The number that took at most as long as the bound at the same index, and longer than the one before; the
+    /// last count is of those that took longer than any bound.
     pub counts: [u64; Self::BOUNDS.len() + 1],
-    /// All of them together.
+    /// The sum of all of them.
     pub total: Duration,
 }
 
@@ -262,40 +261,40 @@ impl Latency {
 /// Flows that could not be judged by their name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct UnreadFlows {
-    /// Why: a reason of [`DecodeFailures`], `unknown-version`, `encrypted-hello`,
-    /// `several-questions`, `compressed-question` or `urgent`.
+    /// The reason: one of [`DecodeFailures`], `unknown-version`, `encrypted-hello`, `several-questions`,
+    /// `compressed-question` or `urgent`.
     pub reason: &'static str,
-    /// Where a name was looked for: `dns`, `tls`, `quic` or `http`.
+    /// The layer at which a name was looked for: `dns`, `tls`, `quic` or `http`.
     pub layer: &'static str,
     /// How many.
     pub count: u64,
 }
 
-/// What one family of one device amounts to.
+/// The counts of one family of one device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct FamilyBooks {
-    /// Packets and octets.
+    /// Packets and bytes.
     pub traffic: ByDirection<Tally>,
     /// Flows by the direction of their first packet.
     pub flows: ByDirection<u64>,
-    /// The part of `traffic` for which there was no place in the flow table.
+    /// The part of `traffic` for which the flow table had no place.
     pub overflow: ByDirection<Tally>,
 }
 
 /// A LAN-facing interface.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Interface {
-    /// Its name, as the configuration has it.
+    /// Its name in the configuration.
     pub interface: String,
-    /// The kernel's number of it; 0 while it is gone.
+    /// Its number in the kernel; 0 while it is gone.
     pub ifindex: u32,
-    /// Where the programs sit.
+    /// The hooks at which the programs are attached.
     pub hooks: ByDirection<Hook>,
-    /// All that was seen: flows, overflow, multicast, skipped and refused together.
+    /// All packets seen: flows, overflow, multicast, skipped and refused together.
     pub seen: ByDirection<Tally>,
-    /// What was booked to flows, alive or reaped.
+    /// Packets booked to flows, live or reaped.
     pub flows: ByDirection<Tally>,
-    /// What had no flow.
+    /// Packets for which there was no flow.
     pub overflow: ByDirection<Tally>,
     /// Frames to group addresses.
     pub multicast: Tally,
@@ -305,22 +304,22 @@ pub struct Interface {
     pub refused: Tally,
     /// Packets that the sensor itself sent to devices.
     pub answered: Tally,
-    /// Packets that the sensor sent to devices in the place of refused downloads.
+    /// Packets that the sensor sent to devices in place of refused downloads.
     pub replaced: Tally,
-    /// Refused packets for which no answer could be sent.
+    /// Refused packets to which no answer could be sent.
     pub answers_failed: u64,
     /// Refused packets that were not answered because a limit was reached, by reason.
     pub silent: BTreeMap<&'static str, u64>,
-    /// Whether XDP hands what it refuses on to TC, which answers.
+    /// Whether XDP hands refused packets on to TC, which answers them.
     pub is_noted: bool,
-    /// Its driver, where that tells its name.
+    /// Its driver, if the driver tells its name.
     pub driver: Option<String>,
-    /// What else is to be known about it, for people: who stands before the sensor's programs.
+    /// Notes on it for people: other programs that run before the sensor's.
     pub notes: Vec<String>,
 }
 
 impl Interface {
-    /// By which way answers to what devices send leave; `None` while there is no upload program.
+    /// The way in which answers to packets of devices leave; `None` while there is no upload program.
     pub const fn answers(&self) -> Option<&'static str> {
         match self.hooks.upload {
             Hook::None => None,
@@ -333,7 +332,7 @@ impl Interface {
     }
 }
 
-/// Where a program sits.
+/// The hook at which a program is attached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Hook {
@@ -351,7 +350,7 @@ pub enum Hook {
 }
 
 impl Hook {
-    /// The number by which an interface's record stores it.
+    /// The number that stands for it in an interface's record.
     pub const fn number(self) -> u16 {
         match self {
             Self::None => 0,
@@ -362,7 +361,7 @@ impl Hook {
         }
     }
 
-    /// The hook that an interface's record stores.
+    /// The hook of a number in an interface's record.
     pub const fn from_number(number: u16) -> Self {
         match number {
             1 => Self::XdpNative,
@@ -394,9 +393,9 @@ pub struct PolicyHits {
     pub policy: String,
     /// `observe`, `allow`, `reject` or `drop`.
     pub action: &'static str,
-    /// What told it: `address`, `dns`, `tls`, `quic` or `http`.
+    /// The layer that the policy matched: `address`, `dns`, `tls`, `quic` or `http`.
     pub layer: &'static str,
-    /// Flows and DNS questions about which it decided.
+    /// Flows and DNS questions that it decided.
     pub decided: u64,
     /// By direction.
     pub hits: ByDirection<Tally>,
@@ -407,7 +406,7 @@ pub struct PolicyHits {
 pub struct FlowTable {
     /// Flows in it.
     pub size: u64,
-    /// Flows it has room for.
+    /// Its capacity in flows.
     pub capacity: u64,
     /// Flows reaped since the tables were made.
     pub reaped: u64,
@@ -417,12 +416,12 @@ pub struct FlowTable {
     pub overflow_packets: u64,
 }
 
-/// Why there was no place for a flow.
+/// New flows without a place in the table, by reason.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct FlowsRefused {
     /// No slot was free.
     pub table_full: u64,
-    /// The device had its share of the table.
+    /// The device had used up its share of the table.
     pub share_used: u64,
     /// The index had no room near the flow's hash.
     pub index_full: u64,
@@ -439,30 +438,31 @@ pub struct DeviceTable {
     pub settled: u64,
     /// Packets of devices without a place.
     pub overflow_packets: u64,
-    /// How often hits could not be counted because the hit table was full: each time a packet, a decision, or all
-    /// that a flow carried in one direction under a decision.
+    /// Hits that could not be counted because the hit table was full: each is a packet, a decision, or all that
+    /// a flow carried in one direction under a decision.
     pub hits_lost: u64,
 }
 
 /// The sample ring.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Ring {
-    /// By what samples were taken for.
+    /// The samples by kind.
     pub samples: Vec<SampleCounts>,
 }
 
 /// Samples of one kind.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct SampleCounts {
-    /// What they were taken for.
+    /// The kind: the protocol that the samples were taken for.
     pub kind: &'static str,
-    /// Put into the ring.
+    /// Samples put into the ring.
     pub taken: u64,
-    /// Left out because their device had its share of the ring, or the ring was too full for their kind.
+    /// Samples not taken because their device had used up its share of the ring, or the ring was too full for
+    /// their kind.
     pub shed: u64,
-    /// Refused questions that were not told because one for the same name by the same device just was.
+    /// Refused questions not put there because the same device had just asked for the same name.
     pub suppressed: u64,
-    /// Lost because the ring had no room.
+    /// Samples lost because the ring had no room.
     pub lost: u64,
 }
 
@@ -477,34 +477,34 @@ pub struct PolicyState {
     pub prefixes: u64,
     /// Names in force.
     pub names: u64,
-    /// Packets of servers that waited for the verdict on a name.
+    /// Packets of servers that were held until the verdict on a name.
     pub held: u64,
-    /// Flows whose time to wait was over before there was a verdict.
+    /// Flows whose hold expired before there was a verdict.
     pub hold_expired: u64,
-    /// The files that policies may ask.
+    /// The files that policies may refer to.
     pub lists: Vec<PolicyList>,
     /// Reloads that took effect since the tables were made.
     pub reloads: u64,
     /// Reloads that were refused since the tables were made.
     pub reloads_refused: u64,
-    /// Devices whose own rules have no place in the kernel: they have those of everybody.
+    /// Devices whose own rules have no place in the kernel: the rules for everybody apply to them.
     pub devices_left_out: u64,
 }
 
-/// A file that policies may ask: a list, or a database of networks.
+/// A file that policies may refer to: a list, or a database of networks.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct PolicyList {
     /// The file.
     pub list: String,
-    /// Names in it that are used; `None`: it is no list.
+    /// Names in it that are used; `None`: the file is no list.
     pub names: Option<u64>,
-    /// Lines that are not used; `None`: it is no list.
+    /// Lines that are not used; `None`: the file is no list.
     pub bad_lines: Option<u64>,
-    /// When the file was written, in seconds since the Unix epoch; 0 where it could never be read.
+    /// The time at which the file was written, in seconds since the Unix epoch; 0 if it could never be read.
     pub modified: f64,
-    /// It could not be read the last time: what it had before, if anything, is in force.
+    /// Whether it could not be read the last time: its earlier content, if any, stays in force.
     pub kept: bool,
-    /// It has no place in the kernel's tables: nothing of it is in force but its exceptions.
+    /// Whether it has no place in the kernel's tables: only its exceptions are in force.
     pub left_out: bool,
 }
 
@@ -513,18 +513,18 @@ pub struct PolicyList {
 pub struct Ticks {
     /// How many.
     pub count: u64,
-    /// CPU time of all of them.
+    /// The CPU time of all of them.
     pub total: Duration,
-    /// The last one.
+    /// The CPU time of the last one.
     pub last: Duration,
 }
 
-/// One flow, for those who list them.
+/// One flow, as in a list of flows.
 #[derive(Clone, Debug, Serialize)]
 pub struct Flow {
     /// The device's MAC address.
     pub device: String,
-    /// The device's name, where it has one.
+    /// The device's name, if it has one.
     pub device_name: Option<String>,
     /// The interface's name.
     pub interface: String,
@@ -534,13 +534,13 @@ pub struct Flow {
     pub local: String,
     /// The other side's address and port.
     pub remote: String,
-    /// Packets and octets.
+    /// Packets and bytes.
     pub traffic: ByDirection<Tally>,
     /// The direction of the first packet.
     pub opened_by: &'static str,
-    /// All TCP flags seen, as RFC 9293's bits.
+    /// All TCP flags seen, as the bits of RFC 9293.
     pub tcp_flags: ByDirection<u8>,
-    /// What it told, and whom it is with.
+    /// The facts that its payload told, and those about its party.
     #[serde(flatten)]
     pub facts: FlowFacts,
     /// `pass`, `reject` or `drop`.
@@ -553,24 +553,24 @@ pub struct Flow {
     pub last_seen: f64,
 }
 
-/// What a flow told, and whom it is with.
+/// The facts that a flow's payload told, and those about its party.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct FlowFacts {
     /// The name of the other side, in lower case.
     pub name: Option<String>,
-    /// Where the name is from: `tls`, `quic`, `http` or `dns`.
+    /// The source of the name: `tls`, `quic`, `http` or `dns`.
     pub name_source: Option<&'static str>,
-    /// The name is from a DNS answer that another device got.
+    /// Whether the name is from a DNS answer to another device.
     pub name_by_another: bool,
     /// The application protocols that its hello offers.
     pub alpn: Option<Vec<String>>,
-    /// Its hello is encrypted (ECH); the name is the one it is wrapped in.
+    /// Whether its hello is encrypted (ECH); `name` is then that of the outer hello.
     pub ech: bool,
     /// The version of QUIC, for example `1`, `draft-29`, `Q046`.
     pub quic_version: Option<String>,
     /// As in [`PartyTraffic`]; `None` where the flow is not IP.
     pub party: Option<String>,
-    /// Who the party belongs to.
+    /// The owner of the party.
     pub owner: Option<String>,
     /// `telemetry`, `advertising`, `dns-bypass` or `never-block`.
     pub category: Option<&'static str>,
@@ -578,20 +578,20 @@ pub struct FlowFacts {
     pub country: Option<String>,
     /// The number of the autonomous system.
     pub asn: Option<u32>,
-    /// Why the name is not known, or not all there is to know: `ech`, `encrypted-dns`, `vpn`,
-    /// `plain-address`, `not-yet-seen`.
+    /// The reason why the name is unknown or incomplete: `ech`, `encrypted-dns`, `vpn`, `plain-address`,
+    /// `not-yet-seen`.
     pub hidden: Option<&'static str>,
-    /// Why the flow could not be read, or a policy by name that is about the device could not judge
-    /// it: as in [`UnreadFlows`]. `None` where the flow is refused.
+    /// The reason why the flow could not be read, or why a policy by name that applies to the device could not
+    /// judge it, as in [`UnreadFlows`]. `None` if the flow is refused.
     pub unread: Option<&'static str>,
 }
 
 /// A DNS question and its answer.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct DnsQuestion {
-    /// Who asked: address and port.
+    /// The client's address and port.
     pub client: String,
-    /// Who was asked: address and port.
+    /// The server's address and port.
     pub server: String,
     /// The name, in lower case.
     pub name: String,
@@ -600,12 +600,12 @@ pub struct DnsQuestion {
     pub kind: String,
     /// The data of the answers, as text.
     pub answers: Vec<String>,
-    /// The identifier that ties an answer to its question.
+    /// The identifier that matches an answer to its question.
     #[serde(skip)]
     pub id: u16,
 }
 
-/// What a device is.
+/// The kind of a device.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
@@ -617,13 +617,13 @@ pub enum Kind {
     Tablet,
     /// A computer that somebody works at, or a server.
     Computer,
-    /// A television set, or what makes a screen one.
+    /// A television set, or a box that turns a screen into one.
     Tv,
     /// Any other thing: loudspeaker, printer, lamp, camera, watch, game console.
     Iot,
-    /// What others reach the network through: router, access point, repeater.
+    /// A device through which others reach the network: router, access point, repeater.
     Router,
-    /// Nothing that was seen tells.
+    /// No observation tells the kind.
     #[default]
     Unknown,
 }
@@ -654,36 +654,36 @@ impl Kind {
     }
 }
 
-/// Who a device is, as far as it can be told, and from what.
+/// The identity of a device, as far as it can be concluded, and the evidence for it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Conclusion {
     /// Its name for people, at most 64 characters.
     pub name: Option<String>,
-    /// What it is.
+    /// Its kind.
     pub kind: Kind,
-    /// Whose name is on it; where that is not known, who made its network hardware.
+    /// The brand on it; if that is not known, the maker of its network hardware.
     pub vendor: Option<String>,
     /// Its model, as it calls itself.
     pub model: Option<String>,
-    /// Its operating system, with a version where one is known.
+    /// Its operating system, with the version if that is known.
     pub system: Option<String>,
-    /// Its MAC address is one that it made up.
+    /// Whether its MAC address is a random one.
     pub random_mac: bool,
-    /// How many devices at least have this MAC address, as behind a repeater, itself among them; 0 where
+    /// The least number of devices that use this MAC address, as behind a repeater, itself included; 0 if
     /// nothing tells of more than one.
     pub shared_by: u32,
-    /// How sure `kind` is, 0 to 1; 0 where it is unknown.
+    /// The confidence of `kind`, 0 to 1; 0 if the kind is unknown.
     pub kind_confidence: f32,
-    /// How sure `vendor` is, 0 to 1; 0 where there is none.
+    /// The confidence of `vendor`, 0 to 1; 0 if there is none.
     pub vendor_confidence: f32,
-    /// The lesser of the two, of those that are known; 0 where neither is.
+    /// The lesser of those of the two that are known; 0 if neither is.
     pub confidence: f32,
-    /// What all this was concluded from, the most trusted source first.
+    /// The evidence for all this, the most trusted source first.
     pub evidence: Vec<EvidenceLine>,
 }
 
 impl Conclusion {
-    /// The lesser confidence of kind and vendor, of those that are known; 0 where neither is.
+    /// The lesser confidence of kind and vendor, of those that are known; 0 if neither is.
     pub fn least_confidence(&self) -> f32 {
         let known = [
             (self.kind != Kind::Unknown, self.kind_confidence),
@@ -697,17 +697,17 @@ impl Conclusion {
     }
 }
 
-/// One thing that was seen of a device, and one thing that it suggests.
+/// One observation of a device, and one conclusion that it suggests.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct EvidenceLine {
-    /// Where it was seen, for example `dhcp-host-name`.
+    /// The source, for example `dhcp-host-name`.
     pub source: &'static str,
-    /// What was seen, for example `Annas-iPhone`; at most 128 octets.
+    /// The observed value, for example `Annas-iPhone`; at most 128 bytes.
     pub value: String,
-    /// What it is about: `name`, `kind`, `vendor`, `model` or `system`.
+    /// The property that it tells of: `name`, `kind`, `vendor`, `model` or `system`.
     pub about: &'static str,
-    /// What it suggests, for example `phone`.
+    /// The value that it suggests, for example `phone`.
     pub suggests: String,
-    /// How much it counts, 0 to 1.
+    /// Its weight, 0 to 1.
     pub weight: f32,
 }

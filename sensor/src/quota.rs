@@ -1,9 +1,8 @@
 //! A table that devices share: each device has entries of its own, and a limit of its own.
 //!
-//! A device that is at its limit loses its own oldest entry for a new one. Where all devices together are at
-//! the limit of the table, the device that has most loses its oldest entry, so that a device with less than
-//! an equal share loses nothing, however many devices somebody makes up. What nobody uses is there for
-//! whoever needs it.
+//! A device at its limit loses its own oldest entry for a new one. When all devices together reach the limit of
+//! the table, the device with the most entries loses its oldest one. So a device with less than an equal share
+//! loses nothing, however many devices somebody makes up. Room that no device uses is free for the others.
 
 use std::{
     borrow::Borrow,
@@ -14,12 +13,12 @@ use std::{
 
 use hashlink::LinkedHashMap;
 
-/// How much a table holds, in what its entries cost: 1 each, or bytes.
+/// The capacity of a table, in the unit of its entries' cost: 1 for each, or bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Of one device.
+    /// The limit of one device.
     pub of_device: usize,
-    /// Of all devices together.
+    /// The limit of all devices together.
     pub in_all: usize,
 }
 
@@ -29,10 +28,10 @@ pub struct Quota<D, K, V> {
     limits: Limits,
     /// No share is empty.
     shares: HashMap<D, Share<K, V>>,
-    /// The devices, those with most last; of those with as much, the one with the oldest entry last.
+    /// The devices, those with most last; among equals, the device with the oldest entry is last.
     ranking: BTreeSet<(usize, Reverse<u64>, D)>,
     cost: usize,
-    /// Given to the next entry, so that ages can be compared between devices.
+    /// The number of the next entry, by which ages are compared between devices.
     next: u64,
     evicted: u64,
 }
@@ -81,17 +80,17 @@ impl<D: Copy + Eq + Hash + Ord, K: Eq + Hash, V> Quota<D, K, V> {
             .map_or(0, |share| share.entries.len())
     }
 
-    /// What all entries cost together.
+    /// The cost of all entries together.
     pub fn cost(&self) -> usize {
         self.cost
     }
 
-    /// What the entries of a device cost.
+    /// The cost of a device's entries.
     pub fn cost_of(&self, device: D) -> usize {
         self.shares.get(&device).map_or(0, |share| share.cost)
     }
 
-    /// How many entries left to make room, since the table was made.
+    /// The number of entries that were evicted to make room, since the table was made.
     pub fn evicted(&self) -> u64 {
         self.evicted
     }
@@ -106,7 +105,7 @@ impl<D: Copy + Eq + Hash + Ord, K: Eq + Hash, V> Quota<D, K, V> {
         Some(&entry.value)
     }
 
-    /// A device's entry, which costs and is as old as before.
+    /// A device's entry; its cost and its age stay as they are.
     pub fn get_mut<Q>(&mut self, device: D, key: &Q) -> Option<&mut V>
     where
         K: Borrow<Q>,
@@ -116,7 +115,7 @@ impl<D: Copy + Eq + Hash + Ord, K: Eq + Hash, V> Quota<D, K, V> {
         Some(&mut entry.value)
     }
 
-    /// A device's entry, which is its newest from now on.
+    /// A device's entry, which becomes its newest.
     pub fn renew<Q>(&mut self, device: D, key: &Q) -> Option<&mut V>
     where
         K: Borrow<Q>,
@@ -136,9 +135,8 @@ impl<D: Copy + Eq + Hash + Ord, K: Eq + Hash, V> Quota<D, K, V> {
         Some(&mut entry.value)
     }
 
-    /// Puts a device's newest entry in the place of the one with this key, which it gives. `leaves` is
-    /// called with each entry that makes room: the new one is among them where it costs more than there may
-    /// be.
+    /// Inserts an entry as the device's newest, and returns the one that it replaces. `leaves` is called with
+    /// each entry that makes room: with the new one too, if its cost is above a limit.
     pub fn insert(
         &mut self,
         device: D,
@@ -196,7 +194,7 @@ impl<D: Copy + Eq + Hash + Ord, K: Eq + Hash, V> Quota<D, K, V> {
         Some(entry.value)
     }
 
-    /// Takes out all that a device has, the oldest first.
+    /// Removes all entries of a device and returns them, the oldest first.
     pub fn remove_device(&mut self, device: D) -> impl Iterator<Item = (K, V)> + use<D, K, V> {
         let share = self.shares.remove(&device);
         if let Some(share) = &share {
@@ -207,7 +205,7 @@ impl<D: Copy + Eq + Hash + Ord, K: Eq + Hash, V> Quota<D, K, V> {
         entries.map(|(key, entry)| (key, entry.value))
     }
 
-    /// Looks at every entry: `keep` gives what it costs from now on, and `None` where it is to go.
+    /// Visits every entry: `keep` returns its cost from now on, or `None` to remove it.
     pub fn retain(&mut self, mut keep: impl FnMut(D, &K, &mut V) -> Option<usize>) {
         self.ranking.clear();
         self.cost = 0;
@@ -230,8 +228,8 @@ impl<D: Copy + Eq + Hash + Ord, K: Eq + Hash, V> Quota<D, K, V> {
         }
     }
 
-    /// Takes out the oldest entries of each device, up to its first that is not due. `leaves` is called
-    /// with each.
+    /// Removes the oldest entries of each device, up to its first that is not due, and calls `leaves` with
+    /// each.
     pub fn expire(&mut self, is_due: impl Fn(&V) -> bool, mut leaves: impl FnMut(D, K, V)) {
         let is_late = |share: &Share<K, V>| {
             let first = share.entries.front();
@@ -285,7 +283,7 @@ impl<D: Copy + Eq + Hash + Ord, K: Eq + Hash, V> Quota<D, K, V> {
         Some((key, entry.value))
     }
 
-    /// Books that an entry is gone of a device that has no rank at the moment.
+    /// Subtracts the cost of a removed entry, of a device that has no rank at the moment.
     fn take_cost(&mut self, device: D, cost: u32) {
         let Some(share) = self.shares.get_mut(&device) else {
             return;
@@ -493,7 +491,7 @@ mod tests {
                         prop_assert_eq!(gone, expected.map(|(_, key, _)| *key).collect::<Vec<_>>());
                         model.0.retain(|(of, ..)| *of != device);
                     }
-                    // What costs this much goes, and the rest costs less.
+                    // Entries of this cost or more are removed, and the rest becomes cheaper by 1.
                     Step::Retain(limit) => {
                         quota.retain(|_, _, cost| {
                             let is_kept = *cost < limit;

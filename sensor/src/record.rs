@@ -36,7 +36,7 @@ pub enum Record {
 /// A payload that may carry a name or an identity.
 #[derive(Clone, Debug)]
 pub struct Sample {
-    /// Whose it is, and what it was taken for.
+    /// The packet's flow, and the kind of the sample.
     pub head: Head,
     /// Its octets, as many as were captured.
     pub octets: Bytes,
@@ -45,7 +45,7 @@ pub struct Sample {
 /// The tables themselves.
 #[derive(Clone, Copy, Debug)]
 pub struct Tables {
-    /// What befell them.
+    /// The counts of losses.
     pub losses: Losses,
     /// Flows there is room for.
     pub flow_capacity: u32,
@@ -74,14 +74,14 @@ pub struct Tables {
 pub struct Clock {
     /// Jiffies in a second.
     pub hz: u64,
-    /// What the clock that it is compared with showed when jiffies were 0, in milliseconds since the Unix epoch.
-    /// That may be before it: jiffies do not begin at 0, and the machine's clock may.
+    /// The time at which jiffies were 0, in milliseconds since the Unix epoch, by the clock that they are
+    /// compared with. The time may be negative: jiffies do not begin at 0, and the machine's clock may.
     pub epoch_millis: i64,
 }
 
 impl Clock {
-    /// A clock of so many jiffies in a second, which showed this time, in seconds since the Unix epoch, at so many
-    /// jiffies.
+    /// A clock of so many jiffies in a second, which showed this time, in seconds since the Unix epoch, at so
+    /// many jiffies.
     pub fn at(hz: u64, jiffies: u64, time: f64) -> Self {
         let since = jiffies as f64 / hz.max(1) as f64;
         Self {

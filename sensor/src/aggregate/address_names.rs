@@ -1,12 +1,12 @@
-//! Which names a device knows at an address: what a flow of its own that tells no name may be about.
+//! The names that a device knows at an address: a flow of its own that tells no name may be to any of them.
 //!
-//! Servers share addresses. That an address is one of a refused name says nothing of a flow that told
-//! no name, unless every name that the device knows there is refused. A flow that tells no name is every one
-//! whose payload says none: TLS and HTTP without one, and all other protocols. So an address is
-//! blamed only while a DNS answer that did so is fresh.
+//! Servers share addresses. An address of a refused name refuses a flow that told no name only if every name
+//! that the device knows there is refused. Flows that tell no name are all those whose payload has none: TLS
+//! and HTTP without one, and all other protocols. So an address is blamed only while a DNS answer that gave it
+//! to the name is fresh.
 //!
-//! An answer blames the address for the device that got it, and a name excuses it for the device that said
-//! it: no device decides about another.
+//! An answer blames the address for the device that got it, and a name excuses it for the device that sent the
+//! name: no device decides about another.
 
 use std::{collections::HashSet, net::IpAddr};
 
@@ -17,40 +17,39 @@ use crate::{
     quota::{Limits, Quota},
 };
 
-/// What is remembered, in bytes: devices may say what they like, and to whom. The address of which nothing
-/// was learned for longest leaves.
+/// The memory for names, in bytes, which is bounded because devices may send any name to any address. The
+/// address whose latest name is oldest is evicted first.
 pub const LIMITS: Limits = Limits {
     of_device: 1 << 20,
     in_all: 4 << 20,
 };
 
-/// What an address costs, and what each of its names costs beside its own bytes.
+/// The cost of an address, and that of each of its names beside the name's own bytes.
 const ADDRESS_COST: usize = 208;
 const NAME_COST: usize = 48;
 
-/// Addresses that are remembered at most, each as often as a device knows it.
+/// The most addresses that are remembered, each counted as often as a device knows it.
 pub const MAX_PLACES: usize = LIMITS.in_all / (ADDRESS_COST + NAME_COST);
 
-/// Names of one address that are told apart. An address with more is nobody's.
+/// The most names that are remembered at one address. An address with more is blamed for none.
 pub const MAX_NAMES: usize = 64;
 
-/// Changed addresses that are told one by one.
+/// The most changed addresses that are reported one by one.
 const MAX_CHANGED: usize = 2 * MAX_PLACES;
 
-/// How long a name counts at least, in seconds: flows go on with an address when its time to live is
-/// over.
+/// How long a name counts at least, in seconds: programs go on using an address after its time to live.
 const AT_LEAST: f64 = 3600.0;
 
-/// How long a name counts at most, in seconds, whatever its time to live (RFC 8767, section 4).
+/// How long a name counts at most, in seconds, even if its time to live is longer (RFC 8767, section 4).
 const AT_MOST: f64 = 604_800.0;
 
-/// Seconds between two searches for names whose time is over.
+/// Seconds between two searches for expired names.
 const SWEEP: f64 = 60.0;
 
 /// An address as a device knows it.
 pub type Place = (Mac, IpAddr);
 
-/// The names at addresses.
+/// The names at the addresses that devices know.
 #[derive(Debug)]
 pub struct NamesAt {
     places: Quota<Mac, IpAddr, Names>,
@@ -61,7 +60,7 @@ pub struct NamesAt {
     evicted: u64,
 }
 
-/// Places at which something changed; where there are [`MAX_CHANGED`], it may have everywhere.
+/// Places at which something changed; if there are [`MAX_CHANGED`], any other may have changed as well.
 #[derive(Debug, Default)]
 struct Changed(HashSet<Place>);
 
@@ -69,7 +68,7 @@ struct Changed(HashSet<Place>);
 #[derive(Debug, Default)]
 struct Names {
     known: Vec<Known>,
-    /// Until when a name counts for which there was no room.
+    /// The time until which a name counts that found no room.
     crowded_until: Option<f64>,
 }
 
@@ -78,7 +77,7 @@ struct Names {
 struct Known {
     name: Box<str>,
     until: f64,
-    /// Until when a DNS answer says so; `None` where only the device did, when it spoke to the address.
+    /// The time until which a DNS answer gives it; `None` if only the device sent it to the address.
     answered_until: Option<f64>,
 }
 
@@ -94,15 +93,15 @@ impl Default for NamesAt {
 }
 
 impl NamesAt {
-    /// Takes that a DNS answer to a device gave `name` the address for `ttl` seconds from `now` on. What is
-    /// too long for the name of a host is none.
+    /// Takes that a DNS answer to a device gave `name` the address for `ttl` seconds from `now` on. A name that
+    /// is too long for a host is ignored.
     pub fn answer(&mut self, name: &str, place: Place, ttl: u32, now: f64) {
         let until = now + f64::from(ttl).clamp(AT_LEAST, AT_MOST);
         self.learn(name, place, until, Some(until), now);
     }
 
-    /// Takes that a device said `name` to the address. It may say what it likes: such a name can
-    /// excuse the address, and never blame it.
+    /// Takes that a device sent `name` to the address. Because a device may send any name, this one can excuse
+    /// the address, and never blame it.
     pub fn said(&mut self, name: &str, place: Place, now: f64) {
         self.learn(name, place, now + AT_LEAST, None, now);
     }
@@ -150,11 +149,10 @@ impl NamesAt {
         self.places.insert(device, address, names, cost, leaves);
     }
 
-    /// The places at which names came or went since the last call, or were forgotten because their
-    /// time was over: that is looked for once a minute. `None` where they are so many that it may be all
-    /// that ever were there.
+    /// The places at which names came or went since the last call, or expired: the search for expired names
+    /// runs once a minute. `None` if they are so many that any place that ever was there may be among them.
     pub fn changed(&mut self, now: f64) -> Option<HashSet<Place>> {
-        // A clock that was set back begins another minute.
+        // After a clock was set back, another minute begins.
         if !(self.swept..self.swept + SWEEP).contains(&now) {
             self.swept = now;
             self.forget_expired(now);
@@ -169,9 +167,8 @@ impl NamesAt {
         places.map(|(device, address, _)| (device, *address))
     }
 
-    /// The rules that refuse every name at an address that a device knows there, where `refusing` tells
-    /// those of a name; none where no answer to the device gave the address to a name, or where too many
-    /// names are there.
+    /// The rules that refuse every name that a device knows at an address, where `refusing` returns those of
+    /// one name. None if no answer to the device gave the address to a name, or if too many names are there.
     pub fn refusing(
         &self,
         (device, address): Place,
@@ -188,17 +185,17 @@ impl NamesAt {
         valid.fold(u64::MAX, |set, known| set & refusing(&known.name))
     }
 
-    /// Names that left to make room, with their addresses, or found none at theirs.
+    /// The number of names that were evicted with their addresses, or found no room at theirs.
     pub fn evicted(&self) -> u64 {
         self.evicted
     }
 
-    /// What is remembered costs so many bytes.
+    /// The memory in use, in bytes.
     pub fn cost(&self) -> usize {
         self.places.cost()
     }
 
-    /// Forgets all that a device knows.
+    /// Forgets all names that a device knows.
     pub fn forget_device(&mut self, device: Mac) {
         for (address, _) in self.places.remove_device(device) {
             self.changed.insert((device, address));
@@ -233,15 +230,15 @@ impl Names {
         ADDRESS_COST + names.sum::<usize>()
     }
 
-    /// Forgets the names whose time is over, and gives whether there were any.
+    /// Forgets the expired names, and returns whether there were any.
     fn forget_names(&mut self, now: f64) -> bool {
         let before = self.known.len();
         self.known.retain(|known| now <= known.until);
         self.known.len() < before
     }
 
-    /// Forgets of what is left that an answer said it, or that there was more, where the time of that
-    /// is over. Gives whether it was.
+    /// Forgets for the remaining names the answers that expired, and the names without room once their time is
+    /// over. Returns whether there were any.
     fn forget_words(&mut self, now: f64) -> bool {
         let is_over = |until: &mut f64| *until < now;
         let mut is_changed = self.crowded_until.take_if(is_over).is_some();
@@ -261,7 +258,7 @@ impl Changed {
 }
 
 impl Known {
-    /// Takes the name again, and gives whether it had not counted any more, or had not been answered.
+    /// Takes the name again, and returns whether it had expired before, or had no valid answer.
     fn renew(&mut self, until: f64, answered_until: Option<f64>, now: f64) -> bool {
         let is_valid = now <= self.until;
         self.until = self.until.max(until);

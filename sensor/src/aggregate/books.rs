@@ -1,8 +1,8 @@
 //! The books: one reading of the kernel's tables.
 //!
-//! The counters themselves live in the kernel's tables; what is kept here is one reading of them,
-//! summed by device and by interface. A device's total is its live flows, its reaped flows and its
-//! overflow; an interface's is that plus what no device owns.
+//! The counters themselves live in the kernel's tables; this module keeps one reading of them, summed by device
+//! and by interface. A device's total is its live flows, its reaped flows and its overflow; an interface's is
+//! that plus the packets that no device owns.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -43,10 +43,10 @@ pub(super) struct Reading {
     live_flows: u64,
 }
 
-/// Whose hits, by which policy, with which verdict and at which layer.
+/// The key of hits: MAC address, policy, verdict and layer.
 type HitsOf = ([u8; 6], u16, u8, u8);
 
-/// What the live flows of a device amount to.
+/// The sums of the live flows of a device.
 #[derive(Clone, Copy, Debug, Default)]
 struct OfFlows {
     tallies: [Both<books::Tally>; FAMILIES],
@@ -79,7 +79,7 @@ impl Reading {
             Record::Hits(key, tally) => self.hits(key, tally),
             // Its counts are in the records of its device and its interface by now.
             Record::Reaped(..) | Record::Left(..) => {}
-            // What a policy matched is told to the log by the daemon; the counts are in the hits.
+            // The daemon logs the flows that policies matched; the counts are in the hits.
             Record::Judged(_) | Record::Sample(_) => {}
         }
     }
@@ -230,7 +230,6 @@ pub const fn action(verdict: Verdict) -> &'static str {
     }
 }
 
-/// A MAC address in lower case with colons.
 /// Whether a record is that of one device, and not shared.
 pub(super) const fn is_device(number: u32) -> bool {
     number != MULTICAST_DEVICE && number != FURTHER_DEVICES
@@ -272,7 +271,7 @@ pub(super) fn end(key: &FlowKey, address: Address, port: u16) -> String {
     }
 }
 
-/// A flow for those who list them. `interface` and `policy` are the names of its numbers.
+/// A flow as lists show it. `interface` and `policy` are the names of its numbers.
 pub fn flow(
     record: &FlowRecord,
     interface: String,
@@ -334,7 +333,7 @@ fn protocol_text(number: u8) -> String {
     }
 }
 
-/// What the shared record of devices is called.
+/// The name of the shared record of devices.
 const OTHER: &str = "other";
 
 /// A device's books; `None` for the shared records while they hold nothing.

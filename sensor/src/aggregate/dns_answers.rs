@@ -1,8 +1,8 @@
-//! Which names led to which addresses, by the DNS answers that devices got.
+//! The names that led to addresses, by the DNS answers that devices got.
 //!
-//! An answer names the flows of the device that asked, and of no other: a device can have a server of its
-//! own answer whatever it likes. For display alone, an answer that another device got from a resolver of the
-//! house may serve.
+//! An answer names the flows of the device that asked, and of no other, because a device can have a server of
+//! its own answer anything. For display alone, an answer that another device got from a resolver of the house
+//! may serve.
 
 use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
@@ -13,7 +13,7 @@ use crate::{
     quota::{Limits, Quota},
 };
 
-/// Addresses that are remembered; the one whose answer is oldest leaves.
+/// Addresses that are remembered; the one with the oldest answer is evicted first.
 pub const ADDRESSES: Limits = Limits {
     of_device: 4_096,
     in_all: 16_384,
@@ -34,15 +34,15 @@ pub const QUESTIONS: Limits = Limits {
 /// Questions of one message that are remembered at most: servers answer one.
 const MAX_NAMES: usize = 2;
 
-/// How long an answer names flows at least, in seconds: programs go on with an address when its
-/// time to live is over, and resolvers on the way shorten it.
+/// How long an answer names flows at least, in seconds: programs go on using an address after its time to live,
+/// and resolvers on the way shorten it.
 pub const AT_LEAST: f64 = 3600.0;
 
-/// The answers of late.
+/// The recent answers.
 #[derive(Debug)]
 pub struct Answers {
     told: Quota<Mac, IpAddr, Told>,
-    /// By address, the device that had the latest answer from a resolver of the house. It has the answer.
+    /// By address, the device that got the latest answer from a resolver of the house and still has it.
     by_house: HashMap<IpAddr, Mac>,
     /// Names whose servers take encrypted hellos (RFC 9848).
     keys: Quota<Mac, Arc<str>, ()>,
@@ -50,13 +50,13 @@ pub struct Answers {
     questions: Quota<Mac, (FlowKey, u16), Vec<String>>,
 }
 
-/// A device was told that a name has the address.
+/// An answer by which a name has the address.
 #[derive(Debug)]
 struct Told {
     name: Arc<str>,
     /// Seconds since the Unix epoch.
     until: f64,
-    /// By a resolver of the house.
+    /// Whether it is from a resolver of the house.
     by_house: bool,
 }
 
@@ -72,7 +72,7 @@ impl Default for Answers {
 }
 
 impl Answers {
-    /// Takes a question that a device asked.
+    /// Takes a question of a device.
     pub fn ask(&mut self, key: &FlowKey, message: &dns::Message) {
         let asked = (*key, message.id);
         let names = message.questions.iter().take(MAX_NAMES);
@@ -81,8 +81,8 @@ impl Answers {
         self.questions.insert(device, asked, names, 1, |_, _, _| {});
     }
 
-    /// Whether an answer is one to a question that was asked, of which it is the first: what nobody
-    /// asked for names nothing (RFC 5452, section 9.1).
+    /// Whether a message is the first answer to a question that was asked: an answer that nobody asked for
+    /// names nothing (RFC 5452, section 9.1).
     pub fn asked(&mut self, key: &FlowKey, message: &dns::Message) -> bool {
         let (device, asked) = (key.mac(), (*key, message.id));
         let is_answer = self.questions.get(device, &asked).is_some_and(|names| {
@@ -96,7 +96,7 @@ impl Answers {
     }
 
     /// Takes an answer to `device`: `name` has `address` for `ttl` seconds from `now` on. `by_house` says
-    /// whether it came from a resolver of the house. What is too long for the name of a host is none.
+    /// whether it came from a resolver of the house. A name that is too long for a host is ignored.
     pub fn learn(
         &mut self,
         device: Mac,
@@ -129,7 +129,7 @@ impl Answers {
         }
     }
 
-    /// The name by which a device knows an address: the last it was told.
+    /// The name by which a device knows an address: that of its latest answer.
     pub fn find(&self, device: Mac, address: IpAddr, now: f64) -> Option<Arc<str>> {
         let told = self.told.get(device, &address)?;
         (now <= told.until).then(|| Arc::clone(&told.name))
@@ -181,8 +181,8 @@ impl Answers {
         self.questions.remove_device(device).for_each(drop);
     }
 
-    /// Another device that has the address from a resolver of the house takes the place of this one, which
-    /// has it no more.
+    /// Puts another device that has the address from a resolver of the house in the place of this one, which no
+    /// longer has it.
     fn let_go(&mut self, device: Mac, address: IpAddr) {
         if self.by_house.get(&address) != Some(&device) {
             return;

@@ -1,4 +1,4 @@
-//! The resolvers of the house: what they answer one device may be shown for another.
+//! The resolvers of the house: their answers to one device may be shown for another.
 //!
 //! They are the gateway itself, the resolvers that its DHCP names, and those that the configuration names. A
 //! device cannot make itself one of them.
@@ -7,25 +7,25 @@ use std::{collections::HashSet, net::IpAddr};
 
 use crate::catalog::Catalog;
 
-/// Resolvers that DHCP named and that are remembered at most; further ones are none.
+/// The most resolvers named by DHCP that are remembered; further ones are ignored.
 const MAX_NAMED: usize = 64;
 
-/// What is known of the house's resolvers, beside the configuration.
+/// The resolvers of the house that are known beside those of the configuration.
 #[derive(Debug, Default)]
 pub(super) struct Resolvers {
     /// The gateway's own addresses.
     own: HashSet<IpAddr>,
-    /// What the gateway's own DHCP server named.
+    /// The resolvers that the gateway's own DHCP server named.
     named: HashSet<IpAddr>,
 }
 
 impl Resolvers {
-    /// Takes the gateway's own addresses, in the place of those of before.
+    /// Replaces the gateway's own addresses.
     pub(super) fn set_own(&mut self, addresses: impl IntoIterator<Item = IpAddr>) {
         self.own = addresses.into_iter().collect();
     }
 
-    /// Takes that a DHCP server names resolvers; one that is not the gateway itself has no say.
+    /// Takes the resolvers that a DHCP server names; a server that is not the gateway itself is ignored.
     pub(super) fn name(&mut self, server: IpAddr, resolvers: impl IntoIterator<Item = IpAddr>) {
         if !self.own.contains(&server) {
             return;

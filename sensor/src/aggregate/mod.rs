@@ -1,4 +1,4 @@
-//! From records to a snapshot. Knows no clock, no channel and no kernel.
+//! The aggregate, from records to a snapshot. It uses no clock, no channel and no kernel.
 //!
 //! A reading of the tables gives the books (`books`); [observations](crate::classify) in between give names to
 //! flows, to addresses ([dns_answers]) and to devices ([identity]). The counts of flows are booked to
@@ -43,45 +43,45 @@ use crate::{
     record::{Clock, Record},
 };
 
-/// How long a flow may be without a name before it is booked as one that has none, in seconds: a
-/// name comes with the first packets.
+/// How long a flow may be without a name before its counts are booked to no name, in seconds: a name comes with
+/// the first packets.
 const PATIENCE: f64 = 2.0;
 
-/// How long a device is remembered that no reading had, in seconds.
+/// How long a device is remembered that was in no reading, in seconds.
 const UNLISTED_FOR: f64 = 15.0;
 
-/// Devices of which something is kept before a reading has them, at most. Those of the kernel's
-/// table, which has a bound, always have room: MAC addresses that somebody makes up when it is full
-/// are none of them, and are forgotten again.
+/// The most devices of which something is kept before a reading has them. Devices of the kernel's table always
+/// have room, because that table is bounded. MAC addresses that somebody makes up when it is full are not in
+/// it, and are forgotten again.
 const MAX_UNLISTED: usize = 1_024;
 
-/// Devices that left the kernel's table of which something is kept, at most: those that were not settled
+/// The most devices of which something is kept after they left the kernel's table: those that were not settled
 /// are forgotten first.
 const MAX_LEFT: usize = 1_024;
 
-/// How long it is kept, in seconds: 30 days.
+/// How long it is kept after that, in seconds: 30 days.
 const LEFT_FOR: f64 = 30.0 * 24.0 * 60.0 * 60.0;
 
-/// Seconds between two searches for answers and parties whose time is over.
+/// Seconds between two searches for expired answers and parties.
 const SWEEP: f64 = 60.0;
 
-/// What the configuration says of devices, by MAC address.
+/// The facts about devices in the configuration, by MAC address.
 pub type Overrides = HashMap<Mac, Override>;
 
-/// Everything that is known, put together from records.
+/// All knowledge, put together from records.
 #[derive(Debug)]
 pub struct Aggregate {
     reading: Reading,
     catalog: Arc<Catalog>,
     overrides: Overrides,
-    /// By the number of the slot.
+    /// Indexed by the number of the slot.
     flows: Vec<FlowState>,
     devices: HashMap<Mac, DeviceState>,
     answers: Answers,
     names_at: NamesAt,
     resolvers: Resolvers,
     parties: Parties,
-    /// When what is over was looked for, in seconds since the Unix epoch.
+    /// The time of the last search for expired entries, in seconds since the Unix epoch.
     swept: f64,
     failures: BTreeMap<(&'static str, Failure), u64>,
     /// Devices that no reading had yet.
@@ -89,44 +89,44 @@ pub struct Aggregate {
     questions: Option<Kept>,
     devices_refused: u64,
     clock: Clock,
-    /// When it began to count, in seconds since the Unix epoch.
+    /// The time at which it began to count, in seconds since the Unix epoch.
     since: f64,
     now: f64,
 }
 
-/// What is known of the flow in a slot.
+/// The state of the flow in a slot.
 #[derive(Debug, Default)]
 struct FlowState {
-    /// Tells whether it is still the same flow; 0 where there is none.
+    /// The hash of the flow's key, which tells whether the slot still has that flow; 0 if there is none.
     hash: u64,
     told: Told,
-    /// Whom it is with, by the name that it has.
+    /// The party, by the name that the flow has.
     party: Option<PartyId>,
-    /// What is booked of it.
+    /// The bytes of it that are booked.
     booked: [u64; 2],
-    /// Its opening is booked.
+    /// Whether its opening is booked.
     opened: bool,
 }
 
-/// What a flow has told.
+/// The facts that a flow's payload told.
 #[derive(Debug, Default)]
 struct Told {
     /// The name and where it is from.
     name: Option<(Arc<str>, Source)>,
     /// Rarer facts.
     details: Option<Box<Details>>,
-    /// Some payload was seen.
+    /// Whether some payload was seen.
     spoke: bool,
-    /// It is a tunnel.
+    /// The tunnel, if it is one.
     tunnel: Option<Tunnel>,
-    /// DNS messages were read.
+    /// Whether DNS messages were read.
     is_dns: bool,
-    /// Why it could not be read, or a policy by name could not judge it.
+    /// The reason why it could not be read, or why a policy by name could not judge it.
     unread: Option<Unread>,
 }
 
 impl Told {
-    /// What is told before anything is seen.
+    /// The facts before any payload is seen.
     const NOTHING: Self = Self {
         name: None,
         details: None,
@@ -136,7 +136,7 @@ impl Told {
         unread: None,
     };
 
-    /// Takes what a payload told.
+    /// Takes the facts that a payload told.
     fn take(&mut self, heard: &mut Observation) {
         self.spoke = true;
         if heard.another {
@@ -168,20 +168,20 @@ impl Told {
     }
 }
 
-/// What is known of a device beside its books.
+/// The state of a device beside its books.
 #[derive(Debug, Default)]
 struct DeviceState {
     identity: Identity,
-    /// What was concluded, until something is noted that may change it.
+    /// The conclusion, until a new fact may change it.
     conclusion: Option<model::Conclusion>,
     traffic: Traffic,
-    /// It is in the kernel's table.
+    /// Whether it is in the kernel's table.
     is_listed: bool,
-    /// When something was noted first, or when it left the table, in seconds since the Unix epoch.
+    /// The time of the first fact, or of its leaving the table, in seconds since the Unix epoch.
     noted: f64,
     /// Seconds since the Unix epoch of its first packet; 0 before a snapshot.
     first_seen: f64,
-    /// It left the table, settled or not: what is known of it is kept, and what it did is not.
+    /// Whether it was settled when it left the table: its identity is kept, and its traffic is not.
     left: Option<bool>,
 }
 
@@ -192,11 +192,11 @@ impl Default for Aggregate {
 }
 
 impl Aggregate {
-    /// An aggregate that knows this beforehand and begins to count at `since`, in seconds since the
-    /// Unix epoch: of a flow that is older, what it has counted already is booked to no party, so
-    /// that nothing is booked twice when a daemon takes over the tables of another.
+    /// An aggregate with this knowledge, which begins to count at `since`, in seconds since the Unix epoch. The
+    /// counts that an older flow has already are booked to no party, so that nothing is booked twice when a
+    /// daemon takes over the tables of another.
     pub fn new(catalog: Arc<Catalog>, overrides: Overrides, since: f64) -> Self {
-        // Not by way of the default, which would read the lists that are built in.
+        // Not by the default, which would read the built-in lists.
         Self {
             reading: Reading::default(),
             catalog,
@@ -218,7 +218,7 @@ impl Aggregate {
         }
     }
 
-    /// Puts other catalog in the place of what was known beforehand; what was booked stays.
+    /// Replaces the catalog and the overrides; booked counts stay.
     pub fn learn(&mut self, catalog: Arc<Catalog>, overrides: Overrides) {
         self.catalog = catalog;
         self.overrides = overrides;
@@ -230,18 +230,18 @@ impl Aggregate {
         }
     }
 
-    /// Takes the addresses of the gateway itself: devices may ask it for names.
+    /// Takes the addresses of the gateway itself: devices may send it DNS questions.
     pub fn set_own_addresses(&mut self, addresses: impl IntoIterator<Item = IpAddr>) {
         self.resolvers.set_own(addresses);
     }
 
-    /// Keeps every DNS question from now on, for [`questions`](Self::questions). Without bound:
-    /// for captures, which have one.
+    /// Keeps every DNS question from now on, for [`questions`](Self::questions), without a bound: captures use
+    /// it, which have one.
     pub fn keep_questions(&mut self) {
         self.questions = Some(Kept::default());
     }
 
-    /// The questions that were kept, in order.
+    /// The kept questions, in order.
     pub fn questions(&self) -> &[DnsQuestion] {
         match &self.questions {
             Some(kept) => &kept.questions,
@@ -249,7 +249,7 @@ impl Aggregate {
         }
     }
 
-    /// Takes what a classifier gives. `now` is in seconds since the Unix epoch.
+    /// Takes a result of a classifier. `now` is in seconds since the Unix epoch.
     pub fn take(&mut self, classified: Classified, now: f64) {
         match classified {
             Classified::Record(record) => self.apply(record, now),
@@ -258,7 +258,7 @@ impl Aggregate {
         }
     }
 
-    /// Takes one record of a source, but a sample. `now` is in seconds since the Unix epoch.
+    /// Takes one record of a source, except a sample. `now` is in seconds since the Unix epoch.
     pub fn apply(&mut self, record: Record, now: f64) {
         self.now = now;
         match &record {
@@ -279,12 +279,12 @@ impl Aggregate {
         self.reading.apply(record);
     }
 
-    /// Which names are at addresses.
+    /// The names at addresses.
     pub fn names_at(&mut self) -> &mut NamesAt {
         &mut self.names_at
     }
 
-    /// Everything as a snapshot. The ticks are the daemon's own: no table knows them.
+    /// Everything as a snapshot. The ticks are the daemon's own, because no table has them.
     pub fn snapshot(&mut self, ticks: Ticks) -> Snapshot {
         self.forget_unlisted(self.now - UNLISTED_FOR);
         self.forget_what_is_over();
@@ -368,7 +368,7 @@ impl Aggregate {
         shown.into_iter().map(party).collect()
     }
 
-    /// What a flow in a slot told, and whom it is with.
+    /// The facts that a flow in a slot told, and those about its party.
     pub fn facts(&self, slot: u32, record: &FlowRecord) -> FlowFacts {
         static NOTHING: FlowState = FlowState {
             hash: 0,
@@ -391,7 +391,7 @@ impl Aggregate {
             Some((name, source)) => (Some(Arc::clone(name)), Some(*source)),
             None => self.name_by_dns(key, remote).unzip(),
         };
-        // For those who look: nothing is concluded or counted by it.
+        // For display only: nothing is concluded or counted by it.
         let by_another = match name {
             Some(_) => None,
             None => self.answers.find_of_another(remote, self.now),
@@ -428,7 +428,7 @@ impl Aggregate {
         }
     }
 
-    /// What a flow shows of itself.
+    /// The properties of a flow by which the catalog tells why its name is hidden.
     fn shown<'a>(
         &self,
         record: &FlowRecord,
@@ -439,8 +439,8 @@ impl Aggregate {
     ) -> Shown<'a> {
         let key = &record.key;
         let watch = record.watch();
-        // At the port of a service other things may be said, which nobody reads: then none of it was
-        // heard, while all of it was wanted.
+        // Another protocol may run at the port of a service, and no reader hears it: then no payload was heard,
+        // while all of it was wanted.
         let began = self.clock.unix_seconds(record.first_seen);
         let is_unheard = !told.spoke
             && watch.wants(Direction::Upload)
@@ -465,15 +465,14 @@ impl Aggregate {
         Some((name, Source::Dns))
     }
 
-    /// Whether a flow's hello is encrypted indeed. Browsers put the extension into every hello, so
-    /// that those with another name inside do not stand out (GREASE, RFC 9849, section 6.2): it
-    /// counts where the name outside is that of a provider, or where the device learned a key for
-    /// another name at this address.
+    /// Whether a flow's hello is indeed encrypted. Browsers put the extension into every hello, so that those
+    /// with another name inside do not stand out (GREASE, RFC 9849, section 6.2). The extension counts if the
+    /// outer name is that of a provider, or if the device learned a key for another name at this address.
     fn is_ech(&self, key: &FlowKey, told: &Told, remote: IpAddr) -> bool {
         if !told.details.as_ref().is_some_and(|details| details.ech) {
             return false;
         }
-        // A hello to an address has no name outside, and nothing to hide inside.
+        // A hello to an address has no outer name, and hides nothing.
         let Some((outside, Source::Tls | Source::Quic)) = &told.name else {
             return false;
         };
@@ -484,7 +483,7 @@ impl Aggregate {
         inside.is_some_and(|inside| inside != *outside && self.answers.has_key(key.mac(), &inside))
     }
 
-    /// The state of the flow in a slot, made new where another was there.
+    /// The state of the flow in a slot, reset if the slot had another flow.
     fn state(&mut self, slot: u32, key: &FlowKey) -> &mut FlowState {
         let slot = slot as usize;
         if slot >= self.flows.len() {
@@ -533,9 +532,9 @@ impl Aggregate {
         device
     }
 
-    /// Forgets answers and parties whose time is over.
+    /// Forgets expired answers and parties.
     fn forget_what_is_over(&mut self) {
-        // A clock that was set back begins another minute.
+        // After a clock was set back, another minute begins.
         if (self.swept..self.swept + SWEEP).contains(&self.now) {
             return;
         }
@@ -544,7 +543,7 @@ impl Aggregate {
         self.parties.forget_silent(self.now);
     }
 
-    /// Forgets what a device did that left the kernel's table, and keeps what it is.
+    /// Forgets the traffic of a device that left the kernel's table, and keeps its identity.
     fn let_go(&mut self, mac: Mac, settled: bool) {
         self.answers.forget_device(mac);
         self.names_at.forget_device(mac);
@@ -581,7 +580,7 @@ impl Aggregate {
         }
     }
 
-    /// Devices that no reading had in all this time are forgotten, and counted.
+    /// Forgets, and counts, the devices that no reading had since `before`.
     fn forget_unlisted(&mut self, before: f64) {
         if self.unlisted == 0 {
             return;
@@ -603,7 +602,7 @@ impl Aggregate {
         }
     }
 
-    /// Books what a flow has counted since the last time.
+    /// Books the counts of a flow since the last time.
     fn book(&mut self, slot: u32, record: &FlowRecord, last: bool) {
         let key = &record.key;
         let counted = [record.upload_bytes, record.download_bytes];
@@ -623,7 +622,7 @@ impl Aggregate {
         };
         if state.told.name.is_none() {
             let age = self.now - self.clock.unix_seconds(record.first_seen);
-            // Its name may be in the ring.
+            // Its name may still be in the ring.
             if !last && age < PATIENCE {
                 return;
             }
@@ -638,7 +637,7 @@ impl Aggregate {
         let known = state.party;
         let party = match known {
             Some(party) if self.parties.has(key.mac(), party) => party,
-            // It made room for others: to look for it again and again would take room from them.
+            // The party was evicted to make room for others: numbering it again and again would evict them.
             Some(_) => {
                 self.state(slot, key).party = Some(PartyId::OTHER);
                 PartyId::OTHER
@@ -660,10 +659,10 @@ impl Aggregate {
         }
     }
 
-    /// What a new flow says of the device itself.
+    /// Notes the facts that a new flow tells of the device itself.
     fn note_flow(&mut self, record: &FlowRecord, name: Option<&str>) {
         let key = &record.key;
-        // Only what it sends shows that an address is its own.
+        // Only a packet from the device shows that an address is its own.
         if record.upload_packets > 0
             && let Some(local) = ip_of(key, key.local())
         {
@@ -683,7 +682,7 @@ impl Aggregate {
         self.parties.number(mac, &name, category, now, || info)
     }
 
-    /// Books what a flow has counted since the last time to a party.
+    /// Books the counts of a flow since the last time to a party.
     fn account(
         &mut self,
         slot: u32,
@@ -707,7 +706,7 @@ impl Aggregate {
             hidden,
             category: self.parties.info(party).category,
         };
-        // Who has a flow is in the table.
+        // A device with a flow is in the table.
         let mac = record.key.mac();
         self.list(mac);
         if let Some(device) = self.devices.get_mut(&mac) {
@@ -716,7 +715,7 @@ impl Aggregate {
         }
     }
 
-    /// Takes what one payload says. `now` is in seconds since the Unix epoch.
+    /// Takes the observation of one payload. `now` is in seconds since the Unix epoch.
     pub fn observe(&mut self, mut heard: Observation, now: f64) {
         self.now = now;
         match heard.kind {
@@ -730,10 +729,10 @@ impl Aggregate {
         }
     }
 
-    /// Keeps what a flow told.
+    /// Keeps the facts that a flow told.
     fn told(&mut self, heard: &mut Observation) {
         let head = &heard.head;
-        // A flow that is booked has its slot until it is reaped: another's sample came too late.
+        // A booked flow keeps its slot until it is reaped: a sample of another flow came too late.
         let hash = hash_of(&head.key);
         let is_late = self
             .flows
@@ -751,11 +750,11 @@ impl Aggregate {
         }
         let state = self.state(head.slot, &heard.head.key);
         state.told.take(heard);
-        // What is booked from now on is by what it told.
+        // Counts are booked by the new facts from now on.
         state.party = None;
     }
 
-    /// Counts something that never came to its end. `now` is in seconds since the Unix epoch.
+    /// Counts a payload whose rest never came. `now` is in seconds since the Unix epoch.
     pub fn expire(&mut self, given: &Expired, now: f64) {
         self.now = now;
         self.fail(given.decoder, given.why);
@@ -818,7 +817,7 @@ impl Aggregate {
         self.keep(head, message);
     }
 
-    /// Keeps a message's questions, where somebody wants them.
+    /// Keeps a message's questions, if they are wanted.
     fn keep(&mut self, head: &Head, message: dns::Message) {
         let Some(kept) = &mut self.questions else {
             return;
@@ -826,7 +825,7 @@ impl Aggregate {
         let key = &head.key;
         let local = books::end(key, key.local(), key.local_port());
         let remote = books::end(key, key.remote(), key.remote_port());
-        // The device may be a server itself.
+        // The device may itself be the server.
         let asks = (head.direction == Direction::Upload as u8) != message.response;
         let (client, server) = if asks {
             (local, remote)
@@ -859,7 +858,7 @@ impl Aggregate {
             Ok(message) => message,
             Err(failure) => return self.fail("mdns", failure),
         };
-        // What reaches the device is about others.
+        // Messages that reach the device are about other devices.
         if head.direction != Direction::Upload as u8 || !message.response {
             return;
         }
@@ -903,7 +902,7 @@ impl Aggregate {
             return;
         }
         let mac = head.key.mac();
-        // A repeater sends what its clients ask; anybody may claim to, of itself alone.
+        // A repeater sends the requests of its clients; any device may claim to, but only about itself.
         if message.client != mac.octets() {
             self.note(mac, Fact::ClientBehind(message.client));
         } else {
@@ -1023,7 +1022,7 @@ fn addresses(identity: &Identity) -> Vec<IpAddr> {
     addresses.into_iter().map(|(address, _)| address).collect()
 }
 
-/// Adds what a device exchanged with whom.
+/// Adds the traffic of a device by party, by reason of hiding and by category.
 fn describe(device: &mut model::Device, mac: Mac, state: &DeviceState, parties: &Parties) {
     let bytes = |amount: Amount| ByDirection {
         upload: amount.bytes[0],

@@ -198,7 +198,7 @@ impl House {
         self.sample(9, Kind::Dns, of(DOWN), &dns_message(7, name, Some(address)));
     }
 
-    /// What the parties of the phone amount to.
+    /// The bytes of the phone's parties.
     fn parties(&mut self) -> BTreeMap<String, u64> {
         self.parties_of(PHONE)
     }
@@ -591,7 +591,7 @@ fn a_forged_answer_changes_nothing_for_another_device() {
     let facts = house.facts(3, tcp(1));
     assert_eq!((facts.name, facts.name_by_another), (None, false));
 
-    // What the phone was told is neither excused nor named anew.
+    // Answers to the phone are neither excused nor replaced by another device's.
     house.resolve(PHONE, "blocked.example", REMOTE);
     house.resolve_by(STRANGER, LAPTOP, "allowed.example", REMOTE);
     let hello = key_of(LAPTOP, protocol::TCP, 2, (REMOTE, 443));
@@ -1011,7 +1011,7 @@ fn a_hundred_thousand_destinations_of_one_device_leave_others_as_they_were() {
     for ((size, most), before) in sizes(&house).into_iter().zip(most).zip(&before) {
         assert!(size <= most + before, "{:?}", sizes(&house));
     }
-    // What comes next is counted by its own name, at once.
+    // Later traffic is counted by its own name, at once.
     let latest = flow_to(DESTINATIONS, 2, house.now);
     house.resolve_by(STRANGER, LAPTOP, "latest.example", [100, 1, 0x86, 0xa0]);
     house.now += PATIENCE;

@@ -1,13 +1,14 @@
-//! How much a device exchanges with whom: the flows' counts, booked to parties.
+//! The traffic of devices by party: the flows' counts, booked to parties.
 //!
-//! Every series that leaves this module only grows while it is shown, and what a device exchanges
-//! is always the sum of its parties and of `other`. A party has a series of its own once it is
-//! among the device's largest; what it exchanged before stays in `other`, so that nothing is
-//! counted twice and nothing steps back. One that is overtaken loses its series and is counted in
-//! `other` from then on; it comes back with the counts it left with.
+//! Every series that leaves this module only grows while it is shown. A device's traffic is always the sum of
+//! its parties and of `other`. A party has a series of its own once it is among the device's largest; its
+//! earlier traffic stays in `other`, so that nothing is counted twice and nothing steps back. A party that is
+//! overtaken loses its series and is counted in `other` from then on; it comes back with the counts it left
+//! with.
 //!
-//! A device has a share of the parties. For one more than that, its own party without traffic for longest makes
-//! room. A party without a series that is silent for long is forgotten, and begins anew when it comes back.
+//! A device has a share of the parties. At its limit, its own party without traffic for longest makes room for
+//! a new one. A party without a series that is silent for long is forgotten, and begins anew when it comes
+//! back.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -18,24 +19,24 @@ use crate::{
     quota::{Limits, Quota},
 };
 
-/// Parties that are counted, each as often as a device has it: at most some 12 MiB.
+/// The most parties, each counted as often as a device has it: some 12 MiB.
 pub const PARTIES: Limits = Limits {
     of_device: 2_048,
     in_all: 32_768,
 };
 
-/// Parties of a device that are kept for [`SILENT_FOR`], those with the latest traffic; further ones for
-/// [`MANY_SILENT_FOR`].
+/// The parties of a device, those with the latest traffic, that are kept for [`SILENT_FOR`]; further ones are
+/// kept for [`MANY_SILENT_FOR`].
 const FEW: usize = 256;
 
 /// How long a party without a series may be silent, in seconds: a day, and an hour where a device has many.
 const SILENT_FOR: f64 = 86_400.0;
 const MANY_SILENT_FOR: f64 = 3_600.0;
 
-/// Octets in both directions, and flows.
+/// Bytes in both directions, and flows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Amount {
-    /// Octets by number of [`Direction`](sensor_ebpf::flow::Direction).
+    /// Bytes by number of [`Direction`](sensor_ebpf::flow::Direction).
     pub bytes: [u64; 2],
     /// Flows by the direction of their first packet.
     pub flows: [u64; 2],
@@ -59,19 +60,19 @@ impl Amount {
 pub struct PartyId(u32);
 
 impl PartyId {
-    /// All that have no number of their own.
+    /// All parties that have no number of their own.
     pub const OTHER: Self = Self(0);
-    /// Whoever is in the house or on the link itself.
+    /// All parties in the house or on the link itself.
     pub const LOCAL: Self = Self(1);
 }
 
-/// Every party that a device has, and what it exchanges with it.
+/// The parties of all devices, and the traffic with each.
 #[derive(Debug)]
 pub struct Parties {
     /// By domain, and by category: none, then as they are numbered.
     numbers: HashMap<Arc<str>, [Option<PartyId>; 1 + Category::ALL.len()]>,
     known: HashMap<PartyId, Known>,
-    /// The number that was given last.
+    /// The latest number given.
     last: u32,
     pairs: Quota<Mac, PartyId, WithParty>,
 }
@@ -91,7 +92,7 @@ impl Default for Parties {
             last: PartyId::LOCAL.0,
             pairs: Quota::new(PARTIES),
         };
-        // So that what calls itself `other` is no second party of this name.
+        // So that a name `other` is no second party of this name.
         for (id, name) in [(PartyId::OTHER, "other"), (PartyId::LOCAL, "local")] {
             let info = PartyInfo {
                 name: name.into(),
@@ -126,7 +127,7 @@ impl Parties {
         id
     }
 
-    /// What is known of a party; of one that no device has any more, what is known of `other`.
+    /// The facts known of a party; those of `other` for a party that no device has any more.
     pub fn info(&self, id: PartyId) -> &PartyInfo {
         static NOTHING: std::sync::LazyLock<PartyInfo> =
             std::sync::LazyLock::new(PartyInfo::default);
@@ -135,31 +136,31 @@ impl Parties {
         known.map_or(&NOTHING, |known| &known.info)
     }
 
-    /// How many there are, `other` and `local` among them.
+    /// The number of parties, `other` and `local` among them.
     pub fn count(&self) -> usize {
         self.known.len()
     }
 
-    /// How many there are, each as often as a device has it.
+    /// The number of parties, each counted as often as a device has it.
     #[cfg(test)]
     pub fn pairs(&self) -> usize {
         self.pairs.len()
     }
 
-    /// Whether a device has a party still.
+    /// Whether a device still has a party.
     pub fn has(&self, device: Mac, id: PartyId) -> bool {
         id == PartyId::OTHER || self.pairs.get(device, &id).is_some()
     }
 
-    /// How often a party of a device made room for another.
+    /// The number of times that a party of a device was evicted for another.
     pub fn evicted(&self) -> u64 {
         self.pairs.evicted()
     }
 
     /// Gives series to the `top` largest parties of a device.
     ///
-    /// One that has a series keeps it until another is twice as large: of parties that are about
-    /// equal, none comes and goes.
+    /// A party with a series keeps it until another is twice as large, so that parties of about equal size do
+    /// not come and go.
     pub fn choose(&mut self, device: Mac, top: usize) {
         let mut shown: Vec<_> = self.with_series(device, true);
         let mut waiting: Vec<_> = self.with_series(device, false);
@@ -184,7 +185,7 @@ impl Parties {
         }
     }
 
-    /// The parties of a device that have series: what is shown for each, and in all.
+    /// The parties of a device that have series: the amount shown for each, and its amount in all.
     pub fn shown(&self, device: Mac) -> impl Iterator<Item = (PartyId, Amount, Amount)> {
         let shown = self.pairs.iter_of(device).filter(|(_, with)| with.is_shown);
         shown.map(|(party, with)| {
@@ -220,14 +221,14 @@ impl Parties {
         }
     }
 
-    /// Forgets what a device exchanged.
+    /// Forgets the parties of a device.
     pub fn forget_device(&mut self, device: Mac) {
         for (party, _) in self.pairs.remove_device(device) {
             self.let_go(party);
         }
     }
 
-    /// What a device has with a party, which is its latest; it has it from now on.
+    /// The traffic of a device with a party, which becomes the device's latest; it is added if it is new.
     fn enter(&mut self, device: Mac, id: PartyId, now: f64) -> Option<&mut WithParty> {
         if self.pairs.get(device, &id).is_none() {
             let known = self.known.get_mut(&id)?;
@@ -251,7 +252,7 @@ impl Parties {
         self.known.insert(id, Known { info, devices: 0 });
     }
 
-    /// A number that no party has. A flow may have that of one that is gone, so it is not given anew soon.
+    /// A number that no party has. A flow may still have that of a forgotten party, so it is not reused soon.
     fn unused(&mut self) -> PartyId {
         loop {
             self.last = self.last.wrapping_add(1);
@@ -262,7 +263,7 @@ impl Parties {
         }
     }
 
-    /// A device has a party no more.
+    /// Takes that a device no longer has a party.
     fn let_go(&mut self, id: PartyId) {
         let Some(known) = self.known.get_mut(&id) else {
             return;
@@ -301,18 +302,18 @@ fn place(category: Option<Category>) -> usize {
     category.map_or(0, |category| 1 + category as usize)
 }
 
-/// What one device exchanges with one party.
+/// The traffic of one device with one party.
 #[derive(Clone, Debug, Default)]
 struct WithParty {
     all: Amount,
     /// The part that was booked while the party had a series of its own; most never have one.
     shown: Option<Box<Amount>>,
     is_shown: bool,
-    /// When something was booked last, in seconds since the Unix epoch.
+    /// The time of the last booking, in seconds since the Unix epoch.
     last: f64,
 }
 
-/// What one device exchanges in all.
+/// All traffic of one device.
 #[derive(Debug, Default)]
 pub struct Traffic {
     all: Amount,
@@ -321,19 +322,20 @@ pub struct Traffic {
     categories: [Amount; Category::ALL.len()],
 }
 
-/// Of whom a count is.
+/// The labels of a count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Counted {
     /// The other side.
     pub party: PartyId,
-    /// Why its name is not known.
+    /// The reason why its name is not known.
     pub hidden: Option<Hidden>,
-    /// What the lists call it.
+    /// The category that the lists have for it.
     pub category: Option<Category>,
 }
 
 impl Traffic {
-    /// Books a flow's new counts, of a device that has the party. `now` is in seconds since the Unix epoch.
+    /// Books new counts of a flow of a device; the party is the device's. `now` is in seconds since the Unix
+    /// epoch.
     pub fn book(
         &mut self,
         of: Counted,
@@ -362,12 +364,12 @@ impl Traffic {
         self.other.add(amount);
     }
 
-    /// What is booked to no series of a party.
+    /// The traffic that is booked to no series of a party.
     pub fn other(&self) -> Amount {
         self.other
     }
 
-    /// What is exchanged with none of these parties, given what is exchanged with each in all.
+    /// The traffic with all parties but these, given the traffic with each of these in all.
     pub fn other_in_all(&self, shown: impl Iterator<Item = Amount>) -> Amount {
         let mut other = self.all;
         for all in shown {
@@ -379,12 +381,12 @@ impl Traffic {
         other
     }
 
-    /// What has no name, by reason.
+    /// The traffic without a name, by reason.
     pub fn hidden(&self) -> impl Iterator<Item = (Hidden, Amount)> {
         Hidden::ALL.into_iter().zip(self.hidden)
     }
 
-    /// What lists have a category for.
+    /// The traffic for which the lists have a category.
     pub fn categories(&self) -> impl Iterator<Item = (Category, Amount)> {
         Category::ALL.into_iter().zip(self.categories)
     }
@@ -567,7 +569,7 @@ mod tests {
         house.parties.choose(PHONE, 20);
         assert_eq!(house.other(PHONE), u64::from(parties));
         assert_eq!(house.other_in_all(PHONE).bytes[0], u64::from(parties) - 20);
-        // What it exchanges most with has its place again at once.
+        // The party with the most traffic has its series again at once.
         house.book(PHONE, 1, 1_000);
         house.parties.choose(PHONE, 20);
         assert!(house.shown(PHONE).iter().any(|(name, _)| name == "1"));

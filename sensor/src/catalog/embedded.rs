@@ -1,4 +1,4 @@
-//! IPv4 addresses within IPv6 addresses: what is about an IPv4 prefix is about these too.
+//! IPv4 addresses within IPv6 addresses: a rule about an IPv4 prefix applies to these too.
 //!
 //! | form | IPv6 prefix | source |
 //! | --- | --- | --- |

@@ -1,8 +1,8 @@
-//! What a file looks like without being read.
+//! The state of a file, as the file system tells it without reading the file.
 
 use std::{fs, os::unix::fs::MetadataExt as _, path::Path};
 
-/// How a file looks from outside. Another look is another content, or other rights to read it.
+/// The metadata of a file. If it differs, the content or the rights to read it may have changed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FileStamp(Option<Seen>);
 
@@ -11,7 +11,7 @@ struct Seen {
     device: u64,
     inode: u64,
     size: u64,
-    /// When content or rights changed, in seconds and nanoseconds since the Unix epoch.
+    /// The time at which content or rights changed, in seconds and nanoseconds since the Unix epoch.
     changed: (i64, i64),
 }
 

@@ -19,24 +19,24 @@ use self::{
     resolvers::{Hidden, Resolvers},
 };
 
-/// Parties of a device that have series of their own, where nothing else is said.
+/// Parties of a device that have series of their own, by default.
 pub const TOP_PARTIES: u32 = 20;
 
-/// What is known of a party.
+/// The facts known of a party.
 #[derive(Clone, Debug, Default)]
 pub struct PartyInfo {
     /// The registrable domain of its name, or its address.
     pub name: Arc<str>,
-    /// Who it belongs to.
+    /// The owner.
     pub owner: Option<Arc<str>>,
-    /// What the lists call the names under this domain that are counted here: one domain is several
-    /// parties where lists tell its names apart.
+    /// The category of the names under this domain that are counted here: one domain is several parties if the
+    /// lists give its names different categories.
     pub category: Option<Category>,
-    /// Where its first address is.
+    /// The network of its first address.
     pub network: Network,
 }
 
-/// Networks of remote addresses that a policy is about, as the databases of networks say.
+/// Networks of remote addresses that a policy is about, as the databases of networks have them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum NetworkSelector {
     /// By autonomous system number.
@@ -45,7 +45,7 @@ pub enum NetworkSelector {
     Organisation(String),
 }
 
-/// Who is on the other side.
+/// The settings about parties.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Parties {
     /// Parties of a device that have series of their own, 1 to 1,000; 20 by default.
@@ -71,13 +71,13 @@ pub struct List {
     pub owner: Option<String>,
 }
 
-/// What is known beforehand. Exchanged as a whole at a reload.
+/// The knowledge that the daemon starts with. A reload replaces it as a whole.
 pub struct Catalog {
-    /// Owners and categories of names: what is in `files`, and what the program carries.
+    /// Owners and categories of names, from `files` and from the built-in lists.
     pub lists: Lists,
-    /// The owner's own lists, each by itself: one that cannot be read keeps what it had.
+    /// The owner's own lists, each by itself: one that cannot be read keeps its earlier content.
     pub files: HashMap<PathBuf, ListFile>,
-    /// Who answers questions that nobody else can read.
+    /// The resolvers whose questions and answers nobody else can read.
     pub resolvers: Resolvers,
     /// Countries and networks of addresses.
     pub networks: Networks,
@@ -104,8 +104,8 @@ impl Default for Catalog {
 }
 
 impl Catalog {
-    /// What a configuration names: files, and the owner's own lists. Of a file that cannot be read,
-    /// or of which nothing can be used, what was known `before` stays, and the log is told.
+    /// Loads the files that a configuration names, and the owner's own lists. A file that cannot be read, or
+    /// that has nothing usable, keeps its content from `before`, and the log has an error.
     pub fn load(parties: &Parties, own: &[List], before: Option<&Self>) -> Self {
         let mut lists = Lists::default();
         let mut files = HashMap::new();
@@ -114,7 +114,7 @@ impl Catalog {
             let about = (list.category, list.owner.as_deref());
             let before = before.and_then(|before| before.files.get(&list.file));
             let file = ListFile::load(&list.file, about, room, before);
-            // Together they have no more than one may have: memory is bounded, whatever they hold.
+            // Together they may have as many names as one may, so that memory is bounded, whatever they hold.
             room = room.saturating_sub(file.names.len());
             let without_place = lists.add_lists(&file.names);
             if without_place > 0 {
@@ -158,8 +158,8 @@ impl std::fmt::Debug for Catalog {
 }
 
 impl Catalog {
-    /// What is known of the party at an address, by its name if it has one. The party of a name is
-    /// its registrable domain.
+    /// The facts known of the party at an address, by its name if it has one. The party of a name is its
+    /// registrable domain.
     pub fn about(&self, name: Option<&str>, address: IpAddr) -> PartyInfo {
         let listed = match name {
             Some(name) => self.lists.find(name),
@@ -272,26 +272,26 @@ impl Catalog {
     }
 }
 
-/// What a flow shows of itself.
+/// The properties of a flow by which its name counts as hidden.
 #[derive(Clone, Copy, Debug)]
 pub struct Shown<'a> {
-    /// Its name, wherever it is from.
+    /// Its name, from any source.
     pub name: Option<&'a str>,
     /// The address of the other side.
     pub remote: IpAddr,
-    /// IANA's number.
+    /// The protocol number of IANA.
     pub protocol: u8,
     /// The remote port; 0 without one.
     pub port: u16,
-    /// Its first octets were those of a tunnel.
+    /// Whether its first bytes were those of a tunnel.
     pub is_tunnel: bool,
-    /// Its hello is encrypted.
+    /// Whether its hello is encrypted.
     pub is_ech: bool,
-    /// It named itself in a hello of TLS or QUIC.
+    /// Whether a hello of TLS or QUIC gave its name.
     pub says_hello: bool,
-    /// What it says can be read without a name: DNS, DHCP.
+    /// Whether its payload can be read without a name: DNS, DHCP.
     pub is_readable: bool,
-    /// A payload was seen, or none will be looked at any more.
+    /// Whether a payload was seen, or no more will be looked at.
     pub spoke: bool,
 }
 

@@ -43,11 +43,11 @@ pub struct Network {
     pub country: Option<String>,
     /// The number of the autonomous system.
     pub asn: Option<u32>,
-    /// Who runs it, at most [`LONGEST_ORGANISATION`] octets, no control characters.
+    /// The organisation that runs it, at most [`LONGEST_ORGANISATION`] bytes, no control characters.
     pub organisation: Option<String>,
 }
 
-/// Why a file cannot be used.
+/// The reason why a file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// It cannot be read.
@@ -65,7 +65,7 @@ pub struct Database {
     pub file: PathBuf,
     /// When the file was written, in seconds since the Unix epoch.
     pub modified: f64,
-    /// Why it could not be used the last time; what is known is that of before.
+    /// The reason why it could not be used the last time; its earlier content is then in use.
     pub problem: Option<String>,
     /// How the file looked when it was read.
     pub look: FileStamp,
@@ -80,7 +80,7 @@ pub struct Networks {
 }
 
 impl Networks {
-    /// Reads databases. Of one that cannot be used, what was known `before` stays.
+    /// Reads databases. One that cannot be used keeps its content from `before`.
     pub fn load(files: &[PathBuf], before: &Self) -> Self {
         let databases = files.iter().map(|file| {
             let look = FileStamp::of(file);
@@ -128,7 +128,7 @@ impl Networks {
         self.databases.iter().filter_map(|it| it.reader.as_deref())
     }
 
-    /// What is known of an address: each fact from the first database that has it.
+    /// The facts known of an address, each from the first database that has it.
     pub fn find(&self, address: IpAddr) -> Network {
         let address = address.to_canonical();
         let mut network = Network::default();
@@ -225,7 +225,7 @@ fn open(file: &Path) -> Result<Reader<Vec<u8>>, Error> {
     })
 }
 
-/// What a database has for an address at a path; damaged data and data of another type are none.
+/// The value in a database for an address at a path; none for damaged data and data of another type.
 fn value<'r, T: Deserialize<'r>>(
     reader: &'r Reader<Vec<u8>>,
     address: IpAddr,

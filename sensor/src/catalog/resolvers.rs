@@ -13,7 +13,7 @@ pub enum Hidden {
     Ech,
     /// It asks a resolver in a way that nobody else can read.
     EncryptedDns,
-    /// It is a tunnel: what is in it may be anything.
+    /// It is a tunnel, which may carry anything.
     Vpn,
     /// No name was asked for or shown; the address alone was known.
     Address,
@@ -50,10 +50,10 @@ const DNS_OVER_TLS: u16 = 853;
 /// of its own.
 const ENCRYPTED_PORTS: [u16; 3] = [443, DNS_OVER_TLS, 8853];
 
-/// Where the same servers answer in the clear: DNS, HTTP, mDNS.
+/// The ports at which the same servers answer in the clear: DNS, HTTP, mDNS.
 const CLEAR_PORTS: [u16; 3] = [53, 80, 5353];
 
-/// What a resolver is.
+/// The kind of a resolver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     /// Answers over TLS, HTTPS or QUIC.
@@ -64,10 +64,10 @@ enum Kind {
     Plain,
 }
 
-/// Resolvers that are known, by name and by address.
+/// The known resolvers, by name and by address.
 #[derive(Clone, Debug, Default)]
 pub struct Resolvers {
-    /// In lower case; each stands for what is below it too.
+    /// In lower case; each stands for all names below it too.
     names: HashMap<Box<str>, Kind>,
     addresses: HashMap<IpAddr, Kind>,
 }
@@ -100,8 +100,8 @@ impl Resolvers {
         resolvers
     }
 
-    /// Adds what lists have in the category `dns-bypass`, as resolvers that answer encrypted where
-    /// they are asked at such a port. What is known already stays what it is.
+    /// Adds the entries of lists in the category `dns-bypass`, as resolvers that answer encrypted if they are
+    /// asked at such a port. Known resolvers keep their kind.
     pub fn add(&mut self, lists: &Lists) {
         let is_bypass = |category: Option<Category>| category == Some(Category::DnsBypass);
         for entry in lists

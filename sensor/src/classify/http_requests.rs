@@ -1,5 +1,5 @@
-//! The requests of an HTTP connection, one behind the other (RFC 9112, section 9.3) or side by side
-//! (RFC 9113, section 5), each of which names a host of its own.
+//! The requests of an HTTP connection, one after the other (RFC 9112, section 9.3) or side by side (RFC 9113,
+//! section 5), each of which names a host of its own.
 
 use std::{mem, sync::Arc};
 
@@ -15,17 +15,17 @@ use crate::decode::{
 /// sequence numbers are compared within half of their range.
 const MAX_SKIP: u64 = 1 << 30;
 
-/// Reads them.
+/// The reader of these requests.
 #[derive(Debug)]
 pub(super) struct Requests {
-    /// What was not read yet.
+    /// The bytes not read yet.
     stream: Stream,
     phase: Phase,
-    /// Where a header block of HTTP/2 began whose end has not come.
+    /// The sequence number at which an incomplete header block of HTTP/2 began.
     block: Option<u32>,
     /// The heads that were read last.
     kept: Kept,
-    /// A request named something that is no host name.
+    /// Whether a request named something that is no host name.
     is_odd: bool,
     user_agent: Option<String>,
 }
@@ -42,20 +42,20 @@ enum Phase {
     Chunk,
     /// The end of a chunk.
     ChunkEnd(u64, bool),
-    /// What may stand behind the last chunk.
+    /// The trailers that may follow the last chunk.
     Trailers,
-    /// HTTP/2, begun so or taken up.
+    /// HTTP/2, from the start or after an upgrade.
     Frames(Box<Connection>),
-    /// So many bytes of its frames that nobody reads; whether some were passed over ahead.
+    /// The rest of an unread payload of a frame, in bytes; and whether some of it was skipped ahead.
     Payload(Box<Connection>, u64, bool),
-    /// HTTP/2, of which no more is known by what its next header block is compressed.
+    /// HTTP/2 whose table, by which the next header block is compressed, was forgotten.
     Forgotten,
-    /// Nothing that is read here.
+    /// A protocol that is not read here.
     Over,
 }
 
 impl Requests {
-    /// The connection whose first request begins so many bytes behind the first that is held.
+    /// The connection whose first request begins `behind` bytes after the first that is held.
     pub(super) fn new(mut stream: Stream, behind: usize) -> Self {
         stream.skip(behind);
         Self {
@@ -73,13 +73,13 @@ impl Requests {
         mem::take(&mut self.is_odd)
     }
 
-    /// What the program calls itself that speaks HTTP/2, where it said so since the last time.
+    /// The `User-Agent` of the program that speaks HTTP/2, if it came since the last call.
     pub(super) fn take_user_agent(&mut self) -> Option<String> {
         self.user_agent.take()
     }
 
-    /// Takes a segment of which not all octets may have been captured, and gives the hosts of the
-    /// requests that are whole now, and why it is not known what else is asked for.
+    /// Takes a segment, which may have been captured in part. Returns the hosts of the requests that are now
+    /// whole, and the reason why other hosts are not known.
     pub(super) fn segment(
         &mut self,
         sequence: u32,
@@ -97,8 +97,8 @@ impl Requests {
         self.read(sequence, octets.len() as u32, payload)
     }
 
-    /// Reads what is held, after a segment was taken of which so many octets were captured. Gives the
-    /// same as [`segment`](Self::segment).
+    /// Reads the held bytes, after a segment was taken of which `captured` bytes were copied. Returns the same
+    /// as [`segment`](Self::segment).
     pub(super) fn read(
         &mut self,
         sequence: u32,
@@ -110,25 +110,25 @@ impl Requests {
             match self.step(&mut hosts) {
                 Ok(true) => {}
                 Ok(false) => break,
-                // The server may answer the requests before it.
+                // The server may still answer the requests before it.
                 Err(failure) => return (hosts, Some(failure)),
             }
         }
         let place = self.position().wrapping_sub(sequence);
         let is_cut = !matches!(self.phase, Phase::Over) && (captured..payload).contains(&place);
-        // The packet goes on behind the bytes that were copied.
+        // The packet has more bytes than were copied.
         (hosts, is_cut.then_some(Failure::Limit))
     }
 
-    /// The sequence number of what is read next, or of the header block that it belongs to, where bytes
-    /// are held that others are to complete.
+    /// The sequence number of the next byte to read, or of the header block to which it belongs, if incomplete
+    /// bytes are held.
     pub(super) fn waits_at(&self) -> Option<u32> {
         let waits = !matches!(self.phase, Phase::Over) && !self.stream.is_empty();
         self.block.or(waits.then(|| self.position()))
     }
 
-    /// Lets go what was kept for comparison, and by what the next requests of HTTP/2 would be read: what
-    /// comes behind it is unread.
+    /// Drops the bytes kept for comparison, and the table of HTTP/2: later requests of HTTP/2 are unread
+    /// because nothing can decompress them.
     pub(super) fn forget_kept(&mut self) {
         self.kept.forget();
         if matches!(self.phase, Phase::Frames(_) | Phase::Payload(..)) {
@@ -140,7 +140,7 @@ impl Requests {
         self.stream.start().unwrap_or(0)
     }
 
-    /// Reads one thing, and gives whether there may be more.
+    /// Reads one thing, and returns whether there may be more.
     fn step(&mut self, hosts: &mut Vec<Arc<str>>) -> Result<bool, Failure> {
         if self.stream.conflict() {
             return Err(Failure::Conflict);
@@ -148,7 +148,7 @@ impl Requests {
         let held = self.stream.contiguous();
         match self.phase {
             Phase::Head => {
-                // Empty lines before a request say nothing (section 2.2).
+                // Empty lines before a request are ignored (section 2.2).
                 let empty = held
                     .iter()
                     .take_while(|octet| matches!(octet, b'\r' | b'\n'))

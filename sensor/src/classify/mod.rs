@@ -1,7 +1,8 @@
-//! From payloads to observations: the names that flows say, before anybody counts them.
+//! From payloads to observations: the names that flows tell, before they are counted.
 //!
-//! The [`Classifier`] has the readers of every flow (`streams`, `http_requests`). An [`Observation`] goes to the
-//! judge of names (`verdict`), and then to the aggregate. Knows no clock, no channel and no kernel.
+//! The [`Classifier`] has the readers of every flow (`streams`, `http_requests`). An [`Observation`] goes to
+//! the judge of names (`verdict`), and then to the aggregate. The module uses no clock, no channel and no
+//! kernel.
 
 mod http_requests;
 mod overlap;
@@ -27,27 +28,27 @@ use crate::{
     record::{Record, Sample},
 };
 
-/// How long something that was begun is waited for, in seconds.
+/// How long a reader waits for the rest of a payload, in seconds.
 pub const UNFINISHED_FOR: f64 = 15.0;
 
-/// Flows that may wait for more of something at a time; of one more, the one that waits longest of the
-/// device that has most of them is let go. Each holds what a flow is watched for, 16 KiB where that is
-/// four payloads in each direction.
+/// The most flows whose readers wait for more at a time. For one more, the device with the most of them loses
+/// the one that waits longest. Each holds the bytes for which a flow is watched: 16 KiB, if that is four
+/// payloads in each direction.
 pub const MAX_WAITING: usize = 4_096;
 
-/// Flows of one device that may wait for more of something at a time; of one more, the device's own that
-/// waits longest is let go.
+/// The most flows of one device whose readers wait for more at a time. For one more, the device loses the one
+/// that waits longest.
 pub const MAX_WAITING_OF_DEVICE: usize = 512;
 
-/// Flows of which is kept what they have told, to see whether they say something else at the same
-/// place, and what the next requests of HTTP/2 are read by: some 2 KiB each, at most 30 KiB. Of one
-/// more, that of the device that has most of them is let go.
+/// The most flows of which the bytes read are kept, to see whether other bytes come at the same place, and the
+/// table by which the next requests of HTTP/2 are read: some 2 KiB each, at most 30 KiB. For one more, the
+/// device with the most of them loses one.
 pub const MAX_KEPT: usize = 1_024;
 
-/// Names that hellos with another name inside have outside.
+/// The outer names of hellos that hide another name.
 pub const ECH_PROVIDERS: [&str; 1] = ["cloudflare-ech.com"];
 
-/// Where a flow's name is from, the best first.
+/// The source of a flow's name, the best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
     /// The SNI of a TLS ClientHello.
@@ -72,32 +73,32 @@ impl Source {
     }
 }
 
-/// What a hello says beside the name.
+/// The facts of a hello beside the name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Details {
-    /// The application protocols it offers.
+    /// The application protocols that it offers.
     pub alpn: Vec<String>,
-    /// It is encrypted; the name is the one it is wrapped in.
+    /// Whether it is encrypted; the name is then the outer one.
     pub ech: bool,
     /// The version of QUIC.
     pub quic_version: Option<String>,
 }
 
-/// What is known of a flow's name after a payload.
+/// The knowledge of a flow's name after a payload.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Outcome {
     /// The payload told nothing, and nobody looks for a name in it.
     #[default]
     Nothing,
-    /// The name that the flow has told, now or before. A request may have an address for its host,
-    /// which no rule by name is about.
+    /// The name that the flow has told, now or before. The host of a request may be an address, to which no
+    /// rule by name applies.
     Name(Arc<str>, Source),
-    /// All was read that could tell a name, and there is none: a hello or a request without one, a
-    /// protocol that tells none.
+    /// All payload that could tell a name was read, and there is none: a hello or a request without one, or a
+    /// protocol without names.
     Nameless,
-    /// The rest of something is waited for.
+    /// A reader waits for the rest of a payload.
     Waiting,
-    /// It could not be read, and why.
+    /// It could not be read, for this reason.
     Unread(Failure),
     /// The connection began elsewhere, or before: its hello does not come.
     NoHello,
@@ -105,43 +106,42 @@ pub enum Outcome {
     Fragment,
 }
 
-/// What one payload brought, for whom it concerns.
+/// The facts of one payload, for the judge and the aggregate.
 #[derive(Clone, Debug)]
 pub struct Observation {
-    /// Whose payload it was.
+    /// The head of the sample, with the key of its flow.
     pub head: Head,
-    /// What it was taken for.
+    /// The kind of payload that it was taken for.
     pub kind: Kind,
-    /// Of what devices say of themselves to all (multicast DNS, DHCP): the payload.
+    /// The payload of announcements that devices send to all (multicast DNS, DHCP).
     pub octets: Bytes,
-    /// It is DNS, whether it could be read or not.
+    /// Whether it is DNS, readable or not.
     pub is_dns: bool,
     /// DNS messages.
     pub messages: Vec<dns::Message>,
-    /// What the program that speaks calls itself.
+    /// The `User-Agent` of the program.
     pub user_agent: Option<String>,
-    /// Another connection has taken the flow's ports: what the one before told is not its own.
+    /// Whether another connection has taken the flow's ports: it did not tell the earlier facts.
     pub another: bool,
-    /// All had been told before this payload came.
+    /// Whether all had been told before this payload came.
     pub told_before: bool,
-    /// What is known of the flow's name.
+    /// The knowledge of the flow's name.
     pub outcome: Outcome,
-    /// What a hello says beside the name.
+    /// The facts of a hello beside the name.
     pub details: Option<Box<Details>>,
-    /// It is a tunnel.
+    /// The tunnel, if it is one.
     pub tunnel: Option<Tunnel>,
-    /// Nothing more is to be learned from the flow.
+    /// Whether nothing more can be learned from the flow.
     pub settled: bool,
-    /// It is one of the payloads of an HTTP connection, each request of which names a host.
+    /// Whether it is a payload of an HTTP connection, each request of which names a host.
     pub requests: bool,
-    /// The hosts of the requests that are whole with this payload; the first one's with it too.
+    /// The hosts of the requests that this payload completes, the first request included.
     pub hosts: Vec<Arc<str>>,
-    /// Behind what the flow has told is something that could not be read, and why; or what it told is
-    /// in doubt.
+    /// The reason why payload after the told facts could not be read, or why those facts are in doubt.
     pub doubt: Option<Failure>,
-    /// What could not be decoded, and by which decoder.
+    /// The decoder that failed, and the reason.
     pub failure: Option<(&'static str, Failure)>,
-    /// A policy is about the names of the device, and this one could not be judged.
+    /// The reason why this one could not be judged, if a policy by name applies to the device.
     pub unread: Option<Unread>,
 }
 
@@ -169,22 +169,22 @@ impl Observation {
         }
     }
 
-    /// Whether a device speaks of itself, and not to whom a flow is with.
+    /// Whether a device tells of itself in it, and not to the party of a flow.
     pub const fn is_announcement(&self) -> bool {
         matches!(self.kind, Kind::Mdns | Kind::Dhcp4 | Kind::Dhcp6)
     }
 }
 
-/// Something that a flow began and that is waited for no longer.
+/// A wait for the rest of a flow's payload that was given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Expired {
     /// The flow.
     pub key: FlowKey,
     /// The slot of its record.
     pub slot: u32,
-    /// What decoder waited for it.
+    /// The decoder that waited for it.
     pub decoder: &'static str,
-    /// Why it waits no longer: [`Failure::Truncated`] or [`Failure::Limit`].
+    /// The reason why it waits no longer: [`Failure::Truncated`] or [`Failure::Limit`].
     pub why: Failure,
     /// As in [`Observation`].
     pub unread: Option<Unread>,
@@ -193,12 +193,12 @@ pub struct Expired {
 /// The readers of all flows.
 #[derive(Debug)]
 pub struct Classifier {
-    /// By the number of the slot.
+    /// Indexed by the number of the slot.
     flows: Vec<Flow>,
     /// Flows whose readers wait for more, by slot and hash, in the order in which they began.
     waiting: Quota<Mac, (u32, u64), Waiting>,
-    /// Flows of which something is kept that they have told, by slot and hash, the oldest first. Some
-    /// of them have ended.
+    /// Flows of which bytes that were read are kept, by slot and hash, the oldest first. Some of them have
+    /// ended.
     kept: Quota<Mac, (u32, u64), ()>,
     given_up: Vec<Expired>,
 }
@@ -220,7 +220,7 @@ impl Default for Classifier {
     }
 }
 
-/// Records of a source, each payload among them replaced by what it says.
+/// Records of a source, in which an observation replaces each payload.
 #[derive(Clone, Debug)]
 #[allow(
     clippy::large_enum_variant,
@@ -229,9 +229,9 @@ impl Default for Classifier {
 pub enum Classified {
     /// Any record but a sample.
     Record(Record),
-    /// A sample says this; boxed, because there are few of them and many flows.
+    /// The observation of a sample; boxed, because there are few of them and many flows.
     Observation(Box<Observation>),
-    /// It is waited no longer for something that a flow began.
+    /// A reader no longer waits for the rest of a flow's payload.
     Expired(Expired),
 }
 
@@ -243,21 +243,20 @@ struct Waiting {
     since: f64,
 }
 
-/// What is held of the flow in a slot. Most flows are settled: of those it is the name, which is
-/// judged again when another policy comes in force, and what tells another connection with the same
-/// ports.
+/// The state of the flow in a slot. Most flows are settled: of those it holds the name, which is judged again
+/// when another policy comes into force, and the numbers that tell another connection with the same ports.
 #[derive(Debug, Default)]
 struct Flow {
-    /// Tells whether it is still the same flow; 0 where there is none.
+    /// The hash of the flow's key, which tells whether the slot still has that flow; 0 if there is none.
     hash: u64,
     told: Told,
     name: Option<(Arc<str>, Source)>,
-    /// It is counted among those that could not be judged.
+    /// Whether it is counted as one that could not be judged.
     is_unread: bool,
     reading: Option<Box<Reading>>,
 }
 
-/// Readers, and since when they wait, in seconds since the Unix epoch.
+/// The readers, and the time since which they wait, in seconds since the Unix epoch.
 #[derive(Debug, Default)]
 struct Reading {
     readers: Readers,
@@ -265,8 +264,8 @@ struct Reading {
 }
 
 impl Classifier {
-    /// Puts in the place of a sample what it says, and gives on every other record. Where a flow
-    /// gives its slot back, its readers go. `now` is in seconds since the Unix epoch.
+    /// Emits the observation of a sample, and every other record as it is. When a flow gives its slot back, its
+    /// readers are dropped. `now` is in seconds since the Unix epoch.
     pub fn hear(&mut self, record: Record, now: f64, mut emit: impl FnMut(Classified)) {
         match record {
             Record::Sample(sample) => {
@@ -284,7 +283,7 @@ impl Classifier {
         }
     }
 
-    /// Takes one payload; `None` where it is of no kind. `now` is in seconds since the Unix epoch.
+    /// Takes one payload; `None` if its kind is unknown. `now` is in seconds since the Unix epoch.
     pub fn sample(&mut self, sample: &Sample, now: f64) -> Option<Observation> {
         let head = &sample.head;
         let kind = Kind::from_number(head.kind)?;
@@ -320,7 +319,7 @@ impl Classifier {
         } else if heard.told_before
             && let Some((name, source)) = &flow.name
         {
-            // Who is to know may have missed it.
+            // Repeat the name: an earlier observation may have been dropped.
             heard.outcome = Outcome::Name(Arc::clone(name), *source);
         }
         // Of a connection that took the place of one that has told its name, more may be waited for.
@@ -331,7 +330,7 @@ impl Classifier {
             return Some(heard);
         }
         if head.flags & Head::LAST != 0 && heard.outcome == Outcome::Waiting {
-            // What is waited for is not copied any more.
+            // The kernel copies no more of the payload that the readers wait for.
             heard.outcome = Outcome::Unread(Failure::Limit);
         }
         let begins = waits.is_some() && waits != waited.filter(|_| !heard.another);
@@ -375,13 +374,13 @@ impl Classifier {
         }
     }
 
-    /// What was given up since the last call.
+    /// The waits that were given up since the last call.
     pub fn given_up(&mut self) -> impl Iterator<Item = Expired> {
         mem::take(&mut self.given_up).into_iter()
     }
 
-    /// Marks a flow as one that could not be judged, and gives whether it was not marked before.
-    /// Flows without a slot are marked nowhere.
+    /// Marks a flow as one that could not be judged, and returns whether it was not marked before. Flows
+    /// without a slot cannot be marked.
     pub fn mark_unread(&mut self, slot: u32, key: &FlowKey) -> bool {
         match self.flows.get_mut(slot as usize) {
             Some(flow) if flow.hash == hash_of(key) => !mem::replace(&mut flow.is_unread, true),
@@ -389,7 +388,7 @@ impl Classifier {
         }
     }
 
-    /// Puts another name in the place of the one that a flow told: by it the flow is judged again.
+    /// Replaces the name that a flow told: the flow is judged again by the new one.
     pub fn rename(&mut self, slot: u32, key: &FlowKey, name: Arc<str>, source: Source) {
         if let Some(flow) = self.flows.get_mut(slot as usize)
             && flow.hash == hash_of(key)
@@ -429,7 +428,7 @@ impl Classifier {
         }
     }
 
-    /// What is held of the flow in a slot, made new where another was there.
+    /// The state of the flow in a slot, reset if the slot had another flow.
     fn flow(&mut self, slot: u32, key: &FlowKey) -> &mut Flow {
         let slot = slot as usize;
         if slot >= self.flows.len() {
@@ -446,7 +445,7 @@ impl Classifier {
         flow
     }
 
-    /// Gives up what a connection left unfinished whose ports another one has taken.
+    /// Gives up the unfinished payload of a connection if another one has taken its ports.
     fn give_up_first(&mut self, heard: &Observation, unfinished: Option<&'static str>) {
         if let Some(decoder) = unfinished.filter(|_| heard.another) {
             self.given_up.push(Expired {
@@ -459,8 +458,8 @@ impl Classifier {
         }
     }
 
-    /// Keeps what a flow has told a while, and lets go what is kept longest of the device that keeps
-    /// most.
+    /// Keeps the bytes read of a flow for a while, and drops those that are kept longest of the device that
+    /// keeps most.
     fn keep(&mut self, mac: Mac, slot: u32, hash: u64) {
         let mut gone = Vec::new();
         let leaves = |_, flow, ()| gone.push(flow);
@@ -520,7 +519,7 @@ impl Classifier {
         self.waiting.len()
     }
 
-    /// Of how many flows is kept what they have told.
+    /// The number of flows of which bytes read are kept.
     pub(crate) fn kept(&self) -> usize {
         self.kept.len()
     }

@@ -1,20 +1,20 @@
-//! What was read of an upload, to see whether the same place is said to hold something else.
+//! The bytes read of an upload, by which other bytes for the same place are detected.
 //!
-//! Who wants to be misread sends octets that the server does not take (with a wrong checksum, or with
-//! too few hops to go), and then, at the same place, those that it does.
+//! A client that evades reading sends bytes that the server does not take (with a wrong checksum, or with too
+//! few hops to go), and then, for the same place, those that it does.
 
 use crate::decode::stream::{Stream, is_padding};
 
-/// Octets that are kept of what was read.
+/// The most bytes read that are kept.
 const MAX_OCTETS: usize = 4096;
 
-/// The last octets that were read.
+/// The last bytes read.
 #[derive(Debug)]
 pub(super) struct Kept {
     /// The sequence number of the first.
     start: u32,
     octets: Vec<u8>,
-    /// Others were read before them.
+    /// Whether others were read before them.
     cut: bool,
 }
 
@@ -53,8 +53,8 @@ impl Kept {
         }
     }
 
-    /// Whether a segment has other octets for what was read; `true` where that is not known any more.
-    /// What may be padding says nothing.
+    /// Whether a segment contradicts the bytes read; `true` if those are no longer kept. Bytes that may be
+    /// padding contradict nothing.
     pub(super) fn contradicts(&self, sequence: u32, octets: &[u8]) -> bool {
         if octets.is_empty() || is_padding(octets) {
             return false;
@@ -85,7 +85,7 @@ impl Kept {
         self.octets = Vec::new();
     }
 
-    /// The sequence number behind what was read.
+    /// The sequence number after the bytes read.
     pub(super) fn end(&self) -> u32 {
         self.start.wrapping_add(self.octets.len() as u32)
     }

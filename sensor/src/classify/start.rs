@@ -1,4 +1,4 @@
-//! What a stream is the start of: by its bytes, wherever they begin.
+//! The protocol at the start of a stream, by its bytes, wherever they begin.
 
 use sensor_ebpf::{
     flow::FlowKey,
@@ -13,18 +13,18 @@ use crate::decode::{
     tls::{self, ClientHello},
 };
 
-/// What the start of a stream is.
+/// The start of a stream.
 pub(super) enum Start {
     Hello(ClientHello),
-    /// A request of HTTP/1, behind so many bytes that stand before it.
+    /// A request of HTTP/1, after so many bytes of a prelude.
     Request(Request, usize),
-    /// HTTP/2, behind so many bytes that stand before it.
+    /// HTTP/2, after so many bytes of a prelude.
     Frames(usize),
     /// DNS messages.
     Messages,
-    /// Not yet enough; whether it is known what it is the start of.
+    /// Not yet enough; and whether the protocol is known.
     Incomplete(bool),
-    /// Something that stands before the stream that is meant, of which nothing has come.
+    /// A prelude, without a byte of the stream that follows it.
     Before,
     /// Nothing that is read here.
     Unknown,
@@ -38,7 +38,7 @@ const TELLING: usize = 6;
 const TELLING_DNS: usize = 14;
 
 impl Start {
-    /// What a stream, or a segment that may begin another, is the start of.
+    /// The start of a stream, or of a segment that may begin another.
     pub(super) fn of(key: &FlowKey, stream: &[u8]) -> Self {
         if may_be_dns(key, stream) {
             return match stream.len() {
@@ -67,7 +67,7 @@ impl Start {
         }
     }
 
-    /// What stands behind so many bytes of a stream.
+    /// The start of a stream whose prelude had `behind` bytes.
     fn at(stream: &[u8], behind: usize) -> Self {
         const SERVER_HELLO: u8 = 2;
 
@@ -92,14 +92,14 @@ impl Start {
         Self::Unknown
     }
 
-    /// Whether the bytes are held on: until more come, or beside what comes.
+    /// Whether the bytes are still held: until more come, or beside later ones.
     pub(super) const fn is_read_on(&self) -> bool {
         !matches!(self, Self::Unknown | Self::Failed(..))
     }
 }
 
-/// Whether a segment in the midst of a stream may begin something that is read: a word that is the
-/// start of a request, or a record of TLS, behind lines of text or at once.
+/// Whether a segment in the middle of a stream may begin a readable protocol: with a word that starts a
+/// request, or a record of TLS, after lines of text or at once.
 pub(super) fn may_begin(octets: &[u8]) -> bool {
     let is_socks = matches!(octets, [1 | 4 | 5, ..]);
     decoder(octets).is_some() || http::may_begin(octets) || !is_socks && stands_before(octets)
@@ -110,7 +110,7 @@ pub(super) fn may_go_on(octets: &[u8]) -> bool {
     matches!(octets, [1 | 4 | 5]) || stands_before(octets)
 }
 
-/// What decoder reads a stream, from its first byte or behind what stands before it.
+/// The decoder that reads a stream, from its first byte or after its prelude.
 pub(super) fn decoder(stream: &[u8]) -> Option<&'static str> {
     let of = |meant: &[u8]| {
         if tls::looks_like(meant) {
@@ -127,7 +127,7 @@ pub(super) fn decoder(stream: &[u8]) -> Option<&'static str> {
     })
 }
 
-/// Whether a stream begins with something that stands before the stream that is meant.
+/// Whether a stream begins with a prelude.
 pub(super) fn stands_before(stream: &[u8]) -> bool {
     prelude(stream) != Prelude::Whole(0)
 }

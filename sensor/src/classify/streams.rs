@@ -1,4 +1,4 @@
-//! What a flow tells of itself: from its early payloads to a name.
+//! The readers of a flow: from its early payloads to a name.
 
 use std::{mem, sync::Arc};
 
@@ -24,24 +24,24 @@ use crate::decode::{
     tunnel,
 };
 
-/// What outlives the readers of a flow.
+/// The state that outlives the readers of a flow.
 #[derive(Debug, Default)]
 pub(super) struct Told {
-    /// Nothing more is to be learned of it; which direction told the last of it, by number.
+    /// The number of the direction that told the last fact, once nothing more can be learned.
     settled: Option<u8>,
-    /// TCP: the sequence numbers of the SYNs by direction, where payloads came; `None` inside where
-    /// it was not seen. Another one begins another connection.
+    /// TCP: the sequence numbers of the SYNs by direction, if payloads came; `None` inside if the SYN was not
+    /// seen. Another number begins another connection.
     initial: [Option<Option<u32>>; 2],
-    /// TCP uploads: the number behind what was read of the hello.
+    /// TCP uploads: the sequence number after the part of the hello that was read.
     read_to: Option<u32>,
 }
 
 impl Told {
-    /// Forgets what a connection told whose ports another one took, and gives whether one did.
+    /// Forgets the facts of a connection if another one took its ports, and returns whether one did.
     ///
-    /// Of the new connection the other direction has not come yet: its first number is no change.
-    /// Nor is a new number of the side that answers, where the one that told all has none: its SYN
-    /// would have come first.
+    /// The other direction of the new connection has not come yet: its first number is no change. Nor is a new
+    /// number of the side that answers, while the side that told all has no new one: its SYN would have come
+    /// first.
     fn meet(&mut self, head: &Head) -> bool {
         let at = usize::from(head.direction & 1);
         let known = self.initial[at].replace(initial(head));
@@ -105,8 +105,8 @@ enum State {
 }
 
 impl Readers {
-    /// Takes one payload of the flow, and says what it brought.
-    /// `known` is the name that the flow has told.
+    /// Takes one payload of the flow, and puts its facts into the observation. `known` is the name that the
+    /// flow has told.
     pub(super) fn sample(
         &mut self,
         told: &mut Told,
@@ -203,13 +203,13 @@ impl Readers {
         })
     }
 
-    /// Whether what a flow has told is held against what it goes on to say.
+    /// Whether later payload of a flow is compared with the bytes read.
     pub(super) fn go_on(&self) -> bool {
         let state = &self.sides[Direction::Upload as usize].state;
         matches!(state, State::Hello(..) | State::Requests(_))
     }
 
-    /// Lets go what was kept of what a flow has told.
+    /// Drops the bytes read that were kept.
     pub(super) fn forget_kept(&mut self) {
         let state = &mut self.sides[Direction::Upload as usize].state;
         match state {
@@ -219,7 +219,7 @@ impl Readers {
         }
     }
 
-    /// Whether something was begun and not ended: what decoder waits for it.
+    /// The decoder that waits for the rest of a payload, if one does.
     pub(super) fn unfinished(&self) -> Option<&'static str> {
         let reading = |side: &Side| match &side.state {
             State::Reading(stream) => decoder(stream.contiguous()),
@@ -229,13 +229,13 @@ impl Readers {
         };
         self.sides.iter().find_map(reading).or_else(|| {
             let quic = self.quic.as_ref()?;
-            // What could not be opened was counted when it came.
+            // Packets that could not be decrypted were counted when they came.
             (!quic.initials.are_none()).then_some("quic")
         })
     }
 
-    /// Waits no longer for what stands behind the first messages of a stream: it may still begin with a
-    /// segment. Gives whether there is such a stream.
+    /// Stops waiting for the stream after a prelude: it may still begin with a later segment. Returns whether
+    /// there was such a wait.
     pub(super) fn stop_waiting(&mut self) -> bool {
         let mut stops = false;
         for side in &mut self.sides {
@@ -292,7 +292,8 @@ fn recognise(octets: &[u8], heard: &mut Observation) -> bool {
     heard.settled
 }
 
-/// DNS in a datagram: whatever comes at its port, and what is a message to its last byte elsewhere.
+/// Reads DNS in a datagram: any payload at its port; elsewhere responses, and questions that are whole to the
+/// last byte.
 fn message(octets: &[u8], heard: &mut Observation) {
     match dns::message(octets) {
         Ok(message) if is_service(&heard.head.key) || message.response || is_question(octets) => {
@@ -314,7 +315,7 @@ fn is_question(octets: &[u8]) -> bool {
         && question::is_exact(octets, text.len as usize, octets.len())
 }
 
-/// Takes what a hello says.
+/// Takes the facts of a hello.
 fn learn(
     hello: ClientHello,
     source: Source,
@@ -431,7 +432,7 @@ impl Side {
         Some(start)
     }
 
-    /// Takes what comes behind what a flow has told.
+    /// Takes payload after the name of a flow.
     fn go_on(&mut self, told: &Told, octets: &[u8], heard: &mut Observation) {
         let head = heard.head;
         let is_last = head.flags & Head::LAST != 0;
@@ -457,7 +458,7 @@ impl Side {
                 }
             }
             _ if is_padding(octets) => {}
-            // What was read was not kept.
+            // The bytes read were not kept.
             _ => {
                 let again = |end: u32| (head.sequence.wrapping_sub(end) as i32) < 0;
                 heard.doubt = told
@@ -468,7 +469,7 @@ impl Side {
         }
     }
 
-    /// Takes what comes behind the first request.
+    /// Takes payload after the first request.
     fn further_requests(&mut self, octets: &[u8], heard: &mut Observation) {
         let head = heard.head;
         self.requests(heard, |requests| {
@@ -498,8 +499,7 @@ impl Side {
         }
     }
 
-    /// Says what the requests of a flow tell that has told no name: the first host that one of them
-    /// names is the flow's.
+    /// Puts the first host of the requests into the observation, as the name of a flow that has told none.
     fn first_host(&self, heard: &mut Observation) {
         match (heard.hosts.first(), heard.doubt) {
             (Some(host), _) => {
@@ -604,7 +604,7 @@ impl Side {
             }
         }
         *read = stream.contiguous().len() - framed.rest().len();
-        // What was read is not kept: a connection may ask for hours.
+        // Bytes read are not kept, because a connection may ask for hours.
         if *read == stream.contiguous().len()
             && let Some(behind) = stream.behind()
         {

@@ -1,4 +1,4 @@
-//! What the classifier makes of payloads, and the judge of that.
+//! The classifier's observations of payloads, and the judge's judgements of those.
 
 use std::collections::BTreeMap;
 
@@ -222,7 +222,7 @@ fn names_are_judged_by_what_told_them() {
         let nobody = Judge::new(Arc::new(InForce::without_names(1)));
         assert_eq!(nobody.judge(&heard), Judged::default());
     }
-    // What reaches the device is not what it said.
+    // A payload that reaches the device is not judged.
     let mut classifier = Classifier::default();
     let heard = classifier.sample(&sample(tcp(), Kind::Tls, DOWN, 0, &records(HELLO)), 0.0);
     assert_eq!(
@@ -236,8 +236,8 @@ fn request(host: &str, rest: &str) -> Vec<u8> {
     format!("GET / HTTP/1.1\r\nHost: {host}\r\n{rest}").into_bytes()
 }
 
-/// What becomes of pieces of an upload that follow each other: the layer of the refusal, or the reason
-/// why it is unread, with the number of the piece.
+/// The outcome of consecutive pieces of an upload: the layer of the refusal, or the reason why it is unread,
+/// with the number of the piece.
 fn outcome(pieces: &[&[u8]], names: &'static [&'static str]) -> Option<(usize, &'static str)> {
     let (mut classifier, mut at) = (Classifier::default(), 0);
     let judge = judge(names);
@@ -280,7 +280,7 @@ fn every_request_of_a_connection_is_judged_wherever_its_segments_end() {
     let nameless = b"GET / HTTP/1.1\r\n\r\n";
     let pieces = [nameless, &second[..1], &second[1..]];
     assert_eq!(outcome(&pieces, &["b.test"]), Some((2, "http")));
-    // What never comes whole is unread, what is no request at once.
+    // An incomplete request is unread in the end, other bytes at once.
     let half = &second[..20];
     assert_eq!(
         outcome(&[&first, half], &["b.test"]),
@@ -312,7 +312,7 @@ fn a_body_is_no_request() {
         assert_eq!(outcome(&octets, &["b.test"]), Some((all.len() - 1, "http")));
         assert_eq!(outcome(&[first, body], &[]), None);
     }
-    // What follows an upgrade that the server does not take up is a request.
+    // Bytes after an upgrade that the server does not accept are a request.
     let upgrade = request("a.test", "Upgrade: websocket\r\n\r\n");
     assert_eq!(outcome(&[&upgrade, b"\x81\x85GET /"], &["b.test"]), None);
     assert_eq!(
@@ -495,7 +495,7 @@ fn what_another_connection_cuts_off_is_given_up() {
     assert_eq!(given.len(), 1);
     let judged = judge(&[GOOGLE]).judge_given_up(&given[0]);
     assert_eq!(unread(judged), Some(("truncated", "tls")));
-    // What a connection has told before another one began is not missing.
+    // A connection that had told its name before another one began misses nothing.
     let mut classifier = Classifier::default();
     said(&mut classifier, tcp(), Kind::Tls, 0, &octets);
     rest.head.initial_sequence = 1;
@@ -516,7 +516,7 @@ fn what_has_urgent_data_is_unread_unless_it_is_refused() {
         request.head.flags |= Head::URGENT;
         let heard = classifier.sample(&request, 0.0).expect("the kind is known");
         assert_eq!(unread(judge(&["a.test"]).judge(&heard)), expected);
-        // What is said by a server is not.
+        // A server's urgent data is not.
         request.head.direction = DOWN as u8;
         let heard = classifier.sample(&request, 0.0).expect("the kind is known");
         assert_eq!(judge(&["a.test"]).judge(&heard), Judged::default());
@@ -1064,7 +1064,7 @@ fn dns_at_any_port_is_a_message_to_its_last_byte() {
     assert!(cut.is_dns && cut.failure.is_some());
 }
 
-/// What an upload says in these segments: all its names, and whether something is unread.
+/// The facts of an upload in these segments: all its names, and whether something is unread.
 fn said_in(pieces: &[&[u8]]) -> (Vec<String>, bool) {
     let mut classifier = Classifier::default();
     let (mut names, mut is_unread, mut at) = (Vec::new(), false, 0);
@@ -1105,7 +1105,7 @@ proptest! {
     }
 }
 
-/// What streams are made of.
+/// The parts of streams.
 fn parts() -> Vec<Vec<u8>> {
     [
         &b"\x05\x01\x00"[..],

@@ -1,5 +1,5 @@
-//! Judges the names that are heard: what the kernel could not read whole, and every known name
-//! again when another policy comes in force.
+//! The judge of names: of payloads that the kernel could not read whole, and of every known name again after
+//! another policy came into force.
 
 use std::{fmt, net::IpAddr, sync::Arc};
 
@@ -13,18 +13,18 @@ use sensor_ebpf::{
 use super::{ECH_PROVIDERS, Expired, Observation, Outcome, Source};
 use crate::decode::Failure;
 
-/// What decides about a name: the flow's key, the name in lower case, and what told it. `None`
-/// where no rule is about it.
+/// Decides about a name, given the flow's key, the name in lower case, and the layer that told it. `None` if no
+/// rule applies to it.
 pub type ByName = dyn Fn(&FlowKey, &str, Layer) -> Option<Decision> + Send + Sync;
 
 /// Whether some rule by name applies to a device.
 pub type Concerns = dyn Fn(Mac) -> bool + Send + Sync;
 
-/// What decides about a flow that says no name, by what is learned of its address. `None` where
-/// nothing is.
+/// Decides about a flow that tells no name, by the names learned for its address. `None` if no such decision is
+/// there.
 pub type ByAddress = dyn Fn(&FlowKey) -> Option<Decision> + Send + Sync;
 
-/// The policy that is in force.
+/// The policy in force.
 pub struct InForce {
     /// The kernel's number for it.
     pub generation: u32,
@@ -57,23 +57,23 @@ impl fmt::Debug for InForce {
     }
 }
 
-/// Why the name of a flow that a policy by name is about could not be judged. The
+/// The reason why the name of a flow could not be judged to which a policy by name applies. The
 /// [name](Self::name) is the metric label `reason`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Unread {
     /// It could not be decoded.
     Failed(Failure),
-    /// The hello of a QUIC connection never came: it began elsewhere, or before.
+    /// The hello of a QUIC connection never came, because the connection began elsewhere, or before.
     NoHello,
     /// It is in fragments.
     Fragment,
-    /// The hello is encrypted; what is outside names whoever passes it on.
+    /// The hello is encrypted; the outer name is that of the provider that passes it on.
     EncryptedHello,
     /// A DNS message has several questions.
     SeveralQuestions,
-    /// A DNS question is written so that only user space reads it, when it is gone.
+    /// A DNS question is compressed, so that only user space reads it, after it was forwarded.
     CompressedQuestion,
-    /// It has urgent data, which is part of what is said to some servers and not to others.
+    /// It has urgent data, which some servers read as part of the stream and others do not.
     Urgent,
 }
 
@@ -92,30 +92,30 @@ impl Unread {
         }
     }
 
-    /// Whether a name that is read later leaves it in doubt what the server was told.
+    /// Whether it stays in doubt which name the server got, even if a name is read later.
     pub const fn outlasts_a_name(self) -> bool {
         matches!(self, Self::Urgent)
     }
 }
 
-/// What is to be ruled of a flow.
+/// The ruling about a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ruling {
     /// The generation of the policy that it is by.
     pub generation: u32,
-    /// What the name decided; `None` where no rule is about it, or where there is none: what the
-    /// addresses led to stays.
+    /// The decision by the name; `None` if no rule applies to it, or if there is none: the decision by the
+    /// addresses then stays.
     pub decision: Option<Decision>,
-    /// The name was judged before, by another policy.
+    /// Whether the name was judged before, by another policy.
     pub again: bool,
-    /// Nothing more is to be learned from the flow.
+    /// Whether nothing more can be learned from the flow.
     pub settled: bool,
-    /// Every request of the flow names a host: all are wanted.
+    /// Whether all requests of the flow are wanted, because each names a host.
     pub requests: bool,
 }
 
 impl Ruling {
-    /// What the programs are told, of the connection with an epoch.
+    /// The ruling in the form for the programs, about the connection with an epoch.
     pub fn about(&self, epoch: u8) -> flow::Ruling {
         flow::Ruling {
             generation: self.generation,
@@ -135,14 +135,14 @@ impl Ruling {
     }
 }
 
-/// What the judge says of something that was heard.
+/// The judgement of an observation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Judged {
-    /// What is to be written.
+    /// The ruling to write.
     pub ruling: Option<Ruling>,
-    /// Why there was nothing to judge, and where.
+    /// The reason why no name could be judged, and the layer.
     pub unread: Option<(Unread, Layer)>,
-    /// Which of the [hosts](Observation::hosts) it is refused for, where the flow told another one before.
+    /// The index of the refused one of the [hosts](Observation::hosts), if the flow told another name before.
     pub host: Option<usize>,
 }
 
@@ -154,14 +154,14 @@ impl Judged {
     }
 }
 
-/// Judges by the policy that is in force.
+/// Judges observations by the policy in force.
 #[derive(Debug)]
 pub struct Judge {
     in_force: Arc<InForce>,
 }
 
 impl Judge {
-    /// By this policy.
+    /// A judge by this policy.
     pub const fn new(in_force: Arc<InForce>) -> Self {
         Self { in_force }
     }
@@ -171,7 +171,7 @@ impl Judge {
         self.in_force.generation
     }
 
-    /// Judges what a device said.
+    /// Judges the observation of a payload.
     pub fn judge(&self, heard: &Observation) -> Judged {
         let (head, key) = (&heard.head, &heard.head.key);
         let uploaded = head.direction == Direction::Upload as u8;
@@ -179,7 +179,7 @@ impl Judge {
             return Judged::default();
         }
         let mut judged = self.judge_said(heard);
-        // The first request of a segment was judged by the kernel, where it could read it.
+        // The kernel judged the first request of a segment, if it could read it.
         let mut hosts = heard.hosts.iter().enumerate();
         if !judged.refuses()
             && let Some((host, decision)) = hosts.find_map(|(number, host)| {
@@ -207,7 +207,7 @@ impl Judge {
         judged
     }
 
-    /// Judges what a device said, to whom a rule by name applies.
+    /// Judges the upload of a device to which a rule by name applies.
     fn judge_said(&self, heard: &Observation) -> Judged {
         let key = &heard.head.key;
         match &heard.outcome {
@@ -257,7 +257,7 @@ impl Judge {
         }
     }
 
-    /// Judges a flow of which something is missing for good.
+    /// Judges a flow whose missing payload never came.
     pub fn judge_given_up(&self, given: &Expired) -> Judged {
         if !(self.in_force.concerns)(given.key.mac()) {
             return Judged::default();
@@ -269,7 +269,7 @@ impl Judge {
         }
     }
 
-    /// Judges the name of a flow again, because another policy came in force.
+    /// Judges the name of a flow again, after another policy came into force.
     pub fn judge_again(&self, key: &FlowKey, name: &str, source: Source) -> Ruling {
         Ruling {
             decision: (self.in_force.by_name)(key, name, layer(source)),
@@ -278,7 +278,7 @@ impl Judge {
         }
     }
 
-    /// What is decided about the host of a request, which may be an address.
+    /// The decision about the host of a request, which may be an address.
     fn by_host(&self, key: &FlowKey, host: &str) -> Option<Decision> {
         match host.parse::<IpAddr>() {
             Ok(_) => (self.in_force.by_address)(key),

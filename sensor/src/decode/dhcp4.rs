@@ -1,7 +1,7 @@
 //! DHCP for IPv4 (RFC 2131, RFC 2132).
 //!
-//! By hand: the order of options is evidence of what a device is, and one that is odd must not
-//! hide those behind it.
+//! Written by hand, because the order of options is evidence of the kind of a device, and an odd option must
+//! not hide those after it.
 
 use std::net::Ipv4Addr;
 
@@ -32,7 +32,7 @@ mod field {
 /// Ethernet, with addresses of six octets.
 const ETHERNET: [u8; 2] = [1, 6];
 
-/// What tells DHCP from BOOTP (RFC 2131, section 3).
+/// The cookie that tells DHCP from BOOTP (RFC 2131, section 3).
 const COOKIE: [u8; 4] = [99, 130, 83, 99];
 
 /// The numbers of options (RFC 2132; 81 is of RFC 4702).
@@ -55,12 +55,12 @@ mod option {
 /// characters are left out, and at most [`MAX_TEXT`] octets are kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dhcp4 {
-    /// A server sent it.
+    /// Whether a server sent it.
     pub reply: bool,
-    /// The number that ties a reply to its request.
+    /// The number that matches a reply to its request.
     pub transaction: u32,
-    /// What it is (option 53): 1 discover, 2 offer, 3 request, 4 decline, 5 acknowledged, 6 refused,
-    /// 7 release, 8 inform.
+    /// The message type (option 53): 1 discover, 2 offer, 3 request, 4 decline, 5 acknowledged, 6 refused, 7
+    /// release, 8 inform.
     pub kind: u8,
     /// The MAC address of the client it is about (`chaddr`).
     pub client: [u8; 6],
@@ -78,7 +78,7 @@ pub struct Dhcp4 {
     pub host_name: Option<String>,
     /// The client's full name (option 81, in either encoding), without a dot at its end.
     pub fqdn: Option<String>,
-    /// What kind of client it is (option 60), for example `android-dhcp-13`.
+    /// The class of the client (option 60), for example `android-dhcp-13`.
     pub vendor_class: Option<String>,
     /// The client's identifier (option 61), as it is; empty if there is none.
     pub client_id: Vec<u8>,
@@ -86,8 +86,8 @@ pub struct Dhcp4 {
     pub parameters: Vec<u8>,
     /// All options in the order of their first appearance, without padding and end.
     pub options: Vec<u8>,
-    /// Whether all options could be read: if not, one is longer than what is there, and those from
-    /// it on are missing.
+    /// Whether all options could be read: if not, one is longer than the message, and the options from it on
+    /// are missing.
     pub whole: bool,
 }
 
@@ -95,8 +95,9 @@ pub struct Dhcp4 {
 ///
 /// # Errors
 ///
-/// [`Failure::Truncated`] where the fixed fields are not whole, [`Failure::Unsupported`] for BOOTP and for other links than Ethernet, [`Failure::Malformed`] for
-/// what is neither request nor reply, or has no message type.
+/// [`Failure::Truncated`] if the fixed fields are not whole, [`Failure::Unsupported`] for BOOTP and for other
+/// links than Ethernet, [`Failure::Malformed`] for a payload that is neither request nor reply, or has no
+/// message type.
 pub fn message(payload: &[u8]) -> Result<Dhcp4, Failure> {
     let (&operation, hardware) = payload
         .get(field::OPERATION)

@@ -45,17 +45,17 @@ mod option {
 /// [`Dhcp4`](super::dhcp4::Dhcp4).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Dhcp6 {
-    /// What it is: 1 solicit, 2 advertise, 3 request, 4 confirm, 5 renew, 6 rebind, 7 reply, 8
-    /// release, 9 decline, 10 reconfigure, 11 information-request.
+    /// The message type: 1 solicit, 2 advertise, 3 request, 4 confirm, 5 renew, 6 rebind, 7 reply, 8 release, 9
+    /// decline, 10 reconfigure, 11 information-request.
     pub kind: u8,
-    /// The number that ties a reply to its request, 24 bits.
+    /// The number that matches a reply to its request, 24 bits.
     pub transaction: u32,
     /// How many relays it has passed.
     pub relays: usize,
     /// The client's identifier (option 1), as it is; empty if there is none.
     pub client_duid: Vec<u8>,
-    /// The client's MAC address, where its identifier holds one (DUID-LLT and DUID-LL on Ethernet)
-    /// or a relay tells it (option 79). An identifier may stay when the address changes.
+    /// The client's MAC address, if its identifier holds one (DUID-LLT and DUID-LL on Ethernet) or a relay
+    /// tells it (option 79). An identifier may stay when the address changes.
     pub client: Option<[u8; 6]>,
     /// The addresses in IA_NA and IA_TA: those a client asks for, or a server gives. At most
     /// [`MAX_ITEMS`].
@@ -64,11 +64,11 @@ pub struct Dhcp6 {
     pub dns_servers: Vec<Ipv6Addr>,
     /// The client's name (option 39), without a dot at its end.
     pub fqdn: Option<String>,
-    /// What kind of client it is (option 16): the enterprise, an IANA number, and its texts, at most
+    /// The class of the client (option 16): the enterprise, an IANA number, and its texts, at most
     /// [`MAX_ITEMS`].
     pub vendor_class: Option<(u32, Vec<String>)>,
-    /// What the vendor says to its own (option 17): enterprise, number of the option and its value,
-    /// as it is. At most [`MAX_ITEMS`].
+    /// The vendor's own options (option 17): enterprise, number of the option and its value, as it is. At most
+    /// [`MAX_ITEMS`].
     pub vendor_options: Vec<(u32, u16, Vec<u8>)>,
     /// The options that the client asks for (option 6), in its order.
     pub requested: Vec<u16>,

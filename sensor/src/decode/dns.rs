@@ -55,20 +55,20 @@ const USUAL: usize = 16;
 /// The most octets of data without a text form that are shown in an answer.
 const MAX_SHOWN: usize = 32;
 
-/// What a message says.
+/// The content of a message.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Message {
-    /// The identifier that ties an answer to its question; 0 in multicast DNS.
+    /// The identifier that matches an answer to its question; 0 in multicast DNS.
     pub id: u16,
-    /// An answer, not a question.
+    /// Whether it is an answer, not a question.
     pub response: bool,
-    /// What is asked for: 0 a query, 4 a notification, 5 a dynamic update (RFC 2136).
+    /// The operation: 0 a query, 4 a notification, 5 a dynamic update (RFC 2136).
     pub opcode: u8,
     /// The result, 0 to 15, without the upper bits that EDNS may add.
     pub rcode: u8,
-    /// The sender had more to say than fitted: the client asks again over TCP.
+    /// Whether the message was truncated: the client asks again over TCP.
     pub truncated: bool,
-    /// What is asked, in order; in a dynamic update the zone.
+    /// The questions, in order; in a dynamic update, the zone.
     pub questions: Vec<Question>,
     /// The addresses a response gives, in order. Empty in a query.
     pub addresses: Vec<AddressRecord>,
@@ -76,19 +76,19 @@ pub struct Message {
     /// address, a name, otherwise the fields in the order of a zone file. Names are escaped as in
     /// [`Question::name`], texts likewise but for spaces.
     pub answers: Vec<String>,
-    /// An HTTPS or SVCB record for a name that was asked carries the parameter `ech` (RFC 9848):
-    /// the host name of the connection that follows may be hidden.
+    /// Whether an HTTPS or SVCB record for a name that was asked has the parameter `ech` (RFC 9848): the host
+    /// name of the connection that follows may then be hidden.
     pub ech: bool,
-    /// The records that a dynamic update sets or removes. A device that names itself does it so.
+    /// The records that a dynamic update sets or removes. A device registers its own name in this way.
     pub updates: Vec<Update>,
     /// The names of hosts under `.local` to which a response gives addresses (RFC 6762, section 3), as text
     /// for people and as their owners wrote them, without `.local`; at most [`MAX_SERVICES`].
     pub hosts: Vec<String>,
     /// The services a response tells of under `.local` (RFC 6763), at most [`MAX_SERVICES`].
     pub services: Vec<Service>,
-    /// Why not all records were read, or some of them gave nothing: the message ends early
-    /// ([`Failure::Truncated`]), a record contradicts its format ([`Failure::Malformed`]), or a
-    /// bound was reached ([`Failure::Limit`]). What was read before and after is right.
+    /// The reason why not all records were read, or some of them gave nothing: the message ends early
+    /// ([`Failure::Truncated`]), a record contradicts its format ([`Failure::Malformed`]), or a bound was
+    /// reached ([`Failure::Limit`]). Records read before and after are right.
     pub partial: Option<Failure>,
 }
 
@@ -151,7 +151,7 @@ pub fn kind_name(kind: u16) -> String {
 
 /// Reads a message from a datagram, or one that [`framed`] has cut out of a stream.
 ///
-/// Of a query, only the questions are read: what else it carries are its own guesses.
+/// Of a query, only the questions are read, because its other records are the sender's own guesses.
 ///
 /// # Errors
 ///
@@ -231,7 +231,7 @@ pub struct Framed<'a> {
 }
 
 impl<'a> Framed<'a> {
-    /// What is left behind the last whole message: the start of a frame, with its length.
+    /// The bytes left after the last whole message: the start of a frame, with its length.
     pub fn rest(&self) -> &'a [u8] {
         self.rest
     }
@@ -259,15 +259,15 @@ const HEADER: usize = 12;
 type Name<'m> = ParsedName<&'m [u8]>;
 type Record<'m> = ParsedRecord<'m, [u8]>;
 
-/// What a record tells of another name.
+/// A record that leads from one name to another.
 struct Alias<'m> {
     owner: Name<'m>,
     target: Name<'m>,
-    /// The target is shown by its own name, not by the name that was asked.
+    /// Whether the target is shown by its own name, not by the name that was asked.
     own_name: bool,
 }
 
-/// What a record says of its owner, until it is known who asked for that.
+/// The fact of a record about its owner, until it is known which question asked for that name.
 struct Pending<'m> {
     owner: Name<'m>,
     fact: Fact,
@@ -1150,7 +1150,7 @@ mod tests {
         assert!(!message.ech);
         assert_eq!(addresses(&message), ["www.example 192.0.2.7"]);
 
-        // What another name offers says nothing of the one that was asked.
+        // A service of another name tells nothing of the name that was asked.
         let packet = Packet::new(ANSWER)
             .question(&name("www.example"), HTTPS)
             .record(1, &name("other.example"), HTTPS, &service);

@@ -19,7 +19,7 @@ pub const MAX_TABLE: usize = 16 * 1024;
 /// long as the table. Servers take between 8 KiB and 1 MiB.
 pub const MAX_FIELDS: usize = 64 * 1024;
 
-/// What an entry of the table counts beside its text (section 4.1).
+/// The size that an entry of the table counts beside its text (section 4.1).
 const ENTRY: usize = 32;
 
 /// The names of the static table (appendix A), from index 1 on.
@@ -135,9 +135,9 @@ impl Decoder {
     ///
     /// # Errors
     ///
-    /// [`Failure::Malformed`] for what contradicts the format: the blocks behind it cannot be read
-    /// either. [`Failure::Limit`] for a table larger than [`MAX_TABLE`], and for more than
-    /// [`MAX_FIELDS`] bytes of fields.
+    /// [`Failure::Malformed`] for a block that contradicts the format: those after it cannot be read either.
+    /// [`Failure::Limit`] for a table larger than [`MAX_TABLE`], and for more than [`MAX_FIELDS`] bytes of
+    /// fields.
     pub fn block(
         &mut self,
         block: &[u8],

@@ -1,8 +1,8 @@
 //! HTTP/1 requests (RFC 9112).
 //!
-//! By hand, because a client's name is wanted from every request that some server answers, and
-//! because a strict parser gives up on the whole head for what stands in a line that nobody asks
-//! about: bare line feeds, an octet beyond ASCII, a NUL in another header, a folded line.
+//! Written by hand, because every request that some server answers must give its host, and because a strict
+//! parser rejects the whole head for a fault in a line that does not matter here: bare line feeds, a byte
+//! beyond ASCII, a NUL in another header, a folded line.
 
 use super::{Failure, Progress, name, text};
 
@@ -74,7 +74,7 @@ const METHODS: [&[u8]; 44] = [
     b"VERSION-CONTROL",
 ];
 
-/// What a request says of the one it is for.
+/// The facts of a request, above all its host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Request {
     /// The method as it was sent, at most 32 letters, digits, hyphens and underscores.
@@ -83,15 +83,15 @@ pub struct Request {
     pub host: Option<String>,
     /// The port that the `Host` header names.
     pub port: Option<u16>,
-    /// The host that the request line names: a target in absolute form, or of `CONNECT`. It wins
-    /// over [`Self::host`] (RFC 9112, section 3.2.2).
+    /// The host that the request line names: a target in absolute form, or of `CONNECT`. It overrides
+    /// [`Self::host`] (RFC 9112, section 3.2.2).
     pub target_host: Option<String>,
     /// The port that the request line names.
     pub target_port: Option<u16>,
-    /// What counts of the two names something that is no host name.
+    /// Whether the one of the two that counts names something that is no host name.
     pub no_host_name: bool,
-    /// The first `User-Agent`, if it came together with what names the host: text for people, at most
-    /// [`MAX_USER_AGENT`] octets.
+    /// The first `User-Agent`, if it came together with the field that names the host: text for people, at most
+    /// [`MAX_USER_AGENT`] bytes.
     pub user_agent: Option<String>,
 }
 
@@ -101,7 +101,7 @@ impl Request {
         self.target_host.as_deref().or(self.host.as_deref())
     }
 
-    /// A request of which no more than its line is known.
+    /// A request of which only the line is known.
     fn of(line: &RequestLine<'_>) -> Self {
         let mut request = Self {
             method: String::from_utf8_lossy(line.method).into_owned(),
@@ -123,25 +123,25 @@ impl Request {
     }
 }
 
-/// A whole head, and what follows it.
+/// A whole head, and the kind of body that follows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Head {
-    /// What it says.
+    /// Its content.
     pub request: Request,
-    /// Its octets, with those before it and the empty line behind it.
+    /// Its bytes, with those before it and the empty line after it.
     pub len: usize,
-    /// What follows.
+    /// The body.
     pub body: Body,
 }
 
-/// What stands between a request's head and the next request (RFC 9112, section 6.3).
+/// The bytes between a request's head and the next request (RFC 9112, section 6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Body {
-    /// So many octets.
+    /// So many bytes.
     Sized(u64),
-    /// Chunks, each behind its size (section 7.1).
+    /// Chunks, each after its size (section 7.1).
     Chunked,
-    /// Another protocol, if the server takes it up (RFC 9110, section 7.8); else a request.
+    /// Another protocol, if the server accepts it (RFC 9110, section 7.8); else a request.
     Other,
 }
 
@@ -162,9 +162,9 @@ pub fn looks_like(stream: &[u8]) -> bool {
 ///
 /// # Errors
 ///
-/// [`Failure::Malformed`] for what is no request, [`Failure::Unsupported`] for a protocol that only
-/// looks like HTTP/1 (RTSP, SIP, HTTP/2), [`Failure::Limit`] where [`MAX_HEAD`] octets name no host
-/// and have no end.
+/// [`Failure::Malformed`] for bytes that are no request, [`Failure::Unsupported`] for a protocol that only
+/// looks like HTTP/1 (RTSP, SIP, HTTP/2), [`Failure::Limit`] if [`MAX_HEAD`] bytes name no host and have no
+/// end.
 pub fn request(stream: &[u8]) -> Result<Progress<Request>, Failure> {
     let head = &stream[..stream.len().min(MAX_HEAD)];
     match read(skip_empty(head))? {
@@ -177,8 +177,8 @@ pub fn request(stream: &[u8]) -> Result<Progress<Request>, Failure> {
 ///
 /// # Errors
 ///
-/// As [`request`], and [`Failure::Malformed`] where it does not say, or says in two ways, what
-/// follows it; [`Failure::Limit`] where it does not end in [`MAX_WHOLE_HEAD`] octets.
+/// As [`request`], and [`Failure::Malformed`] if the kind of its body is not told, or told in two ways;
+/// [`Failure::Limit`] if it does not end in [`MAX_WHOLE_HEAD`] bytes.
 pub fn head(stream: &[u8]) -> Result<Progress<Head>, Failure> {
     let start = skip_empty(stream);
     let incomplete = || match stream.len() >= MAX_WHOLE_HEAD {
@@ -238,7 +238,7 @@ pub fn line(stream: &[u8]) -> Option<usize> {
     split_line(stream).map(|(_, rest)| stream.len() - rest.len())
 }
 
-/// What the headers say of what follows them.
+/// The facts of the headers about the body.
 #[derive(Default)]
 struct Framing {
     length: Option<u64>,
@@ -368,8 +368,8 @@ fn starts_with_method(line: &[u8]) -> bool {
     })
 }
 
-/// Whether it is what a request asks for, and not the argument of a command that another protocol
-/// calls the same (`get key`).
+/// Whether it is the target of a request, and not the argument of a command that has the same name in another
+/// protocol (`get key`).
 fn is_target(octets: &[u8]) -> bool {
     octets.is_empty()
         || octets.starts_with(b"/")
@@ -391,7 +391,7 @@ struct RequestLine<'a> {
 }
 
 impl<'a> RequestLine<'a> {
-    /// The line, and what is behind it.
+    /// The line, and the bytes after it.
     fn read(head: &'a [u8]) -> Result<Progress<(Self, &'a [u8])>, Failure> {
         let Some((line, rest)) = split_line(head) else {
             return if Self::may_become(head) {
@@ -426,7 +426,7 @@ impl<'a> RequestLine<'a> {
         Ok(Progress::Complete((Self { method, target }, rest)))
     }
 
-    /// Whether what starts so may be a request line: a word, and no control characters.
+    /// Whether bytes that start so may be a request line: a word, and no control characters.
     fn may_become(start: &[u8]) -> bool {
         let word = start
             .iter()
@@ -460,8 +460,8 @@ impl<'a> RequestLine<'a> {
     }
 }
 
-/// What is before the version at the end of a request line, and whether there is one. `HTTP/1.1`
-/// is looked for without the space that should be before it.
+/// The part of a request line before the version at its end, and whether there is a version. `HTTP/1.1` is
+/// found even without the space that should be before it.
 fn split_version(line: &[u8]) -> Result<(&[u8], bool), Failure> {
     let Some(slash) = line.iter().rposition(|octet| *octet == b'/') else {
         return Ok((line, false));
@@ -513,7 +513,7 @@ enum Next<'a> {
     Header(Header<'a>),
     /// The empty line behind the headers.
     End,
-    /// What is there ends within a header.
+    /// The bytes end within a header.
     More,
 }
 
@@ -842,7 +842,7 @@ mod tests {
         assert_eq!(read(fits).name(), Some("a.example"));
     }
 
-    /// What a stream says does not depend on where its segments end.
+    /// Checks that the facts of a stream do not depend on where its segments end.
     fn check_prefixes(stream: &[u8]) {
         let whole = request(stream);
         for length in 0..stream.len() {

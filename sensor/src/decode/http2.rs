@@ -1,15 +1,15 @@
-//! What a client says in HTTP/2 (RFC 9113) in the clear, as far as it names hosts.
+//! HTTP/2 (RFC 9113) in the clear, from the client, as far as it names hosts.
 //!
-//! Every stream of a connection has a request of its own. Only header blocks are looked into: they
-//! have to be read one and all, because each changes the table by which the next is compressed.
+//! Every stream of a connection has a request of its own. Only header blocks are read: all of them, because
+//! each changes the table by which the next is compressed.
 
 use super::{Failure, hpack::Decoder, name, stream::MAX_STREAM, text};
 
-/// What a client says first (section 3.4).
+/// The first bytes of a client (section 3.4).
 pub const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// The most bytes of a header block, compressed: half of what is held of a stream, so that a frame with
-/// all of it is held whole.
+/// The most bytes of a header block, compressed: half of those held of a stream, so that a frame with a whole
+/// block is held whole.
 pub const MAX_BLOCK: usize = MAX_STREAM / 2;
 
 /// The fewest bytes by which the preface is told from requests of HTTP/1.
@@ -24,16 +24,16 @@ pub fn looks_like(stream: &[u8]) -> bool {
     there >= TELLING && stream[..there] == PREFACE[..there]
 }
 
-/// What is read next of a connection.
+/// The next step in reading a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// So many bytes are done with, those that have not come yet included.
+    /// So many bytes are read or can be skipped, including those that have not come yet.
     Over(usize),
     /// More has to come first.
     More,
 }
 
-/// A request, as far as it says whom it is for.
+/// A request, as far as it names its host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Request {
     /// The host that `:authority` names, or the field `host` in its absence (section 8.3.1), without
@@ -79,13 +79,13 @@ mod flag {
 }
 
 impl Connection {
-    /// Reads one thing from what is held of the stream, and gives a request where one is whole.
+    /// Reads one thing from the held bytes of the stream, and returns a request if one is whole.
     ///
     /// # Errors
     ///
-    /// [`Failure::Malformed`] for what no server takes, [`Failure::Limit`] for a header block longer
-    /// than [`MAX_BLOCK`] or [`hpack::MAX_FIELDS`](super::hpack::MAX_FIELDS) or a table larger than
-    /// [`hpack::MAX_TABLE`](super::hpack::MAX_TABLE). What lies behind cannot be read.
+    /// [`Failure::Malformed`] for bytes that no server takes, [`Failure::Limit`] for a header block longer than
+    /// [`MAX_BLOCK`] or [`hpack::MAX_FIELDS`](super::hpack::MAX_FIELDS) or a table larger than
+    /// [`hpack::MAX_TABLE`](super::hpack::MAX_TABLE). The bytes after it cannot be read.
     pub fn step(&mut self, held: &[u8]) -> Result<(Step, Option<Request>), Failure> {
         if self.phase == Phase::Preface {
             let there = held.len().min(PREFACE.len());
@@ -149,7 +149,7 @@ impl Connection {
         matches!(self.phase, Phase::Block(..))
     }
 
-    /// Reads a whole header block. What stands behind a body is no request: it has no method.
+    /// Reads a whole header block. A block after a body is no request, because it has no method.
     fn request(&mut self, block: &[u8]) -> Result<Option<Request>, Failure> {
         const MAX_USER_AGENT: usize = super::http::MAX_USER_AGENT;
         let (mut has_method, mut authority, mut host, mut user_agent) = (false, None, None, None);

@@ -1,8 +1,8 @@
-//! From octets to facts: pure, total, and without a thought of who asks.
+//! From bytes to facts: pure and total functions, independent of their callers.
 //!
-//! Nothing here knows of flows, devices, clocks or the kernel. Every function takes octets that
-//! anybody may have made and gives a fact, the wish for more octets, or the reason why there is
-//! none; none of them panics, loops without a bound, or allocates more than its input is long.
+//! Nothing here uses flows, devices, clocks or the kernel. Every function takes bytes that anybody may have
+//! made and returns a fact, a request for more bytes, or the reason why there is no fact. None of them panics,
+//! loops without a bound, or allocates more than its input is long.
 
 pub mod dhcp4;
 pub mod dhcp6;
@@ -19,7 +19,7 @@ mod text;
 pub mod tls;
 pub mod tunnel;
 
-/// Why octets gave no fact. The [name](Self::name) is the metric label `reason`.
+/// The reason why bytes gave no fact. The [name](Self::name) is the metric label `reason`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Failure {
     /// It ends before it is whole, and no more can come (a datagram, a budget that is spent).
@@ -32,9 +32,9 @@ pub enum Failure {
     Unsupported,
     /// It does not decrypt: not what it looks like, damaged, or under keys of another connection.
     Undecryptable,
-    /// Two pieces claim the same place with different octets: what the receiver took is not known.
+    /// Two pieces have different bytes for the same place: it is unknown which the receiver took.
     Conflict,
-    /// What stands where a host name belongs is none: see [`name::host`].
+    /// The text in the place of a host name is none: see [`name::host`].
     NoHostName,
 }
 
@@ -64,10 +64,10 @@ impl Failure {
     }
 }
 
-/// What is known after some octets of something that may come in pieces.
+/// The result after some bytes of something that may come in pieces.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Progress<T> {
-    /// All there was to learn.
+    /// The whole fact.
     Complete(T),
     /// Right so far, and not yet enough.
     Incomplete,

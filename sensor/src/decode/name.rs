@@ -1,4 +1,4 @@
-//! Host names: what may be taken for one.
+//! Host names: the texts that are accepted as one.
 //!
 //! Everything that is shown as the name of a party goes through here, so that octets of a
 //! connection can never become markup, a control sequence or a label that looks like another one.
@@ -80,7 +80,7 @@ pub(super) fn authority(bytes: &[u8]) -> (Option<String>, Option<u16>) {
     }
 }
 
-/// What stands before the port, where there is one.
+/// The part before the port, if there is one.
 fn without_port(octets: &[u8]) -> &[u8] {
     const LONGEST_PORT: usize = 5;
     let digits = octets

@@ -1,5 +1,5 @@
-//! What a client may say before the stream that is meant: SOCKS, the PROXY protocol, a few lines of
-//! text.
+//! The prelude that a client may send before the stream that is meant: SOCKS, the PROXY protocol, a few lines
+//! of text.
 
 use super::{http, http2, reader::Reader, tls};
 
@@ -19,26 +19,26 @@ const MAX_TEXT: usize = 256;
 /// The most bytes behind the fixed part of a PROXY header, version 2.
 const MAX_PROXY: usize = 4_096;
 
-/// What stands at the start of a stream.
+/// The prelude at the start of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Prelude {
-    /// So many bytes, behind which the stream that is meant begins; 0 where it begins at once.
+    /// So many bytes, after which the stream that is meant begins; 0 if it begins at once.
     Whole(usize),
-    /// The start of something whose end has not come.
+    /// The start of a prelude whose end has not come.
     Begun,
 }
 
-/// What a client's stream begins with, before the stream that is meant.
+/// The prelude of a client's stream, before the stream that is meant.
 ///
-/// Messages of SOCKS 5 (RFC 1928, sections 3 and 4; RFC 1929) and 4 (with the name of a host, 4A),
-/// headers of the PROXY protocol in both versions, and lines of text, which count only where a TLS
-/// hello or HTTP follows them.
+/// It is made of messages of SOCKS 5 (RFC 1928, sections 3 and 4; RFC 1929) and 4 (with the name of a host,
+/// 4A), headers of the PROXY protocol in both versions, and lines of text, which count only if a TLS hello or
+/// HTTP follows them.
 pub fn prelude(stream: &[u8]) -> Prelude {
     let mut at = 0;
     for _ in 0..MAX_MESSAGES {
         let rest = &stream[at..];
         if at > 0 && matches!(rest, [5] | [5, 1] | [5, 1, 0]) {
-            // Behind a list of methods this is the start of a request, and no second list.
+            // After a list of methods this is the start of a request, and no second list.
             return Prelude::Begun;
         }
         match proxy(rest).or_else(|| socks(rest)) {
@@ -167,7 +167,7 @@ fn socks(stream: &[u8]) -> Option<Prelude> {
     }
 }
 
-/// What follows a request of SOCKS 5 for an address of this kind.
+/// The rest after a request of SOCKS 5 for an address of this kind.
 fn request(kind: u8, rest: &[u8]) -> Option<Reader<'_>> {
     const PORT: usize = 2;
     let mut rest = Reader(rest);
@@ -180,7 +180,7 @@ fn request(kind: u8, rest: &[u8]) -> Option<Reader<'_>> {
     Some(rest)
 }
 
-/// Passes over a text that ends with a zero, and gives whether there is one.
+/// Skips a text that ends with a zero, and returns whether there is one.
 fn text(rest: &mut Reader<'_>) -> bool {
     let end = rest.0.iter().take(MAX_TEXT).position(|octet| *octet == 0);
     end.is_some_and(|end| rest.take(end + 1).is_some())

@@ -62,7 +62,7 @@ impl Version {
         }
     }
 
-    /// What people call it: `1`, `2`, `draft-29`, `mvfst-27`, `Q050`, `T051`.
+    /// Its name for people: `1`, `2`, `draft-29`, `mvfst-27`, `Q050`, `T051`.
     pub fn label(self) -> String {
         match self {
             Self::V1 => "1".into(),
@@ -91,14 +91,14 @@ impl Version {
     }
 }
 
-/// What a client says first over QUIC.
+/// The first message of a client over QUIC.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hello {
     /// The version of the packets it came in.
     pub version: Version,
-    /// The hello. gQUIC's own has a name and nothing else of it.
+    /// The hello. gQUIC's own has nothing but a name.
     pub hello: ClientHello,
-    /// What gQUIC's own hello says of the program and the device it runs on.
+    /// The program and the device it runs on, from gQUIC's own hello.
     pub user_agent: Option<String>,
 }
 
@@ -169,7 +169,7 @@ impl Initials {
         let mut failure = None;
         let mut rest = payload;
         for _ in 0..MAX_PACKETS {
-            // What has a short header is encrypted under other keys, and is the last.
+            // A packet with a short header is encrypted under other keys, and is the last.
             if !matches!(rest, [0x80..=0xff, ..]) {
                 break;
             }

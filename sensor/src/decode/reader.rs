@@ -1,7 +1,7 @@
-//! Octets from front to back: every reading takes what it gives, and gives `None` where that is
-//! not there.
+//! A reader of bytes from front to back: every call takes the bytes that it returns, and returns `None` if they
+//! are not there.
 
-/// What is left to read.
+/// The bytes left to read.
 #[derive(Clone, Copy)]
 pub(super) struct Reader<'a>(pub(super) &'a [u8]);
 

@@ -1,15 +1,15 @@
 //! The start of a TCP stream, put together from its segments.
 //!
-//! Only what lies without a gap behind the first octet is given out: what stands on both sides of
-//! a hole was never said together. Where two segments claim the same place with different octets,
-//! nobody but the receiver knows which of them it took, and [`Stream::conflict`] says so.
+//! Only the bytes without a gap after the first are returned, because bytes on both sides of a hole were never
+//! sent together. If two segments have different bytes for the same place, only the receiver knows which it
+//! took, and [`Stream::conflict`] tells so.
 
 use std::ops::Range;
 
-/// Octets of a stream that are held at most; what lies behind is not looked at.
+/// The most bytes of a stream that are held; later ones are not read.
 pub const MAX_STREAM: usize = 16 * 1024;
 
-/// Pieces behind a hole that are held at most; a further one is dropped as if it had been lost.
+/// The most pieces after a hole that are held; a further one is dropped as if it had been lost.
 pub const MAX_ISLANDS: usize = 128;
 
 /// The most octets that fill a segment without data up to the shortest Ethernet frame.
@@ -26,9 +26,9 @@ pub fn is_padding(octets: &[u8]) -> bool {
 pub struct Stream {
     /// The sequence number of the first octet.
     base: Option<u32>,
-    /// The SYN was seen: nothing can lie before the base.
+    /// Whether the SYN was seen: nothing can then lie before the base.
     fixed: bool,
-    /// The octet at `base + i` stands at `i`; what is in no piece is of no meaning.
+    /// The byte of `base + i` is at `i`; bytes in no piece have no meaning.
     octets: Vec<u8>,
     /// The octets before the first hole.
     contiguous: usize,
@@ -159,7 +159,7 @@ impl Stream {
             return;
         }
         if self.disagrees(&piece, octets) {
-            // What came first is kept, as if this one had been lost.
+            // The first bytes are kept, as if this segment had been lost.
             self.conflict |= !is_padding;
             return;
         }
@@ -325,7 +325,7 @@ mod tests {
         }
         // It stays where nothing else is said.
         assert_eq!(stream(None, &[(1, b"\0"), (2, b"a")]).contiguous(), b"\0a");
-        // What is said twice in earnest is not padding.
+        // Retransmitted data is not keep-alive padding.
         assert!(stream(None, &[(1, b"\0\0\0\0\0\0\0"), (1, b"abcdefg")]).conflict());
         assert!(stream(None, &[(1, b"\0\0"), (1, b"ab"), (1, b"cd")]).conflict());
     }

@@ -1,30 +1,30 @@
 //! TLS ClientHello (RFC 8446, section 4.1.2).
 //!
-//! What no server would take gives no name: the rules of the RFCs are kept where OpenSSL, Go and
-//! rustls keep them, because a hello that all of them refuse opens no connection.
+//! A hello that no server would take gives no name: the rules of the RFCs are enforced where OpenSSL, Go and
+//! rustls enforce them, because a hello that all of them refuse opens no connection.
 
 use super::{Failure, Progress, name, reader::Reader, stream::MAX_STREAM};
 
-/// The longest hello that is followed, in octets, with its handshake header.
+/// The longest hello that is read, in bytes, with its handshake header.
 pub const MAX_HELLO: usize = MAX_STREAM;
 
-/// Protocols of a hello that are kept at most.
+/// The most protocols of a hello that are kept.
 pub const MAX_ALPN: usize = 16;
 
-/// The longest protocol identifier that is kept, in octets. The longest registered one is shorter.
+/// The longest protocol identifier that is kept, in bytes. The longest registered one is shorter.
 pub const MAX_ALPN_LEN: usize = 32;
 
-/// Warnings before the hello that are passed over at most; OpenSSL and rustls take four.
+/// The most warnings before the hello that are skipped; OpenSSL and rustls take four.
 const MAX_ALERTS: usize = 4;
 
-/// What a client says first.
+/// The first message of a client.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClientHello {
-    /// The host name it asks for (RFC 6066, section 3), as [`name::host`] gives it. With ECH it is
-    /// the name of who hides the real one.
+    /// The host name it asks for (RFC 6066, section 3), as [`name::host`] returns it. With ECH it is the outer
+    /// name, that of the provider who hides the real one.
     pub server_name: Option<String>,
-    /// It asks for something that is no host name, by which no server can be told; `server_name` is
-    /// `None` then.
+    /// Whether it asks for something that is no host name, by which no server can be told; `server_name` is
+    /// then `None`.
     pub no_host_name: bool,
     /// The protocols it offers (RFC 7301), most wanted first. Those that are not printable, reserved
     /// (RFC 8701) or longer than [`MAX_ALPN_LEN`] are left out.
@@ -58,8 +58,8 @@ pub fn looks_like(octets: &[u8]) -> bool {
 
 /// Reads the start of a client's stream: TLS records (RFC 8446, section 5.1) with a hello in them.
 ///
-/// A hello may lie in any number of records. Warnings before it are passed over, as servers do.
-/// What lies behind the hello is not looked at.
+/// A hello may lie in any number of records. Warnings before it are skipped, as servers do. Bytes after the
+/// hello are not read.
 ///
 /// # Errors
 /// [`Failure::Unsupported`] for a hello in the form of SSL 2, which has no name;
@@ -107,8 +107,8 @@ pub fn client_hello(stream: &[u8]) -> Result<Progress<ClientHello>, Failure> {
 /// Reads a hello without records, as QUIC carries it in its CRYPTO frames.
 ///
 /// # Errors
-/// [`Failure::Limit`] for a hello longer than [`MAX_HELLO`]; [`Failure::Malformed`] for what is no
-/// hello, or one that contradicts itself.
+/// [`Failure::Limit`] for a hello longer than [`MAX_HELLO`]; [`Failure::Malformed`] for bytes that are no
+/// hello, or for one that contradicts itself.
 pub fn handshake(octets: &[u8]) -> Result<Progress<ClientHello>, Failure> {
     match *octets {
         [] | [CLIENT_HELLO] | [CLIENT_HELLO, 0] | [CLIENT_HELLO, 0, _] => Ok(Progress::Incomplete),
@@ -169,7 +169,7 @@ struct Record<'a> {
     is_whole: bool,
 }
 
-/// The first record, and what lies behind it. `None` while its header is not there.
+/// The first record, and the bytes after it. `None` while its header is not there.
 ///
 /// The minor version is of no meaning (RFC 8446, section 5.1).
 fn record(octets: &[u8]) -> Result<Option<(Record<'_>, &[u8])>, Failure> {
@@ -215,7 +215,7 @@ fn is_whole(handshake: &[u8]) -> bool {
         [_, 0, high, low, ref body @ ..] => {
             body.len() >= usize::from(u16::from_be_bytes([high, low]))
         }
-        // What has no such length fails, and need not wait for it.
+        // A message without such a length fails, and need not wait for the rest.
         _ => handshake.len() >= HANDSHAKE_HEADER,
     }
 }
@@ -526,7 +526,7 @@ mod tests {
     fn lengths_that_do_not_fit_are_malformed() {
         let whole = [start(), vector16(&named(b"a.example"))].concat();
         for cut in 1..whole.len() {
-            // What is without extensions at all is right.
+            // A hello without any extensions is right.
             if cut != start().len() {
                 let cut = handshake(&message(&whole[..cut]));
                 assert_eq!(cut, Err(Failure::Malformed));

@@ -1,7 +1,7 @@
-//! Tunnels by their first octets: WireGuard, OpenVPN, IKE.
+//! Tunnels by their first bytes: WireGuard, OpenVPN, IKE.
 //!
-//! Only the messages that open a tunnel are known: they have fixed lengths and fields that must be
-//! zero. What a tunnel carries afterwards looks like nothing.
+//! Only the messages that open a tunnel are recognised: they have fixed lengths and fields that must be zero.
+//! The messages after them have no recognisable form.
 
 use super::reader::Reader;
 
@@ -89,11 +89,11 @@ fn is_openvpn(packet: &[u8]) -> bool {
 /// Octets of the number and the time of a packet that is authenticated.
 const REPLAY: usize = 8;
 const HMAC_SHA256: usize = 32;
-/// What a client's reset has behind that: no acknowledgements, and its number.
+/// The bytes of a client's reset after that: no acknowledgements, and its number.
 const CRYPTED_CLIENT: usize = 1 + 4;
-/// A server's: one acknowledgement, the session it is for, and its own number.
+/// Those of a server's reset: one acknowledgement, the session it is for, and its own number.
 const CRYPTED_SERVER: usize = 1 + 4 + 8 + 4;
-/// Octets of a client key of tls-crypt-v2, wrapped: 256 of key, the authentication, what the server
+/// Bytes of a client key of tls-crypt-v2, wrapped: 256 of key, the authentication, the metadata that the server
 /// wrote into it, and the length (OpenVPN, doc/tls-crypt-v2.txt).
 const WRAPPED_KEY: std::ops::RangeInclusive<usize> = 290..=1024;
 
@@ -141,7 +141,7 @@ fn is_replay_start(mut rest: Reader<'_>) -> bool {
     (TRIES.contains(&number) || EARLY.contains(&number)) && TIMES.contains(&time)
 }
 
-/// What tells IKE from ESP on port 4500 (RFC 3948, section 2.2).
+/// The marker that tells IKE from ESP on port 4500 (RFC 3948, section 2.2).
 const NON_ESP: [u8; 4] = [0; 4];
 
 /// The first message of an exchange: the responder has no SPI yet (RFC 7296, section 3.1; RFC 2408,
@@ -247,8 +247,8 @@ mod tests {
         }
     }
 
-    /// What OpenVPN 2.6 sends first: bare, with tls-auth under SHA-1, SHA-256 and SHA-512, with
-    /// tls-crypt, with tls-crypt-v2.
+    /// The first messages of OpenVPN 2.6: bare, with tls-auth under SHA-1, SHA-256 and SHA-512, with tls-crypt,
+    /// with tls-crypt-v2.
     #[test]
     fn openvpn_as_it_is() {
         let resets = include_str!("../../tests/data/openvpn-resets.txt");

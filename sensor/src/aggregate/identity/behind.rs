@@ -15,11 +15,11 @@ const MAX_CLIENTS: usize = 32;
 /// The most IPv4 addresses that are told apart.
 const MAX_ENDS: usize = 16;
 
-/// Seconds after which a client that asked for nothing is behind it no more. Leases of home routers last a
-/// day to ten days; a client asks anew after half of that.
+/// Seconds after which a client that asked for nothing is no longer counted as behind it. Leases of home
+/// routers last a day to ten days; a client asks anew after half of that.
 const ABSENT_AFTER: f64 = 7.0 * 24.0 * 60.0 * 60.0;
 
-/// What shows that several devices have the same MAC address.
+/// The observations that tell that several devices have the same MAC address.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Behind {
     /// Other DHCP clients whose messages it sent, each with the seconds since the Unix epoch of the last.
@@ -27,11 +27,11 @@ pub(super) struct Behind {
     ends: Vec<End>,
 }
 
-/// An IPv4 address, and who seems to have it.
+/// An IPv4 address, and the device that seems to have it.
 #[derive(Clone, Debug)]
 struct End {
     address: Ipv4Addr,
-    /// When it was seen first and last, in seconds since the Unix epoch.
+    /// The times at which it was seen first and last, in seconds since the Unix epoch.
     first: f64,
     last: f64,
     family: Option<Family>,
@@ -86,7 +86,7 @@ impl Behind {
         }
     }
 
-    /// Takes what one at this address says of its system, and gives whether that is news.
+    /// Takes the system that a device at this address tells, and returns whether that is news.
     pub(super) fn system(&mut self, address: Ipv4Addr, system: &str, now: f64) -> bool {
         let Some(family) = Family::of(system) else {
             return false;
@@ -95,7 +95,7 @@ impl Behind {
         end.family.replace(family) != Some(family)
     }
 
-    /// Takes how one at this address is called in multicast DNS, and gives whether that is news.
+    /// Takes the name in multicast DNS of a device at this address, and returns whether that is news.
     pub(super) fn host(&mut self, address: Ipv4Addr, name: &str, now: f64) -> bool {
         let end = self.end(address, now);
         let name = name.to_lowercase();
@@ -154,7 +154,7 @@ impl Behind {
 
 #[cfg(test)]
 impl Behind {
-    /// What it takes of the memory beside its own frame, in bytes.
+    /// The heap memory that it uses, in bytes.
     pub(super) fn memory(&self) -> usize {
         let hosts = self.ends.iter().filter_map(|end| end.host.as_ref());
         self.clients.capacity() * size_of::<(Mac, f64)>()
@@ -164,8 +164,8 @@ impl Behind {
 }
 
 impl End {
-    /// Whether another device has the other address: both are in use at the same time, and say what
-    /// excludes each other.
+    /// Whether another device has the other address: both are in use at the same time, and their facts exclude
+    /// each other.
     fn excludes(&self, other: &Self) -> bool {
         let differ = self.family.zip(other.family).is_some_and(|(a, b)| a != b)
             || self

@@ -1,11 +1,10 @@
-//! What a thing that was seen suggests, and how much that counts.
+//! The suggestions of an observed value, and their weights.
 
 use crate::model::Kind;
 
-/// Where something was seen, the most trusted first.
+/// The source of an observation, the most trusted first.
 ///
-/// What a device says of itself on purpose stands before what it betrays by its habits, and both
-/// before who made its network hardware.
+/// The device's own statements stand before its habits, and both before the maker of its network hardware.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Source {
     /// The owner's word in the configuration.
@@ -34,12 +33,12 @@ pub enum Source {
     UserAgent,
     /// The registry of hardware addresses.
     Oui,
-    /// What it does for others.
+    /// The services that it offers to other devices.
     Behaviour,
 }
 
 impl Source {
-    /// How many there are.
+    /// The number of sources.
     pub const COUNT: usize = Self::Behaviour as usize + 1;
 
     /// The word for it in JSON.
@@ -90,9 +89,9 @@ impl Source {
     }
 }
 
-/// What a row of a table suggests: each with its weight, 0 to 1.
+/// The suggestions of a row of a table, each with its weight, 0 to 1.
 ///
-/// A weight is how often, by the author's judgement, the suggestion is right where nothing
+/// A weight is the share of cases in which the suggestion is right, by the author's judgement, if nothing
 /// contradicts it.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Hint {
@@ -138,7 +137,7 @@ impl Hint {
         self
     }
 
-    /// What this leaves open is taken from another.
+    /// Fills the empty fields from another hint.
     pub(super) fn or(self, other: Self) -> Self {
         Self {
             kind: self.kind.or(other.kind),
@@ -148,13 +147,13 @@ impl Hint {
     }
 }
 
-/// What one value suggests.
+/// The suggestions of one value.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Clue {
     pub(super) hint: Hint,
     /// The version of the system.
     pub(super) version: Option<String>,
-    /// The maker's name where no table has it.
+    /// The maker's name, if no table has it.
     pub(super) registered: Option<(String, f32)>,
     pub(super) model: Option<(String, f32)>,
     pub(super) name: Option<(String, f32)>,

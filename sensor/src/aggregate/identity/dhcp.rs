@@ -1,5 +1,5 @@
-//! What a device's DHCP client betrays: its vendor class, and the list of parameters it asks for,
-//! which few systems have in common.
+//! The suggestions of a device's DHCP client: its vendor class, and its list of requested parameters, which few
+//! systems have in common.
 
 use super::{
     clue::{Clue, Hint},

@@ -1,4 +1,4 @@
-//! Names that devices give themselves: made fit for people, and read for what they betray.
+//! The names that devices give themselves: made fit for people, and their suggestions.
 
 use super::clue::{Clue, Hint, clean};
 use crate::model::Kind::{Computer, Iot, Phone, Router, Tablet, Tv};
@@ -27,7 +27,7 @@ pub(super) fn label(text: &str) -> Option<String> {
     (!nobody).then_some(name)
 }
 
-/// What software calls itself when it has no name.
+/// The names that software uses if it has no name.
 const NOBODY: &[&str] = &[
     "(none)",
     "*",
@@ -56,7 +56,7 @@ fn is_uuid(name: &str) -> bool {
     groups.clone().count() == 5 && groups.zip([8, 4, 4, 4, 12]).all(is_group)
 }
 
-/// What a name suggests, beside itself.
+/// The suggestions of a name, beside the name itself.
 pub(super) fn clue(name: &str) -> Clue {
     let lower = name.to_lowercase();
     let written = Written::new(name);
@@ -145,7 +145,7 @@ enum Place {
     Model(&'static str, &'static [Form]),
 }
 
-/// What is behind a word in the name of a model.
+/// The form of the text that follows a word in the name of a model.
 #[derive(Clone, Copy, Debug)]
 enum Form {
     /// The word.
@@ -260,9 +260,9 @@ impl Place {
 
 /// A name as it is written, and where its words begin and end.
 ///
-/// Words are parted by what is neither letter nor digit, by a capital behind a small letter, and by a change
-/// to a script without capitals. What a name has glued together counts where it is made of the names of
-/// products (`RedmiNote8`, `smarttv`), and where a preposition and a capital follow, as in `iPhonediMonica`.
+/// Words are separated by characters that are neither letter nor digit, by a capital after a small letter, and
+/// by a change to a script without capitals. Words without a separator count if they are the names of products
+/// (`RedmiNote8`, `smarttv`), or if a preposition and a capital follow, as in `iPhonediMonica`.
 struct Written<'a> {
     text: &'a str,
     /// The same in lower case, with a hyphen for each space, underscore and dot; as long as the text.

@@ -1,5 +1,5 @@
-//! Services that a device offers in multicast DNS (RFC 6762, RFC 6763): what they are called, and
-//! what their TXT records say of the device.
+//! The services that a device offers in multicast DNS (RFC 6762, RFC 6763): their names, and the facts about
+//! the device in their TXT records.
 
 use super::{
     clue::{Clue, Hint, clean},
@@ -8,8 +8,8 @@ use super::{
 };
 use crate::model::Kind::{Computer, Iot, Phone, Router, Tv};
 
-/// What a service suggests that the device itself offers. `kind` is `_airplay._tcp`, with or
-/// without `.local` behind it; `text` are the items of its TXT record.
+/// The suggestions of a service that the device itself offers. `kind` is `_airplay._tcp`, with or without
+/// `.local` after it; `text` are the items of its TXT record.
 pub(super) fn clue(kind: &str, instance: &str, text: &[(String, String)]) -> Clue {
     let service = kind.split('.').next().unwrap_or_default().to_lowercase();
     let item = |keys: &[&str]| {
@@ -57,7 +57,7 @@ pub(super) fn clue(kind: &str, instance: &str, text: &[(String, String)]) -> Clu
     clue
 }
 
-/// What the model of a cast device or of an accessory of HomeKit says beyond the service.
+/// The suggestions of the model of a cast device or of a HomeKit accessory, beyond those of the service.
 fn of_accessory(service: &str, model: &str, category: Option<&str>) -> Option<Hint> {
     let has = |words: &[&'static str]| words.iter().any(|word| has_word(model, word));
     match service {
@@ -77,7 +77,7 @@ fn of_accessory(service: &str, model: &str, category: Option<&str>) -> Option<Hi
     }
 }
 
-/// Services, what they suggest, and whether the instance is a name that the owner gave.
+/// Services, their suggestions, and whether the instance is a name that the owner gave.
 #[rustfmt::skip]
 const SERVICES: &[(&str, Hint, bool)] = &[
     // AirPlay is in sets of many makers; the model tells.

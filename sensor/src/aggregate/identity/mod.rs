@@ -1,25 +1,24 @@
-//! Who a device is: what was seen of it, and what that suggests together.
+//! The identity of a device: the facts observed, and the conclusion that they suggest together.
 //!
-//! A fact is read once, when it is [noted](Identity::note): each source has tables of its own
-//! (`dhcp`, `host_name`, `mdns`, `names`, `user_agent`, `oui`) that say what a value suggests and
-//! how much that counts. A [conclusion](Identity::conclude) weighs all that is known.
+//! A fact is read once, when it is [noted](Identity::note): each source has tables of its own (`dhcp`,
+//! `host_name`, `mdns`, `names`, `user_agent`, `oui`) with the suggestions of a value and their weights. A
+//! [conclusion](Identity::conclude) weighs all known facts.
 //!
 //! # How sure
 //!
-//! Each of kind, vendor and system is put to a vote. Of one source, the strongest suggestion for
-//! an answer counts, once: a hundred names asked are not a hundred witnesses. The weights of the
-//! sources that agree are joined as independent ones (`1 − Π(1 − w)`), which is the answer's
-//! support; the answer with the most support wins, of two alike that of the more trusted source.
-//! The confidence is the winner's support, less the share of its strongest rival:
-//! `s · s / (s + r)`. So it is `s` where nothing contradicts, and half of it where the rival is
-//! as strong. It is never above 0.99: that is left to the owner's word in the configuration, which
-//! is not voted on and has confidence 1.
+//! Each of kind, vendor and system is put to a vote. Of one source, only the strongest suggestion for an answer
+//! counts, because a hundred names asked are not a hundred witnesses. The weights of the sources that agree are
+//! joined as independent ones (`1 − Π(1 − w)`), which is the answer's support. The answer with the most support
+//! wins; of two alike, that of the more trusted source. The confidence is the winner's support, less the share
+//! of its strongest rival: `s · s / (s + r)`. So it is `s` if nothing contradicts, and half of it if the rival
+//! is as strong. It is never above 0.99: only the owner's word in the configuration, which is not voted on, has
+//! confidence 1.
 //!
-//! What is concluded agrees with itself: a system may be of one maker or of some kinds of devices only. Of the
+//! A conclusion is consistent, because a system may be of one maker or of some kinds of devices only. Of the
 //! kinds, vendors and systems that agree, those with the most support together are taken.
 //!
-//! Where several devices have the same MAC address (`behind`), what those behind it say is not of the device
-//! itself, and only its own DHCP client and its hardware tell who it is.
+//! If several devices have the same MAC address (`behind`), the facts of those behind it are not of the device
+//! itself, and only its own DHCP client and its hardware tell its identity.
 
 mod behind;
 mod clue;
@@ -109,18 +108,18 @@ pub enum Fact {
     Router,
 }
 
-/// What the configuration says of a device.
+/// The facts about a device in the configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Override {
     /// Its name.
     pub name: Option<String>,
-    /// What it is; [`Kind::Unknown`] leaves that to the evidence.
+    /// Its kind; [`Kind::Unknown`] leaves that to the evidence.
     pub kind: Option<Kind>,
-    /// Who made it.
+    /// Its vendor.
     pub vendor: Option<String>,
 }
 
-/// All that is known of one device. However many facts there are, it stays below some 30 KiB.
+/// The facts known of one device. They stay below some 30 KiB, however many there are.
 #[derive(Clone, Debug, Default)]
 pub struct Identity {
     evidence: Vec<Evidence>,
@@ -129,7 +128,7 @@ pub struct Identity {
     behind: Behind,
 }
 
-/// Something that was seen, and what it suggests.
+/// An observed value, and its suggestions.
 #[derive(Clone, Debug)]
 struct Evidence {
     source: Source,
@@ -137,7 +136,7 @@ struct Evidence {
     clue: Clue,
 }
 
-/// What its DHCPv4 client said last.
+/// The last message of its DHCPv4 client.
 #[derive(Clone, Debug, Default)]
 struct Client {
     parameters: Option<Vec<u8>>,
@@ -318,8 +317,8 @@ impl Identity {
         self.evidence(source, &name, || host_name::clue(&name))
     }
 
-    /// Keeps a value that suggests something, in front of what else is known from its source; gives
-    /// whether that may change the conclusion.
+    /// Keeps a value with its suggestions, in front of the other values of its source; returns whether that may
+    /// change the conclusion.
     fn evidence(&mut self, source: Source, value: &str, clue: impl FnOnce() -> Clue) -> bool {
         let value = clean(value, MAX_TEXT);
         let of_source = |of: &Evidence| of.source == source;
@@ -383,7 +382,7 @@ fn vendor(clue: &Clue) -> Option<(&str, f32)> {
         .or_else(|| registered.map(|(name, weight)| (name.as_str(), *weight)))
 }
 
-/// What was concluded of a device, each with its confidence.
+/// The conclusions about a device, each with its confidence.
 #[derive(Default)]
 struct Agreed<'a> {
     kind: Option<Answer<Kind>>,
@@ -441,7 +440,7 @@ fn agree<'a>(word: &'a Override, evidence: &[Seen<'a>]) -> Agreed<'a> {
     let mut best: Option<Agreed<'a>> = None;
     for &kind in &kinds {
         for &vendor in &vendors {
-            // What the owner calls a maker may be one that no table has.
+            // The owner may name a maker that no table has.
             let maker = match &word.vendor {
                 Some(vendor) => product::maker(vendor),
                 None => vendor.map(|vendor| vendor.is),
@@ -995,7 +994,7 @@ mod tests {
         assert_eq!(found.system.as_deref(), Some("Android 13"));
         let found = identity.conclude(RANDOM, Some(&word(Some(Kind::Computer), "Samsung")));
         assert_eq!((found.kind, found.system), (Kind::Computer, None));
-        // Whoever sells what no table has.
+        // A maker that no table has may sell any system.
         let found = identity.conclude(RANDOM, Some(&word(None, "Anna")));
         assert!(found.system.is_some());
 
@@ -1354,7 +1353,7 @@ mod tests {
         }
     }
 
-    /// What an identity takes of the memory, its own frame and spare room included.
+    /// The memory of an identity in bytes, its own frame and spare room included.
     fn octets_of(identity: &Identity) -> usize {
         let clue = |clue: &Clue| {
             let texts = [&clue.registered, &clue.model, &clue.name]

@@ -4,7 +4,7 @@
 use super::clue::{Clue, Hint};
 use crate::model::Kind::{Computer, Iot, Phone, Router, Tablet, Tv};
 
-/// What a name that was asked or connected to suggests; nothing for almost all names. The name is
+/// The suggestions of a name that the device asked for or connected to; none for almost all names. The name is
 /// in lower case, as a rule, and without a dot at its end.
 pub(super) fn clue(name: &str) -> Clue {
     let name = name.trim_end_matches('.');
@@ -68,7 +68,7 @@ const NAMES: &[(&str, Hint)] = &[
     ("spectrum.s3.amazonaws.com", Hint::new().kind(Tablet, 0.5).vendor("Amazon", 0.8)),
     ("conntest.nintendowifi.net", Hint::new().kind(Iot, 0.9).vendor("Nintendo", 0.9)),
     ("ctest.cdn.nintendo.net", Hint::new().kind(Iot, 0.9).vendor("Nintendo", 0.9)),
-    // What time is it?
+    // Time servers.
     ("time-ios.apple.com", Hint::new().kind(Phone, 0.5).vendor("Apple", 0.85).system("iOS", 0.85)),
     ("time-macos.apple.com", Hint::new().kind(Computer, 0.8).vendor("Apple", 0.85).system("macOS", 0.85)),
     ("time.apple.com", Hint::new().vendor("Apple", 0.7)),
@@ -79,7 +79,7 @@ const NAMES: &[(&str, Hint)] = &[
     ("*.debian.pool.ntp.org", linux(0.6)),
     ("*.openwrt.pool.ntp.org", Hint::new().kind(Router, 0.8).system("Linux", 0.8)),
     ("*.fedora.pool.ntp.org", linux(0.75)),
-    // What only television sets ask for.
+    // Names that only television sets ask for.
     ("*.samsungcloudsolution.com", Hint::new().kind(Tv, 0.8).vendor("Samsung", 0.85)),
     ("*.samsungcloudsolution.net", Hint::new().kind(Tv, 0.8).vendor("Samsung", 0.85)),
     ("*.samsungotn.net", Hint::new().kind(Tv, 0.8).vendor("Samsung", 0.85)),

@@ -1,7 +1,7 @@
-//! Who made the network hardware: the registry of the IEEE, by the longest prefix of an address.
+//! The maker of the network hardware: the registry of the IEEE, by the longest prefix of an address.
 //!
-//! The table is part of the binary and is read where it lies: binary search over prefixes, then
-//! one name is unpacked. `xtask/src/oui.rs` makes it and describes its format.
+//! The table is part of the binary and is read in place: a binary search over prefixes, after which one name is
+//! unpacked. `xtask/src/oui.rs` makes it and describes its format.
 
 use super::{
     LOCALLY_ADMINISTERED, Mac,
@@ -12,25 +12,25 @@ use crate::model::Kind::{Computer, Iot, Phone, Router, Tv};
 /// The table, about 840 KiB.
 const TABLE: &[u8] = include_bytes!("../../../data/oui.bin");
 
-/// The first octets of the table: what it is, and the version of its format.
+/// The first bytes of the table: its magic, and the version of its format.
 const MAGIC: &[u8] = b"OUI\x01";
 /// Set in the first octet of an address that is for a group (IEEE 802, section 8.2).
 const GROUP: u8 = 1;
-/// No name is longer, in octets.
+/// The longest name, in bytes.
 const MAX_NAME: usize = 255;
 
-/// Whom an address is assigned to.
+/// The owner of an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Vendor {
-    /// The owner's name as the registry has it, in one line.
+    /// The owner's name in the registry, in one line.
     pub registered: String,
-    /// The name that is on the device, where that is known.
+    /// The brand on the device, if that is known.
     pub brand: Option<&'static str>,
 }
 
-/// Whom an address is assigned to, by the longest of its prefixes of 36, 28 and 24 bits that the
-/// registry has. None for a locally administered address, which nobody assigned, for a group
-/// address, and for an owner who is not public.
+/// The owner of an address, by the longest of its prefixes of 36, 28 and 24 bits that the registry has. None
+/// for a locally administered address, which nobody assigned, for a group address, and for an owner who is not
+/// public.
 pub fn vendor(mac: Mac) -> Option<Vendor> {
     if mac[0] & (LOCALLY_ADMINISTERED | GROUP) != 0 {
         return None;
@@ -121,8 +121,7 @@ fn find<const ENTRY: usize, const PREFIX: usize>(
     )
 }
 
-/// What is on the device, by the words the registered name begins with. The first that fits
-/// counts.
+/// The brand on the device, by the first words of the registered name. The first row that matches counts.
 #[rustfmt::skip]
 const BRANDS: &[(&str, &str)] = &[
     ("allterco", "Shelly"),
@@ -224,7 +223,7 @@ const BRANDS: &[(&str, &str)] = &[
     ("zyxel", "Zyxel"),
 ];
 
-/// What the registry suggests. A brand may buy its parts from another, so it never counts in full.
+/// The suggestions of the registry. A brand may buy its parts from another, so it never counts in full.
 pub(super) fn clue(vendor: &Vendor) -> Clue {
     let Some(brand) = vendor.brand else {
         // The name of a maker of parts is better than none.
@@ -238,7 +237,7 @@ pub(super) fn clue(vendor: &Vendor) -> Clue {
     found.map_or(made, |(_, hint)| hint.or(made)).into()
 }
 
-/// What the makers make that make mostly one kind, and those whose parts are in devices of others.
+/// The products of makers that make mostly one kind, and makers whose parts are in devices of others.
 #[rustfmt::skip]
 const PRODUCTS: &[(&str, Hint)] = &[
     ("ASUS", Hint::new().kind(Computer, 0.4)),

@@ -3,12 +3,12 @@
 use super::clue::Hint;
 use crate::model::Kind::{self, Computer, Iot, Phone, Router, Tablet, Tv};
 
-/// Whose product an Android model is, for example `Redmi Note 8`, `SM-G991B`, `CPH2305`.
+/// The maker and kind of an Android model, for example `Redmi Note 8`, `SM-G991B`, `CPH2305`.
 pub(super) fn android(model: &str) -> Option<Hint> {
     find(ANDROID, model).or_else(|| find(OF_LETTERS, model))
 }
 
-/// The same for a text that need not be a model: only those whose numbers tell them from words.
+/// The same for a text that may be no model: only models whose numbers tell them from words.
 pub(super) fn numbered(text: &str) -> Option<Hint> {
     find(ANDROID, text)
 }
@@ -119,7 +119,7 @@ const OF_LETTERS: &[(&str, &str, Kind)] = &[
     ("KF*", "Amazon", Tablet),
 ];
 
-/// What an identifier of Apple is, for example `iPhone14,5`, `Mac14,2`, `AudioAccessory5,1`.
+/// The kind and system of an identifier of Apple, for example `iPhone14,5`, `Mac14,2`, `AudioAccessory5,1`.
 pub(super) fn apple(identifier: &str) -> Option<Hint> {
     let (_, kind, system) = APPLE.iter().find(|(start, ..)| {
         identifier
@@ -152,7 +152,7 @@ const APPLE: &[(&str, Kind, &str)] = &[
     ("AirPort", Router, "AirPort"),
 ];
 
-/// Whose name a maker's own word for itself stands for, as in `manufacturer=samsung`.
+/// The maker that a device names in its own words, as in `manufacturer=samsung`.
 pub(super) fn maker(word: &str) -> Option<&'static str> {
     let word = word.trim().to_lowercase();
     MAKERS

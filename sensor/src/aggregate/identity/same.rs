@@ -4,12 +4,12 @@ use std::collections::HashMap;
 
 use super::{Identity, Mac, host_name, is_random};
 
-/// What a device with a new MAC address has in common with the one it was.
+/// The traits that a device with a new MAC address shares with its former one.
 #[derive(PartialEq, Eq, Hash)]
 enum Trait<'a> {
-    /// Host name in lower case, and what the DHCP client asks for and calls itself.
+    /// Host name in lower case, and the DHCP client's requested parameters and vendor class.
     Named(String, &'a [u8], Option<&'a str>),
-    /// The client's own identifier (RFC 4361), and what it asks for.
+    /// The client's own identifier (RFC 4361), and its requested parameters.
     Identified(&'a [u8], &'a [u8]),
 }
 

@@ -1,5 +1,5 @@
-//! `User-Agent` of HTTP requests (RFC 9110, section 10.1.5). Browsers say less than the truth for
-//! the sake of privacy; what a system's own services say is not dressed up.
+//! `User-Agent` of HTTP requests (RFC 9110, section 10.1.5). Browsers reduce it for the sake of privacy; the
+//! services of a system send the truth.
 
 use super::{
     clue::{Clue, Hint},
@@ -7,7 +7,7 @@ use super::{
 };
 use crate::model::Kind::{Computer, Iot, Phone, Router, Tablet, Tv};
 
-/// What it suggests; nothing where any system may say so.
+/// The suggestions of a `User-Agent`; none if any system may send it.
 pub(super) fn clue(agent: &str) -> Clue {
     let found = AGENTS.iter().find(|(words, _)| agent.contains(words));
     if let Some((_, hint)) = found {
@@ -134,7 +134,7 @@ fn android(agent: &str, part: &str) -> Clue {
     with_form(clue, agent)
 }
 
-/// What browsers have in this place is no model, or one letter for all of them.
+/// Whether a field is a model: browsers put no model there, or one letter for all of them.
 fn is_model(field: &str) -> bool {
     field.len() > 1 && !["wv", "Mobile", "Tablet"].contains(&field) && !field.starts_with("rv:")
 }
@@ -342,7 +342,7 @@ mod tests {
             "Mozilla/5.0 (X11; Ubuntu; Linux x86_64; rv:89.0) Gecko/20100101 Firefox/89.0",
             (computer, None, Some("Linux"), None),
         );
-        // What Chrome leaves of it.
+        // The reduced text of Chrome.
         check(
             "Mozilla/5.0 (Linux; Android 10; K) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/120.0.0.0 Mobile Safari/537.36",
             (phone, None, Some("Android"), None),

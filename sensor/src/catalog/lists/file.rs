@@ -1,10 +1,10 @@
-//! A list in a file: what is in it now, or what was in it when it could be read last.
+//! A list in a file: its present content, or that of the last time when it could be read.
 
 use std::{fs, os::unix::fs::MetadataExt as _, path::Path, sync::Arc};
 
 use super::{super::file_stamp::FileStamp, Category, Lists, MOST_NAMES, Report};
 
-/// A list and what was found in it.
+/// A list and the report of its lines.
 #[derive(Clone, Debug, Default)]
 pub struct ListFile {
     /// Its names.
@@ -55,7 +55,7 @@ impl ListFile {
         }
     }
 
-    /// Tells the log what has changed in a list that could be read, and what is strange about it.
+    /// Logs the changes of a list that could be read, and its faults.
     fn tell(&self, file: &Path, before: Option<&Self>) {
         let file = file.display();
         if self.report.bad > 0 {
@@ -117,7 +117,7 @@ mod tests {
 
     use super::*;
 
-    /// What is written to the log.
+    /// The text written to the log.
     #[derive(Clone, Default)]
     struct Log(Arc<Mutex<Vec<u8>>>);
 

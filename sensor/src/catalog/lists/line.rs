@@ -32,17 +32,17 @@ const LOCAL_NAMES: [&str; 13] = [
     "ip6-allhosts",
 ];
 
-/// What a line has for the list.
+/// An item of a line for the list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Item<'a> {
-    /// A name and all below it, as it is written, without a final dot; whether it is excepted from
-    /// the list rather than on it.
+    /// A name and all below it, as written, without a final dot; and whether it is an exception rather than an
+    /// entry of the list.
     Name(&'a str, bool),
     /// An address.
     Address(IpAddr),
-    /// The owner of what follows.
+    /// The owner of the items that follow.
     Owner(&'a str),
-    /// The category of what follows.
+    /// The category of the items that follow.
     Category(Category),
 }
 
@@ -74,7 +74,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// What is wrong with the line, to follow "it".
+    /// The fault of the line, to follow "it".
     pub const fn sentence(self) -> &'static str {
         match self {
             Self::TooLong => "is longer than 4,096 octets",
@@ -92,8 +92,8 @@ impl Reason {
     }
 }
 
-/// Tells what a line has, without its end. What is good in it is told even where an error follows;
-/// `item` may refuse a thing, which is then the line's error.
+/// Calls `item` with each item of a line, which has no line end; the good items are passed even if an error
+/// follows. `item` may refuse one, which is then the line's error.
 pub(super) fn read<'a>(
     line: &'a [u8],
     mut item: impl FnMut(Item<'a>) -> Result<(), Reason>,
@@ -202,18 +202,18 @@ fn is_after_name(before: u8, behind: Option<u8>) -> bool {
     before.is_ascii_whitespace() || is_name && !is_mark
 }
 
-/// What options make of an AdBlock rule.
+/// The effect of the options of an AdBlock rule.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Options {
-    /// There are none, or none that changes what a name alone decides.
+    /// No options, or none that changes the effect of the name alone.
     None,
-    /// `$badfilter`: such a rule is taken back.
+    /// `$badfilter`: such a rule is disabled.
     TakenBack,
-    /// Some that a name alone does not decide.
+    /// Options that restrict the rule beyond the name.
     Others,
 }
 
-/// What follows `||`: a name, `^`, and options.
+/// Reads the text after `||`: a name, `^`, and options.
 fn adblock(rule: &str) -> Result<(&str, Options), Reason> {
     let (pattern, options) = match rule.split_once('$') {
         Some((pattern, options)) => (pattern, Some(options)),
@@ -337,8 +337,8 @@ fn unbound_rule<'a>(
     }
 }
 
-/// Whether a line of a zone file says nothing of a name: a directive, what the zone says of itself, and
-/// numbers of its SOA record.
+/// Whether a line of a zone file has no name for the list: a directive, a record of the zone itself, or numbers
+/// of its SOA record.
 fn is_of_zone_file(first: &str, line: &str) -> bool {
     const DIRECTIVES: [&str; 2] = ["$TTL", "$ORIGIN"];
     const OF_THE_ZONE: [&str; 4] = ["@", "IN", "NS", "SOA"];
@@ -354,7 +354,7 @@ fn is_of_zone_file(first: &str, line: &str) -> bool {
             .all(|word| matches!(word, "(" | ")") || is_number(word.trim_matches(['(', ')'])))
 }
 
-/// A record of a zone file: what stands in for the answer for its owner, as in a response policy zone
+/// Reads a record of a zone file: the data that replaces the answer for its owner, as in a response policy zone
 /// (draft-vixie-dnsop-dns-rpz, section 3), where `.` is NXDOMAIN and `*.` no data.
 fn record<'a>(
     owner: &'a str,
@@ -396,7 +396,7 @@ fn is_nowhere(address: IpAddr) -> bool {
     address.is_unspecified() || address.is_loopback()
 }
 
-/// What follows an address in a hosts file.
+/// Reads the names after an address in a hosts file.
 fn hosts<'a>(
     address: IpAddr,
     names: impl Iterator<Item = &'a str>,

@@ -1,12 +1,11 @@
-//! Lists of names: whose a name is, and what it is for.
+//! Lists of names: the owner and the purpose of a name.
 //!
-//! A name on a list stands for itself and everything below it. Plain names, hosts files, AdBlock
-//! rules `||name^`, wildcards `*.name`, and the lists of dnsmasq, unbound and RPZ are read, in any mixture;
-//! `@@||name^` is an exception, which is the category `never-block`. A line `# owner: …` or `# category: …` holds for the lines
-//! that follow it, where whoever adds the list does not say otherwise.
+//! A name on a list stands for itself and everything below it. Plain names, hosts files, AdBlock rules
+//! `||name^`, wildcards `*.name`, and the lists of dnsmasq, unbound and RPZ are read, in any mixture;
+//! `@@||name^` is an exception, which is the category `never-block`. A line `# owner: …` or `# category: …`
+//! holds for the lines that follow it, unless the caller who adds the list says otherwise.
 //!
-//! Memory is bounded, whatever is in a file: only names are kept, and of lines that name nothing
-//! the first few for the report.
+//! Memory is bounded, whatever is in a file: only names are kept, and the first few bad lines for the report.
 
 mod file;
 mod line;
@@ -34,7 +33,7 @@ pub const MOST_ADDRESSES: usize = 65_536;
 /// The most bad lines that a report shows.
 pub const MOST_SHOWN: usize = 5;
 
-/// What a name is for.
+/// The purpose of a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Category {
     /// Tells its owner what the device does.
@@ -74,14 +73,14 @@ impl Category {
     }
 }
 
-/// What is known of a name or an address.
+/// The facts that lists have for a name or an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Listed<'a> {
-    /// Whose it is.
+    /// The owner.
     pub owner: Option<&'a str>,
-    /// What it is for.
+    /// The category.
     pub category: Option<Category>,
-    /// The list that says so: of the category, where there is one.
+    /// The list that has it: that of the category, if there is one.
     pub list: &'a str,
     /// The line of that list, from 1.
     pub line: u32,
@@ -92,11 +91,11 @@ pub struct Listed<'a> {
 pub struct Entry<'a, T> {
     /// A name in lower case, or an address.
     pub what: T,
-    /// What the lists say of exactly this, without what they say of names above it.
+    /// The facts that the lists have for exactly this entry, without those of names above it.
     pub listed: Listed<'a>,
 }
 
-/// What is said of a list by the one who adds it; it stands above what the list says of itself.
+/// The caller's facts about a list; they override those in the list itself.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct About<'a> {
     /// Its name in [`Listed::list`].
@@ -107,14 +106,14 @@ pub struct About<'a> {
     pub owner: Option<&'a str>,
 }
 
-/// What a list has, good and bad.
+/// The counts of used and bad lines of a list.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     /// Names and addresses that are used.
     pub used: u64,
     /// Of these, those that have neither a category nor an owner.
     pub idle: u64,
-    /// Lines that are not used, or not wholly.
+    /// Lines that are not used, or only in part.
     pub bad: u64,
     /// The first of the bad lines, at most [`MOST_SHOWN`].
     pub shown: Vec<BadLine>,
@@ -149,7 +148,7 @@ pub struct Lists {
     owner_numbers: HashMap<Box<str>, u16>,
 }
 
-/// What one list, or several together, say of a name or an address.
+/// The facts that one list, or several together, have for a name or an address.
 #[derive(Clone, Copy, Debug)]
 struct Said {
     line: u32,
@@ -190,7 +189,7 @@ impl Lists {
         }
     }
 
-    /// Adds a file. What was read before an error stays.
+    /// Adds a file. Entries read before an error stay.
     ///
     /// # Errors
     /// The file is missing, is no ordinary file, or cannot be read.
@@ -209,10 +208,10 @@ impl Lists {
         self.add(about, open(file)?)
     }
 
-    /// Adds a list behind those that are there. Memory is bounded whatever the text is.
+    /// Adds a list after those already there. Memory is bounded, whatever the text is.
     ///
     /// # Errors
-    /// The text cannot be read to its end; what was read stays.
+    /// The text cannot be read to its end; the entries read before stay.
     pub fn add(&mut self, about: About<'_>, text: impl BufRead) -> io::Result<Report> {
         let number = u16::try_from(self.lists.len()).ok();
         if number.is_some() {
@@ -237,8 +236,8 @@ impl Lists {
         })
     }
 
-    /// Adds what other lists have behind those that are there. Gives how many of their names and
-    /// addresses have no place.
+    /// Adds the entries of other lists after those already there. Returns how many of their names and addresses
+    /// have no place.
     pub fn add_lists(&mut self, others: &Self) -> u64 {
         let first = self.lists.len();
         self.lists.extend(others.lists.iter().cloned());
@@ -275,16 +274,16 @@ impl Lists {
         self.addresses.shrink_to_fit();
     }
 
-    /// What is known of a name, in any case, with or without its final dot.
+    /// The facts known of a name, in any case, with or without its final dot.
     ///
-    /// The longest name that matches decides; where several lists have it, `never-block` stands
-    /// above the others, then the list that was added first. The owner is that of the longest name
-    /// that has one, and may come from another list than the category.
+    /// The longest name that matches decides; if several lists have it, `never-block` stands above the other
+    /// categories, then the list that was added first. The owner is that of the longest name that has one, and
+    /// may come from another list than the category.
     pub fn find(&self, name: &str) -> Option<Listed<'_>> {
         Some(self.listed(self.names.find(name)?))
     }
 
-    /// What is known of an address.
+    /// The facts known of an address.
     pub fn find_address(&self, address: IpAddr) -> Option<Listed<'_>> {
         let said = self.addresses.get(&address.to_canonical())?;
         Some(self.listed(*said))
@@ -364,7 +363,7 @@ impl Lists {
 }
 
 impl Said {
-    /// What is said of a name where this is said of it, and `shorter` of a name above it.
+    /// The facts for a name that has these, and whose parent name has `shorter`.
     fn over(self, shorter: Self) -> Self {
         let source = match (self.category, shorter.category) {
             (None, Some(_)) => shorter,
@@ -377,7 +376,7 @@ impl Said {
         }
     }
 
-    /// What is said where a later list says `later` of the same name.
+    /// The facts for a name that has these, and for which a later list has `later`.
     fn beside(self, later: Self) -> Self {
         const ABOVE_ALL: Option<Category> = Some(Category::NeverBlock);
         if later.category == ABOVE_ALL && self.category != ABOVE_ALL {
@@ -414,13 +413,13 @@ fn open(file: &Path) -> io::Result<BufReader<File>> {
     File::open(file).map(BufReader::new)
 }
 
-/// What a list can have.
+/// An entry that a list can have.
 enum What<'a> {
     Name(&'a str),
     Address(IpAddr),
 }
 
-/// Reads a list; `take` gets what is good, with its line, category and owner, and may refuse it.
+/// Reads a list; `take` gets each good entry, with its line, category and owner, and may refuse it.
 fn read(
     about: About<'_>,
     text: impl BufRead,
@@ -588,7 +587,7 @@ mod tests {
             .expect("octets in memory can be read")
     }
 
-    /// What is found: category, owner, list and line.
+    /// The result of a search: category, owner, list and line.
     type Found<'a> = (Option<Category>, Option<&'a str>, &'a str, u32);
 
     fn check(lists: &Lists, name: &str, expected: Option<Found<'_>>) {

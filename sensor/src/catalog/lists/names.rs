@@ -1,8 +1,8 @@
 //! A million names: found by any name below them, in little memory.
 //!
-//! All lie in one block of memory, each behind what is said of it, and are found by a hash of their
-//! labels from the right: a lookup takes one step for each label. The hash is keyed at random, so no
-//! list can be made to be slow.
+//! All lie in one block of memory, each after its facts, and are found by a hash of their labels from the
+//! right: a lookup takes one step for each label. The hash is keyed at random, so that no list can be crafted
+//! to be slow.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 
@@ -11,7 +11,7 @@ use super::{super::domain::LONGEST_NAME, Category, MOST_NAMES, OwnerNumber, Reas
 /// The most labels that a name of [`LONGEST_NAME`] octets can have.
 const MOST_LABELS: usize = LONGEST_NAME.div_ceil(2);
 
-/// Names, and what is said of each.
+/// Names, and the facts for each.
 #[derive(Clone, Debug)]
 pub(super) struct Names {
     /// How many there may be.
@@ -41,8 +41,7 @@ impl Names {
         }
     }
 
-    /// Adds a name, in any case; where it is there already, what is said of it stands beside what
-    /// was said before.
+    /// Adds a name, in any case; if it is there already, its facts are joined with the new ones.
     pub(super) fn add(&mut self, name: &str, said: Said) -> Result<(), Reason> {
         let mut lower = [0; LONGEST_NAME];
         let name = lower_case(name, &mut lower).ok_or(Reason::NotAName)?;
@@ -62,11 +61,11 @@ impl Names {
         Ok(())
     }
 
-    /// What is said of a name, in any case, and of all names above it.
+    /// The facts for a name, in any case, joined with those of all names above it.
     pub(super) fn find(&self, name: &str) -> Option<Said> {
         let mut lower = [0; LONGEST_NAME];
         let name = lower_case(name, &mut lower)?;
-        // All hashes, then all places: so the processor waits for memory once, not at each label.
+        // All hashes first, then all places, so that the processor waits for memory once, not at each label.
         let mut suffixes = [Suffix::default(); MOST_LABELS];
         let mut count = 0;
         let all = Suffixes::of(name, &self.hashing).take(self.deepest);
@@ -167,7 +166,7 @@ impl<H: Hasher> Iterator for Suffixes<'_, H> {
     }
 }
 
-/// Names, each behind what is said of it.
+/// Names, each after its facts.
 #[derive(Clone, Debug, Default)]
 struct Records {
     octets: Vec<u8>,

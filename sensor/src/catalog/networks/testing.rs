@@ -7,7 +7,7 @@ use maxminddb::Reader;
 
 use super::{Database, Networks};
 
-/// What a database says of a prefix.
+/// The entry of a database for a prefix.
 #[derive(Clone, Debug)]
 pub(crate) struct Entry {
     pub(crate) prefix: &'static str,

@@ -1,8 +1,8 @@
 //! gQUIC, from Chromium's wire layout specification and source: headers, frames, and the hello of
 //! its own handshake.
 //!
-//! Before Q050 the first packets of a client are in clear and carry a checksum, which is held
-//! against the octets: a packet that only looks like one gives no name.
+//! Before Q050 the first packets of a client are in clear and carry a checksum, which is checked: a packet that
+//! only looks like one gives no name.
 
 use super::{Version, read_crypto, skip_padding};
 use crate::decode::{
@@ -15,21 +15,21 @@ use crate::decode::{
 /// Tags of a hello that are looked at; Chromium refuses more.
 const MAX_TAGS: usize = 128;
 
-/// The longest text that is kept of what a client says of itself, in octets.
+/// The longest text that is kept of a client's `User-Agent`, in bytes.
 const MAX_USER_AGENT: usize = 256;
 
 /// A packet of a version before Q050, which is not encrypted.
 pub(super) struct PublicHeader<'a> {
     pub(super) version: Version,
     pub(super) connection: &'a [u8],
-    /// What the checksum covers in front of the frames.
+    /// The part before the frames that the checksum covers.
     header: &'a [u8],
     /// The checksum and the frames.
     rest: &'a [u8],
 }
 
 impl<'a> PublicHeader<'a> {
-    /// `None` for what is not such a packet with its version, as a client sends it.
+    /// `None` if the payload is not such a packet with its version, as a client sends it.
     pub(super) fn read(payload: &'a [u8]) -> Option<Self> {
         match *payload.first()? {
             0x80.. => Self::read_long(payload),
@@ -128,9 +128,8 @@ fn checksum_of(parts: [&[u8]; 3]) -> [u8; 12] {
     sent
 }
 
-/// Frames before Q050: what the crypto stream carries goes into `crypto`. The first frame of
-/// another kind ends the reading: their layout differs between versions, and a client's first
-/// packet has none.
+/// Reads frames before Q050: the data of the crypto stream goes into `crypto`. The first frame of another kind
+/// ends the reading: their layout differs between versions, and a client's first packet has none.
 pub(super) fn frames(version: Version, frames: &[u8], crypto: &mut Stream) -> Result<(), Failure> {
     let is_big_endian = !matches!(version, Version::Q(..=38));
     let mut rest = Reader(frames);

@@ -10,7 +10,7 @@ use sha2::Sha256;
 
 use super::Version;
 
-/// What protects the Initial packets that a client sends.
+/// The keys of the Initial packets that a client sends.
 #[derive(Debug)]
 pub(super) struct Keys {
     payload: Aes128Gcm,
@@ -22,8 +22,8 @@ const KEY: usize = 16;
 const IV: usize = 12;
 const TAG: usize = 16;
 
-/// Octets of a packet that its header protection is made from, and where they begin behind the
-/// packet number's first octet (RFC 9001, section 5.4.2).
+/// Bytes of a packet from which its header protection is made, and their offset from the packet number's first
+/// byte (RFC 9001, section 5.4.2).
 const SAMPLE: usize = 16;
 const SAMPLE_AFTER: usize = 4;
 

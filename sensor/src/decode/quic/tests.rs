@@ -7,7 +7,7 @@ use super::*;
 const RFC_9001: &[u8] = include_bytes!("../../../tests/data/initial-rfc9001-a2.bin");
 const RFC_9369: &[u8] = include_bytes!("../../../tests/data/initial-rfc9369-a2.bin");
 
-/// A hello that does not fit in one packet, and whom it asks for.
+/// A hello that does not fit in one packet, and the host it asks for.
 const HELLO: &[u8] = include_bytes!("../../../tests/data/hello-zeek-google-de-51833.bin");
 const NAME: &str = "www.google.de";
 
@@ -60,7 +60,7 @@ fn halves() -> [Vec<u8>; 2] {
     [crypto(HELLO, 0..1000), crypto(HELLO, 1000..HELLO.len())]
 }
 
-/// What is known after these datagrams of a client.
+/// The result after these datagrams of a client.
 fn after(datagrams: &[Vec<u8>]) -> Result<Progress<Hello>, Failure> {
     let mut initials = Initials::new();
     let mut last = Ok(Progress::Incomplete);
