@@ -163,7 +163,7 @@ fn a_list_of_garbage_gives_what_is_good_in_it_and_what_it_was_when_it_cannot_be_
     check(&PolicyLists::load(&policies, &second));
 }
 
-/// What a portal or a proxy gives in the place of a list, with success.
+/// The page that a portal or a proxy serves in the place of a list, with a status of success.
 const PAGE: &str = "<!doctype html>\n<html><body>\n<p>Please sign in.</p>\n</body></html>\n";
 
 #[test]

@@ -128,7 +128,7 @@ fn places(buckets: usize, hash: u64) -> impl Iterator<Item = (usize, usize)> {
     buckets.flat_map(|bucket| (0..NAME_BUCKET_ENTRIES).map(move |place| (bucket, place)))
 }
 
-/// What came of an entry that was to be added.
+/// The outcome of adding an entry.
 pub(super) enum Added {
     Yes,
     Twice,

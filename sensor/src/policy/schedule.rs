@@ -179,7 +179,7 @@ mod tests {
         check(night, "2026-03-28T22:00:00Z", true);
         check(night, "2026-03-29T01:59:59Z", true);
         check(night, "2026-03-29T02:00:00Z", false);
-        // What begins in the hour that is left out begins when it is over.
+        // A span that begins in the skipped hour begins when that hour is over.
         let gap = span(SUNDAY, 2 * 60 + 30, 4 * 60);
         check(gap, "2026-03-29T01:29:59Z", false);
         check(gap, "2026-03-29T01:30:00Z", true);

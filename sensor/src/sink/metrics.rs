@@ -1,8 +1,7 @@
 //! The text that Prometheus scrapes. Every metric's name, labels and help stand in `declared`.
 //!
-//! Values come from the books as they are: nothing is added up here, so that no counter of the
-//! kernel's steps back when the daemon starts anew. What is counted by name starts with the daemon,
-//! and its help says so.
+//! Values come from the books as they are: nothing is added up here, so that no counter of the kernel's
+//! steps back when the daemon starts anew. Counters by name start with the daemon, and their help says so.
 //!
 //! Names stand in the `_info` series alone, joined by `device` or by `party` and `category`: a
 //! device that changes its name does not begin all its series anew.
@@ -25,7 +24,7 @@ use crate::model::{
 /// The media type of [`render`]'s text.
 pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 
-/// What was built.
+/// The version and source of a build.
 #[derive(Clone, Copy, Debug)]
 pub struct Build {
     /// The version of the crate.
@@ -406,7 +405,7 @@ fn devices(snapshot: &Snapshot, families: &mut Text) {
     families.extend(declared::DEVICE_LAST_SEEN.family(known(|device| device.last_seen)));
 }
 
-/// Who devices are, whom they talk to, and how much of that is known.
+/// The identities of devices, their parties, and how much of both is known.
 fn names(snapshot: &Snapshot, families: &mut Text) {
     let devices = &snapshot.devices;
     let infos = devices.iter().map(|device| {

@@ -118,7 +118,7 @@ impl Failures {
     }
 }
 
-/// What a connection is waiting for.
+/// The event that a connection is waiting for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     /// The first byte of the next request.
@@ -139,7 +139,7 @@ impl Phase {
         }
     }
 
-    /// What it is when the limit is reached.
+    /// The failure that it is when the limit is reached; `None`: none.
     const fn failure(self) -> Option<Failure> {
         match self {
             Self::Idle => None,
