@@ -44,7 +44,7 @@ struct Ends {
 ///
 /// # Errors
 ///
-/// The file cannot be read, or was not written by a sensor.
+/// The file cannot be read, or its content is damaged.
 pub(super) fn read(file: &Path, now: &Moment) -> anyhow::Result<Vec<Temporary>> {
     let lines: Vec<Line> = state::read(file)?;
     let said = lines.into_iter().map(|line| Temporary {

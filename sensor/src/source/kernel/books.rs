@@ -233,7 +233,7 @@ impl Books {
         Ok(())
     }
 
-    /// What policies applied to, without the packets of live flows under the decision in force.
+    /// The hits of policies, without the packets of live flows under the decision in force.
     fn all_hits(&self) -> Result<HashMap<HitKey, Hit>, Error> {
         let mut hits: HashMap<HitKey, Hit> = HashMap::new();
         for hit in self.hits.iter() {

@@ -61,7 +61,7 @@ impl Point {
     }
 }
 
-/// What a link says of itself.
+/// The state of a link, as the kernel tells it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct LinkState {
     /// Its number.
@@ -72,7 +72,7 @@ pub(super) struct LinkState {
     pub(super) ifindex: u32,
 }
 
-/// What an error of bpf(2) or netlink(7) about an interface says.
+/// The meaning of an error of bpf(2) or netlink(7) about an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cause {
     /// ENODEV: the interface does not exist. No other error says so: ENXIO, too, is an error of drivers.
@@ -133,12 +133,12 @@ fn owned(fd: libc::c_long) -> OwnedFd {
 ///
 /// # Errors
 ///
-/// What the kernel says.
+/// The error that the kernel gives.
 pub(super) fn array_of_maps(entries: u32, pattern: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     /// `BPF_MAP_TYPE_ARRAY_OF_MAPS`.
     const ARRAY_OF_MAPS: u32 = 12;
     const WORD: u32 = size_of::<u32>() as u32;
-    /// The start of what the command takes: all behind it is zero.
+    /// The start of the command's attributes: all bytes behind it are zero.
     #[repr(C)]
     struct Create {
         kind: u32,
@@ -218,11 +218,11 @@ pub(super) fn detach(link: BorrowedFd<'_>) -> io::Result<()> {
     bpf(LINK_DETACH, &mut link).map(drop)
 }
 
-/// What a link says of itself.
+/// The state of a link, as the kernel tells it.
 ///
 /// # Errors
 ///
-/// What the kernel says.
+/// The error that the kernel gives.
 pub(super) fn state(link: BorrowedFd<'_>) -> io::Result<LinkState> {
     /// The start of `struct bpf_link_info`; of XDP and of TCX the interface comes first.
     #[repr(C)]

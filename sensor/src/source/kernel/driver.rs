@@ -1,4 +1,4 @@
-//! What a network driver says of an interface (ethtool).
+//! The facts that a network driver tells of an interface (ethtool).
 
 use std::{
     io,

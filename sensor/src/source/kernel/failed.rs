@@ -77,7 +77,7 @@ pub(super) fn removed(
     })
 }
 
-/// What a map holds under a key; `None` where it holds nothing there.
+/// The value of a map under a key; `None` where it has none.
 ///
 /// # Errors
 ///

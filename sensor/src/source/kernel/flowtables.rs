@@ -70,7 +70,7 @@ pub(super) struct Flowtable {
 ///
 /// # Errors
 ///
-/// What the kernel says; also where it has no nftables.
+/// The error that the kernel gives; also where it has no nftables.
 pub(super) fn list() -> io::Result<Vec<Flowtable>> {
     /// `NFNL_SUBSYS_NFTABLES` and `NFT_MSG_GETFLOWTABLE` (linux/netfilter).
     const GETFLOWTABLE: u16 = 10 << 8 | 23;
@@ -114,7 +114,7 @@ fn flowtable(body: &[u8]) -> Option<Flowtable> {
     Some(table)
 }
 
-/// What flowtables hide from programs on an interface, in sentences.
+/// The traffic that flowtables hide from programs on an interface, in sentences.
 pub(super) fn hidden(tables: &[Flowtable], links: &Links, interface: &str) -> Vec<String> {
     let mut hidden = Vec::new();
     for table in tables {
@@ -188,7 +188,7 @@ mod tests {
             }
         );
         for len in 0..message.body().len() {
-            // Whatever it gives, it comes to an end.
+            // The parser ends on every truncated message.
             let _ = flowtable(&message.body()[..len]);
         }
         let link = |index, name: &str, kind: &str, master| Link {

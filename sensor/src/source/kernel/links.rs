@@ -26,7 +26,7 @@ pub struct Link {
     pub index: u32,
     /// Its name.
     pub name: String,
-    /// What it is (`bridge`, `vlan`, `bond`, `veth`, …); empty for a network card.
+    /// Its kind (`bridge`, `vlan`, `bond`, `veth`, …); empty for a network card.
     pub kind: String,
     /// The number of the bridge or bond that it is a member of; 0 where of none.
     pub master: u32,
@@ -152,7 +152,7 @@ impl Links {
         None
     }
 
-    /// What a link's frames come by before it has them, and how that is said.
+    /// The links that a link's frames pass before they reach it, each with a text about the relation.
     fn below<'a>(&'a self, link: &'a Link) -> Vec<(&'a Link, String)> {
         let is_in = match link.kind.as_str() {
             "bridge" => "a port of",

@@ -93,7 +93,8 @@ impl Kernel {
     ///
     /// # Errors
     ///
-    /// What is missing (see [`preflight`]), who is in the way, or what the kernel said.
+    /// A requirement is missing (see [`preflight`]), another sensor has the tables, or the kernel refuses a
+    /// call.
     pub fn load(config: &Config) -> Result<Self, Error> {
         let directory = &config.daemon.pin_directory;
         preflight::check(directory)?;
@@ -169,18 +170,18 @@ impl Kernel {
         attachments.start(means, interface)
     }
 
-    /// Compares what the kernel has on interfaces with what should be there, and puts back what is
-    /// missing: programs, and pins. What cannot be had is logged once.
+    /// Compares the kernel's state on interfaces with the wanted one, and puts back missing programs and
+    /// pins. A failure is logged once.
     ///
     /// # Errors
     ///
-    /// When it cannot be looked at: nothing was changed.
+    /// When the kernel does not list the interfaces: nothing was changed.
     pub fn look(&mut self, wanted: &[Interface]) -> Result<(), Error> {
         let (attachments, means) = self.parts();
         attachments.look(means, wanted)
     }
 
-    /// Pins again what is not pinned any more: a map or a link that has no pin ends with this process.
+    /// Pins maps and links again that lost their pins, because one without a pin ends with this process.
     ///
     /// # Errors
     ///
@@ -301,7 +302,7 @@ impl Kernel {
         policy::set_learned(&self.books, &mut self.policy, learned)
     }
 
-    /// What the programs decide by at the moment.
+    /// The rules by which the programs decide at the moment.
     #[cfg(test)]
     pub fn seen(&self) -> Result<policy::Seen, Error> {
         policy::seen(&self.books, &self.policy)
@@ -381,8 +382,8 @@ impl Kernel {
         self.books.clock()
     }
 
-    /// Reaps idle flows, tells their last counts, and reads everything. What it tells of times is in steady
-    /// time.
+    /// Reaps idle flows, tells their last counts, and reads everything. The times that it gives are in
+    /// steady time.
     ///
     /// # Errors
     ///

@@ -49,7 +49,7 @@ pub use routes::default_routes;
 pub use run::{LONGEST, ONE_PAGE, Runner, enter_own_namespace};
 pub use verdicts::Verdicts;
 
-/// What can go wrong between the daemon and the kernel. Each says what to do.
+/// Errors between the daemon and the kernel. Each text says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Nothing can be pinned there.
@@ -86,7 +86,7 @@ pub enum Error {
          CAP_NET_ADMIN and CAP_PERFMON"
     )]
     Privilege {
-        /// What was missing.
+        /// The missing privilege.
         missing: String,
     },
     /// Kernel too old.
@@ -159,7 +159,7 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
-    /// What is attached to an interface cannot be looked at.
+    /// The programs attached to an interface cannot be listed.
     #[error(
         "interface {interface}: what is attached to it cannot be looked at: {source}; nothing was changed"
     )]
@@ -223,13 +223,13 @@ pub enum Error {
     /// A program was refused a short time ago, and is not tried again yet.
     #[error("{reason}")]
     RefusedBefore {
-        /// What was said then.
+        /// The text of the earlier error.
         reason: String,
     },
     /// Anything else the system refused.
     #[error("{what}: {source}")]
     System {
-        /// What was tried.
+        /// The step that failed.
         what: &'static str,
         /// Why.
         source: io::Error,
@@ -288,7 +288,7 @@ impl Error {
     }
 }
 
-/// What to do about an error at the pin directory, where that can be told.
+/// The advice for an error at the pin directory; empty where there is none.
 fn advice(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(libc::EROFS) => "; mount its BPF file system writable (`mount -o remount,rw`)",

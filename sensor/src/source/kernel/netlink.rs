@@ -80,7 +80,7 @@ impl Message {
 
 #[cfg(test)]
 impl Message {
-    /// What follows the header.
+    /// The bytes behind the header.
     pub(super) fn body(&self) -> &[u8] {
         &self.0[HEADER..]
     }
@@ -116,12 +116,12 @@ impl Netlink {
         Self::open(None)
     }
 
-    /// Asks for a list; `each` takes the bodies of the answers. What changed while it was read is read
-    /// again, after `begin`.
+    /// Asks for a list; `each` takes the bodies of the answers. A list that changed while it was read is
+    /// read again, after `begin`.
     ///
     /// # Errors
     ///
-    /// What the kernel says.
+    /// The error that the kernel gives.
     pub(super) fn list<T>(
         &mut self,
         message: impl Fn() -> Message,

@@ -47,7 +47,7 @@ impl Pending {
             && self.head.slot == head.slot
     }
 
-    /// What came of it.
+    /// The sample that its pieces make.
     fn into_sample(self) -> Sample {
         Sample {
             head: Head {

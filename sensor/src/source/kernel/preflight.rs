@@ -1,4 +1,4 @@
-//! What the system must have, said before anything is tried.
+//! The requirements on the system, checked before anything is tried.
 
 use std::path::Path;
 
@@ -23,9 +23,9 @@ const OLDEST: (u32, u32) = (6, 1);
 /// One thing that was looked at, for `sensor doctor`.
 #[derive(Debug)]
 pub struct Finding {
-    /// What was looked at.
+    /// The subject of the check.
     pub what: &'static str,
-    /// What was found, or what to do.
+    /// The finding, or the advice to the user.
     pub result: Result<String, String>,
 }
 
@@ -106,8 +106,8 @@ fn interface(pin_directory: &Path, name: &str, index: u32) -> String {
     text
 }
 
-/// What the programs run on: records are read as little-endian, and where the JIT does not know an
-/// atomic addition, the kernel interprets whole programs.
+/// Checks the machine: records are read as little-endian, and where the JIT does not know an atomic
+/// addition, the kernel interprets whole programs.
 fn machine() -> Result<String, Error> {
     if cfg!(target_endian = "big") {
         return Err(Error::BigEndian);

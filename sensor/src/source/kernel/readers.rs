@@ -78,7 +78,7 @@ const PIN: &str = "readers-";
 ///
 /// # Errors
 ///
-/// What the kernel said.
+/// The error that the kernel gives.
 pub(super) fn put(
     programs: &mut Ebpf,
     directory: Option<&Path>,

@@ -89,7 +89,7 @@ fn take_last_counts(
         }
     }
     if books.damaged > damaged {
-        // Whose they were is not known.
+        // The devices of the discarded flows are not known.
         count_live(books);
     }
     Ok(())

@@ -79,7 +79,7 @@ pub(super) struct Shares {
     gone: HashSet<u64>,
 }
 
-/// What a device has in the flow table.
+/// The flows of a device in the flow table.
 #[derive(Clone, Copy, Default)]
 struct OfFlows {
     last_seen: u64,
@@ -151,8 +151,8 @@ impl Shares {
         }
     }
 
-    /// Gives out what there is, and lets leave who is to: at each tick, and at each look, which comes twice
-    /// a second whatever the tick is.
+    /// Gives out the shares, and has devices and flows leave that are due: at each tick, and at each look,
+    /// which comes twice a second whatever the tick is.
     pub(super) fn keep(
         &mut self,
         books: &mut Books,
@@ -211,7 +211,7 @@ impl Shares {
         give(word, UNSETTLED_SAMPLE_BYTES);
     }
 
-    /// Who leaves, and which flows.
+    /// The devices and the flows that leave.
     fn leaving(
         &mut self,
         books: &Books,
@@ -376,7 +376,7 @@ impl Shares {
         reap::phase(books, journal::RELEASING_DEVICE);
         clear(books, number);
         self.unused.push(number);
-        // What fails is counted, and tried again by the next `keep`.
+        // A failure is counted, and tried again by the next `keep`.
         let _ = self.free_numbers();
         reap::phase(books, journal::IDLE);
     }
@@ -420,7 +420,7 @@ impl Room {
     }
 }
 
-/// What each device has in the flow table.
+/// The flows of each device in the flow table.
 fn census(books: &Books, now: u64) -> HashMap<u32, OfFlows> {
     let mut census: HashMap<u32, OfFlows> = HashMap::new();
     for number in books.flows.used() {
@@ -435,7 +435,7 @@ fn census(books: &Books, now: u64) -> HashMap<u32, OfFlows> {
     census
 }
 
-/// What the journal holds of a device that leaves.
+/// The journal's entry for a device that leaves.
 fn log_of(books: &Books, number: u32, record: &DeviceRecord) -> Journal {
     let further = books.devices.read(FURTHER_DEVICES);
     let mut log = Journal {

@@ -46,7 +46,7 @@ impl<'a> Frame<'a> {
         &self.header
     }
 
-    /// What was captured behind the header.
+    /// The octets captured behind the header.
     pub(crate) fn body(&self) -> &'a [u8] {
         self.body
     }
@@ -85,9 +85,9 @@ impl Packet for Frame<'_> {
 pub(super) struct Framed<'a> {
     /// The frame; its addresses count only where the two below say so.
     pub(super) frame: Frame<'a>,
-    /// Who sent it on the link; `None` where the link does not say.
+    /// The sender on the link; `None` where the link does not say.
     pub(super) source: Option<Mac>,
-    /// Whom it went to; `None` where the link does not say.
+    /// The receiver on the link; `None` where the link does not say.
     pub(super) destination: Option<Mac>,
 }
 
@@ -205,8 +205,8 @@ fn word(octets: &[u8], offset: usize) -> Result<u16, Unreadable> {
     Ok(u16::from_be_bytes(octets))
 }
 
-/// The ethertype of the IP packet that starts at an offset, by its version. What has none of the
-/// two is IPv4, and the parser says that it is malformed.
+/// The ethertype of the IP packet that starts at an offset, by its version. A packet of neither version is
+/// taken as IPv4, and the parser says that it is malformed.
 fn ip_at(octets: &[u8], offset: usize) -> u16 {
     match octets.get(offset) {
         Some(version) if version >> 4 == 6 => ethertype::IPV6,
@@ -273,7 +273,7 @@ fn nflog(octets: &[u8]) -> Option<usize> {
 /// header (RFC 1042) in between; tags go with them.
 fn bare<'a>(frame: &Frame<'a>) -> Option<Frame<'a>> {
     const MPLS: [u16; 2] = [0x8847, 0x8848];
-    /// What is less is a length.
+    /// A smaller value is a length.
     const FIRST_ETHERTYPE: u16 = 0x0600;
     const SNAP: [u8; 6] = [0xaa, 0xaa, 0x03, 0, 0, 0];
     const TAG: usize = 4;

@@ -196,8 +196,8 @@ impl Host {
         })
     }
 
-    /// The copy of a payload, where there is one and somebody reads it. What else is wanted of its flow
-    /// depends on what it is.
+    /// The copy of a payload, where there is one and a reader wants it. Its kind decides which further
+    /// payloads of the flow are wanted.
     fn sample(&mut self, packet: &Packet<'_, '_>, head: Head) -> Option<Sample> {
         if packet.seen.frame.len() <= packet.parsed.payload_offset() {
             // The packet says that it has a payload, and the frame ends before it.
@@ -312,7 +312,7 @@ impl Host {
         self.for_device(device, packet.key.family(), seen.direction, seen);
         let overflow = &mut self.reading.interface(seen.place).overflow;
         add(&mut overflow[seen.direction as usize], seen.wire());
-        // Who has no place for flows still has an identity, and asks for names.
+        // A device without a place for flows still has an identity, and asks for names.
         let wanted = packet.payload != 0 && self.payloads != 0 && is_service(&packet.key);
         wanted.then(|| head(packet))
     }
@@ -333,7 +333,7 @@ fn syn(packet: &Packet<'_, '_>) -> Syn {
     }
 }
 
-/// What goes before the copy of a packet's payload, as far as the packet tells it.
+/// The head before the copy of a packet's payload, as far as the packet tells it.
 fn head(packet: &Packet<'_, '_>) -> Head {
     Head {
         key: packet.key,
@@ -421,7 +421,7 @@ impl Fragments {
 }
 
 impl Seen<'_> {
-    /// What the wire carried for it.
+    /// The packet and the bytes that the wire carried for it.
     pub(super) fn wire(&self) -> Tally {
         Tally {
             packets: 1,

@@ -46,7 +46,7 @@ pub struct Options {
     pub payloads: u8,
 }
 
-/// What was in a capture, and what became of it.
+/// The content of a capture, and how it was accounted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
     /// Packets, and the octets they had on their links.
@@ -56,7 +56,7 @@ pub struct Summary {
     pub framing: i64,
     /// Packets of which no frame could be made.
     pub unreadable: BTreeMap<Unreadable, Tally>,
-    /// What the books say about the frames.
+    /// The counts of the frames in the books.
     pub booked: Booked,
     /// Why the file was not read to its end.
     pub damage: Option<Damage>,
@@ -77,7 +77,7 @@ struct Seen<'a> {
 /// address is called by the name that was asked for when it was used.
 const TOLD_AFTER: u64 = 3_000_000;
 
-/// What books the frames.
+/// The engine that books the frames.
 pub enum Engine {
     /// The code that the kernel programs are made of, in this process.
     Host,
@@ -91,7 +91,7 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// When the privilege is missing, or what the kernel said.
+    /// When the privilege is missing, or the kernel refuses a call.
     pub fn kernel(options: &Options) -> Result<Self, kernel::Error> {
         Ok(Self::Kernel(Box::new(Programs::load(options.payloads)?)))
     }

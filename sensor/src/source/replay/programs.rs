@@ -1,7 +1,7 @@
 //! The books of the kernel: every frame through the real programs, and the real tables read.
 //!
-//! The kernel does not know when a packet was captured, nor that what it is handed was inside of
-//! another packet: both are put right here. What is inside of a tunnel runs over tables of its own.
+//! The kernel knows neither when a packet was captured, nor that a frame was inside of another packet: both
+//! are put right here. Frames inside of a tunnel run over tables of their own.
 
 use std::{collections::HashMap, iter};
 

@@ -49,7 +49,7 @@ impl Default for Reading {
     }
 }
 
-/// What became of a capture's frames, those inside of tunnels not counted.
+/// The counts of a capture's frames, those inside of tunnels left out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Booked {
     /// Flows, those inside of tunnels counted as well.

@@ -20,7 +20,7 @@ use super::{
     hashing::Multilinear,
 };
 
-/// Who began, of everything that was seen in one capture.
+/// The sides that began the connections of one capture.
 #[derive(Debug, Default)]
 pub(super) struct Sides {
     lan: Vec<IpNet>,
@@ -57,7 +57,7 @@ struct Connection {
     protocol: u16,
 }
 
-/// What was decided about a connection at its first packet.
+/// The decision about a connection at its first packet.
 #[derive(Clone, Copy, Debug)]
 struct Local {
     is_lower: bool,

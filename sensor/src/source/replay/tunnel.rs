@@ -1,4 +1,4 @@
-//! What a tunnel carries: the packet inside of a packet.
+//! The packets that tunnels carry inside of others.
 //!
 //! A tunnel is replayed like an interface of its own: the outer frame is accounted as it is, the
 //! inner one to the tunnel's place, so that the totals of a capture are those of its frames.

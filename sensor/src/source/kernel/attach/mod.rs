@@ -65,11 +65,11 @@ pub fn ifindex(interface: &str) -> Result<u32, Error> {
     }
 }
 
-/// Whether another sensor has the tables or one of the interfaces; asked before anything is touched.
+/// Checks that no other sensor has the tables or one of the interfaces, before anything is touched.
 ///
 /// # Errors
 ///
-/// Who it is.
+/// Another sensor has one of them; the error says which.
 pub fn available(config: &Config) -> Result<(), Error> {
     for interface in &config.interfaces {
         InterfaceLock::take(&interface.name)?;
@@ -92,7 +92,7 @@ pub struct Attached {
     pub download: Hook,
     /// Its driver, where that tells its name.
     pub driver: Option<String>,
-    /// What is to be known about it: who stands before the sensor's programs.
+    /// Notes about it for people: the programs that stand before the sensor's.
     pub notes: Vec<String>,
     /// Of its record; a bridge whose ports are watched has none.
     number: Option<u32>,
@@ -143,7 +143,7 @@ impl Attached {
 const AT_MEMBERS: &str = "a bond runs XDP programs in the drivers of its members, where a frame does not \
                           say that it is the bond's";
 
-/// What programs are attached with: the object, the tables, and where things are pinned.
+/// The means to attach programs: the object, the tables, and the directory of the pins.
 pub(super) struct Means<'a> {
     pub(super) object: &'a mut Ebpf,
     pub(super) books: &'a Books,

@@ -123,7 +123,7 @@ impl Refusals {
     }
 }
 
-/// What programs are put on interfaces with, whichever interface it is.
+/// The tools to put programs on interfaces, the same for every interface.
 pub(super) struct Tools {
     known: Known,
     pub(super) netlink: Netlink,
@@ -248,7 +248,7 @@ impl Place<'_> {
     }
 }
 
-/// What the kernel's error at a hook of an interface means.
+/// The meaning of the kernel's error at a hook of an interface.
 fn refused(interface: &str, hook: Hook, error: &io::Error) -> Error {
     let interface = interface.to_owned();
     match Cause::of(error) {

@@ -161,7 +161,7 @@ pub(super) fn forget_index(
     }
 }
 
-/// Notes that an interface has no program. What was counted there stays in the books.
+/// Notes that an interface has no program. Its counts stay in the books.
 pub(super) fn release(means: &mut Means<'_>, number: u32) {
     let before = means.books.interfaces.read(number).ifindex;
     if let Ok(mut numbers) = numbers(means.directory) {

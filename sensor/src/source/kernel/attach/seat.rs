@@ -14,16 +14,16 @@ use crate::{
     source::kernel::{calls, links::Link, pins},
 };
 
-/// What a program is for on an interface; of each there is one at most.
+/// The role of a program on an interface; at most one program has each role.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::source::kernel) enum Role {
-    /// Reads what devices send.
+    /// Reads the frames that devices send.
     Upload,
-    /// Reads what devices receive.
+    /// Reads the frames that devices receive.
     Download,
-    /// Numbers what the machine sends over a bridge whose ports are watched.
+    /// Numbers the frames that the machine sends over a bridge whose ports are watched.
     Number,
-    /// Answers what XDP refused and handed on.
+    /// Answers the packets that XDP refused and handed on.
     Answer,
 }
 
@@ -103,7 +103,7 @@ impl Seat {
     }
 }
 
-/// What holds a program on an interface.
+/// The object that holds a program on an interface.
 pub(super) enum Held {
     /// A link, which ends when neither this descriptor nor a pin holds it.
     Link { link: OwnedFd, is_pinned: bool },
@@ -121,21 +121,21 @@ impl Held {
     }
 }
 
-/// What the kernel has where a program was put.
+/// The kernel's state at the place where a program was put.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Standing {
-    /// It is there. Whoever stands before it may end the chain.
+    /// The program is there. Programs that stand before it may end the chain.
     Sound {
         before: Vec<String>,
         /// Whether it can be put before them.
         can_move: bool,
     },
-    /// It is not, and why.
+    /// The program is missing, and why.
     Missing(String),
 }
 
 impl Place<'_> {
-    /// Looks what the kernel has where a program was put.
+    /// Looks at the kernel's state at the place where a program was put.
     ///
     /// An error is one of ours, and says nothing about the program.
     pub(super) fn standing(&mut self, seat: &Seat, link: &Link) -> io::Result<Standing> {

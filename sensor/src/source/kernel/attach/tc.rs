@@ -56,7 +56,7 @@ pub(super) struct Filter {
     /// In host order; 3 (`ETH_P_ALL`) is every frame.
     protocol: u16,
     kind: String,
-    /// What the program's owner called it.
+    /// The name that the program's owner gave it.
     program_name: String,
     pub(super) program: u32,
 }
@@ -424,7 +424,7 @@ mod tests {
         assert!(read.is_of(Role::Download) && !read.is_of(Role::Upload));
         assert_eq!((read.priority, read.program), (1, 77));
         for len in 0..body.len() {
-            // Whatever it gives, it comes to an end.
+            // The parser ends on every truncated message.
             let _ = filter(&body[..len]);
         }
     }

@@ -45,13 +45,14 @@ pub(in crate::source::kernel) struct Attachments {
     attached: Vec<Attached>,
     tools: Tools,
     drivers: Drivers,
-    /// What was said last about what cannot be had, by interface, and under [`PORTS`].
+    /// The failure that was logged last, by interface, and that of the ports' maps under [`PORTS`].
     said: HashMap<String, String>,
     whole: bool,
     /// The interfaces as they were when it was last looked for frames that are counted twice.
     weighed: Links,
     flowtables: Flowtables,
-    /// What the programs at bridges' ports were told: the machine's own addresses, and the ports.
+    /// The entries that the programs at bridges' ports were told: the machine's own addresses, and the
+    /// ports.
     told: Told,
 }
 
@@ -139,8 +140,8 @@ impl Attachments {
         Ok(())
     }
 
-    /// Compares what the kernel has with what should be, and puts back what is missing. What cannot be
-    /// had is said once, and tried again at the next look.
+    /// Compares the kernel's state with the wanted one, and puts back missing programs and pins. A failure
+    /// is logged once, and tried again at the next look.
     ///
     /// # Errors
     ///
@@ -208,7 +209,7 @@ impl Attachments {
         self.weighed = links.clone();
     }
 
-    /// Says what cannot be had, once, though it is tried at every look.
+    /// Logs a failure once, though the attempt is repeated at every look.
     fn say(&mut self, interface: &str, errors: &[Error]) {
         if errors.is_empty() {
             self.said.remove(interface);
