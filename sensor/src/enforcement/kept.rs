@@ -1,9 +1,9 @@
 //! The overrides by commands, on disk: they outlive the daemon, and a boot of the machine.
 //!
-//! `--for 2h` lasts two hours whatever becomes of the wall clock. While the machine runs, its end goes by
-//! the time since boot, which the next daemon of the same boot reads too. After another boot only the time
-//! that was left when the file was written is known. While the clock is not set, nobody knows for how long
-//! the machine was off: the rest is counted from when the clock is set.
+//! `--for 2h` lasts two hours, even if the wall clock is set meanwhile. While the machine runs, its end
+//! goes by the time since boot, which the next daemon of the same boot reads too. After another boot only
+//! the time that was left when the file was written is known. While the clock is not set, nobody knows for
+//! how long the machine was off: the rest is counted from when the clock is set.
 
 use std::path::Path;
 
@@ -160,7 +160,8 @@ mod tests {
             let late = moment(7, NOW, TWO_HOURS + 1.0, step);
             assert_eq!(read(&file, &late)?.len(), 1);
 
-            // Another boot: what was left when it was written, from when the clock is known.
+            // Another boot: the time that was left when the file was written counts from when the clock is
+            // known.
             write(&file, &kept, &restarted)?;
             let booted = Moment {
                 is_known: false,

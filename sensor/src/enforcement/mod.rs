@@ -1228,7 +1228,7 @@ mod tests {
                 number += 1;
             }
             assert!(number > 30, "there were only {number} calls");
-            // Nothing of what failed is in the way of the next policy, and nothing is left of the other.
+            // Nothing of the failed policy is in the way of the next one, and nothing is left of the other.
             enforcement.install(circumstances!(&configs[next], &[]))?;
             let seen = kernel.seen()?;
             let mac = [2, 0, 0, 0, 0, next as u8 + 1];
@@ -1478,7 +1478,7 @@ mod tests {
             let expected = if is_known { 0b110 } else { 0b010 };
             assert_eq!(rules(&kernel)?, expected, "at {wall}");
             assert_eq!(enforcement.temporary().len(), 1, "at {wall}");
-            // The machine's clock is shown, whatever it is.
+            // The machine's clock is shown, even if it is wrong.
             let shown = enforcement.temporary()[0].shown(now.offset());
             let left = shown.until.expect("it ends") - wall;
             assert!((left - (600.0 - seconds)).abs() < 1e-3, "{left}");
@@ -1491,7 +1491,8 @@ mod tests {
         assert_eq!(enforcement.temporary(), []);
         assert_eq!(Enforcement::new(&config, unset).temporary(), []);
 
-        // Two hours, and a boot that nobody foresaw an hour later: at least what was left ten minutes before.
+        // Two hours, and a boot that nobody foresaw an hour later: at least the time that was left ten
+        // minutes before.
         let begun = moment(1_000.0, NOW, true);
         enforcement.say(
             ten_minutes(Holds::Until(begun.steady + 7_200.0)),

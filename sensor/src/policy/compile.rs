@@ -236,7 +236,7 @@ fn is_at_or_below(name: &str, above: &str) -> bool {
     rest.is_empty() || rest.ends_with('.')
 }
 
-/// Takes apart what policies say, rule by rule.
+/// Takes policies apart, rule by rule.
 fn parts<'p>(
     policies: &'p [Policy],
     temporary: &'p [Temporary],

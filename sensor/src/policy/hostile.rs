@@ -140,7 +140,7 @@ fn a_list_of_garbage_gives_what_is_good_in_it_and_what_it_was_when_it_cannot_be_
     let first = PolicyLists::load(&policies, &PolicyLists::default());
     let list = first.get(&file).expect("it is read");
     assert!(list.problem.is_none());
-    // Every second line of UTF-16 is what stands before the low octet of its end.
+    // Every second line of UTF-16 holds the octets before the low octet of its end.
     assert_eq!((list.report.used, list.report.bad), (3, 1_500_002));
     let shown: Vec<_> = list.report.shown.iter().map(|bad| bad.line).collect();
     assert_eq!(shown, [2, 3, 4, 5, 6]);

@@ -139,7 +139,7 @@ pub struct Compiled {
     pub names: NameTable,
     /// The rules by name.
     pub name_rules: u64,
-    /// The rules by name whose verdicts are waited for.
+    /// The rules by name for whose verdicts packets wait.
     pub strict_rules: u64,
     /// How many policies there are, temporary ones aside.
     pub policies: u64,

@@ -562,7 +562,7 @@ fn what_every_address_is_refused_for_says_no_name() {
         "{out:?}"
     );
 
-    // Ports, and what lets pass before.
+    // Ports, and a policy that allows the name before.
     let mut ports = house(vec![allows("b.example"), rejects_all("ports")], &[]);
     ports.policies[1].ports = vec![range(53, 443, Transport::Udp)];
     let passes = |layer| (layer, "allow", "allows".to_owned(), false);

@@ -74,13 +74,13 @@ mod declared {
         };
     }
 
-    /// The one summary: what the ticks took.
+    /// The one summary: the CPU time of ticks.
     pub(super) const TICK_DURATION: (&str, &str) = (
         "sensor_tick_duration_seconds",
         "CPU time that ticks took: reading, reaping and adding up the tables of the kernel.",
     );
 
-    /// The one histogram: what verdicts on names took.
+    /// The one histogram: the latency of verdicts on names.
     pub(super) const VERDICT_LATENCY: (&str, &str) = (
         "sensor_verdict_latency_seconds",
         "From the copy of a payload to the verdict in its flow, of names that are judged outside of the kernel, since the daemon started.",

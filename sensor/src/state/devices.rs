@@ -423,7 +423,7 @@ mod tests {
         assert_eq!(known.confidence, 0.8);
         let from: Vec<_> = known.evidence.iter().map(|line| line.about).collect();
         assert_eq!(from, ["kind", "vendor"]);
-        // A guess that is less sure does not replace it; what is as sure does, for good.
+        // A less sure guess does not replace the fact; one that is as sure does, for good.
         let guess = device(PHONE, (Kind::Computer, 0.4), None, NOW);
         assert_eq!(recalled(&mut second, guess, NOW).kind, Kind::Phone);
         let told = device(PHONE, (Kind::Tablet, 0.9), None, NOW);

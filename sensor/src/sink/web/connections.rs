@@ -363,7 +363,7 @@ async fn converse<S: Answers>(
     let mut is_ending = false;
     loop {
         tokio::select! {
-            // An error is the client's: it went away, or what it sent is no HTTP.
+            // An error is the client's: it went away, or it did not send HTTP.
             _ = connection.as_mut() => return,
             phase = &mut overdue => {
                 if let Some(failure) = phase.failure() {

@@ -219,8 +219,9 @@ impl Books {
             let record = self.devices.read(number);
             emit(Record::Device(DeviceReading { number, record }));
         }
-        // Before the flows: what a decision's end moves from a flow to them meanwhile is missed until the next
-        // time, and not told twice. A reading is too small then, so that the most of any reading is told.
+        // Hits are read before the flows, so that packets which the end of a decision moves from a flow to
+        // the hits meanwhile are not told twice: they are missed until the next time. A reading is too
+        // small then, so that the most of any reading is told.
         let mut hits = self.all_hits()?;
         let now = self.now();
         for (slot, record) in self.live_flows(now) {
@@ -301,9 +302,9 @@ impl Books {
             .map(move |slot| (slot, self.flows.read(slot, now)))
     }
 
-    /// Whether no flow can be in a slot that is somebody's: it names a state or a device that there is not.
-    /// The records are those of no flow, and what they count is nobody's. A fault of the machine's memory
-    /// does that, or another program that writes into the table.
+    /// Whether a taken slot cannot hold a flow, because it names a state or a device that does not exist.
+    /// Its records belong to no flow, and its counts to nobody. A fault of the machine's memory does that,
+    /// or another program that writes into the table.
     pub(super) fn is_damaged(&self, slot: u32) -> bool {
         self.flows.state(slot).load(Ordering::Acquire) > slot::LEAVING
             || self.flows.device(slot) >= self.devices.len()
@@ -372,8 +373,8 @@ struct ReadHit {
 }
 
 impl ReadHits {
-    /// The hits that were read now, each with at least what was read of it before. One that two readings in
-    /// a row have not is forgotten: its flow has ended, and the table of hits had no room for it.
+    /// The hits that were read now, none lower than in an earlier reading. A hit that two readings in a row
+    /// do not have is forgotten: its flow has ended, and the table of hits had no room for it.
     fn most(&mut self, now: HashMap<HitKey, Hit>) -> impl Iterator<Item = (HitKey, Hit)> {
         self.0
             .retain(|_, hit| std::mem::replace(&mut hit.is_there, false));
@@ -395,7 +396,7 @@ impl ReadHits {
 /// The keys of the hits that a flow's packets are under the decision in force, by direction, and those
 /// packets; `None` where no policy decided.
 pub(super) fn hits_of(record: &FlowRecord) -> Option<[(HitKey, Tally); 2]> {
-    // As the programs have counted until now, whatever is ruled and not taken up yet.
+    // The decision by which the programs have counted until now, even where a ruling waits to be taken up.
     let decision = Judgement::unpack(record.judgement).decision;
     if decision.policy == 0 {
         return None;

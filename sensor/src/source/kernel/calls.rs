@@ -1,7 +1,7 @@
 //! Calls of bpf(2) that aya does not have, or has by an interface's name alone.
 //!
-//! A name may change owners between two calls, and aya falls back to other ways where a call fails.
-//! Here the interface is a number, and every error keeps its `errno`: [`Cause`] says what that is about.
+//! A name may change owners between two calls, and aya falls back to other ways where a call fails. Here
+//! the interface is a number, and every error keeps its `errno`: [`Cause`] gives its meaning.
 
 use std::{
     ffi::CString,
@@ -108,8 +108,8 @@ impl Cause {
 
 /// A call with attributes of the type that the command takes.
 fn bpf<T>(command: libc::c_int, attributes: &mut T) -> io::Result<libc::c_long> {
-    // SAFETY: the kernel reads and writes so many bytes of the attributes; what they point to lives as
-    // long as the call, as each caller sees to.
+    // SAFETY: the kernel reads and writes so many bytes of the attributes; the memory that they point to
+    // lives as long as the call, as each caller sees to.
     let status = unsafe {
         libc::syscall(
             libc::SYS_bpf,
@@ -311,7 +311,7 @@ pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     bpf(OBJ_PIN, &mut pin).map(drop)
 }
 
-/// Opens what is pinned.
+/// Opens a pinned object.
 ///
 /// # Errors
 ///

@@ -1,8 +1,8 @@
 //! Flow offload: which interfaces a flowtable of nftables sends packets past.
 //!
 //! A flowtable forwards packets of established connections from the ingress of one of its devices to
-//! another one of them. Since Linux 5.13 that is the port of a bridge, or what a VLAN stands on
-//! (`FLOW_OFFLOAD_XMIT_DIRECT`): the bridge and the VLAN never see these packets, the ports do.
+//! another one of them. Since Linux 5.13 that is the port of a bridge, or the interface on which a VLAN
+//! stands (`FLOW_OFFLOAD_XMIT_DIRECT`): the bridge and the VLAN never see these packets, the ports do.
 
 use std::io;
 
@@ -48,8 +48,8 @@ impl Flowtables {
     }
 }
 
-/// Whether an error says that the kernel has no nftables: no such protocol of netlink, or nobody who answers
-/// for that part of it (net/netfilter/nfnetlink.c, `nfnetlink_rcv_msg`).
+/// Whether an error says that the kernel has no nftables: no such protocol of netlink, or no subsystem that
+/// answers for that part of it (net/netfilter/nfnetlink.c, `nfnetlink_rcv_msg`).
 fn is_without(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),

@@ -131,8 +131,8 @@ impl Kernel {
         Ok(kernel)
     }
 
-    /// The most instructions that the verifier may go through for one program, as the tests hold it:
-    /// half of what it goes through at most, because other kernels need more.
+    /// The most instructions that the verifier may go through for one program, as the tests demand: half of
+    /// the verifier's limit, because other kernels need more.
     pub const MOST_VERIFIED: u32 = 500_000;
 
     /// Loads all programs, wanted or not, and says how many instructions the verifier went through for each;
@@ -217,8 +217,8 @@ impl Kernel {
         (&mut self.attachments, means)
     }
 
-    /// Makes what an earlier start left fit the configuration: programs on interfaces that are not
-    /// in it any more come off.
+    /// Fits the programs of an earlier start to the configuration: those on interfaces that are not in it
+    /// any more come off.
     ///
     /// # Errors
     ///
@@ -274,9 +274,9 @@ impl Kernel {
         policy::identities(&self.books, &mut self.policy, names)
     }
 
-    /// Says anew which rules apply to which device, and has every flow decided again; `before` is what the
-    /// kernel has of them, and `None` has that looked at. `announce` is called with the generation right
-    /// before that is in force.
+    /// Replaces the rules of devices, and has every flow decided again. `before` holds those that the
+    /// kernel has; `None`: they are read from it. `announce` is called with the generation right before
+    /// that is in force.
     ///
     /// # Errors
     ///
@@ -290,7 +290,8 @@ impl Kernel {
         policy::set_devices(&self.books, &mut self.policy, before, who, announce)
     }
 
-    /// Says which rules refuse every name that a device knows at an address; no rule: it is forgotten.
+    /// Sets the rules that refuse every name that a device knows at an address; no rule: the address is
+    /// forgotten.
     ///
     /// # Errors
     ///
@@ -326,7 +327,7 @@ impl Kernel {
         Messages::open(&mut self.programs)
     }
 
-    /// The judgements of all flows, for whoever judges names.
+    /// The judgements of all flows, for the judgement of names.
     ///
     /// # Errors
     ///
@@ -345,14 +346,14 @@ impl Kernel {
         self.books.set_hold(hold);
     }
 
-    /// Says which devices are settled whatever they do, and after how much silence others leave.
+    /// Sets which devices are settled in any case, and after how much silence devices leave.
     pub fn set_shares(&mut self, named: impl IntoIterator<Item = Mac>, retire_after: Duration) {
         let named = named.into_iter().map(Mac::word).collect();
         self.shares.configure(named, retire_after);
     }
 
-    /// Gives each device its bytes of the ring, and lets devices leave that were silent for long, or whose
-    /// place others need; tells the last counts of their flows.
+    /// Gives each device its bytes of the ring, and has devices leave that were silent for long, or whose
+    /// place others need; emits the last counts of their flows.
     ///
     /// # Errors
     ///
@@ -363,7 +364,7 @@ impl Kernel {
         self.shares.keep(&mut self.books, now.jiffies, emit)
     }
 
-    /// The live flows, for those who list them.
+    /// The live flows, to be listed.
     ///
     /// # Errors
     ///
@@ -462,9 +463,8 @@ fn load_object(directory: &Path, config: &Config) -> Result<Ebpf, Error> {
 
 /// Makes the map that holds the tables of names, where there is none.
 ///
-/// By hand: the loader gives the table that it makes as a pattern the types that the object describes
-/// (BTF), and Linux before 6.3 takes no table in its place whose description differs. Those that are
-/// made later have none.
+/// By hand, because the loader would describe the types of the pattern table (BTF), and Linux before 6.3
+/// takes no table in its place whose description differs. Tables that are made later have none.
 fn make_names(directory: &Path) -> Result<(), Error> {
     const NAMES: &str = "NAMES";
     const SIDES: u32 = 2;

@@ -1,10 +1,14 @@
 //! The kernel's side: the only module that names `aya`.
 //!
-//! `load` makes or adopts the maps · `pins` are where they and the links are kept · `attach` puts programs
-//! on interfaces and sees that they stay · `links` are the interfaces there are, and tells when they come
-//! and go, `driver` what drives them, `flowtables` what goes past them · `netlink` and `calls` ask the kernel · `books` reads the tables, `flows` that of the flows · `readers` puts the programs that read payloads behind the others · `reap` takes the last counts of idle flows · `policy` is the one place that writes
-//! policy down · `ring` drains samples, `pieces` puts them together · `verdicts` writes those on names · `clock` tells jiffies from time, and whether the time is known · `lock` keeps a second
-//! instance out · `run` runs the programs over frames of a capture · `failed` counts calls about maps that failed, `faults` has them fail in tests · `preflight` turns what the system lacks into a sentence.
+//! `load` makes or adopts the maps · `pins` keeps them and the links · `attach` puts programs on interfaces
+//! and sees that they stay · `links` lists the interfaces, and tells when they come and go, `driver` tells
+//! of their drivers, `flowtables` of traffic that goes past them · `netlink` and `calls` ask the kernel ·
+//! `books` reads the tables, `flows` that of the flows · `readers` puts the programs that read payloads
+//! behind the others · `reap` takes the last counts of idle flows · `policy` is the one place that writes
+//! policy down · `ring` drains samples, `pieces` puts them together · `verdicts` writes those on names ·
+//! `clock` tells jiffies from time, and whether the time is known · `lock` keeps a second instance out ·
+//! `run` runs the programs over frames of a capture · `failed` counts calls about maps that failed,
+//! `faults` has them fail in tests · `preflight` tells in a sentence what the system lacks.
 
 mod attach;
 mod books;

@@ -437,7 +437,7 @@ pub struct Seen {
     pub names: (u64, u32),
 }
 
-/// Reads what the programs decide by.
+/// Reads the rules by which the programs decide.
 #[cfg(test)]
 pub(super) fn seen(books: &Books, tables: &Tables) -> Result<Seen, Error> {
     fn bytes<T: Wire>(value: &T) -> Vec<u8> {

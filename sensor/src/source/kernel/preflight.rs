@@ -29,7 +29,7 @@ pub struct Finding {
     pub result: Result<String, String>,
 }
 
-/// Everything the daemon needs, or the first sentence about what is missing.
+/// Checks everything that the daemon needs; the error is that of the first missing requirement.
 pub fn check(pin_directory: &Path) -> Result<(), Error> {
     machine()?;
     kernel()?;

@@ -30,7 +30,7 @@ const IFINDEX: u32 = 1;
 /// The interface's record.
 const INTERFACE: u32 = 0;
 
-/// The longest frame that fits a page of 4 KiB beside what the kernel keeps for itself, at either
+/// The longest frame that fits a page of 4 KiB beside the part that the kernel keeps for itself, at either
 /// hook.
 pub const ONE_PAGE: usize = 3_000;
 
@@ -51,8 +51,8 @@ pub struct Runner {
     frame: Vec<u8>,
 }
 
-/// Moves the calling thread into a network namespace of its own, which goes with the thread: what
-/// is run there is far from the interfaces of the machine.
+/// Moves the calling thread into a network namespace of its own, which goes with the thread: programs that
+/// run there are far from the interfaces of the machine.
 ///
 /// # Errors
 ///

@@ -1,9 +1,10 @@
-//! Shares of the tables: who is settled, who leaves, and how many bytes of the ring each device may take.
+//! Shares of the tables: which devices are settled, which leave, and how many bytes of the ring each device
+//! may take.
 //!
 //! MAC addresses are easily made up. A device is *settled* once servers answered it in ten flows on two
-//! days, or the configuration names it; the others share what a flood of made-up ones could take: three
-//! quarters of the flow table, a part of the ring, and the records of devices. Where these run short, the
-//! one that was silent longest goes first, its unanswered flows with it.
+//! days, or the configuration names it; the others share the room that a flood of made-up ones could take:
+//! three quarters of the flow table, a part of the ring, and the records of devices. Where these run short,
+//! the one that was silent longest goes first, its unanswered flows with it.
 //!
 //! A device leaves so:
 //!
@@ -59,7 +60,7 @@ const CENSUS_EVERY: u64 = 60;
 
 const DAY: u64 = 24 * 60 * 60;
 
-/// The maps that give devices their records, and what was done last.
+/// The maps that give devices their records, and the state of the last looks.
 pub(super) struct Shares {
     index: KernelHashMap<MapData, u64, u32>,
     free: Queue<MapData, u32>,
@@ -109,13 +110,13 @@ impl Shares {
         })
     }
 
-    /// Says which devices are settled whatever they do, and after how much silence others leave.
+    /// Sets which devices are settled in any case, and after how much silence devices leave.
     pub(super) fn configure(&mut self, named: HashSet<u64>, retire_after: Duration) {
         self.named = named;
         self.retire_after = retire_after.as_secs();
     }
 
-    /// Finishes what a daemon that was killed had begun.
+    /// Finishes the work that a killed daemon had begun.
     pub(super) fn recover(&mut self, books: &Books) -> Result<(), Error> {
         let log = books.journal.read(0);
         match log.phase {
@@ -292,7 +293,7 @@ impl Shares {
         Ok((devices, leaving))
     }
 
-    /// Lets devices leave whose flows have left.
+    /// Has devices leave whose flows have left.
     fn retire(
         &mut self,
         books: &mut Books,
@@ -318,7 +319,8 @@ impl Shares {
                 continue;
             }
             let record = books.devices.read(number);
-            // Before anything of it is written: what fails here is done by the next census.
+            // Looked up before anything of the device is written: after a failure here the next census does
+            // it.
             let is_back = found(INDEX, || self.index.get(&record.mac, 0))?.is_some();
             let log = log_of(books, number, &record);
             books.journal.write(0, &log);
@@ -349,8 +351,8 @@ impl Shares {
         Ok(())
     }
 
-    /// Writes what the journal holds, and gives the device's record back; any number of times before that is
-    /// done.
+    /// Writes the journal's entry into the books, and gives the device's record back. It may be repeated
+    /// until that is done.
     fn write_retired(&mut self, books: &Books, log: &Journal) {
         let number = log.device as u32;
         for family in 0..FAMILIES {

@@ -318,7 +318,7 @@ impl Host {
     }
 }
 
-/// A packet with the SYN flag, as what may begin a connection.
+/// A packet with the SYN flag, which may begin a connection.
 fn syn(packet: &Packet<'_, '_>) -> Syn {
     const ACKNOWLEDGED: usize = 8;
     let place = packet.parsed.transport_offset + ACKNOWLEDGED;
@@ -361,8 +361,8 @@ pub(super) struct Fragments {
     before: HashMap<FragmentKey, u32, Multilinear>,
 }
 
-/// A frame of which zeros stand where nothing was captured, as the kernel is handed it: what an error of
-/// ICMP quotes is often cut off.
+/// A frame with zeros for octets that were not captured, as the kernel is handed it: the quote in an ICMP
+/// error is often cut off.
 struct Filled<'a>(&'a Frame<'a>);
 
 impl packet::Packet for Filled<'_> {
@@ -380,7 +380,7 @@ impl packet::Packet for Filled<'_> {
 }
 
 impl Fragments {
-    /// Half of what the kernel's map has room for: of both maps the older one is forgotten.
+    /// Half of the room of the kernel's map: of both maps the older one is forgotten.
     const GENERATION: usize = 2_048;
 
     /// The key of a frame's flow.

@@ -40,7 +40,7 @@ use sides::Sides;
 /// How captures are replayed.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// Addresses that are local, whoever began.
+    /// Addresses that are local, whichever side began.
     pub lan: Vec<IpNet>,
     /// Payloads of a new flow that are wanted in each direction, 0 to 15.
     pub payloads: u8,
@@ -280,8 +280,8 @@ fn seen<'a>(
     })
 }
 
-/// Whether the headers that say whose a frame is were not captured, though the parser found none
-/// missing: it books the start of a packet that has no room for its ports without them.
+/// Whether the headers that name a frame's flow were not captured, though the parser found none missing:
+/// without ports, it books the start of a packet that has no room for them.
 fn is_cut_short(frame: &Frame<'_>, parsed: &Parsed) -> bool {
     const TCP_HEADER: usize = 20;
     frame.is_cut()

@@ -69,7 +69,7 @@ impl Programs {
     ///
     /// # Errors
     ///
-    /// When the privilege is missing, or what the kernel said.
+    /// When the privilege is missing, or the kernel refuses a call.
     pub fn load(payloads: u8) -> Result<Self, kernel::Error> {
         enter_own_namespace()?;
         let mut programs = Self {
@@ -91,7 +91,7 @@ impl Programs {
         }
     }
 
-    /// The books of a capture: empty, whatever was before.
+    /// The books of a capture, emptied of those before.
     pub(super) fn begin(&mut self) -> Result<Run<'_>, kernel::Error> {
         for tables in self.places.iter_mut().flatten() {
             let slots: Vec<_> = tables.flows.drain().map(|(slot, _)| slot).collect();
@@ -241,7 +241,7 @@ impl Run<'_> {
     }
 }
 
-/// Adds what the tables of a place say beside the flows.
+/// Adds the counts of a place's tables other than those of flows.
 fn add_place(
     reading: &mut Reading,
     devices: &mut Devices,
@@ -275,7 +275,7 @@ fn add_place(
     Ok(())
 }
 
-/// Adds what a device carried without a flow.
+/// Adds the packets and bytes of a device without a flow.
 fn add_device(reading: &mut Reading, number: u32, record: &DeviceRecord) {
     let number = number as usize;
     if number >= reading.devices.len() {
@@ -288,7 +288,7 @@ fn add_device(reading: &mut Reading, number: u32, record: &DeviceRecord) {
     }
 }
 
-/// The numbers of devices by their MAC addresses, whatever place they were seen in.
+/// The numbers of devices by their MAC addresses, the same in every place.
 #[derive(Default)]
 struct Devices(HashMap<u64, u32, Multilinear>);
 

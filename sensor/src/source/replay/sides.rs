@@ -1,6 +1,6 @@
 //! Which end of a packet is the device's, and which address the device has on its link.
 //!
-//! The kernel knows both from the interface. A capture does not say: the local side is what the
+//! The kernel knows both from the interface. A capture does not say: the local side is the one that the
 //! user names, or else the one that began.
 
 use std::{
@@ -65,7 +65,7 @@ struct Local {
 }
 
 impl Sides {
-    /// For one capture; addresses in `lan` are local, whoever began.
+    /// For one capture; addresses in `lan` are local, whichever side began.
     pub(super) fn new(lan: &[IpNet]) -> Self {
         Self {
             lan: lan.to_vec(),
@@ -119,7 +119,7 @@ impl Sides {
             true => (Direction::Upload, framed.source),
             false => (Direction::Download, framed.destination),
         };
-        // A group is no device: such frames are booked as what they are.
+        // A group is no device: frames of a group address are booked as multicast.
         let group = on_link.filter(|mac| mac.is_group());
         (direction, group.unwrap_or(local.mac))
     }
@@ -139,7 +139,7 @@ impl Sides {
         self.connections.get(&connection).copied()
     }
 
-    /// Notes whose a connection is, at its first packet.
+    /// Notes which end of a connection is the device, at its first packet.
     fn decide(
         &mut self,
         framed: &Framed<'_>,

@@ -1,9 +1,10 @@
-//! Programs on interfaces: which are wanted, what the kernel has, and what is done about the difference.
+//! Programs on interfaces: those that are wanted, those that the kernel has, and the changes from one to
+//! the other.
 //!
-//! `target` says what is wanted where · `watch` looks at all interfaces, `fill` at one · `seat` is one program
-//! on one interface, and whether it still is there · `place`, `xdp` and `tc` put it there · `records` are
-//! where it books to · `ports` is what programs at bridges' ports are told. Nothing here is remembered that
-//! the kernel can be asked.
+//! `target` says which programs are wanted where · `watch` looks at all interfaces, `fill` at one · `seat`
+//! is one program on one interface, and whether it still is there · `place`, `xdp` and `tc` put it there ·
+//! `records` are the records of interfaces that it counts in · `ports` tells programs at bridges' ports
+//! about addresses and ports. Facts that the kernel can be asked are not remembered here.
 
 mod fill;
 mod place;
@@ -97,7 +98,7 @@ pub struct Attached {
     /// Of its record; a bridge whose ports are watched has none.
     number: Option<u32>,
     choice: HookChoice,
-    /// How XDP answers what it refuses.
+    /// How XDP answers the packets that it refuses.
     way: Way,
     seats: Vec<Seat>,
     /// Why programs are missing that were there, until they are put back.

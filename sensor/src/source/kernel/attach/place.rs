@@ -1,4 +1,4 @@
-//! One interface, and with what programs are put on it.
+//! One interface, and the tools to put programs on it.
 
 use std::{
     collections::HashMap,
@@ -158,7 +158,7 @@ impl Tools {
     }
 }
 
-/// An interface that programs are put on, and with what.
+/// An interface that programs are put on, and the tools for it.
 pub(super) struct Place<'a> {
     pub(super) name: &'a str,
     pub(super) index: u32,
@@ -176,7 +176,8 @@ impl Place<'_> {
     ///
     /// # Errors
     ///
-    /// When there may be one that cannot be opened: what it holds on the interface must not be taken for gone.
+    /// When there may be a link that cannot be opened: its program on the interface must not be taken for
+    /// gone.
     pub(super) fn pinned(&self, role: Role) -> Result<Option<OwnedFd>, Error> {
         match calls::pinned(&self.pin(role)) {
             Ok(link) => Ok(Some(link)),

@@ -20,9 +20,8 @@ pub(in crate::source::kernel) const GONE: &str = "gone interfaces";
 
 /// The number of an interface's record.
 ///
-/// Where all are taken, one of an interface that is not among those `in_use` and to which no live
-/// flow belongs: what it counted goes to the record [`GONE`], so that sums over interfaces stay what
-/// they were.
+/// Where all are taken, it is that of an interface which is not among those `in_use` and to which no live
+/// flow belongs: its counts go to the record [`GONE`], so that sums over interfaces stay the same.
 pub(super) fn number_of(
     books: &Books,
     interface: &str,
@@ -75,9 +74,9 @@ const COUNTERS: std::ops::Range<usize> =
 
 const _: () = assert!(COUNTERS.start == offset_of!(InterfaceRecord, way) + size_of::<u64>());
 
-/// Moves what a record counted to the last one, and makes it new.
+/// Moves the counts of a record to the last one, and makes it new.
 ///
-/// A counter at a time: where the daemon is killed in between, the next one moves what is left, and counts
+/// A counter at a time: where the daemon is killed in between, the next one moves the rest, and counts
 /// nothing twice.
 fn give_up(books: &Books, number: u32, last: u32) {
     // A program that began before the interface was released may still count there.
@@ -135,7 +134,7 @@ pub(super) fn set_hooks(books: &Books, number: u32, upload: Hook, download: Hook
         .store(hooks, Ordering::Release);
 }
 
-/// Says how XDP answers what it refuses, before its program is attached.
+/// Sets how XDP answers the packets that it refuses, before its program is attached.
 pub(super) fn set_way(books: &Books, number: u32, way: Way) {
     books
         .interfaces

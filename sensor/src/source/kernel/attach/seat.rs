@@ -1,4 +1,5 @@
-//! One program on one interface: what it is for, by what it is held there, and whether it still is.
+//! One program on one interface: its role, the link or filter that holds it there, and whether it still is
+//! there.
 
 use std::{
     io,
@@ -80,14 +81,14 @@ pub(in crate::source::kernel) struct Seat {
     pub(super) id: u32,
     pub(super) hook: Hook,
     pub(super) held: Held,
-    /// Whether it was to be held by a filter, whatever else the kernel has.
+    /// Whether it was to be held by a filter, even where the kernel has links.
     pub(super) by_filter: bool,
     /// Whether it was put before somebody else's once already.
     pub(super) moved: bool,
 }
 
 impl Seat {
-    /// Ends the link of a program whose place another program has taken, unless that is in the same link.
+    /// Ends the link of a program whose place another program has taken, unless both are in the same link.
     pub(super) fn make_room_for(self, other: &Self) {
         let Held::Link { link, .. } = &self.held else {
             return;

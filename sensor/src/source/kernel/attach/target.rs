@@ -37,8 +37,8 @@ impl Target<'_> {
         }
     }
 
-    /// The programs that are wanted beside the upload program, which sits at `upload` and answers what it
-    /// refuses in a way: all of them at TC.
+    /// The programs that are wanted beside the upload program, all of them at TC. The upload program sits
+    /// at `upload`, and answers refused packets in the way `way`.
     pub(super) fn beside(&self, upload: Hook, way: Way) -> Vec<(Role, &'static str)> {
         match self.part {
             Part::Whole

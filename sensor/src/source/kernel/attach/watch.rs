@@ -37,7 +37,8 @@ use crate::{
 const NO_METADATA: &str =
     "its driver has no metadata in which XDP could hand what it refuses on to TC";
 
-/// Under which it is said what programs at ports cannot be told. No interface has a space in its name.
+/// The key of failures to tell programs at ports about addresses and ports. No interface has a space in its
+/// name.
 const PORTS: &str = "all ports";
 
 /// All interfaces with programs.
@@ -253,7 +254,7 @@ impl Attachments {
                     }
                 }
                 None => {
-                    // The kernel has detached what was on it.
+                    // The kernel has detached the programs that were on it.
                     for role in Role::ALL {
                         let pin = pins::link(means.directory, &attached.interface, role.name());
                         let _ = pins::end_link(&pin);
@@ -400,8 +401,8 @@ impl Attachments {
         })
     }
 
-    /// Makes what an earlier start left fit the configuration: programs on interfaces that are not
-    /// in it any more come off, and interfaces that are gone are noted to have none.
+    /// Fits the programs of an earlier start to the configuration: those on interfaces that are not in it
+    /// any more come off, and interfaces that are gone are noted to have none.
     ///
     /// # Errors
     ///
