@@ -678,8 +678,8 @@ impl Enforcement {
 
     /// The rules of each device at a time: of those that were seen or are remembered, and of those that are
     /// named. Where not all have a place, those that the owner named come first, then those that are
-    /// settled. The others have the default rules, and are counted: a host that makes up addresses
-    /// displaces nobody.
+    /// settled. The others have the default rules, and are counted, so that made-up addresses displace
+    /// neither.
     fn who(
         &self,
         compiled: &Compiled,
@@ -1113,7 +1113,8 @@ mod tests {
         for place in [at(1), at(2), v6] {
             names.answer("blocked.test", place, 0, NOW);
         }
-        // Excused for another device alone, which is told other addresses of its own.
+        // A name that is not refused excuses the address for another device alone, the one that was told
+        // it.
         names.answer("allowed.test", (laptop, at(1).1), 0, NOW);
         enforcement.learn(&mut kernel, &mut names, NOW)?;
         let blamed = |places: &[Place]| -> HashMap<Place, u64> {
@@ -1304,12 +1305,12 @@ mod tests {
         assert!(error.contains("10000") && error.contains("8192"), "{error}");
         assert!(error.contains("out of groups"), "{error}");
         assert_eq!(kernel.seen()?, before, "the old policy stays");
-        // `sensor check` says the same.
+        // `sensor check` reports the same.
         let (without_commands, _) = enforcement.too_large(&many, &catalog);
         assert_eq!(without_commands.map(|error| error.to_string()), Some(error));
 
-        // Devices that nobody named, as a flood of made-up addresses brings them: those that the owner named
-        // keep their rules, and the next policy has a place.
+        // A flood of made-up addresses brings devices that nobody named. Those that the owner named keep
+        // their rules, and the next policy fits.
         let crowd: Vec<_> = (0..10_000)
             .map(|number| {
                 let mut device = Device {
@@ -1376,7 +1377,7 @@ mod tests {
                 faults.fail(number, errno);
                 let first = enforcement.keep(circumstances!(&houses[1]));
                 let made = faults.end();
-                // Those of before are back before anything of the others is said again.
+                // The earlier devices' rules are back before anything of the others is written again.
                 for house in [&houses[0], &houses[1], &houses[0]] {
                     enforcement.keep(circumstances!(house))?;
                     assert_eq!(

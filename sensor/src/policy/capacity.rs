@@ -167,7 +167,7 @@ mod tests {
         assert_eq!(names(&part), ["listed", "named"]);
         let left_out: Vec<_> = part.lists.left_out().iter().collect();
         assert_eq!(left_out, ["/large"]);
-        // An explanation says the same.
+        // The explanation agrees.
         let catalog = Catalog::default();
         let deciding = Deciding {
             policies: &part.policies,

@@ -209,7 +209,7 @@ fn a_file_of_which_no_line_can_be_used_is_no_list_and_an_empty_one_is() {
         assert!(lists.get(&file).expect("it is read").problem.is_none());
         assert_eq!(refused(&lists), [false, false]);
     }
-    // Where there was nothing before, nothing is in force, and that is said.
+    // Where there was no list before, no name is in force, and the list's problem says so.
     folder.file(PAGE.as_bytes());
     let lists = PolicyLists::load(&policies, &PolicyLists::default());
     assert!(lists.get(&file).expect("it is there").problem.is_some());

@@ -198,7 +198,7 @@ impl Compiled {
         self.rules_where(zone, now, |who| who.devices.is_empty())
     }
 
-    /// Whether rules may apply to a device at some time that do not apply to everybody then.
+    /// Whether rules with a device selector may apply to this device at some time.
     pub fn has_rules_of(&self, device: &DeviceFacts<'_>) -> bool {
         let mut who = self.who.iter();
         who.any(|who| who.devices.iter().any(|selector| device.are(selector)))

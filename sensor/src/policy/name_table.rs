@@ -102,7 +102,7 @@ pub(super) fn add(buckets: &mut [NameBucket], hash: u64, chain: u16) -> Added {
     Added::NoRoom
 }
 
-/// Gives a hash that is there another chain; says whether it is.
+/// Gives another chain to a hash of the table; returns whether the hash is there.
 pub(super) fn replace(buckets: &mut [NameBucket], hash: u64, chain: u16) -> bool {
     for (bucket, place) in places(buckets.len(), hash) {
         let place = &mut buckets[bucket].entries[place];

@@ -38,7 +38,7 @@ const OTHER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x22];
 /// 2026-11-23, a Monday, at noon.
 pub(super) const NOW: f64 = 1_795_435_200.0;
 
-/// All that decides, owned.
+/// Everything that a decision depends on, owned.
 #[derive(Debug)]
 pub(super) struct House {
     pub(super) policies: Vec<Policy>,
@@ -545,7 +545,7 @@ fn what_every_address_is_refused_for_says_no_name() {
         lost(&all),
         (vec![(String::new(), Loss::RefusedByAddress)], vec![])
     );
-    // By day it is not about anything, and says when it will be.
+    // By day the policy does not apply, and the explanation says when it will.
     all.policies[0].schedule = vec![Span {
         days: 1,
         from: 900,

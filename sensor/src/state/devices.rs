@@ -412,7 +412,7 @@ mod tests {
         let before = recalled(&mut first, told, NOW);
         assert_eq!((before.kind, before.evidence.len()), (Kind::Phone, 0));
 
-        // Killed: nothing is said any more.
+        // The daemon is killed: it writes nothing any more.
         let mut second = Remembered::new(&config, &NOW.into());
         assert_eq!(second.kind(PHONE), Some(Kind::Phone));
         assert_eq!(second.vendor(PHONE), Some("Xiaomi"));

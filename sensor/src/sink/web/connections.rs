@@ -1,6 +1,6 @@
 //! Connections of the HTTP server: a small number at a time, each with a limit for every step.
 //!
-//! Anybody who reaches the port can open connections, and each takes a descriptor of the process that
+//! Any host that reaches the port can open connections, and each takes a descriptor of the process that
 //! keeps the filter on the network. Therefore [`MOST`] are open at most, and a new one is always let in:
 //! the one that has waited longest without a whole request is closed for it.
 

@@ -105,7 +105,7 @@ impl Books {
         self.settings.read(0)
     }
 
-    /// Says how jiffies relate to the wall clock, for commands that look at the tables.
+    /// Writes how jiffies relate to the wall clock, for commands that look at the tables.
     pub(super) fn set_clock(&self, now: &clock::Now, clock: Clock) {
         self.settings
             .word(0, offset_of!(Settings, boot_jiffies))
@@ -118,28 +118,28 @@ impl Books {
             .store(clock.epoch_millis as u64, Ordering::Relaxed);
     }
 
-    /// Says how many payloads of a new flow are wanted in each direction.
+    /// Sets how many payloads of a new flow are wanted in each direction.
     pub(super) fn set_watched_payloads(&self, payloads: u8) {
         self.settings
             .word(0, offset_of!(Settings, watched_payloads))
             .store(payloads.into(), Ordering::Relaxed);
     }
 
-    /// Says that devices have shares of the ring, which are given out from now on.
+    /// Gives new devices a share of the ring from the start; further bytes are given out from now on.
     pub(super) fn give_shares_of_the_ring(&self) {
         self.settings
             .word(0, offset_of!(Settings, first_sample_bytes))
             .store(FIRST_SAMPLE_BYTES, Ordering::Relaxed);
     }
 
-    /// Says how long the packets of servers wait for a verdict at most.
+    /// Sets how long the packets of servers wait for a verdict at most.
     pub(super) fn set_hold(&self, hold: Duration) {
         self.settings
             .word(0, offset_of!(Settings, hold_nanoseconds))
             .store(hold.as_nanos() as u64, Ordering::Relaxed);
     }
 
-    /// Counts a reload. With the tables, because the count is not to step back with the daemon.
+    /// Counts a reload, in the tables, because the count must not step back with the daemon.
     pub(super) fn count_reload(&self, applied: bool) {
         let counter = match applied {
             true => offset_of!(Settings, reloads),

@@ -79,7 +79,8 @@ pub(super) enum Cause {
     NoInterface,
     /// EBUSY, EEXIST: a program has the place.
     Taken,
-    /// The process or the machine lacks something now. It says nothing about the interface or the hook.
+    /// The process or the machine lacks something now. The error says nothing about the interface or the
+    /// hook.
     Ours,
     /// The interface does not take this program at this hook.
     Refused,
@@ -164,8 +165,8 @@ pub(super) fn array_of_maps(entries: u32, pattern: BorrowedFd<'_>) -> io::Result
 ///
 /// # Errors
 ///
-/// ENODEV: no such interface. EBUSY, EEXIST: somebody else's program has the place. EINVAL at TC: a
-/// kernel before 6.6.
+/// ENODEV: no such interface. EBUSY, EEXIST: a foreign program has the place. EINVAL at TC: a kernel before
+/// 6.6.
 pub(super) fn attach(program: BorrowedFd<'_>, ifindex: u32, point: Point) -> io::Result<OwnedFd> {
     #[repr(C)]
     struct Create {

@@ -135,8 +135,8 @@ impl Kernel {
     /// the verifier's limit, because other kernels need more.
     pub const MOST_VERIFIED: u32 = 500_000;
 
-    /// Loads all programs, wanted or not, and says how many instructions the verifier went through for each;
-    /// `None` where the kernel does not say.
+    /// Loads all programs, wanted or not, and gives how many instructions the verifier went through for
+    /// each; `None` where the kernel does not say.
     ///
     /// # Errors
     ///
@@ -196,7 +196,7 @@ impl Kernel {
         if again.is_empty() {
             return outcome;
         }
-        // Where the folder itself was removed, the lock is on one that nobody finds any more.
+        // Where the folder itself was removed, the lock is on a folder that no process finds any more.
         if !self.lock.is_on(directory) {
             self.lock = TablesLock::take(directory)?;
         }
@@ -336,12 +336,12 @@ impl Kernel {
         Verdicts::open(&self.pin_directory)
     }
 
-    /// Says how many payloads of a new flow are wanted in each direction, until its name is known.
+    /// Sets how many payloads of a new flow are wanted in each direction, until its name is known.
     pub fn set_watched_payloads(&self, payloads: u8) {
         self.books.set_watched_payloads(payloads);
     }
 
-    /// Says how long the packets of servers wait for a verdict at most.
+    /// Sets how long the packets of servers wait for a verdict at most.
     pub fn set_hold(&self, hold: Duration) {
         self.books.set_hold(hold);
     }
@@ -383,7 +383,7 @@ impl Kernel {
         self.books.clock()
     }
 
-    /// Reaps idle flows, tells their last counts, and reads everything. The times that it gives are in
+    /// Reaps idle flows, emits their last counts, and reads everything. The times that it gives are in
     /// steady time.
     ///
     /// # Errors
@@ -536,7 +536,7 @@ fn discard_unusable(directory: &Path) -> Result<(), Error> {
     pins::remove_all(directory).map_err(refused)
 }
 
-/// Fills the queues and writes the settings of tables that were just made; says whether they were.
+/// Fills the queues and writes the settings of tables that were just made; gives whether they were.
 fn initialise(directory: &Path, config: &Config, hz: u64) -> Result<bool, Error> {
     let map = of_map("SETTINGS");
     let mut settings: Array<_, Raw<Settings>> =

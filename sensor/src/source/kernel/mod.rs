@@ -102,7 +102,7 @@ pub enum Error {
     /// Another order of bytes.
     #[error("this machine is big-endian; the sensor runs on little-endian ones only")]
     BigEndian,
-    /// Somebody else has the pin directory.
+    /// Another sensor has the pin directory.
     #[error(
         "another sensor (process {holder}) uses the tables at {}: stop it first, or give this one \
          a daemon.pin_directory of its own", path.display()
@@ -113,7 +113,7 @@ pub enum Error {
         /// Its process.
         holder: String,
     },
-    /// Somebody else watches the interface.
+    /// Another sensor watches the interface.
     #[error(
         "another sensor (process {holder}) is already on interface {interface}: two on one \
          interface would count every packet twice; stop it, or take the interface out of one of \
@@ -134,7 +134,7 @@ pub enum Error {
         /// The interface.
         interface: String,
     },
-    /// Somebody else's XDP program.
+    /// A foreign XDP program.
     #[error(
         "interface {interface} already has an XDP program that is not ours: detach it (`ip link \
          set dev {interface} xdp off`), or set hook = \"tc\" for this interface to work beside it"
@@ -310,7 +310,7 @@ fn text(octets: &[u8]) -> String {
     String::from_utf8_lossy(&octets[..end.unwrap_or(octets.len())]).into_owned()
 }
 
-/// An error with all that caused it, in one line.
+/// An error with its chain of causes, in one line.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

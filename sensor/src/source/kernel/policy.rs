@@ -41,9 +41,9 @@ use crate::policy::{Buckets, Compiled, NameTable};
 /// The rules that apply to each device.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DeviceRules {
-    /// By MAC address, where they are others than those of everybody.
+    /// By MAC address, where they are others than `default`.
     pub devices: HashMap<[u8; 6], u64>,
-    /// Those of everybody else.
+    /// The rules of all other devices.
     pub default: u64,
 }
 
@@ -425,7 +425,7 @@ pub(super) fn set_learned(
 pub struct Seen {
     /// The number of the policy.
     pub generation: u32,
-    /// Sets of rules by device, and that of everybody else.
+    /// Sets of rules by device, and that of all other devices.
     pub devices: DeviceRules,
     /// Sets of rules at addresses.
     pub learned: HashMap<(Mac, IpAddr), u64>,

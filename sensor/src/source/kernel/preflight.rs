@@ -162,7 +162,7 @@ pub(super) fn privilege() -> Result<(), Error> {
     }
 }
 
-/// Whether the servers of refused connections can be told. Nothing else needs it.
+/// Whether the servers of refused connections can be told. Nothing else needs this privilege.
 fn resets() -> Result<String, String> {
     let held = capabilities(None)
         .map_err(|error| format!("the process's capabilities cannot be read: {error}"))?
@@ -178,7 +178,7 @@ fn resets() -> Result<String, String> {
 }
 
 pub(super) fn bpffs(pin_directory: &Path) -> Result<(), Error> {
-    // The directory itself may not be there yet: its nearest ancestor tells the file system.
+    // The directory itself may not be there yet: its nearest ancestor gives the file system.
     let nearest = pin_directory
         .ancestors()
         .find(|path| path.exists())

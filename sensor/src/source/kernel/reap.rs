@@ -25,7 +25,7 @@ use super::{
 };
 use crate::record::Record;
 
-/// Reaps all flows whose last packet came so many jiffies before `now`, and tells their last counts.
+/// Reaps all flows whose last packet came so many jiffies before `now`, and emits their last counts.
 pub(super) fn reap(
     books: &mut Books,
     now: u64,
@@ -69,7 +69,7 @@ pub(super) fn leave(
     take_last_counts(books, leaving, now, emit)
 }
 
-/// Books and tells the last counts of flows that no program finds any more, behind a grace period.
+/// Books and emits the last counts of flows that no program finds any more, after a grace period.
 fn take_last_counts(
     books: &mut Books,
     leaving: Vec<u32>,
@@ -95,8 +95,8 @@ fn take_last_counts(
     Ok(())
 }
 
-/// Gives a slot back in which no flow can be. Its counts are booked to nobody, because they are those of no
-/// flow; that it happened is counted.
+/// Gives a slot back that cannot hold a flow. Its counts are booked to nobody, because they are those of no
+/// flow; such slots are counted.
 fn discard(books: &mut Books, number: u32) {
     let releases = books.flows.releases(number).load(Ordering::Relaxed);
     let claims = books.flows.claims(number).load(Ordering::Relaxed);
@@ -455,7 +455,7 @@ mod tests {
                 noise ^= noise << 13;
                 noise ^= noise >> 7;
                 noise ^= noise << 17;
-                // The state is the last byte of its word: a slot that is nobody's is not read.
+                // The state is the last byte of its word: a free slot is not read.
                 noise | 1 << 56
             });
         }
@@ -476,7 +476,7 @@ mod tests {
             u64::from(FLOWS) - damaged
         );
         recover(books).expect("a start goes on");
-        // The slots are anybody's again.
+        // The slots are free again.
         reap(books, now + u64::from(u32::MAX) / 4, 0, |_| {}).expect("it is reaped");
         let books = runner.books();
         for slot in 0..books.flows.slots() {

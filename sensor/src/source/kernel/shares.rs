@@ -74,7 +74,7 @@ pub(super) struct Shares {
     census_at: u64,
     /// Records that no key led to at the last look: their devices are leaving, or are being made just now.
     astray: HashSet<u32>,
-    /// Numbers of records that nobody has and that are yet to be put into the queue.
+    /// Numbers of records that no device has and that are yet to be put into the queue.
     unused: Vec<u32>,
     /// Devices that left, as words of MAC addresses, whose hits are yet to be moved.
     gone: HashSet<u64>,
@@ -334,15 +334,15 @@ impl Shares {
         self.give_up_hits(books)
     }
 
-    /// Moves the hits of devices that left, those included of which that failed before.
+    /// Moves the hits of devices that left, those included for which that failed before.
     fn give_up_hits(&mut self, books: &mut Books) -> Result<(), Error> {
         books.give_up_hits(&self.gone)?;
         self.gone.clear();
         Ok(())
     }
 
-    /// Puts numbers that nobody has into the queue, those included of which that failed before. Where the
-    /// daemon is killed before it succeeds, their places are lost until the tables are made anew.
+    /// Puts numbers that no device has into the queue, those included for which that failed before. Where
+    /// the daemon is killed before it succeeds, their places are lost until the tables are made anew.
     fn free_numbers(&mut self) -> Result<(), Error> {
         while let Some(number) = self.unused.last() {
             retried(FREE, || self.free.push(number, 0))?;

@@ -462,7 +462,7 @@ mod tests {
             let expected = match len {
                 0 => Err(Damage::Empty),
                 1..24 => Err(Damage::NoCapture),
-                // Nothing says that there was to be a packet.
+                // Nothing shows that there was to be a packet.
                 24 => Ok(()),
                 _ => Err(Damage::CutOff { packets: 0 }),
             };

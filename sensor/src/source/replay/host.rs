@@ -61,7 +61,7 @@ impl Host {
         }
     }
 
-    /// Books a frame, and tells its payload where it is wanted.
+    /// Books a frame, and emits its payload where it is wanted.
     pub(super) fn observe(&mut self, seen: &Seen<'_>, emit: &mut impl FnMut(Record)) {
         let parsed = match seen.parsed {
             Ok(parsed) => parsed,
@@ -168,8 +168,8 @@ impl Host {
                 connection => flow.initial_sequence[at] = connection,
             }
         }
-        // A piece without the start of a payload is told of where a policy is about names, and counts
-        // everywhere.
+        // A piece without the start of a payload counts as one of the wanted payloads. The kernel also
+        // reports it where a policy is about names.
         let is_fragment = direction == Direction::Upload
             && packet.parsed.piece != Piece::Whole
             && packet.payload == 0;

@@ -73,8 +73,8 @@ struct Seen<'a> {
     at: u64,
 }
 
-/// How long after a flow's first packet it is told by itself, before the end, in microseconds: an
-/// address is called by the name that was asked for when it was used.
+/// How long after a flow's first packet the flow is emitted, before the end, in microseconds: an address
+/// gets the name that was asked for when the address was used.
 const TOLD_AFTER: u64 = 3_000_000;
 
 /// The engine that books the frames.
@@ -104,13 +104,13 @@ impl Engine {
     }
 }
 
-/// Reads a capture to its end or its damage: payloads are told as they come, the tables at the end.
-/// Each record comes with its time in seconds since the Unix epoch.
+/// Reads a capture to its end or its damage: payloads are emitted as they come, the tables at the end. Each
+/// record comes with its time in seconds since the Unix epoch.
 ///
 /// # Errors
 ///
-/// When the kernel refuses a program or a map; never with [`Engine::Host`]. A frame that it does not
-/// take is counted as [`Unreadable::NotTaken`].
+/// When the kernel refuses a program or a map; never with [`Engine::Host`]. A frame that the kernel does
+/// not take is counted as [`Unreadable::NotTaken`].
 pub fn replay(
     input: impl Read + Send,
     options: &Options,
@@ -203,7 +203,7 @@ struct Replay<'a> {
     inner_sides: Sides,
     books: Books<'a>,
     summary: Summary,
-    /// Flows that were told by themselves.
+    /// Flows that were emitted before the end.
     told: u32,
     /// When the last packet came, in microseconds since the Unix epoch.
     now: u64,
@@ -247,7 +247,7 @@ impl Replay<'_> {
         Ok(())
     }
 
-    /// Tells the flows that are old enough.
+    /// Emits the flows that are old enough.
     fn tell(&mut self, emit: &mut impl FnMut(Record, u64)) {
         let until = self.now.saturating_sub(TOLD_AFTER);
         while let Some(flow) = self.books.opened_until(self.told, until) {
@@ -257,7 +257,7 @@ impl Replay<'_> {
     }
 }
 
-/// Reads a frame and says which way it goes.
+/// Parses a frame and finds its direction.
 fn seen<'a>(
     mut framed: Framed<'a>,
     place: Place,

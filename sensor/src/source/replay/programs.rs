@@ -57,7 +57,7 @@ pub(super) struct Run<'a> {
     devices: Devices,
     fragments: Fragments,
     last_multicast: u64,
-    /// Samples told, by kind.
+    /// Samples emitted, by kind.
     samples: [u64; Kind::COUNT],
     /// Places where anything was seen.
     used: [bool; Place::ALL.len()],
@@ -111,8 +111,8 @@ impl Programs {
 }
 
 impl Run<'_> {
-    /// Runs a frame, and tells its payload where the kernel copied it. Gives whether the kernel took
-    /// the frame.
+    /// Runs a frame, and emits its payload where the kernel copied it. Gives whether the kernel took the
+    /// frame.
     pub(super) fn observe(
         &mut self,
         seen: &Seen<'_>,
@@ -171,9 +171,9 @@ impl Run<'_> {
             sample.head.captured = sample.octets.len() as u32;
             sample.head.key = sample.head.key.on_interface(seen.place.ifindex());
             sample.head.at = seen.at;
-            // The time of this machine says nothing of the capture.
+            // The time of this machine tells nothing about the capture.
             sample.head.nanoseconds = 0;
-            // Where a flow lies in the table says nothing either.
+            // Neither does the place of a flow in the table.
             sample.head.epoch = 0;
             sample.head.slot = tables
                 .flows

@@ -73,7 +73,7 @@ impl Sides {
         }
     }
 
-    /// Says which way a frame goes, and gives it the addresses that make its connection one flow.
+    /// Finds the direction of a frame, and gives it the addresses that make its connection one flow.
     ///
     /// Of a frame that is not IP the source is the device.
     pub(super) fn settle(&mut self, framed: &mut Framed<'_>, parsed: &mut Parsed) -> Direction {
@@ -198,7 +198,7 @@ impl Sides {
         }
     }
 
-    /// Whether the sender of a connection's first packet began it: it says so, the ports do, or
+    /// Whether the sender of a connection's first packet began it: the packet or the ports show it, or
     /// nothing speaks against it.
     fn source_begins(&self, frame: &Frame<'_>, parsed: &Parsed) -> bool {
         const BOTH: u8 = tcp_flag::SYN | tcp_flag::ACK;
@@ -305,7 +305,7 @@ fn by_ports(source: u16, destination: u16) -> Option<bool> {
     }
 }
 
-/// ICMP messages that somebody else's packet led to (RFC 792; RFC 4443, section 2.1).
+/// ICMP messages that a packet of the other side led to (RFC 792; RFC 4443, section 2.1).
 fn is_answer(protocol: u8, kind: u8) -> bool {
     match protocol {
         // Echo reply, unreachable, quench, time exceeded, parameter problem, timestamp reply.

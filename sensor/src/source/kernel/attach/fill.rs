@@ -124,8 +124,8 @@ fn say_put_back(place: &Place<'_>, seat: &Seat, attached: &mut Attached) {
     }
 }
 
-/// Looks whether a program that was put on an interface is there, and whether somebody stands before
-/// it: then it is put first, once. Gives why it is missing.
+/// Looks whether a program that was put on an interface is there. If other programs stand before it, it is
+/// put first, once. Gives why it is missing.
 fn look_after(
     attached: &mut Attached,
     place: &mut Place<'_>,

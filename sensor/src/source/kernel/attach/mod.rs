@@ -179,7 +179,7 @@ pub fn unload(directory: &Path) -> Result<(), Error> {
     };
     pins::remove_all(directory).map_err(refused)?;
     match fs::remove_dir(directory) {
-        // It holds something of somebody else's, or is a mount point: it may stay.
+        // The directory may stay where it holds files that are not the sensor's, or is a mount point.
         Ok(()) | Err(_) => Ok(()),
     }
 }

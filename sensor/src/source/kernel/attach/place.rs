@@ -275,7 +275,7 @@ fn refused(interface: &str, hook: Hook, error: &io::Error) -> Error {
 
 /// Removes the filters that a sensor left on the interface of a record, by its name and by its number,
 /// because it may have another name by now. On its bridge, only those of programs that number frames, where
-/// `is_left` says that nobody wants them there.
+/// `is_left` says that they are not wanted there.
 pub(super) fn sweep_filters(
     netlink: &mut Netlink,
     links: &Links,

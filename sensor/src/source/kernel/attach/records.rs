@@ -30,7 +30,7 @@ pub(super) fn number_of(
     if let Some(number) = find(books, interface) {
         return Ok(number);
     }
-    // The last one is nobody's own.
+    // The last record belongs to no interface.
     let last = books.interfaces.len() - 1;
     let free = (0..last).find(|number| books.interfaces.read(*number).name[0] == 0);
     let number = match free {
@@ -68,7 +68,7 @@ fn reusable(books: &Books, in_use: &HashSet<u32>) -> Option<u32> {
     })
 }
 
-/// The counters of a record: all that stands behind how refused uploads are answered.
+/// The counters of a record: all fields behind `way`.
 const COUNTERS: std::ops::Range<usize> =
     offset_of!(InterfaceRecord, overflow)..size_of::<InterfaceRecord>();
 
@@ -118,7 +118,7 @@ fn set_name(books: &Books, number: u32, interface: &str) {
     }
 }
 
-/// Says which interface a record stands for; 0 while it is gone.
+/// Sets the interface that a record stands for; 0 while it is gone.
 pub(super) fn set_ifindex(books: &Books, number: u32, ifindex: u32) {
     books
         .interfaces

@@ -83,7 +83,7 @@ pub(in crate::source::kernel) struct Seat {
     pub(super) held: Held,
     /// Whether it was to be held by a filter, even where the kernel has links.
     pub(super) by_filter: bool,
-    /// Whether it was put before somebody else's once already.
+    /// Whether it was moved before foreign programs once already.
     pub(super) moved: bool,
 }
 
@@ -138,7 +138,7 @@ pub(super) enum Standing {
 impl Place<'_> {
     /// Looks at the kernel's state at the place where a program was put.
     ///
-    /// An error is one of ours, and says nothing about the program.
+    /// An error is that of the look itself, and says nothing about the program.
     pub(super) fn standing(&mut self, seat: &Seat, link: &Link) -> io::Result<Standing> {
         match &seat.held {
             Held::Filter { priority } => self.standing_filter(seat, *priority),
@@ -203,7 +203,8 @@ impl Place<'_> {
                     Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Vec::new(),
                     Err(error) => return Err(error),
                 };
-                // The newest of one priority comes first; a lower priority is somebody else's.
+                // The newest filter of one priority comes first; a lower priority is that of foreign
+                // filters.
                 let can_move =
                     names.is_empty() && before.iter().all(|one| one.priority == priority);
                 names.extend(before.iter().map(tc::Filter::text));

@@ -197,7 +197,7 @@ impl Attachments {
         Ok(())
     }
 
-    /// Says which frames are counted twice, once for each way in which interfaces hang together.
+    /// Logs which frames are counted twice, once for each relation between interfaces.
     fn say_counted_twice(&mut self, wanted: &[Interface], links: &Links) {
         if self.weighed == *links {
             return;
@@ -271,7 +271,7 @@ impl Attachments {
         }
     }
 
-    /// Sees to one interface; why it has not all that it should.
+    /// Checks one interface, and completes it; gives why programs are still missing.
     fn look_at(&mut self, means: &mut Means<'_>, links: &Links, target: &Target<'_>) -> Vec<Error> {
         let name = &target.link.name;
         let known = self.attached.iter();
