@@ -1,9 +1,9 @@
-//! What commands said, on disk: it outlives the daemon, and a boot of the machine.
+//! The overrides by commands, on disk: they outlive the daemon, and a boot of the machine.
 //!
-//! `--for 2h` lasts two hours whatever becomes of the wall clock. While the machine runs, its end goes by the
-//! time since boot, which the next daemon of the same boot reads too. Behind another boot only what was left
-//! when the file was written is known, and nobody knows for how long the machine was off while its clock is
-//! not set: the rest is counted from when it is.
+//! `--for 2h` lasts two hours, even if the wall clock is set meanwhile. While the machine runs, its end
+//! goes by the time since boot, which the next daemon of the same boot reads too. After another boot only
+//! the time that was left when the file was written is known. While the clock is not set, nobody knows for
+//! how long the machine was off: the rest is counted from when the clock is set.
 
 use std::path::Path;
 
@@ -15,7 +15,7 @@ use crate::{
     state,
 };
 
-/// Something that a command said, in the file.
+/// An override in the file.
 #[derive(Serialize, Deserialize)]
 struct Line {
     domain: String,
@@ -23,7 +23,7 @@ struct Line {
     blocks: bool,
     /// In seconds since the Unix epoch, as the wall clock showed it.
     since: f64,
-    /// When it is over by the wall clock, as versions before this one wrote it.
+    /// When it is over by the wall clock, as earlier versions wrote it.
     #[serde(default, skip_serializing)]
     until: Option<f64>,
     /// How many seconds were left when the file was written; left out: it holds until it is taken back.
@@ -40,11 +40,11 @@ struct Ends {
     boot: String,
 }
 
-/// What commands said before the daemon began and still holds.
+/// The overrides by commands from before the daemon began that still hold.
 ///
 /// # Errors
 ///
-/// The file cannot be read, or is not what was written.
+/// The file cannot be read, or its content is damaged.
 pub(super) fn read(file: &Path, now: &Moment) -> anyhow::Result<Vec<Temporary>> {
     let lines: Vec<Line> = state::read(file)?;
     let said = lines.into_iter().map(|line| Temporary {
@@ -69,7 +69,7 @@ fn holds(line: &Line, now: &Moment) -> Holds {
     }
 }
 
-/// Writes what commands said; it is on disk when this returns.
+/// Writes the overrides by commands; they are on disk when this returns.
 ///
 /// # Errors
 ///
@@ -160,7 +160,8 @@ mod tests {
             let late = moment(7, NOW, TWO_HOURS + 1.0, step);
             assert_eq!(read(&file, &late)?.len(), 1);
 
-            // Another boot: what was left when it was written, from when the clock is known.
+            // Another boot: the time that was left when the file was written counts from when the clock is
+            // known.
             write(&file, &kept, &restarted)?;
             let booted = Moment {
                 is_known: false,

@@ -1,5 +1,5 @@
-//! What the kernel and the judge know of addresses: the rules that refuse every name that a device knows
-//! there.
+//! The rules that the kernel and the judge know for addresses: those that refuse every name that a device
+//! knows there.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -8,14 +8,15 @@ use std::{
 
 use crate::aggregate::address_names::{NamesAt, Place};
 
-/// The rules at addresses, for each device, under the policies in force: under others there are others, and the kernel
-/// forgets what it was told. So each policy begins with a new one.
+/// The rules at addresses, for each device, under the policies in force: other policies have other rules,
+/// and the kernel forgets those it was told. So each policy begins with a new one.
 ///
 /// An address that is not here is not in the kernel either.
 #[derive(Debug)]
 pub(super) struct Learned {
     rules: Arc<RwLock<HashMap<Place, u64>>>,
-    /// All addresses are to be looked at: none was, or the kernel did not take what it was told.
+    /// All addresses are to be looked at, because none was, or because the kernel did not take all it was
+    /// told.
     afresh: bool,
 }
 
@@ -29,7 +30,7 @@ impl Default for Learned {
 }
 
 impl Learned {
-    /// What is known at the moment, for policies that are put in force together with it.
+    /// The rules at all addresses at the moment, for policies that are put in force together with them.
     pub(super) fn of(names: &mut NamesAt, now: f64, refusing: impl Fn(&str) -> u64) -> Self {
         // All are looked at.
         names.changed(now);
@@ -52,7 +53,7 @@ impl Learned {
         rules.clone()
     }
 
-    /// Looks at every address the next time: what changed was asked for, and came to nothing.
+    /// Looks at every address the next time, because the changes were fetched and did not reach the kernel.
     pub(super) const fn look_afresh(&mut self) {
         self.afresh = true;
     }
@@ -67,8 +68,9 @@ impl Learned {
         }
     }
 
-    /// Looks at the addresses of which something changed, and has what is new of them told to the
-    /// kernel: `tell` is given rules by place, 0 for a place that the kernel is to forget, those first. `refusing` gives the rules that refuse a name.
+    /// Looks at the addresses whose names changed, and has the kernel told the rules that are new: `tell`
+    /// is given rules by place, 0 for a place that the kernel is to forget, those first. `refusing` gives
+    /// the rules that refuse a name.
     ///
     /// # Errors
     /// Those of `tell`. All is told again the next time.
@@ -85,7 +87,7 @@ impl Learned {
             return Ok(());
         }
         let (gone, come): (Vec<_>, Vec<_>) = news.into_iter().partition(|(_, rules)| *rules == 0);
-        // What the kernel may have is here, whether it takes the news or not.
+        // Every rule that the kernel may have is here, whether it takes the news or not.
         self.change(|rules| rules.extend(come.iter().copied()));
         let removed: HashSet<_> = gone.iter().map(|(place, _)| *place).collect();
         let told = tell([gone, come].concat());
@@ -133,7 +135,7 @@ mod tests {
     use super::*;
     use crate::aggregate::address_names::{LIMITS, MAX_PLACES};
 
-    /// What may happen to names at addresses, and to the policies.
+    /// An event for names at addresses, or for the policies.
     #[derive(Clone, Debug)]
     enum Step {
         Answer(&'static str, u8, u32),
@@ -149,7 +151,8 @@ mod tests {
     fn a_step() -> impl Strategy<Value = Step> {
         let name = || select(&NAMES[..]);
         let ttl = select(&[0_u32, 5_000, 86_400][..]);
-        // Whatever is over is found: there is a minute between two ticks, or no time at all.
+        // A tick finds every name that is over, because there is a minute between two ticks, or no time at
+        // all.
         let passed = prop_oneof![Just(0.0), 60.0..4_000.0, Just(90_000.0)];
         let taken = prop_oneof![4 => Just(None), 1 => (0_usize..3).prop_map(Some)];
         prop_oneof![
@@ -176,7 +179,7 @@ mod tests {
             let (mut learned, mut names) = (Learned::default(), NamesAt::default());
             let mut refused = vec![NAMES[0], NAMES[1]];
             let mut now = 0.0;
-            // All that was ever told: the name, where, until when, whether an answer did.
+            // All names ever told: the name, where, until when, whether an answer told it.
             let mut told = vec![];
             for step in steps {
                 match step {

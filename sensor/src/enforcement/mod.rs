@@ -1,5 +1,5 @@
-//! Which policies are in force: what the configuration says, what commands said, and to which devices
-//! each rule applies at the moment.
+//! Keeps the policies in force: those of the configuration, the overrides by commands, and the devices to
+//! which each rule applies at the moment.
 
 mod kept;
 mod learned;
@@ -36,41 +36,41 @@ use crate::{
     state::devices::Remembered,
 };
 
-/// The file of what commands said, in the state directory.
+/// The file of the overrides by commands, in the state directory.
 const FILE: &str = "commands.json";
 
-/// Seconds between two times that it is written how much is left of what holds for a time, at most: so much more
-/// it may hold behind a boot that nobody foresaw.
+/// At most so many seconds lie between two writes of how much is left of the overrides that end: an
+/// override may hold for so much longer after a boot that nobody foresaw.
 const KEEP_EVERY: f64 = 10.0 * 60.0;
 
-/// The most that commands can have said at a time.
+/// The most overrides that can hold at a time.
 pub const MOST_TEMPORARY: usize = 1_000;
 
-/// What policies depend on beside themselves, and the kernel, in which they are put in force.
+/// Everything that policies depend on beside themselves, and the kernel, in which they are put in force.
 pub struct Circumstances<'a> {
-    /// Where they are put in force.
+    /// The kernel in which they are put in force.
     pub kernel: &'a mut Kernel,
-    /// What the configuration says.
+    /// The configuration.
     pub config: &'a Config,
-    /// What the program knows of names and addresses.
+    /// Lists, resolvers and networks: the facts that the program has about names and addresses.
     pub catalog: &'a Catalog,
     /// The devices that were seen.
     pub devices: &'a [Device],
     /// The names that are known at addresses.
     pub names: &'a mut NamesAt,
-    /// When that is.
+    /// The current time.
     pub now: Moment,
 }
 
-/// Is told what decides, right before it is in force in the kernel.
+/// Called with the new rules just before the kernel starts using them.
 type Tell = Box<dyn Fn(Arc<classify::InForce>) + Send>;
 
-/// How much of what is said is put in force, where not all has a place.
+/// How much of the policies is put in force, where not all of it fits.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum PartOf {
-    /// All, or nothing.
+    /// Everything, or nothing.
     All,
-    /// What fits.
+    /// The part that fits.
     Fitting,
 }
 
@@ -78,20 +78,20 @@ enum PartOf {
 pub struct Enforcement {
     lists: PolicyLists,
     temporary: Vec<Temporary>,
-    /// What commands said has no place.
+    /// The overrides by commands do not fit, and are not in force.
     without_commands: bool,
-    /// The policies in force, where not all of the configuration's have a place.
+    /// The policies in force, where not all of the configuration's fit.
     in_part: Option<Vec<Policy>>,
     file: PathBuf,
-    /// When what commands said was written last, in steady time.
+    /// When the overrides were written last, in steady time.
     kept_at: f64,
     remembered: Remembered,
     zone: Zone,
     in_force: Arc<InForce>,
     who: DeviceRules,
-    /// The kernel may have a part of other rules of devices.
+    /// The kernel may have rules of devices other than `who`, because a call failed midway.
     devices_unsure: bool,
-    /// Devices without a place for rules of their own, as the log was told.
+    /// The number of devices without a place for rules of their own, as logged last.
     crowded_out: u64,
     learned: Learned,
     /// The names of policies in the tables, by their identities.
@@ -99,7 +99,7 @@ pub struct Enforcement {
     tell: Tell,
 }
 
-/// What is in force, for whoever prepares what comes next.
+/// The state in force, from which the next policies are prepared.
 pub struct Material {
     lists: PolicyLists,
     temporary: Vec<Temporary>,
@@ -110,14 +110,14 @@ pub struct Material {
 /// Policies that are ready to be put in force.
 pub struct Prepared {
     lists: PolicyLists,
-    /// What commands had said by then.
+    /// The overrides by commands at that time.
     temporary: Vec<Temporary>,
     compiled: Result<Compiled, TooLarge>,
 }
 
 impl Material {
-    /// Reads the lists of policies and compiles all: of many names that takes a second of CPU time. Nothing
-    /// here needs the kernel or the daemon's state, so that both go on meanwhile.
+    /// Reads the lists of policies and compiles everything, which takes a second of CPU time for many
+    /// names. Both kernel and daemon go on meanwhile, because nothing here needs their state.
     pub fn prepare(self, policies: &[Policy], catalog: &Catalog) -> Prepared {
         let lists = PolicyLists::load(policies, &self.lists);
         let (temporary, identities) = (self.temporary, &self.identities);
@@ -131,8 +131,8 @@ impl Material {
 }
 
 impl Enforcement {
-    /// With nothing in force, and with what commands said and what was known of devices before the
-    /// daemon began.
+    /// With nothing in force, and with the overrides and the facts about devices from before the daemon
+    /// began.
     pub fn new(config: &Config, now: impl Into<Moment>) -> Self {
         let now = now.into();
         let file = config.daemon.state_directory.join(FILE);
@@ -162,12 +162,12 @@ impl Enforcement {
         }
     }
 
-    /// Has somebody told, from now on, of whatever comes in force.
+    /// Has `tell` called, from now on, with all rules that come in force.
     pub fn tell(&mut self, tell: impl Fn(Arc<classify::InForce>) + Send + 'static) {
         self.tell = Box::new(tell);
     }
 
-    /// What decides at the moment, for whoever judges the names that are heard.
+    /// The rules in force, for the judgement of the names that are heard.
     pub fn judge(&self) -> Arc<classify::InForce> {
         judge(&self.in_force, &self.learned)
     }
@@ -177,7 +177,7 @@ impl Enforcement {
         &self.lists
     }
 
-    /// The files that policies may ask, for those who look: lists and databases of networks.
+    /// The files that policies may depend on, to be shown: lists and databases of networks.
     pub fn shown_lists(&self, catalog: &Catalog) -> Vec<model::PolicyList> {
         let own = catalog.files.iter();
         let own = own.map(|(file, list)| (file.as_path(), list));
@@ -192,7 +192,7 @@ impl Enforcement {
                 left_out: self.lists.left_out().contains(&*file.to_string_lossy()),
             };
             let is_kept = entry.kept;
-            // A policy may name what is a `[[list]]` too.
+            // A policy may name a file that is a `[[list]]` too.
             let place = shown.entry(file).or_insert(entry);
             place.kept |= is_kept;
         }
@@ -224,7 +224,7 @@ impl Enforcement {
             .chain(databases.map(|database| (database.file.as_path(), database.look)))
     }
 
-    /// What commands said, and is in force.
+    /// The overrides by commands that are in force.
     pub fn temporary(&self) -> &[Temporary] {
         match self.without_commands {
             true => &[],
@@ -232,21 +232,21 @@ impl Enforcement {
         }
     }
 
-    /// Takes what is known of devices, and tells them what was known before the daemon began, where
-    /// that is surer; it is kept for the next one.
+    /// Takes the facts about devices, and restores in `devices` those from before the daemon began that are
+    /// surer; they are kept for the next daemon.
     pub fn recall(&mut self, devices: &mut [Device], now: &Moment) {
         self.remembered.recall(devices, now);
     }
 
-    /// Says which devices are settled beforehand: those that the configuration names, and those that were
-    /// settled when the last daemon ended; and after how much silence devices leave.
+    /// Tells the kernel's tables which devices are settled beforehand: those that the configuration names,
+    /// and those that were settled when the last daemon ended; and after how much silence devices leave.
     pub fn share(&self, kernel: &mut Kernel, config: &Config) {
         let named = config.devices.iter().map(|device| Mac::new(device.mac));
         let remembered = self.remembered.settled().map(Mac::new);
         kernel.set_shares(named.chain(remembered), config.device_table.retire_after);
     }
 
-    /// Keeps for the next daemon what is known of devices.
+    /// Writes the facts about devices, and how much is left of overrides, for the next daemon.
     pub fn end(&mut self, now: &Moment) {
         self.remembered.keep(now);
         if self.is_running_out()
@@ -256,13 +256,13 @@ impl Enforcement {
         }
     }
 
-    /// Whether something holds for a time only.
+    /// Whether an override holds for a time only.
     fn is_running_out(&self) -> bool {
         let mut said = self.temporary.iter();
         said.any(|said| said.holds != Holds::Always)
     }
 
-    /// What is known of a device, for policies.
+    /// The facts about a device by which policies select it.
     pub fn facts<'a>(
         &'a self,
         mac: Mac,
@@ -275,7 +275,7 @@ impl Enforcement {
         facts(mac.octets(), configured, seen, &self.remembered)
     }
 
-    /// What is refused to these devices (`None`: to all) whatever name they would say.
+    /// The policies that refuse flows of these devices (`None`: of all) whatever name the flows would say.
     pub fn refused_before_a_name(
         &self,
         selector: Option<&DeviceSelector>,
@@ -306,8 +306,8 @@ impl Enforcement {
         explain::refused_before_a_name(&self.deciding(config, catalog, now), &meant)
     }
 
-    /// What refuses a flow of a device to an address that says no name, as every name that the device knows
-    /// there is refused: the policy (`None`: a command) and the action.
+    /// The policy (`None`: a command) and the action that refuse a flow of a device to an address that says
+    /// no name, because every name that the device knows there is refused.
     pub fn learned(
         &self,
         address: IpAddr,
@@ -328,7 +328,7 @@ impl Enforcement {
         &self.zone
     }
 
-    /// All that decides, for an explanation.
+    /// Everything that a decision depends on, for an explanation.
     pub fn deciding<'a>(
         &'a self,
         config: &'a Config,
@@ -356,8 +356,8 @@ impl Enforcement {
         self.in_part.as_deref().unwrap_or(&config.policies)
     }
 
-    /// What keeps a configuration from being put in force, whose lists were read: without what
-    /// commands said, and with it.
+    /// The limits that a configuration exceeds, whose lists were read: without the overrides by commands,
+    /// and with them.
     pub fn too_large(
         &self,
         config: &Config,
@@ -378,8 +378,7 @@ impl Enforcement {
         }
     }
 
-    /// Puts a configuration in force where nothing is: as much of it as has a place. The log is told
-    /// what has none.
+    /// Puts a configuration in force where nothing is: as much of it as fits. The rest is logged.
     ///
     /// # Errors
     /// The kernel refuses it.
@@ -390,7 +389,7 @@ impl Enforcement {
     /// Puts a configuration in force, lists read anew.
     ///
     /// # Errors
-    /// It does not fit, or the kernel refuses it; what was in force stays.
+    /// It does not fit, or the kernel refuses it; the earlier policies stay in force.
     pub fn install(&mut self, circumstances: Circumstances<'_>) -> anyhow::Result<Installed> {
         self.load(PartOf::All, circumstances)
     }
@@ -408,7 +407,7 @@ impl Enforcement {
         Ok(installed)
     }
 
-    /// What is needed to prepare policies with these names elsewhere, while these are in force.
+    /// The material to prepare policies with these names elsewhere, while the present ones are in force.
     ///
     /// # Errors
     /// The kernel refuses it.
@@ -425,7 +424,8 @@ impl Enforcement {
         })
     }
 
-    /// Puts policies in force that were prepared while others were, with what commands have said meanwhile.
+    /// Puts policies in force that were prepared while others were in force, with the overrides of
+    /// meanwhile.
     ///
     /// # Errors
     /// As [`install`](Self::install).
@@ -451,11 +451,11 @@ impl Enforcement {
         Ok(installed)
     }
 
-    /// Takes what a command says, and puts it in force at once. It survives the daemon.
+    /// Takes an override by a command, and puts it in force at once. It survives the daemon.
     ///
     /// # Errors
-    /// As [`install`](Self::install), and where it cannot be kept: then it is in force until the
-    /// daemon ends.
+    /// As [`install`](Self::install), and where the file cannot be written: then the override is in force
+    /// until the daemon ends.
     pub fn say(&mut self, said: Temporary, circumstances: Circumstances<'_>) -> anyhow::Result<()> {
         let now = circumstances.now;
         let mut temporary = self.temporary.clone();
@@ -472,8 +472,7 @@ impl Enforcement {
         self.hold(temporary, circumstances)
     }
 
-    /// Takes back what a command said of this name for these devices, and gives it; `None` where
-    /// none did.
+    /// Takes back the override of this name for these devices, and gives it; `None` where there is none.
     ///
     /// # Errors
     /// As [`say`](Self::say).
@@ -496,7 +495,7 @@ impl Enforcement {
         Ok(Some(forgotten))
     }
 
-    /// Puts what commands say in force in the place of what they said before, and keeps it.
+    /// Puts these overrides in force in the place of the earlier ones, and writes them to the file.
     fn hold(
         &mut self,
         temporary: Vec<Temporary>,
@@ -518,8 +517,8 @@ impl Enforcement {
         })
     }
 
-    /// What time and identities change: commands that are over, schedules, devices that became
-    /// known, names that came to addresses and went.
+    /// Follows the changes that time and identities bring: overrides that are over, schedules, devices that
+    /// became known, names that came to addresses and went.
     ///
     /// # Errors
     /// The kernel refuses it.
@@ -553,7 +552,7 @@ impl Enforcement {
         self.tell_crowd(crowded_out);
         if who != self.who || self.devices_unsure {
             let mut in_force = None;
-            // Of a call that failed, the kernel may have a part.
+            // A call that failed may have been done in part.
             let before = (!self.devices_unsure).then_some(&self.who);
             let set = kernel.set_devices(before, &who, |generation| {
                 in_force = Some(self.announce(generation, compiled, &who, &self.learned));
@@ -565,8 +564,8 @@ impl Enforcement {
         self.learn(kernel, names, now.steady)
     }
 
-    /// Has what was left of commands at a boot run from now on, where the clock is right. Gives whether something
-    /// does that did not before.
+    /// Has the rests of overrides that were left at a boot run from now on, where the clock is right. Gives
+    /// whether one began to run.
     fn begin_rests(&mut self, now: &Moment) -> bool {
         let mut has_begun = false;
         for said in &mut self.temporary {
@@ -580,7 +579,7 @@ impl Enforcement {
         has_begun
     }
 
-    /// Writes how much is left of what commands said.
+    /// Writes how much is left of the overrides.
     fn keep_rests(&mut self, now: &Moment) {
         self.kept_at = now.steady;
         if let Err(error) = kept::write(&self.file, &self.temporary, now) {
@@ -588,7 +587,7 @@ impl Enforcement {
         }
     }
 
-    /// The same policies once more, with other commands.
+    /// Puts the same policies in force once more, with other overrides.
     fn put_again(
         &mut self,
         part: PartOf,
@@ -599,7 +598,7 @@ impl Enforcement {
         let (lists, zone) = (self.lists.clone(), self.zone.clone());
         let names = policy_names(&policies, &self.temporary);
         let identities = circumstances.kernel.identities(names)?;
-        // Of a million names, this looks at those alone of which something changes.
+        // Of a million names, this visits only those whose rules change.
         let compiled = match self.without_commands {
             true => None,
             false => recompile(
@@ -677,9 +676,10 @@ impl Enforcement {
         Ok(installed)
     }
 
-    /// The rules of each device at a time: of those that were seen or are remembered, and of those that
-    /// are named. Where not all have a place, those that the owner named come first, then those that are
-    /// settled: the others have the rules of everybody, whoever makes up addresses, and are counted beside.
+    /// The rules of each device at a time: of those that were seen or are remembered, and of those that are
+    /// named. Where not all have a place, those that the owner named come first, then those that are
+    /// settled. The others have the default rules, and are counted, so that made-up addresses displace
+    /// neither.
     fn who(
         &self,
         compiled: &Compiled,
@@ -734,8 +734,8 @@ impl Enforcement {
         named.chain(config.devices.iter().map(|device| device.mac))
     }
 
-    /// Whether there is a place for the rules of all devices that the owner names. Of the others, whose
-    /// number anybody in the house decides, those without a place are told to the log.
+    /// Whether the rules of all devices that the owner names fit. Any host in the house can raise the
+    /// number of other devices, so those without a place are only logged.
     fn check_devices(&self, compiled: &Compiled, config: &Config) -> Result<(), TooLarge> {
         let configured = configured(config);
         let named: HashSet<_> = self.named(config).collect();
@@ -749,7 +749,7 @@ impl Enforcement {
         }
     }
 
-    /// Tells the log that devices have no place for rules of their own, once for each time that it begins.
+    /// Logs that devices have no place for rules of their own, once each time that this begins.
     fn tell_crowd(&mut self, crowded_out: u64) {
         if crowded_out > 0 && self.crowded_out == 0 {
             tracing::warn!(
@@ -766,8 +766,9 @@ impl Enforcement {
         self.crowded_out
     }
 
-    /// Tells what will be in force in a moment. Who judges by it too early judges as will be judged;
-    /// who judged by the old one for longer would undo what the kernel decides by the new one.
+    /// Calls `tell` with the rules that will be in force in a moment. A judgement by them too early is the
+    /// one that will hold; a later judgement by the old ones would undo the kernel's decisions by the new
+    /// ones.
     fn announce(
         &self,
         generation: u32,
@@ -792,7 +793,7 @@ impl Enforcement {
         }
     }
 
-    /// Takes which names came to addresses and went.
+    /// Takes the changes of names at addresses to the kernel.
     fn learn(&mut self, kernel: &mut Kernel, names: &mut NamesAt, now: f64) -> anyhow::Result<()> {
         let in_force = &self.in_force;
         let refusing = |name: &str| in_force.compiled.refusing(name);
@@ -801,7 +802,7 @@ impl Enforcement {
     }
 }
 
-/// What decides, for whoever judges the names that are heard.
+/// The rules, for the judgement of the names that are heard.
 fn judge(in_force: &Arc<InForce>, learned: &Learned) -> Arc<classify::InForce> {
     let [by_name, by_address, concerns] = [(); 3].map(|()| Arc::clone(in_force));
     let learned = learned.at();
@@ -832,7 +833,7 @@ fn seen(devices: &[Device]) -> HashMap<[u8; 6], &Device> {
         .collect()
 }
 
-/// What the configuration says of devices, by their addresses.
+/// The entries of the configuration about devices, by their addresses.
 fn configured(config: &Config) -> HashMap<[u8; 6], &DeviceOverride> {
     let devices = config.devices.iter();
     devices.map(|device| (device.mac, device)).collect()
@@ -860,8 +861,8 @@ fn facts<'a>(
     }
 }
 
-/// The device that is called so: by its MAC address, by its name in the configuration, or by the name
-/// that was found out.
+/// The device of this name: by its MAC address, by its name in the configuration, or by the name that was
+/// found out.
 pub fn called(text: &str, config: &Config, devices: &[Device]) -> Option<Mac> {
     all_called(text, config, devices).first().copied()
 }
@@ -991,7 +992,7 @@ mod tests {
         let anna = DeviceSelector::Name("Anna's phone".to_owned());
         assert_eq!(name("Anna's phone"), Ok(anna));
         assert_eq!(name("anna's PHONE"), mac(1));
-        // By what it says of itself, as `explain` and `devices` take it.
+        // By the name that it says of itself, as `explain` and `devices` take it.
         assert_eq!(name("pixel-7"), mac(2));
         assert_eq!(
             called("pixel-7", &config, &devices),
@@ -1043,7 +1044,7 @@ mod tests {
         Ok(())
     }
 
-    /// A BPF file system of the test's own: what is pinned there goes with it.
+    /// A BPF file system of the test's own: its pins go with it.
     struct Pins(PathBuf);
 
     impl Pins {
@@ -1112,7 +1113,8 @@ mod tests {
         for place in [at(1), at(2), v6] {
             names.answer("blocked.test", place, 0, NOW);
         }
-        // Excused for another device alone, which is told other addresses of its own.
+        // A name that is not refused excuses the address for another device alone, the one that was told
+        // it.
         names.answer("allowed.test", (laptop, at(1).1), 0, NOW);
         enforcement.learn(&mut kernel, &mut names, NOW)?;
         let blamed = |places: &[Place]| -> HashMap<Place, u64> {
@@ -1139,7 +1141,8 @@ mod tests {
         Ok(())
     }
 
-    /// What is put in force in turn: each of the two fills every table, and with something else.
+    /// Two configurations to put in force in turn: each fills every table, with entries different from the
+    /// other's.
     fn policies_in_turn(pins: &Path, state: &Path) -> [Config; 2] {
         [("a", 1_u8), ("b", 2)].map(|(name, number)| {
             let text = format!(
@@ -1226,7 +1229,7 @@ mod tests {
                 number += 1;
             }
             assert!(number > 30, "there were only {number} calls");
-            // Nothing of what failed is in the way of the next policy, and nothing is left of the other.
+            // Nothing of the failed policy is in the way of the next one, and nothing is left of the other.
             enforcement.install(circumstances!(&configs[next], &[]))?;
             let seen = kernel.seen()?;
             let mac = [2, 0, 0, 0, 0, next as u8 + 1];
@@ -1302,12 +1305,12 @@ mod tests {
         assert!(error.contains("10000") && error.contains("8192"), "{error}");
         assert!(error.contains("out of groups"), "{error}");
         assert_eq!(kernel.seen()?, before, "the old policy stays");
-        // `sensor check` says the same.
+        // `sensor check` reports the same.
         let (without_commands, _) = enforcement.too_large(&many, &catalog);
         assert_eq!(without_commands.map(|error| error.to_string()), Some(error));
 
-        // Devices that nobody named, as a flood of made-up addresses brings them: those that the owner named
-        // keep their rules, and the next policy has a place.
+        // A flood of made-up addresses brings devices that nobody named. Those that the owner named keep
+        // their rules, and the next policy fits.
         let crowd: Vec<_> = (0..10_000)
             .map(|number| {
                 let mut device = Device {
@@ -1374,7 +1377,7 @@ mod tests {
                 faults.fail(number, errno);
                 let first = enforcement.keep(circumstances!(&houses[1]));
                 let made = faults.end();
-                // Those of before are back before anything of the others is said again.
+                // The earlier devices' rules are back before anything of the others is written again.
                 for house in [&houses[0], &houses[1], &houses[0]] {
                     enforcement.keep(circumstances!(house))?;
                     assert_eq!(
@@ -1476,11 +1479,12 @@ mod tests {
             let expected = if is_known { 0b110 } else { 0b010 };
             assert_eq!(rules(&kernel)?, expected, "at {wall}");
             assert_eq!(enforcement.temporary().len(), 1, "at {wall}");
-            // The machine's clock is shown, whatever it is.
+            // The machine's clock is shown, even if it is wrong.
             let shown = enforcement.temporary()[0].shown(now.offset());
             let left = shown.until.expect("it ends") - wall;
             assert!((left - (600.0 - seconds)).abs() < 1e-3, "{left}");
-            // What another daemon of this boot would know, and one behind a boot of now: what was saved.
+            // Another daemon of this boot, and one after a boot now, would know the override, because it
+            // was saved.
             let next = Enforcement::new(&config, moment(seconds, -wall, false));
             assert_eq!(next.temporary().len(), 1);
         }
@@ -1488,7 +1492,8 @@ mod tests {
         assert_eq!(enforcement.temporary(), []);
         assert_eq!(Enforcement::new(&config, unset).temporary(), []);
 
-        // Two hours, and a boot that nobody foresaw an hour later: at least what was left ten minutes before.
+        // Two hours, and a boot that nobody foresaw an hour later: at least the time that was left ten
+        // minutes before.
         let begun = moment(1_000.0, NOW, true);
         enforcement.say(
             ten_minutes(Holds::Until(begun.steady + 7_200.0)),

@@ -1,27 +1,27 @@
-//! What is done without where not all policies have a place in the tables: at a start there is nothing
-//! that could stay in force, and a part of the filter is better than none.
+//! Leaves out policies that do not fit into the tables at a start, because no earlier rules could stay in
+//! force then, and a part of the filter is better than none.
 
 use std::collections::HashMap;
 
 use super::{Compiled, PolicyLists, Temporary, TooMuch, compile};
 use crate::{catalog::Catalog, policy::Policy};
 
-/// Policies of which all that has a place is in the tables.
+/// Policies, compiled as far as they fit into the tables.
 #[derive(Debug)]
 pub struct Fitting {
     /// The tables.
     pub compiled: Compiled,
     /// The policies that are in them.
     pub policies: Vec<Policy>,
-    /// Whether what commands said is.
+    /// Whether the overrides by commands are in them.
     pub with_commands: bool,
-    /// The lists, with those that are not.
+    /// The lists, which also know those that were left out.
     pub lists: PolicyLists,
 }
 
-/// Compiles what fits, and tells the log what does not: the largest list where there are too many
-/// names, the policy with the most where there are too many prefixes, else what commands said, else
-/// the last policy; and so on until the rest fits.
+/// Compiles the policies that fit, and logs each part that it leaves out: the largest list where there are
+/// too many names, the policy with the most prefixes where there are too many of these, else the overrides
+/// by commands, else the last policy; and so on until the rest fits.
 pub fn fitting(
     policies: &[Policy],
     temporary: &[Temporary],
@@ -167,7 +167,7 @@ mod tests {
         assert_eq!(names(&part), ["listed", "named"]);
         let left_out: Vec<_> = part.lists.left_out().iter().collect();
         assert_eq!(left_out, ["/large"]);
-        // An explanation says the same.
+        // The explanation agrees.
         let catalog = Catalog::default();
         let deciding = Deciding {
             policies: &part.policies,

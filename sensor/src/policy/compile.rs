@@ -30,15 +30,15 @@ use crate::{
     policy::{Action, Answer, Policy, Ports, Transport},
 };
 
-/// Policies that do not fit into the tables. As text: in which respect, and what to do.
+/// Policies that do not fit into the tables. The text says which limit they exceed, and what to do.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{what}: {}", self.help())]
 pub struct TooLarge {
-    /// What there is too much of.
+    /// The limit that the policies exceed.
     pub what: TooMuch,
 }
 
-/// What there is too much of for the tables.
+/// A limit of the tables that the policies exceed.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TooMuch {
     /// Rules.
@@ -82,7 +82,7 @@ pub enum TooMuch {
 }
 
 impl TooLarge {
-    /// What to do.
+    /// The advice to the user.
     pub fn help(&self) -> String {
         match &self.what {
             TooMuch::Rules(_) => "put policies with the same devices, ports and action into one; \
@@ -165,9 +165,9 @@ pub fn compile(
 /// The most names of which something may have changed for [`recompile`].
 const MOST_CHANGED: usize = 8;
 
-/// Compiles the same policies and lists once more with other commands, `said.1` in the place of `said.0`: only
-/// names are looked at of which something changed, and those above and below them. `None`: all has to be
-/// compiled anew, because too much changed or there is no room for it in the tables of before.
+/// Compiles the same policies and lists once more with other commands, `said.1` in the place of `said.0`.
+/// Only names whose overrides changed are visited, and those above and below them. `None`: all has to be
+/// compiled anew, because too much changed or the earlier tables have no room for the change.
 pub fn recompile(
     before: &Compiled,
     said: (&[Temporary], &[Temporary]),
@@ -211,7 +211,7 @@ pub fn recompile(
         let above = tree.above(hash).map_or(ROOT, |above| tree.resolve(above));
         let chain = tree.resolved[resolved].chain();
         let number = chains.number(&chain).ok()? as u16;
-        // An entry that is there stays, even if it says what the name above says.
+        // An existing entry stays, even if its chain is that of the name above.
         if !name_table::replace(&mut buckets, hash, number) && chain != tree.resolved[above].chain()
         {
             match name_table::add(&mut buckets, hash, number) {
@@ -236,7 +236,7 @@ fn is_at_or_below(name: &str, above: &str) -> bool {
     rest.is_empty() || rest.ends_with('.')
 }
 
-/// Takes apart what policies say, rule by rule.
+/// Takes policies apart, rule by rule.
 fn parts<'p>(
     policies: &'p [Policy],
     temporary: &'p [Temporary],
@@ -389,7 +389,7 @@ fn set_ports(rule: &mut Rule, ports: &[Ports]) {
     rule.port_ranges = ports.len().min(MAX_PORT_RANGES) as u32;
 }
 
-/// What policies are about, rule by rule.
+/// The subjects of the policies, rule by rule.
 #[derive(Default)]
 struct Parts<'p> {
     /// The lists that are left out.
@@ -450,8 +450,8 @@ impl<'p> Parts<'p> {
         }
     }
 
-    /// Adds the IPv6 prefixes that stand for IPv4 ones, as far as there is room: whoever has many prefixes
-    /// has them all in force as they are written.
+    /// Adds the IPv6 prefixes that stand for IPv4 ones, as far as there is room. The prefixes as they are
+    /// written are all in force in any case.
     fn add_forms(&mut self) {
         let is_v6 = |(prefix, _): &&(IpNet, u8)| matches!(prefix, IpNet::V6(_));
         let mut count = self.prefixes.iter().filter(is_v6).count();
@@ -608,7 +608,8 @@ impl<'p> Parts<'p> {
 
     fn name_table(&self, catalog: &'p Catalog, chains: &mut Chains) -> Result<NameTable, TooLarge> {
         for _ in 0..MOST_SECRETS {
-            // Whoever writes lists, or names to ask for, must not know it.
+            // The secret must be unknown to the authors of lists, and to those who choose the names in
+            // questions.
             let secret = RandomState::new().hash_one(0_u8);
             if let Ok(table) = self.name_table_under(secret, catalog, chains)? {
                 return Ok(table);
@@ -628,7 +629,8 @@ impl<'p> Parts<'p> {
         };
         let nodes = || tree.nodes.values();
         let count = nodes().filter(|node| tree.has_rules(node)).count();
-        // What commands say has a room of its own: no list is so large that nothing can be blocked any more.
+        // Overrides by commands have room of their own: no list is so large that nothing can be blocked any
+        // more.
         if nodes().filter(|node| tree.is_of_policy(node)).count() > MAX_NAMES {
             let largest = self.largest_list(catalog);
             return Err(TooMuch::Names { count, largest }.into());
@@ -638,7 +640,7 @@ impl<'p> Parts<'p> {
         for hash in hashes {
             let resolved = tree.resolve(hash);
             let above = tree.above(hash).map_or(ROOT, |above| tree.resolve(above));
-            // What the name above says holds anyway.
+            // The entry of the name above covers this name anyway.
             if tree.resolved[resolved].chain() != tree.resolved[above].chain() {
                 let chain = chains.number(&tree.resolved[resolved].chain())?;
                 entries.push((hash, chain as u16));
@@ -650,7 +652,7 @@ impl<'p> Parts<'p> {
         }))
     }
 
-    /// Whether what is on a list counts.
+    /// Whether the entries of a list count.
     fn uses(&self, listed: &Listed<'_>) -> bool {
         self.left_out
             .is_none_or(|left_out| left_out.is_empty() || !left_out.contains(listed.list))
@@ -682,8 +684,8 @@ impl<'p> Parts<'p> {
         largest.map(|(list, count)| (list.to_owned(), count))
     }
 
-    /// All names that matter, with what is said of exactly each; or those alone that are above or below one of
-    /// these.
+    /// All names that matter, each with the rules about exactly this name; with `only`, just its names and
+    /// those above or below one of them.
     fn tree<'t>(
         &self,
         secret: u64,
@@ -745,7 +747,7 @@ impl<'p> Parts<'p> {
             }
             let (category, owner) = (entry.listed.category, entry.listed.owner);
             let never = category == Some(Category::NeverBlock);
-            // What it makes an exception of is one still.
+            // The exceptions of a list that is left out still count.
             if !never && !self.uses(&entry.listed) {
                 continue;
             }
@@ -774,7 +776,7 @@ impl<'p> Parts<'p> {
     }
 }
 
-/// What is said of exactly one name, as sets of rules.
+/// The rules about exactly one name, as sets.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 struct Own {
     /// By commands: in order, the newest first.
@@ -788,11 +790,11 @@ struct Own {
     never: bool,
 }
 
-/// Names by their hashes, and what holds for each with what names above say.
+/// Names by their hashes, and the rules that hold for each, with those of the names above.
 struct Tree<'p> {
     secret: u64,
     nodes: HashMap<u64, Node<'p>, BuildHasherDefault<Hashed>>,
-    /// The few different things that are said.
+    /// The different values of `Own`, which are few.
     owns: Vec<Own>,
     own_numbers: HashMap<Own, u32>,
     resolved: Vec<Resolved>,
@@ -805,7 +807,7 @@ struct Node<'p> {
     resolved: Option<u32>,
 }
 
-/// What holds for a name and everything below it: rules, the most specific first.
+/// The rules that hold for a name and everything below it, the most specific first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Resolved {
     said: Vec<u8>,
@@ -821,7 +823,7 @@ enum Because {
     Owner,
 }
 
-/// The number of what holds for a name above which nothing is said.
+/// The number of the empty rules above a name that has no name above it.
 const ROOT: usize = 0;
 
 impl<'p> Tree<'p> {
@@ -837,8 +839,8 @@ impl<'p> Tree<'p> {
     }
 
     fn say(&mut self, name: &'p str, say: impl FnOnce(&mut Own)) -> Result<(), Collision> {
-        // Its hash would be that of its last labels, and it would be taken for all below them.
-        // Lists count it as a bad line, and the configuration refuses it.
+        // A name of too many labels is left out: its hash would be that of its last labels, and would match
+        // every name below them. Lists count it as a bad line, and the configuration refuses it.
         if name.split('.').count() > MAX_LABELS {
             return Ok(());
         }
@@ -876,7 +878,7 @@ impl<'p> Tree<'p> {
         own.explicit | own.listed | own.by_category | own.by_owner != 0
     }
 
-    /// The longest name above one that is there.
+    /// The longest name of the tree above this one.
     fn above(&self, hash: u64) -> Option<u64> {
         let suffixes = Suffixes::of(self.nodes[&hash].name.as_bytes(), self.secret);
         let above = suffixes.hashes[..(suffixes.len as usize).saturating_sub(1)].iter();
@@ -886,7 +888,7 @@ impl<'p> Tree<'p> {
             .find(|hash| self.nodes.contains_key(hash))
     }
 
-    /// The number of what holds for a name that is there.
+    /// The number of the rules that hold for a name of the tree.
     fn resolve(&mut self, hash: u64) -> usize {
         let node = &self.nodes[&hash];
         if let Some(resolved) = node.resolved {
@@ -915,7 +917,7 @@ impl<'p> Tree<'p> {
 }
 
 impl Resolved {
-    /// What holds where `own` is said of a name below.
+    /// The rules that hold for a name below this one, with its own ones.
     fn below(&self, own: &Own) -> Self {
         let mut said = own.said.clone();
         let above = self.said.iter().copied();

@@ -1,6 +1,6 @@
-//! What the policies say of one name or address for one device, and why: by a plain reading of the
-//! table in [`policy`](super), one suffix and one prefix after the other. [`compile`](super::compile())
-//! is held against it.
+//! Explains the verdicts on one name or address for one device: by a plain reading of the table in
+//! [`policy`](super), one suffix and one prefix after the other. Tests compare
+//! [`compile`](super::compile()) with it.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -20,12 +20,12 @@ use crate::{
     policy::{Action, DeviceSelector, Policy, Ports, Span, Transport},
 };
 
-/// All that decides.
+/// Everything that a decision depends on.
 #[derive(Clone, Copy, Debug)]
 pub struct Deciding<'a> {
     /// The policies of the configuration, in its order.
     pub policies: &'a [Policy],
-    /// What commands said.
+    /// The overrides by commands.
     pub temporary: &'a [Temporary],
     /// Lists of the sensor and of its owner, resolvers and networks.
     pub catalog: &'a Catalog,
@@ -33,13 +33,13 @@ pub struct Deciding<'a> {
     pub lists: &'a PolicyLists,
     /// The zone of schedules.
     pub zone: &'a Zone,
-    /// Seconds since the Unix epoch; `None`: that is not known.
+    /// Seconds since the Unix epoch; `None`: the time is not known.
     pub now: Option<f64>,
-    /// What is to be added to a steady time for the wall clock's.
+    /// The difference to add to a steady time to get the wall clock's.
     pub offset: f64,
 }
 
-/// What is asked about.
+/// The subject of a question: a name or an address, and a port.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Subject {
     /// A name or an address.
@@ -51,9 +51,9 @@ pub struct Subject {
 /// A name or an address.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum What {
-    /// In any case, with or without its final dot.
+    /// A name in upper or lower case, with or without its final dot.
     Name(String),
-    /// Of the other side.
+    /// The address of the other side.
     Address(IpAddr),
 }
 
@@ -70,40 +70,40 @@ impl std::fmt::Display for Subject {
     }
 }
 
-/// What is said of a subject.
+/// The explanation of a subject.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Explanation {
-    /// What happens, by what it is judged by. Where it depends on the address of the other side,
+    /// The verdicts, by the layers that judge. Where a verdict depends on the address of the other side,
     /// several are about the same layers: the first that is about the address counts.
     pub judgements: Vec<Judgement>,
-    /// What is about it too, and has no effect.
+    /// Policies and commands about the subject that have no effect.
     pub lost: Vec<Lost>,
     /// Of a name: policies that apply to the device and are about addresses, which may be those of the
-    /// name. There they decide before it is said.
+    /// name. There they decide before the name is said.
     pub by_address: Vec<String>,
 }
 
-/// What happens where it is judged by some layers.
+/// The verdict of some layers.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Judgement {
     /// `dns`, `tls`, `quic`, `http`, or `address`, with a transport where that matters.
     pub layers: Vec<&'static str>,
     /// `pass`, `observe`, `allow`, `reject` or `drop`.
     pub verdict: &'static str,
-    /// What says so; `None` where nothing is about it.
+    /// The policy or command that decides; `None` where none is about the subject.
     pub said: Option<Said>,
-    /// Whether that is so only at the remote addresses that the policy names.
+    /// Whether the verdict holds only at the remote addresses that the policy names.
     pub at_its_addresses: bool,
-    /// Of a name: whether it is refused by its address and port, before it is said.
+    /// Of a name: whether the flow is refused by its address and port, before it says the name.
     pub before_its_name: bool,
 }
 
-/// Who says something, and why it is about the subject.
+/// A policy or command, and why it is about the subject.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Said {
     /// The policy; `None`: a command.
     pub policy: Option<String>,
-    /// What would happen.
+    /// Its action.
     pub action: &'static str,
     /// Why it is about the subject.
     pub reason: Reason,
@@ -119,11 +119,11 @@ pub enum Reason {
         name: String,
         /// The devices; `None`: all.
         devices: Option<String>,
-        /// Seconds since the Unix epoch at which it was said.
+        /// Seconds since the Unix epoch at which the command ran.
         since: f64,
-        /// Seconds since the Unix epoch at which it is over; `None`: when it is taken back.
+        /// Seconds since the Unix epoch at which the override ends; `None`: when a command takes it back.
         until: Option<f64>,
-        /// Seconds for which it holds from when the machine's clock is set, where it was booted meanwhile.
+        /// Seconds for which the override holds from when the machine's clock is set, after a boot.
         #[serde(skip_serializing_if = "Option::is_none")]
         rest: Option<f64>,
     },
@@ -138,18 +138,17 @@ pub enum Reason {
     Category {
         /// Which.
         category: &'static str,
-        /// Where it says so.
+        /// The line that says so.
         at: Line,
     },
     /// The owner of the name.
     Owner {
-        /// Whose it is.
+        /// The owner.
         owner: String,
-        /// Where it says so.
+        /// The line that says so.
         at: Line,
     },
-    /// A name or an address of a resolver that answers encrypted, or a name that devices look for
-    /// such by.
+    /// A name or an address of a resolver that answers encrypted, or a name by which devices look for one.
     Resolver {
         /// Which.
         name: String,
@@ -170,7 +169,7 @@ pub enum Reason {
     Quic,
     /// The policy is about everything, or about ports alone.
     Everything,
-    /// DNS gave the address only for names that it refuses.
+    /// DNS gave the address only for names that the policy or command refuses.
     Learned,
 }
 
@@ -185,17 +184,17 @@ pub struct Line {
     pub line: u32,
 }
 
-/// What has no effect, and why.
+/// A policy or command that has no effect, and why.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Lost {
-    /// What says it.
+    /// The policy or command.
     #[serde(flatten)]
     pub said: Said,
     /// Why it has no effect.
     pub because: Loss,
 }
 
-/// Why something has no effect.
+/// Why a policy or command has no effect.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Loss {
@@ -206,9 +205,9 @@ pub enum Loss {
         /// Seconds since the Unix epoch at which it applies next.
         next: Option<f64>,
     },
-    /// It has a schedule, and what time it is is not known.
+    /// It has a schedule, and the time is not known.
     TimeUnknown,
-    /// The name is one that lists do not refuse.
+    /// The name is an exception (`never-block`), which lists do not refuse.
     NeverBlock(Line),
     /// A longer name has another category.
     OtherCategory(Line),
@@ -216,20 +215,20 @@ pub enum Loss {
     OtherOwner(Line),
     /// It is about other ports.
     OtherPorts,
-    /// A command stands above the configuration, a newer one or one about a longer name above
-    /// others.
+    /// A command decides: it stands above the configuration, and a newer one or one about a longer name
+    /// above others.
     Command,
-    /// What decides is about a longer name or prefix.
+    /// The deciding policy is about a longer name or prefix.
     LessSpecific,
-    /// What decides stands before it.
+    /// The deciding policy stands before it.
     LaterInOrder,
-    /// Without what keeps the link alive, nobody on it can talk: group and link-local addresses, DHCP.
+    /// Group and link-local addresses and DHCP keep the link alive: without them, nobody on it can talk.
     KeepsLinkAlive,
-    /// It is about a name, and what is refused by its address does not say it.
+    /// It is about a name, and a flow that is refused by its address does not say one.
     RefusedByAddress,
 }
 
-/// Explains what is said of a subject.
+/// Explains the verdicts on a subject.
 pub fn explain(
     deciding: &Deciding<'_>,
     device: &DeviceFacts<'_>,
@@ -276,18 +275,19 @@ pub fn explain(
     }
 }
 
-/// What a policy refuses whatever name would be said, as its addresses and ports are judged before.
+/// A policy that refuses flows whatever name they would say, because their addresses and ports are judged
+/// before.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RefusedBefore {
     /// The policy.
     pub policy: String,
-    /// The layers at whose usual ports it does.
+    /// The layers at whose usual ports it refuses flows.
     pub layers: Vec<&'static str>,
-    /// Whether it does so for each of the devices.
+    /// Whether it refuses them for each of the devices.
     pub for_all: bool,
 }
 
-/// What is refused to these devices whatever name they would say.
+/// The policies that refuse flows of these devices whatever name the flows would say.
 pub fn refused_before_a_name(
     deciding: &Deciding<'_>,
     devices: &[DeviceFacts<'_>],
@@ -319,7 +319,7 @@ pub fn refused_before_a_name(
     refused
 }
 
-/// Those who judge names, at the usual port of each or at this one.
+/// The layers that judge names, at the usual port of each or at this one.
 fn judges_of_names(port: Option<u16>) -> [Judge; 4] {
     let port = |usual| Some(port.unwrap_or(usual));
     [
@@ -330,7 +330,7 @@ fn judges_of_names(port: Option<u16>) -> [Judge; 4] {
     ]
 }
 
-/// The place of what refuses a flow by its port, wherever it goes.
+/// The place of the claim that refuses a flow by its port, wherever the flow goes.
 fn refusing(everywhere: &[Claim<'_>], judge: &Judge) -> Option<usize> {
     let judge = judge.before_a_name();
     let first = everywhere
@@ -339,20 +339,20 @@ fn refusing(everywhere: &[Claim<'_>], judge: &Judge) -> Option<usize> {
     everywhere[first].refuses().then_some(first)
 }
 
-/// All that is about a subject.
+/// All claims about a subject.
 struct Claims<'a> {
-    /// Of a name: what is said of every address, in the order in which it is asked.
+    /// Of a name: the claims about every address, in the order in which they are asked.
     everywhere: Vec<Claim<'a>>,
-    /// What is said of the subject itself, in the order in which it is asked.
+    /// The claims about the subject itself, in the order in which they are asked.
     own: Vec<Claim<'a>>,
 }
 
-/// What decides for one judge.
+/// The claims that decide for one judge.
 #[derive(PartialEq)]
 enum Path {
-    /// What refuses every address.
+    /// The claim that refuses every address.
     Everywhere(usize),
-    /// All that may decide: those that ask for addresses, and the first that does not.
+    /// All claims that may decide: those that are bound to addresses, and the first that is not.
     Own(Vec<usize>),
 }
 
@@ -441,7 +441,7 @@ impl Claims<'_> {
             because,
         };
 
-        // What lets every address pass has no effect on names.
+        // A claim that lets every address pass has no effect on names.
         let everywhere = self.everywhere.iter().enumerate();
         let everywhere = everywhere
             .filter(|(number, claim)| claim.refuses() && !refused().any(|other| other == *number))
@@ -458,7 +458,7 @@ impl Claims<'_> {
         let own = own
             .filter(|(number, _)| !own_paths().any(|path| path.contains(number)))
             .map(|(number, claim)| {
-                // What decides most: of a name, a flow by that name.
+                // The claim that decides for most traffic: of a name, for flows by that name, not for DNS.
                 let paths: Vec<_> = own_paths().collect();
                 let winner = paths.into_iter().rev().find_map(|path| {
                     let last = path.last().copied()?;
@@ -484,8 +484,8 @@ impl Claims<'_> {
 }
 
 impl Explanation {
-    /// Adds what is said of a flow to the address that says no name: where its address does not refuse
-    /// it, this does.
+    /// Adds the verdict on a flow to the address that says no name: where its address does not refuse the
+    /// flow, this does.
     pub fn learned(&mut self, policy: Option<String>, verdict: Verdict) {
         let refuses = |judgement: &Judgement| matches!(judgement.verdict, "reject" | "drop");
         if self.judgements.iter().all(refuses) {
@@ -510,13 +510,13 @@ impl Explanation {
     }
 }
 
-/// A layer, and a port that is asked for there.
+/// A layer, and the port of the flow there.
 struct Judge {
     layer: Layer,
     name: &'static str,
     transport: Transport,
     port: Option<u16>,
-    /// Whether it is about an address in the house or of its provider.
+    /// Whether the flow goes to an address in the house or of its provider.
     is_near: bool,
 }
 
@@ -536,7 +536,7 @@ impl Judge {
         }
     }
 
-    /// The same about an address.
+    /// The same judge for flows to an address.
     fn towards(self, address: IpAddr) -> Self {
         Self {
             is_near: is_near(address),
@@ -549,7 +549,7 @@ impl Judge {
         Self::new(Layer::Address, self.name, self.transport, self.port)
     }
 
-    /// Whether a claim is about what this layer judges, wherever that is.
+    /// Whether a claim is about traffic that this layer judges, at any address.
     fn holds(&self, claim: &Claim<'_>) -> bool {
         match self.layer {
             Layer::Dns => claim.ports.is_empty() && claim.at.is_none(),
@@ -567,7 +567,7 @@ impl Judge {
             })
     }
 
-    /// Whether it is DHCP, which is refused at no address that may have it.
+    /// Whether the flow is DHCP to a near address, which no claim refuses.
     fn keeps_link_alive(&self) -> bool {
         self.layer == Layer::Address
             && self.is_near
@@ -576,23 +576,23 @@ impl Judge {
     }
 }
 
-/// What a policy or a command says of a subject.
+/// The claim of a policy or a command about a subject.
 struct Claim<'a> {
     said: Said,
     command: bool,
-    /// Octets of the name or bits of the prefix, from 1; 0 for everything.
+    /// Bytes of the name or bits of the prefix, from 1; 0 for everything.
     specific: usize,
-    /// The order among those that are as specific.
+    /// The order among equally specific claims.
     order: (usize, usize),
     ports: Vec<Ports>,
     /// The policy that names the addresses at which it holds.
     at: Option<&'a Policy>,
-    /// Why it has no effect, wherever it stands.
+    /// Why the claim has no effect, whatever its place in the order.
     loss: Option<Loss>,
 }
 
 impl Claim<'_> {
-    /// What a policy says anywhere.
+    /// The claim of a policy at any address and port.
     fn of(
         policy: &Policy,
         order: (usize, usize),
@@ -632,7 +632,7 @@ fn in_order(mut claims: Vec<Claim<'_>>) -> Vec<Claim<'_>> {
     claims
 }
 
-/// What holds for all that a policy says.
+/// Why no claim of a policy or command applies, by its devices and schedule; `None`: they do.
 fn applies(
     deciding: &Deciding<'_>,
     device: &DeviceFacts<'_>,
@@ -846,7 +846,7 @@ fn addresses_of(
             },
         )
     });
-    // What is about an IPv4 prefix is about the IPv6 addresses that stand for its addresses.
+    // A policy about an IPv4 prefix is about the IPv6 addresses that stand for its addresses.
     let forms = |(prefix, reason): (IpNet, Reason)| {
         let forms = catalog.with_forms(prefix);
         let form = forms.into_iter().find(|form| form.contains(&address));
@@ -856,7 +856,7 @@ fn addresses_of(
     all.into_iter()
 }
 
-/// What is said of an address; `None`: what is said of every one.
+/// The claims about an address; `None`: those about every address.
 fn address_claims<'a>(
     deciding: &Deciding<'a>,
     device: &DeviceFacts<'_>,
@@ -954,7 +954,7 @@ pub(super) mod testing {
 
     use super::*;
 
-    /// The policy and the action of what decides about a name, or by address where there is none.
+    /// The policy and the action that decide about a name, or about the address where there is no name.
     pub(in crate::policy) fn decides(
         deciding: &Deciding<'_>,
         device: &DeviceFacts<'_>,

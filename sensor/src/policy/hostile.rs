@@ -140,7 +140,7 @@ fn a_list_of_garbage_gives_what_is_good_in_it_and_what_it_was_when_it_cannot_be_
     let first = PolicyLists::load(&policies, &PolicyLists::default());
     let list = first.get(&file).expect("it is read");
     assert!(list.problem.is_none());
-    // Every second line of UTF-16 is what stands before the low octet of its end.
+    // Every second line of UTF-16 holds the octets before the low octet of its end.
     assert_eq!((list.report.used, list.report.bad), (3, 1_500_002));
     let shown: Vec<_> = list.report.shown.iter().map(|bad| bad.line).collect();
     assert_eq!(shown, [2, 3, 4, 5, 6]);
@@ -163,7 +163,7 @@ fn a_list_of_garbage_gives_what_is_good_in_it_and_what_it_was_when_it_cannot_be_
     check(&PolicyLists::load(&policies, &second));
 }
 
-/// What a portal or a proxy gives in the place of a list, with success.
+/// The page that a portal or a proxy serves in the place of a list, with a status of success.
 const PAGE: &str = "<!doctype html>\n<html><body>\n<p>Please sign in.</p>\n</body></html>\n";
 
 #[test]
@@ -209,7 +209,7 @@ fn a_file_of_which_no_line_can_be_used_is_no_list_and_an_empty_one_is() {
         assert!(lists.get(&file).expect("it is read").problem.is_none());
         assert_eq!(refused(&lists), [false, false]);
     }
-    // Where there was nothing before, nothing is in force, and that is said.
+    // Where there was no list before, no name is in force, and the list's problem says so.
     folder.file(PAGE.as_bytes());
     let lists = PolicyLists::load(&policies, &PolicyLists::default());
     assert!(lists.get(&file).expect("it is there").problem.is_some());

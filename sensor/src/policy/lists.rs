@@ -14,13 +14,13 @@ use crate::{
 #[derive(Clone, Debug, Default)]
 pub struct PolicyLists {
     files: HashMap<PathBuf, ListFile>,
-    /// Lists of any kind by their names: what they say is not in force, but for their exceptions.
+    /// Lists of any kind, by their names, whose entries are not in force, except for their exceptions.
     left_out: BTreeSet<String>,
 }
 
 impl PolicyLists {
-    /// Reads the lists of policies, which have room for as many names together as one may have. Of one that
-    /// cannot be read, or of which no line can be used, what it had before stays.
+    /// Reads the lists of policies, which have room for as many names together as one list may have. A list
+    /// that cannot be read, or of which no line can be used, keeps the names that it had before.
     pub fn load(policies: &[Policy], before: &Self) -> Self {
         let mut lists = HashMap::new();
         let mut room = MOST_NAMES;

@@ -1,9 +1,9 @@
-//! What may pass: from the policies of the configuration to tables that the kernel searches, and the
-//! same decisions in user space.
+//! Policies: compiled from the configuration into tables that the kernel searches, and the same decisions
+//! in user space.
 //!
-//! A policy is about names, addresses and ports. **The most specific wins, then the order of the
-//! configuration**: of names the longest that matches, of addresses the longest prefix. What is judged
-//! first binds: what is refused by its address never says a name.
+//! A policy is about names, addresses and ports. **The most specific policy wins; of equally specific ones,
+//! the first in the configuration**: of names the longest that matches, of addresses the longest prefix. A
+//! refusal by address comes first: the refused flow never says a name.
 //!
 //! | there is | and | a flow or question about | is |
 //! | --- | --- | --- | --- |
@@ -22,8 +22,9 @@
 //! | `domains = ["b.example"] ports = [443]` reject | | the DNS question for it | not touched |
 //! | nothing but `ports = [443]`, reject | `sensor allow b.example` | `b.example` at port 443 | refused, by its address |
 //!
-//! `rule` is what a policy says · `compile` makes the tables · `capacity` leaves out what has no place in them · `name_table` is the table of names · `lists` reads the policies' own lists ·
-//! `schedule` tells when a policy applies · `ruleset` decides in user space · `explain` tells why.
+//! `rule` holds a policy as configured · `compile` makes the tables · `capacity` leaves out policies that
+//! do not fit · `name_table` is the table of names · `lists` reads the policies' own lists · `schedule`
+//! tells when a policy applies · `ruleset` decides in user space · `explain` tells why.
 
 mod capacity;
 mod compile;
@@ -51,36 +52,36 @@ pub use self::{
     schedule::Zone,
 };
 
-/// The identity of what `sensor block` was told.
+/// The policy name under which refusals by `sensor block` are counted.
 pub const BLOCKED: &str = "blocked-by-command";
-/// The identity of what `sensor allow` was told.
+/// The policy name under which permissions by `sensor allow` are counted.
 pub const ALLOWED: &str = "allowed-by-command";
 
-/// What `sensor block` or `sensor allow` was told.
+/// An override of the policies: a name that `sensor block` or `sensor allow` was given.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Temporary {
     /// The name, with everything below it.
     pub domain: String,
     /// The devices; `None`: all.
     pub device: Option<DeviceSelector>,
-    /// Whether it is refused; otherwise it is allowed.
+    /// Whether the name is refused; otherwise it is allowed.
     pub blocks: bool,
-    /// When it was said, in seconds since the Unix epoch as the wall clock showed it; only to be shown. The order
-    /// in which things were said is theirs in a list.
+    /// When the command ran, in seconds since the Unix epoch as the wall clock showed them; for display
+    /// only. The order of the commands is that of their list.
     pub since: f64,
-    /// How long it holds.
+    /// How long the override holds.
     pub holds: Holds,
 }
 
-/// How long something holds that a command said.
+/// How long an override by a command holds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Holds {
-    /// Until it is taken back.
+    /// Until a command takes it back.
     Always,
     /// Up to this steady time, in seconds.
     Until(f64),
-    /// For so many seconds from when the wall clock is right: what was left when the machine was booted anew.
-    /// Until then, too.
+    /// For so many seconds from when the wall clock is right: the time that was left when the machine
+    /// booted. The override also holds until the clock is right.
     Rest(f64),
 }
 
@@ -95,7 +96,7 @@ impl Holds {
 }
 
 impl Temporary {
-    /// The same for people; `offset` is to be added to a steady time for the wall clock's.
+    /// The override as shown to people; a steady time plus `offset` is the wall clock's.
     pub fn shown(&self, offset: f64) -> Said {
         Said {
             name: self.domain.clone(),
@@ -116,7 +117,7 @@ impl Temporary {
         }
     }
 
-    /// What happens to what it is about.
+    /// The action on flows and questions about the name.
     pub const fn action(&self) -> Action {
         match self.blocks {
             true => Action::Reject,
@@ -138,33 +139,33 @@ pub struct Compiled {
     pub names: NameTable,
     /// The rules by name.
     pub name_rules: u64,
-    /// The rules by name whose verdicts are waited for.
+    /// The rules by name for whose verdicts packets wait.
     pub strict_rules: u64,
     /// How many policies there are, temporary ones aside.
     pub policies: u64,
-    /// To whom and when each rule applies.
+    /// The devices and times for which each rule applies.
     who: Vec<Who>,
 }
 
-/// To whom and when a rule applies.
+/// The devices and times for which a rule applies.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Who {
     devices: Vec<DeviceSelector>,
     schedule: Vec<Span>,
 }
 
-/// What is known of a device, for policies.
+/// The facts about a device by which policies select it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct DeviceFacts<'a> {
     /// Its MAC address.
     pub mac: [u8; 6],
-    /// What `[[device]]` calls it.
+    /// The name that `[[device]]` gives it.
     pub name: Option<&'a str>,
     /// The groups that `[[device]]` has it in.
     pub groups: &'a [String],
-    /// Who made it.
+    /// Its vendor.
     pub vendor: Option<&'a str>,
-    /// What it is.
+    /// Its kind.
     pub kind: Option<Kind>,
 }
 
@@ -184,8 +185,8 @@ impl DeviceFacts<'_> {
 }
 
 impl Compiled {
-    /// The rules that apply to a device at a time, in seconds since the Unix epoch; `None`: at a time that is not
-    /// known, and then no rule with a schedule does.
+    /// The rules that apply to a device at a time, in seconds since the Unix epoch; `None`: the time is not
+    /// known, and no rule with a schedule applies.
     pub fn rules_of(&self, device: &DeviceFacts<'_>, zone: &Zone, now: Option<f64>) -> u64 {
         self.rules_where(zone, now, |who| {
             who.devices.is_empty() || who.devices.iter().any(|selector| device.are(selector))
@@ -197,7 +198,7 @@ impl Compiled {
         self.rules_where(zone, now, |who| who.devices.is_empty())
     }
 
-    /// Whether rules may apply to a device at some time that do not apply to everybody then.
+    /// Whether rules with a device selector may apply to this device at some time.
     pub fn has_rules_of(&self, device: &DeviceFacts<'_>) -> bool {
         let mut who = self.who.iter();
         who.any(|who| who.devices.iter().any(|selector| device.are(selector)))

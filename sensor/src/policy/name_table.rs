@@ -102,7 +102,7 @@ pub(super) fn add(buckets: &mut [NameBucket], hash: u64, chain: u16) -> Added {
     Added::NoRoom
 }
 
-/// Gives a hash that is there another chain; says whether it is.
+/// Gives another chain to a hash of the table; returns whether the hash is there.
 pub(super) fn replace(buckets: &mut [NameBucket], hash: u64, chain: u16) -> bool {
     for (bucket, place) in places(buckets.len(), hash) {
         let place = &mut buckets[bucket].entries[place];
@@ -128,7 +128,7 @@ fn places(buckets: usize, hash: u64) -> impl Iterator<Item = (usize, usize)> {
     buckets.flat_map(|bucket| (0..NAME_BUCKET_ENTRIES).map(move |place| (bucket, place)))
 }
 
-/// What came of an entry that was to be added.
+/// The outcome of adding an entry.
 pub(super) enum Added {
     Yes,
     Twice,

@@ -1,5 +1,5 @@
-//! The compiled tables against the words of the documentation, read by somebody else than
-//! [`explain`](super::explain), and what has to hold whatever the policies are.
+//! Compares the compiled tables with the words of the documentation, read here anew and not by
+//! [`explain`](super::explain), and tests properties that hold for all policies.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -19,7 +19,7 @@ use crate::{
     policy::{Policy, Ports, Transport},
 };
 
-/// A flow, or a question, and whose it is.
+/// A flow, or a question, and its device.
 struct Asked<'a> {
     house: &'a House,
     device: DeviceFacts<'a>,
@@ -70,7 +70,7 @@ fn holds(above: &str, name: &str) -> bool {
     name == above || name.ends_with(&format!(".{above}"))
 }
 
-/// What decides about a name.
+/// The decision about a name.
 fn of_name(house: &House, asked: &Asked<'_>, name: &str) -> Decided {
     // Commands stand above all: the longest, then the newest, which is kept last.
     let mut said: Vec<_> = house.temporary.iter().rev().collect();
@@ -113,7 +113,7 @@ fn of_name(house: &House, asked: &Asked<'_>, name: &str) -> Decided {
             continue;
         }
         let mut says = |length: usize, action| {
-            // What comes later has to be longer.
+            // A later policy wins only by a longer name.
             if best.is_none_or(|(longest, ..)| length > longest) {
                 best = Some((length, policy, action));
             }
@@ -173,7 +173,7 @@ fn of_name(house: &House, asked: &Asked<'_>, name: &str) -> Decided {
     best.map(|(_, policy, action)| (Some(policy.name.clone()), word(action)))
 }
 
-/// What decides about an address.
+/// The decision about an address.
 fn of_address(house: &House, asked: &Asked<'_>) -> Decided {
     let on_link = match asked.address {
         IpAddr::V4(address) => address.is_multicast() || address.is_link_local(),

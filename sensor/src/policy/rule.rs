@@ -1,4 +1,4 @@
-//! What a policy says: which devices, about what, when, and what happens.
+//! Policies as configured: their devices, subjects, schedules and actions.
 
 use std::{fmt, path::PathBuf};
 
@@ -10,16 +10,15 @@ use crate::{
     model::Kind,
 };
 
-/// One policy: which devices, about what, when, and what happens.
+/// One policy: its devices, its names, addresses and ports, its schedule and its action.
 ///
-/// What it is about: names (`domains`, `lists`, `owners`, `categories`), addresses (`remotes`,
-/// `countries`, `networks`) and ports. Within each of the three one has to match, and all three have
-/// to, where they are given. Beside that, `encrypted_dns` and `quic` are about these of the same
-/// devices, with actions of their own; a policy that has one of them and none of the three is about
-/// nothing else.
+/// Its conditions: names (`domains`, `lists`, `owners`, `categories`), addresses (`remotes`, `countries`,
+/// `networks`) and ports. Each of the three that is given has to match, by one of its entries. Beside that,
+/// `encrypted_dns` and `quic` apply to this traffic of the same devices, with actions of their own; a
+/// policy that has one of these and none of the three conditions applies to nothing else.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
-    /// Its name in metrics, 1 to 63 octets of `a-z 0-9 - _`.
+    /// Its name in metrics, 1 to 63 bytes of `a-z 0-9 - _`.
     pub name: String,
     /// The devices it is about; empty: all.
     pub devices: Vec<DeviceSelector>,
@@ -39,18 +38,18 @@ pub struct Policy {
     pub networks: Vec<NetworkSelector>,
     /// The remote ports it is about, at most 8 ranges; empty: all ports and protocols.
     pub ports: Vec<Ports>,
-    /// What happens to DNS that the house cannot read: DoT, DoQ, DoH of known resolvers, and the
-    /// questions by which devices look for it.
+    /// The action on DNS that the house cannot read: DoT, DoQ, DoH of known resolvers, and the questions by
+    /// which devices look for encrypted DNS.
     pub encrypted_dns: Option<Action>,
-    /// What happens to QUIC: browsers fall back to TCP, where names are seen in the kernel.
+    /// The action on QUIC. Browsers without QUIC fall back to TCP, where the kernel sees the names.
     pub quic: Option<Action>,
     /// When it applies; empty: always.
     pub schedule: Vec<Span>,
-    /// What happens to what it matches.
+    /// The action on flows and questions that it matches.
     pub action: Action,
     /// How a refused DNS question is answered.
     pub answer: Answer,
-    /// Whether what a server says waits until the flow's name is judged, at most
+    /// Whether data from the server waits until the flow's name is judged, at most
     /// [`Names::hold`](crate::config::Names::hold).
     pub strict: bool,
 }
@@ -69,13 +68,13 @@ impl Policy {
         !(self.remotes.is_empty() && self.countries.is_empty() && self.networks.is_empty())
     }
 
-    /// Whether it goes by what lists say of names and addresses, or by what they make an exception of.
+    /// Whether the policy depends on lists: on their names and addresses, or on their exceptions.
     pub const fn asks_lists(&self) -> bool {
         !(self.lists.is_empty() && self.owners.is_empty() && self.categories.is_empty())
             || self.encrypted_dns.is_some()
     }
 
-    /// Whether it goes by what databases of networks say.
+    /// Whether the policy depends on databases of networks.
     pub const fn asks_networks(&self) -> bool {
         !(self.countries.is_empty() && self.networks.is_empty())
     }
@@ -153,10 +152,10 @@ pub enum Transport {
     Udp,
 }
 
-/// What happens to what a policy matches.
+/// The action on flows and questions that a policy matches.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Action {
-    /// It passes, and is counted as what would have been refused.
+    /// It passes, and is counted as traffic that would have been refused.
     #[default]
     Observe,
     /// It passes, whatever less specific policies say.

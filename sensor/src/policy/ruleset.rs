@@ -1,4 +1,4 @@
-//! The decisions of the kernel, made in user space: for names that only it can read.
+//! The decisions of the kernel, made in user space for names that only user space can read.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -21,26 +21,26 @@ pub struct InForce {
     pub generation: u32,
     /// The tables.
     pub compiled: Arc<Compiled>,
-    /// The rules that apply to devices, where they are others than those of everybody.
+    /// The rules of the devices that have others than the default ones.
     pub devices: HashMap<[u8; 6], u64>,
-    /// Those of everybody else.
+    /// The rules of all other devices.
     pub default_rules: u64,
 }
 
 impl InForce {
-    /// What is decided about a flow by a name that it said; `None` where no rule is about it.
+    /// The decision about a flow by the name that it said; `None` where no rule is about the name.
     pub fn judge_name(&self, key: &FlowKey, name: &str, layer: Layer) -> Option<Decision> {
         let chain = self.compiled.chain_of(name)?;
         Some(decide_name(self, key, chain, layer)?.1)
     }
 
-    /// What is decided about a flow by its addresses and ports.
+    /// The decision about a flow by its addresses and ports.
     pub fn judge_address(&self, key: &FlowKey) -> Decision {
         decide(self, key)
     }
 
-    /// What is decided about a flow that said no name, where these rules refuse every name that is
-    /// known at its address.
+    /// The decision about a flow that said no name; the rules in `learned` refuse every name that is known
+    /// at its address.
     pub fn judge_learned(&self, key: &FlowKey, learned: u64) -> Option<Decision> {
         decide_learned(self, key, learned)
     }
@@ -52,7 +52,7 @@ impl InForce {
 }
 
 impl Compiled {
-    /// The rules that refuse this name wherever it is, of those that may apply first.
+    /// The rules that refuse this name at every address and port, up to the first rule that lets it pass.
     pub fn refusing(&self, name: &str) -> u64 {
         let chain = self.chain_of(name);
         let Some(chain) = chain.and_then(|chain| self.chains.get(chain as usize)) else {
@@ -64,7 +64,8 @@ impl Compiled {
                 continue;
             };
             if !Verdict::from_number(rule.verdict).refuses() {
-                // Whom it applies to is not known here: what it lets pass is not refused.
+                // The devices of this rule are not known here: a name that it may let pass does not count
+                // as refused.
                 break;
             }
             if rule.port_ranges == 0 && rule.flags & rule_flag::AND_REMOTE == 0 {

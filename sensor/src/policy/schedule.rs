@@ -21,8 +21,9 @@ impl Default for Zone {
 }
 
 impl Zone {
-    /// The zone with a name of the IANA database, or the system's; UTC where the system has none.
-    /// The configuration has looked at the name: one that is not known any more is the system's too.
+    /// The zone with a name of the IANA database, or the system's; UTC where the system has none. The
+    /// configuration has checked the name: for one that is not known any more, the system's zone is taken
+    /// too.
     pub fn named(name: Option<&str>) -> Self {
         let named = name.and_then(|name| TimeZone::get(name).ok()).map(Self);
         named.or_else(Self::of_system).unwrap_or_default()
@@ -81,9 +82,9 @@ impl Zone {
         Some((now, self.0.to_datetime(now).date()))
     }
 
-    /// When a span begins that may begin so many days from today, and when it ends. A time that the
-    /// clocks leave out is as long after midnight as it would have been; of one that comes twice, the
-    /// first counts (RFC 5545, section 3.3.5).
+    /// When a span begins that may begin so many days from today, and when it ends. A time that the clocks
+    /// skip is as long after midnight as it would have been; of one that comes twice, the first counts (RFC
+    /// 5545, section 3.3.5).
     fn bounds(&self, span: &Span, today: Date, day: i64) -> Option<(Timestamp, Timestamp)> {
         const DAY: u16 = 24 * 60;
 
@@ -179,7 +180,8 @@ mod tests {
         check(night, "2026-03-28T22:00:00Z", true);
         check(night, "2026-03-29T01:59:59Z", true);
         check(night, "2026-03-29T02:00:00Z", false);
-        // What begins in the hour that is left out begins when it is over.
+        // A span that begins in the skipped hour begins as long after midnight as it would have on another
+        // day.
         let gap = span(SUNDAY, 2 * 60 + 30, 4 * 60);
         check(gap, "2026-03-29T01:29:59Z", false);
         check(gap, "2026-03-29T01:30:00Z", true);

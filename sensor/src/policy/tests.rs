@@ -38,7 +38,7 @@ const OTHER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x22];
 /// 2026-11-23, a Monday, at noon.
 pub(super) const NOW: f64 = 1_795_435_200.0;
 
-/// All that decides, owned.
+/// Everything that a decision depends on, owned.
 #[derive(Debug)]
 pub(super) struct House {
     pub(super) policies: Vec<Policy>,
@@ -46,7 +46,7 @@ pub(super) struct House {
     pub(super) catalog: Catalog,
     pub(super) lists: PolicyLists,
     pub(super) zone: Zone,
-    /// What the databases of networks in `catalog` were made of.
+    /// The entries of which the databases of networks in `catalog` were made.
     databases: Vec<Vec<Entry>>,
 }
 
@@ -170,7 +170,7 @@ const fn word(verdict: Verdict) -> &'static str {
     }
 }
 
-/// Who decides, as the plain reading has it.
+/// The policy and the action of a decision, in the form of the plain reading.
 pub(super) fn decided(
     decision: Decision,
     names: &[String],
@@ -249,7 +249,7 @@ pub(super) fn stands_for(address: IpAddr) -> impl Iterator<Item = (IpAddr, u8)> 
 
 const ANYWHERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
 
-/// What a client may do to reach an IPv4 address past a policy about it, and what comes of it.
+/// The ways in which a client may try to reach an IPv4 address past a policy about it, and their outcome.
 #[test]
 fn ipv4_within_ipv6_is_judged_as_ipv4() {
     const TABLE: [(&str, &str, &str); 14] = [
@@ -329,7 +329,7 @@ fn ipv4_within_ipv6_is_judged_as_ipv4() {
     }
 }
 
-/// What happens to a name, compiled and plainly read.
+/// Checks the verdict on a name, compiled and plainly read.
 #[track_caller]
 fn check(house: &House, layer: Layer, name: &str, expected: Option<Verdict>) {
     let device = DeviceFacts {
@@ -503,7 +503,7 @@ fn an_explanation_tells_the_line_that_decides_and_what_lost() {
     assert_eq!(lost, [&Loss::OtherDevices, &Loss::LessSpecific]);
 }
 
-/// What is said of a name, layer by layer: the verdict, the policy, whether by its address.
+/// The explanation of a name, layer by layer: the verdict, the policy, whether by its address.
 fn told(house: &House, subject: &str) -> Vec<(&'static str, &'static str, String, bool)> {
     let device = DeviceFacts {
         mac: MAC,
@@ -545,7 +545,7 @@ fn what_every_address_is_refused_for_says_no_name() {
         lost(&all),
         (vec![(String::new(), Loss::RefusedByAddress)], vec![])
     );
-    // By day it is not about anything, and says when it will be.
+    // By day the policy does not apply, and the explanation says when it will.
     all.policies[0].schedule = vec![Span {
         days: 1,
         from: 900,
@@ -562,7 +562,7 @@ fn what_every_address_is_refused_for_says_no_name() {
         "{out:?}"
     );
 
-    // Ports, and what lets pass before.
+    // Ports, and a policy that allows the name before.
     let mut ports = house(vec![allows("b.example"), rejects_all("ports")], &[]);
     ports.policies[1].ports = vec![range(53, 443, Transport::Udp)];
     let passes = |layer| (layer, "allow", "allows".to_owned(), false);
@@ -978,7 +978,7 @@ proptest! {
                 let read = decides(&deciding, &device, Some(&name), layer, flow);
                 prop_assert_eq!(compiled, read, "{} {:?}", name, layer);
             }
-            // What is told is what is decided.
+            // The explanation agrees with the decision.
             let subject = Subject { what: What::Name(name.clone()), port: None };
             let told = explain(&deciding, &device, &subject);
             for (layer, word, transport, port) in [

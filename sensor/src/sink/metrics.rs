@@ -1,8 +1,7 @@
 //! The text that Prometheus scrapes. Every metric's name, labels and help stand in `declared`.
 //!
-//! Values come from the books as they are: nothing is added up here, so that no counter of the
-//! kernel's steps back when the daemon starts anew. What is counted by name starts with the daemon,
-//! and its help says so.
+//! Values come from the books as they are: nothing is added up here, so that no counter of the kernel's
+//! steps back when the daemon starts anew. Counters by name start with the daemon, and their help says so.
 //!
 //! Names stand in the `_info` series alone, joined by `device` or by `party` and `category`: a
 //! device that changes its name does not begin all its series anew.
@@ -25,7 +24,7 @@ use crate::model::{
 /// The media type of [`render`]'s text.
 pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 
-/// What was built.
+/// The version and source of a build.
 #[derive(Clone, Copy, Debug)]
 pub struct Build {
     /// The version of the crate.
@@ -75,13 +74,13 @@ mod declared {
         };
     }
 
-    /// The one summary: what the ticks took.
+    /// The one summary: the CPU time of ticks.
     pub(super) const TICK_DURATION: (&str, &str) = (
         "sensor_tick_duration_seconds",
         "CPU time that ticks took: reading, reaping and adding up the tables of the kernel.",
     );
 
-    /// The one histogram: what verdicts on names took.
+    /// The one histogram: the latency of verdicts on names.
     pub(super) const VERDICT_LATENCY: (&str, &str) = (
         "sensor_verdict_latency_seconds",
         "From the copy of a payload to the verdict in its flow, of names that are judged outside of the kernel, since the daemon started.",
@@ -406,7 +405,7 @@ fn devices(snapshot: &Snapshot, families: &mut Text) {
     families.extend(declared::DEVICE_LAST_SEEN.family(known(|device| device.last_seen)));
 }
 
-/// Who devices are, whom they talk to, and how much of that is known.
+/// The identities of devices, their parties, and how much of both is known.
 fn names(snapshot: &Snapshot, families: &mut Text) {
     let devices = &snapshot.devices;
     let infos = devices.iter().map(|device| {

@@ -1,14 +1,14 @@
-//! What is known of devices, over a restart: who made them and what they are.
+//! The facts about devices that outlive a restart: their vendors and kinds.
 //!
-//! Policies may be about vendors and kinds. Most of what tells them is said seldom, by a DHCP client
-//! once in half its lease, and is in the daemon's memory: without this, no such policy would hold after
-//! a restart until the device tells again. What is remembered stands until that is as sure.
+//! Policies may be about vendors and kinds. Devices tell them seldom, a DHCP client once in half its lease,
+//! and the daemon has them in its memory: without this, no such policy would hold after a restart until the
+//! device tells again. A remembered fact stands until the new evidence is as sure.
 //!
-//! On disk is the MAC address, the vendor, the kind, how sure they are, the days on which the device was seen
-//! first and last, for how many days it has been away, and whether it is settled; nothing of what it did, and
-//! nothing of what the configuration says of it. A device that is away for 30 days is forgotten; of too many,
-//! those that are not settled first. Only days count in which a daemon ran, so that no wall clock that is set
-//! has anything forgotten.
+//! On disk is the MAC address, the vendor, the kind, how sure they are, the days on which the device was
+//! seen first and last, for how many days it has been away, and whether it is settled; nothing of its
+//! traffic, and nothing from the configuration about it. A device that is away for 30 days is forgotten; of
+//! too many, those that are not settled first. Only days count in which a daemon ran, so that no device is
+//! forgotten because a wall clock was set.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -32,7 +32,8 @@ const FILE: &str = "devices.json";
 /// How long a device may be away, in days.
 const DAYS: u64 = 30;
 
-/// Seconds between two times that the file is written: devices say what changes it, and flash memory wears.
+/// Seconds between two writes of the file, because any device can change its content, and flash memory
+/// wears.
 const PAUSE: f64 = 60.0 * 60.0;
 
 /// Seconds of a day.
@@ -41,21 +42,21 @@ const DAY: u64 = 24 * 60 * 60;
 /// The source of evidence that is remembered.
 const SOURCE: &str = "before-restart";
 
-/// What is known of devices, and kept.
+/// The facts about devices, which are kept in a file.
 pub struct Remembered {
     file: PathBuf,
     /// The most devices that are kept.
     capacity: usize,
     devices: BTreeMap<Mac, Known>,
-    /// What the file says.
+    /// The content of the file.
     kept: BTreeMap<Mac, Facts>,
-    /// When it was written, in steady time.
+    /// When the file was written, in steady time.
     kept_at: f64,
-    /// What was said last about a file that cannot be written.
+    /// The last warning about a file that cannot be written.
     said: Option<String>,
 }
 
-/// What is known of a device.
+/// The facts about a device.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Facts {
     kind: Option<Sure<Kind>>,
@@ -65,11 +66,11 @@ struct Facts {
     last_seen: u64,
     /// Days for which it has been away.
     away: u64,
-    /// Servers answered it on two days, or the configuration named it.
+    /// Whether servers answered it on two days, or the configuration named it.
     settled: bool,
 }
 
-/// Something that is known, and how sure, 0 to 1.
+/// A fact, and how sure it is, 0 to 1.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Sure<T> {
     is: T,
@@ -81,7 +82,7 @@ struct Known {
     facts: Facts,
     /// When it was seen last, in steady time.
     seen_at: f64,
-    /// Whether the device has told it since the daemon began: then what it says now counts.
+    /// Whether the device has told it since the daemon began: then its present word counts.
     told_kind: bool,
     told_vendor: bool,
 }
@@ -104,7 +105,7 @@ struct Line {
 }
 
 impl Remembered {
-    /// What was known when the last daemon ended.
+    /// The facts that were known when the last daemon ended.
     pub fn new(config: &Config, now: &Moment) -> Self {
         let file = config.daemon.state_directory.join(FILE);
         let kept = read(&file).unwrap_or_else(|error| {
@@ -149,18 +150,18 @@ impl Remembered {
             .map(|(mac, _)| *mac)
     }
 
-    /// What a device is.
+    /// The kind of a device.
     pub fn kind(&self, mac: Mac) -> Option<Kind> {
         Some(self.devices.get(&mac)?.facts.kind.as_ref()?.is)
     }
 
-    /// Who made it.
+    /// The vendor of a device.
     pub fn vendor(&self, mac: Mac) -> Option<&str> {
         Some(&self.devices.get(&mac)?.facts.vendor.as_ref()?.is)
     }
 
-    /// Takes what is known of devices now, whose times are those of the wall clock, and tells them what was known before where that is surer.
-    /// At most every hour it is kept on disk, where it has changed.
+    /// Takes the present facts about devices, whose times are those of the wall clock, and restores in
+    /// `devices` the earlier ones that are surer. At most every hour changed facts are written to disk.
     pub fn recall(&mut self, devices: &mut [Device], now: &Moment) {
         let mut seen = HashSet::new();
         for device in devices {
@@ -191,14 +192,15 @@ impl Remembered {
         }
     }
 
-    /// Keeps on disk what is not there yet.
+    /// Writes the facts to disk that are not there yet.
     pub fn keep(&mut self, now: &Moment) {
         if !self.facts().eq(&self.kept) {
             self.write(now);
         }
     }
 
-    /// Forgets who is away for long, and of too many those who are away for longest.
+    /// Forgets devices that are away for long, and of too many those that are not settled, then those that
+    /// are away for longest.
     fn forget(&mut self, seen: &HashSet<Mac>, now: &Moment) {
         for known in self.devices.values_mut() {
             known.facts.away = (now.steady - known.seen_at) as u64 / DAY;
@@ -222,13 +224,13 @@ impl Remembered {
         }
     }
 
-    /// What is to be kept: a device of which nothing is known is not.
+    /// The facts to be kept: devices of which nothing is known are left out.
     fn facts(&self) -> impl Iterator<Item = (&Mac, &Facts)> {
         let facts = self.devices.iter().map(|(mac, known)| (mac, &known.facts));
         facts.filter(|(_, facts)| facts.kind.is_some() || facts.vendor.is_some() || facts.settled)
     }
 
-    /// Whether something is known that the file does not say. That it is surer than before, or less
+    /// Whether a fact is known that the file does not have. A fact that is only surer than before, or less
     /// sure, is no news.
     fn has_news(&self) -> bool {
         fn what<'f>((mac, facts): (&'f Mac, &'f Facts)) -> impl PartialEq + use<'f> {
@@ -242,7 +244,7 @@ impl Remembered {
     }
 
     fn write(&mut self, now: &Moment) {
-        // Where it cannot be written, it is tried again as seldom.
+        // A file that cannot be written is tried again as seldom.
         self.kept_at = now.steady;
         let facts: BTreeMap<_, _> = self
             .facts()
@@ -297,7 +299,7 @@ fn read(file: &Path) -> anyhow::Result<BTreeMap<Mac, Facts>> {
     facts.collect()
 }
 
-/// Takes what is known of a device now, or says what was known before.
+/// Takes the present facts about a device, or restores the earlier ones.
 fn recall(known: &mut Known, identity: &mut Conclusion) {
     let kind = settle(
         (identity.kind != Kind::Unknown).then_some(identity.kind),
@@ -324,14 +326,14 @@ fn recall(known: &mut Known, identity: &mut Conclusion) {
     identity.confidence = identity.least_confidence();
 }
 
-/// What was known before, where it still counts; otherwise what is known now takes its place.
+/// The earlier fact, where it still counts; otherwise the present one takes its place.
 fn settle<'k, T>(
     now: Option<T>,
     confidence: f32,
     known: &'k mut Option<Sure<T>>,
     told: &mut bool,
 ) -> Option<&'k Sure<T>> {
-    // The owner's word holds as long as it stands there.
+    // The owner's word in the configuration holds as long as it stands there.
     if confidence > MOST_SURE {
         return None;
     }
@@ -410,7 +412,7 @@ mod tests {
         let before = recalled(&mut first, told, NOW);
         assert_eq!((before.kind, before.evidence.len()), (Kind::Phone, 0));
 
-        // Killed: nothing is said any more.
+        // The daemon is killed: it writes nothing any more.
         let mut second = Remembered::new(&config, &NOW.into());
         assert_eq!(second.kind(PHONE), Some(Kind::Phone));
         assert_eq!(second.vendor(PHONE), Some("Xiaomi"));
@@ -421,7 +423,7 @@ mod tests {
         assert_eq!(known.confidence, 0.8);
         let from: Vec<_> = known.evidence.iter().map(|line| line.about).collect();
         assert_eq!(from, ["kind", "vendor"]);
-        // A guess that is less sure does not replace it; what is as sure does, for good.
+        // A less sure guess does not replace the fact; one that is as sure does, for good.
         let guess = device(PHONE, (Kind::Computer, 0.4), None, NOW);
         assert_eq!(recalled(&mut second, guess, NOW).kind, Kind::Phone);
         let told = device(PHONE, (Kind::Tablet, 0.9), None, NOW);
@@ -509,7 +511,7 @@ mod tests {
         let macs = |remembered: &Remembered| remembered.devices().collect::<Vec<_>>();
         assert_eq!(macs(&first), [mac(2), mac(3), mac(4)]);
         first.keep(&day(4.0).into());
-        // What passed while no daemon ran does not count, whatever the clock shows behind it.
+        // The time while no daemon ran does not count, whatever the clock shows after it.
         let years = 56.0 * 365.25;
         for later in [4.0, 40.0, years, -years] {
             let next = Remembered::new(&config, &day(later).into());

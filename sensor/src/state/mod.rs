@@ -1,4 +1,4 @@
-//! What outlives the daemon: files of the state directory, each in JSON.
+//! The state that outlives the daemon: files of the state directory, each in JSON.
 
 pub mod devices;
 
@@ -12,10 +12,10 @@ use std::{
 use anyhow::Context as _;
 use serde::{Serialize, de::DeserializeOwned};
 
-/// What a file says; what its type says by default, where there is none.
+/// The value in a file; the default of its type where there is no file.
 ///
 /// # Errors
-/// It cannot be read, or is not what was written.
+/// The file cannot be read, or does not hold a value of the type.
 pub(crate) fn read<T: DeserializeOwned + Default>(file: &Path) -> anyhow::Result<T> {
     match fs::read(file) {
         Ok(text) => Ok(serde_json::from_slice(&text)?),
@@ -24,11 +24,11 @@ pub(crate) fn read<T: DeserializeOwned + Default>(file: &Path) -> anyhow::Result
     }
 }
 
-/// Writes a file, for the daemon's user alone: the old one or the new one is there, whenever the power
-/// fails.
+/// Writes a file, for the daemon's user alone: whenever the power fails, the old file or the new one is
+/// there.
 ///
 /// # Errors
-/// It cannot be written; the old one is there.
+/// It cannot be written; the old file is there.
 pub(crate) fn write(file: &Path, what: &(impl Serialize + ?Sized)) -> anyhow::Result<()> {
     let folder = file.parent().context("it is in no folder")?;
     fs::create_dir_all(folder)?;

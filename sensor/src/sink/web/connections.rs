@@ -1,6 +1,6 @@
 //! Connections of the HTTP server: a small number at a time, each with a limit for every step.
 //!
-//! Anybody who reaches the port can open connections, and each takes a descriptor of the process that
+//! Any host that reaches the port can open connections, and each takes a descriptor of the process that
 //! keeps the filter on the network. Therefore [`MOST`] are open at most, and a new one is always let in:
 //! the one that has waited longest without a whole request is closed for it.
 
@@ -118,7 +118,7 @@ impl Failures {
     }
 }
 
-/// What a connection is waiting for.
+/// The event that a connection is waiting for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     /// The first byte of the next request.
@@ -139,7 +139,7 @@ impl Phase {
         }
     }
 
-    /// What it is when the limit is reached.
+    /// The failure that it is when the limit is reached; `None`: none.
     const fn failure(self) -> Option<Failure> {
         match self {
             Self::Idle => None,
@@ -363,7 +363,7 @@ async fn converse<S: Answers>(
     let mut is_ending = false;
     loop {
         tokio::select! {
-            // An error is the client's: it went away, or what it sent is no HTTP.
+            // An error is the client's: it went away, or it did not send HTTP.
             _ = connection.as_mut() => return,
             phase = &mut overdue => {
                 if let Some(failure) = phase.failure() {

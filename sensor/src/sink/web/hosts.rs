@@ -1,7 +1,7 @@
 //! Which names requests may be for.
 //!
-//! A web site can have its own name resolve to an address of this machine; for the browser, what the sensor
-//! answers is then the site's own (DNS rebinding). The `Host` of such a request is the site's name, and a
+//! A web site can have its own name resolve to an address of this machine; for the browser, the sensor's
+//! answer is then the site's own (DNS rebinding). The `Host` of such a request is the site's name, and a
 //! page cannot choose another one.
 
 use std::{fs, net::IpAddr};
@@ -68,7 +68,7 @@ impl Hosts {
     }
 }
 
-/// The host of a `Host` header; `None` where what follows the colon is no port.
+/// The host of a `Host` header; `None` where the text behind the colon is no port.
 fn without_port(header: &str) -> Option<&str> {
     // The colons of an IPv6 address stand in brackets.
     match header.rsplit_once(':') {

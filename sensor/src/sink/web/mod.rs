@@ -92,7 +92,7 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, ListenError> {
         })
 }
 
-/// What the server answers from.
+/// The sources of the server's answers.
 #[derive(Clone)]
 pub struct Sources {
     /// The snapshots.
@@ -125,7 +125,7 @@ pub async fn serve(listener: TcpListener, sources: Sources, shutdown: impl Futur
     connections::serve(listener, service, failures, shutdown).await;
 }
 
-/// What the handlers share.
+/// The state that the handlers share.
 #[derive(Clone)]
 struct State {
     sources: Sources,

@@ -105,7 +105,7 @@ impl Books {
         self.settings.read(0)
     }
 
-    /// Says how jiffies relate to the wall clock, for commands that look at the tables.
+    /// Writes how jiffies relate to the wall clock, for commands that look at the tables.
     pub(super) fn set_clock(&self, now: &clock::Now, clock: Clock) {
         self.settings
             .word(0, offset_of!(Settings, boot_jiffies))
@@ -118,28 +118,28 @@ impl Books {
             .store(clock.epoch_millis as u64, Ordering::Relaxed);
     }
 
-    /// Says how many payloads of a new flow are wanted in each direction.
+    /// Sets how many payloads of a new flow are wanted in each direction.
     pub(super) fn set_watched_payloads(&self, payloads: u8) {
         self.settings
             .word(0, offset_of!(Settings, watched_payloads))
             .store(payloads.into(), Ordering::Relaxed);
     }
 
-    /// Says that devices have shares of the ring, which are given out from now on.
+    /// Gives new devices a share of the ring from the start; further bytes are given out from now on.
     pub(super) fn give_shares_of_the_ring(&self) {
         self.settings
             .word(0, offset_of!(Settings, first_sample_bytes))
             .store(FIRST_SAMPLE_BYTES, Ordering::Relaxed);
     }
 
-    /// Says how long the packets of servers wait for a verdict at most.
+    /// Sets how long the packets of servers wait for a verdict at most.
     pub(super) fn set_hold(&self, hold: Duration) {
         self.settings
             .word(0, offset_of!(Settings, hold_nanoseconds))
             .store(hold.as_nanos() as u64, Ordering::Relaxed);
     }
 
-    /// Counts a reload. With the tables, because the count is not to step back with the daemon.
+    /// Counts a reload, in the tables, because the count must not step back with the daemon.
     pub(super) fn count_reload(&self, applied: bool) {
         let counter = match applied {
             true => offset_of!(Settings, reloads),
@@ -219,8 +219,9 @@ impl Books {
             let record = self.devices.read(number);
             emit(Record::Device(DeviceReading { number, record }));
         }
-        // Before the flows: what a decision's end moves from a flow to them meanwhile is missed until the next
-        // time, and not told twice. A reading is too small then, so that the most of any reading is told.
+        // Hits are read before the flows, so that packets which the end of a decision moves from a flow to
+        // the hits meanwhile are not told twice: they are missed until the next time. A reading is too
+        // small then, so that the most of any reading is told.
         let mut hits = self.all_hits()?;
         let now = self.now();
         for (slot, record) in self.live_flows(now) {
@@ -233,7 +234,7 @@ impl Books {
         Ok(())
     }
 
-    /// What policies applied to, without the packets of live flows under the decision in force.
+    /// The hits of policies, without the packets of live flows under the decision in force.
     fn all_hits(&self) -> Result<HashMap<HitKey, Hit>, Error> {
         let mut hits: HashMap<HitKey, Hit> = HashMap::new();
         for hit in self.hits.iter() {
@@ -301,9 +302,9 @@ impl Books {
             .map(move |slot| (slot, self.flows.read(slot, now)))
     }
 
-    /// Whether no flow can be in a slot that is somebody's: it names a state or a device that there is not.
-    /// The records are those of no flow, and what they count is nobody's. A fault of the machine's memory
-    /// does that, or another program that writes into the table.
+    /// Whether a taken slot cannot hold a flow, because it names a state or a device that does not exist.
+    /// Its records belong to no flow, and its counts to nobody. A fault of the machine's memory does that,
+    /// or another program that writes into the table.
     pub(super) fn is_damaged(&self, slot: u32) -> bool {
         self.flows.state(slot).load(Ordering::Acquire) > slot::LEAVING
             || self.flows.device(slot) >= self.devices.len()
@@ -372,8 +373,8 @@ struct ReadHit {
 }
 
 impl ReadHits {
-    /// The hits that were read now, each with at least what was read of it before. One that two readings in
-    /// a row have not is forgotten: its flow has ended, and the table of hits had no room for it.
+    /// The hits that were read now, none lower than in an earlier reading. A hit that two readings in a row
+    /// do not have is forgotten: its flow has ended, and the table of hits had no room for it.
     fn most(&mut self, now: HashMap<HitKey, Hit>) -> impl Iterator<Item = (HitKey, Hit)> {
         self.0
             .retain(|_, hit| std::mem::replace(&mut hit.is_there, false));
@@ -395,7 +396,7 @@ impl ReadHits {
 /// The keys of the hits that a flow's packets are under the decision in force, by direction, and those
 /// packets; `None` where no policy decided.
 pub(super) fn hits_of(record: &FlowRecord) -> Option<[(HitKey, Tally); 2]> {
-    // As the programs have counted until now, whatever is ruled and not taken up yet.
+    // The decision by which the programs have counted until now, even where a ruling waits to be taken up.
     let decision = Judgement::unpack(record.judgement).decision;
     if decision.policy == 0 {
         return None;

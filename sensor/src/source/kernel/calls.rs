@@ -1,7 +1,7 @@
 //! Calls of bpf(2) that aya does not have, or has by an interface's name alone.
 //!
-//! A name may change owners between two calls, and aya falls back to other ways where a call fails.
-//! Here the interface is a number, and every error keeps its `errno`: [`Cause`] says what that is about.
+//! A name may change owners between two calls, and aya falls back to other ways where a call fails. Here
+//! the interface is a number, and every error keeps its `errno`: [`Cause`] gives its meaning.
 
 use std::{
     ffi::CString,
@@ -61,7 +61,7 @@ impl Point {
     }
 }
 
-/// What a link says of itself.
+/// The state of a link, as the kernel tells it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct LinkState {
     /// Its number.
@@ -72,14 +72,15 @@ pub(super) struct LinkState {
     pub(super) ifindex: u32,
 }
 
-/// What an error of bpf(2) or netlink(7) about an interface says.
+/// The meaning of an error of bpf(2) or netlink(7) about an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cause {
     /// ENODEV: the interface does not exist. No other error says so: ENXIO, too, is an error of drivers.
     NoInterface,
     /// EBUSY, EEXIST: a program has the place.
     Taken,
-    /// The process or the machine lacks something now. It says nothing about the interface or the hook.
+    /// The process or the machine lacks something now. The error says nothing about the interface or the
+    /// hook.
     Ours,
     /// The interface does not take this program at this hook.
     Refused,
@@ -108,8 +109,8 @@ impl Cause {
 
 /// A call with attributes of the type that the command takes.
 fn bpf<T>(command: libc::c_int, attributes: &mut T) -> io::Result<libc::c_long> {
-    // SAFETY: the kernel reads and writes so many bytes of the attributes; what they point to lives as
-    // long as the call, as each caller sees to.
+    // SAFETY: the kernel reads and writes so many bytes of the attributes; the memory that they point to
+    // lives as long as the call, as each caller sees to.
     let status = unsafe {
         libc::syscall(
             libc::SYS_bpf,
@@ -133,12 +134,12 @@ fn owned(fd: libc::c_long) -> OwnedFd {
 ///
 /// # Errors
 ///
-/// What the kernel says.
+/// The error that the kernel gives.
 pub(super) fn array_of_maps(entries: u32, pattern: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     /// `BPF_MAP_TYPE_ARRAY_OF_MAPS`.
     const ARRAY_OF_MAPS: u32 = 12;
     const WORD: u32 = size_of::<u32>() as u32;
-    /// The start of what the command takes: all behind it is zero.
+    /// The start of the command's attributes: all bytes behind it are zero.
     #[repr(C)]
     struct Create {
         kind: u32,
@@ -164,8 +165,8 @@ pub(super) fn array_of_maps(entries: u32, pattern: BorrowedFd<'_>) -> io::Result
 ///
 /// # Errors
 ///
-/// ENODEV: no such interface. EBUSY, EEXIST: somebody else's program has the place. EINVAL at TC: a
-/// kernel before 6.6.
+/// ENODEV: no such interface. EBUSY, EEXIST: a foreign program has the place. EINVAL at TC: a kernel before
+/// 6.6.
 pub(super) fn attach(program: BorrowedFd<'_>, ifindex: u32, point: Point) -> io::Result<OwnedFd> {
     #[repr(C)]
     struct Create {
@@ -218,11 +219,11 @@ pub(super) fn detach(link: BorrowedFd<'_>) -> io::Result<()> {
     bpf(LINK_DETACH, &mut link).map(drop)
 }
 
-/// What a link says of itself.
+/// The state of a link, as the kernel tells it.
 ///
 /// # Errors
 ///
-/// What the kernel says.
+/// The error that the kernel gives.
 pub(super) fn state(link: BorrowedFd<'_>) -> io::Result<LinkState> {
     /// The start of `struct bpf_link_info`; of XDP and of TCX the interface comes first.
     #[repr(C)]
@@ -311,7 +312,7 @@ pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     bpf(OBJ_PIN, &mut pin).map(drop)
 }
 
-/// Opens what is pinned.
+/// Opens a pinned object.
 ///
 /// # Errors
 ///

@@ -1,4 +1,4 @@
-//! What a jiffy is.
+//! The length of a jiffy.
 //!
 //! The kernel stamps flows with jiffies because reading them costs nothing. How many make a second
 //! is a build option of the kernel that no file tells on every kernel; the program `clock` gives both of its

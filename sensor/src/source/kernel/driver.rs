@@ -1,4 +1,4 @@
-//! What a network driver says of an interface (ethtool).
+//! The facts that a network driver tells of an interface (ethtool).
 
 use std::{
     io,
@@ -13,9 +13,9 @@ use crate::config::HookChoice;
 /// `SIOCETHTOOL` (linux/sockios.h).
 const SIOCETHTOOL: libc::Ioctl = 0x8946;
 
-/// Drivers that put on the wire what an XDP program sends back (`XDP_TX`), by ethtool's name, each with
-/// what shows it. A driver that is not here hands what is refused on to TC, which delivers everywhere: a veth,
-/// for one, says nothing and drops the answer where no program sits at its peer.
+/// Drivers that put on the wire what an XDP program sends back (`XDP_TX`), by ethtool's name, each with the
+/// function that shows it. For any other driver, refused packets are handed on to TC, which delivers
+/// everywhere: a veth, for one, says nothing and drops the answer where no program sits at its peer.
 const TRANSMITTING: [(&str, &str); 6] = [
     (
         "i40e",
@@ -43,8 +43,8 @@ const TRANSMITTING: [(&str, &str); 6] = [
     ),
 ];
 
-/// How XDP answers what it refuses, at the hook that is wanted and with a driver: in the stack, an answer
-/// would keep the state of checksums that the refused frame had.
+/// How XDP answers the packets that it refuses, at the hook that is wanted and with a driver. In the stack,
+/// an answer would keep the checksum state of the refused frame.
 pub(super) fn way(choice: HookChoice, driver: Option<&str>) -> Way {
     let transmits = TRANSMITTING.iter().any(|(name, _)| driver == Some(*name));
     match choice {

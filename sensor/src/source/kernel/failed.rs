@@ -34,7 +34,7 @@ pub(super) fn count(map: &'static str) {
     *counts.entry(map).or_default() += 1;
 }
 
-/// Makes the error of a map out of what the call said, and counts it.
+/// Makes the error of a map out of the call's error, and counts it.
 pub(super) fn of_map(map: &'static str) -> impl Fn(MapError) -> Error {
     move |source| {
         count(map);
@@ -62,7 +62,7 @@ pub(super) fn retried<T>(
     }
 }
 
-/// Removes what a map may hold under a key; that it holds nothing there is no failure.
+/// Removes the value that a map may have under a key; an absent value is no failure.
 ///
 /// # Errors
 ///
@@ -77,7 +77,7 @@ pub(super) fn removed(
     })
 }
 
-/// What a map holds under a key; `None` where it holds nothing there.
+/// The value of a map under a key; `None` where it has none.
 ///
 /// # Errors
 ///

@@ -40,11 +40,11 @@ struct Plan {
 }
 
 impl Faults {
-    /// From now on the calling thread's map calls go by what is planned; at first none fails.
+    /// From now on the calling thread's map calls go by the plan; at first none fails.
     ///
     /// # Errors
     ///
-    /// What the kernel says: it takes root.
+    /// The error that the kernel gives: the filter takes root.
     pub(crate) fn of_this_thread() -> io::Result<Self> {
         let listener = filter_this_thread()?;
         let plan = Arc::new(Plan::default());

@@ -63,22 +63,22 @@ impl Flows {
         Some(self.details.read(slot).key)
     }
 
-    /// Who a slot belongs to, a state of [`sensor_ebpf::flow::slot`].
+    /// The owner of a slot, as a state of [`sensor_ebpf::flow::slot`].
     pub(super) fn state(&self, slot: u32) -> &AtomicU8 {
         self.lines.octet(slot, offset_of!(FlowLine, state))
     }
 
-    /// By what programs find it; 0: not at all.
+    /// The fingerprint by which programs find a slot; 0: they do not find it.
     pub(super) fn fingerprint(&self, slot: u32) -> &AtomicU64 {
         self.lines.word(slot, offset_of!(FlowLine, fingerprint))
     }
 
-    /// What the programs decided.
+    /// The decision of the programs.
     pub(super) fn judgement(&self, slot: u32) -> &AtomicU64 {
         self.lines.word(slot, offset_of!(FlowLine, judgement))
     }
 
-    /// What user space rules.
+    /// The ruling of user space.
     pub(super) fn ruling(&self, slot: u32) -> &AtomicU64 {
         self.lines.word(slot, offset_of!(FlowLine, ruling))
     }
@@ -123,7 +123,7 @@ impl Flows {
         }
     }
 
-    /// Whether its device got nothing in it.
+    /// Whether the device received no packet of the flow.
     pub(super) fn is_unanswered(&self, slot: u32) -> bool {
         self.lines
             .word(slot, offset_of!(FlowLine, download_packets))
@@ -139,17 +139,17 @@ impl Flows {
             != 0
     }
 
-    /// How often it was taken.
+    /// How often the slot was taken.
     pub(super) fn claims(&self, slot: u32) -> &AtomicU32 {
         self.details.half(slot, offset_of!(FlowDetail, claims))
     }
 
-    /// How often it was given back.
+    /// How often the slot was given back.
     pub(super) fn releases(&self, slot: u32) -> &AtomicU32 {
         self.details.half(slot, offset_of!(FlowDetail, releases))
     }
 
-    /// Makes a slot's records zero, but for what says who may take it, and which connection was the last
+    /// Makes a slot's records zero, except for the counts that say who may take it, and the last connection
     /// there.
     pub(super) fn clear(&self, slot: u32) {
         const CLAIMS: usize = offset_of!(FlowDetail, claims);

@@ -1,8 +1,8 @@
 //! Flow offload: which interfaces a flowtable of nftables sends packets past.
 //!
 //! A flowtable forwards packets of established connections from the ingress of one of its devices to
-//! another one of them. Since Linux 5.13 that is the port of a bridge, or what a VLAN stands on
-//! (`FLOW_OFFLOAD_XMIT_DIRECT`): the bridge and the VLAN never see these packets, the ports do.
+//! another one of them. Since Linux 5.13 that is the port of a bridge, or the interface on which a VLAN
+//! stands (`FLOW_OFFLOAD_XMIT_DIRECT`): the bridge and the VLAN never see these packets, the ports do.
 
 use std::io;
 
@@ -48,8 +48,8 @@ impl Flowtables {
     }
 }
 
-/// Whether an error says that the kernel has no nftables: no such protocol of netlink, or nobody who answers
-/// for that part of it (net/netfilter/nfnetlink.c, `nfnetlink_rcv_msg`).
+/// Whether an error says that the kernel has no nftables: no such protocol of netlink, or no subsystem that
+/// answers for that part of it (net/netfilter/nfnetlink.c, `nfnetlink_rcv_msg`).
 fn is_without(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
@@ -70,7 +70,7 @@ pub(super) struct Flowtable {
 ///
 /// # Errors
 ///
-/// What the kernel says; also where it has no nftables.
+/// The error that the kernel gives; also where it has no nftables.
 pub(super) fn list() -> io::Result<Vec<Flowtable>> {
     /// `NFNL_SUBSYS_NFTABLES` and `NFT_MSG_GETFLOWTABLE` (linux/netfilter).
     const GETFLOWTABLE: u16 = 10 << 8 | 23;
@@ -114,7 +114,7 @@ fn flowtable(body: &[u8]) -> Option<Flowtable> {
     Some(table)
 }
 
-/// What flowtables hide from programs on an interface, in sentences.
+/// The traffic that flowtables hide from programs on an interface, in sentences.
 pub(super) fn hidden(tables: &[Flowtable], links: &Links, interface: &str) -> Vec<String> {
     let mut hidden = Vec::new();
     for table in tables {
@@ -188,7 +188,7 @@ mod tests {
             }
         );
         for len in 0..message.body().len() {
-            // Whatever it gives, it comes to an end.
+            // The parser ends on every truncated message.
             let _ = flowtable(&message.body()[..len]);
         }
         let link = |index, name: &str, kind: &str, master| Link {

@@ -26,7 +26,7 @@ pub struct Link {
     pub index: u32,
     /// Its name.
     pub name: String,
-    /// What it is (`bridge`, `vlan`, `bond`, `veth`, …); empty for a network card.
+    /// Its kind (`bridge`, `vlan`, `bond`, `veth`, …); empty for a network card.
     pub kind: String,
     /// The number of the bridge or bond that it is a member of; 0 where of none.
     pub master: u32,
@@ -63,7 +63,7 @@ impl Links {
     pub(super) fn read(netlink: &mut Netlink) -> io::Result<Self> {
         const GETLINK: u16 = 18;
         const EXT_MASK: u16 = 29;
-        /// `RTEXT_FILTER_SKIP_STATS`: an interface's counters are most of what is said about it.
+        /// `RTEXT_FILTER_SKIP_STATS`: an interface's counters are most of the answer about it.
         const SKIP_STATS: u32 = 1 << 3;
 
         let message = || {
@@ -106,8 +106,8 @@ impl Links {
             .filter(move |link| link.kind == "vlan" && link.lower == index)
     }
 
-    /// The MAC addresses at which this machine itself is reached over a bridge: the bridge's, its
-    /// ports', and those of what stands on it.
+    /// The MAC addresses at which this machine itself is reached over a bridge: the bridge's, its ports',
+    /// and those of interfaces that stand on it.
     pub fn own_addresses(&self, bridge: u32) -> HashSet<[u8; 6]> {
         let mut own = HashSet::new();
         let mut of = vec![bridge];
@@ -124,11 +124,10 @@ impl Links {
         own
     }
 
-    /// Why the frames of one interface come by at another one too, where they do: what `upper` has to
-    /// do with `lower`.
+    /// The reason why the frames of `lower` pass `upper` too; `None` where they do not.
     ///
-    /// A bridge hands on what its ports received, a bond what its members did, and a VLAN what came
-    /// with a tag over its parent; over several steps as well.
+    /// A bridge hands on the frames that its ports received, a bond those of its members, and a VLAN those
+    /// that came with a tag over its parent; over several steps as well.
     pub fn relation(&self, upper: &str, lower: &str) -> Option<String> {
         let lower = self.named(lower)?;
         let start = self.named(upper)?;
@@ -152,7 +151,7 @@ impl Links {
         None
     }
 
-    /// What a link's frames come by before it has them, and how that is said.
+    /// The links that a link's frames pass before they reach it, each with a text about the relation.
     fn below<'a>(&'a self, link: &'a Link) -> Vec<(&'a Link, String)> {
         let is_in = match link.kind.as_str() {
             "bridge" => "a port of",
@@ -274,8 +273,8 @@ fn refused(source: io::Error) -> Error {
 
 /// Notices of the kernel that some interface of this network namespace changed, or its addresses.
 ///
-/// Which one and how is not read: whoever is told looks at the interfaces it cares for, and so
-/// misses nothing when notices are lost.
+/// Which one and how is not read: a subscriber looks at all interfaces it cares for, and so misses nothing
+/// when notices are lost.
 pub struct LinkChanges {
     socket: AsyncFd<OwnedFd>,
 }

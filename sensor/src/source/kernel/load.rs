@@ -93,7 +93,8 @@ impl Kernel {
     ///
     /// # Errors
     ///
-    /// What is missing (see [`preflight`]), who is in the way, or what the kernel said.
+    /// A requirement is missing (see [`preflight`]), another sensor has the tables, or the kernel refuses a
+    /// call.
     pub fn load(config: &Config) -> Result<Self, Error> {
         let directory = &config.daemon.pin_directory;
         preflight::check(directory)?;
@@ -130,12 +131,12 @@ impl Kernel {
         Ok(kernel)
     }
 
-    /// The most instructions that the verifier may go through for one program, as the tests hold it:
-    /// half of what it goes through at most, because other kernels need more.
+    /// The most instructions that the verifier may go through for one program, as the tests demand: half of
+    /// the verifier's limit, because other kernels need more.
     pub const MOST_VERIFIED: u32 = 500_000;
 
-    /// Loads all programs, wanted or not, and says how many instructions the verifier went through for each;
-    /// `None` where the kernel does not say.
+    /// Loads all programs, wanted or not, and gives how many instructions the verifier went through for
+    /// each; `None` where the kernel does not say.
     ///
     /// # Errors
     ///
@@ -169,18 +170,18 @@ impl Kernel {
         attachments.start(means, interface)
     }
 
-    /// Compares what the kernel has on interfaces with what should be there, and puts back what is
-    /// missing: programs, and pins. What cannot be had is logged once.
+    /// Compares the kernel's state on interfaces with the wanted one, and puts back missing programs and
+    /// pins. A failure is logged once.
     ///
     /// # Errors
     ///
-    /// When it cannot be looked at: nothing was changed.
+    /// When the kernel does not list the interfaces: nothing was changed.
     pub fn look(&mut self, wanted: &[Interface]) -> Result<(), Error> {
         let (attachments, means) = self.parts();
         attachments.look(means, wanted)
     }
 
-    /// Pins again what is not pinned any more: a map or a link that has no pin ends with this process.
+    /// Pins maps and links again that lost their pins, because one without a pin ends with this process.
     ///
     /// # Errors
     ///
@@ -195,7 +196,7 @@ impl Kernel {
         if again.is_empty() {
             return outcome;
         }
-        // Where the folder itself was removed, the lock is on one that nobody finds any more.
+        // Where the folder itself was removed, the lock is on a folder that no process finds any more.
         if !self.lock.is_on(directory) {
             self.lock = TablesLock::take(directory)?;
         }
@@ -216,8 +217,8 @@ impl Kernel {
         (&mut self.attachments, means)
     }
 
-    /// Makes what an earlier start left fit the configuration: programs on interfaces that are not
-    /// in it any more come off.
+    /// Fits the programs of an earlier start to the configuration: those on interfaces that are not in it
+    /// any more come off.
     ///
     /// # Errors
     ///
@@ -273,9 +274,9 @@ impl Kernel {
         policy::identities(&self.books, &mut self.policy, names)
     }
 
-    /// Says anew which rules apply to which device, and has every flow decided again; `before` is what the
-    /// kernel has of them, and `None` has that looked at. `announce` is called with the generation right
-    /// before that is in force.
+    /// Replaces the rules of devices, and has every flow decided again. `before` holds those that the
+    /// kernel has; `None`: they are read from it. `announce` is called with the generation right before
+    /// that is in force.
     ///
     /// # Errors
     ///
@@ -289,7 +290,8 @@ impl Kernel {
         policy::set_devices(&self.books, &mut self.policy, before, who, announce)
     }
 
-    /// Says which rules refuse every name that a device knows at an address; no rule: it is forgotten.
+    /// Sets the rules that refuse every name that a device knows at an address; no rule: the address is
+    /// forgotten.
     ///
     /// # Errors
     ///
@@ -301,7 +303,7 @@ impl Kernel {
         policy::set_learned(&self.books, &mut self.policy, learned)
     }
 
-    /// What the programs decide by at the moment.
+    /// The rules by which the programs decide at the moment.
     #[cfg(test)]
     pub fn seen(&self) -> Result<policy::Seen, Error> {
         policy::seen(&self.books, &self.policy)
@@ -325,7 +327,7 @@ impl Kernel {
         Messages::open(&mut self.programs)
     }
 
-    /// The judgements of all flows, for whoever judges names.
+    /// The judgements of all flows, for the judgement of names.
     ///
     /// # Errors
     ///
@@ -334,24 +336,24 @@ impl Kernel {
         Verdicts::open(&self.pin_directory)
     }
 
-    /// Says how many payloads of a new flow are wanted in each direction, until its name is known.
+    /// Sets how many payloads of a new flow are wanted in each direction, until its name is known.
     pub fn set_watched_payloads(&self, payloads: u8) {
         self.books.set_watched_payloads(payloads);
     }
 
-    /// Says how long the packets of servers wait for a verdict at most.
+    /// Sets how long the packets of servers wait for a verdict at most.
     pub fn set_hold(&self, hold: Duration) {
         self.books.set_hold(hold);
     }
 
-    /// Says which devices are settled whatever they do, and after how much silence others leave.
+    /// Sets which devices are settled in any case, and after how much silence devices leave.
     pub fn set_shares(&mut self, named: impl IntoIterator<Item = Mac>, retire_after: Duration) {
         let named = named.into_iter().map(Mac::word).collect();
         self.shares.configure(named, retire_after);
     }
 
-    /// Gives each device its bytes of the ring, and lets devices leave that were silent for long, or whose
-    /// place others need; tells the last counts of their flows.
+    /// Gives each device its bytes of the ring, and has devices leave that were silent for long, or whose
+    /// place others need; emits the last counts of their flows.
     ///
     /// # Errors
     ///
@@ -362,7 +364,7 @@ impl Kernel {
         self.shares.keep(&mut self.books, now.jiffies, emit)
     }
 
-    /// The live flows, for those who list them.
+    /// The live flows, to be listed.
     ///
     /// # Errors
     ///
@@ -381,8 +383,8 @@ impl Kernel {
         self.books.clock()
     }
 
-    /// Reaps idle flows, tells their last counts, and reads everything. What it tells of times is in steady
-    /// time.
+    /// Reaps idle flows, emits their last counts, and reads everything. The times that it gives are in
+    /// steady time.
     ///
     /// # Errors
     ///
@@ -461,9 +463,8 @@ fn load_object(directory: &Path, config: &Config) -> Result<Ebpf, Error> {
 
 /// Makes the map that holds the tables of names, where there is none.
 ///
-/// By hand: the loader gives the table that it makes as a pattern the types that the object describes
-/// (BTF), and Linux before 6.3 takes no table in its place whose description differs. Those that are
-/// made later have none.
+/// By hand, because the loader would describe the types of the pattern table (BTF), and Linux before 6.3
+/// takes no table in its place whose description differs. Tables that are made later have none.
 fn make_names(directory: &Path) -> Result<(), Error> {
     const NAMES: &str = "NAMES";
     const SIDES: u32 = 2;
@@ -535,7 +536,7 @@ fn discard_unusable(directory: &Path) -> Result<(), Error> {
     pins::remove_all(directory).map_err(refused)
 }
 
-/// Fills the queues and writes the settings of tables that were just made; says whether they were.
+/// Fills the queues and writes the settings of tables that were just made; gives whether they were.
 fn initialise(directory: &Path, config: &Config, hz: u64) -> Result<bool, Error> {
     let map = of_map("SETTINGS");
     let mut settings: Array<_, Raw<Settings>> =

@@ -1,10 +1,14 @@
 //! The kernel's side: the only module that names `aya`.
 //!
-//! `load` makes or adopts the maps · `pins` are where they and the links are kept · `attach` puts programs
-//! on interfaces and sees that they stay · `links` are the interfaces there are, and tells when they come
-//! and go, `driver` what drives them, `flowtables` what goes past them · `netlink` and `calls` ask the kernel · `books` reads the tables, `flows` that of the flows · `readers` puts the programs that read payloads behind the others · `reap` takes the last counts of idle flows · `policy` is the one place that writes
-//! policy down · `ring` drains samples, `pieces` puts them together · `verdicts` writes those on names · `clock` tells jiffies from time, and whether the time is known · `lock` keeps a second
-//! instance out · `run` runs the programs over frames of a capture · `failed` counts calls about maps that failed, `faults` has them fail in tests · `preflight` turns what the system lacks into a sentence.
+//! `load` makes or adopts the maps · `pins` keeps them and the links · `attach` puts programs on interfaces
+//! and sees that they stay · `links` lists the interfaces, and tells when they come and go, `driver` tells
+//! of their drivers, `flowtables` of traffic that goes past them · `netlink` and `calls` ask the kernel ·
+//! `books` reads the tables, `flows` that of the flows · `readers` puts the programs that read payloads
+//! behind the others · `reap` takes the last counts of idle flows · `policy` is the one place that writes
+//! policy down · `ring` drains samples, `pieces` puts them together · `verdicts` writes those on names ·
+//! `clock` tells jiffies from time, and whether the time is known · `lock` keeps a second instance out ·
+//! `run` runs the programs over frames of a capture · `failed` counts calls about maps that failed,
+//! `faults` has them fail in tests · `preflight` tells in a sentence what the system lacks.
 
 mod attach;
 mod books;
@@ -49,7 +53,7 @@ pub use routes::default_routes;
 pub use run::{LONGEST, ONE_PAGE, Runner, enter_own_namespace};
 pub use verdicts::Verdicts;
 
-/// What can go wrong between the daemon and the kernel. Each says what to do.
+/// Errors between the daemon and the kernel. Each text says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Nothing can be pinned there.
@@ -86,7 +90,7 @@ pub enum Error {
          CAP_NET_ADMIN and CAP_PERFMON"
     )]
     Privilege {
-        /// What was missing.
+        /// The missing privilege.
         missing: String,
     },
     /// Kernel too old.
@@ -98,7 +102,7 @@ pub enum Error {
     /// Another order of bytes.
     #[error("this machine is big-endian; the sensor runs on little-endian ones only")]
     BigEndian,
-    /// Somebody else has the pin directory.
+    /// Another sensor has the pin directory.
     #[error(
         "another sensor (process {holder}) uses the tables at {}: stop it first, or give this one \
          a daemon.pin_directory of its own", path.display()
@@ -109,7 +113,7 @@ pub enum Error {
         /// Its process.
         holder: String,
     },
-    /// Somebody else watches the interface.
+    /// Another sensor watches the interface.
     #[error(
         "another sensor (process {holder}) is already on interface {interface}: two on one \
          interface would count every packet twice; stop it, or take the interface out of one of \
@@ -130,7 +134,7 @@ pub enum Error {
         /// The interface.
         interface: String,
     },
-    /// Somebody else's XDP program.
+    /// A foreign XDP program.
     #[error(
         "interface {interface} already has an XDP program that is not ours: detach it (`ip link \
          set dev {interface} xdp off`), or set hook = \"tc\" for this interface to work beside it"
@@ -159,7 +163,7 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
-    /// What is attached to an interface cannot be looked at.
+    /// The programs attached to an interface cannot be listed.
     #[error(
         "interface {interface}: what is attached to it cannot be looked at: {source}; nothing was changed"
     )]
@@ -223,13 +227,13 @@ pub enum Error {
     /// A program was refused a short time ago, and is not tried again yet.
     #[error("{reason}")]
     RefusedBefore {
-        /// What was said then.
+        /// The text of the earlier error.
         reason: String,
     },
     /// Anything else the system refused.
     #[error("{what}: {source}")]
     System {
-        /// What was tried.
+        /// The step that failed.
         what: &'static str,
         /// Why.
         source: io::Error,
@@ -288,7 +292,7 @@ impl Error {
     }
 }
 
-/// What to do about an error at the pin directory, where that can be told.
+/// The advice for an error at the pin directory; empty where there is none.
 fn advice(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(libc::EROFS) => "; mount its BPF file system writable (`mount -o remount,rw`)",
@@ -306,7 +310,7 @@ fn text(octets: &[u8]) -> String {
     String::from_utf8_lossy(&octets[..end.unwrap_or(octets.len())]).into_owned()
 }
 
-/// An error with all that caused it, in one line.
+/// An error with its chain of causes, in one line.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

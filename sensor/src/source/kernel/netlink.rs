@@ -1,4 +1,4 @@
-//! Questions to the kernel's rtnetlink: which interfaces there are, and what TC has at them.
+//! Questions to the kernel's rtnetlink: the interfaces that there are, and the filters of TC at them.
 //!
 //! One socket, opened at the start: a daemon that ran out of descriptors still sees its interfaces.
 
@@ -26,9 +26,9 @@ const DUMP: u16 = 0x300;
 pub(super) const EXCLUSIVE: u16 = 0x200;
 /// In a request for something new: it is made.
 pub(super) const CREATE: u16 = 0x400;
-/// In a request for a queueing discipline: the answer goes to whoever asks too.
+/// In a request for a queueing discipline: the answer goes to the asking socket too.
 pub(super) const ECHO: u16 = 8;
-/// In an answer: what is listed changed meanwhile.
+/// In an answer: the list changed meanwhile.
 const INTERRUPTED: u16 = 0x10;
 
 const ERROR: u16 = 2;
@@ -80,7 +80,7 @@ impl Message {
 
 #[cfg(test)]
 impl Message {
-    /// What follows the header.
+    /// The bytes behind the header.
     pub(super) fn body(&self) -> &[u8] {
         &self.0[HEADER..]
     }
@@ -116,12 +116,12 @@ impl Netlink {
         Self::open(None)
     }
 
-    /// Asks for a list; `each` takes the bodies of the answers. What changed while it was read is read
-    /// again, after `begin`.
+    /// Asks for a list; `each` takes the bodies of the answers. A list that changed while it was read is
+    /// read again, after `begin`.
     ///
     /// # Errors
     ///
-    /// What the kernel says.
+    /// The error that the kernel gives.
     pub(super) fn list<T>(
         &mut self,
         message: impl Fn() -> Message,
@@ -200,7 +200,7 @@ struct Header {
     sequence: u32,
 }
 
-/// The first message, its body, and what follows.
+/// The first message, its body, and the bytes behind it.
 fn message_of(octets: &[u8]) -> Option<(Header, &[u8], &[u8])> {
     let len = word(octets, 0)? as usize;
     let body = octets.get(HEADER..len)?;

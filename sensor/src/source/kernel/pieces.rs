@@ -1,7 +1,7 @@
 //! Payloads that come through the ring in pieces, put together again.
 //!
-//! A program puts the pieces of a packet into the ring in order, each behind a head of its own, and stops at
-//! the first that finds no room. Between them lie what other CPUs put there.
+//! A program puts the pieces of a packet into the ring in order, each behind a head of its own, and stops
+//! at the first that finds no room. Entries of other CPUs may lie between them.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -47,7 +47,7 @@ impl Pending {
             && self.head.slot == head.slot
     }
 
-    /// What came of it.
+    /// The sample that its pieces make.
     fn into_sample(self) -> Sample {
         Sample {
             head: Head {

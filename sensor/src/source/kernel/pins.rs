@@ -1,4 +1,4 @@
-//! What is pinned, by which names, and what is done where a pin is missing.
+//! The pins: their names, and how missing ones are restored.
 
 use std::{
     collections::HashSet,
@@ -12,7 +12,7 @@ use aya::maps::{Map, MapData};
 
 use super::{Error, calls, failed::of_map, load::PINNED, preflight, readers};
 
-/// What the names of links' pins begin with.
+/// The beginning of the names of links' pins.
 const LINK: &str = "link-";
 
 /// A pinned map, of the type the kernel says it is.
@@ -35,7 +35,7 @@ pub(super) fn link(directory: &Path, interface: &str, role: &str) -> PathBuf {
 pub(super) struct LinkPin<'a> {
     pub(super) path: PathBuf,
     pub(super) link: BorrowedFd<'a>,
-    /// Whether the link was pinned there. What is there otherwise is the pin of an earlier link.
+    /// Whether the link was pinned there. Otherwise a pin at this path is that of an earlier link.
     pub(super) is_pinned: &'a mut bool,
 }
 
@@ -46,12 +46,12 @@ pub(super) fn links(directory: &Path) -> Vec<PathBuf> {
     entries.filter(is_link).map(|entry| entry.path()).collect()
 }
 
-/// Pins again what has no pin any more, and gives the names. What cannot be pinned keeps nothing else from
-/// it.
+/// Pins maps and links again that have no pin any more, and gives their names. A failed one keeps no other
+/// from its pin.
 ///
 /// # Errors
 ///
-/// The first reason, beside the names of what was pinned.
+/// The first reason, beside the names of those that were pinned.
 pub(super) fn restore(
     directory: &Path,
     maps: &[(&str, &Map)],
@@ -117,11 +117,11 @@ fn there(directory: &Path) -> Result<HashSet<OsString>, Error> {
     }
 }
 
-/// Pins a link, in the place of what is there.
+/// Pins a link, in the place of an earlier pin.
 ///
 /// # Errors
 ///
-/// What the kernel says.
+/// The error that the kernel gives.
 pub(super) fn pin_link(link: BorrowedFd<'_>, pin: &Path) -> Result<(), Error> {
     let refused = |source| Error::PinDirectory {
         path: pin.to_owned(),

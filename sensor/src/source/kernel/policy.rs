@@ -1,10 +1,9 @@
 //! The one place that writes policy down into the kernel.
 //!
-//! What [`policy`](crate::policy) compiled is written to the side of the tables that is not in force;
-//! one store of the generation number then puts it in force, and after a grace period the other side
-//! is cleared. Which rules apply to a device changes more often, and alone: that is written to the
-//! side in force, a word for each device, and a generation that is higher by two has every flow
-//! decided again.
+//! The rules that [`policy`](crate::policy) compiled are written to the side of the tables that is not in
+//! force; one store of the generation number then puts it in force, and after a grace period the other side
+//! is cleared. The rules of devices change more often, and alone: they are written to the side in force, a
+//! word for each device, and a generation that is higher by two has every flow decided again.
 
 use std::{
     collections::HashMap,
@@ -42,13 +41,13 @@ use crate::policy::{Buckets, Compiled, NameTable};
 /// The rules that apply to each device.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DeviceRules {
-    /// By MAC address, where they are others than those of everybody.
+    /// By MAC address, where they are others than `default`.
     pub devices: HashMap<[u8; 6], u64>,
-    /// Those of everybody else.
+    /// The rules of all other devices.
     pub default: u64,
 }
 
-/// What was put in force.
+/// The policies that were put in force, in numbers.
 #[derive(Clone, Copy, Debug)]
 pub struct Installed {
     /// The generation number.
@@ -79,7 +78,7 @@ impl Tables {
     ///
     /// # Errors
     ///
-    /// What the kernel says.
+    /// The error that the kernel gives.
     pub(super) fn open(directory: &Path) -> Result<Self, Error> {
         fn open<T: TryFrom<aya::maps::Map, Error = MapError>>(
             directory: &Path,
@@ -193,7 +192,8 @@ impl Tables {
         }
     }
 
-    /// Removes what a side holds by keys; its rules, chains and names are overwritten when it is used.
+    /// Removes a side's entries that have keys; its rules, chains and names are overwritten when the side
+    /// is used.
     fn clear(&mut self, side: u32) -> Result<(), Error> {
         let devices = keys("DEVICE_RULES", self.devices.keys(), |Raw(key)| {
             u32::from(key.side) == side
@@ -284,13 +284,13 @@ pub(super) fn empty_name_table() -> Result<Array<MapData, Raw<NameBucket>>, Erro
     name_table(&NameTable::default()).map(|(table, _)| table)
 }
 
-/// Puts compiled policies in force, for these devices and with what is learned of addresses. Their table of names
-/// is in the kernel's memory alone from then on.
+/// Puts compiled policies in force, for these devices and with the rules learned for addresses. Their table
+/// of names is in the kernel's memory alone from then on.
 ///
 /// # Errors
 ///
-/// When the kernel refuses a map: what was in force before stays, and nothing of the new policies does. What
-/// fails once they are in force is counted, and done at the next time.
+/// When the kernel refuses a map: the earlier policies stay in force, and nothing of the new ones stays. A
+/// failure once these are in force is counted, and its step is done the next time.
 pub(super) fn install(
     books: &Books,
     tables: &mut Tables,
@@ -300,7 +300,7 @@ pub(super) fn install(
     announce: impl FnOnce(u32, Arc<Compiled>),
 ) -> Result<Installed, Error> {
     let before = books.settings.generation().load(Ordering::Acquire);
-    // 0 is the generation of what was never judged.
+    // 0 is the generation of flows that were never judged.
     let generation = before.checked_add(1).unwrap_or(2);
     let side = generation & 1;
     // A daemon that was killed here may have left half a policy.
@@ -308,7 +308,8 @@ pub(super) fn install(
     match written {
         Ok(names) => compiled.names.buckets = Buckets::Kernels(Arc::new(names)),
         Err(error) => {
-            // Both sides share their room. What cannot be cleared now is cleared before the next policy.
+            // Both sides share their room. Entries that cannot be removed now are removed before the next
+            // policy.
             let _ = tables.clear(side);
             return Err(error);
         }
@@ -360,13 +361,13 @@ pub(super) fn install(
     Ok(installed)
 }
 
-/// Says anew which rules apply to which device, and has every flow decided again. `before` is what the kernel
-/// has of them; `None`: that is looked at.
+/// Replaces the rules of devices, and has every flow decided again. `before` holds those that the kernel
+/// has; `None`: they are read from it.
 ///
 /// # Errors
 ///
-/// When the kernel refuses the map: some devices have their new rules then, and what the kernel has is to be
-/// looked at the next time.
+/// When the kernel refuses the map: some devices have their new rules then, and `before` has to be `None`
+/// the next time.
 pub(super) fn set_devices(
     books: &Books,
     tables: &mut Tables,
@@ -407,7 +408,7 @@ pub(super) fn set_devices(
     Ok(())
 }
 
-/// Says which rules refuse every name that a device knows at an address; none: it is forgotten.
+/// Sets the rules that refuse every name that a device knows at an address; none: the address is forgotten.
 pub(super) fn set_learned(
     books: &Books,
     tables: &mut Tables,
@@ -418,13 +419,13 @@ pub(super) fn set_learned(
     learned.try_for_each(|(place, rules)| tables.set_learned(side, place, rules))
 }
 
-/// What the programs decide by at the moment: all of the side that is in force.
+/// The rules by which the programs decide at the moment: everything on the side that is in force.
 #[cfg(test)]
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Seen {
     /// The number of the policy.
     pub generation: u32,
-    /// Sets of rules by device, and that of everybody else.
+    /// Sets of rules by device, and that of all other devices.
     pub devices: DeviceRules,
     /// Sets of rules at addresses.
     pub learned: HashMap<(Mac, IpAddr), u64>,
@@ -436,7 +437,7 @@ pub struct Seen {
     pub names: (u64, u32),
 }
 
-/// Reads what the programs decide by.
+/// Reads the rules by which the programs decide.
 #[cfg(test)]
 pub(super) fn seen(books: &Books, tables: &Tables) -> Result<Seen, Error> {
     fn bytes<T: Wire>(value: &T) -> Vec<u8> {

@@ -1,4 +1,4 @@
-//! What the system must have, said before anything is tried.
+//! The requirements on the system, checked before anything is tried.
 
 use std::path::Path;
 
@@ -23,13 +23,13 @@ const OLDEST: (u32, u32) = (6, 1);
 /// One thing that was looked at, for `sensor doctor`.
 #[derive(Debug)]
 pub struct Finding {
-    /// What was looked at.
+    /// The subject of the check.
     pub what: &'static str,
-    /// What was found, or what to do.
+    /// The finding, or the advice to the user.
     pub result: Result<String, String>,
 }
 
-/// Everything the daemon needs, or the first sentence about what is missing.
+/// Checks everything that the daemon needs; the error is that of the first missing requirement.
 pub fn check(pin_directory: &Path) -> Result<(), Error> {
     machine()?;
     kernel()?;
@@ -106,8 +106,8 @@ fn interface(pin_directory: &Path, name: &str, index: u32) -> String {
     text
 }
 
-/// What the programs run on: records are read as little-endian, and where the JIT does not know an
-/// atomic addition, the kernel interprets whole programs.
+/// Checks the machine: records are read as little-endian, and where the JIT does not know an atomic
+/// addition, the kernel interprets whole programs.
 fn machine() -> Result<String, Error> {
     if cfg!(target_endian = "big") {
         return Err(Error::BigEndian);
@@ -162,7 +162,7 @@ pub(super) fn privilege() -> Result<(), Error> {
     }
 }
 
-/// Whether the servers of refused connections can be told. Nothing else needs it.
+/// Whether the servers of refused connections can be told. Nothing else needs this privilege.
 fn resets() -> Result<String, String> {
     let held = capabilities(None)
         .map_err(|error| format!("the process's capabilities cannot be read: {error}"))?
@@ -178,7 +178,7 @@ fn resets() -> Result<String, String> {
 }
 
 pub(super) fn bpffs(pin_directory: &Path) -> Result<(), Error> {
-    // The directory itself may not be there yet: its nearest ancestor tells the file system.
+    // The directory itself may not be there yet: its nearest ancestor gives the file system.
     let nearest = pin_directory
         .ancestors()
         .find(|path| path.exists())

@@ -78,7 +78,7 @@ const PIN: &str = "readers-";
 ///
 /// # Errors
 ///
-/// What the kernel said.
+/// The error that the kernel gives.
 pub(super) fn put(
     programs: &mut Ebpf,
     directory: Option<&Path>,
@@ -145,7 +145,7 @@ fn id(name: &str) -> Option<u32> {
 }
 
 /// Removes the pins of maps that no loaded program uses: those of earlier starts. Where the kernel does not
-/// say what is loaded, all stay.
+/// list the loaded programs, all pins stay.
 pub(super) fn sweep(directory: &Path) {
     let Some(used) = used() else { return };
     for (path, id) in pins(directory) {

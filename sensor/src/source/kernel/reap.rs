@@ -25,7 +25,7 @@ use super::{
 };
 use crate::record::Record;
 
-/// Reaps all flows whose last packet came so many jiffies before `now`, and tells their last counts.
+/// Reaps all flows whose last packet came so many jiffies before `now`, and emits their last counts.
 pub(super) fn reap(
     books: &mut Books,
     now: u64,
@@ -69,7 +69,7 @@ pub(super) fn leave(
     take_last_counts(books, leaving, now, emit)
 }
 
-/// Books and tells the last counts of flows that no program finds any more, behind a grace period.
+/// Books and emits the last counts of flows that no program finds any more, after a grace period.
 fn take_last_counts(
     books: &mut Books,
     leaving: Vec<u32>,
@@ -89,14 +89,14 @@ fn take_last_counts(
         }
     }
     if books.damaged > damaged {
-        // Whose they were is not known.
+        // The devices of the discarded flows are not known, so that the live flows are counted anew.
         count_live(books);
     }
     Ok(())
 }
 
-/// Gives a slot back in which no flow can be. Its counts are booked to nobody, because they are those of no
-/// flow; that it happened is counted.
+/// Gives a slot back that cannot hold a flow. Its counts are booked to nobody, because they are those of no
+/// flow; such slots are counted.
 fn discard(books: &mut Books, number: u32) {
     let releases = books.flows.releases(number).load(Ordering::Relaxed);
     let claims = books.flows.claims(number).load(Ordering::Relaxed);
@@ -195,7 +195,8 @@ fn retire(books: &mut Books, number: u32, now: u64) -> Result<FlowRecord, Error>
     Ok(record)
 }
 
-/// Writes what the journal holds, and gives the slot back; any number of times before that is done.
+/// Writes the journal's entry into the books, and gives the slot back. It may be repeated until that is
+/// done.
 fn write_retired(books: &mut Books, log: &Journal) {
     let device = log.device as u32;
     let family = log.family as usize;
@@ -271,7 +272,7 @@ pub(super) fn write_tally<T: sensor_ebpf::wire::Wire>(
         .store(tally.bytes, Ordering::Release);
 }
 
-/// Says in the journal what is being done.
+/// Notes the phase in the journal.
 pub(super) fn phase(books: &Books, phase: u64) {
     books
         .journal
@@ -279,7 +280,7 @@ pub(super) fn phase(books: &Books, phase: u64) {
         .store(phase, Ordering::Release);
 }
 
-/// Finishes what a daemon that was killed had begun, and counts the live flows anew.
+/// Finishes the work that a killed daemon had begun, and counts the live flows anew.
 pub(super) fn recover(books: &mut Books) -> Result<(), Error> {
     let log = books.journal.read(0);
     match log.phase {
@@ -444,7 +445,8 @@ mod tests {
         assert_eq!(slots.len(), usize::from(FLOWS));
         let books = runner.books_mut();
         let now = books.flows.read(slots[0], 0).last_seen + 1;
-        // No device has that number, no slot that state; and noise, but for the counts of who has a slot.
+        // No device has that number, no slot that state; and noise, but for the counts that say who may
+        // take a slot.
         books.flows.set_device(slots[0], u32::MAX);
         books.flows.state(slots[1]).store(0xee, Ordering::Relaxed);
         let mut noise = 0x9e37_79b9_7f4a_7c15_u64;
@@ -453,7 +455,7 @@ mod tests {
                 noise ^= noise << 13;
                 noise ^= noise >> 7;
                 noise ^= noise << 17;
-                // The state is the last byte of its word: a slot that is nobody's is not read.
+                // The state is the last byte of its word: a free slot is not read.
                 noise | 1 << 56
             });
         }
@@ -466,7 +468,7 @@ mod tests {
             .read(crate::record::Clock::default(), &mut hits, count)
             .expect("the rest is read");
         assert_eq!(read.get(), u64::from(FLOWS) - damaged);
-        // None is idle, and only what is impossible goes.
+        // None is idle, and only the impossible slots go.
         reap(books, now, u64::from(u32::MAX) / 4, |_| {}).expect("it is reaped");
         assert_eq!(books.damaged, damaged);
         assert_eq!(
@@ -474,7 +476,7 @@ mod tests {
             u64::from(FLOWS) - damaged
         );
         recover(books).expect("a start goes on");
-        // The slots are anybody's again.
+        // The slots are free again.
         reap(books, now + u64::from(u32::MAX) / 4, 0, |_| {}).expect("it is reaped");
         let books = runner.books();
         for slot in 0..books.flows.slots() {

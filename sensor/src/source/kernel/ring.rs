@@ -44,7 +44,7 @@ impl Samples {
     }
 }
 
-/// Takes the next one out of the ring; `None` where none waits that is whole. What is of no form is passed
+/// Takes the next record out of the ring; `None` where no whole one waits. Malformed entries are passed
 /// over.
 impl Iterator for Samples {
     type Item = Record;
@@ -82,8 +82,8 @@ fn since_boot() -> u64 {
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
-/// What an entry of the ring says at once; `None` where it is a piece, which is put to the others, and where
-/// it is of no size that there is.
+/// The record that an entry of the ring gives at once; `None` for a piece, which is put to the others, and
+/// for an entry of no known size.
 pub(super) fn record(entry: &[u8], pieces: &mut Pieces) -> Option<Record> {
     if entry.len() == size_of::<Judged>() {
         return Some(Record::Judged(read(entry)?));

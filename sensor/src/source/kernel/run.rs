@@ -30,7 +30,7 @@ const IFINDEX: u32 = 1;
 /// The interface's record.
 const INTERFACE: u32 = 0;
 
-/// The longest frame that fits a page of 4 KiB beside what the kernel keeps for itself, at either
+/// The longest frame that fits a page of 4 KiB beside the part that the kernel keeps for itself, at either
 /// hook.
 pub const ONE_PAGE: usize = 3_000;
 
@@ -51,8 +51,8 @@ pub struct Runner {
     frame: Vec<u8>,
 }
 
-/// Moves the calling thread into a network namespace of its own, which goes with the thread: what
-/// is run there is far from the interfaces of the machine.
+/// Moves the calling thread into a network namespace of its own, which goes with the thread: programs that
+/// run there are far from the interfaces of the machine.
 ///
 /// # Errors
 ///
@@ -75,7 +75,7 @@ impl Runner {
     ///
     /// # Errors
     ///
-    /// What the kernel said.
+    /// The error that the kernel gives.
     pub fn load(flows: u32, devices: u32, payloads: u8) -> Result<Self, Error> {
         let mut programs = load(EbpfLoader::new(), flows, devices).map_err(Error::or_privilege)?;
         for name in ["upload", "upload_frags", "download"] {
@@ -105,9 +105,9 @@ impl Runner {
         Ok(runner)
     }
 
-    /// Runs a frame: its header, what was captured behind it, and how long it was on the wire.
-    /// What was not captured is filled up with zeros. Gives whether the kernel took it: it need not take
-    /// one that is longer than [`LONGEST`].
+    /// Runs a frame: its header, the bytes captured behind it, and its length on the wire. Zeros stand for
+    /// bytes that were not captured. Gives whether the kernel took the frame: it need not take one that is
+    /// longer than [`LONGEST`].
     ///
     /// # Errors
     ///
@@ -164,7 +164,7 @@ impl Runner {
         program.test_run(options).map(|_| ())
     }
 
-    /// What the last runs put into the ring.
+    /// Emits the records that the last runs put into the ring.
     pub fn samples(&mut self, mut emit: impl FnMut(Record)) {
         while let Some(entry) = self.ring.next() {
             if let Some(record) = ring::record(&entry, &mut self.pieces) {
@@ -225,7 +225,7 @@ impl Runner {
         &mut self.books
     }
 
-    /// What befell the tables and the ring.
+    /// The losses of the tables and the ring.
     pub fn losses(&self) -> Losses {
         self.books.losses.read(0)
     }
@@ -325,7 +325,7 @@ impl Runner {
         self.books.flows.used().collect()
     }
 
-    /// What a thread that listens has of the tables; the ring is its own from then on.
+    /// The ring and the verdicts, for a thread that listens; the ring is its own from then on.
     pub(crate) fn ears(&mut self) -> Result<(super::Samples, super::Verdicts), Error> {
         let upload: &mut Xdp = program(&mut self.programs, "upload");
         let refused = |source| Error::Program {

@@ -1,9 +1,10 @@
-//! Shares of the tables: who is settled, who leaves, and how many bytes of the ring each device may take.
+//! Shares of the tables: which devices are settled, which leave, and how many bytes of the ring each device
+//! may take.
 //!
 //! MAC addresses are easily made up. A device is *settled* once servers answered it in ten flows on two
-//! days, or the configuration names it; the others share what a flood of made-up ones could take: three
-//! quarters of the flow table, a part of the ring, and the records of devices. Where these run short, the
-//! one that was silent longest goes first, its unanswered flows with it.
+//! days, or the configuration names it; the others share the room that a flood of made-up ones could take:
+//! three quarters of the flow table, a part of the ring, and the records of devices. Where these run short,
+//! the one that was silent longest goes first, its unanswered flows with it.
 //!
 //! A device leaves so:
 //!
@@ -59,7 +60,7 @@ const CENSUS_EVERY: u64 = 60;
 
 const DAY: u64 = 24 * 60 * 60;
 
-/// The maps that give devices their records, and what was done last.
+/// The maps that give devices their records, and the state of the last looks.
 pub(super) struct Shares {
     index: KernelHashMap<MapData, u64, u32>,
     free: Queue<MapData, u32>,
@@ -73,13 +74,13 @@ pub(super) struct Shares {
     census_at: u64,
     /// Records that no key led to at the last look: their devices are leaving, or are being made just now.
     astray: HashSet<u32>,
-    /// Numbers of records that nobody has and that are yet to be put into the queue.
+    /// Numbers of records that no device has and that are yet to be put into the queue.
     unused: Vec<u32>,
     /// Devices that left, as words of MAC addresses, whose hits are yet to be moved.
     gone: HashSet<u64>,
 }
 
-/// What a device has in the flow table.
+/// The flows of a device in the flow table.
 #[derive(Clone, Copy, Default)]
 struct OfFlows {
     last_seen: u64,
@@ -109,13 +110,13 @@ impl Shares {
         })
     }
 
-    /// Says which devices are settled whatever they do, and after how much silence others leave.
+    /// Sets which devices are settled in any case, and after how much silence devices leave.
     pub(super) fn configure(&mut self, named: HashSet<u64>, retire_after: Duration) {
         self.named = named;
         self.retire_after = retire_after.as_secs();
     }
 
-    /// Finishes what a daemon that was killed had begun.
+    /// Finishes the work that a killed daemon had begun.
     pub(super) fn recover(&mut self, books: &Books) -> Result<(), Error> {
         let log = books.journal.read(0);
         match log.phase {
@@ -151,8 +152,8 @@ impl Shares {
         }
     }
 
-    /// Gives out what there is, and lets leave who is to: at each tick, and at each look, which comes twice
-    /// a second whatever the tick is.
+    /// Gives out the shares, and has devices and flows leave that are due: at each tick, and at each look,
+    /// which comes twice a second whatever the tick is.
     pub(super) fn keep(
         &mut self,
         books: &mut Books,
@@ -211,7 +212,7 @@ impl Shares {
         give(word, UNSETTLED_SAMPLE_BYTES);
     }
 
-    /// Who leaves, and which flows.
+    /// The devices and the flows that leave.
     fn leaving(
         &mut self,
         books: &Books,
@@ -292,7 +293,7 @@ impl Shares {
         Ok((devices, leaving))
     }
 
-    /// Lets devices leave whose flows have left.
+    /// Has devices leave whose flows have left.
     fn retire(
         &mut self,
         books: &mut Books,
@@ -318,7 +319,8 @@ impl Shares {
                 continue;
             }
             let record = books.devices.read(number);
-            // Before anything of it is written: what fails here is done by the next census.
+            // Looked up before anything of the device is written: after a failure here the next census does
+            // it.
             let is_back = found(INDEX, || self.index.get(&record.mac, 0))?.is_some();
             let log = log_of(books, number, &record);
             books.journal.write(0, &log);
@@ -332,15 +334,15 @@ impl Shares {
         self.give_up_hits(books)
     }
 
-    /// Moves the hits of devices that left, those included of which that failed before.
+    /// Moves the hits of devices that left, those included for which that failed before.
     fn give_up_hits(&mut self, books: &mut Books) -> Result<(), Error> {
         books.give_up_hits(&self.gone)?;
         self.gone.clear();
         Ok(())
     }
 
-    /// Puts numbers that nobody has into the queue, those included of which that failed before. Where the
-    /// daemon is killed before it succeeds, their places are lost until the tables are made anew.
+    /// Puts numbers that no device has into the queue, those included for which that failed before. Where
+    /// the daemon is killed before it succeeds, their places are lost until the tables are made anew.
     fn free_numbers(&mut self) -> Result<(), Error> {
         while let Some(number) = self.unused.last() {
             retried(FREE, || self.free.push(number, 0))?;
@@ -349,8 +351,8 @@ impl Shares {
         Ok(())
     }
 
-    /// Writes what the journal holds, and gives the device's record back; any number of times before that is
-    /// done.
+    /// Writes the journal's entry into the books, and gives the device's record back. It may be repeated
+    /// until that is done.
     fn write_retired(&mut self, books: &Books, log: &Journal) {
         let number = log.device as u32;
         for family in 0..FAMILIES {
@@ -376,7 +378,7 @@ impl Shares {
         reap::phase(books, journal::RELEASING_DEVICE);
         clear(books, number);
         self.unused.push(number);
-        // What fails is counted, and tried again by the next `keep`.
+        // A failure is counted, and tried again by the next `keep`.
         let _ = self.free_numbers();
         reap::phase(books, journal::IDLE);
     }
@@ -420,7 +422,7 @@ impl Room {
     }
 }
 
-/// What each device has in the flow table.
+/// The flows of each device in the flow table.
 fn census(books: &Books, now: u64) -> HashMap<u32, OfFlows> {
     let mut census: HashMap<u32, OfFlows> = HashMap::new();
     for number in books.flows.used() {
@@ -435,7 +437,7 @@ fn census(books: &Books, now: u64) -> HashMap<u32, OfFlows> {
     census
 }
 
-/// What the journal holds of a device that leaves.
+/// The journal's entry for a device that leaves.
 fn log_of(books: &Books, number: u32, record: &DeviceRecord) -> Journal {
     let further = books.devices.read(FURTHER_DEVICES);
     let mut log = Journal {

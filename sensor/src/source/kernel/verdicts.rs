@@ -19,11 +19,11 @@ use super::{
 };
 use crate::classify;
 
-/// The rulings of all flows: whoever has them waits for nobody, and is the only one who writes them.
+/// The rulings of all flows: their owner waits for nobody, and is the only one that writes them.
 pub struct Verdicts {
     flows: Flows,
     settings: Table<Settings>,
-    /// Of each slot the connection whose payload was heard last, by its epoch.
+    /// For each slot, the epoch of the connection whose payload was heard last.
     epochs: Vec<u8>,
 }
 
@@ -47,8 +47,8 @@ impl Verdicts {
         })
     }
 
-    /// Tells the kernel until when somebody gives verdicts, as time since boot: behind it nothing
-    /// waits for them, and nothing is refused for what was learned of an address.
+    /// Tells the kernel until when the daemon gives verdicts, as time since boot. After it no packet waits
+    /// for them, and no flow is refused by the names learned for its address.
     pub fn alive_until(&self, since_boot: Duration) {
         self.settings
             .word(0, offset_of!(Settings, alive_until))
@@ -85,16 +85,16 @@ impl Verdicts {
                 .refuses()
     }
 
-    /// Notes to which connection of its flow a payload belongs: what is ruled of the flow from then on is
-    /// about that one.
+    /// Notes to which connection of its flow a payload belongs: later rulings on the flow are about that
+    /// one.
     pub fn heard(&mut self, head: &Head) {
         if let Some(epoch) = self.epochs.get_mut(head.slot as usize) {
             *epoch = head.epoch as u8;
         }
     }
 
-    /// Writes what is ruled into a flow, if its slot is still its own, and gives whether that changes
-    /// its decision, or makes it one.
+    /// Writes a ruling into a flow, if the slot is still the flow's own, and gives whether that changes its
+    /// decision, or makes it one by name.
     pub fn write(&self, slot: u32, key: &FlowKey, ruling: &classify::Ruling) -> bool {
         self.put(slot, key, ruling.about(self.epoch(slot)))
     }

@@ -14,7 +14,7 @@ use pcap_parser::{
 pub(super) struct Captured<'a> {
     /// Microseconds since the Unix epoch.
     pub at: u64,
-    /// What its first octets are: a number of the registry of link types
+    /// The type of its first octets: a number of the registry of link types
     /// (draft-ietf-opsawg-pcaplinktype).
     pub link: u32,
     /// The octets that were captured.
@@ -23,7 +23,7 @@ pub(super) struct Captured<'a> {
     pub original_len: u32,
 }
 
-/// Why a capture file could not be read to its end. What was read before stands.
+/// Why a capture file could not be read to its end. The packets read before stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Damage {
     /// There is nothing in it.
@@ -139,7 +139,7 @@ fn refill(
     Ok(())
 }
 
-/// What the blocks that are no packets said so far.
+/// The facts from the file's headers and blocks other than packets, so far.
 #[derive(Default)]
 struct File {
     packets: u64,
@@ -462,7 +462,7 @@ mod tests {
             let expected = match len {
                 0 => Err(Damage::Empty),
                 1..24 => Err(Damage::NoCapture),
-                // Nothing says that there was to be a packet.
+                // Nothing shows that there was to be a packet.
                 24 => Ok(()),
                 _ => Err(Damage::CutOff { packets: 0 }),
             };

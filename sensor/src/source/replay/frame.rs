@@ -1,4 +1,4 @@
-//! From what a link carries to the Ethernet frame that the parser reads.
+//! Makes the Ethernet frame that the parser reads out of a link's packet.
 
 use sensor_ebpf::{
     packet::Packet,
@@ -46,7 +46,7 @@ impl<'a> Frame<'a> {
         &self.header
     }
 
-    /// What was captured behind the header.
+    /// The octets captured behind the header.
     pub(crate) fn body(&self) -> &'a [u8] {
         self.body
     }
@@ -80,14 +80,14 @@ impl Packet for Frame<'_> {
     }
 }
 
-/// A frame, and what its link said about its addresses.
+/// A frame, and the addresses that its link tells.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Framed<'a> {
-    /// The frame; its addresses count only where the two below say so.
+    /// The frame; the addresses in it count only where the two fields below have them.
     pub(super) frame: Frame<'a>,
-    /// Who sent it on the link; `None` where the link does not say.
+    /// The sender on the link; `None` where the link does not say.
     pub(super) source: Option<Mac>,
-    /// Whom it went to; `None` where the link does not say.
+    /// The receiver on the link; `None` where the link does not say.
     pub(super) destination: Option<Mac>,
 }
 
@@ -96,7 +96,7 @@ pub(super) struct Framed<'a> {
 pub enum Unreadable {
     /// A link type that nothing here reads; its number.
     LinkType(u32),
-    /// Less was captured than the header of its link, or than the headers that say whose it is.
+    /// Less was captured than the header of its link, or than the headers that name its flow.
     CutShort,
     /// Longer than the kernel takes for its programs to be run over.
     NotTaken,
@@ -135,7 +135,7 @@ mod link {
 pub(super) fn framed<'a>(captured: &Captured<'a>) -> Result<Framed<'a>, Unreadable> {
     let octets = captured.octets;
     let original = captured.original_len as usize;
-    // More than there was: what lies behind the packet is not of it.
+    // Octets behind the packet's length do not belong to it.
     let octets = octets.get(..original).unwrap_or(octets);
     let behind = |header: usize, ethertype: u16, source: Option<Mac>| {
         let body = octets.get(header..).ok_or(Unreadable::CutShort)?;
@@ -205,8 +205,8 @@ fn word(octets: &[u8], offset: usize) -> Result<u16, Unreadable> {
     Ok(u16::from_be_bytes(octets))
 }
 
-/// The ethertype of the IP packet that starts at an offset, by its version. What has none of the
-/// two is IPv4, and the parser says that it is malformed.
+/// The ethertype of the IP packet that starts at an offset, by its version. A packet of neither version is
+/// taken as IPv4, and the parser says that it is malformed.
 fn ip_at(octets: &[u8], offset: usize) -> u16 {
     match octets.get(offset) {
         Some(version) if version >> 4 == 6 => ethertype::IPV6,
@@ -214,8 +214,8 @@ fn ip_at(octets: &[u8], offset: usize) -> u16 {
     }
 }
 
-/// The header of a PPP frame and the ethertype of what it carries (RFC 1662, section 3.1, and RFC
-/// 1661, section 6.5): the address and the upper half of the protocol may be left out.
+/// The header of a PPP frame and the ethertype of its payload (RFC 1662, section 3.1, and RFC 1661, section
+/// 6.5): the address and the upper half of the protocol may be left out.
 fn ppp(octets: &[u8]) -> Result<(usize, u16), Unreadable> {
     const ADDRESS_CONTROL: [u8; 2] = [0xff, 0x03];
     /// PPP in an Ethernet frame of its own, by the registry of ethertypes.
@@ -273,7 +273,7 @@ fn nflog(octets: &[u8]) -> Option<usize> {
 /// header (RFC 1042) in between; tags go with them.
 fn bare<'a>(frame: &Frame<'a>) -> Option<Frame<'a>> {
     const MPLS: [u16; 2] = [0x8847, 0x8848];
-    /// What is less is a length.
+    /// A smaller value is a length.
     const FIRST_ETHERTYPE: u16 = 0x0600;
     const SNAP: [u8; 6] = [0xaa, 0xaa, 0x03, 0, 0, 0];
     const TAG: usize = 4;

@@ -61,7 +61,7 @@ impl Host {
         }
     }
 
-    /// Books a frame, and tells its payload where it is wanted.
+    /// Books a frame, and emits its payload where it is wanted.
     pub(super) fn observe(&mut self, seen: &Seen<'_>, emit: &mut impl FnMut(Record)) {
         let parsed = match seen.parsed {
             Ok(parsed) => parsed,
@@ -168,8 +168,8 @@ impl Host {
                 connection => flow.initial_sequence[at] = connection,
             }
         }
-        // A piece without the start of a payload is told of where a policy is about names, and counts
-        // everywhere.
+        // A piece without the start of a payload counts as one of the wanted payloads. The kernel also
+        // reports it where a policy is about names.
         let is_fragment = direction == Direction::Upload
             && packet.parsed.piece != Piece::Whole
             && packet.payload == 0;
@@ -196,8 +196,8 @@ impl Host {
         })
     }
 
-    /// The copy of a payload, where there is one and somebody reads it. What else is wanted of its flow
-    /// depends on what it is.
+    /// The copy of a payload, where there is one and a reader wants it. Its kind decides which further
+    /// payloads of the flow are wanted.
     fn sample(&mut self, packet: &Packet<'_, '_>, head: Head) -> Option<Sample> {
         if packet.seen.frame.len() <= packet.parsed.payload_offset() {
             // The packet says that it has a payload, and the frame ends before it.
@@ -312,13 +312,13 @@ impl Host {
         self.for_device(device, packet.key.family(), seen.direction, seen);
         let overflow = &mut self.reading.interface(seen.place).overflow;
         add(&mut overflow[seen.direction as usize], seen.wire());
-        // Who has no place for flows still has an identity, and asks for names.
+        // A device without a place for flows still has an identity, and asks for names.
         let wanted = packet.payload != 0 && self.payloads != 0 && is_service(&packet.key);
         wanted.then(|| head(packet))
     }
 }
 
-/// A packet with the SYN flag, as what may begin a connection.
+/// A packet with the SYN flag, which may begin a connection.
 fn syn(packet: &Packet<'_, '_>) -> Syn {
     const ACKNOWLEDGED: usize = 8;
     let place = packet.parsed.transport_offset + ACKNOWLEDGED;
@@ -333,7 +333,7 @@ fn syn(packet: &Packet<'_, '_>) -> Syn {
     }
 }
 
-/// What goes before the copy of a packet's payload, as far as the packet tells it.
+/// The head before the copy of a packet's payload, as far as the packet tells it.
 fn head(packet: &Packet<'_, '_>) -> Head {
     Head {
         key: packet.key,
@@ -361,8 +361,8 @@ pub(super) struct Fragments {
     before: HashMap<FragmentKey, u32, Multilinear>,
 }
 
-/// A frame of which zeros stand where nothing was captured, as the kernel is handed it: what an error of
-/// ICMP quotes is often cut off.
+/// A frame with zeros for octets that were not captured, as the kernel is handed it: the quote in an ICMP
+/// error is often cut off.
 struct Filled<'a>(&'a Frame<'a>);
 
 impl packet::Packet for Filled<'_> {
@@ -380,7 +380,7 @@ impl packet::Packet for Filled<'_> {
 }
 
 impl Fragments {
-    /// Half of what the kernel's map has room for: of both maps the older one is forgotten.
+    /// Half of the room of the kernel's map: of both maps the older one is forgotten.
     const GENERATION: usize = 2_048;
 
     /// The key of a frame's flow.
@@ -421,7 +421,7 @@ impl Fragments {
 }
 
 impl Seen<'_> {
-    /// What the wire carried for it.
+    /// The packet and the bytes that the wire carried for it.
     pub(super) fn wire(&self) -> Tally {
         Tally {
             packets: 1,

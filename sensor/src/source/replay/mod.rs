@@ -40,13 +40,13 @@ use sides::Sides;
 /// How captures are replayed.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// Addresses that are local, whoever began.
+    /// Addresses that are local, whichever side began.
     pub lan: Vec<IpNet>,
     /// Payloads of a new flow that are wanted in each direction, 0 to 15.
     pub payloads: u8,
 }
 
-/// What was in a capture, and what became of it.
+/// The content of a capture, and how it was accounted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
     /// Packets, and the octets they had on their links.
@@ -56,7 +56,7 @@ pub struct Summary {
     pub framing: i64,
     /// Packets of which no frame could be made.
     pub unreadable: BTreeMap<Unreadable, Tally>,
-    /// What the books say about the frames.
+    /// The counts of the frames in the books.
     pub booked: Booked,
     /// Why the file was not read to its end.
     pub damage: Option<Damage>,
@@ -73,11 +73,11 @@ struct Seen<'a> {
     at: u64,
 }
 
-/// How long after a flow's first packet it is told by itself, before the end, in microseconds: an
-/// address is called by the name that was asked for when it was used.
+/// How long after a flow's first packet the flow is emitted, before the end, in microseconds: an address
+/// gets the name that was asked for when the address was used.
 const TOLD_AFTER: u64 = 3_000_000;
 
-/// What books the frames.
+/// The engine that books the frames.
 pub enum Engine {
     /// The code that the kernel programs are made of, in this process.
     Host,
@@ -91,7 +91,7 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// When the privilege is missing, or what the kernel said.
+    /// When the privilege is missing, or the kernel refuses a call.
     pub fn kernel(options: &Options) -> Result<Self, kernel::Error> {
         Ok(Self::Kernel(Box::new(Programs::load(options.payloads)?)))
     }
@@ -104,13 +104,13 @@ impl Engine {
     }
 }
 
-/// Reads a capture to its end or its damage: payloads are told as they come, the tables at the end.
-/// Each record comes with its time in seconds since the Unix epoch.
+/// Reads a capture to its end or its damage: payloads are emitted as they come, the tables at the end. Each
+/// record comes with its time in seconds since the Unix epoch.
 ///
 /// # Errors
 ///
-/// When the kernel refuses a program or a map; never with [`Engine::Host`]. A frame that it does not
-/// take is counted as [`Unreadable::NotTaken`].
+/// When the kernel refuses a program or a map; never with [`Engine::Host`]. A frame that the kernel does
+/// not take is counted as [`Unreadable::NotTaken`].
 pub fn replay(
     input: impl Read + Send,
     options: &Options,
@@ -203,7 +203,7 @@ struct Replay<'a> {
     inner_sides: Sides,
     books: Books<'a>,
     summary: Summary,
-    /// Flows that were told by themselves.
+    /// Flows that were emitted before the end.
     told: u32,
     /// When the last packet came, in microseconds since the Unix epoch.
     now: u64,
@@ -247,7 +247,7 @@ impl Replay<'_> {
         Ok(())
     }
 
-    /// Tells the flows that are old enough.
+    /// Emits the flows that are old enough.
     fn tell(&mut self, emit: &mut impl FnMut(Record, u64)) {
         let until = self.now.saturating_sub(TOLD_AFTER);
         while let Some(flow) = self.books.opened_until(self.told, until) {
@@ -257,7 +257,7 @@ impl Replay<'_> {
     }
 }
 
-/// Reads a frame and says which way it goes.
+/// Parses a frame and finds its direction.
 fn seen<'a>(
     mut framed: Framed<'a>,
     place: Place,
@@ -280,8 +280,8 @@ fn seen<'a>(
     })
 }
 
-/// Whether the headers that say whose a frame is were not captured, though the parser found none
-/// missing: it books the start of a packet that has no room for its ports without them.
+/// Whether the headers that name a frame's flow were not captured, though the parser found none missing:
+/// without ports, it books the start of a packet that has no room for them.
 fn is_cut_short(frame: &Frame<'_>, parsed: &Parsed) -> bool {
     const TCP_HEADER: usize = 20;
     frame.is_cut()

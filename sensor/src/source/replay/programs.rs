@@ -1,7 +1,7 @@
 //! The books of the kernel: every frame through the real programs, and the real tables read.
 //!
-//! The kernel does not know when a packet was captured, nor that what it is handed was inside of
-//! another packet: both are put right here. What is inside of a tunnel runs over tables of its own.
+//! The kernel knows neither when a packet was captured, nor that a frame was inside of another packet: both
+//! are put right here. Frames inside of a tunnel run over tables of their own.
 
 use std::{collections::HashMap, iter};
 
@@ -57,7 +57,7 @@ pub(super) struct Run<'a> {
     devices: Devices,
     fragments: Fragments,
     last_multicast: u64,
-    /// Samples told, by kind.
+    /// Samples emitted, by kind.
     samples: [u64; Kind::COUNT],
     /// Places where anything was seen.
     used: [bool; Place::ALL.len()],
@@ -69,7 +69,7 @@ impl Programs {
     ///
     /// # Errors
     ///
-    /// When the privilege is missing, or what the kernel said.
+    /// When the privilege is missing, or the kernel refuses a call.
     pub fn load(payloads: u8) -> Result<Self, kernel::Error> {
         enter_own_namespace()?;
         let mut programs = Self {
@@ -91,7 +91,7 @@ impl Programs {
         }
     }
 
-    /// The books of a capture: empty, whatever was before.
+    /// The books of a capture, emptied of those before.
     pub(super) fn begin(&mut self) -> Result<Run<'_>, kernel::Error> {
         for tables in self.places.iter_mut().flatten() {
             let slots: Vec<_> = tables.flows.drain().map(|(slot, _)| slot).collect();
@@ -111,8 +111,8 @@ impl Programs {
 }
 
 impl Run<'_> {
-    /// Runs a frame, and tells its payload where the kernel copied it. Gives whether the kernel took
-    /// the frame.
+    /// Runs a frame, and emits its payload where the kernel copied it. Gives whether the kernel took the
+    /// frame.
     pub(super) fn observe(
         &mut self,
         seen: &Seen<'_>,
@@ -171,9 +171,9 @@ impl Run<'_> {
             sample.head.captured = sample.octets.len() as u32;
             sample.head.key = sample.head.key.on_interface(seen.place.ifindex());
             sample.head.at = seen.at;
-            // The time of this machine says nothing of the capture.
+            // The time of this machine tells nothing about the capture.
             sample.head.nanoseconds = 0;
-            // Where a flow lies in the table says nothing either.
+            // Neither does the place of a flow in the table.
             sample.head.epoch = 0;
             sample.head.slot = tables
                 .flows
@@ -241,7 +241,7 @@ impl Run<'_> {
     }
 }
 
-/// Adds what the tables of a place say beside the flows.
+/// Adds the counts of a place's tables other than those of flows.
 fn add_place(
     reading: &mut Reading,
     devices: &mut Devices,
@@ -275,7 +275,7 @@ fn add_place(
     Ok(())
 }
 
-/// Adds what a device carried without a flow.
+/// Adds the packets and bytes of a device without a flow.
 fn add_device(reading: &mut Reading, number: u32, record: &DeviceRecord) {
     let number = number as usize;
     if number >= reading.devices.len() {
@@ -288,7 +288,7 @@ fn add_device(reading: &mut Reading, number: u32, record: &DeviceRecord) {
     }
 }
 
-/// The numbers of devices by their MAC addresses, whatever place they were seen in.
+/// The numbers of devices by their MAC addresses, the same in every place.
 #[derive(Default)]
 struct Devices(HashMap<u64, u32, Multilinear>);
 

@@ -30,7 +30,7 @@ const CLOCK: Clock = Clock {
 #[derive(Debug)]
 pub(super) struct Reading {
     pub(super) losses: Losses,
-    /// By the place's number; what was not seen has no record.
+    /// By the place's number; a place that was not seen has no record.
     pub(super) interfaces: [Option<Box<InterfaceRecord>>; Place::ALL.len()],
     /// By number.
     pub(super) devices: Vec<DeviceRecord>,
@@ -49,7 +49,7 @@ impl Default for Reading {
     }
 }
 
-/// What became of a capture's frames, those inside of tunnels not counted.
+/// The counts of a capture's frames, those inside of tunnels left out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Booked {
     /// Flows, those inside of tunnels counted as well.

@@ -1,6 +1,6 @@
 //! Which end of a packet is the device's, and which address the device has on its link.
 //!
-//! The kernel knows both from the interface. A capture does not say: the local side is what the
+//! The kernel knows both from the interface. A capture does not say: the local side is the one that the
 //! user names, or else the one that began.
 
 use std::{
@@ -20,7 +20,7 @@ use super::{
     hashing::Multilinear,
 };
 
-/// Who began, of everything that was seen in one capture.
+/// The sides that began the connections of one capture.
 #[derive(Debug, Default)]
 pub(super) struct Sides {
     lan: Vec<IpNet>,
@@ -57,7 +57,7 @@ struct Connection {
     protocol: u16,
 }
 
-/// What was decided about a connection at its first packet.
+/// The decision about a connection at its first packet.
 #[derive(Clone, Copy, Debug)]
 struct Local {
     is_lower: bool,
@@ -65,7 +65,7 @@ struct Local {
 }
 
 impl Sides {
-    /// For one capture; addresses in `lan` are local, whoever began.
+    /// For one capture; addresses in `lan` are local, whichever side began.
     pub(super) fn new(lan: &[IpNet]) -> Self {
         Self {
             lan: lan.to_vec(),
@@ -73,7 +73,7 @@ impl Sides {
         }
     }
 
-    /// Says which way a frame goes, and gives it the addresses that make its connection one flow.
+    /// Finds the direction of a frame, and gives it the addresses that make its connection one flow.
     ///
     /// Of a frame that is not IP the source is the device.
     pub(super) fn settle(&mut self, framed: &mut Framed<'_>, parsed: &mut Parsed) -> Direction {
@@ -119,7 +119,7 @@ impl Sides {
             true => (Direction::Upload, framed.source),
             false => (Direction::Download, framed.destination),
         };
-        // A group is no device: such frames are booked as what they are.
+        // A group is no device: frames of a group address are booked as multicast.
         let group = on_link.filter(|mac| mac.is_group());
         (direction, group.unwrap_or(local.mac))
     }
@@ -139,7 +139,7 @@ impl Sides {
         self.connections.get(&connection).copied()
     }
 
-    /// Notes whose a connection is, at its first packet.
+    /// Notes which end of a connection is the device, at its first packet.
     fn decide(
         &mut self,
         framed: &Framed<'_>,
@@ -198,7 +198,7 @@ impl Sides {
         }
     }
 
-    /// Whether the sender of a connection's first packet began it: it says so, the ports do, or
+    /// Whether the sender of a connection's first packet began it: the packet or the ports show it, or
     /// nothing speaks against it.
     fn source_begins(&self, frame: &Frame<'_>, parsed: &Parsed) -> bool {
         const BOTH: u8 = tcp_flag::SYN | tcp_flag::ACK;
@@ -305,7 +305,7 @@ fn by_ports(source: u16, destination: u16) -> Option<bool> {
     }
 }
 
-/// ICMP messages that somebody else's packet led to (RFC 792; RFC 4443, section 2.1).
+/// ICMP messages that a packet of the other side led to (RFC 792; RFC 4443, section 2.1).
 fn is_answer(protocol: u8, kind: u8) -> bool {
     match protocol {
         // Echo reply, unreachable, quench, time exceeded, parameter problem, timestamp reply.

@@ -1,4 +1,4 @@
-//! What a tunnel carries: the packet inside of a packet.
+//! The packets that tunnels carry inside of others.
 //!
 //! A tunnel is replayed like an interface of its own: the outer frame is accounted as it is, the
 //! inner one to the tunnel's place, so that the totals of a capture are those of its frames.
@@ -64,7 +64,7 @@ impl Place {
 
 /// The frame inside of a frame, where it is a tunnel's and has one.
 ///
-/// Pieces of a packet are not put together; what was not captured is not there.
+/// Pieces of a packet are not put together; octets that were not captured are missing.
 pub(super) fn inner<'a>(frame: &Frame<'a>, parsed: &Parsed) -> Option<(Place, Framed<'a>)> {
     const IPV4: u8 = 4;
     const IPV6: u8 = 41;
@@ -88,7 +88,7 @@ pub(super) fn inner<'a>(frame: &Frame<'a>, parsed: &Parsed) -> Option<(Place, Fr
     }
 }
 
-/// A part of a packet: what was captured of it, and how long it was.
+/// A part of a packet: its captured octets, and its length.
 #[derive(Clone, Copy)]
 struct Inside<'a> {
     octets: &'a [u8],

@@ -1,4 +1,4 @@
-//! One interface: what it has not is put there, and what it has is looked after.
+//! One interface: missing programs are put there, and those that are there are checked.
 
 use super::{
     Attached,
@@ -12,7 +12,7 @@ use crate::{
     source::kernel::{Error, books::Books, links::Link},
 };
 
-/// Puts on an interface what it has not, and looks after what it has; why something is missing.
+/// Puts missing programs on an interface, and checks those that are there. Gives why programs are missing.
 pub(super) fn fill(
     attached: &mut Attached,
     mut place: Place<'_>,
@@ -124,8 +124,8 @@ fn say_put_back(place: &Place<'_>, seat: &Seat, attached: &mut Attached) {
     }
 }
 
-/// Looks whether a program that was put on an interface is there, and whether somebody stands before
-/// it: then it is put first, once. Gives why it is missing.
+/// Looks whether a program that was put on an interface is there. If other programs stand before it, it is
+/// put first, once. Gives why it is missing.
 fn look_after(
     attached: &mut Attached,
     place: &mut Place<'_>,

@@ -1,9 +1,10 @@
-//! Programs on interfaces: which are wanted, what the kernel has, and what is done about the difference.
+//! Programs on interfaces: those that are wanted, those that the kernel has, and the changes from one to
+//! the other.
 //!
-//! `target` says what is wanted where · `watch` looks at all interfaces, `fill` at one · `seat` is one program
-//! on one interface, and whether it still is there · `place`, `xdp` and `tc` put it there · `records` are
-//! where it books to · `ports` is what programs at bridges' ports are told. Nothing here is remembered that
-//! the kernel can be asked.
+//! `target` says which programs are wanted where · `watch` looks at all interfaces, `fill` at one · `seat`
+//! is one program on one interface, and whether it still is there · `place`, `xdp` and `tc` put it there ·
+//! `records` are the records of interfaces that it counts in · `ports` tells programs at bridges' ports
+//! about addresses and ports. Facts that the kernel can be asked are not remembered here.
 
 mod fill;
 mod place;
@@ -65,11 +66,11 @@ pub fn ifindex(interface: &str) -> Result<u32, Error> {
     }
 }
 
-/// Whether another sensor has the tables or one of the interfaces; asked before anything is touched.
+/// Checks that no other sensor has the tables or one of the interfaces, before anything is touched.
 ///
 /// # Errors
 ///
-/// Who it is.
+/// Another sensor has one of them; the error says which.
 pub fn available(config: &Config) -> Result<(), Error> {
     for interface in &config.interfaces {
         InterfaceLock::take(&interface.name)?;
@@ -92,12 +93,12 @@ pub struct Attached {
     pub download: Hook,
     /// Its driver, where that tells its name.
     pub driver: Option<String>,
-    /// What is to be known about it: who stands before the sensor's programs.
+    /// Notes about it for people: the programs that stand before the sensor's.
     pub notes: Vec<String>,
     /// Of its record; a bridge whose ports are watched has none.
     number: Option<u32>,
     choice: HookChoice,
-    /// How XDP answers what it refuses.
+    /// How XDP answers the packets that it refuses.
     way: Way,
     seats: Vec<Seat>,
     /// Why programs are missing that were there, until they are put back.
@@ -143,7 +144,7 @@ impl Attached {
 const AT_MEMBERS: &str = "a bond runs XDP programs in the drivers of its members, where a frame does not \
                           say that it is the bond's";
 
-/// What programs are attached with: the object, the tables, and where things are pinned.
+/// The means to attach programs: the object, the tables, and the directory of the pins.
 pub(super) struct Means<'a> {
     pub(super) object: &'a mut Ebpf,
     pub(super) books: &'a Books,
@@ -178,7 +179,7 @@ pub fn unload(directory: &Path) -> Result<(), Error> {
     };
     pins::remove_all(directory).map_err(refused)?;
     match fs::remove_dir(directory) {
-        // It holds something of somebody else's, or is a mount point: it may stay.
+        // The directory may stay where it holds files that are not the sensor's, or is a mount point.
         Ok(()) | Err(_) => Ok(()),
     }
 }

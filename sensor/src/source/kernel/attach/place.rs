@@ -1,4 +1,4 @@
-//! One interface, and with what programs are put on it.
+//! One interface, and the tools to put programs on it.
 
 use std::{
     collections::HashMap,
@@ -123,7 +123,7 @@ impl Refusals {
     }
 }
 
-/// What programs are put on interfaces with, whichever interface it is.
+/// The tools to put programs on interfaces, the same for every interface.
 pub(super) struct Tools {
     known: Known,
     pub(super) netlink: Netlink,
@@ -158,7 +158,7 @@ impl Tools {
     }
 }
 
-/// An interface that programs are put on, and with what.
+/// An interface that programs are put on, and the tools for it.
 pub(super) struct Place<'a> {
     pub(super) name: &'a str,
     pub(super) index: u32,
@@ -176,7 +176,8 @@ impl Place<'_> {
     ///
     /// # Errors
     ///
-    /// When there may be one that cannot be opened: what it holds on the interface must not be taken for gone.
+    /// When there may be a link that cannot be opened: its program on the interface must not be taken for
+    /// gone.
     pub(super) fn pinned(&self, role: Role) -> Result<Option<OwnedFd>, Error> {
         match calls::pinned(&self.pin(role)) {
             Ok(link) => Ok(Some(link)),
@@ -248,7 +249,7 @@ impl Place<'_> {
     }
 }
 
-/// What the kernel's error at a hook of an interface means.
+/// The meaning of the kernel's error at a hook of an interface.
 fn refused(interface: &str, hook: Hook, error: &io::Error) -> Error {
     let interface = interface.to_owned();
     match Cause::of(error) {
@@ -274,7 +275,7 @@ fn refused(interface: &str, hook: Hook, error: &io::Error) -> Error {
 
 /// Removes the filters that a sensor left on the interface of a record, by its name and by its number,
 /// because it may have another name by now. On its bridge, only those of programs that number frames, where
-/// `is_left` says that nobody wants them there.
+/// `is_left` says that they are not wanted there.
 pub(super) fn sweep_filters(
     netlink: &mut Netlink,
     links: &Links,

@@ -1,4 +1,4 @@
-//! What programs at bridges' ports are told.
+//! The maps by which programs at bridges' ports are told the machine's own addresses and the ports.
 
 use std::{collections::HashMap, hash::Hash};
 
@@ -15,7 +15,7 @@ use crate::source::kernel::{
     links::Links,
 };
 
-/// What they were told: the machine's own addresses, and the ports.
+/// The entries that they were told: the machine's own addresses, and the ports.
 pub(super) struct Told {
     own: Entries<u64>,
     ports: Entries<u32>,
@@ -32,7 +32,7 @@ impl Default for Told {
 
 impl Told {
     /// Tells the programs at bridges' ports which addresses are the machine's own, and which ports there
-    /// are. `all`: what is not among these is forgotten.
+    /// are. `all`: earlier entries that are not among these are removed.
     ///
     /// # Errors
     ///
@@ -64,7 +64,7 @@ impl Told {
     }
 }
 
-/// What a map of the object was told.
+/// The entries of a map of the object.
 struct Entries<K> {
     map: &'static str,
     told: HashMap<K, u32>,

@@ -20,9 +20,8 @@ pub(in crate::source::kernel) const GONE: &str = "gone interfaces";
 
 /// The number of an interface's record.
 ///
-/// Where all are taken, one of an interface that is not among those `in_use` and to which no live
-/// flow belongs: what it counted goes to the record [`GONE`], so that sums over interfaces stay what
-/// they were.
+/// Where all are taken, it is that of an interface which is not among those `in_use` and to which no live
+/// flow belongs: its counts go to the record [`GONE`], so that sums over interfaces stay the same.
 pub(super) fn number_of(
     books: &Books,
     interface: &str,
@@ -31,7 +30,7 @@ pub(super) fn number_of(
     if let Some(number) = find(books, interface) {
         return Ok(number);
     }
-    // The last one is nobody's own.
+    // The last record belongs to no interface.
     let last = books.interfaces.len() - 1;
     let free = (0..last).find(|number| books.interfaces.read(*number).name[0] == 0);
     let number = match free {
@@ -69,15 +68,15 @@ fn reusable(books: &Books, in_use: &HashSet<u32>) -> Option<u32> {
     })
 }
 
-/// The counters of a record: all that stands behind how refused uploads are answered.
+/// The counters of a record: all fields behind `way`.
 const COUNTERS: std::ops::Range<usize> =
     offset_of!(InterfaceRecord, overflow)..size_of::<InterfaceRecord>();
 
 const _: () = assert!(COUNTERS.start == offset_of!(InterfaceRecord, way) + size_of::<u64>());
 
-/// Moves what a record counted to the last one, and makes it new.
+/// Moves the counts of a record to the last one, and makes it new.
 ///
-/// A counter at a time: where the daemon is killed in between, the next one moves what is left, and counts
+/// A counter at a time: where the daemon is killed in between, the next one moves the rest, and counts
 /// nothing twice.
 fn give_up(books: &Books, number: u32, last: u32) {
     // A program that began before the interface was released may still count there.
@@ -119,7 +118,7 @@ fn set_name(books: &Books, number: u32, interface: &str) {
     }
 }
 
-/// Says which interface a record stands for; 0 while it is gone.
+/// Sets the interface that a record stands for; 0 while it is gone.
 pub(super) fn set_ifindex(books: &Books, number: u32, ifindex: u32) {
     books
         .interfaces
@@ -135,7 +134,7 @@ pub(super) fn set_hooks(books: &Books, number: u32, upload: Hook, download: Hook
         .store(hooks, Ordering::Release);
 }
 
-/// Says how XDP answers what it refuses, before its program is attached.
+/// Sets how XDP answers the packets that it refuses, before its program is attached.
 pub(super) fn set_way(books: &Books, number: u32, way: Way) {
     books
         .interfaces
@@ -161,7 +160,7 @@ pub(super) fn forget_index(
     }
 }
 
-/// Notes that an interface has no program. What was counted there stays in the books.
+/// Notes that an interface has no program. Its counts stay in the books.
 pub(super) fn release(means: &mut Means<'_>, number: u32) {
     let before = means.books.interfaces.read(number).ifindex;
     if let Ok(mut numbers) = numbers(means.directory) {

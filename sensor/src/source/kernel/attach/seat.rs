@@ -1,4 +1,5 @@
-//! One program on one interface: what it is for, by what it is held there, and whether it still is.
+//! One program on one interface: its role, the link or filter that holds it there, and whether it still is
+//! there.
 
 use std::{
     io,
@@ -14,16 +15,16 @@ use crate::{
     source::kernel::{calls, links::Link, pins},
 };
 
-/// What a program is for on an interface; of each there is one at most.
+/// The role of a program on an interface; at most one program has each role.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::source::kernel) enum Role {
-    /// Reads what devices send.
+    /// Reads the frames that devices send.
     Upload,
-    /// Reads what devices receive.
+    /// Reads the frames that devices receive.
     Download,
-    /// Numbers what the machine sends over a bridge whose ports are watched.
+    /// Numbers the frames that the machine sends over a bridge whose ports are watched.
     Number,
-    /// Answers what XDP refused and handed on.
+    /// Answers the packets that XDP refused and handed on.
     Answer,
 }
 
@@ -80,14 +81,14 @@ pub(in crate::source::kernel) struct Seat {
     pub(super) id: u32,
     pub(super) hook: Hook,
     pub(super) held: Held,
-    /// Whether it was to be held by a filter, whatever else the kernel has.
+    /// Whether it was to be held by a filter, even where the kernel has links.
     pub(super) by_filter: bool,
-    /// Whether it was put before somebody else's once already.
+    /// Whether it was moved before foreign programs once already.
     pub(super) moved: bool,
 }
 
 impl Seat {
-    /// Ends the link of a program whose place another program has taken, unless that is in the same link.
+    /// Ends the link of a program whose place another program has taken, unless both are in the same link.
     pub(super) fn make_room_for(self, other: &Self) {
         let Held::Link { link, .. } = &self.held else {
             return;
@@ -103,7 +104,7 @@ impl Seat {
     }
 }
 
-/// What holds a program on an interface.
+/// The object that holds a program on an interface.
 pub(super) enum Held {
     /// A link, which ends when neither this descriptor nor a pin holds it.
     Link { link: OwnedFd, is_pinned: bool },
@@ -121,23 +122,23 @@ impl Held {
     }
 }
 
-/// What the kernel has where a program was put.
+/// The kernel's state at the place where a program was put.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Standing {
-    /// It is there. Whoever stands before it may end the chain.
+    /// The program is there. Programs that stand before it may end the chain.
     Sound {
         before: Vec<String>,
         /// Whether it can be put before them.
         can_move: bool,
     },
-    /// It is not, and why.
+    /// The program is missing, and why.
     Missing(String),
 }
 
 impl Place<'_> {
-    /// Looks what the kernel has where a program was put.
+    /// Looks at the kernel's state at the place where a program was put.
     ///
-    /// An error is one of ours, and says nothing about the program.
+    /// An error is that of the look itself, and says nothing about the program.
     pub(super) fn standing(&mut self, seat: &Seat, link: &Link) -> io::Result<Standing> {
         match &seat.held {
             Held::Filter { priority } => self.standing_filter(seat, *priority),
@@ -202,7 +203,8 @@ impl Place<'_> {
                     Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Vec::new(),
                     Err(error) => return Err(error),
                 };
-                // The newest of one priority comes first; a lower priority is somebody else's.
+                // The newest filter of one priority comes first; a lower priority is that of foreign
+                // filters.
                 let can_move =
                     names.is_empty() && before.iter().all(|one| one.priority == priority);
                 names.extend(before.iter().map(tc::Filter::text));

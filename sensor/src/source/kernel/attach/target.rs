@@ -16,14 +16,14 @@ pub(super) struct Target<'a> {
     pub(super) part: Part,
 }
 
-/// What an interface is to the sensor.
+/// The part that an interface has for the sensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Part {
     /// Devices are behind it.
     Whole,
     /// A bridge whose ports are watched.
     Bridge,
-    /// One of its ports; whether policies are about what goes from port to port.
+    /// A port of such a bridge; whether policies are about traffic from port to port.
     Port { local: bool },
 }
 
@@ -37,8 +37,8 @@ impl Target<'_> {
         }
     }
 
-    /// The programs that are wanted beside the upload program, which sits at `upload` and answers what it
-    /// refuses in a way: all of them at TC.
+    /// The programs that are wanted beside the upload program, all of them at TC. The upload program sits
+    /// at `upload`, and answers refused packets in the way `way`.
     pub(super) fn beside(&self, upload: Hook, way: Way) -> Vec<(Role, &'static str)> {
         match self.part {
             Part::Whole
@@ -96,7 +96,7 @@ pub(super) fn targets<'a>(wanted: &[Interface], links: &'a Links) -> Vec<Target<
     targets
 }
 
-/// What [`Link::kind`] is of a bridge.
+/// The [`Link::kind`] of a bridge.
 pub(super) const BRIDGE: &str = "bridge";
 
 /// The pairs of watched interfaces that see the same frames, and why.

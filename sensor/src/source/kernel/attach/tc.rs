@@ -19,7 +19,7 @@ use crate::source::kernel::{
 /// The queueing discipline that filters of both sides belong to.
 pub(super) const CLSACT: &str = "clsact";
 
-/// Where filters of ours stand, unless somebody else's kind of filter has the place.
+/// The priority of the sensor's filters, unless foreign filters of another kind have it.
 const PRIORITY: u16 = 1;
 
 /// Which side of the stack.
@@ -56,7 +56,7 @@ pub(super) struct Filter {
     /// In host order; 3 (`ETH_P_ALL`) is every frame.
     protocol: u16,
     kind: String,
-    /// What the program's owner called it.
+    /// The name that the program's owner gave it.
     program_name: String,
     pub(super) program: u32,
 }
@@ -64,8 +64,8 @@ pub(super) struct Filter {
 const ALL_FRAMES: u16 = 3;
 
 impl Filter {
-    /// Whether a sensor put it there for this: on an interface that is locked for this one, it is
-    /// ours. Versions before had one handle for all.
+    /// Whether a sensor put it there for this role: on an interface that this sensor has locked, it is this
+    /// one's. Earlier versions had one handle for all roles.
     pub(super) fn is_of(&self, role: Role) -> bool {
         Role::ALL.iter().any(|role| role.handle() == self.handle)
             && role.programs().contains(&self.program_name.as_str())
@@ -218,7 +218,7 @@ pub(super) fn remove_filter(
     netlink.request(message).map(drop)
 }
 
-/// The lowest priority that a filter of ours can have, 1 where nobody keeps it from us.
+/// The lowest priority that a filter of the sensor can have: 1, unless foreign filters keep it.
 fn priority(filters: &[Filter]) -> u16 {
     (PRIORITY..u16::MAX)
         .find(|priority| {
@@ -246,7 +246,7 @@ impl Place<'_> {
         }
     }
 
-    /// By a link; `None` where the kernel has none at TC.
+    /// Puts a program at TC by a link; `None` where the kernel has no links there.
     fn seat_tcx(&mut self, role: Role, program: &'static str) -> Result<Option<Seat>, Error> {
         let loaded = self.programs.get(program)?;
         let point = role.side().point();
@@ -279,8 +279,8 @@ impl Place<'_> {
         // frame that comes in between is counted twice.
         let attach = || calls::attach(loaded.fd.as_fd(), self.index, point);
         let link = match (attach(), old.take()) {
-            // The same program stands behind another one. The kernel looks for that last (mprog.c): all that
-            // the new link needs was there.
+            // The same program stands behind another one. The kernel checks that last (mprog.c): everything
+            // that the new link needs was there.
             (Err(error), Some(old)) if error.raw_os_error() == Some(libc::EEXIST) => {
                 let _ = calls::detach(old.as_fd());
                 attach()
@@ -424,7 +424,7 @@ mod tests {
         assert!(read.is_of(Role::Download) && !read.is_of(Role::Upload));
         assert_eq!((read.priority, read.program), (1, 77));
         for len in 0..body.len() {
-            // Whatever it gives, it comes to an end.
+            // The parser ends on every truncated message.
             let _ = filter(&body[..len]);
         }
     }

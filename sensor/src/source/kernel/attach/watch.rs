@@ -37,7 +37,8 @@ use crate::{
 const NO_METADATA: &str =
     "its driver has no metadata in which XDP could hand what it refuses on to TC";
 
-/// Under which it is said what programs at ports cannot be told. No interface has a space in its name.
+/// The key of failures to tell programs at ports about addresses and ports. No interface has a space in its
+/// name.
 const PORTS: &str = "all ports";
 
 /// All interfaces with programs.
@@ -45,13 +46,14 @@ pub(in crate::source::kernel) struct Attachments {
     attached: Vec<Attached>,
     tools: Tools,
     drivers: Drivers,
-    /// What was said last about what cannot be had, by interface, and under [`PORTS`].
+    /// The failure that was logged last, by interface, and that of the ports' maps under [`PORTS`].
     said: HashMap<String, String>,
     whole: bool,
     /// The interfaces as they were when it was last looked for frames that are counted twice.
     weighed: Links,
     flowtables: Flowtables,
-    /// What the programs at bridges' ports were told: the machine's own addresses, and the ports.
+    /// The entries that the programs at bridges' ports were told: the machine's own addresses, and the
+    /// ports.
     told: Told,
 }
 
@@ -139,8 +141,8 @@ impl Attachments {
         Ok(())
     }
 
-    /// Compares what the kernel has with what should be, and puts back what is missing. What cannot be
-    /// had is said once, and tried again at the next look.
+    /// Compares the kernel's state with the wanted one, and puts back missing programs and pins. A failure
+    /// is logged once, and tried again at the next look.
     ///
     /// # Errors
     ///
@@ -195,7 +197,7 @@ impl Attachments {
         Ok(())
     }
 
-    /// Says which frames are counted twice, once for each way in which interfaces hang together.
+    /// Logs which frames are counted twice, once for each relation between interfaces.
     fn say_counted_twice(&mut self, wanted: &[Interface], links: &Links) {
         if self.weighed == *links {
             return;
@@ -208,7 +210,7 @@ impl Attachments {
         self.weighed = links.clone();
     }
 
-    /// Says what cannot be had, once, though it is tried at every look.
+    /// Logs a failure once, though the attempt is repeated at every look.
     fn say(&mut self, interface: &str, errors: &[Error]) {
         if errors.is_empty() {
             self.said.remove(interface);
@@ -252,7 +254,7 @@ impl Attachments {
                     }
                 }
                 None => {
-                    // The kernel has detached what was on it.
+                    // The kernel has detached the programs that were on it.
                     for role in Role::ALL {
                         let pin = pins::link(means.directory, &attached.interface, role.name());
                         let _ = pins::end_link(&pin);
@@ -269,7 +271,7 @@ impl Attachments {
         }
     }
 
-    /// Sees to one interface; why it has not all that it should.
+    /// Checks one interface, and completes it; gives why programs are still missing.
     fn look_at(&mut self, means: &mut Means<'_>, links: &Links, target: &Target<'_>) -> Vec<Error> {
         let name = &target.link.name;
         let known = self.attached.iter();
@@ -399,8 +401,8 @@ impl Attachments {
         })
     }
 
-    /// Makes what an earlier start left fit the configuration: programs on interfaces that are not
-    /// in it any more come off, and interfaces that are gone are noted to have none.
+    /// Fits the programs of an earlier start to the configuration: those on interfaces that are not in it
+    /// any more come off, and interfaces that are gone are noted to have none.
     ///
     /// # Errors
     ///

@@ -32,8 +32,8 @@ impl Place<'_> {
         };
         // Before the old one goes: the verifier takes its time.
         self.programs.get(PROGRAMS[0])?;
-        // Two modes of XDP exclude each other. What is at TC stays until XDP is there: where XDP is
-        // not to be had, nothing was without accounting and filter.
+        // Two modes of XDP exclude each other. A program at TC stays until XDP is there, so that no frame
+        // goes without accounting and filter where XDP cannot be had.
         let at_tc = matches!(before, Hook::Tcx | Hook::Clsact);
         if !at_tc && let Some(old) = old.take() {
             let _ = calls::detach(old.as_fd());
