@@ -1,7 +1,6 @@
 //! The thread of the classifier: from the ring to a verdict in the flow, and then to the owner's task.
 //!
-//! It waits for nobody: what the owner has no room for is kept, and lost and counted where that
-//! becomes too much.
+//! It never blocks on the owner: records are queued up to `MAX_BACKLOG`, then dropped and counted.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -47,7 +46,8 @@ const BATCH: usize = 256;
 /// How long records are gathered before the owner gets them.
 const GATHER: Duration = Duration::from_millis(10);
 
-/// Records that may wait for the owner, of all devices and of one; what comes then is lost.
+/// Records that may wait for the owner, of all devices and of one; further records are lost and
+/// counted.
 const MAX_BACKLOG: usize = 16_384;
 const MAX_BACKLOG_OF_DEVICE: usize = 4_096;
 
@@ -72,7 +72,7 @@ const MAX_UNSURE: Limits = Limits {
 const ALIVE: Duration = Duration::from_secs(1);
 const BEAT: Duration = Duration::from_millis(250);
 
-/// What others tell the thread, and what they read of it.
+/// The state that the thread shares with the tasks: commands to it, and its counts.
 pub(super) struct Line {
     in_force: Mutex<Arc<InForce>>,
     reaped: Mutex<Vec<(u32, FlowKey)>>,
@@ -81,7 +81,7 @@ pub(super) struct Line {
     bell: OwnedFd,
 }
 
-/// What was judged so far.
+/// Counts of the judgements so far.
 #[derive(Debug, Default)]
 struct Counts {
     latency: Latency,
@@ -105,13 +105,15 @@ impl Line {
         })
     }
 
-    /// Says what is in force now, or in a moment: every name that is known is judged again.
+    /// Publishes the rules that are in force now, or in a moment: the thread judges every known
+    /// name again.
     pub(super) fn publish(&self, in_force: Arc<InForce>) {
         *locked(&self.in_force) = in_force;
         self.ring();
     }
 
-    /// Says which flows gave their slots back. It is heard with the next payloads.
+    /// Tells the thread which flows gave their slots back. It takes note of them with the next
+    /// payloads.
     pub(super) fn reaped(&self, flows: impl IntoIterator<Item = (u32, FlowKey)>) {
         locked(&self.reaped).extend(flows);
     }
@@ -122,7 +124,7 @@ impl Line {
         self.ring();
     }
 
-    /// What was judged so far.
+    /// Counts of the judgements so far.
     pub(super) fn judging(&self) -> Judging {
         let counts = locked(&self.counts);
         let unread = counts.unread.iter();
@@ -354,7 +356,7 @@ impl Listener {
             let Some(record) = self.samples.next() else {
                 return;
             };
-            // What the kernel let pass by a new policy is not to be refused by the old one.
+            // The old policy must not refuse a payload that the kernel let pass by the new one.
             if self.judge.generation() != self.verdicts.generation()
                 && self.judge.generation() != locked(&self.line.in_force).generation
             {
@@ -375,7 +377,7 @@ impl Listener {
         }
     }
 
-    /// Lets the judge say what a payload leads to, and writes it down.
+    /// Has the judge rule on a payload, and writes the verdict into the flow.
     fn conclude(&mut self, mut heard: Observation) -> Observation {
         let head = heard.head;
         if head.flags & Head::REFUSED != 0
@@ -415,7 +417,7 @@ impl Listener {
         }
     }
 
-    /// Tells what the classifier waits for no longer.
+    /// Judges the flows for which the classifier waits no longer, and queues them for the owner.
     fn give_up(&mut self) {
         let given: Vec<_> = self.classifier.given_up().collect();
         for mut given in given {

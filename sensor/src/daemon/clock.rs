@@ -16,7 +16,7 @@ const SOURCE_DATE: f64 = match u32::from_str_radix(env!("SENSOR_SOURCE_DATE"), 1
     Err(_) => panic!("the build script gives a number"),
 };
 
-/// What the clocks show.
+/// The values of the clocks at one moment.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Reading {
     /// Time since boot.

@@ -1,4 +1,4 @@
-//! What `flows` prints.
+//! The output of `flows`.
 
 use std::{cmp::Reverse, io::Write};
 
