@@ -1,6 +1,6 @@
-//! Single values: text to what it means, or to what is wrong with it and what to write instead.
+//! Reads single values: from text to a value, or to a problem and its remedy.
 //!
-//! Pure and total; where a value stands in the file is the caller's catalog.
+//! Pure and total; the caller knows where a value stands in the file.
 
 use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr},
@@ -21,11 +21,11 @@ use crate::{
 /// Why a value cannot be taken.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Complaint {
-    /// What is wrong, in a sentence without a full stop.
+    /// The problem, in a sentence without a full stop.
     pub(super) message: String,
-    /// What is wrong with the marked text, in a few words.
+    /// The problem with the marked text, in a few words.
     pub(super) label: String,
-    /// What to write instead.
+    /// The text to write instead.
     pub(super) help: String,
 }
 

@@ -94,7 +94,7 @@ pub(super) fn span(text: &str) -> Result<Span, Complaint> {
     Ok(Span { days, from, to })
 }
 
-/// What was likely meant, the way it is to be written.
+/// The span that was likely meant, as it is to be written.
 fn better(text: &str) -> Option<String> {
     let text = text.to_ascii_lowercase().replace(['–', '—'], "-");
     let (days, hours) = text.split_at(text.find(|c: char| c.is_ascii_digit())?);
