@@ -1,4 +1,4 @@
-//! What the daemon takes with full tables: memory, CPU for a tick, time for a scrape.
+//! The cost of the daemon with full tables: memory, CPU for a tick, time for a scrape.
 //!
 //! The real daemon, started in namespaces of its own on one end of a veth pair; frames of 256
 //! devices and 65,536 flows come in by the other end. `--json FILE` also writes the figures to a
