@@ -214,8 +214,8 @@ pub fn ask(pin_directory: &Path, question: &Request) -> anyhow::Result<Option<St
         .write_all(&serde_json::to_vec(question)?)
         .and_then(|()| stream.shutdown(std::net::Shutdown::Write))
         .and_then(|()| stream.read_to_string(&mut answer));
-    // The daemon hangs up on an untrusted client. Reading the kernel's tables then fails with what
-    // the client lacks.
+    // The daemon hangs up on an untrusted client. The error of the kernel's tables then names the
+    // missing privilege.
     if !geteuid().is_root() && answer.is_empty() {
         return Ok(None);
     }

@@ -27,7 +27,7 @@ pub struct Cli {
     /// How much to log, to standard error.
     #[arg(long, global = true, value_name = "LEVEL", default_value = "info")]
     pub log: LogLevel,
-/// The command to run.
+    /// The command to run.
     #[command(subcommand)]
     pub command: Command,
 }

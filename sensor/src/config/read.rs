@@ -610,7 +610,7 @@ impl Reader {
             Some(table) => table.get("networks"),
             None => None,
         };
-        // Where something else is wrong with them, that is told already.
+        // Any other problem with them is reported already.
         let are_none = written.is_none_or(|value| {
             let items = value.get_ref().as_array();
             items.is_some_and(|items| items.is_empty())

@@ -400,7 +400,7 @@ pub(super) fn domain(text: &str) -> Result<String, Complaint> {
     }
     let is_octet = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if let Some(found) = name.chars().find(|c| !is_octet(*c)) {
-        // Of a URL or a pattern, the name in it is likely what is meant.
+        // A URL or a pattern likely stands for the name in it.
         let host = name.split_once("://").map_or(&*name, |(_, rest)| rest);
         let host = host.split(['/', ':', '?', '^', '$']).next();
         let host = host.unwrap_or_default().trim_matches(['|', '*', '.', '@']);
@@ -680,7 +680,7 @@ pub(super) fn host(text: &str) -> Result<String, Complaint> {
     }
     let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if let Some(found) = name.chars().find(|c| !is_allowed(*c)) {
-        // Of a URL or a name with a port, the name in it is likely what is meant.
+        // A URL or a name with a port likely stands for the name in it.
         let rest = name.split_once("://").map_or(&*name, |(_, rest)| rest);
         let meant = rest.split(['/', ':', '?', '#']).next().unwrap_or_default();
         let help = match found {

@@ -42,7 +42,7 @@ const EXAMPLE: &str = "write days and hours, for example `\"mon-fri 21:00-07:00\
                        `\"sat,sun 22:00-24:00\"` or `\"daily 20:00-06:00\"`";
 
 /// Days and hours: `mon-fri 21:00-07:00`, `sat,sun 22:00-24:00`, `daily 20:00-06:00`. Ranges of
-/// days may go past Sunday; what ends before it begins, ends on the next day.
+/// days may go past Sunday; a span that ends before it begins, ends on the next day.
 pub(super) fn span(text: &str) -> Result<Span, Complaint> {
     let refused = |label: String, help: String| {
         Err(complaint(

@@ -57,18 +57,18 @@ const AGAIN: u32 = 1_024;
 /// How often readers that wait in vain are looked for.
 const SWEEP: Duration = Duration::from_secs(1);
 
-/// How long a flow that could not be read may still be refused, for what it says next, before it is
-/// counted among those that passed.
+/// How long a flow that could not be read may still be refused, because of later payloads, before
+/// it is counted among those that passed.
 const SURE: Duration = Duration::from_secs(1);
 
-/// Such flows at a time; one that makes room for another is counted as what it is by then.
+/// Such flows at a time; one that makes room for another is counted by its state at that time.
 const MAX_UNSURE: Limits = Limits {
     of_device: 1_024,
     in_all: 4_096,
 };
 
-/// How long the kernel believes that the thread is there, and how often it is told: a thread that is
-/// gone holds nothing up for longer.
+/// How long the kernel takes the thread for alive after a sign of life, and how often the thread
+/// gives one: a thread that is gone holds nothing up for longer.
 const ALIVE: Duration = Duration::from_secs(1);
 const BEAT: Duration = Duration::from_millis(250);
 
@@ -149,7 +149,7 @@ impl Line {
     }
 }
 
-/// Nothing panics in between: what a lock holds is whole.
+/// Nothing panics while a lock is held, so the data of a poisoned one is whole.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -166,7 +166,7 @@ fn hurry() {
     }
 }
 
-/// Runs the thread until it is told to stop or nobody takes its records any more.
+/// Runs the thread until `stopped`, or until the owner that takes its records is gone.
 ///
 /// # Errors
 ///
@@ -192,7 +192,7 @@ pub(super) async fn listen(
             told.await
         }
     };
-    // It has told its end, or panicked.
+    // The thread has reported its end, or panicked.
     let joined = thread.join();
     match (ended, joined) {
         (Ok(()), Ok(())) => Ok(()),
@@ -268,7 +268,7 @@ impl Listener {
             locked(&self.line.counts).cut = self.samples.cut();
             self.judge_again();
             if self.line.stops.load(Ordering::Acquire) || self.hand_over().is_err() {
-                // Nothing waits for who has gone.
+                // Nothing is held up for a thread that has ended.
                 self.verdicts.alive_until(Duration::ZERO);
                 return;
             }
@@ -306,7 +306,7 @@ impl Listener {
         }
     }
 
-    /// Hears what others told.
+    /// Takes new rules and freed slots, and does the work that is due.
     fn attend(&mut self) {
         let mut rung = [0; 8];
         if read(&self.line.bell, &mut rung).is_ok() {
@@ -350,7 +350,7 @@ impl Listener {
         self.again = 0;
     }
 
-    /// Takes what waits in the ring, a batch at most.
+    /// Takes the records that wait in the ring, a batch at most.
     fn drain(&mut self) {
         for _ in 0..BATCH {
             let Some(record) = self.samples.next() else {
@@ -487,7 +487,7 @@ impl Listener {
         }
     }
 
-    /// Hands the owner what was gathered, where it has room. An error: it has gone.
+    /// Hands the gathered records to the owner, where it has room. An error: the owner has gone.
     fn hand_over(&mut self) -> Result<(), ()> {
         let waiting = self.backlog.records.len();
         let is_due = waiting >= BATCH || self.since.elapsed() >= GATHER;
@@ -695,7 +695,7 @@ mod tests {
 
         for port in 0..FLOWS {
             say_hello(&mut runner, 10_000 + port as u16);
-            // One at a time, so that what is told is the latency and not the length of the queue.
+            // One at a time, so that the latency is measured and not the length of the queue.
             thread::sleep(Duration::from_millis(1));
         }
         wait_for(&runner, "each is refused", |judgement| {
@@ -731,7 +731,7 @@ mod tests {
             "its name is forgotten"
         );
 
-        // The owner comes back and is told all.
+        // The owner comes back and gets all records.
         let mut named = 0;
         while named < FLOWS {
             if let Some(Command::Classified(records)) = inbox.blocking_recv() {

@@ -113,7 +113,7 @@ mod tests {
             assert_eq!(after.since_boot, before.since_boot + 2.0);
             assert!((after.offset() - before.offset() - step).abs() < 1e-3);
         }
-        // Known by the date or by who keeps it, and unknown again.
+        // The time is known by its date or by synchronisation, and then unknown again.
         assert_eq!(
             change(&|reading| reading.wall = SOURCE_DATE - 1.0).known(),
             None

@@ -1,8 +1,8 @@
 //! From the kernel to the sinks: the only place with channels and tasks.
 //!
-//! One task owns the kernel's side and does all that touches it, a command at a time; the others
-//! wait for something (a signal, a changed file, an interface, a scrape) and tell it. A thread of its
-//! own takes samples and judges names, and hands it the observations: it never waits for that task.
+//! One task owns the kernel's side and does all that touches it, a command at a time; the others wait
+//! for something (a signal, a changed file, an interface, a scrape) and tell it. A thread of its own
+//! takes samples, judges names and hands the observations to that task, for which it never waits.
 //! Everything ends when the stop channel's sender is dropped.
 
 mod classifier;
@@ -71,7 +71,7 @@ enum Command {
     Ask(Request, oneshot::Sender<String>),
 }
 
-/// A configuration to be put in force, and what was prepared for it elsewhere.
+/// A configuration to be put in force, with its catalog and policies prepared by another task.
 struct Reload {
     config: Config,
     catalog: Arc<Catalog>,
@@ -174,7 +174,7 @@ pub async fn run(file: &Path, config: Config) -> anyhow::Result<()> {
         async move {
             tokio::select! {
                 () = stopped => {}
-                // Ends at once where nobody wants to be told.
+                // `watch` ends at once where no watchdog is wanted.
                 () = async { supervisor.watch(health).await; std::future::pending().await } => {}
             }
             Ok(())
@@ -541,7 +541,8 @@ impl Owner {
         self
     }
 
-    /// Takes what the kernel's side tells, and lets the thread that listens know whose slots are free.
+    /// Takes the records of the kernel's side, and tells the classifier's thread which flows gave
+    /// their slots back.
     fn apply(
         &mut self,
         tell: impl FnOnce(&mut Kernel, &mut dyn FnMut(Record)) -> Result<(), kernel::Error>,

@@ -376,7 +376,7 @@ fn flows_of(device: &Device) -> u64 {
     families.map(|books| sum(&books.flows)).sum()
 }
 
-/// Octets since the daemon started of flows that hide whom they are with.
+/// Octets, since the daemon started, of flows that hide their names.
 fn hidden(device: &Device) -> u64 {
     device.hidden.values().map(sum).sum()
 }

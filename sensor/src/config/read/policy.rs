@@ -304,7 +304,8 @@ impl Reader {
     }
 
     pub(super) fn device_selector(&self, text: &str) -> Result<DeviceSelector, Complaint> {
-        // A name that somebody gave to a device is that device, whatever it looks like.
+        // The name of a `[[device]]` selects that device, even where it looks like another
+        // selector.
         if self.device_names.contains(text) {
             return Ok(DeviceSelector::Name(text.to_owned()));
         }
