@@ -1,4 +1,4 @@
-//! The configuration after every check: no other module sees an unchecked value.
+//! The configuration after every check: no module behind this one sees an unchecked value.
 
 pub mod arguments;
 mod check;
