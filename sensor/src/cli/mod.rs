@@ -419,7 +419,7 @@ fn say_shared(out: &mut impl std::io::Write, pin_directory: &Path) -> anyhow::Re
         output: Output { json: true },
         device: None,
     });
-    // `doctor` does not fail because the daemon refuses to answer or is of another version.
+    // A daemon that refuses to answer, or is of another version, is no failure of `doctor`.
     let answer = control::ask(pin_directory, &question).ok().flatten();
     let Some(Ok(text)) = answer.as_deref().map(told) else {
         return Ok(());

@@ -28,7 +28,7 @@ pub(super) struct FileChanges {
     file: PathBuf,
     watcher: RecommendedWatcher,
     changed: mpsc::Receiver<()>,
-    /// The links on the way to the file, and the file: each of them is watched for changes.
+    /// The links on the way to the file, and the file: a change of any of them counts.
     places: Arc<Mutex<BTreeSet<PathBuf>>>,
     folders: BTreeSet<PathBuf>,
 }

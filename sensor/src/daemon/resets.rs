@@ -1,5 +1,5 @@
-//! Resets connections at the server whose first payload the kernel refused: the kernel could reset
-//! them at the device only, by the packet that it had in hand.
+//! Resets a connection at the server after the kernel refused its first payload: the kernel could
+//! reset it at the device only, by the packet that it had in hand.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4, SocketAddrV6};
 
