@@ -1,4 +1,4 @@
-//! What the daemon takes with full tables: memory, CPU for a tick, time for a scrape.
+//! The cost of the daemon with full tables: memory, CPU for a tick, time for a scrape.
 //!
 //! The real daemon, started in namespaces of its own on one end of a veth pair; the other end sends the first
 //! segment of 65,536 TLS connections of 256 devices, which name 5,000 servers in names of 25 bytes. `--json FILE`

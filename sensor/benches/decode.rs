@@ -1,4 +1,4 @@
-//! What a hello costs, the way the product takes: from segments or datagrams to the name.
+//! The cost of a hello, the way the product takes: from segments or datagrams to the name.
 
 use std::hint::black_box;
 

@@ -5,12 +5,12 @@
 //! laptop asks by a port without a sensor. Every name that is not listed exists, by the servers' own
 //! word: nothing goes upstream.
 //!
-//! What a server costs is the CPU time of its process and of the thread that takes the port's
-//! packets in (threaded NAPI, one for each port); the sensor costs its daemon's and, with what it
-//! passes, also that of the dnsmasq behind it. The devices' ends have threads of their own, which
-//! count for nobody, as dnsperf does. All is measured round by round in one run. The sensor answers a
-//! device 500 refused questions a second and no more: each socket that asks it has a MAC address of its
-//! own, as if 256 devices asked.
+//! The cost of a server is the CPU time of its process and of the thread that takes the port's packets
+//! in (threaded NAPI, one for each port). The cost of the sensor is that of its daemon and, for
+//! questions that it passes, also that of the dnsmasq behind it. The devices' ends have threads of
+//! their own, which count for nobody, as dnsperf does. All is measured round by round in one run. The
+//! sensor answers a device 500 refused questions a second and no more: each socket that asks it has a
+//! MAC address of its own, as if 256 devices asked.
 //!
 //! Then the sensor's list is exchanged for another as long, several times, under questions: how long
 //! it takes from the signal to the first answer by the new list, and how much memory the kernel says
@@ -184,7 +184,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// What exchanging the list takes.
+/// The cost of exchanging the list.
 struct Swaps {
     /// Milliseconds from the signal to the first answer by the new list.
     median_ms: f64,
@@ -226,7 +226,7 @@ fn swap(lab: &Lab, sensor: &Sensor, list: &Path, listed: &[String]) -> Result<Sw
         if let Some(last) = last.replace(own) {
             ensure!(!refused(&socket, &last)?, "{last} is not on the list");
         }
-        // What stood before goes a grace period later.
+        // The kernel frees the old list a grace period later.
         let until = Instant::now() + Duration::from_secs(1);
         while Instant::now() < until {
             most = most.max(map_memory()?);

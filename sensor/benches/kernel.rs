@@ -53,7 +53,7 @@ const BATCH: u32 = 500;
 /// Samples of one figure.
 const ROUNDS: usize = 5;
 
-/// What nobody has on a list.
+/// A name that is on no list.
 const GOOD_NAME: &str = "www.google.com";
 
 /// All filters of xdp-tools' `xdp-filter` in one program, which passes what nothing matches.
@@ -71,7 +71,7 @@ const CHOSEN: u64 = 1 << 14;
 /// A figure in the making.
 struct Case<'a> {
     name: String,
-    /// Whose program; `None` for the drivers' own floor.
+    /// The loaded programs; `None` for the drivers' own floor.
     programs: Option<&'a Programs>,
     program: &'static str,
     /// The driver that makes so many flows of the frame, where there is one.

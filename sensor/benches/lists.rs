@@ -1,4 +1,5 @@
-//! What a list of 1,000,000 names costs: the time to load it, its memory, and the time to ask it.
+//! The cost of a list of 1,000,000 names: the time to load it, its memory, and the time of a
+//! lookup.
 
 #![allow(missing_docs)] // `criterion_group!` makes a public function without.
 

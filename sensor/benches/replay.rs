@@ -35,7 +35,7 @@ const ROUNDS: usize = 15;
 /// How often the large capture has the corpus.
 const REPETITIONS: u8 = 20;
 
-/// What both did, and the CPU time they took, user's and system's, by the medians of the rounds.
+/// The work of both, and the CPU time they took, user's and system's, by the medians of the rounds.
 #[derive(Serialize)]
 struct Comparison {
     captures: usize,

@@ -378,8 +378,8 @@ fn tcp(host: &str) -> Result<()> {
     Ok(())
 }
 
-/// What the programs copied of the conversations over TCP: on each port, in each direction, as many
-/// payloads as are watched for, octet for octet.
+/// Checks the payloads that the programs copied of the conversations over TCP: on each port, in
+/// each direction, as many payloads as are watched for, octet for octet.
 fn payloads(kernel: &mut Kernel) -> Result<()> {
     let mut copied: BTreeMap<(u32, u8), usize> = BTreeMap::new();
     for record in kernel.samples()? {
@@ -544,7 +544,7 @@ fn device_mac(port: &Port) -> Result<[u8; 6]> {
     octets.try_into().map_err(|_| anyhow!("{mac} is no MAC"))
 }
 
-/// What an interface counted: received, sent.
+/// The counters of an interface: received, sent.
 fn counters(port: &Port) -> Result<[Tally; 2]> {
     let read = |name: &str| -> Result<u64> {
         let path = format!("/sys/class/net/{}/statistics/{name}", port.interface);
@@ -639,7 +639,7 @@ fn difference(account: &Interface, [received, sent]: [Tally; 2]) -> Result<Optio
     }))
 }
 
-/// What else must be in the books after the traffic.
+/// Checks all else that must be in the books after the traffic.
 fn check(port: &Port, account: &Interface) -> Result<()> {
     let upload = match port.hook {
         "tc" => [Hook::Tcx, Hook::Clsact].contains(&account.hooks.upload),

@@ -1,7 +1,8 @@
 //! Seeds for the fuzzers, out of captures: `cargo run --example seeds -- FOLDER CAPTURE…`.
 //!
-//! What the kernel would copy of each capture goes to a folder for each target, whole frames go to
-//! `parse`, the lists of names to `lists`; the names are hashes, so that what comes twice is there once.
+//! The payloads that the kernel would copy of each capture go to a folder for each target, whole frames
+//! to `parse`, the lists of names to `lists`. The file names are hashes, so that a seed that comes twice
+//! is there once.
 
 use std::{
     env,

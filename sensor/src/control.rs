@@ -2,7 +2,7 @@
 //!
 //! Names and parties are in the daemon's memory, not in the kernel's tables. The daemon listens on
 //! a Unix socket without a file (`unix(7)`, abstract), named after its pin directory: nothing is
-//! left behind, and two sensors of one machine do not meet. Both ends look at who is at the other:
+//! left behind, and two sensors of one machine do not meet. Both ends check the user at the other:
 //! root, or the user of the daemon.
 
 use std::{
@@ -31,27 +31,27 @@ use crate::{
     policy::DeviceSelector,
 };
 
-/// What can be asked. The answer is the text to print.
+/// A request of the command line. The response is the text to print.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Request {
-    /// The devices, who they are and whom they talk to. The answer is a [`Told`].
+    /// The devices, their identities and their parties. The response is a [`Told`].
     Devices(DevicesArgs),
-    /// The open flows and their names. The answer is a [`Told`].
+    /// The open flows and their names. The response is a [`Told`].
     Flows(FlowsArgs),
     /// Hooks, tables, policy, names and losses.
     Status(Output),
-    /// What the policies say of something. The answer is a [`Told`].
+    /// The judgement of the policies on a name or an address. The response is a [`Told`].
     Explain(ExplainArgs),
-    /// Block or allow a name; `since` is the daemon's to say. The answer is a [`Told`].
+    /// Block or allow a name; the daemon sets `since`. The response is a [`Told`].
     Say {
-        /// What is said.
+        /// The name and the devices.
         said: Said,
         /// How long it holds, in seconds; `None`: until it is taken back.
         holds_for: Option<u64>,
         /// Whether it is blocked; otherwise it is allowed.
         blocks: bool,
     },
-    /// Take back what was said. The answer is a [`Told`].
+    /// Take back a block or allow. The response is a [`Told`].
     Forget(Said),
 }
 
@@ -64,13 +64,13 @@ pub struct Said {
     pub device: Option<DeviceSelector>,
 }
 
-/// What the daemon says to a command: that it is done, or why not.
+/// The daemon's response to a command: the text to print, or the reason for the failure.
 pub type Told = Result<String, String>;
 
-/// The longest question, in octets.
+/// The longest request, in octets.
 const MAX_QUESTION: u64 = 4096;
 
-/// How long either side waits for the other to take or to say something that it has at hand.
+/// How long either side waits for the other to take or to send data that is ready.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long a client waits for an answer. A daemon that ends in between closes the connection, so this is for
@@ -80,8 +80,8 @@ const ANSWERED_WITHIN: Duration = Duration::from_secs(5 * 60);
 /// The most octets that a socket's name can have (`unix(7)`).
 const LONGEST_NAME: usize = 107;
 
-/// Where the daemon with this pin directory listens. A path that is too long for a name is there
-/// by its hash (FNV-1a, 64 bits): who listens is looked at in any case.
+/// Where the daemon with this pin directory listens. The hash (FNV-1a, 64 bits) of a path stands
+/// for it where it is too long for a name: the client checks the user of the listener in any case.
 fn address(pin_directory: &Path) -> io::Result<SocketAddr> {
     const PREFIX: &[u8] = b"gateway-sensor:";
 
@@ -100,7 +100,7 @@ fn is_trusted(socket: impl AsFd) -> bool {
     socket_peercred(socket).is_ok_and(|peer| peer.uid.is_root() || peer.uid == geteuid())
 }
 
-/// Listens for questions.
+/// Listens for requests.
 ///
 /// # Errors
 ///
@@ -121,11 +121,11 @@ pub fn bind(pin_directory: &Path) -> anyhow::Result<UnixListener> {
     Ok(UnixListener::from_std(listener)?)
 }
 
-/// How long it waits where no connection can be accepted.
+/// How long the daemon waits after a connection could not be accepted.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Takes one question after the other and hands it on, until nobody takes it any more. Where no
-/// connection can be accepted (all descriptors are in use), it waits: accounting goes on.
+/// Takes one request after the other and hands it on, until the receiver of commands is gone. Where
+/// no connection can be accepted (all descriptors are in use), it waits: accounting goes on.
 pub async fn answer<T: Send + 'static>(
     listener: UnixListener,
     commands: mpsc::Sender<T>,
@@ -141,12 +141,12 @@ pub async fn answer<T: Send + 'static>(
             }
         };
         if !is_trusted(&stream) {
-            // Whoever likes could fill the log.
+            // At debug, because any user could fill the log.
             tracing::debug!("a user who is not root asked, and was not answered");
             continue;
         }
         let commands = commands.clone();
-        // Each by itself: one that says nothing does not hold up the others.
+        // One task for each client: a silent client does not hold up the others.
         tokio::spawn(async move {
             if let Err(error) = converse(stream, commands, command).await {
                 tracing::debug!("a question has no answer: {error:#}");
@@ -170,7 +170,7 @@ async fn converse<T>(
     if commands.send(command(question, tell)).await.is_err() {
         return Ok(());
     }
-    // However long it takes: whoever hangs up in between has it done all the same.
+    // No timeout here: a request is carried out even where its client hangs up in between.
     let answer = told.await?;
     if let Err(error) = say(&mut stream, answer.as_bytes()).await {
         tracing::debug!("what was asked is done, and its client has gone: {error}");
@@ -178,7 +178,7 @@ async fn converse<T>(
     Ok(())
 }
 
-/// Sends an answer to a client that goes on taking it.
+/// Sends a response, as long as the client goes on taking it.
 async fn say(stream: &mut UnixStream, mut answer: &[u8]) -> io::Result<()> {
     while !answer.is_empty() {
         let sent = timeout(PATIENCE, stream.write(answer)).await??;
@@ -214,7 +214,8 @@ pub fn ask(pin_directory: &Path, question: &Request) -> anyhow::Result<Option<St
         .write_all(&serde_json::to_vec(question)?)
         .and_then(|()| stream.shutdown(std::net::Shutdown::Write))
         .and_then(|()| stream.read_to_string(&mut answer));
-    // Who is not trusted is hung up on; the kernel's tables will say what it lacks.
+    // The daemon hangs up on an untrusted client. The error of the kernel's tables then names the
+    // missing privilege.
     if !geteuid().is_root() && answer.is_empty() {
         return Ok(None);
     }

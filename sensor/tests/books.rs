@@ -433,8 +433,8 @@ fn a_link_that_goes_down_and_up() -> Result<()> {
     })?;
     for port in lab.books(&sensor)? {
         ensure!(port.sensor.upload == port.counted.upload, "{port:#?}");
-        // What the driver drops because its link goes down was seen by the last program before
-        // it; the driver counts such packets, and not their octets.
+        // The last program before the driver has seen the packets that the driver drops because its
+        // link goes down; the driver counts these packets, but not their octets.
         ensure!(
             port.sensor.download.packets == port.counted.download.packets + port.lost,
             "{port:#?}"

@@ -431,8 +431,8 @@ fn a_file_that_cannot_be_read_has_a_sentence() {
     assert!(missing_printed.contains("none.toml"), "{missing_printed}");
 }
 
-/// What is printed about the files of a configuration, in a folder that holds `files`; `FOLDER` in
-/// the configuration is that folder, as it is in what is printed.
+/// The text printed about the files of a configuration, in a folder that holds `files`; `FOLDER`
+/// stands for that folder, in the configuration and in the printed text.
 fn printed_with_files(name: &str, files: &[(&str, &[u8])], text: &str) -> String {
     let folder = env::temp_dir().join(format!("sensor-config-{name}-{}", std::process::id()));
     fs::create_dir_all(&folder).unwrap();

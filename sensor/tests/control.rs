@@ -200,7 +200,7 @@ fn many_at_once_and_answers_of_many_megabytes() -> Result<()> {
 fn a_daemon_that_stops_in_between_is_said_not_to_answer() -> Result<()> {
     let path = daemon("stops", None)?;
     match control::ask(&path, &status()) {
-        // Who is not root takes it for one that does not trust it.
+        // A client that is not root takes the daemon for one that does not trust it.
         Ok(answer) => assert_eq!(
             (answer, rustix::process::geteuid().is_root()),
             (None, false)
@@ -215,11 +215,11 @@ fn questions_that_are_none_or_too_long_are_hung_up_on() -> Result<()> {
     let path = daemon("garbage", Some("nothing".into()))?;
     for question in [&b"{}"[..], b"", &[b' '; 5000]] {
         let mut client = connect(socket()?, &path)?;
-        // It may hang up before all is written.
+        // The daemon may hang up before all is written.
         let _ = client.write_all(question);
         let _ = client.shutdown(std::net::Shutdown::Write);
         let mut answer = Vec::new();
-        // What it did not read is a reset.
+        // Data that the daemon did not read makes a reset.
         let _ = client.read_to_end(&mut answer);
         assert!(answer.is_empty());
     }
@@ -242,8 +242,8 @@ fn one_path_has_one_listener_however_long_it_is() -> Result<()> {
     Ok(())
 }
 
-/// Whoever makes the daemon use up its descriptors does not end it. In a process of its own, whose
-/// other threads need none.
+/// A client that makes the daemon use up its descriptors does not end it. The test has a process of
+/// its own, whose other threads need none.
 #[test]
 fn without_a_descriptor_it_waits_for_one() -> Result<()> {
     const ALONE: &str = "SENSOR_TEST_WITHOUT_DESCRIPTORS";

@@ -34,7 +34,7 @@ struct Row {
     quic_version: String,
 }
 
-/// What was found in one capture.
+/// The flows and questions found in one capture.
 #[derive(Default)]
 struct Found {
     flows: Vec<Value>,
@@ -130,7 +130,7 @@ fn is_end(expected: &str, end: &Value) -> bool {
             .is_ok_and(|expected| end.parse() == Ok(expected))
 }
 
-/// What `sensor replay` says of the captures that have rows.
+/// The output of `sensor replay` for the captures that have rows.
 fn found(rows: &[Row]) -> Result<HashMap<String, Found>> {
     let captures: BTreeSet<_> = rows.iter().map(|row| &row.capture).collect();
     let output = Command::new(env!("CARGO_BIN_EXE_sensor"))

@@ -116,7 +116,7 @@ fn rows(sources: &[&str]) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// What the decoders find in a capture: by which of them, between whom, and the name.
+/// The names that the decoders find in a capture, each with the decoder and the ends.
 fn found(packets: &[Packet]) -> BTreeSet<(&'static str, Ends, String)> {
     let mut found = BTreeSet::new();
     let mut streams: HashMap<Ends, Stream> = HashMap::new();

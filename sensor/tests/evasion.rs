@@ -49,17 +49,18 @@ const QUIC_PORT: u16 = 8_443;
 /// The name of a server for DNS over TLS that no list has.
 const RESOLVER: &[u8] = b"dns.nobody.example";
 
-/// What is no DNS, and how often it is said before a question: more often than a flow is watched for.
+/// Data that is no DNS, and how often it is sent before a question: more often than a flow is watched
+/// for.
 const NOISE: &[u8] = b"\x7f\0\xffnoise";
 const LATE: usize = 12;
 
-/// By then a flow that cannot be read is counted, if it is not refused after all.
+/// The time after which a flow that cannot be read is counted, if it is not refused after all.
 const COUNTED: Duration = Duration::from_millis(2_000);
 
 /// How long a client waits where the server is to read in between.
 const BETWEEN: Duration = Duration::from_millis(50);
 
-/// What is sent for a line, and whether the server answered it.
+/// Sends the traffic of a line, and gives whether the server answered it.
 type Try = fn(&Bench, &str) -> Result<bool>;
 
 /// How each line of the table is done.
@@ -322,7 +323,7 @@ const LINES: &[(&str, Try)] = &[
     (
         "DNS over TLS to a server that no list has",
         |bench, name| {
-            // Who has no keys cannot tell the question from any other record.
+            // Without the keys, the question cannot be told from any other record.
             let question: Vec<_> = over_tcp(&questions(&[name]))
                 .iter()
                 .map(|octet| octet ^ 0x5a)
@@ -590,7 +591,7 @@ impl Bench {
         Ok(reasons)
     }
 
-    /// What comes of a line with the blocked name, in the words of the table.
+    /// The outcome of a line with the blocked name, in the words of the table.
     fn outcome(&self, attempt: Try) -> Result<String> {
         let before = self.unread()?;
         if !attempt(self, BLOCKED.name)? {
@@ -629,7 +630,7 @@ impl Bench {
     }
 }
 
-/// A name server that answers whatever it is asked with an address, at one of the internet's. Its
+/// A name server that answers any question with an address, at one of the internet's addresses. Its
 /// thread ends with the process.
 fn answer_everything(lab: &Lab, port: u16) -> Result<()> {
     /// A header, the root, a type and a class.
@@ -649,15 +650,15 @@ fn answer_everything(lab: &Lab, port: u16) -> Result<()> {
             answer[7] = 1;
             // The name of the first question, A, IN, a minute, 192.0.2.99.
             answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, 99]);
-            // Who has gone needs no answer.
+            // A client that has gone needs no answer.
             let _ = socket.send_to(&answer, from);
         }
     });
     Ok(())
 }
 
-/// A server that says hello to whoever says something, at one of the internet's. Its threads end with
-/// the process.
+/// A server that answers any data with a hello, at one of the internet's addresses. Its threads end
+/// with the process.
 fn say_hello_to_everybody(lab: &Lab) -> Result<()> {
     let listener = lab
         .internet
@@ -708,7 +709,7 @@ fn relay_quic(lab: &Lab) -> Result<()> {
                 thread::spawn(move || {
                     let mut datagram = [0; 2_048];
                     while let Ok((length, _)) = socket.recv_from(&mut datagram) {
-                        // Who has gone needs no answer.
+                        // A client that has gone needs no answer.
                         let _ = near.send_to(&datagram[..length], from);
                     }
                 });
@@ -812,7 +813,7 @@ fn come_to_what_the_table_says() -> Result<()> {
         );
         let expected = expected.get(name).context("a line of the table")?;
         if expected.starts_with("unread") {
-            // What the control is counted for is counted before.
+            // The control attempt is counted before the attempt itself.
             thread::sleep(COUNTED);
         }
         let outcome = bench.outcome(*attempt);

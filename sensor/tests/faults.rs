@@ -1,4 +1,4 @@
-//! What goes wrong around a sensor, each with the real daemon in a lab of its own. Runs as root.
+//! Faults around a sensor, each with the real daemon in a lab of its own. Runs as root.
 
 #[path = "faults/attachment.rs"]
 mod attachment;
@@ -329,7 +329,7 @@ fn too_little_privilege_is_said() {
     nothing_pinned(&lab, &settings.pins);
     nothing_attached(&lab, "one");
 
-    // What is there may not be looked at: that is not the same as nothing being there.
+    // This user may not look at the tables, and must not be told that there are none.
     let _daemon = Daemon::start(&lab, &settings);
     for word in ["devices", "flows", "status", "unload"] {
         let ended = as_nobody(word);
@@ -340,7 +340,8 @@ fn too_little_privilege_is_said() {
             ended.said
         );
     }
-    // Nor is a daemon that does not answer none, or what is kept from this user not in force.
+    // Nor must it be told that no daemon runs because none answers, or that a command kept from it
+    // is not in force.
     run(&lab, &settings, &["block", "a.example"]).fine();
     let said = as_nobody(&format!("explain {} a.example", wire::DEVICE_MAC)).fine();
     for sentence in [
@@ -414,7 +415,7 @@ fn without_a_bpf_file_system_the_mount_is_named() {
         .expect("doctor is content");
 }
 
-/// What the household may not reach.
+/// A policy that refuses the tracker.
 fn no_tracker() -> String {
     format!(
         "[[policy]]\nname = \"tracker\"\nremotes = [\"{}\", \"{}\"]\naction = \"reject\"\n",
@@ -572,7 +573,7 @@ fn a_policy_by_kind_holds_from_the_first_moment_of_a_restart() {
         });
         assert!(attempts.into_inner() > 10, "{end}");
     }
-    // Who asks is told from what it is known.
+    // The evidence of the device names its source.
     let known = sensor.json(&lab, "devices").expect("devices");
     let phone = known.as_array().expect("devices").iter();
     let phone = phone.filter(|device| device["device"] == lab::REDMI_MAC);

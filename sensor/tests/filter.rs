@@ -196,8 +196,9 @@ fn a_second_after_a_flood_of_made_up_devices_a_new_phone_has_all_that_it_needs()
     Ok(())
 }
 
-/// A socket buffer whose checksum is left to whoever sends it on, as those of virtual machines and of
-/// merged segments are: what the program at TC makes of it has one that a phone believes.
+/// The checksum of a socket buffer is left to the device that sends it on, for packets of virtual
+/// machines and for merged segments. The answer that the program at TC makes of such a buffer has a
+/// checksum that a phone accepts.
 #[test]
 fn a_refusal_is_believed_where_checksums_are_left_to_the_sender() -> Result<()> {
     if !can_be()? {
@@ -208,7 +209,7 @@ fn a_refusal_is_believed_where_checksums_are_left_to_the_sender() -> Result<()> 
         offloads: true,
         ..Options::default()
     })?;
-    // What a phone's link carries is finished: by the gateway.
+    // The packets on a phone's link have finished checksums: the gateway computes them.
     lab.gateway.run("ethtool -K lan0 tx off")?;
     let configuration = lab.configuration(&blocking("strict = true"));
     let configuration = configuration.replace("hook = \"auto\"", "hook = \"tc\"");
@@ -217,7 +218,7 @@ fn a_refusal_is_believed_where_checksums_are_left_to_the_sender() -> Result<()> 
     for way in Way::ALL {
         let figures = paths::attempt(&lab, way, ATTEMPTS)?;
         figures.check(way.name())?;
-        // Who believes no refusal waits.
+        // A client that does not believe a refusal waits in silence.
         ensure!(figures.silent == 0, "{}: {figures:#?}", way.name());
     }
     Ok(())
@@ -253,8 +254,8 @@ fn an_address_is_refused_where_no_allowed_name_shares_it() -> Result<()> {
         let attempts = lab.attempts(&lab.phone, Way::Tls, 4, &targets)?;
         Ok(attempts.iter().all(|one| one.outcome == Outcome::Answered))
     };
-    // The answers of the laptop, whatever they say, are not about the phone. What it asks last is what is
-    // learned last.
+    // The answers to the laptop, whatever they say, do not apply to the phone. The laptop's last question
+    // is learned last.
     for name in [BLOCKED.name, ALLOWED.name, ONLY_BLOCKED.name] {
         lab.laptop.run(&format!("getent ahosts {name}"))?;
     }

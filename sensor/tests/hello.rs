@@ -36,7 +36,8 @@ fn records(hello: &[u8], size: usize) -> Vec<u8> {
     hello.chunks(size).flat_map(record).collect()
 }
 
-/// What the product does: the name as soon as the stream has it, and none where it conflicts.
+/// The name that the product finds: as soon as the stream has it, and none where the stream
+/// conflicts.
 fn name(initial: Option<u32>, octets: &[u8], pieces: &[Range<usize>]) -> Option<String> {
     let mut stream = Stream::new(initial);
     for piece in pieces {
@@ -109,7 +110,7 @@ fn everything_else_in_them_is_read_too() {
     }
 }
 
-/// What rustls, as a server, makes of the same octets.
+/// The name that rustls, as a server, reads from the same octets.
 fn name_by_rustls(octets: &[u8]) -> Option<String> {
     let mut acceptor = Acceptor::default();
     let mut rest = octets;
@@ -137,7 +138,7 @@ fn split(hello: &[u8], sizes: &[usize]) -> Vec<u8> {
     octets
 }
 
-/// Whatever bit of a hello is wrong: the name that rustls reads is the one that is found.
+/// With any one bit of a hello wrong, the name found is the one that rustls reads.
 #[test]
 fn rustls_agrees_on_damaged_hellos() {
     let (hello, _) = HELLOS[0];

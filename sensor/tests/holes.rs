@@ -127,12 +127,12 @@ impl Random {
 /// Octets of Ethernet, IPv4 and TCP: what lies behind them is taken for payload.
 const HEADERS: usize = PACKET_HEADER + 54;
 
-/// What becomes of a packet.
+/// The harm done to a packet.
 #[derive(Clone, Copy)]
 enum Harm {
-    /// It is not there.
+    /// The packet is missing.
     Hole,
-    /// Every octet of its payload is another.
+    /// Every octet of its payload is changed.
     Garbage,
 }
 

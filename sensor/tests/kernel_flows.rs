@@ -175,7 +175,8 @@ fn a_set_that_is_full_spills_into_the_one_behind_it() -> Result<()> {
     Ok(())
 }
 
-/// What packets of live flows are hits of, and what the programs have booked.
+/// The hits of each policy, booked by the programs or still in live flows, and the decided ones
+/// among them.
 fn hits(programs: &Programs) -> Result<HashMap<u16, (u64, u64)>> {
     let mut hits: HashMap<u16, (u64, u64)> = HashMap::new();
     let kernel: KernelHashMap<_, Raw<HitKey>, Raw<Hit>> =

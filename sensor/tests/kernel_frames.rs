@@ -52,7 +52,8 @@ enum Booked {
     Skipped(Skip),
 }
 
-/// What the library says about frames, with the memory of first fragments that a map is.
+/// The library's judgement of frames, with a memory of first fragments in place of the kernel's
+/// map.
 #[derive(Default)]
 struct Oracle {
     ports: HashMap<(FlowKey, u32, u8), u32>,
@@ -393,7 +394,7 @@ fn library_answer(frame: &[u8], to: To, buffer: &mut [u8; ANSWER_CAPACITY]) -> O
 #[test]
 fn a_refused_frame_comes_back_as_the_library_answers() -> Result<()> {
     programs::enter_own_namespace()?;
-    // What is sent to the server goes by way of the interface, which has to be up.
+    // Packets to the server go by way of the interface, which has to be up.
     let up = Command::new("ip")
         .args(["link", "set", "lo", "up"])
         .status()?;

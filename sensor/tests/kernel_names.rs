@@ -419,8 +419,8 @@ fn numbered(mut frame: Vec<u8>, sequence: u32, acknowledges: u32) -> Vec<u8> {
     frame
 }
 
-/// What user space rules of a hello in two segments holds, whatever the device sends between them; only an
-/// answer of the server to another SYN begins another connection, of which nothing was ruled.
+/// The verdict of user space on a hello in two segments holds, whatever the device sends between them.
+/// Only an answer of the server to another SYN begins another connection, which has no verdict yet.
 #[test]
 fn a_connection_that_the_device_makes_up_loses_no_verdict() -> Result<()> {
     const SYN: u8 = 0x02;
@@ -574,7 +574,7 @@ fn first_flights_are_refused_by_name() -> Result<()> {
             "{judgement:?}"
         );
         ensure!(judgement.decision.layer == layer, "{judgement:?}");
-        // What follows finds it decided.
+        // The next packet finds the flow decided.
         programs.forget_answers()?;
         let more = programs.run_xdp("upload", &frame(false, 6, ends, 0x18, b"more"), 1)?;
         ensure!(
@@ -639,8 +639,8 @@ fn initial(connection: u8) -> Vec<u8> {
     packet
 }
 
-/// What the server of a refused connection says cannot be told from what another connection at the
-/// same ports is answered.
+/// Packets from the server of a refused connection cannot be told from answers to another
+/// connection at the same ports.
 #[test]
 fn a_second_quic_connection_opens_no_refused_one() -> Result<()> {
     programs::enter_own_namespace()?;
@@ -741,7 +741,7 @@ fn what_has_urgent_data_is_left_to_user_space() -> Result<()> {
     Ok(())
 }
 
-/// What the kernel cannot read in a first flight is not taken for judged: user space reads it.
+/// A first flight that the kernel cannot read is not taken for judged: user space reads it.
 #[test]
 fn requests_that_are_not_plain_are_left_to_user_space() -> Result<()> {
     programs::enter_own_namespace()?;
@@ -784,7 +784,7 @@ fn questions_and(allowed: usize, name: &str) -> Vec<u8> {
     framed(&messages)
 }
 
-/// What was merged from several segments is judged as they would be, wherever the name lies in it.
+/// A packet merged from several segments is judged as these would be, wherever the name lies in it.
 #[test]
 fn names_are_read_wherever_they_lie_in_a_packet() -> Result<()> {
     programs::enter_own_namespace()?;
@@ -842,7 +842,8 @@ fn names_are_read_wherever_they_lie_in_a_packet() -> Result<()> {
     Ok(())
 }
 
-/// What the kernel does not look through is not taken for judged, and user space has all of it.
+/// A payload that the kernel does not read to its end is not taken for judged, and user space has
+/// all of it.
 #[test]
 fn what_is_longer_than_the_kernel_reads_goes_whole_to_user_space() -> Result<()> {
     programs::enter_own_namespace()?;
@@ -978,7 +979,7 @@ fn a_connection_that_begins_behind_another_datagram_is_seen() -> Result<()> {
     Ok(())
 }
 
-/// What stands where a host name should is judged as the servers read it, or not at all.
+/// A text in the place of a host name is judged as the servers read it, or not at all.
 #[test]
 fn a_port_is_no_part_of_a_name_and_what_is_none_is_left_to_user_space() -> Result<()> {
     programs::enter_own_namespace()?;

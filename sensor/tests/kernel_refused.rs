@@ -190,8 +190,8 @@ fn silent(programs: &Programs, reason: Silence) -> Result<u64> {
     Ok(programs.interface()?.silent[reason as usize])
 }
 
-/// What a policy about everything beyond the link leaves alone: neighbours, and errors about connections
-/// that are allowed.
+/// A policy about everything beyond the link leaves neighbour discovery alone, and ICMP errors about
+/// allowed connections.
 #[test]
 fn the_link_and_what_is_told_of_allowed_connections_pass() -> Result<()> {
     programs::enter_own_namespace()?;
@@ -264,7 +264,7 @@ fn the_link_and_what_is_told_of_allowed_connections_pass() -> Result<()> {
             ensure!(down(&frame)? == passes, "{kind} about {to:?}");
         }
     }
-    // What was refused was counted as such, and nothing else.
+    // Packets on which the link or an allowed connection depends have own flows.
     let flows = programs.flows()?;
     let vital = |flow: &&FlowRecord| flow.key.is_vital();
     ensure!(flows.iter().filter(vital).count() > 10);

@@ -93,7 +93,8 @@ fn datagram(ports: (u16, u16), octets: &[u8]) -> Vec<u8> {
         .build()
 }
 
-/// What may be a DNS message of so many bytes: a header of a question, and a label's length.
+/// A payload of so many bytes that may be a DNS message: a header of a question, and a label's
+/// length.
 fn question(len: usize) -> Vec<u8> {
     let mut octets = pattern(len);
     octets[..13].copy_from_slice(&[0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1]);
@@ -418,7 +419,7 @@ fn dns_is_read_at_any_port_from_its_first_question_on() -> Result<()> {
     Ok(())
 }
 
-/// What a later fragment carries is the middle of something; the first has the start.
+/// Only the first fragment is copied: it has the start of the payload, a later one its middle.
 #[test]
 fn of_a_packet_in_pieces_the_first_is_copied() -> Result<()> {
     programs::enter_own_namespace()?;

@@ -160,8 +160,8 @@ fn serve_datagrams(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// What each of some questions is answered with, where they leave as one packet that is still to be split
-/// (UDP_SEGMENT of `linux/udp.h`): the response code, or `None` where no answer comes.
+/// The response code to each question, or `None` where no answer comes. The questions leave as one packet
+/// that is still to be split (UDP_SEGMENT of `linux/udp.h`).
 fn answers_to_super_packet(lab: &Lab, names: &[&str]) -> Result<Vec<Option<u8>>> {
     const SOL_UDP: libc::c_int = 17;
     const UDP_SEGMENT: libc::c_int = 103;

@@ -67,7 +67,7 @@ fn has_kernel() -> bool {
 }
 
 /// The capture with one frame that is longer than every kernel's test run takes: `reports` says what comes
-/// of it. What is told goes another way from there on.
+/// of it. The records differ from there on.
 const TOO_LONG: &str = "reports/bigtcp100k.pcap";
 
 fn alike(what: &str, capture: &[u8], kernel: &mut Engine) -> Result<Told> {

@@ -1,5 +1,5 @@
-//! What replay makes of links, of tunnels, and of who is the device: captures written here, through
-//! the engine that needs no root.
+//! Replay of links and tunnels, and its choice of the device: captures written here, through the
+//! engine that needs no root.
 
 #[allow(dead_code, reason = "other tests use the rest")]
 mod written;
@@ -314,7 +314,7 @@ fn every_link_type_leads_to_the_same_flow() {
         assert_eq!(flows, [expected], "{what}");
         let booked = summary.booked.accounted.bytes as i64;
         assert_eq!(booked - summary.framing, len as i64, "{what}");
-        // What stays before IP counts as a header of Ethernet, and PPPoE's as what it is.
+        // The link's header counts as one of Ethernet, and PPPoE's counts in addition.
         let headers = 14 + if link == 51 { 8 } else { 0 };
         assert_eq!(booked, headers + ip.len() as i64, "{what}");
     }

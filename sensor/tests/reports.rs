@@ -34,7 +34,7 @@ fn rows(table: &str) -> impl Iterator<Item = Row<'_>> {
     })
 }
 
-/// What `replay` says of a capture.
+/// The output of `replay` for a capture.
 #[derive(Default)]
 struct Replayed {
     flows: Vec<Value>,
@@ -107,7 +107,7 @@ impl Replayed {
         Ok(&flow[field])
     }
 
-    /// What was concluded of the only device.
+    /// A field of the only device.
     fn of_device(&self, field: &str) -> Result<&Value> {
         let [device] = &self.devices[..] else {
             anyhow::bail!("{} devices: {:?}", self.devices.len(), self.devices);

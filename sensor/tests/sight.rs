@@ -1,5 +1,5 @@
-//! Ring 3: who a phone is and whom it talks to, from the real packets of real clients: curl, quinn
-//! and Chromium. What the servers wrote down is held against what the sensor says. Needs root.
+//! Ring 3: the identity and the parties of a phone, from the real packets of real clients: curl,
+//! quinn and Chromium. The servers' notes are compared with the sensor's output. Needs root.
 
 use std::{
     env,

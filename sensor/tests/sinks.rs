@@ -45,7 +45,7 @@ fn both<T>(upload: T, download: T) -> ByDirection<T> {
 const PHONE: &str = "a4:50:46:1f:00:2c";
 const RANDOM: &str = "da:a1:19:00:00:07";
 
-/// What a phone exchanged with one party, all of it while the party had a series.
+/// The traffic of a phone with one party, all of it while the party had a series.
 fn with(
     party: &str,
     category: Option<&'static str>,
@@ -111,7 +111,7 @@ fn phone() -> Device {
             with("example.org", None, both(20_000, 3_000_000), 8),
             with("miui.com", None, both(1_000, 9_000), 2),
             PartyTraffic {
-                // What came before its series is in that of `other`.
+                // The traffic before its series began is in the series of `other`.
                 bytes_in_all: both(60_000, 5_000),
                 flows_in_all: both(12, 1),
                 ..with("miui.com", Some("telemetry"), both(50_000, 4_000), 10)
@@ -379,8 +379,8 @@ fn an_empty_snapshot_has_metrics() {
     assert!(text.contains("sensor_flow_table_size_flows 0\n"), "{text}");
 }
 
-/// What promtool says of some files and of a text; `None` where there is no promtool and none is
-/// demanded. Empty is praise for `check metrics`.
+/// The output of promtool for some files and a text; `None` where there is no promtool and none is
+/// demanded. An empty output means that `check metrics` passed.
 fn run_promtool(arguments: &[&str], text: &str) -> Option<(bool, String)> {
     let child = Command::new("promtool")
         .args(arguments)

@@ -1,4 +1,4 @@
-//! What a service manager hears over a real notification socket.
+//! The notifications that a service manager receives over a real socket.
 
 #![allow(clippy::unwrap_used)] // A test fails by panicking.
 

@@ -1,4 +1,4 @@
-//! What the benches that are no criterion's take from their command lines.
+//! The command lines of the benches that do not use criterion.
 
 use std::{env, ffi::OsString, path::PathBuf};
 

@@ -27,7 +27,7 @@ impl Sandbox {
         let folder = env::temp_dir().join(format!("sensor-bench-{}", process::id()));
         fs::create_dir(&folder).with_context(|| folder.display().to_string())?;
         let sandbox = Self { folder };
-        // What is mounted from here on is not seen outside.
+        // Mounts from here on are not seen outside.
         mount(None, Path::new("/"), None, libc::MS_REC | libc::MS_PRIVATE)?;
         mount(Some(c"bpf"), &sandbox.folder, Some(c"bpf"), 0)?;
         Ok(sandbox)

@@ -1,4 +1,5 @@
-//! What this machine's own kernel may lack: a VLAN, a bond, and a flowtable of nftables behind a bridge.
+//! Features that this machine's own kernel may lack: a VLAN, a bond, and a flowtable of nftables behind
+//! a bridge.
 
 use std::{fs, process::Command, thread, time::Duration, time::Instant};
 
@@ -188,7 +189,7 @@ fn hook(kernel: &Kernel, name: &str) -> Result<Hook> {
     Ok(attached.next().context("not attached")?.upload)
 }
 
-/// What the books have of an interface, and what it has counted itself.
+/// The books of an interface, and the interface's own counters.
 fn seen(kernel: &mut Kernel, port: &Port) -> Result<([Tally; 2], [Tally; 2])> {
     let mut aggregate = Aggregate::default();
     kernel.read(Duration::from_secs(3600), &0.0.into(), |record| {
@@ -205,7 +206,7 @@ fn seen(kernel: &mut Kernel, port: &Port) -> Result<([Tally; 2], [Tally; 2])> {
     ))
 }
 
-/// What was booked and what was counted since, once nothing moves and they agree.
+/// The booked and the counted traffic since `before`, once nothing moves and they agree.
 fn difference(
     kernel: &mut Kernel,
     port: &Port,

@@ -1,4 +1,4 @@
-//! The words of the command line.
+//! The arguments of the command line.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -16,7 +16,7 @@ use crate::{config::arguments, policy::explain::Subject};
     about = "Accounts and filters the traffic of phones at the gateway, in the kernel."
 )]
 pub struct Cli {
-    /// The configuration.
+    /// The configuration file.
     #[arg(
         long,
         global = true,
@@ -24,49 +24,48 @@ pub struct Cli {
         default_value = "/etc/gateway-sensor/sensor.toml"
     )]
     pub config: PathBuf,
-    /// How much is logged, to standard error.
+    /// How much to log, to standard error.
     #[arg(long, global = true, value_name = "LEVEL", default_value = "info")]
     pub log: LogLevel,
-    /// What to do.
+    /// The command to run.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// What to do.
+/// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Load, attach and account, in the foreground, until SIGTERM or Ctrl-C.
+    /// Run in the foreground until SIGTERM or Ctrl-C: load, attach, account and filter.
     Run,
-    /// Check the configuration; every problem is shown with its place and its remedy.
+    /// Check the configuration, and show every problem with its place and its remedy.
     Check,
-    /// Show the devices: who they are, what they carried and how much of it is hidden.
+    /// Show the devices: name, kind and vendor, traffic, and how much of the traffic is hidden.
     Devices(DevicesArgs),
-    /// Show the flows that are open, the largest first, and whom they are with.
+    /// Show the open flows, the largest first, and the name and owner of each remote side.
     ///
-    /// A name with a question mark is a guess: another device asked for it and got this address. In
-    /// brackets stands what is hidden, and how.
+    /// A name with a question mark is a guess: another device asked for it and got this address.
+    /// Brackets say how a flow hides its name.
     Flows(FlowsArgs),
     /// Show hooks, tables, policy, names and losses.
     Status(Output),
-    /// Refuse a name and everything below it, at once, on a daemon that runs.
+    /// Block a name and everything below it, at once, in the running daemon.
     ///
-    /// It stands above every policy of the configuration, and survives a restart of the daemon.
+    /// Overrides every policy of the configuration, and survives a restart of the daemon.
     Block(SayArgs),
-    /// Allow a name and everything below it, at once, on a daemon that runs.
+    /// Allow a name and everything below it, at once, in the running daemon.
     ///
-    /// It stands above every policy about names, and survives a restart of the daemon. What a policy
-    /// about addresses, ports, `quic` or everything refuses, is refused before a name is said.
+    /// Overrides every policy about names, and survives a restart of the daemon. Does not override
+    /// policies that block by address, port or `quic`, or that block everything.
     Allow(SayArgs),
-    /// Take back what `block` or `allow` said of a name for the same devices.
+    /// Take back a `block` or `allow` of a name for the same devices.
     Forget(ForgetArgs),
-    /// Show what the policies say of a name or an address for a device, why, and what else is about
-    /// it.
+    /// Show whether a device may reach a name or address, and which policy decides.
     Explain(ExplainArgs),
     /// Remove every program, map and link of the sensor from the kernel.
     Unload,
-    /// Check what the sensor needs of this machine, and say what is missing.
+    /// Check that this machine has what the sensor needs, and show what is missing.
     Doctor,
-    /// Show the flows of capture files (pcap, pcapng), as if their packets passed by now; needs no
+    /// Show the flows of capture files (pcap, pcapng), as if their packets passed now; needs no
     /// configuration.
     Replay(ReplayArgs),
 }
@@ -85,8 +84,8 @@ pub struct DevicesArgs {
     /// How they are printed.
     #[command(flatten)]
     pub output: Output,
-    /// This one alone, by its MAC address, its IP address or its name, with all that is known of it and
-    /// from what.
+    /// Show only this device (MAC address, IP address or name), with all that is known of it, and the
+    /// evidence.
     #[arg(value_name = "DEVICE")]
     pub device: Option<String>,
 }
@@ -97,7 +96,7 @@ pub struct FlowsArgs {
     /// How they are printed.
     #[command(flatten)]
     pub listing: ListingArgs,
-    /// Those of this device alone, by its MAC address, its IP address or its name.
+    /// Show only the flows of this device (MAC address, IP address or name).
     #[arg(value_name = "DEVICE")]
     pub device: Option<String>,
 }
@@ -108,7 +107,7 @@ pub struct ListingArgs {
     /// How they are printed.
     #[command(flatten)]
     pub output: Output,
-    /// How many at most; 0 for all. JSON has all.
+    /// Show at most this many flows; 0 for all. JSON has all.
     #[arg(long, value_name = "COUNT", default_value_t = 40)]
     pub limit: usize,
     /// Show every column, and shorten nothing.
@@ -116,37 +115,37 @@ pub struct ListingArgs {
     pub wide: bool,
 }
 
-/// What is blocked or allowed.
+/// A name to block or allow, the devices, and for how long.
 #[derive(Clone, Debug, Args)]
 pub struct SayArgs {
-    /// What it is about.
+    /// The name and the devices.
     #[command(flatten)]
     pub about: ForgetArgs,
-    /// How long it holds, 1m to 365d; left out: until `sensor forget`.
+    /// How long it holds, 1m to 365d; default: until `sensor forget`.
     #[arg(long = "for", value_name = "DURATION", value_parser = arguments::holds_for)]
     pub holds_for: Option<Duration>,
 }
 
-/// A name, and the devices for which something was said of it.
+/// A name, and the devices for which it is blocked or allowed.
 #[derive(Clone, Debug, Args)]
 pub struct ForgetArgs {
-    /// The name; everything below it is meant too.
+    /// The name; everything below it is included.
     #[arg(value_name = "NAME", value_parser = arguments::domain)]
     pub domain: String,
-    /// For these devices: a MAC or IP address, a name as `sensor devices` shows it, `group:…`, `vendor:…` or
-    /// `kind:…`; default: for all.
+    /// The devices: a MAC or IP address, a name as `sensor devices` shows it, `group:…`, `vendor:…` or
+    /// `kind:…`; default: all.
     #[arg(long, value_name = "DEVICES")]
     pub device: Option<String>,
 }
 
-/// What is explained.
+/// A device and the name or address to explain for it.
 #[derive(Clone, Debug, Args, Serialize, Deserialize)]
 pub struct ExplainArgs {
-    /// The device, by its MAC address, its IP address or its name.
+    /// The device: its MAC address, IP address or name.
     #[arg(value_name = "DEVICE")]
     pub device: String,
-    /// A name or an address, with a remote port where that matters: `a.example`,
-    /// `192.0.2.1:443`, `[2001:db8::1]:443`.
+    /// A name or an address, with a remote port if that matters: `a.example`, `192.0.2.1:443`,
+    /// `[2001:db8::1]:443`.
     #[arg(value_name = "NAME|ADDRESS[:PORT]", value_parser = arguments::subject)]
     pub subject: Subject,
     /// How it is printed.
@@ -157,19 +156,19 @@ pub struct ExplainArgs {
 /// Which captures are replayed, and how.
 #[derive(Clone, Debug, Args)]
 pub struct ReplayArgs {
-    /// The capture files; each is a household of its own.
+    /// Capture files; each is treated as a household of its own.
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
-    /// Addresses of the household; without them, the local side is the one that began.
+    /// Addresses of the household; default: the side that began a connection is the local one.
     #[arg(long, value_name = "CIDR")]
     pub lan: Vec<IpNet>,
-    /// A list of names, beside those that are built in, as `[[list]]` in the configuration.
+    /// A list of names, in addition to the built-in ones, as `[[list]]` in the configuration.
     #[arg(long, value_name = "FILE")]
     pub list: Vec<PathBuf>,
     /// A database of networks (.mmdb), for countries and autonomous systems.
     #[arg(long, value_name = "FILE")]
     pub networks: Vec<PathBuf>,
-    /// What reads the frames.
+    /// The code that parses the frames.
     #[arg(long, value_name = "ENGINE", default_value = "host")]
     pub engine: EngineName,
     /// How many flows are printed, and how.
@@ -177,27 +176,27 @@ pub struct ReplayArgs {
     pub flows: ListingArgs,
 }
 
-/// What reads the frames of a capture.
+/// The code that parses the frames of a capture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum EngineName {
-    /// The code that the kernel programs are made of, in this process.
+    /// The code of the kernel programs, compiled into this process.
     Host,
-    /// The kernel programs themselves, run over each frame and attached to nothing; needs root.
+    /// The kernel programs themselves, run on each frame and attached to nothing; needs root.
     Kernel,
 }
 
 /// How much is logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogLevel {
-    /// What makes the sensor fail.
+    /// Errors that make the sensor fail.
     Error,
-    /// And what it works around.
+    /// Also problems that it works around.
     Warn,
-    /// And what changes: attached, reloaded, ended.
+    /// Also changes: attached, reloaded, ended.
     Info,
-    /// And names and addresses of the household.
+    /// Also names and addresses of the household.
     Debug,
-    /// And each step.
+    /// Also each step.
     Trace,
 }
 

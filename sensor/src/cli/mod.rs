@@ -1,4 +1,4 @@
-//! What each command does.
+//! Executes the commands of the command line.
 
 pub mod args;
 pub mod print;
@@ -33,11 +33,11 @@ use crate::{
     source::kernel::{self, Books, Links, preflight},
 };
 
-/// Does what was typed.
+/// Executes the command of the arguments.
 ///
 /// # Errors
 ///
-/// What went wrong, as one line.
+/// The error, as one line.
 pub fn execute(cli: &Cli) -> anyhow::Result<ExitCode> {
     log_to_stderr(cli.log);
     // The only one that needs no configuration.
@@ -109,7 +109,8 @@ pub fn execute(cli: &Cli) -> anyhow::Result<ExitCode> {
             let question = Request::Explain(args.clone());
             let text = match control::ask(pin_directory, &question)? {
                 Some(answer) => told(&answer)?,
-                // What is left of it would say something else.
+                // A configuration with errors is read only in part, and that part could decide
+                // otherwise.
                 None if problems.count(Level::Error) > 0 => {
                     refuse(&problems)?;
                     return Ok(ExitCode::FAILURE);
@@ -169,7 +170,7 @@ fn said(args: &ForgetArgs, config: &Config) -> anyhow::Result<Said> {
     })
 }
 
-/// Has the daemon do something, and prints what it says to that.
+/// Sends a command to the daemon, and prints its response.
 fn tell(
     out: &mut impl std::io::Write,
     config: &Config,
@@ -189,7 +190,7 @@ fn tell(
     Ok(ExitCode::SUCCESS)
 }
 
-/// What the daemon says to a command.
+/// Decodes the daemon's response to a command.
 fn told(answer: &str) -> anyhow::Result<String> {
     let told: Told = serde_json::from_str(answer).context(
         "the daemon is of another version: restart it (`systemctl restart gateway-sensor`)",
@@ -197,10 +198,10 @@ fn told(answer: &str) -> anyhow::Result<String> {
     told.map_err(anyhow::Error::msg)
 }
 
-/// The configuration, after its problems were shown; `None` where it cannot be used.
+/// Reads the configuration and shows its problems; `None` where it cannot be used.
 ///
-/// Who starts a daemon, or checks the configuration, needs all of it. The others need to know where
-/// the daemon is: they work while a list is missing or the file is half edited, and read no list.
+/// `run` and `check` need all of it. The other commands only need to know where the daemon is: they
+/// work while a list is missing or the file is half edited, and read no list.
 fn read(cli: &Cli) -> anyhow::Result<Option<Checked>> {
     let read = match cli.command {
         Command::Run | Command::Check => Config::load(&cli.config),
@@ -208,7 +209,7 @@ fn read(cli: &Cli) -> anyhow::Result<Option<Checked>> {
     };
     let mut checked = match read {
         Ok(checked) => checked,
-        // What is in the kernel can be removed, and the machine looked at, all the same.
+        // `unload` and `doctor` work without a configuration file.
         Err(problems)
             if matches!(cli.command, Command::Unload | Command::Doctor) && !cli.config.exists() =>
         {
@@ -252,10 +253,10 @@ fn read(cli: &Cli) -> anyhow::Result<Option<Checked>> {
     Ok(Some(checked))
 }
 
-/// Adds to the problems of a configuration what of it has no place in the kernel's tables.
+/// Adds a problem to a configuration where the kernel's tables have no room for all of it.
 fn weigh(checked: &mut Checked) {
     let Checked { config, problems } = checked;
-    // What is wrong with the files is told already.
+    // Nothing is logged here, because the problems of the files are reported already.
     let (catalog, without, with) =
         tracing::subscriber::with_default(NoSubscriber::default(), || {
             let catalog = Catalog::load(&config.parties, &config.lists, None);
@@ -278,7 +279,7 @@ fn weigh(checked: &mut Checked) {
     }
 }
 
-/// Adds to the problems of a configuration which interfaces of this machine see the same frames.
+/// Adds a problem to a configuration for each pair of its interfaces that see the same frames.
 fn find_counted_twice(checked: &mut Checked) {
     const HELP: &str = "watch one of the two: a bridge, or its ports with `ports = true`; the \
                         interface that VLANs stand on, or the VLANs; a bond, and not its members";
@@ -292,8 +293,8 @@ fn find_counted_twice(checked: &mut Checked) {
     }
 }
 
-/// Adds to the problems of a configuration which of its interfaces are not there, and which are on the side
-/// of the internet.
+/// Adds a problem to a configuration for each interface that does not exist or is on the side of the
+/// internet.
 fn look_at_interfaces(checked: &mut Checked) {
     let Checked { config, problems } = checked;
     let routes = kernel::default_routes().unwrap_or_else(|error| {
@@ -320,7 +321,7 @@ fn look_at_interfaces(checked: &mut Checked) {
     }
 }
 
-/// Adds to the problems of a configuration which names are refused that devices would miss.
+/// Adds a problem to a configuration for each refused name that devices would miss.
 fn warn_of_missed(config: &Config, catalog: &Catalog, problems: &mut Problems) {
     for policy in &config.policies {
         if !matches!(policy.action, Action::Reject | Action::Drop) {
@@ -351,7 +352,7 @@ fn now() -> f64 {
     now.map_or(0.0, |now| now.as_secs_f64())
 }
 
-/// Tells why a configuration cannot be used.
+/// Prints why a configuration cannot be used.
 fn refuse(problems: &Problems) -> anyhow::Result<()> {
     let mut out = stderr().lock();
     let colours = out.is_terminal();
@@ -360,7 +361,7 @@ fn refuse(problems: &Problems) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The kernel's tables outlive the daemon; what it learned does not.
+/// Warns that names are missing: the kernel's tables outlive the daemon, the names do not.
 fn say_names_are_missing() {
     tracing::warn!(
         "{}: the kernel goes on counting, names are known when one runs (`sensor run`, `systemctl \
@@ -369,7 +370,8 @@ fn say_names_are_missing() {
     );
 }
 
-/// Why a question has no answer. A daemon says nothing to who is not root, not even that it is there.
+/// Why a request has no response. A daemon does not answer a user who is not root, not even to say
+/// that it runs.
 fn nobody_answers() -> &'static str {
     match rustix::process::geteuid().is_root() {
         true => "no daemon runs",
@@ -412,13 +414,13 @@ fn doctor(out: &mut impl std::io::Write, config: &Config) -> anyhow::Result<Exit
     })
 }
 
-/// Says which devices stand for several, where a daemon runs that knows.
+/// Prints which MAC addresses several devices share, where a daemon runs that knows.
 fn say_shared(out: &mut impl std::io::Write, pin_directory: &Path) -> anyhow::Result<()> {
     let question = Request::Devices(DevicesArgs {
         output: Output { json: true },
         device: None,
     });
-    // Whoever asks may not be answered, and a daemon may be of another version: no reason for doctor to fail.
+    // A daemon that refuses to answer, or is of another version, is no failure of `doctor`.
     let answer = control::ask(pin_directory, &question).ok().flatten();
     let Some(Ok(text)) = answer.as_deref().map(told) else {
         return Ok(());
@@ -436,7 +438,7 @@ fn say_shared(out: &mut impl std::io::Write, pin_directory: &Path) -> anyhow::Re
     Ok(())
 }
 
-/// What doctor needs of a device.
+/// The fields of a device that `doctor` needs.
 #[derive(Deserialize)]
 struct SharedAddress {
     device: String,
@@ -444,7 +446,7 @@ struct SharedAddress {
 }
 
 fn log_to_stderr(level: LogLevel) {
-    // aya tells every relocation at debug.
+    // aya logs every relocation at debug.
     let levels = Targets::new()
         .with_default(tracing::Level::from(level))
         .with_target("aya", tracing::Level::WARN)

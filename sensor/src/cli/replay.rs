@@ -1,4 +1,4 @@
-//! Capture files, from the octets to what is printed.
+//! Capture files, from their octets to the printed flows.
 
 use std::{
     fs::File,
@@ -33,7 +33,7 @@ use crate::{
 /// Payloads of a new flow that are wanted in each direction, as where none is configured.
 const PAYLOADS: u8 = 4;
 
-/// Replays every file, and says of which not all could be read.
+/// Replays every file, and reports those that could not be read to the end.
 pub(super) fn replay(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
     let options = Options {
         lan: args.lan.clone(),
@@ -75,7 +75,7 @@ pub(super) fn replay(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What is built in, and what the files say that were named.
+/// The catalog of the built-in lists and of the files named in the arguments.
 fn catalog(args: &ReplayArgs) -> anyhow::Result<Catalog> {
     for file in &args.list {
         lists::inspect(file, None, None)
@@ -116,7 +116,7 @@ fn progress(files: &[PathBuf]) -> ProgressBar {
     }
 }
 
-/// One capture, and what is known at its end.
+/// One capture, and the results at its end.
 struct Household {
     summary: Summary,
     aggregate: Aggregate,
@@ -138,7 +138,8 @@ impl Household {
         let mut ended = 0.0;
         let summary = replay::replay(input, options, engine, |record, now| {
             match &record {
-                // A reading begins: what was told of flows before was no more than a beginning.
+                // A new reading begins: it replaces the records of flows from earlier, partial
+                // readings.
                 Record::Tables(tables) => {
                     clock = tables.clock;
                     records.clear();
@@ -149,7 +150,7 @@ impl Household {
             ended = now;
             classifier.hear(record, now, |record| aggregate.take(record, now));
         })?;
-        // Nothing more comes.
+        // The capture has no more packets.
         classifier.forget_unfinished(ended);
         classifier
             .given_up()

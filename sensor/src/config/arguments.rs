@@ -1,5 +1,5 @@
-//! Values of the configuration as they are typed at the command line: the same rules, and what is
-//! wrong in one sentence.
+//! Values of the configuration as arguments of the command line: the same rules, and each problem
+//! in one sentence.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -16,14 +16,14 @@ use crate::policy::{
     explain::{Subject, What},
 };
 
-/// How long what `sensor block` and `sensor allow` say may hold.
+/// How long a `sensor block` or `sensor allow` may hold.
 const HOLDS: RangeInclusive<Duration> =
     Duration::from_secs(60)..=Duration::from_secs(365 * 24 * 60 * 60);
 
-/// A name that stands for itself and all below it, as in `domains`.
+/// Reads a name that stands for itself and all below it, as in `domains`.
 ///
 /// # Errors
-/// What is wrong with it, and what to write instead.
+/// The problem with it, and its remedy.
 pub fn domain(text: &str) -> Result<String, String> {
     // The help for an address names a key of the file.
     if value::remote(text).is_ok() {
@@ -36,10 +36,10 @@ pub fn domain(text: &str) -> Result<String, String> {
     value::domain(text).map_err(|complaint| sentence(&complaint))
 }
 
-/// How long a command holds: a duration as in the configuration, 1 minute to 1 year.
+/// Reads how long a command holds: a duration as in the configuration, 1 minute to 1 year.
 ///
 /// # Errors
-/// What is wrong with it, and what to write instead.
+/// The problem with it, and its remedy.
 pub fn holds_for(text: &str) -> Result<Duration, String> {
     let duration = value::duration(text).map_err(|complaint| sentence(&complaint))?;
     match HOLDS.contains(&duration) {
@@ -55,16 +55,16 @@ pub fn holds_for(text: &str) -> Result<Duration, String> {
 /// Devices, as in `devices`.
 ///
 /// # Errors
-/// What is wrong with it, and what to write instead.
+/// The problem with it, and its remedy.
 pub fn devices(text: &str, known: &[DeviceOverride]) -> Result<DeviceSelector, String> {
     read::devices_called(text, known).map_err(|complaint| sentence(&complaint))
 }
 
-/// Devices, as in `devices`, or by a name or an IP address that the sensor may have found out: only a daemon
-/// knows that.
+/// Reads devices, as in `devices`, or by a name or an IP address: only a daemon knows whether the sensor has
+/// found one with it.
 ///
 /// # Errors
-/// What is wrong with it, and what to write instead.
+/// The problem with it, and its remedy.
 pub fn said_devices(text: &str, known: &[DeviceOverride]) -> Result<DeviceSelector, String> {
     devices(text, known).or_else(|error| {
         let is_address = text.parse::<IpAddr>().is_ok();
@@ -80,7 +80,7 @@ pub fn said_devices(text: &str, known: &[DeviceOverride]) -> Result<DeviceSelect
 /// `[2001:db8::1]:443`.
 ///
 /// # Errors
-/// What is wrong with it, and what to write instead.
+/// The problem with it, and its remedy.
 pub fn subject(text: &str) -> Result<Subject, String> {
     let of_address = |address: IpAddr, port| Subject {
         what: What::Address(address.to_canonical()),

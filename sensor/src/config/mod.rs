@@ -1,5 +1,4 @@
-//! What is meant: the configuration after every check. Nothing behind this module sees an
-//! unchecked value.
+//! The configuration after every check: no module behind this one sees an unchecked value.
 
 pub mod arguments;
 mod check;
@@ -25,12 +24,12 @@ use crate::{
 pub(crate) use check::unreachable::in_vain;
 pub use problem::{Level, Problem, Problems};
 
-/// A configuration that may be used, and what is wrong or doubtful about it all the same.
+/// A configuration that may be used, and the problems that it has all the same.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Checked {
-    /// What is meant.
+    /// The configuration.
     pub config: Config,
-    /// Warnings; and errors, where the function that gave this says so.
+    /// Warnings; also errors, where the function that returned this says so.
     pub problems: Problems,
 }
 
@@ -49,19 +48,19 @@ pub struct Config {
     pub policies: Vec<Policy>,
     /// How names are learned.
     pub names: Names,
-    /// Who is on the other side.
+    /// How the parties on the other side are recognised.
     pub parties: Parties,
-    /// Lists of the user's own, in the order of the file, at most 256, no file twice.
+    /// The user's own lists, in the order of the file, at most 256, no file twice.
     pub lists: Vec<List>,
-    /// What the user knows better of devices, in the order of the file, no device twice.
+    /// Facts of devices that the user knows better, in the order of the file, no device twice.
     pub devices: Vec<DeviceOverride>,
 }
 
 impl Config {
     /// Reads and checks a file, and the lists and databases that it names.
     ///
-    /// A list or a database that policies ask for and that cannot be used is an error among the
-    /// problems: all the rest works without it.
+    /// An unusable list or database that a policy needs is an error among the problems: all the
+    /// rest works without it.
     ///
     /// # Errors
     /// Every problem, where the text has an error; that it cannot be read, or is not UTF-8, is one.
@@ -73,8 +72,8 @@ impl Config {
         checked(read, may_be_used, &text, file)
     }
 
-    /// Reads and checks a file, and not the lists and databases that it names: whoever reads these next says what
-    /// is wrong with them.
+    /// Reads and checks a file, without the lists and databases that it names: their problems are reported when
+    /// these are read.
     ///
     /// # Errors
     /// Every problem, where the text has an error; that it cannot be read, or is not UTF-8, is one.
@@ -82,9 +81,9 @@ impl Config {
         Self::parse(&text_of(file)?, file)
     }
 
-    /// Reads a file for the sake of a sensor that runs already: not the files that it names, and with
-    /// errors among the problems, wherever they are not about where that sensor is. What they are
-    /// about is left out, or as it is by default.
+    /// Reads a file to find a sensor that runs already, without the files that it names. Errors are
+    /// among the problems, unless they are about the place of that sensor. A value with an error is
+    /// left out or has its default.
     ///
     /// # Errors
     /// Every problem, where it is not certain which the pin directory is.
@@ -95,7 +94,7 @@ impl Config {
         checked(read, is_certain, &text, file)
     }
 
-    /// What holds where there is no configuration: the defaults, and no interface.
+    /// The configuration where there is no file: the defaults, and no interface.
     pub fn absent() -> Self {
         read::read("").config
     }
@@ -166,7 +165,8 @@ fn unreadable(file: &Path, error: &std::io::Error) -> Problems {
 }
 
 fn not_utf8(file: &Path, octets: &[u8], valid_up_to: usize) -> Problems {
-    // What is valid is unchanged, so the replacement character stands where the octet stood.
+    // The replacement character stands where the octet stood, because the valid text before it is
+    // unchanged.
     let text = String::from_utf8_lossy(octets);
     let octet = octets.get(valid_up_to).copied().unwrap_or_default();
     let problem = Problem {
@@ -187,9 +187,9 @@ pub struct Interface {
     pub name: String,
     /// Where the upload program is to sit; at a bridge's ports TC, or `clsact`.
     pub hook: HookChoice,
-    /// Of a bridge: its ports are watched in its place, as they come and go; false by default.
+    /// For a bridge: its ports are watched in its place, as they come and go; false by default.
     pub ports: bool,
-    /// With `ports`: whether policies are about what goes from port to port; false by default.
+    /// With `ports`: whether policies apply to packets from port to port; false by default.
     pub local: bool,
 }
 
@@ -243,10 +243,10 @@ pub struct Daemon {
     pub pin_directory: PathBuf,
     /// Whether accounting and filter stay when the daemon is told to end; true by default.
     pub keep_running: bool,
-    /// Where what is to outlive a restart is kept: what `sensor block` and `allow` were told, and which
-    /// vendor and kind each device is; absolute, /var/lib/gateway-sensor by default.
+    /// Where the state that outlives a restart is kept: the names of `sensor block` and `allow`, and
+    /// the vendor and kind of each device; absolute, /var/lib/gateway-sensor by default.
     pub state_directory: PathBuf,
-    /// The time zone of schedules, by its name in the IANA database; left out: the system's, UTC
+    /// The time zone of schedules, by its name in the IANA database; by default the system's, UTC
     /// where it has none.
     pub time_zone: Option<String>,
 }
@@ -262,16 +262,16 @@ pub struct Names {
     pub hold: Duration,
 }
 
-/// What the user knows better of a device. What is left out is found out.
+/// Facts of a device that the user knows better. The sensor finds out those that are left out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceOverride {
     /// Its MAC address.
     pub mac: [u8; 6],
-    /// What the household calls it, 1 to 63 octets.
+    /// Its name in the household, 1 to 63 octets.
     pub name: Option<String>,
-    /// What it is.
+    /// Its kind.
     pub kind: Option<Kind>,
-    /// Who made it, 1 to 63 octets.
+    /// Its vendor, 1 to 63 octets.
     pub vendor: Option<String>,
     /// The groups it belongs to, each 1 to 63 octets.
     pub groups: Vec<String>,

@@ -1,4 +1,4 @@
-//! What is wrong with a configuration, each problem with its place and what to write instead.
+//! The problems of a configuration, each with its place and its remedy.
 
 use std::{
     error::Error,
@@ -18,7 +18,7 @@ const MOST_SHOWN: usize = 20;
 pub enum Level {
     /// The configuration cannot be used.
     Error,
-    /// It can be used, and likely does not do what was meant.
+    /// The configuration can be used, but likely does not do what was meant.
     Warning,
 }
 
@@ -27,15 +27,15 @@ pub enum Level {
 pub struct Problem {
     /// How grave it is.
     pub level: Level,
-    /// What is wrong, in a sentence without a full stop.
+    /// The problem, in a sentence without a full stop.
     pub message: String,
     /// The octets of the file that are wrong; `None` where it is about the whole file.
     pub span: Option<Range<usize>>,
-    /// What is wrong with these octets.
+    /// The problem with these octets.
     pub label: String,
-    /// Another place that belongs to it, and what stands there.
+    /// Another place of the file that belongs to the problem, and its label.
     pub related: Option<(Range<usize>, &'static str)>,
-    /// What to write or do instead.
+    /// The remedy: a text to write, or something to do.
     pub help: String,
 }
 
@@ -58,7 +58,7 @@ impl Problems {
         }
     }
 
-    /// Adds one that is about the whole file: what is wrong, and what to do.
+    /// Adds a problem of the whole file: its message and its remedy.
     pub fn add(&mut self, level: Level, message: String, help: String) {
         let problem = Problem {
             level,

@@ -125,15 +125,15 @@ const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOS
 const INTERFACE_EXAMPLE: &str =
     "name each interface of the LAN side, for example\n\n[[interface]]\nname = \"br-lan\"";
 
-/// What a text stands for.
+/// The result of reading a text.
 pub(super) struct Read {
     /// The configuration, as far as it can be read.
     pub(super) config: Config,
     /// Every problem found.
     pub(super) problems: Vec<Problem>,
-    /// Where things stand that are looked at once all is read.
+    /// The places of values that are checked once all is read.
     pub(super) places: Places,
-    /// Whether the pin directory is what is meant, whatever else is wrong.
+    /// Whether the pin directory is certainly the one that is meant, whatever else is wrong.
     pub(super) is_pin_directory_certain: bool,
 }
 
@@ -179,14 +179,16 @@ pub(super) fn read(text: &str) -> Read {
     let mut reader = Reader::default();
     let config = reader.config(document.get_ref());
     if !syntax_errors.is_empty() {
-        // What was made of a broken text is not judged: its problems would not be the writer's.
+        // Values from a broken text are not checked, because their problems would not be the
+        // writer's.
         reader.problems = syntax_errors
             .iter()
             .map(|error| syntax_problem(text, error))
             .collect();
         reader.places = Places::default();
     } else if !reader.has_errors() {
-        // Of a policy that could not be read whole, it is not known what it covers.
+        // The check needs policies that were read whole: it cannot know how much a damaged one
+        // covers.
         let overlaps = shadowed::problems(&config, &reader.places.policies);
         reader.problems.extend(overlaps);
         let vain = unreachable::problems(&config, &reader.places.policies);
@@ -194,7 +196,7 @@ pub(super) fn read(text: &str) -> Read {
     }
     let is_pin_directory_certain = match &reader.pin_directory {
         Some(place) => is_whole(text, place, &syntax_errors),
-        // Of a broken text a line may be lost, or stand in another section.
+        // In a broken text, a line may be lost or stand in another section.
         None => !says_a_pin_directory(text),
     };
     Read {
@@ -290,7 +292,7 @@ struct Reader {
     places: Places,
     /// Where the pin directory stands, if it can be read.
     pin_directory: Option<Range<usize>>,
-    /// What a policy may call devices by, those of devices with a problem among them.
+    /// The names by which a policy may select devices, also those of devices with a problem.
     device_names: BTreeSet<String>,
     groups: BTreeSet<String>,
 }
@@ -608,7 +610,7 @@ impl Reader {
             Some(table) => table.get("networks"),
             None => None,
         };
-        // Where something else is wrong with them, that is told already.
+        // Any other problem with them is reported already.
         let are_none = written.is_none_or(|value| {
             let items = value.get_ref().as_array();
             items.is_some_and(|items| items.is_empty())

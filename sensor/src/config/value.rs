@@ -1,6 +1,6 @@
-//! Single values: text to what it means, or to what is wrong with it and what to write instead.
+//! Reads single values: from text to a value, or to a problem and its remedy.
 //!
-//! Pure and total; where a value stands in the file is the caller's catalog.
+//! Pure and total; the caller knows where a value stands in the file.
 
 use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr},
@@ -21,11 +21,11 @@ use crate::{
 /// Why a value cannot be taken.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Complaint {
-    /// What is wrong, in a sentence without a full stop.
+    /// The problem, in a sentence without a full stop.
     pub(super) message: String,
-    /// What is wrong with the marked text, in a few words.
+    /// The problem with the marked text, in a few words.
     pub(super) label: String,
-    /// What to write instead.
+    /// The text to write instead.
     pub(super) help: String,
 }
 
@@ -400,7 +400,7 @@ pub(super) fn domain(text: &str) -> Result<String, Complaint> {
     }
     let is_octet = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if let Some(found) = name.chars().find(|c| !is_octet(*c)) {
-        // Of a URL or a pattern, the name in it is likely what is meant.
+        // A URL or a pattern likely stands for the name in it.
         let host = name.split_once("://").map_or(&*name, |(_, rest)| rest);
         let host = host.split(['/', ':', '?', '^', '$']).next();
         let host = host.unwrap_or_default().trim_matches(['|', '*', '.', '@']);
@@ -680,7 +680,7 @@ pub(super) fn host(text: &str) -> Result<String, Complaint> {
     }
     let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if let Some(found) = name.chars().find(|c| !is_allowed(*c)) {
-        // Of a URL or a name with a port, the name in it is likely what is meant.
+        // A URL or a name with a port likely stands for the name in it.
         let rest = name.split_once("://").map_or(&*name, |(_, rest)| rest);
         let meant = rest.split(['/', ':', '?', '#']).next().unwrap_or_default();
         let help = match found {

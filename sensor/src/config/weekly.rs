@@ -42,7 +42,7 @@ const EXAMPLE: &str = "write days and hours, for example `\"mon-fri 21:00-07:00\
                        `\"sat,sun 22:00-24:00\"` or `\"daily 20:00-06:00\"`";
 
 /// Days and hours: `mon-fri 21:00-07:00`, `sat,sun 22:00-24:00`, `daily 20:00-06:00`. Ranges of
-/// days may go past Sunday; what ends before it begins, ends on the next day.
+/// days may go past Sunday; a span that ends before it begins, ends on the next day.
 pub(super) fn span(text: &str) -> Result<Span, Complaint> {
     let refused = |label: String, help: String| {
         Err(complaint(
@@ -94,7 +94,7 @@ pub(super) fn span(text: &str) -> Result<Span, Complaint> {
     Ok(Span { days, from, to })
 }
 
-/// What was likely meant, the way it is to be written.
+/// The span that was likely meant, as it is to be written.
 fn better(text: &str) -> Option<String> {
     let text = text.to_ascii_lowercase().replace(['–', '—'], "-");
     let (days, hours) = text.split_at(text.find(|c: char| c.is_ascii_digit())?);

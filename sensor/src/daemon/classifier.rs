@@ -1,7 +1,6 @@
 //! The thread of the classifier: from the ring to a verdict in the flow, and then to the owner's task.
 //!
-//! It waits for nobody: what the owner has no room for is kept, and lost and counted where that
-//! becomes too much.
+//! It never blocks on the owner: records are queued up to `MAX_BACKLOG`, then dropped and counted.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -47,7 +46,8 @@ const BATCH: usize = 256;
 /// How long records are gathered before the owner gets them.
 const GATHER: Duration = Duration::from_millis(10);
 
-/// Records that may wait for the owner, of all devices and of one; what comes then is lost.
+/// Records that may wait for the owner, of all devices and of one; further records are lost and
+/// counted.
 const MAX_BACKLOG: usize = 16_384;
 const MAX_BACKLOG_OF_DEVICE: usize = 4_096;
 
@@ -57,22 +57,22 @@ const AGAIN: u32 = 1_024;
 /// How often readers that wait in vain are looked for.
 const SWEEP: Duration = Duration::from_secs(1);
 
-/// How long a flow that could not be read may still be refused, for what it says next, before it is
-/// counted among those that passed.
+/// How long a flow that could not be read may still be refused, because of later payloads, before
+/// it is counted among those that passed.
 const SURE: Duration = Duration::from_secs(1);
 
-/// Such flows at a time; one that makes room for another is counted as what it is by then.
+/// Such flows at a time; one that makes room for another is counted by its state at that time.
 const MAX_UNSURE: Limits = Limits {
     of_device: 1_024,
     in_all: 4_096,
 };
 
-/// How long the kernel believes that the thread is there, and how often it is told: a thread that is
-/// gone holds nothing up for longer.
+/// How long the kernel takes the thread for alive after a sign of life, and how often the thread
+/// gives one: a thread that is gone holds nothing up for longer.
 const ALIVE: Duration = Duration::from_secs(1);
 const BEAT: Duration = Duration::from_millis(250);
 
-/// What others tell the thread, and what they read of it.
+/// The state that the thread shares with the tasks: commands to it, and its counts.
 pub(super) struct Line {
     in_force: Mutex<Arc<InForce>>,
     reaped: Mutex<Vec<(u32, FlowKey)>>,
@@ -81,7 +81,7 @@ pub(super) struct Line {
     bell: OwnedFd,
 }
 
-/// What was judged so far.
+/// Counts of the judgements so far.
 #[derive(Debug, Default)]
 struct Counts {
     latency: Latency,
@@ -105,13 +105,15 @@ impl Line {
         })
     }
 
-    /// Says what is in force now, or in a moment: every name that is known is judged again.
+    /// Publishes the rules that are in force now, or in a moment: the thread judges every known
+    /// name again.
     pub(super) fn publish(&self, in_force: Arc<InForce>) {
         *locked(&self.in_force) = in_force;
         self.ring();
     }
 
-    /// Says which flows gave their slots back. It is heard with the next payloads.
+    /// Tells the thread which flows gave their slots back. It takes note of them with the next
+    /// payloads.
     pub(super) fn reaped(&self, flows: impl IntoIterator<Item = (u32, FlowKey)>) {
         locked(&self.reaped).extend(flows);
     }
@@ -122,7 +124,7 @@ impl Line {
         self.ring();
     }
 
-    /// What was judged so far.
+    /// Counts of the judgements so far.
     pub(super) fn judging(&self) -> Judging {
         let counts = locked(&self.counts);
         let unread = counts.unread.iter();
@@ -147,7 +149,7 @@ impl Line {
     }
 }
 
-/// Nothing panics in between: what a lock holds is whole.
+/// Nothing panics while a lock is held, so the data of a poisoned one is whole.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -164,7 +166,7 @@ fn hurry() {
     }
 }
 
-/// Runs the thread until it is told to stop or nobody takes its records any more.
+/// Runs the thread until `stopped`, or until the owner that takes its records is gone.
 ///
 /// # Errors
 ///
@@ -190,7 +192,7 @@ pub(super) async fn listen(
             told.await
         }
     };
-    // It has told its end, or panicked.
+    // The thread has reported its end, or panicked.
     let joined = thread.join();
     match (ended, joined) {
         (Ok(()), Ok(())) => Ok(()),
@@ -266,7 +268,7 @@ impl Listener {
             locked(&self.line.counts).cut = self.samples.cut();
             self.judge_again();
             if self.line.stops.load(Ordering::Acquire) || self.hand_over().is_err() {
-                // Nothing waits for who has gone.
+                // Nothing is held up for a thread that has ended.
                 self.verdicts.alive_until(Duration::ZERO);
                 return;
             }
@@ -304,7 +306,7 @@ impl Listener {
         }
     }
 
-    /// Hears what others told.
+    /// Takes new rules and freed slots, and does the work that is due.
     fn attend(&mut self) {
         let mut rung = [0; 8];
         if read(&self.line.bell, &mut rung).is_ok() {
@@ -348,13 +350,13 @@ impl Listener {
         self.again = 0;
     }
 
-    /// Takes what waits in the ring, a batch at most.
+    /// Takes the records that wait in the ring, a batch at most.
     fn drain(&mut self) {
         for _ in 0..BATCH {
             let Some(record) = self.samples.next() else {
                 return;
             };
-            // What the kernel let pass by a new policy is not to be refused by the old one.
+            // The old policy must not refuse a payload that the kernel let pass by the new one.
             if self.judge.generation() != self.verdicts.generation()
                 && self.judge.generation() != locked(&self.line.in_force).generation
             {
@@ -375,7 +377,7 @@ impl Listener {
         }
     }
 
-    /// Lets the judge say what a payload leads to, and writes it down.
+    /// Has the judge rule on a payload, and writes the verdict into the flow.
     fn conclude(&mut self, mut heard: Observation) -> Observation {
         let head = heard.head;
         if head.flags & Head::REFUSED != 0
@@ -415,7 +417,7 @@ impl Listener {
         }
     }
 
-    /// Tells what the classifier waits for no longer.
+    /// Judges the flows for which the classifier waits no longer, and queues them for the owner.
     fn give_up(&mut self) {
         let given: Vec<_> = self.classifier.given_up().collect();
         for mut given in given {
@@ -485,7 +487,7 @@ impl Listener {
         }
     }
 
-    /// Hands the owner what was gathered, where it has room. An error: it has gone.
+    /// Hands the gathered records to the owner, where it has room. An error: the owner has gone.
     fn hand_over(&mut self) -> Result<(), ()> {
         let waiting = self.backlog.records.len();
         let is_due = waiting >= BATCH || self.since.elapsed() >= GATHER;
@@ -693,7 +695,7 @@ mod tests {
 
         for port in 0..FLOWS {
             say_hello(&mut runner, 10_000 + port as u16);
-            // One at a time, so that what is told is the latency and not the length of the queue.
+            // One at a time, so that the latency is measured and not the length of the queue.
             thread::sleep(Duration::from_millis(1));
         }
         wait_for(&runner, "each is refused", |judgement| {
@@ -729,7 +731,7 @@ mod tests {
             "its name is forgotten"
         );
 
-        // The owner comes back and is told all.
+        // The owner comes back and gets all records.
         let mut named = 0;
         while named < FLOWS {
             if let Some(Command::Classified(records)) = inbox.blocking_recv() {

@@ -16,7 +16,7 @@ const SOURCE_DATE: f64 = match u32::from_str_radix(env!("SENSOR_SOURCE_DATE"), 1
     Err(_) => panic!("the build script gives a number"),
 };
 
-/// What the clocks show.
+/// The values of the clocks at one moment.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Reading {
     /// Time since boot.
@@ -113,7 +113,7 @@ mod tests {
             assert_eq!(after.since_boot, before.since_boot + 2.0);
             assert!((after.offset() - before.offset() - step).abs() < 1e-3);
         }
-        // Known by the date or by who keeps it, and unknown again.
+        // The time is known by its date or by synchronisation, and then unknown again.
         assert_eq!(
             change(&|reading| reading.wall = SOURCE_DATE - 1.0).known(),
             None

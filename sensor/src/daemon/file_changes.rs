@@ -28,7 +28,7 @@ pub(super) struct FileChanges {
     file: PathBuf,
     watcher: RecommendedWatcher,
     changed: mpsc::Receiver<()>,
-    /// The links on the way to the file, and the file: what changes there is a change.
+    /// The links on the way to the file, and the file: a change of any of them counts.
     places: Arc<Mutex<BTreeSet<PathBuf>>>,
     folders: BTreeSet<PathBuf>,
 }
@@ -38,7 +38,7 @@ impl FileChanges {
     ///
     /// # Errors
     ///
-    /// What the system says.
+    /// The error of the system.
     pub(super) fn watch(file: &Path) -> anyhow::Result<Self> {
         let file = std::path::absolute(file).with_context(|| format!("{}", file.display()))?;
         let (tell, changed) = mpsc::channel(1);
@@ -192,7 +192,8 @@ mod tests {
         assert!(is_told(&mut changes).await, "a new file in its place");
         switch(&file, &first)?;
         assert!(is_told(&mut changes).await, "the link itself");
-        // What it does not lead to any more is nobody's: the next notice is of what it leads to.
+        // A file that the link no longer leads to is not watched: the next notice is about the
+        // link's new target.
         fs::write(&second, "nobody asks")?;
         tokio::time::sleep(SETTLE * 4).await;
         assert!(changes.changed.try_recv().is_err());

@@ -1,8 +1,8 @@
 //! From the kernel to the sinks: the only place with channels and tasks.
 //!
-//! One task owns the kernel's side and does all that touches it, a command at a time; the others
-//! wait for something (a signal, a changed file, an interface, a scrape) and tell it. A thread of its
-//! own takes samples and judges names, and hands it the observations: it never waits for that task.
+//! One task owns the kernel's side and does all that touches it, a command at a time; the others wait
+//! for something (a signal, a changed file, an interface, a scrape) and tell it. A thread of its own
+//! takes samples, judges names and hands the observations to that task, for which it never waits.
 //! Everything ends when the stop channel's sender is dropped.
 
 mod classifier;
@@ -52,34 +52,34 @@ use clock::Clock;
 use file_changes::FileChanges;
 use retry::Mending;
 
-/// What the task that owns the kernel's side is told.
+/// A command to the task that owns the kernel's side.
 enum Command {
-    /// Somebody prepares policies with these names, and is given what that takes.
+    /// Send the material for policies with these names to the task that prepares them.
     Prepare(Vec<String>, oneshot::Sender<(Arc<Catalog>, Material)>),
-    /// A configuration that was read anew, and all that it names.
+    /// Put a configuration in force that was read anew, with all files that it names.
     Reload(Box<Reload>),
-    /// A new configuration has errors: counted.
+    /// Count a new configuration that has errors.
     ReloadRefused,
     /// Some interface changed.
     LinksChanged,
-    /// It is time to see whether everything is attached that should be.
+    /// Check whether everything is attached that should be.
     Look,
-    /// It is time to read the tables.
+    /// Read the tables.
     Tick,
-    /// What was heard.
+    /// Take records of the classifier's thread.
     Classified(Vec<Classified>),
-    /// Somebody asks, and is told here.
+    /// Answer a request of the command line through this channel.
     Ask(Request, oneshot::Sender<String>),
 }
 
-/// A configuration to be put in force, and what was prepared for it elsewhere.
+/// A configuration to be put in force, with its catalog and policies prepared by another task.
 struct Reload {
     config: Config,
     catalog: Arc<Catalog>,
     policies: Prepared,
 }
 
-/// What a configuration says of devices.
+/// The `[[device]]` sections of a configuration, by MAC address.
 pub fn overrides(config: &Config) -> Overrides {
     config
         .devices
@@ -95,13 +95,13 @@ pub fn overrides(config: &Config) -> Overrides {
         .collect()
 }
 
-/// Runs the daemon until it is told to end.
+/// Runs the daemon until SIGTERM or SIGINT.
 ///
 /// # Errors
 ///
-/// What kept it from starting, or ended it.
+/// The error that kept the daemon from starting, or ended it.
 pub async fn run(file: &Path, config: Config) -> anyhow::Result<()> {
-    // Before the kernel is touched: what else can fail.
+    // The steps that can fail before the kernel is touched.
     kernel::available(&config)?;
     let listener = web::bind(config.daemon.listen).await?;
     // Anybody on the machine could take the name of the socket: accounting goes on without it.
@@ -175,13 +175,13 @@ pub async fn run(file: &Path, config: Config) -> anyhow::Result<()> {
         async move {
             tokio::select! {
                 () = stopped => {}
-                // Ends at once where nobody wants to be told.
+                // `watch` ends at once where no watchdog is wanted.
                 () = async { supervisor.watch(health).await; std::future::pending().await } => {}
             }
             Ok(())
         }
     });
-    // What other daemons saw of tables that are adopted is not counted again.
+    // Traffic that an earlier daemon counted in adopted tables is not counted again.
     let since = match started.kernel.tables_made() {
         true => 0.0,
         false => begun,
@@ -226,7 +226,7 @@ pub async fn run(file: &Path, config: Config) -> anyhow::Result<()> {
     outcome
 }
 
-/// What the task that owns the kernel's side does next.
+/// The timers and the inbox that give the owner its next command.
 struct Turns {
     looks: Interval,
     ticks: Interval,
@@ -242,7 +242,7 @@ impl Turns {
         }
     }
 
-    /// Waits for the next command; `None` where nobody is left who gives any.
+    /// Waits for the next command; `None` when all senders of commands are gone.
     async fn next(&mut self) -> Option<Command> {
         tokio::select! {
             biased;
@@ -274,7 +274,7 @@ fn every(period: Duration) -> Interval {
     interval
 }
 
-/// How often it is seen to that what should be attached is.
+/// How often the owner checks that everything is attached that should be.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// How long ticks may be silent before the daemon calls itself ill, at least.
@@ -285,7 +285,7 @@ fn stale_after(config: &Config) -> Duration {
     STALE_AFTER.max(config.daemon.tick * 5)
 }
 
-/// What stands after a start.
+/// The parts of the daemon that a start creates.
 struct Started {
     kernel: Kernel,
     samples: Samples,
@@ -487,7 +487,7 @@ impl Owner {
         Ok(())
     }
 
-    /// What the service manager shows.
+    /// The status that the service manager shows.
     fn status(&self) -> String {
         let interfaces: Vec<_> = self
             .kernel
@@ -507,7 +507,7 @@ impl Owner {
             Command::Prepare(policies, give) => {
                 let names = policies.iter().map(String::as_str);
                 match self.enforcement.material(&mut self.kernel, names) {
-                    // Whoever asked may have gone.
+                    // The receiver may be gone.
                     Ok(material) => drop(give.send((Arc::clone(&self.catalog), material))),
                     Err(error) => {
                         tracing::error!("the new configuration cannot be prepared: {error:#}");
@@ -517,7 +517,7 @@ impl Owner {
             }
             Command::Reload(reload) => {
                 self.reload(*reload);
-                // Who is told that the reload is over finds it in the metrics.
+                // The metrics show the reload before the service manager is told that it is over.
                 self.try_tick();
             }
             Command::ReloadRefused => self.kernel.count_reload(false),
@@ -543,7 +543,8 @@ impl Owner {
         self
     }
 
-    /// Takes what the kernel's side tells, and lets the thread that listens know whose slots are free.
+    /// Takes the records of the kernel's side, and tells the classifier's thread which flows gave
+    /// their slots back.
     fn apply(
         &mut self,
         tell: impl FnOnce(&mut Kernel, &mut dyn FnMut(Record)) -> Result<(), kernel::Error>,
@@ -628,7 +629,7 @@ impl Owner {
         }
     }
 
-    /// Takes what was heard.
+    /// Takes a batch of records from the classifier's thread.
     fn take(&mut self, batch: Vec<Classified>) {
         let now = self.clock.now().steady;
         for record in batch {
@@ -639,7 +640,7 @@ impl Owner {
         }
     }
 
-    /// What the command line shows of a daemon that runs.
+    /// Answers a request of the command line.
     fn answer(&mut self, question: &Request) -> anyhow::Result<String> {
         let mut text = Vec::new();
         let now = self.clock.now();
@@ -728,7 +729,7 @@ impl Owner {
             .transpose()
     }
 
-    /// Has a command say something; it is in force when this returns.
+    /// Executes `block` or `allow`; it is in force when this returns.
     fn say(&mut self, said: Temporary, now: Moment) -> Told {
         let devices = Arc::clone(&self.publish.borrow());
         let shown = said.shown(now.offset());
@@ -763,7 +764,7 @@ impl Owner {
         Ok(String::from_utf8_lossy(&text).into_owned())
     }
 
-    /// Takes back what a command said.
+    /// Executes `forget`.
     fn forget(&mut self, said: &control::Said, now: Moment) -> Told {
         let mut all_said = self.enforcement.temporary().iter();
         let device = match all_said
@@ -800,8 +801,8 @@ impl Owner {
         Ok(String::from_utf8_lossy(&text).into_owned())
     }
 
-    /// Everything as it is at this moment: what is asked for is not a tick old. Where the tables cannot be
-    /// read, it is, and the log says so: a command does not fail for that.
+    /// A snapshot of this moment, made by a tick of its own. Where the tables cannot be read, it is the
+    /// last tick's, and the log says so: a command does not fail for that.
     fn now(&mut self) -> Arc<Snapshot> {
         self.try_tick();
         Arc::clone(&self.publish.borrow())
@@ -816,7 +817,7 @@ impl Owner {
         }
     }
 
-    /// Sees to it that everything is attached and pinned that should be.
+    /// Attaches and pins everything that should be.
     fn look(&mut self) {
         let pinned = self.kernel.keep_pins();
         let looked = self.kernel.look(&self.config.interfaces);
@@ -893,7 +894,7 @@ impl Owner {
         self.hosts
             .send_replace(Hosts::new(config.daemon.hosts.clone()));
         let old = std::mem::replace(&mut self.config, config);
-        // What has not changed yet is told at the next reload too.
+        // Keys that take effect later keep their old values, so the next reload warns of them too.
         let daemon = &mut self.config.daemon;
         daemon.listen = old.daemon.listen;
         daemon.pin_directory = old.daemon.pin_directory;
@@ -912,7 +913,7 @@ impl Owner {
     }
 }
 
-/// What a command is told: what was printed for it, or why nothing could be.
+/// The response to a command: the text printed for it, or the error.
 fn told(printed: anyhow::Result<()>, text: Vec<u8>) -> anyhow::Result<String> {
     let told: Told = match printed {
         Ok(()) => Ok(String::from_utf8(text)?),
@@ -1063,7 +1064,7 @@ async fn reload(
             }
         };
         let command = tokio::select! {
-            // Nobody waits for it any more.
+            // Nobody waits for the command any more.
             () = &mut stopped => return Ok(()),
             command = prepare(config, &commands) => command?,
         };
@@ -1073,8 +1074,8 @@ async fn reload(
     }
 }
 
-/// Reads a configuration; `None` where it is refused. What is wrong with it is told to the log; what is wrong
-/// with the files that it names is when they are read, once.
+/// Reads a configuration; `None` where it is refused. Its problems are logged here. Problems of the files
+/// that it names are logged once, when these are read.
 fn read(file: &Path) -> Option<Config> {
     let read = Config::load_alone(file);
     match read {
@@ -1107,7 +1108,7 @@ async fn prepare(
         Ok(()) => given.await.map_err(drop),
         Err(_) => Err(()),
     }) else {
-        // It has told the log why.
+        // The owner has logged why.
         return Ok(Command::ReloadRefused);
     };
     let prepared = spawn_blocking(move || {

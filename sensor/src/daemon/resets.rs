@@ -1,5 +1,5 @@
-//! Tells servers that a connection is over whose first payload the kernel refused: it could tell one
-//! end only, the device, by the packet that it had in hand.
+//! Resets a connection at the server after the kernel refused its first payload: the kernel could
+//! reset it at the device only, by the packet that it had in hand.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4, SocketAddrV6};
 
@@ -26,7 +26,7 @@ pub(super) struct Resets {
 }
 
 impl Resets {
-    /// Opens what sends. Where it cannot, servers wait until their own patience ends.
+    /// Opens the raw sockets. Where that fails, servers wait until their own patience ends.
     pub(super) fn open() -> Self {
         let open = |family| {
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;

@@ -11,27 +11,27 @@ use std::{
 
 use crate::catalog::file_stamp::FileStamp;
 
-/// How often they are looked at.
+/// How often the files are checked.
 const EVERY: Duration = Duration::from_secs(5);
 
-/// The files, and how each looked the last time.
+/// The files, and the stamps of each at the last check.
 #[derive(Debug, Default)]
 pub(super) struct Mending {
     looked: Option<Instant>,
     files: HashMap<PathBuf, Seen>,
 }
 
-/// How a file looked.
+/// The stamps of a file.
 #[derive(Clone, Copy, Debug)]
 struct Seen {
     last: FileStamp,
-    /// When it was last said to be worth trying.
+    /// The stamp of the file when it was last found worth trying.
     tried: Option<FileStamp>,
 }
 
 impl Mending {
-    /// Whether one of these files, each with its look when it was read, is worth trying again: it has
-    /// changed since, and not since the last time that it was looked at: it is not being written.
+    /// Whether one of these files, each with its stamp when it was read, is worth trying again: it
+    /// has changed since it was read, but not since the last check, so it is not being written.
     pub(super) fn is_due<'f>(
         &mut self,
         files: impl IntoIterator<Item = (&'f Path, FileStamp)>,

@@ -1,4 +1,4 @@
-//! What systemd is told: ready, reloading, stopping, alive. Without systemd nothing happens.
+//! Notifications to systemd: ready, reloading, stopping, alive. Without systemd none is sent.
 
 use std::{
     env,
@@ -26,13 +26,14 @@ impl Supervisor {
         }
     }
 
-    /// The service works, after its start or after a reload; `status` is what `systemctl status`
-    /// shows.
+    /// Reports that the service works, after its start or after a reload; `systemctl status` shows
+    /// `status`.
     pub fn ready(&self, status: &str) {
         notify(&[NotifyState::Ready, NotifyState::Status(&one_line(status))]);
     }
 
-    /// The configuration is read anew; [`Self::ready`] has to follow, whether it was taken or not.
+    /// Reports that the configuration is read anew; [`Self::ready`] has to follow, whether it was
+    /// taken or not.
     pub fn reloading(&self) {
         match NotifyState::monotonic_usec_now() {
             Ok(now) => notify(&[NotifyState::Reloading, now]),
@@ -40,12 +41,12 @@ impl Supervisor {
         }
     }
 
-    /// The service ends.
+    /// Reports that the service ends.
     pub fn stopping(&self) {
         notify(&[NotifyState::Stopping]);
     }
 
-    /// What `systemctl status` shows from now on.
+    /// Sets the text that `systemctl status` shows from now on.
     pub fn status(&self, status: &str) {
         notify(&[NotifyState::Status(&one_line(status))]);
     }
@@ -61,7 +62,7 @@ impl Supervisor {
             pause.tick().await;
             match health.alive(Instant::now()) {
                 Ok(()) => notify(&[NotifyState::Watchdog]),
-                // Silence is what makes the manager act.
+                // Nothing is sent, because silence makes the manager act.
                 Err(unwell) => tracing::error!(%unwell, "not alive"),
             }
         }

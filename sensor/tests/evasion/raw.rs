@@ -32,7 +32,7 @@ const PSH: u8 = 8;
 const ACK: u8 = 16;
 const URG: u8 = 32;
 
-/// What stands around a transport's segment.
+/// The headers around a transport's segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Shape {
     /// IPv4, nothing else.
@@ -67,14 +67,14 @@ impl Shape {
     }
 }
 
-/// What came back.
+/// The packets that came back.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Seen {
     /// A TCP RST.
     pub(crate) reset: bool,
     /// ICMP says that it cannot be reached.
     pub(crate) unreachable: bool,
-    /// What the server said.
+    /// The data from the server.
     pub(crate) said: Vec<u8>,
 }
 
@@ -294,7 +294,7 @@ impl Client {
                     seen.said.extend(payload);
                 }
             }
-            // What ends it, or says it, needs no more than what follows at once.
+            // After the first packet, only those that follow at once matter.
             until = until.min(Instant::now() + PATIENCE / 4);
         }
         Ok(seen)
@@ -317,16 +317,16 @@ pub(crate) struct Connection<'a> {
     remote: IpAddr,
     /// Its own port, and the other side's.
     ports: [u16; 2],
-    /// The number of the first octet that is said.
+    /// The sequence number of the first octet that is sent.
     next: u32,
-    /// How many were said.
+    /// The number of octets that were sent.
     said: Cell<usize>,
-    /// What was heard.
+    /// The sequence number received so far.
     acknowledged: u32,
 }
 
 impl Connection<'_> {
-    /// Sends octets that stand at this place of what is said.
+    /// Sends octets that stand at this place of the data.
     pub(crate) fn say(&self, place: usize, octets: &[u8]) {
         self.said.set(self.said.get().max(place + octets.len()));
         let sequence = self.next.wrapping_add(place as u32);
@@ -403,7 +403,7 @@ enum Packet {
 }
 
 impl Packet {
-    /// What a frame is to the client at the first port, from the second.
+    /// Reads a frame to the client at the first port, from the second port.
     fn read(frame: &[u8], ports: [u16; 2]) -> Option<Self> {
         let own = ports[0].to_be_bytes();
         let (protocol, segment) = match frame.get(12..14)? {

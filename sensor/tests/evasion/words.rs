@@ -1,4 +1,4 @@
-//! What is said: TLS hellos, HTTP requests and DNS questions, octet for octet.
+//! The payloads: TLS hellos, HTTP requests and DNS questions, octet for octet.
 
 /// A TLS record with a hello for this name, which OpenSSL answers with its own.
 pub(crate) fn hello(name: &[u8]) -> Vec<u8> {

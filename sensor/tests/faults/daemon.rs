@@ -88,7 +88,7 @@ impl Settings {
     }
 }
 
-/// What a command that ended has left.
+/// The result of a command that ended.
 #[derive(Debug)]
 pub(crate) struct Ended {
     /// Its exit status; `None` where a signal ended it.
@@ -252,7 +252,7 @@ pub(crate) struct Probe<'a> {
 }
 
 impl Probe<'_> {
-    /// What a page says; `None` where it does not answer with 200.
+    /// The text of a page; `None` where the response is not 200.
     pub(crate) fn get(&self, page: &str) -> Option<String> {
         let port = self.port;
         self.lab

@@ -56,7 +56,7 @@ impl Quota {
 
 impl Drop for Quota {
     fn drop(&mut self) {
-        // What is in it goes to the group above, where it may run again.
+        // Its processes go to the group above, where they may run again.
         let above = self.0.parent().map(|above| above.join("cgroup.procs"));
         let processes = fs::read_to_string(self.0.join("cgroup.procs")).unwrap_or_default();
         for process in processes.lines() {

@@ -1,4 +1,4 @@
-//! What `sensor block`, `allow` and `forget` are told, with the real daemon.
+//! Tests of `sensor block`, `allow` and `forget`, with the real daemon.
 
 use std::{
     env, fs,
@@ -295,7 +295,7 @@ fn what_is_said_survives_a_crash_until_it_is_over() -> Result<()> {
     )?;
     sensor.process.kill()?;
     let sensor = lab.sensor(binary(), &configuration)?;
-    // What is over, and what was taken back, does not come again.
+    // A command that is over or was taken back does not come into force again.
     for site in [ALLOWED, VIDEO, BLOCKED] {
         all(&lab, &lab.phone, site, Outcome::Answered)?;
     }
@@ -404,7 +404,7 @@ fn what_is_refused_by_its_address_stays_so_and_that_is_said() -> Result<()> {
             output.status
         );
     }
-    // What everybody would miss is refused, and said.
+    // A name that everybody would miss is blocked, with a warning.
     let told = tell(
         &lab,
         &sensor,
@@ -416,7 +416,7 @@ fn what_is_refused_by_its_address_stays_so_and_that_is_said() -> Result<()> {
         &sensor,
         &["forget", "apple.com", "--device", LAPTOP_MAC],
     )?;
-    // What the daemon does not know is not taken for done.
+    // A device that the daemon does not know is an error, not a success.
     sensor.rewrite(&lab.configuration(
         "[[device]]\nmac = \"02:00:00:00:00:77\"\nname = \"Lea\"\ngroups = [\"kids\"]\n[[",
     ))?;

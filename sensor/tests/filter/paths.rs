@@ -9,7 +9,7 @@ use xtask::lab::{
     ALLOWED, Attempt, BLOCKED, GATEWAY, Host, Lab, NAME_SERVER, ONLY_BLOCKED, Outcome, Request, Way,
 };
 
-/// What came of the attempts by one way.
+/// The outcomes of the attempts by one way.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct Figures {
     /// Attempts at the blocked name; as many were made at the allowed one.
@@ -28,7 +28,7 @@ pub(crate) struct Figures {
     pub(crate) refused_ms_most: f64,
     /// Milliseconds until an attempt was answered.
     pub(crate) allowed_ms_median: f64,
-    /// What the clients said of attempts that ended otherwise than they were to, each once.
+    /// The clients' reports of attempts that ended otherwise than expected, each text once.
     pub(crate) odd: BTreeMap<String, usize>,
 }
 

@@ -73,18 +73,18 @@ impl Default for Tables {
     }
 }
 
-/// What one run of a program gave.
+/// The result of one run of a program.
 #[derive(Debug)]
 pub(crate) struct Outcome {
-    /// What the program returned.
+    /// The program's return value.
     pub(crate) verdict: u32,
     /// The frame that it left.
     pub(crate) output: Vec<u8>,
-    /// What the kernel says one run took.
+    /// The duration of one run, by the kernel.
     pub(crate) duration: Duration,
 }
 
-/// `struct __sk_buff` of the kernel's user API: what a run may set of a socket buffer.
+/// `struct __sk_buff` of the kernel's user API: the fields of a socket buffer that a run may set.
 #[derive(Clone, Copy)]
 pub(crate) struct SocketBufferContext([u8; 192]);
 
@@ -434,7 +434,7 @@ impl Programs {
         Ok(Array::try_from(self.map("FLOW_LINES")?)?)
     }
 
-    /// What the programs are told.
+    /// The settings of the programs.
     pub(crate) fn settings(&self) -> Result<Settings> {
         self.get("SETTINGS", 0)
     }
@@ -483,7 +483,7 @@ impl Programs {
         clear::<DeviceAnswers>(self.map_mut("DEVICE_ANSWERS")?)
     }
 
-    /// What befell the tables.
+    /// The losses of the tables.
     pub(crate) fn losses(&self) -> Result<Losses> {
         self.get("LOSSES", 0)
     }

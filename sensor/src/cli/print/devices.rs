@@ -1,4 +1,4 @@
-//! What `devices` prints.
+//! The output of `devices`.
 
 use std::{
     cmp::Reverse,
@@ -26,8 +26,8 @@ const VENDOR: usize = 14;
 /// A kind that is less sure is shown with a question mark.
 const SURE: f32 = 0.5;
 
-/// Prints the devices, the busiest first, or those that are asked for with all that is known of
-/// them; `now` is in seconds since the Unix epoch.
+/// Prints the devices, the busiest first, or the requested devices with all that is known of them;
+/// `now` is in seconds since the Unix epoch.
 ///
 /// # Errors
 ///
@@ -58,11 +58,11 @@ pub fn print_devices(
     Ok(())
 }
 
-/// The devices that somebody calls so: by MAC address, by an address of theirs, or by name.
+/// The devices that a word names: by MAC address, by IP address, or by name.
 ///
 /// # Errors
 ///
-/// There is none.
+/// No device is called so.
 pub(super) fn called<'d>(devices: &'d [Device], wanted: &str) -> anyhow::Result<Vec<&'d Device>> {
     let mac = match arguments::devices(wanted, &[]) {
         Ok(DeviceSelector::Mac(mac)) => Some(Mac::new(mac)),
@@ -144,7 +144,7 @@ fn print_all(
     Ok(())
 }
 
-/// Prints which devices stand for several.
+/// Prints which MAC addresses several devices share.
 ///
 /// # Errors
 ///
@@ -208,7 +208,7 @@ fn print_one(
     print_evidence(out, &device.identity)
 }
 
-/// Who it is, and what it carried.
+/// Prints the identity and the traffic of a device.
 fn print_facts(
     out: &mut impl Write,
     snapshot: &Snapshot,
@@ -289,7 +289,7 @@ fn print_facts(
     Ok(())
 }
 
-/// Whom it exchanged most with, the largest first.
+/// Prints the parties that the device exchanged most with, the largest first.
 fn print_parties(out: &mut impl Write, snapshot: &Snapshot, device: &Device) -> io::Result<()> {
     if device.parties.is_empty() {
         return Ok(());
@@ -376,7 +376,7 @@ fn flows_of(device: &Device) -> u64 {
     families.map(|books| sum(&books.flows)).sum()
 }
 
-/// Octets since the daemon started of flows that hide whom they are with.
+/// Octets, since the daemon started, of flows that hide their names.
 fn hidden(device: &Device) -> u64 {
     device.hidden.values().map(sum).sum()
 }

@@ -1,4 +1,4 @@
-//! What `explain` prints.
+//! The output of `explain`.
 
 use std::io::{self, Write};
 
@@ -22,7 +22,7 @@ use crate::{
     },
 };
 
-/// Explains to whoever asked, and prints it.
+/// Judges a name or an address for a device, and gives the text to print.
 ///
 /// # Errors
 ///
@@ -55,7 +55,7 @@ pub fn explained(
     Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
-/// Prints what the policies say of a subject for a device, and why.
+/// Prints the policies' judgement on a subject for a device, and the reasons.
 ///
 /// # Errors
 ///

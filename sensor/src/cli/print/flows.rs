@@ -1,4 +1,4 @@
-//! What `flows` prints.
+//! The output of `flows`.
 
 use std::{cmp::Reverse, io::Write};
 
@@ -17,8 +17,8 @@ const REMOTE: usize = 22;
 const NAME: usize = 28;
 const OWNER: usize = 10;
 
-/// Prints the flows, the largest first, or those of the devices that are asked for; `devices` are all that
-/// were seen, and `now` is in seconds since the Unix epoch.
+/// Prints the flows, the largest first, or those of the requested devices; `devices` are all that were
+/// seen, and `now` is in seconds since the Unix epoch.
 ///
 /// # Errors
 ///
@@ -141,7 +141,7 @@ fn wide(flows: &[&Flow], now: f64) -> Listing<15> {
 }
 
 /// The name, with a question mark where it is from an answer that another device got, and in
-/// brackets what is hidden and how.
+/// brackets how a name is hidden.
 fn name(facts: &FlowFacts, most: usize) -> String {
     let mark = if facts.name_by_another { "?" } else { "" };
     match (&facts.name, facts.hidden) {

@@ -20,7 +20,7 @@ pub use status::print_status;
 
 use text::counted;
 
-/// Prints what `check` has to say about a valid configuration.
+/// Prints the result of `check` for a valid configuration.
 pub fn print_valid(out: &mut impl Write, config: &Config) -> io::Result<()> {
     writeln!(
         out,

@@ -1,4 +1,4 @@
-//! What `replay` prints.
+//! The output of `replay`.
 
 use std::io::{self, Write};
 
@@ -13,7 +13,7 @@ use crate::{
 /// A flow of a capture.
 #[derive(Debug)]
 pub struct CapturedFlow {
-    /// The flow, and what it told.
+    /// The flow, and the facts learned of it.
     pub flow: Flow,
     /// The tunnel that it is inside of; its packets are in those of another flow.
     pub inside: Option<&'static str>,
@@ -137,7 +137,7 @@ pub fn print_capture(
     );
     for CapturedFlow { flow, inside } in sorted.into_iter().take(shown) {
         let facts = &flow.facts;
-        // What has no name is called by why it has none.
+        // A flow without a name shows the reason why it has none.
         let name = facts.name.as_deref().or(facts.hidden).unwrap_or("-");
         table.add_row([
             &flow.device,
@@ -165,7 +165,7 @@ pub fn print_capture(
     Ok(())
 }
 
-/// Prints what was in a capture, and what became of its packets.
+/// Prints the packets of a capture, and how many were booked, skipped or unreadable.
 ///
 /// # Errors
 ///

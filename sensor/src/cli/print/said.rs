@@ -1,4 +1,4 @@
-//! What `block`, `allow` and `forget` print, and what `status` prints of them.
+//! The output of `block`, `allow` and `forget`, and the part of `status` about them.
 
 use std::{
     io::{self, Write},
@@ -11,7 +11,7 @@ use crate::{
     policy::{Zone, explain::RefusedBefore},
 };
 
-/// Prints what is in force now.
+/// Prints the override that is in force now.
 ///
 /// # Errors
 ///
@@ -31,7 +31,8 @@ pub fn print_said(out: &mut impl Write, said: &Said, zone: &Zone) -> io::Result<
     )
 }
 
-/// Prints what is refused all the same of what is allowed: no name is said there.
+/// Prints the policies that refuse an allowed name all the same, by its address, before a name is
+/// sent.
 ///
 /// # Errors
 ///
@@ -52,7 +53,7 @@ pub fn print_refused_before(out: &mut impl Write, refused: &[RefusedBefore]) -> 
     Ok(())
 }
 
-/// Prints which of the names that are blocked would be missed; nothing where none is.
+/// Prints the blocked names that devices would miss; nothing where there is none.
 ///
 /// # Errors
 ///
@@ -78,7 +79,7 @@ pub fn print_missed(out: &mut impl Write, missed: &[&str]) -> io::Result<()> {
     )
 }
 
-/// Prints what is no longer in force.
+/// Prints the override that is no longer in force.
 ///
 /// # Errors
 ///
@@ -93,7 +94,7 @@ pub fn print_forgotten(out: &mut impl Write, said: &Said) -> io::Result<()> {
     )
 }
 
-/// Prints what commands said and still holds, the newest first; nothing where that is nothing.
+/// Prints the overrides of commands that still hold, the newest first; nothing where there is none.
 pub(super) fn print_all_said(out: &mut impl Write, said: &[Said], zone: &Zone) -> io::Result<()> {
     if said.is_empty() {
         return Ok(());
@@ -119,7 +120,7 @@ pub(super) fn print_all_said(out: &mut impl Write, said: &[Said], zone: &Zone) -
     writeln!(out)
 }
 
-/// Of what is left from before the machine was booted.
+/// The end of an override from before the last boot, while the clock is not set.
 pub(super) fn when_set(rest: f64) -> String {
     let minutes = (rest / 60.0).ceil();
     format!("{minutes} min after the clock is set")

@@ -1,4 +1,4 @@
-//! What `status` prints.
+//! The output of `status`.
 
 use std::io::{self, Write};
 
@@ -17,7 +17,7 @@ use crate::{
     policy::Zone,
 };
 
-/// Prints hooks, tables, policy and losses; of names, where a daemon has ticked.
+/// Prints hooks, tables, policy and losses; also names, where a daemon has ticked.
 ///
 /// # Errors
 ///
@@ -138,7 +138,7 @@ pub fn print_status(
             grouped(snapshot.unbooked_packets)
         )?;
     }
-    // What the daemon alone knows.
+    // Only a running daemon knows these.
     if snapshot.ticks.count > 0 {
         writeln!(out, "{:<14}{}", "names", names(&snapshot.names))?;
         writeln!(out, "{:<14}{}", "not decoded", failures(snapshot))?;

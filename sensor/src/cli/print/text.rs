@@ -42,7 +42,7 @@ impl<const N: usize> Listing<N> {
     }
 }
 
-/// Prints a table, or what is to be said where it is empty.
+/// Prints a table, or `empty` where it has no row.
 pub(super) fn print_table<const N: usize>(
     out: &mut impl Write,
     Listing(table): &Listing<N>,
@@ -83,12 +83,13 @@ fn print_json(out: &mut impl Write, text: &str) -> io::Result<()> {
     writeln!(out, "{}", &text[printed..])
 }
 
-/// The text without what a terminal would obey or not show: a device may call itself anything.
+/// Replaces the characters that a terminal would obey or not show, because a device may call itself
+/// anything.
 pub(super) fn printable(text: &str) -> String {
     text.replace(is_unprintable, "\u{fffd}")
 }
 
-/// Control characters, and those that are not seen but turn, join or break what is.
+/// Control characters, and invisible ones that turn, join or break the visible text.
 fn is_unprintable(c: char) -> bool {
     c.is_control()
         || matches!(
@@ -195,7 +196,8 @@ pub(super) fn ago(then: f64, now: f64) -> String {
     if then <= 0.0 {
         return "-".to_owned();
     }
-    // Clocks of kernel and user space differ by a tick: what was just now is not in the future.
+    // The clocks of kernel and user space differ by a tick: a packet of this moment is not in the
+    // future.
     let seconds = (now - then).max(0.0) as u64;
     match seconds {
         0..=1 => "now".to_owned(),

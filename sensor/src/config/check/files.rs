@@ -1,9 +1,9 @@
-//! The files that a configuration names: what is wrong with each, where it is named; and the time zone
-//! of the machine, where it is needed and none is named.
+//! Checks the files that a configuration names, and reports problems at the place of the name; also
+//! the time zone of the machine, where one is needed and none is named.
 //!
-//! A file that a policy goes by is needed: without it, other things are refused than were asked for.
-//! That one is missing is an error, and no reason to do without the rest. The others only tell more of
-//! what is seen; what is wrong with them is a warning.
+//! A policy needs the file that it goes by: without the file, it refuses other things than were asked
+//! for. A missing one is therefore an error, but the rest of the configuration is used. Other files
+//! only add facts to the traffic; a problem with these is a warning.
 
 use std::{
     collections::{BTreeSet, HashSet},
@@ -26,7 +26,7 @@ use crate::{
     policy::{Policy, Zone},
 };
 
-/// What is wrong with the lists and databases, and with the time zone.
+/// The problems of the lists and databases, and of the time zone.
 pub(in crate::config) fn problems(read: &Read) -> Vec<Problem> {
     let (config, places) = (&read.config, &read.places);
     let (mut problems, lists) = of_lists(config, &places.lists);
@@ -46,7 +46,7 @@ pub(in crate::config) fn problems(read: &Read) -> Vec<Problem> {
     problems
 }
 
-/// Hours of which nobody knows in which time zone they are.
+/// A warning of a schedule whose time zone is not known.
 fn of_unknown_zone(config: &Config, places: &[PolicyPlaces]) -> Option<Problem> {
     if config.daemon.time_zone.is_some() {
         return None;
@@ -64,10 +64,10 @@ fn of_unknown_zone(config: &Config, places: &[PolicyPlaces]) -> Option<Problem> 
     ))
 }
 
-/// What is wrong with each `[[list]]`, and all lists where policies ask for what they say.
+/// The problems of each `[[list]]`; and all lists, where policies go by their owners or categories.
 fn of_lists(config: &Config, places: &[Range<usize>]) -> (Vec<Problem>, Option<Lists>) {
     const HELP: &str = "put it there; until then, a running sensor goes on with what it has of it";
-    // Where a policy goes by what lists say, one less is more or less refused than was asked for.
+    // Where a policy goes by lists, a missing one makes it refuse more or less than was asked for.
     let level = match config.policies.iter().any(Policy::asks_lists) {
         true => Level::Error,
         false => Level::Warning,
@@ -104,7 +104,7 @@ fn of_lists(config: &Config, places: &[Range<usize>]) -> (Vec<Problem>, Option<L
     (problems, all)
 }
 
-/// What is wrong with the lists of policies, each where it is named first.
+/// The problems of the lists of policies, each at the place where the list is named first.
 fn of_policy_lists(config: &Config, places: &[PolicyPlaces]) -> Vec<Problem> {
     const HELP: &str = "correct its name, or put it there; until then, a running sensor goes on \
                         with the names that it has of it";
@@ -222,7 +222,7 @@ fn of_report(file: &Path, report: &Report, place: &Range<usize>) -> Vec<Problem>
     problems
 }
 
-/// What came in the place of a list.
+/// The problem of a file that is no list, because no line of it can be used.
 fn of_no_list(file: &Path, report: &Report, level: Level, place: &Range<usize>) -> Option<Problem> {
     const HELP: &str = "put a list of names there; until then, a running sensor goes on with the \
                         names that it has of it";
@@ -231,7 +231,7 @@ fn of_no_list(file: &Path, report: &Report, level: Level, place: &Range<usize>) 
     Some(Problem { level, ..problem })
 }
 
-/// The first of the bad lines, where there are any.
+/// A problem at the first of the bad lines, where there are any.
 fn of_lines(report: &Report, place: &Range<usize>, message: String, help: &str) -> Option<Problem> {
     let (first, others) = report.shown.split_first()?;
     let mut help = help.to_owned();

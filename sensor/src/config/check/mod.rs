@@ -1,4 +1,4 @@
-//! What is wrong or doubtful about a configuration that can be read.
+//! Checks for errors and doubts in a configuration that can be read.
 
 pub(super) mod files;
 pub(super) mod shadowed;

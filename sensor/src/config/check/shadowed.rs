@@ -1,8 +1,8 @@
-//! What policies can never match, because an earlier one decides all of it.
+//! Finds the parts of policies that can never match, because an earlier policy decides all of it.
 //!
-//! The most specific part of a policy wins, and of equally specific ones the first: so a part is
-//! without effect where an earlier policy has the same part, for the same devices at the same times
-//! or more, under the same conditions or less.
+//! The most specific part of a policy wins; of equally specific ones, the first. So a part has no
+//! effect where an earlier policy has the same part, for the same devices at the same times or
+//! more, under the same conditions or fewer.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -50,7 +50,7 @@ pub(in crate::config) fn problems(config: &Config, places: &[PolicyPlaces]) -> V
     problems
 }
 
-/// What one policy is about: the smallest thing that can be equal in two policies.
+/// A part of a policy's subject: the smallest thing that can be equal in two policies.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum What<'a> {
     Domain(&'a str),
@@ -66,7 +66,7 @@ enum What<'a> {
 }
 
 impl What<'_> {
-    /// How it stands in a message, where it has a place of its own.
+    /// Its text in a message, where it has a place of its own.
     fn text(&self) -> String {
         match self {
             Self::Domain(name) | Self::Country(name) => (*name).to_owned(),
@@ -166,7 +166,7 @@ struct Earlier<'a> {
     rules: Vec<Rule<'a>>,
     /// Where each part stands: the number of its rule, and its place.
     parts: HashMap<What<'a>, Vec<(usize, Range<usize>)>>,
-    /// Whether devices and times of one policy are all of those of another.
+    /// Whether the devices and times of one policy include all those of another.
     covers: HashMap<(usize, usize), bool>,
 }
 
@@ -180,7 +180,7 @@ impl<'a> Earlier<'a> {
         self.rules.push(rule);
     }
 
-    /// What covers each part of a rule.
+    /// The earlier policies that cover each part of a rule.
     fn covers_of(&mut self, rule: &Rule<'_>) -> Vec<Cover> {
         let mut by_rule: HashMap<usize, bool> = HashMap::new();
         let mut covers = Vec::with_capacity(rule.parts.len());

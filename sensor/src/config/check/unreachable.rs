@@ -1,7 +1,7 @@
-//! Policies that allow names in vain: what is refused by its address never says a name.
+//! Allow rules by name that can never match, because an address rule rejects the connection first.
 //!
-//! Told only where it is sure: where one policy refuses, by address, all that the other is about, for
-//! the same devices at the same times or more, and no third one could let a part of that pass.
+//! Reported only where it is certain: one policy refuses, by address, all that the other is about,
+//! for the same devices at the same times or more, and no third policy could let a part of that pass.
 
 use std::{collections::HashSet, iter::successors};
 
@@ -19,7 +19,7 @@ use crate::{
     policy::{Action, Policy},
 };
 
-/// The policies that allow names in vain, of a configuration that has no error.
+/// A problem for each policy that allows names in vain, of a configuration that has no error.
 pub(in crate::config) fn problems(config: &Config, places: &[PolicyPlaces]) -> Vec<Problem> {
     let pairs = in_vain(config).into_iter();
     let problems = pairs.map(|(allows, refuses)| {
@@ -77,11 +77,11 @@ pub(crate) fn in_vain(config: &Config) -> Vec<(usize, usize)> {
     pairs.collect()
 }
 
-/// What a policy decides by address.
+/// A part of a policy that decides by address.
 struct Part<'a> {
     policy: usize,
     action: Action,
-    /// Whether it is what the policy itself is about, rather than `quic` or `encrypted_dns`.
+    /// Whether it is the policy's own subject, rather than `quic` or `encrypted_dns`.
     is_of_policy: bool,
     /// How specific it is at most: bits of a prefix, from 1; 0: everything. `None`: as specific as the
     /// databases have it.

@@ -53,7 +53,7 @@ const ANSWERS_ELSEWHERE: [(&str, &str); 7] = [
     ("ip", "zero"),
 ];
 
-/// What a device is not written by, before a colon, and what to write.
+/// Prefixes before a colon that do not select a device, and the right ones.
 const SELECTORS_ELSEWHERE: [(&str, &str); 8] = [
     ("groups", "group:"),
     ("tag", "group:"),
@@ -200,8 +200,8 @@ impl Reader {
         Some((policy, places))
     }
 
-    /// What a policy says without effect, or with more than is likely meant. Keys count, not what
-    /// was read from them: a value that cannot be read is a problem already.
+    /// Warns of keys that have no effect, or a wider one than is likely meant. The keys count, not
+    /// their values, because a value that cannot be read is a problem already.
     fn doubts(
         &mut self,
         section: &Section<'_, '_>,
@@ -304,7 +304,8 @@ impl Reader {
     }
 
     pub(super) fn device_selector(&self, text: &str) -> Result<DeviceSelector, Complaint> {
-        // A name that somebody gave to a device is that device, whatever it looks like.
+        // The name of a `[[device]]` selects that device, even where it looks like another
+        // selector.
         if self.device_names.contains(text) {
             return Ok(DeviceSelector::Name(text.to_owned()));
         }
