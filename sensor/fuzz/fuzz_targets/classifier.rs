@@ -5,8 +5,8 @@
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use sensor::{
-    decode::{name, stream::is_padding},
     classify::{Classifier, Outcome},
+    decode::{name, stream::is_padding},
     record::Sample,
 };
 use sensor_ebpf::{

@@ -19,9 +19,8 @@ fuzz_target!(|text: &[u8]| {
     assert!(entries as u64 <= report.used);
     for entry in lists.names() {
         let name = entry.what;
-        let is_of_name = |c: u8| {
-            c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, b'-' | b'_' | b'.')
-        };
+        let is_of_name =
+            |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, b'-' | b'_' | b'.');
         assert!(name.bytes().all(is_of_name), "{name}");
         assert!(name.split('.').all(|label| !label.is_empty()), "{name}");
         assert!(lists.find(name).is_some(), "{name}");
