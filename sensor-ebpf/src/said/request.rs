@@ -229,7 +229,12 @@ pub fn copy_name<P: Packet + ?Sized>(stream: &P, place: Place, text: &mut Text) 
         // An address (RFC 3986, section 3.2.2).
         return Found::Nameless;
     }
-    if last == b':' && !is_port(stream, stream.forget(from + done + 1, last as u64)) {
+    let behind = stream.forget(from + done, last as u64);
+    let is_whole = match last {
+        b':' => is_port(stream, behind + 1),
+        _ => is_end_at(stream, behind),
+    };
+    if !is_whole {
         return Found::Unread;
     }
     // A host that ends in a digit and has no letters is an address too (WHATWG URL, section 3.5).
@@ -238,6 +243,30 @@ pub fn copy_name<P: Packet + ?Sized>(stream: &P, place: Place, text: &mut Text) 
         true => Found::Nameless,
         false => Found::Name,
     }
+}
+
+/// Whether a host or a port ends before a place: a line ends there, a path begins, or blanks stand before the
+/// end of the line or before the version. A field whose value goes on behind blanks names no host (RFC 9110,
+/// section 7.2), and servers do not agree on what it names.
+#[inline(always)]
+fn is_end_at<P: Packet + ?Sized>(stream: &P, at: usize) -> bool {
+    const VERSION_BEGINS: u8 = b'H';
+
+    let mut blanks = 0;
+    while blanks < MAX_BLANKS {
+        let Some([octet]) = stream.load::<1>(at + blanks) else {
+            return false;
+        };
+        if octet != b' ' && octet != b'\t' {
+            let is_end = octet < 64 && ENDS >> octet & 1 != 0;
+            return match blanks {
+                0 => is_end,
+                _ => matches!(octet, b'\r' | b'\n' | VERSION_BEGINS),
+            };
+        }
+        blanks += 1;
+    }
+    false
 }
 
 /// Whether a port begins at a place, and ends.
@@ -251,7 +280,8 @@ fn is_port<P: Packet + ?Sized>(stream: &P, at: usize) -> bool {
             return false;
         };
         if !octet.is_ascii_digit() {
-            return digits > 0 && octet < 64 && ENDS >> octet & 1 != 0;
+            let behind = stream.forget(at + digits, octet as u64);
+            return digits > 0 && is_end_at(stream, behind);
         }
         digits += 1;
     }
@@ -305,7 +335,7 @@ mod tests {
             "a.example",
         );
         check(
-            "GET / HTTP/1.1\nHOST: \t a.example. \n",
+            "GET / HTTP/1.1\nHOST: \t a.example. \t\n",
             host,
             Name,
             "a.example",
@@ -346,6 +376,9 @@ mod tests {
             "Host: a:80@c.example\r\n",
             "Host: a.example:\r\n",
             "Host: a.example:123456\r\n",
+            "Host: a.example b.example\r\n",
+            "Host: a.example \t20@c.example\r\n",
+            "Host: a.example:80 b.example\r\n",
             "Host: 2001:db8::1\r\n",
             " Host: a.example\r\n",
             "X: y\r\n\tz\r\nHost: a.example\r\n",

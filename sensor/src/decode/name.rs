@@ -56,9 +56,12 @@ pub fn host(octets: &[u8]) -> Option<String> {
 
 /// The host and the port that an authority names (RFC 3986, section 3.2): the value of a `Host` field
 /// or of `:authority`, or that part of a URL. As servers do that read any of these forms, it passes over
-/// user information and takes an empty port for none.
+/// user information and takes an empty port for none. With a blank inside it is no authority, and names nothing.
 pub(super) fn authority(bytes: &[u8]) -> (Option<String>, Option<u16>) {
     const LONGEST_PORT: usize = 5;
+    if bytes.iter().any(u8::is_ascii_whitespace) {
+        return (None, None);
+    }
     let user = bytes.iter().rposition(|byte| *byte == b'@');
     let bytes = user.map_or(bytes, |place| &bytes[place + 1..]);
     let (name, port) = match bytes.iter().rposition(|byte| *byte == b':') {
