@@ -397,9 +397,13 @@ fn killed_while_devices_leave() -> Result<()> {
         size().is_ok_and(|size| size <= 2)
     })?;
     lab.balanced_books(&sensor)?;
+    let reloads = || number(&sensor.json(&lab, "status")?, "/policy/reloads");
+    let reloads_before = reloads()?;
     sensor.rewrite(&lab.configuration(&more("1h")))?;
     sensor.process.signal(rustix::process::Signal::HUP)?;
-    thread::sleep(Duration::from_secs(2));
+    wait_until("reloaded", Duration::from_secs(20), || {
+        reloads().is_ok_and(|reloads| reloads > reloads_before)
+    })?;
     let before = number(
         &sensor.json(&lab, "status")?,
         "/device_table/overflow_packets",
@@ -407,6 +411,10 @@ fn killed_while_devices_leave() -> Result<()> {
     let there = size()?;
     // A quarter of the places stays free: nobody has to leave.
     flood(12 - there)?;
+    wait_until("all there", Duration::from_secs(20), || {
+        size().is_ok_and(|size| size == 12)
+    })?;
+    // Nor does anybody at the next looks.
     thread::sleep(Duration::from_millis(1_500));
     ensure!(size()? == 12, "{} places of 12", size()?);
     let after = number(
