@@ -757,7 +757,10 @@ fn the_document_has_the_table() {
     const DOCUMENT: &str = include_str!("../../deploy/docs/filter.md");
     for line in TABLE.lines().filter(|line| !line.starts_with('#')).skip(1) {
         let row = format!("| {} |", line.replace('\t', " | "));
-        assert!(DOCUMENT.contains(&row), "deploy/docs/filter.md lacks: {row}");
+        assert!(
+            DOCUMENT.contains(&row),
+            "deploy/docs/filter.md lacks: {row}"
+        );
     }
 }
 
