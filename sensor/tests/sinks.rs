@@ -998,12 +998,14 @@ async fn an_address_that_cannot_be_had_has_a_sentence() {
 }
 
 #[test]
-fn alerts_and_readme_name_metrics_that_exist() {
+fn alerts_and_documents_name_metrics_that_exist() {
     let root = repository();
     let metrics = metrics::render(&snapshot(), BUILD).unwrap();
     for file in [
         "deploy/prometheus/alerts.yml",
         "README.md",
+        "deploy/docs/filter.md",
+        "deploy/docs/operating.md",
         "deploy/sensor.toml",
     ] {
         let text = fs::read_to_string(root.join(file)).unwrap();
