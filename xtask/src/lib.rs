@@ -9,6 +9,7 @@ pub mod lab;
 pub mod laws;
 pub mod oui;
 pub mod play;
+pub mod prose;
 pub mod qemu;
 pub mod setup;
 pub mod test;

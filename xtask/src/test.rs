@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use crate::{
     build,
     command::{run, run_shown, say},
-    laws, qemu,
+    laws, prose, qemu,
     setup::{self, Need},
 };
 
@@ -21,6 +21,7 @@ pub fn all() -> Result<()> {
         .context("`cargo fmt --all` puts it right")?;
     part("laws of the architecture");
     laws::check()?;
+    prose::check()?;
     part("the kernel object");
     build::kernel()?;
     let toolchain = setup::toolchain_with_lints()?;
