@@ -27,10 +27,10 @@ const NAMELESS: [&str; 6] = ["What", "Who", "Whom", "Whose", "Whoever", "Whateve
 /// Sentences of comments that may begin with one of them, in all sources together.
 const MOST: usize = 20;
 
-/// Counts the sentences of all comments that begin with a word of [`NAMELESS`].
+/// Counts the sentences of all comments that begin with a word without a named subject.
 ///
 /// # Errors
-/// There are more than [`MOST`]: every place.
+/// There are more than 20: every place.
 pub fn check() -> Result<()> {
     let root = build::workspace();
     let mut places = Vec::new();
