@@ -262,7 +262,7 @@ impl Daemon {
         Ok(sum)
     }
 
-    /// What the kernel accounts for the tables that the process has open, each once, in KiB.
+    /// The memory that the kernel accounts for the tables that the process has open, each table once, in KiB.
     fn tables(&self) -> Result<f64> {
         let mut tables = BTreeMap::new();
         for entry in fs::read_dir(format!("/proc/{}/fdinfo", self.0.id()))? {

@@ -185,6 +185,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
+            "decode",
             "moment",
             "model",
             "record",
@@ -501,13 +502,14 @@ fn character(text: &str) -> usize {
 mod tests {
     use super::*;
 
+    fn lines_of(breaches: &[Breach]) -> Vec<usize> {
+        breaches.iter().map(|breach| breach.line).collect()
+    }
+
     #[test]
     fn breaches() {
         let check = |file: &str, text: &str, lines: &[usize]| {
-            let found: Vec<_> = breaches_in(Path::new(file), text)
-                .iter()
-                .map(|breach| breach.line)
-                .collect();
+            let found = lines_of(&breaches_in(Path::new(file), text));
             assert_eq!(found, lines, "{file}: {text}");
         };
         check(
@@ -560,13 +562,11 @@ mod tests {
         check("sensor/src/config/mod.rs", "unsafe { f() }", &[1]);
         check("sensor-ebpf/src/lib.rs", "#![forbid(unsafe_code)]", &[]);
     }
+
     #[test]
     fn imports() {
         let check = |file: &str, text: &str, lines: &[usize]| {
-            let found: Vec<_> = imports_in(Path::new(file), text)
-                .iter()
-                .map(|breach| breach.line)
-                .collect();
+            let found = lines_of(&imports_in(Path::new(file), text));
             assert_eq!(found, lines, "{file}: {text}");
         };
         let web = "sink/web/mod.rs";

@@ -15,7 +15,7 @@ pub mod prelude;
 pub mod quic;
 mod reader;
 pub mod stream;
-mod text;
+pub mod text;
 pub mod tls;
 pub mod tunnel;
 

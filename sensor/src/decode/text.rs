@@ -60,7 +60,7 @@ fn keep(characters: impl Iterator<Item = char>, most: usize, text: &mut String) 
 
 /// The format characters that hide or reorder text (Unicode, general category Cf, as far as text
 /// in one line can have them), and the separators of lines.
-fn is_format(character: char) -> bool {
+pub fn is_format(character: char) -> bool {
     matches!(
         character,
         '\u{ad}'

@@ -10,6 +10,7 @@ use comfy_table::{CellAlignment, ContentArrangement, Table};
 use serde::Serialize;
 
 use crate::{
+    decode::text::is_format,
     model::{ByDirection, Tally},
     policy::Zone,
 };
@@ -91,18 +92,7 @@ pub(super) fn printable(text: &str) -> String {
 
 /// Control characters, and invisible ones that turn, join or break the visible text.
 fn is_unprintable(c: char) -> bool {
-    c.is_control()
-        || matches!(
-            c,
-            '\u{ad}'
-                | '\u{61c}'
-                | '\u{200b}'..='\u{200f}'
-                | '\u{2028}'..='\u{202e}'
-                | '\u{2060}'..='\u{206f}'
-                | '\u{feff}'
-                | '\u{fff9}'..='\u{fffb}'
-                | '\u{e0000}'..='\u{e007f}'
-        )
+    c.is_control() || is_format(c)
 }
 
 /// The text, without its middle where it has more than `most` characters.
