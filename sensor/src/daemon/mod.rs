@@ -132,7 +132,7 @@ pub async fn run(file: &Path, config: Config) -> anyhow::Result<()> {
         Arc::clone(&line),
         commands.clone(),
         clock.clone(),
-    );
+    )?;
     tasks.spawn(listen(thread, ended(stopped.clone())));
     if let Some(socket) = socket {
         let (commands, stopped) = (commands.clone(), ended(stopped.clone()));
