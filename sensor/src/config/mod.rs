@@ -2,8 +2,10 @@
 
 pub mod arguments;
 mod check;
+mod places;
 mod problem;
 mod read;
+mod reader;
 mod value;
 mod weekly;
 
@@ -66,7 +68,7 @@ impl Config {
     /// Every problem, where the text has an error; that it cannot be read, or is not UTF-8, is one.
     pub fn load(file: &Path) -> Result<Checked, Problems> {
         let text = text_of(file)?;
-        let mut read = read::read(&text);
+        let mut read = read_and_check(&text);
         let may_be_used = read.may_be_used();
         read.problems.extend(check::files::problems(&read));
         checked(read, may_be_used, &text, file)
@@ -89,7 +91,7 @@ impl Config {
     /// Every problem, where it is not certain which the pin directory is.
     pub fn glance(file: &Path) -> Result<Checked, Problems> {
         let text = text_of(file)?;
-        let read = read::read(&text);
+        let read = read_and_check(&text);
         let is_certain = read.is_pin_directory_certain;
         checked(read, is_certain, &text, file)
     }
@@ -102,10 +104,24 @@ impl Config {
     /// Checks the text of a file alone, without the files that it names; `file` is its name in
     /// messages. Errors: every problem it has, warnings among them.
     pub fn parse(text: &str, file: &Path) -> Result<Checked, Problems> {
-        let read = read::read(text);
+        let read = read_and_check(text);
         let may_be_used = read.may_be_used();
         checked(read, may_be_used, text, file)
     }
+}
+
+/// Reads a text, and checks its policies against each other.
+fn read_and_check(text: &str) -> read::Read {
+    let mut read = read::read(text);
+    // These checks need policies that were read whole: they cannot know how much a damaged one covers.
+    if read.may_be_used() {
+        let places = &read.places.policies;
+        let shadowed = check::shadowed::problems(&read.config, places);
+        let unreachable = check::unreachable::problems(&read.config, places);
+        read.problems
+            .extend(shadowed.into_iter().chain(unreachable));
+    }
+    read
 }
 
 fn checked(

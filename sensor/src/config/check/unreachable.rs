@@ -12,8 +12,8 @@ use crate::{
     catalog::NetworkSelector,
     config::{
         Config,
+        places::PolicyPlaces,
         problem::{Level, Problem},
-        read::PolicyPlaces,
         weekly::Week,
     },
     policy::{Action, Policy},
