@@ -8,6 +8,7 @@ use crate::{
     command::{run, run_shown, say},
     laws, prose, qemu,
     setup::{self, Need},
+    words,
 };
 
 /// Runs everything; the first failure ends it.
@@ -22,6 +23,7 @@ pub fn all() -> Result<()> {
     part("laws of the architecture");
     laws::check()?;
     prose::check()?;
+    words::check()?;
     part("the kernel object");
     build::kernel()?;
     let toolchain = setup::toolchain_with_lints()?;
