@@ -1,14 +1,11 @@
 //! The words of the project: names that gave way to those of the field, and words that users do not meet.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::Path};
 
 use anyhow::{Result, bail};
 
 use crate::{
-    build,
+    build, documents,
     laws::{is_of_tests, sources},
     lexer::{Kind, pieces, without_tests},
     prose,
@@ -171,7 +168,7 @@ pub fn check() -> Result<()> {
             }
         }
     }
-    for file in documents(&root)? {
+    for file in documents::files(&root)? {
         let text = fs::read_to_string(&file)?;
         let name = file.strip_prefix(&root).unwrap_or(&file);
         for (line, text) in (1..).zip(text.lines()) {
@@ -195,24 +192,6 @@ pub fn check() -> Result<()> {
 
 fn place(file: &Path, line: usize, word: &str, better: &str) -> String {
     format!("{}:{line}: `{word}`: write `{better}`", file.display())
-}
-
-/// The documents and files of configuration that users read.
-pub(crate) fn documents(root: &Path) -> Result<Vec<PathBuf>> {
-    let mut found = vec![root.join("README.md")];
-    let mut folders = vec![root.join("deploy")];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder)? {
-            let path = entry?.path();
-            if path.is_dir() {
-                folders.push(path);
-            } else {
-                found.push(path);
-            }
-        }
-    }
-    found.sort();
-    Ok(found)
 }
 
 /// The retired names that a source declares, and the lines of their declarations.
