@@ -286,7 +286,7 @@ fn what_cannot_be_read_is_said_and_the_rest_is_read() -> Result<()> {
             "endless",
             &endless,
             "the file is damaged behind packet 2: what follows claims to be longer than 16777216 \
-             octets; the rest of it was not read",
+             bytes; the rest of it was not read",
         ),
         (
             "noise",
