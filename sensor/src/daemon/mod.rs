@@ -37,7 +37,7 @@ use crate::{
     cli::print,
     config::{Checked, Config},
     control::{self, Request, Told},
-    daemon::systemd::Supervisor,
+    daemon::systemd::ServiceManager,
     enforcement::{self, Circumstances, Enforcement, Material, Prepared},
     health::Health,
     model::{Snapshot, Ticks},
@@ -110,7 +110,7 @@ pub async fn run(file: &Path, config: Config) -> anyhow::Result<()> {
         .ok();
     let changes = FileChanges::watch(file)?;
     let links = LinkChanges::subscribe()?;
-    let supervisor = Arc::new(Supervisor::from_environment());
+    let supervisor = Arc::new(ServiceManager::from_environment());
 
     let clock = Clock::of_machine();
     let begun = clock.now().steady;
@@ -439,7 +439,7 @@ impl Owner {
     async fn run(
         mut self,
         inbox: mpsc::Receiver<Command>,
-        supervisor: Arc<Supervisor>,
+        supervisor: Arc<ServiceManager>,
         mut stopped: watch::Receiver<()>,
     ) -> anyhow::Result<()> {
         let mut turns = Turns::new(LOOK_EVERY, self.config.daemon.tick, inbox);
@@ -1041,7 +1041,7 @@ async fn reload(
     mut changes: FileChanges,
     mut to_reread: mpsc::Receiver<Config>,
     commands: mpsc::Sender<Command>,
-    supervisor: Arc<Supervisor>,
+    supervisor: Arc<ServiceManager>,
     stopped: watch::Receiver<()>,
 ) -> anyhow::Result<()> {
     let mut hangup = signal(SignalKind::hangup()).context("SIGHUP cannot be caught")?;
