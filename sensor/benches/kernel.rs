@@ -104,6 +104,7 @@ fn main() -> Result<()> {
     let small = Tables {
         flows: 16,
         devices: 1_024,
+        ..Tables::default()
     };
     let (full, full_filtering) = (Programs::load(small)?, filtering(small)?);
     let [honest, chosen] = [settling_all()?, settling_all()?];

@@ -316,6 +316,7 @@ fn snapshot() -> Snapshot {
             generation: 3,
             policies: 1,
             held: 6,
+            unassembled: BTreeMap::from([("device", 7), ("full", 8)]),
             hold_expired: 1,
             lists: vec![
                 PolicyList {

@@ -301,6 +301,9 @@ impl Classifier {
             Readers::default().sample(&mut told, None, &sample.octets, &mut heard);
             return Some(heard);
         }
+        if head.flags & Head::NAME != 0 {
+            return self.named(sample, kind, heard);
+        }
         let flow = self.flow(head.slot, &head.key);
         let mut reading = flow.reading.take().unwrap_or_default();
         let waited = reading.readers.wait();
@@ -360,6 +363,30 @@ impl Classifier {
                 self.let_go(waiting, Failure::Limit);
             }
         }
+        Some(heard)
+    }
+
+    /// Takes the name that the kernel put together from packets of which it did not tell all; `None` if the flow
+    /// has told it already.
+    fn named(
+        &mut self,
+        sample: &Sample,
+        kind: Kind,
+        mut heard: Observation,
+    ) -> Option<Observation> {
+        let source = match kind {
+            Kind::Tls => Source::Tls,
+            Kind::Http => Source::Http,
+            Kind::Quic => Source::Quic,
+            _ => return None,
+        };
+        let name: Arc<str> = str::from_utf8(&sample.octets).ok()?.into();
+        let flow = self.flow(sample.head.slot, &sample.head.key);
+        if flow.name.as_ref().is_some_and(|(known, _)| *known == name) {
+            return None;
+        }
+        flow.name = Some((Arc::clone(&name), source));
+        heard.outcome = Outcome::Name(name, source);
         Some(heard)
     }
 

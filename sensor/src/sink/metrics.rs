@@ -191,6 +191,8 @@ mod declared {
             "Packets of servers that were not delivered because the verdict on a name was waited for; they come again.";
         HOLD_EXPIRED: Counter "sensor_hold_expired_flows_total" []
             "Flows whose time to wait for a verdict was over before there was one.";
+        UNASSEMBLED: Counter "sensor_unassembled_streams_total" ["reason"]
+            "Streams of several packets for which the kernel had no room, so that the daemon judges their names: their device had its share, all room was in use, or two CPUs were at it at once.";
 
         UNBOOKED_PACKETS: Counter "sensor_unbooked_packets_total" []
             "Packets seen on an interface that has no record, the only ones that no book has: a fault of the sensor.";
@@ -535,6 +537,11 @@ fn policies(snapshot: &Snapshot, families: &mut Text) {
     families.extend(declared::POLICY_DEVICES_LEFT_OUT.value(number(policy.devices_left_out)));
     families.extend(declared::HELD.value(number(policy.held)));
     families.extend(declared::HOLD_EXPIRED.value(number(policy.hold_expired)));
+    let unassembled = policy.unassembled.iter();
+    families.extend(
+        declared::UNASSEMBLED
+            .family(unassembled.map(|(reason, count)| ([*reason], number(*count)))),
+    );
     families.extend(declared::POLICY_RELOADS.family([
         (["applied"], number(policy.reloads)),
         (["refused"], number(policy.reloads_refused)),

@@ -139,6 +139,13 @@ impl Books {
             .store(hold.as_nanos() as u64, Ordering::Relaxed);
     }
 
+    /// Sets how many streams are put together at a time.
+    pub(super) fn set_assemblies(&self, count: u32) {
+        self.settings
+            .word(0, offset_of!(Settings, assemblies))
+            .store(count.into(), Ordering::Relaxed);
+    }
+
     /// Counts a reload, in the tables, because the count must not step back with the daemon.
     pub(super) fn count_reload(&self, applied: bool) {
         let counter = match applied {

@@ -127,6 +127,7 @@ impl Kernel {
         reap::recover(&mut kernel.books)?;
         kernel.shares.recover(&kernel.books)?;
         kernel.books.give_shares_of_the_ring();
+        kernel.books.set_assemblies(ASSEMBLIES);
         kernel.share_out(|_| {})?;
         Ok(kernel)
     }
@@ -489,9 +490,14 @@ fn make_names(directory: &Path) -> Result<(), Error> {
         })
 }
 
+/// Streams that are put together at a time, so that the names in them are judged in the kernel.
+pub(super) const ASSEMBLIES: u32 = 1_024;
+
 /// Loads the object with room for so many flows and devices.
 pub(super) fn load(mut loader: EbpfLoader<'_>, flows: u32, devices: u32) -> Result<Ebpf, Error> {
     loader
+        .map_max_entries("ASSEMBLIES", ASSEMBLIES)
+        .map_max_entries("ASSEMBLIES_OF", devices + FIRST_DEVICE)
         .map_max_entries("FLOW_LINES", sets_for(flows))
         .map_max_entries("FLOW_DETAILS", sets_for(flows) * WAYS)
         .map_max_entries("SPILLED", sets_for(flows))
