@@ -133,8 +133,9 @@ pub(super) struct Read {
     pub(super) problems: Vec<Problem>,
     /// The places of values that are checked once all is read.
     pub(super) places: Places,
-    /// Whether the pin directory is certainly the one that is meant, whatever else is wrong.
-    pub(super) is_pin_directory_certain: bool,
+    /// Whether the pin directory and the runtime directory are certainly those that are meant, whatever else
+    /// is wrong.
+    pub(super) is_place_certain: bool,
 }
 
 impl Read {
@@ -194,16 +195,21 @@ pub(super) fn read(text: &str) -> Read {
         let vain = unreachable::problems(&config, &reader.places.policies);
         reader.problems.extend(vain);
     }
-    let is_pin_directory_certain = match &reader.pin_directory {
+    let is_place_certain = [
+        ("pin_directory", &reader.pin_directory),
+        ("runtime_directory", &reader.runtime_directory),
+    ]
+    .into_iter()
+    .all(|(key, place)| match place {
         Some(place) => is_whole(text, place, &syntax_errors),
         // In a broken text, a line may be lost or stand in another section.
-        None => !says_a_pin_directory(text),
-    };
+        None => !has_line_with(text, key),
+    });
     Read {
         config,
         problems: reader.problems,
         places: reader.places,
-        is_pin_directory_certain,
+        is_place_certain,
     }
 }
 
@@ -219,10 +225,10 @@ fn is_whole(text: &str, place: &Range<usize>, errors: &[toml::de::Error]) -> boo
     })
 }
 
-/// Whether a line that is no comment speaks of a pin directory.
-fn says_a_pin_directory(text: &str) -> bool {
+/// Whether a line that is no comment has a key.
+fn has_line_with(text: &str, key: &str) -> bool {
     let mut lines = text.lines().map(str::trim_start);
-    lines.any(|line| !line.starts_with('#') && line.contains("pin_directory"))
+    lines.any(|line| !line.starts_with('#') && line.contains(key))
 }
 
 /// Devices, as a policy names them.
@@ -292,6 +298,8 @@ struct Reader {
     places: Places,
     /// Where the pin directory stands, if it can be read.
     pin_directory: Option<Range<usize>>,
+    /// Where the runtime directory stands.
+    runtime_directory: Option<Range<usize>>,
     /// The names by which a policy may select devices, also those of devices with a problem.
     device_names: BTreeSet<String>,
     groups: BTreeSet<String>,
@@ -456,6 +464,7 @@ impl Reader {
                 "pin_directory",
                 "keep_running",
                 "state_directory",
+                "runtime_directory",
                 "time_zone",
             ],
         );
@@ -466,6 +475,7 @@ impl Reader {
             pin_directory: self.pin_directory(section),
             keep_running: self.boolean(section, "keep_running", true),
             state_directory: self.state_directory(section),
+            runtime_directory: self.runtime_directory(section),
             time_zone: self.time_zone(section),
         }
     }
@@ -527,6 +537,17 @@ impl Reader {
             value::absolute_path(text, || format!("write a folder, for example `{example}`"))
         });
         directory.map_or_else(|| PathBuf::from(DEFAULT), |(path, _)| path)
+    }
+
+    fn runtime_directory(&mut self, section: Option<&Section<'_, '_>>) -> PathBuf {
+        const DEFAULT: &str = "/run/gateway-sensor";
+        let example = format!("runtime_directory = \"{DEFAULT}\"");
+        let directory = self.optional_text(section, "runtime_directory", &example, |text| {
+            value::absolute_path(text, || format!("write a folder, for example `{example}`"))
+        });
+        let (path, place) = directory.unzip();
+        self.runtime_directory = place;
+        path.unwrap_or_else(|| PathBuf::from(DEFAULT))
     }
 
     fn time_zone(&mut self, section: Option<&Section<'_, '_>>) -> Option<String> {

@@ -1,8 +1,10 @@
 //! The pinned tables, read in place.
 
 use std::{
+    cmp::Reverse,
     collections::{HashMap, HashSet},
     mem::offset_of,
+    num::NonZeroUsize,
     path::Path,
     sync::atomic::Ordering,
     time::Duration,
@@ -337,12 +339,42 @@ impl Books {
         Ok(names)
     }
 
-    /// The live flows, with the names that belong to them.
+    /// The slots of the live flows, or of those of some devices, in the order of the table; with `most`, those
+    /// with the most bytes, the largest first. The number is that of the flows that `most` left out.
+    pub fn choose_flows(
+        &self,
+        devices: Option<&HashSet<Mac>>,
+        most: Option<NonZeroUsize>,
+    ) -> (Vec<u32>, u64) {
+        let flows = self.live_flows(self.now());
+        let wanted = flows.filter(|(_, record)| {
+            devices.is_none_or(|devices| devices.contains(&record.key.mac()))
+        });
+        let Some(most) = most else {
+            return (wanted.map(|(slot, _)| slot).collect(), 0);
+        };
+        let sized = wanted.map(|(slot, record)| {
+            let bytes = record.upload_bytes.saturating_add(record.download_bytes);
+            (Reverse(bytes), slot)
+        });
+        let mut sized: Vec<_> = sized.collect();
+        let left_out = sized.len().saturating_sub(most.get());
+        if left_out > 0 {
+            sized.select_nth_unstable(most.get());
+            sized.truncate(most.get());
+        }
+        sized.sort_unstable();
+        let slots = sized.into_iter().map(|(_, slot)| slot);
+        (slots.collect(), left_out as u64)
+    }
+
+    /// The flows that live in these slots now, with the names that belong to them. A slot whose flow ended
+    /// meanwhile has none, or that of another flow.
     ///
     /// # Errors
     ///
     /// When the kernel refuses a map.
-    pub fn flow_lines(&self) -> Result<Vec<FlowLine>, Error> {
+    pub fn flow_lines(&self, slots: &[u32]) -> Result<Vec<FlowLine>, Error> {
         let interfaces: HashMap<_, _> = self
             .interface_records()
             .map(|(number, record)| (number, text(&record.name)))
@@ -358,7 +390,15 @@ impl Books {
             record,
         };
         let now = self.now();
-        Ok(self.live_flows(now).map(line).collect())
+        let used = slots.iter().copied().filter(|slot| {
+            *slot < self.flows.slots()
+                && self.flows.state(*slot).load(Ordering::Acquire) != slot::FREE
+                && !self.is_damaged(*slot)
+        });
+        Ok(used
+            .map(|slot| (slot, self.flows.read(slot, now)))
+            .map(line)
+            .collect())
     }
 }
 
