@@ -267,3 +267,18 @@ pub(super) fn local_time(zone: &Zone, moment: f64) -> String {
 pub(super) fn milliseconds(duration: Duration) -> String {
     format!("{:.1} ms", duration.as_secs_f64() * 1_000.0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_of_several_lines_keeps_them_and_no_command_to_a_terminal() {
+        let text = "no device is called `nobody\u{1b}[2J\u{202e}`\nsecond";
+        let printed = printable_lines(text);
+        assert_eq!(
+            printed,
+            "no device is called `nobody\u{fffd}[2J\u{fffd}`\nsecond"
+        );
+    }
+}

@@ -70,8 +70,10 @@ pub fn ifindex(interface: &str) -> Result<u32, Error> {
 ///
 /// # Errors
 ///
-/// Another sensor has one of them, or the runtime directory cannot be used; the error says which.
+/// Another sensor has one of them, the process has too little privilege, or the runtime directory cannot be
+/// used; the error says which.
 pub fn available(config: &Config) -> Result<(), Error> {
+    preflight::privilege()?;
     let directory = &config.daemon.runtime_directory;
     make_runtime_directory(directory)?;
     for interface in &config.interfaces {
