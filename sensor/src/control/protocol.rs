@@ -67,7 +67,7 @@ pub enum Request {
     Override {
         /// The name and the devices.
         about: About,
-        /// How long it holds, in seconds, at most a year; `None`: until it is taken back.
+        /// How long it holds, in seconds, 1 to those of 365 days; `None`: until it is taken back.
         holds_for: Option<u64>,
         /// Whether it is blocked; otherwise it is allowed.
         blocks: bool,

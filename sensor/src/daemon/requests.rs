@@ -242,7 +242,7 @@ impl Owner {
         let holds_for = holds_for.map(Duration::from_secs);
         anyhow::ensure!(
             holds_for.is_none_or(|holds| !holds.is_zero() && holds <= arguments::LONGEST_OVERRIDE),
-            "a command holds for at most 365d"
+            "a command holds for 1s to 365d"
         );
         let snapshot = self.now();
         let device = self.meant(selector.as_ref())?;

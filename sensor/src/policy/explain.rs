@@ -41,7 +41,7 @@ pub struct Deciding<'a> {
 }
 
 /// The subject of a question: a name or an address, and a port.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Subject {
     /// A name or an address.
     pub what: What,
@@ -50,7 +50,7 @@ pub struct Subject {
 }
 
 /// A name or an address.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum What {
     /// A name in upper or lower case, with or without its final dot.
     Name(String),
