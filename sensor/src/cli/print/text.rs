@@ -145,7 +145,7 @@ pub(super) fn printable(text: &str) -> String {
     text.replace(is_unprintable, "\u{fffd}")
 }
 
-/// As [`printable`], of a text of several lines.
+/// Replaces the characters of a text of several lines that a terminal would obey or not show.
 pub fn printable_lines(text: &str) -> String {
     text.replace(|c| c != '\n' && is_unprintable(c), "\u{fffd}")
 }
