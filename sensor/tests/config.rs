@@ -604,9 +604,9 @@ fn a_file_that_policies_ask_is_an_error_where_it_cannot_be_used_and_all_else_wor
 #[test]
 fn a_half_edited_file_tells_where_the_sensor_is_or_is_refused() {
     let file = env::temp_dir().join(format!("sensor-config-half-{}.toml", std::process::id()));
-    let glance = |text: &str| {
+    let load_lenient = |text: &str| {
         fs::write(&file, text).unwrap();
-        let checked = Config::glance(&file).ok()?;
+        let checked = Config::load_lenient(&file).ok()?;
         let pins = checked.config.daemon.pin_directory.display().to_string();
         Some((pins, checked.problems.count(Level::Error)))
     };
@@ -643,10 +643,10 @@ fn a_half_edited_file_tells_where_the_sensor_is_or_is_refused() {
             None,
         ),
     ] {
-        assert_eq!(glance(&text), expected, "{text}");
+        assert_eq!(load_lenient(&text), expected, "{text}");
     }
     fs::remove_file(&file).unwrap();
-    assert!(Config::glance(&file).is_err());
+    assert!(Config::load_lenient(&file).is_err());
 }
 
 #[test]

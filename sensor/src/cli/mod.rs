@@ -92,7 +92,7 @@ fn carry_out(cli: &Cli) -> anyhow::Result<ExitCode> {
 fn read(cli: &Cli) -> anyhow::Result<Option<Checked>> {
     let read = match cli.command {
         Command::Run | Command::Check => Config::load(&cli.config),
-        _ => Config::glance(&cli.config),
+        _ => Config::load_lenient(&cli.config),
     };
     let mut checked = match read {
         Ok(checked) => checked,

@@ -39,7 +39,7 @@ use crate::{
         server,
         socket::{self, Place},
     },
-    daemon::systemd::Supervisor,
+    daemon::systemd::ServiceManager,
     enforcement::{Circumstances, Enforcement, Material, Prepared},
     health::Health,
     model::{Snapshot, Ticks},
@@ -108,7 +108,7 @@ pub async fn run(file: &Path, config: Config) -> anyhow::Result<()> {
     let listener = web::bind(config.daemon.listen).await?;
     let changes = FileChanges::watch(file)?;
     let links = LinkChanges::subscribe()?;
-    let supervisor = Arc::new(Supervisor::from_environment());
+    let supervisor = Arc::new(ServiceManager::from_environment());
 
     let clock = Clock::of_machine();
     let begun = clock.now().steady;
@@ -137,7 +137,7 @@ pub async fn run(file: &Path, config: Config) -> anyhow::Result<()> {
         Arc::clone(&line),
         commands.clone(),
         clock.clone(),
-    );
+    )?;
     tasks.spawn(listen(thread, ended(stopped.clone())));
     if let Some(socket) = socket {
         let (requests, stopped) = (Requests(commands.clone()), ended(stopped.clone()));
@@ -444,7 +444,7 @@ impl Owner {
     async fn run(
         mut self,
         inbox: mpsc::Receiver<Command>,
-        supervisor: Arc<Supervisor>,
+        supervisor: Arc<ServiceManager>,
         mut stopped: watch::Receiver<()>,
     ) -> anyhow::Result<()> {
         let mut turns = Turns::new(LOOK_EVERY, self.config.daemon.tick, inbox);
@@ -878,7 +878,7 @@ async fn reload(
     mut changes: FileChanges,
     mut to_reread: mpsc::Receiver<Config>,
     commands: mpsc::Sender<Command>,
-    supervisor: Arc<Supervisor>,
+    supervisor: Arc<ServiceManager>,
     stopped: watch::Receiver<()>,
 ) -> anyhow::Result<()> {
     let mut hangup = signal(SignalKind::hangup()).context("SIGHUP cannot be caught")?;

@@ -19,8 +19,9 @@ use crate::{
     },
     config::{
         Config,
+        places::PolicyPlaces,
         problem::{Level, Problem},
-        read::{PolicyPlaces, Read},
+        read::Read,
         value::{closest, excerpt},
     },
     policy::{Policy, Zone},
