@@ -116,9 +116,10 @@ fn configuration(bpffs: &Path) -> String {
         "[[interface]]\nname = \"lan0\"\n\n\
          [flow_table]\nidle_after = \"1h\"\n\n\
          [daemon]\ntick = \"1s\"\nlisten = \"{LISTEN}\"\npin_directory = \"{}/sensor\"\n\
-         state_directory = \"{}\"\nkeep_running = false\n",
+         state_directory = \"{}\"\nruntime_directory = \"{}\"\nkeep_running = false\n",
         bpffs.display(),
-        bpffs.with_extension("state").display()
+        bpffs.with_extension("state").display(),
+        bpffs.with_extension("run").display()
     );
     // Devices of which nobody knows anything have three quarters of the flow table at most.
     for device in 0..DEVICES {

@@ -121,8 +121,6 @@ const STILL_THERE: &[(&str, &str)] = &[
     ("sensor/src/classify/streams.rs", "Told"),
     ("sensor/src/classify/verdict.rs", "InForce"),
     ("sensor/src/cli/print/said.rs", "said"),
-    ("sensor/src/control.rs", "Said"),
-    ("sensor/src/control.rs", "Told"),
     ("sensor/src/daemon/classifier.rs", "Line"),
     ("sensor/src/daemon/retry.rs", "Mending"),
     ("sensor/src/enforcement/mod.rs", "Circumstances"),

@@ -88,11 +88,11 @@ impl Config {
     /// left out or has its default.
     ///
     /// # Errors
-    /// Every problem, where it is not certain which the pin directory is.
+    /// Every problem, where it is not certain which the pin directory and the runtime directory are.
     pub fn load_lenient(file: &Path) -> Result<Checked, Problems> {
         let text = text_of(file)?;
         let read = read_and_check(&text);
-        let is_certain = read.is_pin_directory_certain;
+        let is_certain = read.is_place_certain;
         checked(read, is_certain, &text, file)
     }
 
@@ -262,6 +262,9 @@ pub struct Daemon {
     /// Where the state that outlives a restart is kept: the names of `sensor block` and `allow`, and
     /// the vendor and kind of each device; absolute, /var/lib/gateway-sensor by default.
     pub state_directory: PathBuf,
+    /// Where the socket of the commands and the locks of interfaces are while the daemon runs; absolute,
+    /// /run/gateway-sensor by default.
+    pub runtime_directory: PathBuf,
     /// The time zone of schedules, by its name in the IANA database; by default the system's, UTC
     /// where it has none.
     pub time_zone: Option<String>,

@@ -42,6 +42,8 @@ pub(super) struct Reader {
     pub(super) places: Places,
     /// Where the pin directory stands, if it can be read.
     pub(super) pin_directory: Option<Range<usize>>,
+    /// Where the runtime directory stands, if it can be read.
+    pub(super) runtime_directory: Option<Range<usize>>,
     /// The names by which a policy may select devices, also those of devices with a problem.
     pub(super) device_names: BTreeSet<String>,
     pub(super) groups: BTreeSet<String>,

@@ -9,12 +9,12 @@ mod classifier;
 pub(crate) mod clock;
 mod file_changes;
 pub(crate) mod memory;
+mod requests;
 mod resets;
 mod retry;
 pub mod systemd;
 
 use std::{
-    collections::HashMap,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
@@ -31,18 +31,19 @@ use tokio::{
 };
 
 use crate::{
-    aggregate::{Aggregate, Overrides, action, address_names::NamesAt, flow, identity::Override},
+    aggregate::{Aggregate, Overrides, action, address_names::NamesAt, identity::Override},
     catalog::Catalog,
     classify::Classified,
-    cli::print,
     config::{Checked, Config},
-    control::{self, Request, Told},
+    control::{
+        server,
+        socket::{self, Place},
+    },
     daemon::systemd::ServiceManager,
-    enforcement::{self, Circumstances, Enforcement, Material, Prepared},
+    enforcement::{Circumstances, Enforcement, Material, Prepared},
     health::Health,
     model::{Snapshot, Ticks},
     moment::Moment,
-    policy::{DeviceSelector, Holds, Temporary},
     record::Record,
     sink::web::{self, Hosts},
     source::kernel::{self, Kernel, LinkChanges, Messages, Samples, Verdicts},
@@ -50,6 +51,7 @@ use crate::{
 use classifier::{Line, Listener, listen};
 use clock::Clock;
 use file_changes::FileChanges;
+use requests::Requests;
 use retry::Mending;
 
 /// A command to the task that owns the kernel's side.
@@ -68,8 +70,8 @@ enum Command {
     Tick,
     /// Take records of the classifier's thread.
     Classified(Vec<Classified>),
-    /// Answer a request of the command line through this channel.
-    Ask(Request, oneshot::Sender<String>),
+    /// Do this for a request of the command line.
+    Work(requests::Work),
 }
 
 /// A configuration to be put in force, with its catalog and policies prepared by another task.
@@ -104,10 +106,6 @@ pub async fn run(file: &Path, config: Config) -> anyhow::Result<()> {
     // The steps that can fail before the kernel is touched.
     kernel::available(&config)?;
     let listener = web::bind(config.daemon.listen).await?;
-    // Anybody on the machine could take the name of the socket: accounting goes on without it.
-    let socket = control::bind(&config.daemon.pin_directory)
-        .inspect_err(|error| tracing::warn!("{error:#}"))
-        .ok();
     let changes = FileChanges::watch(file)?;
     let links = LinkChanges::subscribe()?;
     let supervisor = Arc::new(ServiceManager::from_environment());
@@ -115,6 +113,13 @@ pub async fn run(file: &Path, config: Config) -> anyhow::Result<()> {
     let clock = Clock::of_machine();
     let begun = clock.now().steady;
     let mut started = Started::start(config, clock.clone()).await?;
+    // This daemon has the tables now: no other one with the same pin directory takes the socket. Accounting goes
+    // on without it.
+    let daemon = &started.config.daemon;
+    let place = Place::new(&daemon.runtime_directory, &daemon.pin_directory);
+    let socket = socket::bind(&place)
+        .inspect_err(|error| tracing::warn!("{error:#}"))
+        .ok();
     let health = Health::new(stale_after(&started.config), Instant::now());
     let (publish, snapshots) = watch::channel(Arc::new(Snapshot::default()));
     let (commands, inbox) = mpsc::channel(8);
@@ -135,11 +140,11 @@ pub async fn run(file: &Path, config: Config) -> anyhow::Result<()> {
     )?;
     tasks.spawn(listen(thread, ended(stopped.clone())));
     if let Some(socket) = socket {
-        let (commands, stopped) = (commands.clone(), ended(stopped.clone()));
+        let (requests, stopped) = (Requests(commands.clone()), ended(stopped.clone()));
         tasks.spawn(async move {
             tokio::select! {
                 () = stopped => {}
-                () = control::answer(socket, commands, Command::Ask) => {}
+                () = server::serve(socket, requests) => {}
             }
             Ok(())
         });
@@ -530,12 +535,8 @@ impl Owner {
                 self.take(batch);
                 return self;
             }
-            Command::Ask(question, answer) => {
-                match self.answer(&question) {
-                    // The client may be gone.
-                    Ok(text) => drop(answer.send(text)),
-                    Err(error) => tracing::warn!("a question has no answer: {error:#}"),
-                }
+            Command::Work(work) => {
+                work(&mut self);
                 return self;
             }
         }
@@ -640,167 +641,6 @@ impl Owner {
         }
     }
 
-    /// Answers a request of the command line.
-    fn answer(&mut self, question: &Request) -> anyhow::Result<String> {
-        let mut text = Vec::new();
-        let now = self.clock.now();
-        match question {
-            Request::Devices(args) => {
-                let snapshot = self.now();
-                let printed = print::print_devices(&mut text, &snapshot, args, now.wall);
-                return told(printed, text);
-            }
-            Request::Status(output) => {
-                let snapshot = self.now();
-                print::print_status(&mut text, &snapshot, *output, self.enforcement.zone())?;
-            }
-            Request::Flows(args) => {
-                let clock = self.kernel.clock();
-                let snapshot = Arc::clone(&self.publish.borrow());
-                let names: HashMap<_, _> = snapshot
-                    .devices
-                    .iter()
-                    .filter_map(|device| Some((&device.device, device.identity.name.as_ref()?)))
-                    .collect();
-                let flows: Vec<_> = self
-                    .kernel
-                    .flow_lines()?
-                    .into_iter()
-                    .map(|line| {
-                        let facts = self.aggregate.facts(line.slot, &line.record);
-                        let mut flow =
-                            flow(&line.record, line.interface, line.policy, facts, clock);
-                        flow.device_name = names.get(&flow.device).copied().cloned();
-                        flow
-                    })
-                    .collect();
-                let printed =
-                    print::print_flows(&mut text, &flows, &snapshot.devices, args, now.wall);
-                return told(printed, text);
-            }
-            Request::Explain(args) => {
-                let devices = self.now();
-                let told: Told = print::explained(
-                    args,
-                    &self.config,
-                    &self.catalog,
-                    &self.enforcement,
-                    &devices.devices,
-                    now,
-                )
-                .map_err(|error| format!("{error:#}"));
-                return Ok(serde_json::to_string(&told)?);
-            }
-            Request::Say {
-                said,
-                holds_for,
-                blocks,
-            } => {
-                self.try_tick();
-                let device = match self.meant(said.device.as_ref()) {
-                    Ok(device) => device,
-                    Err(error) => return Ok(serde_json::to_string(&Told::Err(error))?),
-                };
-                let said = Temporary {
-                    domain: said.domain.clone(),
-                    device,
-                    blocks: *blocks,
-                    since: now.wall,
-                    holds: match holds_for {
-                        Some(seconds) => Holds::Until(now.steady + *seconds as f64),
-                        None => Holds::Always,
-                    },
-                };
-                return Ok(serde_json::to_string(&self.say(said, now))?);
-            }
-            Request::Forget(said) => {
-                self.try_tick();
-                return Ok(serde_json::to_string(&self.forget(said, now))?);
-            }
-        }
-        Ok(String::from_utf8_lossy(&text).into_owned())
-    }
-
-    /// The devices that a command means, as this daemon knows them.
-    fn meant(&self, device: Option<&DeviceSelector>) -> Result<Option<DeviceSelector>, String> {
-        let devices = Arc::clone(&self.publish.borrow());
-        device
-            .map(|device| enforcement::meant(device, &self.config, &devices.devices))
-            .transpose()
-    }
-
-    /// Executes `block` or `allow`; it is in force when this returns.
-    fn say(&mut self, said: Temporary, now: Moment) -> Told {
-        let devices = Arc::clone(&self.publish.borrow());
-        let shown = said.shown(now.offset());
-        let allowed = (!said.blocks).then(|| said.device.clone());
-        let circumstances = Circumstances {
-            kernel: &mut self.kernel,
-            config: &self.config,
-            catalog: &self.catalog,
-            devices: &devices.devices,
-            names: self.aggregate.names_at(),
-            now,
-        };
-        let result = self.enforcement.say(said, circumstances);
-        result.map_err(|error| format!("{error:#}"))?;
-        let mut text = Vec::new();
-        print::print_said(&mut text, &shown, self.enforcement.zone())
-            .map_err(|error| error.to_string())?;
-        if allowed.is_none() {
-            let missed = self.catalog.missed(&shown.name);
-            print::print_missed(&mut text, &missed).map_err(|error| error.to_string())?;
-        }
-        if let Some(device) = allowed {
-            let refused = self.enforcement.refused_before_a_name(
-                device.as_ref(),
-                &self.config,
-                &self.catalog,
-                &devices.devices,
-                now,
-            );
-            print::print_refused_before(&mut text, &refused).map_err(|error| error.to_string())?;
-        }
-        Ok(String::from_utf8_lossy(&text).into_owned())
-    }
-
-    /// Executes `forget`.
-    fn forget(&mut self, said: &control::Said, now: Moment) -> Told {
-        let mut all_said = self.enforcement.temporary().iter();
-        let device = match all_said
-            .any(|other| other.domain == said.domain && other.device == said.device)
-        {
-            true => said.device.clone(),
-            false => self.meant(said.device.as_ref())?,
-        };
-        let devices = Arc::clone(&self.publish.borrow());
-        let circumstances = Circumstances {
-            kernel: &mut self.kernel,
-            config: &self.config,
-            catalog: &self.catalog,
-            devices: &devices.devices,
-            names: self.aggregate.names_at(),
-            now,
-        };
-        let result = (self.enforcement).forget(&said.domain, device.as_ref(), circumstances);
-        let forgotten = result
-            .map_err(|error| format!("{error:#}"))?
-            .ok_or_else(|| {
-                format!(
-                    "no command said anything of {} for {}; `sensor status` lists what they said",
-                    said.domain,
-                    match &device {
-                        Some(device) => device.to_string(),
-                        None => "all devices".to_owned(),
-                    }
-                )
-            })?;
-        let mut text = Vec::new();
-        print::print_forgotten(&mut text, &forgotten.shown(now.offset()))
-            .map_err(|error| error.to_string())?;
-        Ok(String::from_utf8_lossy(&text).into_owned())
-    }
-
     /// A snapshot of this moment, made by a tick of its own. Where the tables cannot be read, it is the
     /// last tick's, and the log says so: a command does not fail for that.
     fn now(&mut self) -> Arc<Snapshot> {
@@ -899,6 +739,7 @@ impl Owner {
         daemon.listen = old.daemon.listen;
         daemon.pin_directory = old.daemon.pin_directory;
         daemon.state_directory = old.daemon.state_directory;
+        daemon.runtime_directory = old.daemon.runtime_directory;
         self.config.flow_table.capacity = old.flow_table.capacity;
         self.config.device_table = old.device_table;
         self.health.set_stale_after(stale_after(&self.config));
@@ -911,15 +752,6 @@ impl Owner {
             installed.generation
         );
     }
-}
-
-/// The response to a command: the text printed for it, or the error.
-fn told(printed: anyhow::Result<()>, text: Vec<u8>) -> anyhow::Result<String> {
-    let told: Told = match printed {
-        Ok(()) => Ok(String::from_utf8(text)?),
-        Err(error) => Err(format!("{error:#}")),
-    };
-    Ok(serde_json::to_string(&told)?)
 }
 
 /// The keys that have changed and take effect later, and when.
@@ -938,6 +770,11 @@ fn later(old: &Config, new: &Config) -> Vec<(&'static str, &'static str)> {
             "daemon.state_directory",
             START,
             daemon.state_directory != old_daemon.state_directory,
+        ),
+        (
+            "daemon.runtime_directory",
+            START,
+            daemon.runtime_directory != old_daemon.runtime_directory,
         ),
         (
             "flow_table.capacity",
@@ -1175,13 +1012,14 @@ mod tests {
         assert_eq!(
             keys(
                 "[daemon]\nlisten = \"127.0.0.1:1\"\npin_directory = \"/sys/fs/bpf/a\"\n\
-                 state_directory = \"/a\"\n[flow_table]\ncapacity = 64\n[device_table]\n\
+                 state_directory = \"/a\"\nruntime_directory = \"/b\"\n[flow_table]\ncapacity = 64\n[device_table]\n\
                  capacity = 1\n"
             ),
             [
                 "daemon.listen",
                 "daemon.pin_directory",
                 "daemon.state_directory",
+                "daemon.runtime_directory",
                 "flow_table.capacity",
                 "device_table.capacity",
             ]

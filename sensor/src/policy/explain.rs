@@ -17,6 +17,7 @@ use crate::{
         Catalog, NetworkSelector,
         lists::{Category, Listed},
     },
+    model::word::{self, Word},
     policy::{Action, DeviceSelector, Policy, Ports, Span, Transport},
 };
 
@@ -40,7 +41,7 @@ pub struct Deciding<'a> {
 }
 
 /// The subject of a question: a name or an address, and a port.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Subject {
     /// A name or an address.
     pub what: What,
@@ -49,7 +50,7 @@ pub struct Subject {
 }
 
 /// A name or an address.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum What {
     /// A name in upper or lower case, with or without its final dot.
     Name(String),
@@ -71,7 +72,7 @@ impl std::fmt::Display for Subject {
 }
 
 /// The explanation of a subject.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Explanation {
     /// The verdicts, by the layers that judge. Where a verdict depends on the address of the other side,
     /// several are about the same layers: the first that is about the address counts.
@@ -84,12 +85,14 @@ pub struct Explanation {
 }
 
 /// The verdict of some layers.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Judgement {
     /// `dns`, `tls`, `quic`, `http`, or `address`, with a transport where that matters.
-    pub layers: Vec<&'static str>,
+    #[serde(deserialize_with = "word::several")]
+    pub layers: Vec<Word>,
     /// `pass`, `observe`, `allow`, `reject` or `drop`.
-    pub verdict: &'static str,
+    #[serde(deserialize_with = "word::one")]
+    pub verdict: Word,
     /// The policy or command that decides; `None` where none is about the subject.
     pub said: Option<Said>,
     /// Whether the verdict holds only at the remote addresses that the policy names.
@@ -99,18 +102,19 @@ pub struct Judgement {
 }
 
 /// A policy or command, and why it is about the subject.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Said {
     /// The policy; `None`: a command.
     pub policy: Option<String>,
     /// Its action.
-    pub action: &'static str,
+    #[serde(deserialize_with = "word::one")]
+    pub action: Word,
     /// Why it is about the subject.
     pub reason: Reason,
 }
 
 /// Why a policy is about a subject.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "by")]
 pub enum Reason {
     /// `sensor block` or `sensor allow`.
@@ -137,7 +141,8 @@ pub enum Reason {
     /// The category of the name.
     Category {
         /// Which.
-        category: &'static str,
+        #[serde(deserialize_with = "word::one")]
+        category: Word,
         /// The line that says so.
         at: Line,
     },
@@ -174,7 +179,7 @@ pub enum Reason {
 }
 
 /// A line of a list.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Line {
     /// The name that stands there.
     pub name: String,
@@ -185,7 +190,7 @@ pub struct Line {
 }
 
 /// A policy or command that has no effect, and why.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Lost {
     /// The policy or command.
     #[serde(flatten)]
@@ -195,7 +200,7 @@ pub struct Lost {
 }
 
 /// Why a policy or command has no effect.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Loss {
     /// It is about other devices.
@@ -277,12 +282,13 @@ pub fn explain(
 
 /// A policy that refuses flows whatever name they would say, because their addresses and ports are judged
 /// before.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RefusedBefore {
     /// The policy.
     pub policy: String,
     /// The layers at whose usual ports it refuses flows.
-    pub layers: Vec<&'static str>,
+    #[serde(deserialize_with = "word::several")]
+    pub layers: Vec<Word>,
     /// Whether it refuses them for each of the devices.
     pub for_all: bool,
 }

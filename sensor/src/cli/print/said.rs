@@ -58,14 +58,14 @@ pub fn print_refused_before(out: &mut impl Write, refused: &[RefusedBefore]) -> 
 /// # Errors
 ///
 /// When the output takes no more.
-pub fn print_missed(out: &mut impl Write, missed: &[&str]) -> io::Result<()> {
+pub fn print_missed(out: &mut impl Write, missed: &[impl AsRef<str>]) -> io::Result<()> {
     const SHOWN: usize = 3;
 
     if missed.is_empty() {
         return Ok(());
     }
     let shown: Vec<_> = (missed.iter().take(SHOWN))
-        .map(|name| printable(name))
+        .map(|name| printable(name.as_ref()))
         .collect();
     let more = match missed.len().saturating_sub(SHOWN) {
         0 => String::new(),
@@ -165,7 +165,7 @@ mod tests {
              configuration decide\n"
         );
         let mut text = Vec::new();
-        print_missed(&mut text, &[])?;
+        print_missed(&mut text, &[""; 0])?;
         print_missed(&mut text, &["a", "b", "c", "d"])?;
         let missed = String::from_utf8_lossy(&text);
         assert!(missed.starts_with("careful: a, b, c and 1 more is `never-block`"));

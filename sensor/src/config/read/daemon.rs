@@ -30,6 +30,7 @@ impl Reader {
                 "pin_directory",
                 "keep_running",
                 "state_directory",
+                "runtime_directory",
                 "time_zone",
             ],
         );
@@ -40,6 +41,7 @@ impl Reader {
             pin_directory: self.pin_directory(section),
             keep_running: self.boolean(section, "keep_running", true),
             state_directory: self.state_directory(section),
+            runtime_directory: self.runtime_directory(section),
             time_zone: self.time_zone(section),
         }
     }
@@ -101,6 +103,17 @@ impl Reader {
             value::absolute_path(text, || format!("write a folder, for example `{example}`"))
         });
         directory.map_or_else(|| PathBuf::from(DEFAULT), |(path, _)| path)
+    }
+
+    fn runtime_directory(&mut self, section: Option<&Section<'_, '_>>) -> PathBuf {
+        const DEFAULT: &str = "/run/gateway-sensor";
+        let example = format!("runtime_directory = \"{DEFAULT}\"");
+        let directory = self.optional_text(section, "runtime_directory", &example, |text| {
+            value::absolute_path(text, || format!("write a folder, for example `{example}`"))
+        });
+        let (path, place) = directory.unzip();
+        self.runtime_directory = place;
+        path.unwrap_or_else(|| PathBuf::from(DEFAULT))
     }
 
     fn time_zone(&mut self, section: Option<&Section<'_, '_>>) -> Option<String> {

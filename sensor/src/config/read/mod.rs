@@ -30,8 +30,9 @@ pub(super) struct Read {
     pub(super) problems: Vec<Problem>,
     /// The places of values that are checked once all is read.
     pub(super) places: Places,
-    /// Whether the pin directory is certainly the one that is meant, whatever else is wrong.
-    pub(super) is_pin_directory_certain: bool,
+    /// Whether the pin directory and the runtime directory are certainly those that are meant, whatever else
+    /// is wrong.
+    pub(super) is_place_certain: bool,
 }
 
 impl Read {
@@ -55,16 +56,21 @@ pub(super) fn read(text: &str) -> Read {
             .collect();
         reader.places = Places::default();
     }
-    let is_pin_directory_certain = match &reader.pin_directory {
+    let is_place_certain = [
+        ("pin_directory", &reader.pin_directory),
+        ("runtime_directory", &reader.runtime_directory),
+    ]
+    .into_iter()
+    .all(|(key, place)| match place {
         Some(place) => is_whole(text, place, &syntax_errors),
         // In a broken text, a line may be lost or stand in another section.
-        None => !says_a_pin_directory(text),
-    };
+        None => !has_line_with(text, key),
+    });
     Read {
         config,
         problems: reader.problems,
         places: reader.places,
-        is_pin_directory_certain,
+        is_place_certain,
     }
 }
 
@@ -80,10 +86,10 @@ fn is_whole(text: &str, place: &Range<usize>, errors: &[toml::de::Error]) -> boo
     })
 }
 
-/// Whether a line that is no comment speaks of a pin directory.
-fn says_a_pin_directory(text: &str) -> bool {
+/// Whether a line that is no comment has a key.
+fn has_line_with(text: &str, key: &str) -> bool {
     let mut lines = text.lines().map(str::trim_start);
-    lines.any(|line| !line.starts_with('#') && line.contains("pin_directory"))
+    lines.any(|line| !line.starts_with('#') && line.contains(key))
 }
 
 /// Devices, as a policy names them.

@@ -1,9 +1,10 @@
 //! From the embedded object to running programs over pinned maps: made new, or adopted.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs, io,
     net::IpAddr,
+    num::NonZeroUsize,
     os::fd::AsFd as _,
     path::{Path, PathBuf},
     sync::Arc,
@@ -83,6 +84,7 @@ pub struct Kernel {
     read_hits: ReadHits,
     attachments: Attachments,
     pin_directory: PathBuf,
+    runtime_directory: PathBuf,
     hz: u64,
     tables_made: bool,
     lock: TablesLock,
@@ -120,6 +122,7 @@ impl Kernel {
             read_hits: ReadHits::default(),
             attachments: Attachments::new()?,
             pin_directory: directory.clone(),
+            runtime_directory: config.daemon.runtime_directory.clone(),
             hz,
             tables_made,
             lock,
@@ -214,6 +217,7 @@ impl Kernel {
             object: &mut self.programs,
             books: &self.books,
             directory: &self.pin_directory,
+            runtime_directory: &self.runtime_directory,
         };
         (&mut self.attachments, means)
     }
@@ -365,13 +369,22 @@ impl Kernel {
         self.shares.keep(&mut self.books, now.jiffies, emit)
     }
 
-    /// The live flows, to be listed.
+    /// Chooses flows, as [`Books::choose_flows`] does.
+    pub fn choose_flows(
+        &self,
+        devices: Option<&HashSet<Mac>>,
+        most: Option<NonZeroUsize>,
+    ) -> (Vec<u32>, u64) {
+        self.books.choose_flows(devices, most)
+    }
+
+    /// The flows in these slots, as [`Books::flow_lines`] gives them.
     ///
     /// # Errors
     ///
     /// When the kernel refuses a map.
-    pub fn flow_lines(&self) -> Result<Vec<FlowLine>, Error> {
-        self.books.flow_lines()
+    pub fn flow_lines(&self, slots: &[u32]) -> Result<Vec<FlowLine>, Error> {
+        self.books.flow_lines(slots)
     }
 
     /// Slots of the flow table in which no flow could be, since the daemon began: each was given back.

@@ -338,7 +338,7 @@ impl Attachments {
     /// Takes an interface over: its lock, its record, and that the programs book to it.
     fn begin(&mut self, means: &mut Means<'_>, target: &Target<'_>) -> Result<Attached, Error> {
         let name = &target.link.name;
-        let lock = InterfaceLock::take(name)?;
+        let lock = InterfaceLock::take(means.runtime_directory, name, target.link.index)?;
         let number = match target.part {
             Part::Bridge => None,
             Part::Whole | Part::Port { .. } => Some(self.record(means, target)?),
