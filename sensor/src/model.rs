@@ -501,7 +501,8 @@ pub struct PolicyState {
     /// Flows whose hold expired before there was a verdict.
     pub hold_expired: u64,
     /// Streams that the kernel did not put together, by reason: the daemon judges the names in them.
-    pub unassembled: BTreeMap<&'static str, u64>,
+    #[serde(deserialize_with = "word::keys")]
+    pub unassembled: BTreeMap<Word, u64>,
     /// The files that policies may refer to.
     pub lists: Vec<PolicyList>,
     /// Reloads that took effect since the tables were made.

@@ -15,16 +15,14 @@ use domain::base::{Message, iana::Rcode};
 use programs::{
     Outcome, Programs, SocketBufferContext, Tables,
     household::{
-        SECRET, XDP_DROP, XDP_PASS, XDP_TX, back, flow_of, frame, hello, hello_with, household,
-        numbered,
+        XDP_DROP, XDP_PASS, XDP_TX, back, flow_of, frame, hello, hello_with, household, numbered,
     },
 };
 use sensor::source::kernel::Kernel;
 use sensor_ebpf::{
     answer::limit::{DNS_OF_DEVICE, Silence},
-    flow::{Direction, FlowRecord, Judgement, Ruling, Wants},
-    name::{NAME_BUCKET_ENTRIES, NameBucket, NameEntry, Suffixes, name_bucket},
-    policy::{Chain, Decision, Layer, MAX_CHAINS, MAX_RULES, PortRange, Rule, Verdict, rule_flag},
+    flow::{Direction, Judgement, Ruling, Wants},
+    policy::{Decision, Layer, Verdict},
     sample::{Head, Kind, Watch},
 };
 
