@@ -10,6 +10,7 @@ pub mod daemon;
 pub mod decode;
 pub mod enforcement;
 pub mod health;
+pub mod interned;
 pub mod model;
 pub mod moment;
 pub mod policy;

@@ -24,6 +24,7 @@ pub use verdict::{ByAddress, ByName, Concerns, InForce, Judge, Judged, Ruling, U
 use self::streams::{Readers, Told};
 use crate::{
     decode::{Failure, dns, tunnel::Tunnel},
+    interned::{Interned, Number},
     quota::{Limits, Quota},
     record::{Record, Sample},
 };
@@ -74,7 +75,7 @@ impl Source {
 }
 
 /// The facts of a hello beside the name.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Details {
     /// The application protocols that it offers.
     pub alpn: Vec<String>,
@@ -195,6 +196,7 @@ pub struct Expired {
 pub struct Classifier {
     /// Indexed by the number of the slot.
     flows: Vec<Flow>,
+    names: Interned<str>,
     /// Flows whose readers wait for more, by slot and hash, in the order in which they began.
     waiting: Quota<Mac, (u32, u64), Waiting>,
     /// Flows of which bytes that were read are kept, by slot and hash, the oldest first. Some of them have
@@ -207,6 +209,7 @@ impl Default for Classifier {
     fn default() -> Self {
         Self {
             flows: Vec::new(),
+            names: Interned::default(),
             waiting: Quota::new(Limits {
                 of_device: MAX_WAITING_OF_DEVICE,
                 in_all: MAX_WAITING,
@@ -249,12 +252,19 @@ struct Waiting {
 struct Flow {
     /// The hash of the flow's key, which tells whether the slot still has that flow; 0 if there is none.
     hash: u64,
+    reading: Option<Box<Reading>>,
     told: Told,
-    name: Option<(Arc<str>, Source)>,
+    name: Option<Number>,
+    /// Where the name is from, if there is one.
+    source: Option<Source>,
     /// Whether it is counted as one that could not be judged.
     is_unread: bool,
-    reading: Option<Box<Reading>>,
 }
+
+/// The most bytes that the state of a flow may take: there are as many as the kernel's table has flows.
+const MOST_BYTES: usize = 40;
+
+const _: () = assert!(size_of::<Flow>() <= MOST_BYTES);
 
 /// The readers, and the time since which they wait, in seconds since the Unix epoch.
 #[derive(Debug, Default)]
@@ -301,26 +311,31 @@ impl Classifier {
             Readers::default().sample(&mut told, None, &sample.octets, &mut heard);
             return Some(heard);
         }
-        let flow = self.flow(head.slot, &head.key);
+        let flow = enter(&mut self.flows, &mut self.names, head.slot, &head.key);
         let mut reading = flow.reading.take().unwrap_or_default();
         let waited = reading.readers.wait();
         let went_on = reading.readers.go_on();
         let unfinished = waited.and_then(|_| reading.readers.unfinished());
-        let known = flow.name.as_ref().map(|(name, _)| &**name);
+        let known = flow.name.and_then(|number| self.names.get(number));
+        let known = known.map(|name| &**name);
         reading
             .readers
             .sample(&mut flow.told, known, &sample.octets, &mut heard);
         if heard.another {
-            flow.name = None;
+            flow.set_name(&mut self.names, None);
             flow.is_unread = false;
         }
-        if let Outcome::Name(name, source) = &heard.outcome {
-            flow.name = Some((Arc::clone(name), *source));
+        if let Outcome::Name(name, source) = &mut heard.outcome {
+            flow.set_name(&mut self.names, Some((name, *source)));
+            // The same memory for all who keep the name.
+            if let Some((kept, _)) = flow.name(&self.names) {
+                *name = Arc::clone(kept);
+            }
         } else if heard.told_before
-            && let Some((name, source)) = &flow.name
+            && let Some((name, source)) = flow.name(&self.names)
         {
             // Repeat the name: an earlier observation may have been dropped.
-            heard.outcome = Outcome::Name(Arc::clone(name), *source);
+            heard.outcome = Outcome::Name(Arc::clone(name), source);
         }
         // Of a connection that took the place of one that has told its name, more may be waited for.
         let waits = reading.readers.wait();
@@ -393,7 +408,7 @@ impl Classifier {
         if let Some(flow) = self.flows.get_mut(slot as usize)
             && flow.hash == hash_of(key)
         {
-            flow.name = Some((name, source));
+            flow.set_name(&mut self.names, Some((&name, source)));
         }
     }
 
@@ -405,8 +420,8 @@ impl Classifier {
     /// The name that the flow in a slot told, if it is the flow with this key.
     pub fn name(&self, slot: u32, key: &FlowKey) -> Option<(&Arc<str>, Source)> {
         let flow = self.flows.get(slot as usize)?;
-        let (name, source) = flow.name.as_ref()?;
-        (flow.hash == hash_of(key)).then_some((name, *source))
+        let name = flow.name(&self.names)?;
+        (flow.hash == hash_of(key)).then_some(name)
     }
 
     /// Whether the name of the flow in a slot is that of a TCP connection that began with a SYN of this
@@ -424,25 +439,9 @@ impl Classifier {
         if let Some(flow) = self.flows.get_mut(slot as usize)
             && flow.hash == hash_of(key)
         {
+            flow.set_name(&mut self.names, None);
             *flow = Flow::default();
         }
-    }
-
-    /// The state of the flow in a slot, reset if the slot had another flow.
-    fn flow(&mut self, slot: u32, key: &FlowKey) -> &mut Flow {
-        let slot = slot as usize;
-        if slot >= self.flows.len() {
-            self.flows.resize_with(slot + 1, Flow::default);
-        }
-        let flow = &mut self.flows[slot];
-        let hash = hash_of(key);
-        if flow.hash != hash {
-            *flow = Flow {
-                hash,
-                ..Flow::default()
-            };
-        }
-        flow
     }
 
     /// Gives up the unfinished payload of a connection if another one has taken its ports.
@@ -503,6 +502,45 @@ impl Classifier {
         } else if reading.readers.stop_waiting() {
             flow.reading = Some(reading);
         }
+    }
+}
+
+/// The state of the flow in a slot, reset if the slot had another flow.
+fn enter<'f>(
+    flows: &'f mut Vec<Flow>,
+    names: &mut Interned<str>,
+    slot: u32,
+    key: &FlowKey,
+) -> &'f mut Flow {
+    let slot = slot as usize;
+    if slot >= flows.len() {
+        flows.resize_with(slot + 1, Flow::default);
+    }
+    let flow = &mut flows[slot];
+    let hash = hash_of(key);
+    if flow.hash != hash {
+        flow.set_name(names, None);
+        *flow = Flow {
+            hash,
+            ..Flow::default()
+        };
+    }
+    flow
+}
+
+impl Flow {
+    /// The name that it told, and where it is from.
+    fn name<'n>(&self, names: &'n Interned<str>) -> Option<(&'n Arc<str>, Source)> {
+        Some((names.get(self.name?)?, self.source?))
+    }
+
+    /// Gives it another name, or none.
+    fn set_name(&mut self, names: &mut Interned<str>, name: Option<(&Arc<str>, Source)>) {
+        let number = name.and_then(|(name, _)| names.hold(name));
+        if let Some(before) = mem::replace(&mut self.name, number) {
+            names.release(before);
+        }
+        self.source = name.map(|(_, source)| source);
     }
 }
 

@@ -321,7 +321,7 @@ impl Started {
         let (mut kernel, config, catalog, enforcement) =
             loaded.await.context("loading failed")??;
         let samples = kernel.samples()?;
-        let verdicts = kernel.verdicts()?;
+        let verdicts = kernel.verdicts();
         let messages = kernel.messages()?;
         tracing::info!(
             "the kernel's tables at {} {}",
@@ -749,6 +749,7 @@ impl Owner {
             .map_err(|error| error.to_string())?;
         if allowed.is_none() {
             let missed = self.catalog.missed(&shown.name);
+            let missed: Vec<_> = missed.iter().map(String::as_str).collect();
             print::print_missed(&mut text, &missed).map_err(|error| error.to_string())?;
         }
         if let Some(device) = allowed {
