@@ -17,5 +17,6 @@ pub mod policy;
 pub mod quota;
 pub mod record;
 pub mod sink;
+pub mod slots;
 pub mod source;
 pub mod state;

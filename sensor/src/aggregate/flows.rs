@@ -9,6 +9,7 @@ use crate::{
     classify::{Details, Observation, Outcome, Source, Unread, hash_of},
     decode::tunnel::Tunnel,
     interned::{Interned, Number},
+    slots::Slots,
 };
 
 /// The most bytes that the state of a flow may take.
@@ -19,8 +20,7 @@ const _: () = assert!(size_of::<FlowState>() <= MOST_BYTES);
 /// The state of all flows.
 #[derive(Debug, Default)]
 pub(super) struct Flows {
-    /// Indexed by the number of the slot.
-    states: Vec<FlowState>,
+    states: Slots<FlowState>,
     names: Interned<str>,
     details: Interned<Details>,
 }
@@ -28,7 +28,7 @@ pub(super) struct Flows {
 /// The state of the flow in a slot.
 #[derive(Debug)]
 pub(super) struct FlowState {
-    /// The hash of the flow's key, which tells whether the slot still has that flow; 0 if there is none.
+    /// The hash of the flow's key, which tells whether the slot still has that flow; 0 in [`NONE`](Self::NONE).
     hash: u64,
     /// The bytes of it that are booked, by number of the direction.
     pub(super) booked: [u64; 2],
@@ -93,48 +93,45 @@ impl FlowState {
 impl Flows {
     /// The state of the flow in a slot; `None` where nothing is known of this flow.
     pub(super) fn get(&self, slot: u32, key: &FlowKey) -> Option<&FlowState> {
-        let state = self.states.get(slot as usize)?;
+        let state = self.states.get(slot)?;
         (state.hash == hash_of(key)).then_some(state)
     }
 
     /// As [`get`](Self::get).
     pub(super) fn get_mut(&mut self, slot: u32, key: &FlowKey) -> Option<&mut FlowState> {
-        let state = self.states.get_mut(slot as usize)?;
+        let state = self.states.get_mut(slot)?;
         (state.hash == hash_of(key)).then_some(state)
     }
 
     /// Whether the slot has another flow, which is booked: such a one keeps its slot until it is reaped.
     pub(super) fn has_another(&self, slot: u32, key: &FlowKey) -> bool {
-        let state = self.states.get(slot as usize);
+        let state = self.states.get(slot);
         state.is_some_and(|state| state.is_opened() && state.hash != hash_of(key))
     }
 
     /// The state of the flow in a slot, which is that of a new flow if the slot had another one.
     pub(super) fn enter(&mut self, slot: u32, key: &FlowKey) -> &mut FlowState {
-        let place = slot as usize;
-        if place >= self.states.len() {
-            self.states.resize_with(place + 1, || FlowState::NONE);
-        }
         let hash = hash_of(key);
-        if self.states[place].hash != hash {
+        let known = self.states.get(slot);
+        if known.is_some_and(|state| state.hash != hash) {
             self.forget(slot);
-            self.states[place].hash = hash;
         }
-        &mut self.states[place]
+        self.states.get_or_insert_with(slot, || FlowState {
+            hash,
+            ..FlowState::NONE
+        })
     }
 
     /// Forgets the flow in a slot.
     pub(super) fn forget(&mut self, slot: u32) {
-        let Some(state) = self.states.get_mut(slot as usize) else {
-            return;
-        };
-        let FlowState { name, details, .. } = std::mem::replace(state, FlowState::NONE);
-        self.release(name, details);
+        if let Some(FlowState { name, details, .. }) = self.states.remove(slot) {
+            self.release(name, details);
+        }
     }
 
     /// Forgets the parties of all flows.
     pub(super) fn forget_parties(&mut self) {
-        for state in &mut self.states {
+        for state in self.states.values_mut() {
             state.party = None;
         }
     }

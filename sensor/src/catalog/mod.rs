@@ -148,6 +148,14 @@ impl Catalog {
     }
 }
 
+impl Catalog {
+    /// How many names the lists of policies may have: all lists together have as many as one may.
+    pub fn room_for_names(&self) -> usize {
+        let own = self.files.values().map(|file| file.names.len());
+        MOST_NAMES.saturating_sub(own.sum())
+    }
+}
+
 impl std::fmt::Debug for Catalog {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Catalog")

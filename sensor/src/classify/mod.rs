@@ -27,6 +27,7 @@ use crate::{
     interned::{Interned, Number},
     quota::{Limits, Quota},
     record::{Record, Sample},
+    slots::Slots,
 };
 
 /// How long a reader waits for the rest of a payload, in seconds.
@@ -194,8 +195,7 @@ pub struct Expired {
 /// The readers of all flows.
 #[derive(Debug)]
 pub struct Classifier {
-    /// Indexed by the number of the slot.
-    flows: Vec<Flow>,
+    flows: Slots<Flow>,
     names: Interned<str>,
     /// Flows whose readers wait for more, by slot and hash, in the order in which they began.
     waiting: Quota<Mac, (u32, u64), Waiting>,
@@ -208,7 +208,7 @@ pub struct Classifier {
 impl Default for Classifier {
     fn default() -> Self {
         Self {
-            flows: Vec::new(),
+            flows: Slots::default(),
             names: Interned::default(),
             waiting: Quota::new(Limits {
                 of_device: MAX_WAITING_OF_DEVICE,
@@ -397,7 +397,7 @@ impl Classifier {
     /// Marks a flow as one that could not be judged, and returns whether it was not marked before. Flows
     /// without a slot cannot be marked.
     pub fn mark_unread(&mut self, slot: u32, key: &FlowKey) -> bool {
-        match self.flows.get_mut(slot as usize) {
+        match self.flows.get_mut(slot) {
             Some(flow) if flow.hash == hash_of(key) => !mem::replace(&mut flow.is_unread, true),
             _ => true,
         }
@@ -405,7 +405,7 @@ impl Classifier {
 
     /// Replaces the name that a flow told: the flow is judged again by the new one.
     pub fn rename(&mut self, slot: u32, key: &FlowKey, name: Arc<str>, source: Source) {
-        if let Some(flow) = self.flows.get_mut(slot as usize)
+        if let Some(flow) = self.flows.get_mut(slot)
             && flow.hash == hash_of(key)
         {
             flow.set_name(&mut self.names, Some((&name, source)));
@@ -414,12 +414,12 @@ impl Classifier {
 
     /// How many slots may have a flow with a name.
     pub fn slots(&self) -> u32 {
-        self.flows.len() as u32
+        self.flows.end()
     }
 
     /// The name that the flow in a slot told, if it is the flow with this key.
     pub fn name(&self, slot: u32, key: &FlowKey) -> Option<(&Arc<str>, Source)> {
-        let flow = self.flows.get(slot as usize)?;
+        let flow = self.flows.get(slot)?;
         let name = flow.name(&self.names)?;
         (flow.hash == hash_of(key)).then_some(name)
     }
@@ -427,20 +427,18 @@ impl Classifier {
     /// Whether the name of the flow in a slot is that of a TCP connection that began with a SYN of this
     /// number, as far as both are known: ports are taken again before their next name is heard.
     pub fn began(&self, slot: u32, sequence: Option<u32>) -> bool {
-        let known = self
-            .flows
-            .get(slot as usize)
-            .and_then(|flow| flow.told.began());
+        let known = self.flows.get(slot).and_then(|flow| flow.told.began());
         known.is_none() || sequence.is_none() || known == sequence
     }
 
     /// Forgets a flow that gave its slot back.
     pub fn forget(&mut self, slot: u32, key: &FlowKey) {
-        if let Some(flow) = self.flows.get_mut(slot as usize)
-            && flow.hash == hash_of(key)
+        let hash = hash_of(key);
+        let flow = self.flows.get(slot);
+        if flow.is_some_and(|flow| flow.hash == hash)
+            && let Some(mut flow) = self.flows.remove(slot)
         {
             flow.set_name(&mut self.names, None);
-            *flow = Flow::default();
         }
     }
 
@@ -464,7 +462,7 @@ impl Classifier {
         let leaves = |_, flow, ()| gone.push(flow);
         self.kept.insert(mac, (slot, hash), (), 1, leaves);
         for (slot, hash) in gone {
-            if let Some(flow) = self.flows.get_mut(slot as usize)
+            if let Some(flow) = self.flows.get_mut(slot)
                 && flow.hash == hash
                 && let Some(reading) = &mut flow.reading
             {
@@ -484,7 +482,7 @@ impl Classifier {
                     reading.waits_since == waiting.since && reading.readers.wait().is_some()
                 })
         };
-        let flow = self.flows.get_mut(waiting.slot as usize).filter(is_same);
+        let flow = self.flows.get_mut(waiting.slot).filter(is_same);
         let Some(flow) = flow else {
             return;
         };
@@ -507,16 +505,12 @@ impl Classifier {
 
 /// The state of the flow in a slot, reset if the slot had another flow.
 fn enter<'f>(
-    flows: &'f mut Vec<Flow>,
+    flows: &'f mut Slots<Flow>,
     names: &mut Interned<str>,
     slot: u32,
     key: &FlowKey,
 ) -> &'f mut Flow {
-    let slot = slot as usize;
-    if slot >= flows.len() {
-        flows.resize_with(slot + 1, Flow::default);
-    }
-    let flow = &mut flows[slot];
+    let flow = flows.get_or_insert_with(slot, Flow::default);
     let hash = hash_of(key);
     if flow.hash != hash {
         flow.set_name(names, None);
@@ -548,7 +542,7 @@ impl Flow {
 impl Classifier {
     /// How many flows have readers.
     pub(crate) fn readers(&self) -> usize {
-        let flows = self.flows.iter();
+        let flows = self.flows.values();
         flows.filter(|flow| flow.reading.is_some()).count()
     }
 
@@ -564,7 +558,7 @@ impl Classifier {
 
     /// Whether the readers of the flow in a slot, which has some, wait for more.
     pub(crate) fn waits(&self, slot: u32) -> Option<bool> {
-        let reading = self.flows.get(slot as usize)?.reading.as_ref()?;
+        let reading = self.flows.get(slot)?.reading.as_ref()?;
         Some(reading.readers.wait().is_some())
     }
 }

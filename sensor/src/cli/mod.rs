@@ -124,7 +124,7 @@ pub fn execute(cli: &Cli) -> anyhow::Result<ExitCode> {
                     let catalog = Catalog::load(&config.parties, &config.lists, None);
                     let moment = Clock::of_machine().now();
                     let mut enforcement = Enforcement::new(&config, moment);
-                    enforcement.read_lists(&config);
+                    enforcement.read_lists(&config, &catalog);
                     print::explained(args, &config, &catalog, &enforcement, &[], moment)?
                 }
             };
@@ -204,7 +204,9 @@ fn told(answer: &str) -> anyhow::Result<String> {
 /// work while a list is missing or the file is half edited, and read no list.
 fn read(cli: &Cli) -> anyhow::Result<Option<Checked>> {
     let read = match cli.command {
-        Command::Run | Command::Check => Config::load(&cli.config),
+        Command::Check => Config::load(&cli.config),
+        // The daemon reads the lists itself, and logs their problems.
+        Command::Run => Config::load_alone(&cli.config),
         _ => Config::glance(&cli.config),
     };
     let mut checked = match read {
@@ -261,7 +263,7 @@ fn weigh(checked: &mut Checked) {
         tracing::subscriber::with_default(NoSubscriber::default(), || {
             let catalog = Catalog::load(&config.parties, &config.lists, None);
             let mut enforcement = Enforcement::new(config, Clock::of_machine().now());
-            enforcement.read_lists(config);
+            enforcement.read_lists(config, &catalog);
             let (without, with) = enforcement.too_large(config, &catalog);
             (catalog, without, with)
         });
