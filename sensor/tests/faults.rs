@@ -4,6 +4,8 @@
 mod attachment;
 #[path = "faults/daemon.rs"]
 mod daemon;
+#[path = "faults/flood.rs"]
+mod flood;
 #[path = "faults/ports.rs"]
 mod ports;
 #[path = "faults/slow.rs"]

@@ -135,6 +135,8 @@ impl NamesAt {
             names.crowded_until = Some(before.max(until));
             self.evicted += 1;
         } else {
+            // Most addresses have one name, and a vector would make room for four.
+            names.known.reserve_exact(1);
             names.known.push(Known {
                 name: name.into(),
                 until,

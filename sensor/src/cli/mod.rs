@@ -91,7 +91,9 @@ fn carry_out(cli: &Cli) -> anyhow::Result<ExitCode> {
 /// work while a list is missing or the file is half edited, and read no list.
 fn read(cli: &Cli) -> anyhow::Result<Option<Checked>> {
     let read = match cli.command {
-        Command::Run | Command::Check => Config::load(&cli.config),
+        Command::Check => Config::load(&cli.config),
+        // The daemon reads the lists itself, and logs their problems.
+        Command::Run => Config::load_alone(&cli.config),
         _ => Config::load_lenient(&cli.config),
     };
     let mut checked = match read {
@@ -148,7 +150,7 @@ fn weigh(checked: &mut Checked) {
         tracing::subscriber::with_default(NoSubscriber::default(), || {
             let catalog = Catalog::load(&config.parties, &config.lists, None);
             let mut enforcement = Enforcement::new(config, Clock::of_machine().now());
-            enforcement.read_lists(config);
+            enforcement.read_lists(config, &catalog);
             let (without, with) = enforcement.too_large(config, &catalog);
             (catalog, without, with)
         });

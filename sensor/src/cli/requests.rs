@@ -270,7 +270,7 @@ pub(super) fn explain(
             let catalog = Catalog::load(&config.parties, &config.lists, None);
             let moment = Clock::of_machine().now();
             let mut enforcement = Enforcement::new(config, moment);
-            enforcement.read_lists(config);
+            enforcement.read_lists(config, &catalog);
             let mac = enforcement::devices::called(&args.device, config, &[]);
             let mac = mac.map_err(anyhow::Error::msg)?;
             let explanation =

@@ -208,6 +208,7 @@ pub async fn run(file: &Path, config: Config) -> anyhow::Result<()> {
         said: LastErrors::default(),
         is_time_known: None,
         mending: Mending::default(),
+        trimmed: Instant::now(),
         reread,
         health,
         http_failures,
@@ -282,6 +283,9 @@ fn every(period: Duration) -> Interval {
 /// How often the owner checks that everything is attached that should be.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
+/// How often memory that a burst of flows or a large answer took is given back.
+const TRIM_EVERY: Duration = Duration::from_secs(10);
+
 /// How long ticks may be silent before the daemon calls itself ill, at least.
 const STALE_AFTER: Duration = Duration::from_secs(10);
 
@@ -326,7 +330,7 @@ impl Started {
         let (mut kernel, config, catalog, enforcement) =
             loaded.await.context("loading failed")??;
         let samples = kernel.samples()?;
-        let verdicts = kernel.verdicts()?;
+        let verdicts = kernel.verdicts();
         let messages = kernel.messages()?;
         tracing::info!(
             "the kernel's tables at {} {}",
@@ -432,6 +436,8 @@ struct Owner {
     /// Whether the wall clock was right at the last tick.
     is_time_known: Option<bool>,
     mending: Mending,
+    /// When free memory was given back last.
+    trimmed: Instant,
     /// To the task that reads configurations: this one is to be read again, with all that it names.
     reread: mpsc::Sender<Config>,
     health: Health,
@@ -508,6 +514,10 @@ impl Owner {
             Command::Tick => {
                 self.look_at_files();
                 self.try_tick();
+                if self.trimmed.elapsed() >= TRIM_EVERY {
+                    self.trimmed = Instant::now();
+                    memory::trim();
+                }
             }
             Command::Prepare(policies, give) => {
                 let names = policies.iter().map(String::as_str);

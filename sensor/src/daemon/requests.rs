@@ -282,7 +282,7 @@ impl Owner {
             ),
         };
         Ok(Response::Overridden {
-            missed: missed.into_iter().map(str::to_owned).collect(),
+            missed,
             refused_before,
             time_zone: self.config.daemon.time_zone.clone(),
             said: shown,

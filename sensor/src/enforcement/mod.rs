@@ -121,7 +121,7 @@ impl Material {
     /// Reads the lists of policies and compiles everything, which takes a second of CPU time for many
     /// names. Both kernel and daemon go on meanwhile, because nothing here needs their state.
     pub fn prepare(self, policies: &[Policy], catalog: &Catalog) -> Prepared {
-        let lists = PolicyLists::load(policies, &self.lists);
+        let lists = PolicyLists::load(policies, catalog.room_for_names(), &self.lists);
         let (temporary, identities) = (self.temporary, &self.identities);
         let compiled = compile(policies, &temporary, catalog, &lists, identities);
         Prepared {
@@ -349,8 +349,9 @@ impl Enforcement {
     }
 
     /// Reads the lists of policies, where nothing is put in force.
-    pub fn read_lists(&mut self, config: &Config) {
-        self.lists = PolicyLists::load(&config.policies, &self.lists);
+    pub fn read_lists(&mut self, config: &Config, catalog: &Catalog) {
+        let room = catalog.room_for_names();
+        self.lists = PolicyLists::load(&config.policies, room, &self.lists);
     }
 
     /// The policies in force.
@@ -402,7 +403,8 @@ impl Enforcement {
         circumstances: Circumstances<'_>,
     ) -> anyhow::Result<Installed> {
         let config = circumstances.config;
-        let lists = PolicyLists::load(&config.policies, &self.lists);
+        let room = circumstances.catalog.room_for_names();
+        let lists = PolicyLists::load(&config.policies, room, &self.lists);
         let zone = Zone::named(config.daemon.time_zone.as_deref());
         let installed = self.put(part, &config.policies, lists, None, &zone, circumstances)?;
         self.zone = zone;

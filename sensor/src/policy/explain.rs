@@ -15,7 +15,7 @@ use super::{DeviceFacts, PolicyLists, Temporary, Zone, compile::DISCOVERY};
 use crate::{
     catalog::{
         Catalog, NetworkSelector,
-        lists::{Category, Listed},
+        lists::{Category, Listed, Lists},
     },
     model::word::{self, Word},
     policy::{Action, DeviceSelector, Policy, Ports, Span, Transport},
@@ -693,13 +693,15 @@ fn name_claims<'a>(
         listed.category == Some(Category::NeverBlock)
             || !deciding.lists.left_out().contains(listed.list)
     };
-    let known: BTreeMap<&str, Listed<'_>> = deciding
-        .catalog
-        .lists
-        .names()
-        .filter(|entry| has(entry.what) && is_used(&entry.listed))
-        .map(|entry| (entry.what, entry.listed))
-        .collect();
+    let of_suffixes = |lists: &'a Lists| {
+        let listed = suffixes
+            .iter()
+            .filter_map(|name| Some((*name, lists.of_name(name)?)));
+        listed
+            .filter(|(_, listed)| is_used(listed))
+            .collect::<BTreeMap<_, _>>()
+    };
+    let known = of_suffixes(&deciding.catalog.lists);
     let mut never: Vec<Line> = Vec::new();
     let mut on_lists: BTreeMap<&std::path::Path, Vec<Line>> = BTreeMap::new();
     for (name, listed) in &known {
@@ -708,10 +710,9 @@ fn name_claims<'a>(
         }
     }
     for (file, list) in deciding.lists.iter() {
-        let entries = list.names.names();
-        for entry in entries.filter(|entry| has(entry.what) && is_used(&entry.listed)) {
-            let line = line(entry.what, &entry.listed);
-            match entry.listed.category {
+        for (name, listed) in of_suffixes(&list.names) {
+            let line = line(name, &listed);
+            match listed.category {
                 Some(Category::NeverBlock) => never.push(line),
                 _ => on_lists.entry(file).or_default().push(line),
             }

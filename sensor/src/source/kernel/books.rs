@@ -6,7 +6,7 @@ use std::{
     mem::offset_of,
     num::NonZeroUsize,
     path::Path,
-    sync::atomic::Ordering,
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -35,8 +35,9 @@ const HITS: &str = "HITS";
 
 /// Every table that is read or written by its entries.
 pub struct Books {
-    pub(super) settings: Table<Settings>,
-    pub(super) flows: Flows,
+    /// Shared with the thread that judges names, as the flows are.
+    pub(super) settings: Arc<Table<Settings>>,
+    pub(super) flows: Arc<Flows>,
     pub(super) devices: Table<DeviceRecord>,
     pub(super) interfaces: Table<InterfaceRecord>,
     pub(super) losses: Table<Losses>,
@@ -91,8 +92,8 @@ impl Books {
             }
         }
         Ok(Self {
-            settings: table(map("SETTINGS")?, "SETTINGS", access)?,
-            flows: Flows::over(&mut map, access)?,
+            settings: Arc::new(table(map("SETTINGS")?, "SETTINGS", access)?),
+            flows: Arc::new(Flows::over(&mut map, access)?),
             devices: table(map("DEVICES")?, "DEVICES", access)?,
             interfaces: table(map("INTERFACES")?, "INTERFACES", access)?,
             losses: table(map("LOSSES")?, "LOSSES", access)?,

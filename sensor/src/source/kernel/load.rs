@@ -332,13 +332,9 @@ impl Kernel {
         Messages::open(&mut self.programs)
     }
 
-    /// The judgements of all flows, for the judgement of names.
-    ///
-    /// # Errors
-    ///
-    /// When the kernel refuses the map.
-    pub fn verdicts(&self) -> Result<Verdicts, Error> {
-        Verdicts::open(&self.pin_directory)
+    /// The judgements of all flows, for the judgement of names; at most once.
+    pub fn verdicts(&self) -> Verdicts {
+        Verdicts::over(&self.books)
     }
 
     /// Sets how many payloads of a new flow are wanted in each direction, until its name is known.
