@@ -53,6 +53,15 @@ const BATCH: u32 = 500;
 /// Samples of one figure.
 const ROUNDS: usize = 5;
 
+/// The figures of hellos in two segments, and how many of them are one sample.
+const ASSEMBLED: &str = "a full segment assembled";
+const CONNECTIONS: u16 = 1_000;
+
+/// Bytes of Ethernet, IPv4 and TCP before a payload, and where the port and the sequence number lie.
+const HEADERS: usize = 54;
+const PORT: usize = 34;
+const SEQUENCE: usize = 38;
+
 /// A name that is on no list.
 const GOOD_NAME: &str = "www.google.com";
 
@@ -256,6 +265,11 @@ fn main() -> Result<()> {
             .chain(&naming)
     };
 
+    if only.as_deref() == Some(ASSEMBLED) {
+        cases.add_assembled(&drivers, &naming[0])?;
+        print(&cases.figures());
+        return Ok(());
+    }
     if let Some(text) = &only {
         return cases.only(text, &mut drivers, || settled().try_for_each(settle));
     }
@@ -300,6 +314,7 @@ fn main() -> Result<()> {
     for family in &families {
         cases.add_opening(&mut drivers, *family)?;
     }
+    cases.add_assembled(&drivers, &naming[0])?;
     let losses = copying.losses()?;
     for kind in [Kind::Tls, Kind::Dns] {
         let copied = losses.samples[kind as usize];
@@ -431,6 +446,63 @@ const OPENED: u32 = 20_000;
 const DRAWN: u64 = 1 << 20;
 
 impl<'a> Cases<'a> {
+    /// Measures full segments of hellos that are put together: the first ones, and those that complete a name on
+    /// no list. Each is a run of its own, as cold as the runs of the floor.
+    fn add_assembled(&mut self, drivers: &Programs, naming: &'a Programs) -> Result<()> {
+        let (first, second) = segments_ipv4();
+        let floor = self.add(&format!("floor {ASSEMBLED}"), None, "noop", None, &[], None);
+        let [begins, completes] = ["begins", "completes"].map(|what| {
+            let name = format!("{ASSEMBLED}, {what} a hello, ipv4");
+            self.add(&name, None, "noop", None, &[], Some(floor))
+        });
+        for round in 0..ROUNDS as u16 {
+            let mut samples: [Vec<f64>; 3] = Default::default();
+            for connection in 0..CONNECTIONS {
+                let port = 1_024 + round * CONNECTIONS + connection;
+                let from_port = |frame: &[u8]| {
+                    let mut frame = frame.to_vec();
+                    frame[PORT..PORT + 2].copy_from_slice(&port.to_be_bytes());
+                    frame
+                };
+                let mut syn = from_port(&first[..HEADERS]);
+                syn[16..18].copy_from_slice(&40_u16.to_be_bytes());
+                syn[TCP_FLAGS] = SYN;
+                syn[SEQUENCE..SEQUENCE + 4].copy_from_slice(&0_u32.to_be_bytes());
+                naming.run_xdp("upload", &syn, 1)?;
+                let [first, second] = [from_port(&first), from_port(&second)];
+                for (place, programs, program, frame) in [
+                    (0, drivers, "noop", &first),
+                    (1, naming, "upload", &first),
+                    (2, naming, "upload", &second),
+                ] {
+                    let outcome = programs.run_xdp(program, frame, 1)?;
+                    ensure!(outcome.verdict == XDP_PASS, "{}", outcome.verdict);
+                    samples[place].push(outcome.duration.as_nanos() as f64);
+                }
+                if connection % 100 == 0 {
+                    // A full ring would cost less.
+                    let mut ring = RingBuf::try_from(naming.map("SAMPLES")?)?;
+                    while ring.next().is_some() {}
+                }
+            }
+            for (case, mut samples) in [floor, begins, completes].into_iter().zip(samples) {
+                samples.sort_by(f64::total_cmp);
+                self.0[case].samples.push(samples[samples.len() / 2]);
+            }
+        }
+        let named = naming
+            .flows()?
+            .into_iter()
+            .filter(|flow| flow.key.local_port() >= 1_024 && flow.judgement().named);
+        let expected = ROUNDS * usize::from(CONNECTIONS);
+        let named = named.count();
+        ensure!(
+            named >= expected,
+            "{named} of {expected} hellos were judged"
+        );
+        Ok(())
+    }
+
     /// Adds what it costs to open a flow in a table that was empty: a table for each round.
     fn add_opening(
         &mut self,
@@ -777,6 +849,43 @@ fn hello_ipv4() -> Vec<u8> {
     frame.extend([22, 3, 1, 7, 0x6c, 1, 0, 7, 0x68, 3, 3]);
     frame.resize(54 + PAYLOAD, 0x5a);
     frame
+}
+
+/// A hello in two full segments, with the name in the second.
+fn segments_ipv4() -> (Vec<u8>, Vec<u8>) {
+    const SEGMENT: usize = 1_400;
+    let name = GOOD_NAME.as_bytes();
+    let list = name.len() as u8 + 3;
+    let mut extensions = vec![0, 51, 0x05, 0x78];
+    extensions.resize(4 + 0x578, 0x5a);
+    extensions.extend([0, 0, 0, list + 2, 0, list, 0, 0, list - 3]);
+    extensions.extend(name);
+    let padding = 2 * SEGMENT - 9 - 34 - 33 - 6 - 2 - extensions.len() - 4;
+    extensions.extend([0, 21]);
+    extensions.extend((padding as u16).to_be_bytes());
+    extensions.resize(extensions.len() + padding, 0);
+    let mut body = vec![3, 3];
+    body.resize(34, 7);
+    body.push(32);
+    body.resize(67, 8);
+    body.extend([0, 2, 0x13, 1, 1, 0]);
+    body.extend((extensions.len() as u16).to_be_bytes());
+    body.extend(extensions);
+    let mut stream = vec![22, 3, 1];
+    stream.extend((body.len() as u16 + 4).to_be_bytes());
+    stream.extend([1, 0]);
+    stream.extend((body.len() as u16).to_be_bytes());
+    stream.extend(body);
+    let segment = |at: usize, payload: &[u8]| {
+        let mut frame = tcp_ipv4();
+        frame.truncate(HEADERS);
+        frame[16..18].copy_from_slice(&(40 + payload.len() as u16).to_be_bytes());
+        frame[SEQUENCE..SEQUENCE + 4].copy_from_slice(&(1 + at as u32).to_be_bytes());
+        frame.extend(payload);
+        frame
+    };
+    let (first, second) = stream.split_at(SEGMENT);
+    (segment(0, first), segment(SEGMENT, second))
 }
 
 /// A question to a resolver, with EDNS (RFC 6891).
