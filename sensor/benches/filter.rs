@@ -1,6 +1,7 @@
 //! A thousand attempts at a blocked name by every way, and as many at an allowed name on the same
 //! addresses, with the servers' own logs: at 5 ms of distance, and without any where the policy is
-//! strict.
+//! strict. Those that the kernel judges by itself are also made without distance and `strict`, both CPUs being
+//! busy, with a daemon and without one.
 //!
 //! `--json FILE` also writes the figures to a file.
 
@@ -17,6 +18,7 @@ use std::{collections::BTreeMap, fs, path::Path, thread, time::Duration};
 use anyhow::{Context as _, Result};
 use arguments::json_argument;
 use paths::Figures;
+use rustix::process::Signal;
 use serde_json::json;
 use xtask::lab::{
     ALLOWED, BLOCKED, Device, Lab, ONLY_BLOCKED, Options, PHONE_MAC, Sensor, Way, wait_until,
@@ -54,6 +56,21 @@ fn main() -> Result<()> {
         print(what, &figures);
         whole.insert(what, figures);
     }
+    let (lab, mut sensor) = household(None, "")?;
+    let busy = paths::Busy::begin();
+    for what in ["busy", "busy, no daemon"] {
+        let mut figures = BTreeMap::new();
+        for way in Way::ALL.into_iter().filter(|way| way.is_kernels()) {
+            figures.insert(way.name().to_owned(), paths::attempt(&lab, way, ATTEMPTS)?);
+        }
+        print(what, &figures);
+        whole.insert(what, figures);
+        if what == "busy" {
+            sensor.process.signal(Signal::KILL)?;
+            sensor.process.wait(Duration::from_secs(10))?;
+        }
+    }
+    drop(busy);
     if let Some(file) = file {
         let whole = json!({ "attempts": ATTEMPTS, "figures": whole });
         fs::write(&file, serde_json::to_vec_pretty(&whole)?)

@@ -11,15 +11,11 @@ mod paths;
 use std::{
     env,
     fmt::Write as _,
-    fs, hint,
+    fs,
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream, UdpSocket},
-    num::NonZero,
     path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -125,7 +121,7 @@ fn no_request_that_the_kernel_judges_without_distance_nor_daemon() -> Result<()>
         return Ok(());
     }
     let (lab, mut sensor) = household(None, &blocking(""))?;
-    let busy = Busy::begin();
+    let busy = paths::Busy::begin();
     for daemon in ["a daemon", "none"] {
         for way in Way::ALL.into_iter().filter(|way| way.is_kernels()) {
             let figures = paths::attempt(&lab, way, ATTEMPTS)?;
@@ -145,31 +141,6 @@ fn no_request_that_the_kernel_judges_without_distance_nor_daemon() -> Result<()>
     }
     drop(busy);
     Ok(())
-}
-
-/// A loop for each CPU, until it is dropped.
-struct Busy(Arc<AtomicBool>);
-
-impl Busy {
-    fn begin() -> Self {
-        let ends = Arc::new(AtomicBool::new(false));
-        let cpus = thread::available_parallelism().map_or(1, NonZero::get);
-        for _ in 0..cpus {
-            let ends = Arc::clone(&ends);
-            thread::spawn(move || {
-                while !ends.load(Ordering::Relaxed) {
-                    hint::spin_loop();
-                }
-            });
-        }
-        Self(ends)
-    }
-}
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 #[test]

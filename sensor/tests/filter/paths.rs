@@ -1,7 +1,16 @@
 //! Attempts at a blocked name by every way, interleaved with as many at an allowed name on the same
 //! addresses, and what the servers know of them.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    hint,
+    num::NonZero,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+};
 
 use anyhow::{Result, ensure};
 use serde::Serialize;
@@ -138,5 +147,30 @@ fn figures(blocked: &Vec<Attempt>, allowed: &Vec<Attempt>, leaked: usize) -> Fig
         refused_ms_most: refused.last().copied().unwrap_or_default(),
         allowed_ms_median: median(&answered),
         odd,
+    }
+}
+
+/// A loop for each CPU, until it is dropped.
+pub(crate) struct Busy(Arc<AtomicBool>);
+
+impl Busy {
+    pub(crate) fn begin() -> Self {
+        let ends = Arc::new(AtomicBool::new(false));
+        let cpus = thread::available_parallelism().map_or(1, NonZero::get);
+        for _ in 0..cpus {
+            let ends = Arc::clone(&ends);
+            thread::spawn(move || {
+                while !ends.load(Ordering::Relaxed) {
+                    hint::spin_loop();
+                }
+            });
+        }
+        Self(ends)
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
