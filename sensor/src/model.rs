@@ -184,7 +184,7 @@ pub struct DecodeFailures {
 pub struct NameTables {
     /// Names in the lists.
     pub list_names: u64,
-    /// Addresses, keys and questions of devices, evicted to make room for others of the same device, or of one
+    /// Addresses, keys, questions and aliases of devices, evicted to make room for others of the same device, or of one
     /// with less.
     pub addresses_evicted: u64,
     /// Names at addresses that were evicted to make room, or found none.

@@ -783,15 +783,16 @@ impl Aggregate {
         {
             self.note(head.key.mac(), Fact::UserAgent(user_agent, from));
         }
-        for message in heard.messages {
-            self.dns(head, message);
+        for (message, answers) in heard.messages.into_iter().zip(heard.answers) {
+            self.dns(head, message, answers);
         }
     }
 
-    fn dns(&mut self, head: &Head, message: dns::Message) {
+    /// Takes a DNS message; `answers` says whether it answers a question of the device.
+    fn dns(&mut self, head: &Head, message: dns::Message, answers: bool) {
         let key = &head.key;
         let uploaded = head.direction == Direction::Upload as u8;
-        if message.response && !uploaded && self.answers.asked(key, &message) {
+        if answers {
             let device = key.mac();
             let by_house = ip_of(key, key.remote())
                 .is_some_and(|server| self.resolvers.have(server, &self.catalog));
@@ -802,14 +803,17 @@ impl Aggregate {
             }
             for record in &message.addresses {
                 let (name, address) = (&*record.name, record.address);
+                let aliases = message.aliases.iter();
+                let aliases = aliases.filter(|alias| alias.name == name);
+                let aliases: Vec<_> = aliases.map(|alias| &*alias.target).collect();
+                let place = (device, address);
                 self.names_at
-                    .answer(name, (device, address), record.ttl, self.now);
+                    .answer(name, &aliases, place, record.ttl, self.now);
                 self.answers
                     .learn(device, (name, address), record.ttl, by_house, self.now);
             }
         }
         if !message.response && uploaded {
-            self.answers.ask(key, &message);
             for question in &message.questions {
                 self.note(key.mac(), Fact::Name(question.name.clone()));
             }

@@ -573,7 +573,7 @@ fn what_another_asked_for_is_no_evidence() {
 #[test]
 fn a_forged_answer_changes_nothing_for_another_device() {
     let address = IpAddr::from(REMOTE);
-    let refusing = |name: &str| u64::from(name == "blocked.example");
+    let refusing = |name: &str, _: &[Box<str>]| u64::from(name == "blocked.example");
     let mut house = House::new();
     let rules = |house: &House, mac| {
         let place = (Mac::new(mac), address);

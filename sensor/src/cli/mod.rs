@@ -125,7 +125,15 @@ pub fn execute(cli: &Cli) -> anyhow::Result<ExitCode> {
                     let moment = Clock::of_machine().now();
                     let mut enforcement = Enforcement::new(&config, moment);
                     enforcement.read_lists(&config);
-                    print::explained(args, &config, &catalog, &enforcement, &[], moment)?
+                    print::explained(
+                        args,
+                        &config,
+                        &catalog,
+                        &enforcement,
+                        &[],
+                        moment,
+                        |_, _| Vec::new(),
+                    )?
                 }
             };
             write!(out, "{text}")?;

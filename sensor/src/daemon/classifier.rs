@@ -89,6 +89,7 @@ struct Counts {
     records_lost: u64,
     resets_failed: u64,
     cut: CutPayloads,
+    questions_evicted: u64,
 }
 
 impl Line {
@@ -141,6 +142,11 @@ impl Line {
             resets_failed: counts.resets_failed,
             cut: counts.cut,
         }
+    }
+
+    /// DNS questions and aliases of devices that left to make room.
+    pub(super) fn questions_evicted(&self) -> u64 {
+        locked(&self.counts).questions_evicted
     }
 
     fn ring(&self) {
@@ -265,7 +271,11 @@ impl Listener {
             self.wait();
             self.attend();
             self.drain();
-            locked(&self.line.counts).cut = self.samples.cut();
+            {
+                let mut counts = locked(&self.line.counts);
+                counts.cut = self.samples.cut();
+                counts.questions_evicted = self.classifier.questions_evicted();
+            }
             self.judge_again();
             if self.line.stops.load(Ordering::Acquire) || self.hand_over().is_err() {
                 // Nothing is held up for a thread that has ended.
@@ -462,6 +472,7 @@ impl Listener {
 
     /// Judges some of the names again that are known, after another policy came in force.
     fn judge_again(&mut self) {
+        let now = self.clock.now().steady;
         let end = self
             .classifier
             .slots()
@@ -471,7 +482,8 @@ impl Listener {
                 && self.classifier.began(slot, self.verdicts.began(slot))
                 && let Some((name, source)) = self.classifier.name(slot, &key)
             {
-                let ruling = self.judge.judge_again(&key, name, source);
+                let targets = self.classifier.targets(key.mac(), name, now);
+                let ruling = self.judge.judge_again(&key, name, targets, source);
                 self.verdicts.write(slot, &key, &ruling);
             }
         }
@@ -582,7 +594,7 @@ mod tests {
         Arc::new(InForce {
             generation,
             by_address: Box::new(|_| None),
-            by_name: Box::new(|_, name, _| (name == GOOGLE).then_some(REFUSED)),
+            by_name: Box::new(|_, name, _, _| (name == GOOGLE).then_some(REFUSED)),
             concerns: Box::new(|_| true),
         })
     }

@@ -598,6 +598,7 @@ impl Owner {
         snapshot.map_failures = kernel::failed::counts();
         snapshot.damaged_flows = self.kernel.damaged_flows();
         snapshot.judging = self.line.judging();
+        snapshot.names.addresses_evicted += self.line.questions_evicted();
         snapshot.policy.devices_left_out = self.enforcement.crowded_out();
         snapshot.policy.lists = self.enforcement.shown_lists(&self.catalog);
         snapshot.is_time_unknown = !now.is_known;
@@ -680,6 +681,7 @@ impl Owner {
             }
             Request::Explain(args) => {
                 let devices = self.now();
+                let names = self.aggregate.names_at();
                 let told: Told = print::explained(
                     args,
                     &self.config,
@@ -687,6 +689,7 @@ impl Owner {
                     &self.enforcement,
                     &devices.devices,
                     now,
+                    |mac, name| names.aliases(mac, name, now.steady).to_vec(),
                 )
                 .map_err(|error| format!("{error:#}"));
                 return Ok(serde_json::to_string(&told)?);

@@ -653,7 +653,9 @@ impl Enforcement {
         }
         self.tell_crowd(crowded_out);
         // The rules have other numbers than before.
-        let learned = Learned::of(names, now.steady, |name| compiled.refusing(name));
+        let learned = Learned::of(names, now.steady, |name, targets| {
+            compiled.refusing(name, targets)
+        });
         let mut in_force = None;
         let installed = kernel.install(compiled, &who, &learned.all(), |generation, compiled| {
             in_force = Some(self.announce(generation, compiled, &who, &learned));
@@ -796,7 +798,7 @@ impl Enforcement {
     /// Takes the changes of names at addresses to the kernel.
     fn learn(&mut self, kernel: &mut Kernel, names: &mut NamesAt, now: f64) -> anyhow::Result<()> {
         let in_force = &self.in_force;
-        let refusing = |name: &str| in_force.compiled.refusing(name);
+        let refusing = |name: &str, targets: &[Box<str>]| in_force.compiled.refusing(name, targets);
         let tell = |news| kernel.set_learned(news);
         Ok(self.learned.update(names, now, refusing, tell)?)
     }
@@ -808,7 +810,9 @@ fn judge(in_force: &Arc<InForce>, learned: &Learned) -> Arc<classify::InForce> {
     let learned = learned.at();
     Arc::new(classify::InForce {
         generation: in_force.generation,
-        by_name: Box::new(move |key, name, layer| by_name.judge_name(key, name, layer)),
+        by_name: Box::new(move |key, name, targets, layer| {
+            by_name.judge_alias(key, name, targets, layer)
+        }),
         by_address: Box::new(move |key| by_address.judge_learned(key, learned(place_of(key)?)?)),
         concerns: Box::new(move |mac| concerns.applies_by_name(mac)),
     })
@@ -1111,11 +1115,11 @@ mod tests {
         let by = (&config, &catalog);
         enforcement.install(circumstances(&mut kernel, by, &mut names, NOW))?;
         for place in [at(1), at(2), v6] {
-            names.answer("blocked.test", place, 0, NOW);
+            names.answer("blocked.test", &[], place, 0, NOW);
         }
         // A name that is not refused excuses the address for another device alone, the one that was told
         // it.
-        names.answer("allowed.test", (laptop, at(1).1), 0, NOW);
+        names.answer("allowed.test", &[], (laptop, at(1).1), 0, NOW);
         enforcement.learn(&mut kernel, &mut names, NOW)?;
         let blamed = |places: &[Place]| -> HashMap<Place, u64> {
             places.iter().map(|place| (*place, 0b1)).collect()
@@ -1123,8 +1127,8 @@ mod tests {
         assert_eq!(kernel.seen()?.learned, blamed(&[at(1), at(2), v6]));
 
         // In one tick an allowed name comes and rules begin to apply.
-        names.answer("allowed.test", at(1), 86_400, LATER);
-        names.answer("blocked.test", v6, 86_400, LATER);
+        names.answer("allowed.test", &[], at(1), 86_400, LATER);
+        names.answer("blocked.test", &[], v6, 86_400, LATER);
         enforcement.keep(circumstances(&mut kernel, by, &mut names, LATER))?;
         assert_eq!(kernel.seen()?.learned, blamed(&[at(2), v6]));
 
@@ -1135,7 +1139,7 @@ mod tests {
         // Others are learned again, by other rules.
         enforcement.install(circumstances(&mut kernel, by, &mut names, OVER))?;
         assert_eq!(kernel.seen()?.learned, blamed(&[v6]));
-        names.answer("blocked.test", at(3), 0, OVER);
+        names.answer("blocked.test", &[], at(3), 0, OVER);
         enforcement.learn(&mut kernel, &mut names, OVER)?;
         assert_eq!(kernel.seen()?.learned, blamed(&[at(3), v6]));
         Ok(())
@@ -1180,7 +1184,7 @@ mod tests {
         let catalog = Catalog::default();
         let phone = Mac::new([2, 0, 0, 0, 0, 1]);
         let at = |last: u8| (phone, IpAddr::from([192, 0, 2, last]));
-        names.answer("blocked.test", at(1), 86_400, NOW);
+        names.answer("blocked.test", &[], at(1), 86_400, NOW);
         macro_rules! circumstances {
             ($config:expr, $devices:expr) => {
                 Circumstances {

@@ -6,6 +6,7 @@ use std::{
         hash_map::{self, RandomState},
     },
     hash::{BuildHasher as _, BuildHasherDefault, Hasher},
+    sync::Arc,
 };
 
 use ipnet::IpNet;
@@ -225,7 +226,8 @@ pub fn recompile(
         buckets: Buckets::Own(buckets),
         count,
     };
-    Some(parts.compiled(chains, before.prefixes.clone(), table, before.policies))
+    let names = (table, Arc::clone(&before.exceptions));
+    Some(parts.compiled(chains, before.prefixes.clone(), names, before.policies))
 }
 
 /// Whether a name is another, or below it.
@@ -347,6 +349,9 @@ fn name_flags(policy: &Policy) -> u8 {
     }
     if policy.strict {
         flags |= rule_flag::STRICT;
+    }
+    if policy.without_aliases {
+        flags |= rule_flag::NO_ALIASES;
     }
     flags
 }
@@ -484,7 +489,8 @@ impl<'p> Parts<'p> {
         chains.number(&self.everywhere)?;
         let prefixes = self.prefix_chains(&mut chains)?;
         let names = self.name_table(catalog, &mut chains)?;
-        Ok(self.compiled(chains, prefixes, names, policies))
+        let exceptions = self.exceptions(catalog, names.secret);
+        Ok(self.compiled(chains, prefixes, (names, exceptions), policies))
     }
 
     /// The chains of before, by the numbers that they had, of the rules by the numbers that they have now.
@@ -511,11 +517,24 @@ impl<'p> Parts<'p> {
         chains
     }
 
+    /// The hashes of the exceptions of all lists, in ascending order.
+    fn exceptions(&self, catalog: &Catalog, secret: u64) -> Arc<[u64]> {
+        let of_policies = self.lists.iter().flat_map(|(list, _)| list.names());
+        let all = catalog.lists.names().chain(of_policies);
+        let exceptions = all.filter(|entry| entry.listed.category == Some(Category::NeverBlock));
+        let hashes =
+            exceptions.filter_map(|entry| Suffixes::of(entry.what.as_bytes(), secret).whole());
+        let mut hashes: Vec<_> = hashes.collect();
+        hashes.sort_unstable();
+        hashes.dedup();
+        hashes.into()
+    }
+
     fn compiled(
         self,
         chains: Chains,
         prefixes: BTreeMap<IpNet, u32>,
-        names: NameTable,
+        (names, exceptions): (NameTable, Arc<[u64]>),
         policies: u64,
     ) -> Compiled {
         let bits = |flag: u8| {
@@ -531,6 +550,7 @@ impl<'p> Parts<'p> {
             chains: chains.chains,
             prefixes,
             names,
+            exceptions,
             policies,
             who: self.who,
         }

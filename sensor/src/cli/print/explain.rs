@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 
 use anyhow::Context as _;
+use sensor_ebpf::parse::Mac;
 use serde::Serialize;
 
 use super::{
@@ -22,7 +23,8 @@ use crate::{
     },
 };
 
-/// Judges a name or an address for a device, and gives the text to print.
+/// Judges a name or an address for a device, and gives the text to print. `aliases` gives the names to which a
+/// DNS answer led a device from a name in lower case.
 ///
 /// # Errors
 ///
@@ -34,6 +36,7 @@ pub fn explained(
     enforcement: &Enforcement,
     devices: &[Device],
     now: Moment,
+    aliases: impl Fn(Mac, &str) -> Vec<Box<str>>,
 ) -> anyhow::Result<String> {
     let mac = enforcement::called(&args.device, config, devices).with_context(|| {
         format!(
@@ -44,10 +47,17 @@ pub fn explained(
     let deciding = enforcement.deciding(config, catalog, now);
     let facts = enforcement.facts(mac, config, devices);
     let mut explanation = explain(&deciding, &facts, &args.subject);
-    if let What::Address(address) = args.subject.what
-        && let Some((policy, verdict)) = enforcement.learned(address, &facts, now)
-    {
-        explanation.learned(policy, verdict);
+    match &args.subject.what {
+        What::Address(address) => {
+            if let Some((policy, verdict)) = enforcement.learned(*address, &facts, now) {
+                explanation.learned(policy, verdict);
+            }
+        }
+        What::Name(name) => {
+            let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+            let targets = aliases(mac, &name);
+            explanation.add_aliases(&deciding, &facts, (&name, args.subject.port), &targets);
+        }
     }
     let mut text = Vec::new();
     let subject = (&*args.device, &*args.subject.to_string());
@@ -159,8 +169,8 @@ fn wants(action: &str) -> &'static str {
     }
 }
 
-fn reason(reason: &Reason, zone: &Zone) -> String {
-    match reason {
+fn reason(of: &Reason, zone: &Zone) -> String {
+    match of {
         Reason::Command {
             name,
             devices,
@@ -195,6 +205,11 @@ fn reason(reason: &Reason, zone: &Zone) -> String {
         Reason::Learned => {
             "DNS, which gave the device this address only for names that it refuses".to_owned()
         }
+        Reason::Alias { name, reason: by } => format!(
+            "a DNS answer to the device (CNAME), which leads to {}: {}",
+            printable(name),
+            reason(by, zone)
+        ),
     }
 }
 
@@ -226,6 +241,8 @@ fn loss(loss: &Loss, zone: &Zone) -> String {
         Loss::LaterInOrder => "what decides stands before it".to_owned(),
         Loss::KeepsLinkAlive => "that keeps the link alive".to_owned(),
         Loss::RefusedByAddress => "what is refused by its address says no name".to_owned(),
+        Loss::WithoutAliases => "it has `cname = false`".to_owned(),
+        Loss::NameAllowed => "the name itself is allowed".to_owned(),
     }
 }
 
