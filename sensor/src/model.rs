@@ -151,6 +151,29 @@ pub struct PartyTraffic {
     pub flows_in_all: ByDirection<u64>,
 }
 
+/// A name or an address that was refused to a device of late.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Refused {
+    /// The name; the address and port of the other side where a flow told no name.
+    pub what: String,
+    /// The layer that refused it: `dns`, `tls`, `quic`, `http` or `address`.
+    pub layer: String,
+    /// The policy; `blocked` for a command.
+    pub policy: String,
+    /// `reject` or `drop`.
+    pub action: String,
+    /// The refused name to which a DNS answer (CNAME) led from this one.
+    pub alias_of: Option<String>,
+    /// The list that has the refused name.
+    pub list: Option<String>,
+    /// The line of the list, from 1.
+    pub line: Option<u32>,
+    /// How often it was refused.
+    pub count: u64,
+    /// Seconds since the Unix epoch of the last time.
+    pub last: f64,
+}
+
 /// The facts known of a party.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Party {
@@ -189,6 +212,8 @@ pub struct NameTables {
     pub addresses_evicted: u64,
     /// Names at addresses that were evicted to make room, or found none.
     pub names_evicted: u64,
+    /// Refusals of devices that were forgotten to make room for later ones.
+    pub refusals_evicted: u64,
     /// Parties.
     pub parties: u64,
     /// Parties of devices that were evicted to make room: their traffic is booked to `other`.

@@ -238,6 +238,7 @@ fn snapshot() -> Snapshot {
             list_names: 12_345,
             addresses_evicted: 3,
             names_evicted: 5,
+            refusals_evicted: 4,
             parties: 120,
             parties_refused: 2,
             devices_refused: 1,

@@ -9,6 +9,7 @@ mod books;
 pub mod dns_answers;
 mod house;
 pub mod identity;
+pub mod refused;
 pub mod traffic;
 
 use std::{
@@ -23,7 +24,7 @@ use sensor_ebpf::{
     sample::{Head, Kind, NO_SLOT, is_service},
 };
 
-pub use books::{action, flow};
+pub use books::{action, flow, remote_end};
 
 use self::{
     address_names::NamesAt,
@@ -31,6 +32,7 @@ use self::{
     dns_answers::Answers,
     house::Resolvers,
     identity::{Fact, Identity, Override},
+    refused::{Refusal, Refusals},
     traffic::{Amount, Counted, Parties, PartyId, Traffic},
 };
 use crate::{
@@ -80,6 +82,7 @@ pub struct Aggregate {
     answers: Answers,
     names_at: NamesAt,
     resolvers: Resolvers,
+    refusals: Refusals,
     parties: Parties,
     /// The time of the last search for expired entries, in seconds since the Unix epoch.
     swept: f64,
@@ -206,6 +209,7 @@ impl Aggregate {
             answers: Answers::default(),
             names_at: NamesAt::default(),
             resolvers: Resolvers::default(),
+            refusals: Refusals::default(),
             swept: 0.0,
             parties: Parties::default(),
             failures: BTreeMap::new(),
@@ -279,6 +283,17 @@ impl Aggregate {
         self.reading.apply(record);
     }
 
+    /// Takes a refusal of a device. `now` is in seconds of steady time.
+    pub fn refuse(&mut self, device: Mac, refusal: Refusal, now: f64) {
+        self.refusals.add(device, refusal, now);
+    }
+
+    /// The refusals of a device, the latest first.
+    pub fn refused(&self, device: Mac) -> Vec<model::Refused> {
+        self.refusals
+            .of(device, |policy| self.reading.policy_name(policy))
+    }
+
     /// The names at addresses.
     pub fn names_at(&mut self) -> &mut NamesAt {
         &mut self.names_at
@@ -336,6 +351,7 @@ impl Aggregate {
             list_names: self.catalog.lists.len() as u64,
             addresses_evicted: self.answers.evicted(),
             names_evicted: self.names_at.evicted(),
+            refusals_evicted: self.refusals.evicted(),
             parties: self.parties.count() as u64,
             parties_refused: self.parties.evicted(),
             devices_refused: self.devices_refused,
@@ -548,6 +564,7 @@ impl Aggregate {
         self.answers.forget_device(mac);
         self.names_at.forget_device(mac);
         self.parties.forget_device(mac);
+        self.refusals.forget_device(mac);
         let Some(device) = self.devices.get_mut(&mac) else {
             return;
         };

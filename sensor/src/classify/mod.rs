@@ -20,7 +20,7 @@ use sensor_ebpf::{
     sample::{Head, Kind, NO_SLOT},
 };
 
-pub use verdict::{ByAddress, ByName, Concerns, InForce, Judge, Judged, Ruling, Unread};
+pub use verdict::{ByAddress, ByName, Concerns, InForce, Judge, Judged, Refused, Ruling, Unread};
 
 use self::{
     questions::{Questions, Targets},
@@ -151,6 +151,8 @@ pub struct Observation {
     pub failure: Option<(&'static str, Failure)>,
     /// The reason why this one could not be judged, if a policy by name applies to the device.
     pub unread: Option<Unread>,
+    /// The refusals that it led to.
+    pub refused: Vec<Refused>,
 }
 
 impl Observation {
@@ -176,6 +178,7 @@ impl Observation {
             doubt: None,
             failure: None,
             unread: None,
+            refused: Vec::new(),
         }
     }
 

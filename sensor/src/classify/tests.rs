@@ -1186,3 +1186,57 @@ fn a_name_is_judged_with_those_to_which_dns_led_its_device() {
     assert!(decides(&mut classifier, 1, 2));
     assert!(!decides(&mut classifier, 2, 3), "another device");
 }
+
+#[test]
+fn refusals_are_told_once_each_with_what_was_refused() {
+    let told = |judge: &Judge, heard: &Observation| {
+        let refused = judge.refused(heard, &judge.judge(heard));
+        let refused = refused.into_iter();
+        let told = refused.map(|one| (one.name.map(|name| name.to_string()), one.count));
+        told.collect::<Vec<_>>()
+    };
+    let blocks = judge(&[GOOGLE, "b.test"]);
+    let mut classifier = Classifier::default();
+    let octets = records(HELLO);
+    let heard = said(&mut classifier, tcp(), Kind::Tls, 0, &octets);
+    let google = (Some(GOOGLE.to_owned()), 1);
+    assert_eq!(told(&blocks, &heard), [google]);
+    assert_eq!(told(&judge(&["b.test"]), &heard), []);
+    let again = said(&mut classifier, tcp(), Kind::Stream, octets.len(), b"more");
+    assert_eq!(told(&blocks, &again), []);
+
+    // The kernel refused a question, and told one of five.
+    let dns = key(protocol::UDP, 40_001, 53);
+    let mut asks = sample(dns, Kind::Dns, UP, 0, &question(&["b.test"]));
+    asks.head.flags = Head::JUDGED | Head::REFUSED;
+    asks.head.suppressed = 4;
+    let heard = classifier.sample(&asks, 0.0).expect("the kind is known");
+    assert_eq!(told(&blocks, &heard), [(Some("b.test".to_owned()), 5)]);
+    asks.head.flags = Head::JUDGED;
+    let heard = classifier.sample(&asks, 0.0).expect("the kind is known");
+    assert_eq!(told(&blocks, &heard), [], "it passed");
+
+    // The second request in a segment.
+    let two = "GET / HTTP/1.1\r\nHost: a.test\r\n\r\nGET / HTTP/1.1\r\nHost: b.test\r\n\r\n";
+    let http = key(protocol::TCP, 40_002, 80);
+    let mut requests = sample(http, Kind::Http, UP, 0, two.as_bytes());
+    requests.head.slot = 5;
+    let heard = classifier
+        .sample(&requests, 0.0)
+        .expect("the kind is known");
+    assert_eq!(told(&blocks, &heard), [(Some("b.test".to_owned()), 1)]);
+
+    // A flow without a name, at an address of refused names alone.
+    let by_address = Judge::new(Arc::new(InForce {
+        by_address: Box::new(|_| Some(refused(Layer::Address))),
+        concerns: Box::new(|_| true),
+        ..InForce::without_names(GENERATION)
+    }));
+    let nameless = "GET / HTTP/1.1\r\nHost: 198.51.100.9\r\n\r\n";
+    requests.octets = Bytes::copy_from_slice(nameless.as_bytes());
+    requests.head.slot = 6;
+    let heard = classifier
+        .sample(&requests, 0.0)
+        .expect("the kind is known");
+    assert_eq!(told(&by_address, &heard), [(None, 1)]);
+}

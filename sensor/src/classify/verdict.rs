@@ -154,6 +154,17 @@ impl Judged {
     }
 }
 
+/// A refusal that a payload led to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// The refused name; `None`: the flow told none, and is refused by its address.
+    pub name: Option<Arc<str>>,
+    /// The decision.
+    pub decision: Decision,
+    /// How often: the kernel copies one of several questions for the same name.
+    pub count: u64,
+}
+
 /// Judges observations by the policy in force.
 #[derive(Debug)]
 pub struct Judge {
@@ -255,6 +266,47 @@ impl Judge {
             },
             Outcome::Nothing | Outcome::Waiting => Judged::default(),
         }
+    }
+
+    /// The refusals by this judgement of an observation, each once, and those of its names by the kernel.
+    pub fn refused(&self, heard: &Observation, judged: &Judged) -> Vec<Refused> {
+        let head = &heard.head;
+        let by_kernel = head.flags & Head::REFUSED != 0;
+        if heard.is_dns {
+            if !by_kernel && !judged.refuses() {
+                return Vec::new();
+            }
+            let asked = heard.messages.iter().filter(|message| !message.response);
+            let questions = asked.flat_map(|message| &message.questions);
+            let refused = questions.filter_map(|question| {
+                let name = &question.name;
+                let decision = (self.in_force.by_name)(&head.key, name, &[], Layer::Dns)?;
+                decision.verdict.refuses().then(|| Refused {
+                    name: Some(Arc::from(&**name)),
+                    decision,
+                    count: 1 + head.suppressed,
+                })
+            });
+            return refused.collect();
+        }
+        let decision = judged.ruling.and_then(|ruling| ruling.decision);
+        let decision = decision.filter(|decision| decision.verdict.refuses());
+        // A name that was told before is judged again with each payload that follows.
+        let is_new = !heard.told_before || judged.host.is_some() || by_kernel;
+        let Some(decision) = decision.filter(|_| is_new) else {
+            return Vec::new();
+        };
+        let host = judged.host.and_then(|host| heard.hosts.get(host));
+        let name = match &heard.outcome {
+            Outcome::Name(name, _) => Some(host.unwrap_or(name)),
+            _ => host,
+        };
+        let refused = Refused {
+            name: name.filter(|_| decision.layer != Layer::Address).cloned(),
+            decision,
+            count: 1,
+        };
+        vec![refused]
     }
 
     /// Judges a flow whose missing payload never came.

@@ -397,6 +397,7 @@ impl Listener {
             locked(&self.line.counts).resets_failed += 1;
         }
         let judged = self.judge.judge(&heard);
+        heard.refused = self.judge.refused(&heard, &judged);
         if let Some(host) = judged.host.and_then(|host| heard.hosts.get(host)) {
             let host = Arc::clone(host);
             self.classifier

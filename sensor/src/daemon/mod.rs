@@ -22,7 +22,7 @@ use std::{
 
 use anyhow::Context as _;
 use rustix::time::{ClockId, clock_gettime};
-use sensor_ebpf::{parse::Mac, policy::Verdict, sample::Judged};
+use sensor_ebpf::{flow::FlowKey, parse::Mac, policy::Verdict, sample::Judged};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, oneshot, watch},
@@ -31,9 +31,16 @@ use tokio::{
 };
 
 use crate::{
-    aggregate::{Aggregate, Overrides, action, address_names::NamesAt, flow, identity::Override},
+    aggregate::{
+        Aggregate, Overrides, action,
+        address_names::NamesAt,
+        flow,
+        identity::Override,
+        refused::{Cause, Refusal},
+        remote_end,
+    },
     catalog::Catalog,
-    classify::Classified,
+    classify::{Classified, Refused},
     cli::print,
     config::{Checked, Config},
     control::{self, Request, Told},
@@ -633,12 +640,60 @@ impl Owner {
     /// Takes a batch of records from the classifier's thread.
     fn take(&mut self, batch: Vec<Classified>) {
         let now = self.clock.now().steady;
-        for record in batch {
-            if let Classified::Record(Record::Judged(judged)) = &record {
-                report_judged(judged);
+        for mut record in batch {
+            match &mut record {
+                Classified::Record(Record::Judged(judged)) => {
+                    report_judged(judged);
+                    self.note_refused_address(judged, now);
+                }
+                Classified::Observation(observation) => {
+                    for refused in std::mem::take(&mut observation.refused) {
+                        self.note_refused(&observation.head.key, refused, now);
+                    }
+                }
+                _ => {}
             }
             self.aggregate.take(record, now);
         }
+    }
+
+    /// Notes a flow that the programs refused by its address. A name that they refused comes with its payload.
+    fn note_refused_address(&mut self, judged: &Judged, now: f64) {
+        if Verdict::from_number(judged.verdict).refuses()
+            && let Some(decision) = self.enforcement.refused_by_address(&judged.key)
+        {
+            let refused = Refused {
+                name: None,
+                decision,
+                count: 1,
+            };
+            self.note_refused(&judged.key, refused, now);
+        }
+    }
+
+    /// Notes a refusal, and why.
+    fn note_refused(&mut self, key: &FlowKey, refused: Refused, now: f64) {
+        let Refused {
+            name,
+            decision,
+            count,
+        } = refused;
+        let cause = name.as_ref().map_or_else(Cause::default, |name| {
+            let lower = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+            let names = self.aggregate.names_at();
+            let targets = || names.aliases(key.mac(), &lower, now);
+            let (config, catalog) = (&self.config, &self.catalog);
+            (self.enforcement).cause(decision.policy, &lower, targets, config, catalog)
+        });
+        let refusal = Refusal {
+            what: name.map_or_else(|| remote_end(key), |name| name.to_string()),
+            layer: decision.layer,
+            verdict: decision.verdict,
+            policy: decision.policy,
+            count,
+            cause,
+        };
+        self.aggregate.refuse(key.mac(), refusal, now);
     }
 
     /// Answers a request of the command line.

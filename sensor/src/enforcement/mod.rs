@@ -15,12 +15,15 @@ use anyhow::Context as _;
 use sensor_ebpf::{
     flow::FlowKey,
     parse::{Family, Mac},
-    policy::{MAX_DEVICES, Verdict},
+    policy::{Decision, MAX_DEVICES, Verdict},
 };
 
 use self::learned::Learned;
 use crate::{
-    aggregate::address_names::{NamesAt, Place},
+    aggregate::{
+        address_names::{NamesAt, Place},
+        refused::Cause,
+    },
     catalog::{Catalog, file_stamp::FileStamp},
     classify,
     config::{Config, DeviceOverride, arguments},
@@ -29,7 +32,7 @@ use crate::{
     policy::{
         ALLOWED, BLOCKED, Compiled, DeviceFacts, DeviceSelector, Fitting, Holds, InForce, Policy,
         PolicyLists, Temporary, TooLarge, TooMuch, Zone, compile,
-        explain::{self, Deciding, RefusedBefore},
+        explain::{self, Deciding, NamedBy, RefusedBefore},
         fitting, policy_names, recompile,
     },
     source::kernel::{DeviceRules, Installed, Kernel},
@@ -321,6 +324,62 @@ impl Enforcement {
         let policy = self.policies.get(&rule.policy).cloned();
         let policy = policy.filter(|name| name != BLOCKED && name != ALLOWED);
         Some((policy, Verdict::from_number(rule.verdict)))
+    }
+
+    /// Why a policy refused a name in lower case. `targets` gives the names to which a DNS answer led the device
+    /// from there.
+    pub fn cause<'n>(
+        &self,
+        policy: u16,
+        name: &'n str,
+        targets: impl FnOnce() -> &'n [Box<str>],
+        config: &Config,
+        catalog: &Catalog,
+    ) -> Cause {
+        let called = self.policies.get(&policy);
+        let mut policies = self.policies(config).iter();
+        let policy = policies.find(|policy| called == Some(&policy.name));
+        let about = |name: &str| match policy {
+            Some(policy) => explain::named_by(policy, catalog, &self.lists, name),
+            None => {
+                let mut said = self.temporary().iter();
+                let holds = |said: &Temporary| {
+                    let above = name.strip_suffix(&*said.domain);
+                    said.blocks
+                        && above.is_some_and(|above| above.is_empty() || above.ends_with('.'))
+                };
+                said.any(holds).then_some(NamedBy::Policy)
+            }
+        };
+        let by_target = || {
+            let mut targets = targets().iter();
+            targets.find_map(|target| Some((&**target, about(target)?)))
+        };
+        let found = about(name).map(|about| (name, about)).or_else(by_target);
+        let Some((refused, about)) = found else {
+            return Cause::default();
+        };
+        Cause {
+            alias_of: (refused != name).then(|| refused.to_owned()),
+            listed: match about {
+                NamedBy::Policy => None,
+                NamedBy::List(listed) => Some((listed.list.to_owned(), listed.line)),
+            },
+        }
+    }
+
+    /// The refusal of a flow by its address alone, by rules or because every name that the device knows there
+    /// is refused; `None`: its address does not refuse it.
+    pub fn refused_by_address(&self, key: &FlowKey) -> Option<Decision> {
+        let by_rules = Some(self.in_force.judge_address(key));
+        let by_names = || {
+            let learned = self.learned.at()(place_of(key)?)?;
+            self.in_force.judge_learned(key, learned)
+        };
+        let refuses = |decision: &Decision| decision.verdict.refuses();
+        by_rules
+            .filter(refuses)
+            .or_else(|| by_names().filter(refuses))
     }
 
     /// The time zone of schedules.

@@ -286,6 +286,55 @@ pub fn explain(
     }
 }
 
+/// Where a name is written that a policy is about, as a short look at its lists tells.
+#[derive(Clone, Copy, Debug)]
+pub enum NamedBy<'a> {
+    /// The policy itself, or a command.
+    Policy,
+    /// A list.
+    List(Listed<'a>),
+}
+
+/// Where a name in lower case is written, or a name above it; `None`: the policy is not about it.
+pub fn named_by<'a>(
+    policy: &Policy,
+    catalog: &'a Catalog,
+    lists: &'a PolicyLists,
+    name: &str,
+) -> Option<NamedBy<'a>> {
+    let suffixes = suffixes(name);
+    if policy
+        .domains
+        .iter()
+        .any(|domain| suffixes.contains(&&**domain))
+    {
+        return Some(NamedBy::Policy);
+    }
+    let files = policy.lists.iter().filter_map(|file| lists.get(file));
+    let by_file = files.filter_map(|list| list.names.find(name));
+    let by_file = by_file.filter(|listed| listed.category != Some(Category::NeverBlock));
+    let by_catalog = catalog.lists.find(name).filter(|listed| {
+        let owned = |wanted: &String| {
+            listed
+                .owner
+                .is_some_and(|owner| owner.eq_ignore_ascii_case(wanted))
+        };
+        let bypasses = policy.encrypted_dns.is_some();
+        listed
+            .category
+            .is_some_and(|of| policy.categories.contains(&of))
+            || policy.owners.iter().any(owned)
+            || bypasses && listed.category == Some(Category::DnsBypass)
+    });
+    let listed = by_file.chain(by_catalog).next();
+    let is_discovery =
+        || policy.encrypted_dns.is_some() && DISCOVERY.iter().any(|name| suffixes.contains(name));
+    match listed {
+        Some(listed) => Some(NamedBy::List(listed)),
+        None => is_discovery().then_some(NamedBy::Policy),
+    }
+}
+
 /// A policy that refuses flows whatever name they would say, because their addresses and ports are judged
 /// before.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -12,8 +12,8 @@ use sensor_ebpf::{
 
 use super::{
     explain::{
-        Deciding, Explanation, Judgement, Loss, Reason, RefusedBefore, Said, Subject, What,
-        explain, refused_before_a_name, testing::decides,
+        Deciding, Explanation, Judgement, Loss, NamedBy, Reason, RefusedBefore, Said, Subject,
+        What, explain, named_by, refused_before_a_name, testing::decides,
     },
     *,
 };
@@ -763,6 +763,33 @@ fn a_name_that_leads_to_a_refused_one_passes_where_it_is_allowed() {
         ("a.b.example", Category::NeverBlock),
     ];
     assert_eq!(by_alias(&house(vec![listed], &entries)).0, nothing);
+}
+
+#[test]
+fn a_look_at_the_lists_tells_which_line_has_a_refused_name() {
+    let file = Path::new(FILES[0]);
+    let all = Policy {
+        lists: vec![file.to_owned()],
+        categories: vec![Category::Telemetry],
+        encrypted_dns: Some(Action::Reject),
+        ..policy("all", &["b.example"], Action::Reject)
+    };
+    let mut house = house(vec![all], &[("c.example", Category::Telemetry)]);
+    let text = "# A comment.\nd.example\n@@||x.d.example^\n";
+    house.lists = PolicyLists::of(&[(file, text)]).expect("memory is read");
+    let about = |name| named_by(&house.policies[0], &house.catalog, &house.lists, name);
+    let line = |name| match about(name) {
+        Some(NamedBy::List(listed)) => Some((listed.list.to_owned(), listed.line)),
+        _ => None,
+    };
+    assert_eq!(line("a.d.example"), Some((FILES[0].to_owned(), 2)));
+    assert_eq!(line("c.example"), Some(("own".to_owned(), 1)));
+    for named in ["b.example", "a.b.example", "mask.icloud.com"] {
+        assert!(matches!(about(named), Some(NamedBy::Policy)), "{named}");
+    }
+    for other in ["example", "x.d.example", "a.x.d.example", "ab.example"] {
+        assert!(about(other).is_none(), "{other}");
+    }
 }
 
 #[test]
