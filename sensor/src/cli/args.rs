@@ -121,7 +121,7 @@ pub struct SayArgs {
     /// The name and the devices.
     #[command(flatten)]
     pub about: ForgetArgs,
-    /// How long it holds, 1m to 365d; default: until `sensor forget`.
+    /// How long it holds, 1m to 365d, as in `2h30m`; default: until `sensor forget`.
     #[arg(long = "for", value_name = "DURATION", value_parser = arguments::holds_for)]
     pub holds_for: Option<Duration>,
 }

@@ -15,6 +15,7 @@ pub mod systemd;
 
 use std::{
     collections::HashMap,
+    io::Write as _,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
@@ -841,21 +842,28 @@ impl Owner {
             now,
         };
         let result = (self.enforcement).forget(&said.domain, device.as_ref(), circumstances);
-        let forgotten = result
-            .map_err(|error| format!("{error:#}"))?
-            .ok_or_else(|| {
-                format!(
-                    "no command said anything of {} for {}; `sensor status` lists what they said",
-                    said.domain,
-                    match &device {
-                        Some(device) => device.to_string(),
-                        None => "all devices".to_owned(),
-                    }
-                )
-            })?;
+        let forgotten = result.map_err(|error| format!("{error:#}"))?;
+        let others = self.enforcement.temporary().iter();
+        let others = others.filter(|other| other.domain == said.domain);
+        let others: Vec<_> = others.map(|other| other.shown(now.offset())).collect();
         let mut text = Vec::new();
-        print::print_forgotten(&mut text, &forgotten.shown(now.offset()))
-            .map_err(|error| error.to_string())?;
+        match &forgotten {
+            Some(forgotten) => print::print_forgotten(&mut text, &forgotten.shown(now.offset())),
+            None => writeln!(
+                text,
+                "no command said anything of {} for {}; `sensor status` lists what they said",
+                said.domain,
+                match &device {
+                    Some(device) => device.to_string(),
+                    None => "all devices".to_owned(),
+                }
+            ),
+        }
+        .and_then(|()| print::print_others(&mut text, &others, self.enforcement.zone()))
+        .map_err(|error| error.to_string())?;
+        if forgotten.is_none() {
+            return Err(String::from_utf8_lossy(&text).trim_end().to_owned());
+        }
         Ok(String::from_utf8_lossy(&text).into_owned())
     }
 

@@ -15,7 +15,7 @@ use crate::config::{Config, Level, Problems};
 pub use devices::{print_devices, print_shared, shared_address};
 pub use explain::explained;
 pub use flows::print_flows;
-pub use said::{print_forgotten, print_missed, print_refused_before, print_said};
+pub use said::{print_forgotten, print_missed, print_others, print_refused_before, print_said};
 pub use status::print_status;
 
 use text::counted;
