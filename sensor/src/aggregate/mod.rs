@@ -40,7 +40,7 @@ use crate::{
     classify::{
         Classified, Details, ECH_PROVIDERS, Expired, Observation, Outcome, Source, Unread, hash_of,
     },
-    decode::{Failure, dhcp4, dhcp6, dns, tunnel::Tunnel},
+    decode::{Failure, dhcp4, dhcp6, dns, router_advertisement, tunnel::Tunnel},
     model::{self, ByDirection, DnsQuestion, FlowFacts, PartyTraffic, Snapshot, Ticks},
     record::{Clock, Record},
 };
@@ -739,6 +739,7 @@ impl Aggregate {
             Kind::Mdns => self.mdns(&heard.head, &heard.octets),
             Kind::Dhcp4 => self.dhcp4(&heard.head, &heard.octets),
             Kind::Dhcp6 => self.dhcp6(&heard.head, &heard.octets),
+            Kind::RouterAdvertisement => self.router_advertisement(&heard.head, &heard.octets),
             _ => {
                 self.told(&mut heard);
                 self.take_payload(heard);
@@ -937,6 +938,22 @@ impl Aggregate {
                     client_id: message.client_id,
                 },
             );
+        }
+    }
+
+    /// Takes the resolvers that an advertisement of the gateway names. The programs copy those alone that this
+    /// machine sends.
+    fn router_advertisement(&mut self, head: &Head, octets: &[u8]) {
+        match router_advertisement::message(octets) {
+            Ok(message) => {
+                if head.direction != Direction::Upload as u8
+                    && let Some(router) = ip_of(&head.key, head.key.remote())
+                {
+                    let named = message.dns_servers.into_iter().map(IpAddr::from);
+                    self.resolvers.name(router, named);
+                }
+            }
+            Err(failure) => self.fail("router-advertisement", failure),
         }
     }
 

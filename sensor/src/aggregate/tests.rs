@@ -650,6 +650,36 @@ fn the_gateways_dhcp_says_which_resolvers_are_the_houses() {
 }
 
 #[test]
+fn the_gateways_router_advertisements_say_which_resolvers_are_the_houses() {
+    const ROUTER: [u8; 16] = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+    const NAMED: [u8; 16] = [0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x53];
+    let mut advertisement = vec![134, 0, 0, 0, 64, 0, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0];
+    advertisement.extend([25, 3, 0, 0, 0, 0, 1, 0]);
+    advertisement.extend(NAMED);
+    // To all nodes, as the programs copy it.
+    let mut frame = vec![
+        0x33, 0x33, 0, 0, 0, 1, 2, 0, 0, 0, 0, 1, 0x86, 0xdd, 0x60, 0, 0, 0,
+    ];
+    frame.extend([0, advertisement.len() as u8, 58, 255]);
+    frame.extend(ROUTER);
+    frame.extend([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+    frame.extend(&advertisement);
+    let parsed = parse(&frame[..]).expect("a whole frame");
+    let key = FlowKey::new(&parsed, DOWN, 1);
+    let mut house = House::new();
+    let catalog = Catalog::default();
+    let of = Payload::down(key, 0).after(None);
+    house.sample(NO_SLOT, Kind::RouterAdvertisement, of, &advertisement);
+    let have = |house: &House| house.aggregate.resolvers.have(NAMED.into(), &catalog);
+    assert!(!have(&house), "a router that is not the gateway");
+    house.aggregate.set_own_addresses([ROUTER.into()]);
+    house.sample(NO_SLOT, Kind::RouterAdvertisement, of, &advertisement[..30]);
+    assert_eq!(house.failures(), [("router-advertisement", "truncated", 1)]);
+    house.sample(NO_SLOT, Kind::RouterAdvertisement, of, &advertisement);
+    assert!(have(&house));
+}
+
+#[test]
 fn only_answers_to_what_was_asked_name_addresses() {
     let resolver = key_of(PHONE, protocol::UDP, 40_001, (RESOLVER, 53));
     let server = key_of(PHONE, protocol::UDP, 53, (RESOLVER, 40_001));

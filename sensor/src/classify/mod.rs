@@ -184,7 +184,10 @@ impl Observation {
 
     /// Whether a device tells of itself in it, and not to the party of a flow.
     pub const fn is_announcement(&self) -> bool {
-        matches!(self.kind, Kind::Mdns | Kind::Dhcp4 | Kind::Dhcp6)
+        matches!(
+            self.kind,
+            Kind::Mdns | Kind::Dhcp4 | Kind::Dhcp6 | Kind::RouterAdvertisement
+        )
     }
 }
 
