@@ -38,6 +38,8 @@ pub enum Request {
     Devices(DevicesArgs),
     /// The open flows and their names. The response is a [`Told`].
     Flows(FlowsArgs),
+    /// What was refused of late, and why. The response is a [`Told`].
+    Refused(DevicesArgs),
     /// Hooks, tables, policy, names and losses.
     Status(Output),
     /// The judgement of the policies on a name or an address. The response is a [`Told`].

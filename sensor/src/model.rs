@@ -123,6 +123,9 @@ pub struct Device {
     pub hidden: BTreeMap<&'static str, ByDirection<u64>>,
     /// Bytes of flows for which the lists have a category, since the daemon started.
     pub categories: BTreeMap<&'static str, ByDirection<u64>>,
+    /// What was refused to it since the daemon started, the latest first; filled where one device is asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<Refused>,
     /// Flows that are in the table now.
     pub live_flows: u64,
     /// Whether servers answered it on two days, or the configuration names it.
@@ -172,6 +175,17 @@ pub struct Refused {
     pub count: u64,
     /// Seconds since the Unix epoch of the last time.
     pub last: f64,
+}
+
+/// A device, and what was refused to it of late.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct DeviceRefused {
+    /// Its MAC address, as in [`Device`].
+    pub device: String,
+    /// Its name, where it has one.
+    pub name: Option<String>,
+    /// The refusals, the latest first.
+    pub refused: Vec<Refused>,
 }
 
 /// The facts known of a party.

@@ -82,6 +82,7 @@ fn phone() -> Device {
         weight,
     };
     Device {
+        refused: Vec::new(),
         device: PHONE.to_owned(),
         mac: Some(Mac::new([0xa4, 0x50, 0x46, 0x1f, 0x00, 0x2c])),
         identity: Conclusion {
@@ -169,6 +170,7 @@ fn judging() -> Judging {
 /// That phone, it may be, under an address that it made up.
 fn same_phone() -> Device {
     Device {
+        refused: Vec::new(),
         device: RANDOM.to_owned(),
         mac: Some(Mac::new([0xda, 0xa1, 0x19, 0x00, 0x00, 0x07])),
         identity: Conclusion {

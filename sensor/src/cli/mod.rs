@@ -92,6 +92,9 @@ pub fn execute(cli: &Cli) -> anyhow::Result<ExitCode> {
                 print::print_flows(&mut out, &flows, &devices, args, now)?;
             }
         },
+        Command::Refused(args) => {
+            return tell(&mut out, &config, &Request::Refused(args.clone()));
+        }
         Command::Status(output) => match control::ask(pin_directory, &Request::Status(*output))? {
             Some(answer) => write!(out, "{answer}")?,
             None => {

@@ -48,7 +48,7 @@ use crate::{
     daemon::systemd::Supervisor,
     enforcement::{self, Circumstances, Enforcement, Material, Prepared},
     health::Health,
-    model::{Snapshot, Ticks},
+    model::{self, DeviceRefused, Snapshot, Ticks},
     moment::Moment,
     policy::{DeviceSelector, Holds, Temporary},
     record::Record,
@@ -658,7 +658,8 @@ impl Owner {
         }
     }
 
-    /// Notes a flow that the programs refused by its address. A name that they refused comes with its payload.
+    /// Notes a flow that the programs refused by its address and port. The payload of a flow that they refused for
+    /// another reason comes as an observation.
     fn note_refused_address(&mut self, judged: &Judged, now: f64) {
         if Verdict::from_number(judged.verdict).refuses()
             && let Some(decision) = self.enforcement.refused_by_address(&judged.key)
@@ -703,9 +704,30 @@ impl Owner {
         let now = self.clock.now();
         match question {
             Request::Devices(args) => {
-                let snapshot = self.now();
+                let mut snapshot = self.now();
+                if args.device.is_some() {
+                    self.add_refused(&mut snapshot, &now);
+                }
                 let printed = print::print_devices(&mut text, &snapshot, args, now.wall);
                 return told(printed, text);
+            }
+            Request::Refused(args) => {
+                let snapshot = self.now();
+                let devices: Vec<_> = match &args.device {
+                    Some(wanted) => match print::called(&snapshot.devices, wanted) {
+                        Ok(devices) => devices,
+                        Err(error) => return told(Err(error), text),
+                    },
+                    None => snapshot.devices.iter().collect(),
+                };
+                let refused = devices.into_iter().map(|device| DeviceRefused {
+                    device: device.device.clone(),
+                    name: device.identity.name.clone(),
+                    refused: self.refused(device.mac, &now),
+                });
+                let refused: Vec<_> = refused.filter(|of| !of.refused.is_empty()).collect();
+                let printed = print::print_refused(&mut text, &refused, args.output.json, now.wall);
+                return told(printed.map_err(Into::into), text);
             }
             Request::Status(output) => {
                 let snapshot = self.now();
@@ -778,6 +800,22 @@ impl Owner {
             }
         }
         Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+
+    /// The refusals of a device, with times of the wall clock.
+    fn refused(&self, device: Option<Mac>, now: &Moment) -> Vec<model::Refused> {
+        let mut refused = device.map_or_else(Vec::new, |mac| self.aggregate.refused(mac));
+        for one in &mut refused {
+            one.last += now.offset();
+        }
+        refused
+    }
+
+    /// Adds the refusals of each device to a snapshot.
+    fn add_refused(&self, snapshot: &mut Arc<Snapshot>, now: &Moment) {
+        for device in &mut Arc::make_mut(snapshot).devices {
+            device.refused = self.refused(device.mac, now);
+        }
     }
 
     /// The devices that a command means, as this daemon knows them.

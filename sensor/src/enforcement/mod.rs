@@ -368,18 +368,10 @@ impl Enforcement {
         }
     }
 
-    /// The refusal of a flow by its address alone, by rules or because every name that the device knows there
-    /// is refused; `None`: its address does not refuse it.
+    /// The refusal of a flow by rules about its address and port; `None`: these do not refuse it.
     pub fn refused_by_address(&self, key: &FlowKey) -> Option<Decision> {
-        let by_rules = Some(self.in_force.judge_address(key));
-        let by_names = || {
-            let learned = self.learned.at()(place_of(key)?)?;
-            self.in_force.judge_learned(key, learned)
-        };
-        let refuses = |decision: &Decision| decision.verdict.refuses();
-        by_rules
-            .filter(refuses)
-            .or_else(|| by_names().filter(refuses))
+        let decision = self.in_force.judge_address(key);
+        decision.verdict.refuses().then_some(decision)
     }
 
     /// The time zone of schedules.

@@ -8,6 +8,7 @@ use std::{
 
 use sensor_ebpf::parse::Mac;
 
+use super::refused::print_refused_of;
 use super::text::{
     add_both, ago, counted_u64, grouped, json, octets, print_table, printable, share, shortened,
     table, total,
@@ -63,7 +64,7 @@ pub fn print_devices(
 /// # Errors
 ///
 /// No device is called so.
-pub(super) fn called<'d>(devices: &'d [Device], wanted: &str) -> anyhow::Result<Vec<&'d Device>> {
+pub fn called<'d>(devices: &'d [Device], wanted: &str) -> anyhow::Result<Vec<&'d Device>> {
     let mac = match arguments::devices(wanted, &[]) {
         Ok(DeviceSelector::Mac(mac)) => Some(Mac::new(mac)),
         _ => None,
@@ -205,6 +206,7 @@ fn print_one(
     print_parties(out, snapshot, device)?;
     print_octets(out, "HIDDEN BY", &device.hidden)?;
     print_octets(out, "CATEGORY", &device.categories)?;
+    print_refused_of(out, &device.refused, now)?;
     print_evidence(out, &device.identity)
 }
 

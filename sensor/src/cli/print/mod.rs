@@ -3,6 +3,7 @@
 mod devices;
 mod explain;
 mod flows;
+mod refused;
 pub mod replay;
 mod said;
 mod status;
@@ -12,9 +13,10 @@ use std::io::{self, Write};
 
 use crate::config::{Config, Level, Problems};
 
-pub use devices::{print_devices, print_shared, shared_address};
+pub use devices::{called, print_devices, print_shared, shared_address};
 pub use explain::explained;
 pub use flows::print_flows;
+pub use refused::print_refused;
 pub use said::{print_forgotten, print_missed, print_others, print_refused_before, print_said};
 pub use status::print_status;
 
