@@ -60,7 +60,7 @@ impl Reading {
         match record {
             Record::Tables(tables) => {
                 *self = Self {
-                    tables: Some(tables),
+                    tables: Some(*tables),
                     ..Self::default()
                 };
             }

@@ -117,7 +117,7 @@ impl House {
     }
 
     fn reading(&mut self, macs: &[[u8; 6]]) {
-        self.apply(Record::Tables(Tables {
+        self.apply(Record::Tables(Box::new(Tables {
             losses: Losses::default(),
             flow_capacity: 65_536,
             device_capacity: 1_024,
@@ -132,7 +132,7 @@ impl House {
                 hz: 1,
                 epoch_millis: 0,
             },
-        }));
+        })));
         for (number, mac) in macs.iter().enumerate() {
             self.apply(Record::Device(DeviceReading {
                 number: FIRST_DEVICE + number as u32,

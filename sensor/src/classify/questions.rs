@@ -94,10 +94,8 @@ impl Questions {
     /// ends the earlier ones.
     fn lead(&mut self, device: Mac, name: &str, message: &dns::Message, now: f64) {
         let aliases = message.aliases.iter().filter(|alias| alias.name == name);
-        let targets = aliases.map(|alias| Box::from(&*alias.target));
-        let targets: Targets = targets
-            .filter(|target: &Box<str>| target.len() <= MAX_NAME)
-            .collect();
+        let aliases = aliases.filter(|alias| alias.target.len() <= MAX_NAME);
+        let targets: Targets = aliases.map(|alias| Box::from(&*alias.target)).collect();
         if targets.is_empty() {
             if message.addresses.iter().any(|record| record.name == name) {
                 self.aliases.remove(device, name);
