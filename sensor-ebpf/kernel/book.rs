@@ -10,7 +10,7 @@ use sensor_ebpf::{
 
 use crate::{
     clock,
-    decide::{connect_again, decide_by_address, judge_flow, open_again},
+    decide::{connect_again, decide_by_address, judge_flow, reopen},
     global,
     hit::count_hit,
     sample::begin_sample,
@@ -46,7 +46,7 @@ pub(crate) fn book(seen: &Seen) -> Booked {
     }
     let mut judgement = judge_flow(seen, slot);
     if seen.is_syn() {
-        judgement = open_again(seen, slot, u32::from(is_new));
+        judgement = reopen(seen, slot, u32::from(is_new));
     } else if seen.sequence != 0 && seen.key.protocol() == protocol::UDP {
         judgement = connect_again(seen, slot);
     }

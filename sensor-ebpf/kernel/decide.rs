@@ -139,7 +139,7 @@ global! {
     ///
     /// A flow that was refused for its name stays refused until the server has opened the new connection: only
     /// the device's SYN passes, so that the server can.
-    pub(crate) fn open_again(seen: &Seen, slot: u32, is_new: u32) -> u64 {
+    pub(crate) fn reopen(seen: &Seen, slot: u32, is_new: u32) -> u64 {
         let (Some(settings), Some(flow)) = (settings::settings(), flows::in_slot(slot)) else {
             return 0;
         };

@@ -16,7 +16,7 @@ use sensor_ebpf::{
         Found, Place, Text,
         hello::{self, Walk},
         question,
-        request::{self, Search},
+        request::{self, End, Rest, Search},
     },
     sample::{Head, Kind, NO_SLOT, Watch},
 };
@@ -141,6 +141,26 @@ global! {
     /// Where the target of a request names the host: a [`Place`]'s number.
     pub(crate) fn find_target() -> u32 {
         look(|payload| request::target(payload)).unwrap_or(Place::Unknown).number()
+    }
+}
+
+global! {
+    /// Looks for the end of a request's head from where it was looked for before. Gives an [`End`]'s number.
+    pub(crate) fn find_end() -> u32 {
+        /// How many bytes are looked at at a time.
+        const AT_ONCE: usize = 128;
+
+        let (Some(sample), Some(reading)) = (scratch::sample(), scratch::reading()) else {
+            return End::Body as u32;
+        };
+        let mut rest = Rest {
+            at: reading.rest_at as usize,
+            last: reading.rest_last,
+        };
+        let end = request::rest(&Piece::of(sample, reading), &mut rest, AT_ONCE);
+        reading.rest_at = rest.at as u32;
+        reading.rest_last = rest.last;
+        end as u32
     }
 }
 
@@ -378,7 +398,7 @@ global! {
             report_judged(seen, judgement);
         }
         if let Some(flow) = flows::in_slot(sample.head.slot) {
-            store_by_name(flow, seen, decision, sample.head.kind);
+            store_by_name(flow, seen, decision, reading.kind as u8);
         }
         decision.verdict as u32
     }

@@ -25,7 +25,7 @@ use crate::{
     clock,
     frame::{Frame, LinearFrame, MultiBufferFrame, SocketBuffer, copy_skb, copy_xdp},
     global, quote,
-    reader::phase,
+    reader::{phase, source},
     seen::{Booked, Seen},
     table::{
         flows, readers, ring,
@@ -264,6 +264,11 @@ fn begin_packet(sample: &mut Sample, reading: &mut Reading) {
         segment => reading.rest.min(segment),
     };
     reading.phase = phase::FIRST;
+    reading.source = source::FRAME;
+    reading.there = reading.payload;
+    reading.untold = 0;
+    reading.origin = 0;
+    reading.claims = 1;
     reading.window = 0;
     reading.piece = 0;
     reading.decided = 0;
@@ -306,10 +311,11 @@ fn fetch(at: u32, copy: impl FnOnce(u32, u32, &mut [u8; MAX_PAYLOAD]) -> bool) -
     }
     sample.head.captured = 0;
     reading.window = at;
-    if at >= reading.payload || at >= MAX_PIECES * MAX_PAYLOAD as u32 {
+    let from = reading.origin.wrapping_add(at);
+    if from >= reading.payload || from >= MAX_PIECES * MAX_PAYLOAD as u32 {
         return 0;
     }
-    let len = one_to::<MAX_PAYLOAD>((reading.payload - at).min(MAX_PAYLOAD as u32));
+    let len = one_to::<MAX_PAYLOAD>((reading.payload - from).min(MAX_PAYLOAD as u32));
     if at == 0 {
         // An older payload in the buffer must not be looked at. Word by word: the compiler would call a loop.
         for word in 0..LOOKED_AT / 8 {
@@ -320,7 +326,7 @@ fn fetch(at: u32, copy: impl FnOnce(u32, u32, &mut [u8; MAX_PAYLOAD]) -> bool) -
             }
         }
     }
-    let offset = reading.start.wrapping_add(at);
+    let offset = reading.start.wrapping_add(from);
     if !copy(offset, len, &mut sample.payload) {
         return 0;
     }

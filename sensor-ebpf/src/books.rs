@@ -6,6 +6,7 @@
 
 use crate::{
     answer::limit::Silence,
+    assembly::Unassembled,
     flow::Direction,
     parse::{Family, Mac},
     policy::Decision,
@@ -195,6 +196,8 @@ pub struct Losses {
     /// Bytes that samples of all devices that are not settled may take in the ring while much waits there, a
     /// signed number: negative where several CPUs took the last. Programs subtract, user space adds.
     pub unsettled_sample_bytes: u64,
+    /// Streams that were not put together, by [`Unassembled`]: their names are left to user space. Kernel.
+    pub unassembled: [u64; Unassembled::COUNT],
 }
 
 /// The settings of the kernel programs. One record, written by user space.
@@ -253,12 +256,14 @@ pub struct Settings {
     pub reloads: u64,
     /// Reloads that were refused. Not read in the kernel.
     pub reloads_refused: u64,
+    /// Streams that can be put together at a time; 0: none is.
+    pub assemblies: u64,
 }
 
 /// The layout of the maps. A daemon adopts tables of its own layout only: raise the first number
 /// with every change of meaning that the sizes do not show.
 pub const LAYOUT: u64 = {
-    const VERSION: u64 = 6;
+    const VERSION: u64 = 7;
     let sizes = [
         size_of::<Settings>(),
         size_of::<crate::flow::FlowLine>(),
@@ -416,7 +421,7 @@ wire! {
         interface_unknown: u64, hit_table_full: u64, samples: [u64; Kind::COUNT],
         samples_shed: [u64; Kind::COUNT], samples_suppressed: [u64; Kind::COUNT],
         samples_lost: [u64; Kind::COUNT], held: u64, hold_expired: u64, live_flows: u64,
-        unsettled_flows: u64, unsettled_sample_bytes: u64,
+        unsettled_flows: u64, unsettled_sample_bytes: u64, unassembled: [u64; Unassembled::COUNT],
     }
     Settings {
         generation: u32, flow_sets: u32, flow_slots: u64, name_rules: [u64; 2],
@@ -424,6 +429,7 @@ wire! {
         alive_until: u64, watched_payloads: u64, first_sample_bytes: u64, hash_secret: [u64; 6],
         default_rules: [u64; 2], layout: u64, reset_signature: u64, hz: u64, epoch_millis: u64, boot_jiffies: u64,
         policies: u64, prefixes: u64, names: u64, reloads: u64, reloads_refused: u64,
+        assemblies: u64,
     }
     HitKey { mac: [u8; 6], policy: u16, verdict: u8, direction: u8, layer: u8, writer: u8 }
     Hit { wire: Tally, decided: u64 }

@@ -32,6 +32,10 @@
 //! | `RULES` | side and number → [`Rule`](policy::Rule) | reads | writes | 2 × 64 |
 //! | `LOSSES` | 0 → [`Losses`](books::Losses) | adds | reads, subtracts flows that left, gives bytes of the ring, counts hits that it lost itself | 1 |
 //! | `SAMPLES` | ring of [`Judged`](sample::Judged), and of [`Head`](sample::Head)s with pieces of payloads behind them | writes | drains | 1 MiB; under pressure HTTP is left out first, DNS and DHCP last; each is counted by its kind |
+//! | `ASSEMBLIES` | number → [`Assembly`](assembly::Assembly) | makes, writes | – | 1,024; names in several packets are left to user space, counted by reason |
+//! | `ASSEMBLIES_OF` | number of a device → which it has | reads, writes | – | 16 for each device, as above |
+//! | `ASSEMBLY_HANDS` | 0 → where a search for a free one begins | adds | – | 1 |
+//! | `QUIET` | 0 → 1 where a record lies in the ring for which user space was not woken | reads, writes | – | 1 |
 //! | `JOURNAL` | 0 → [`Journal`](books::Journal) | – | reads, writes | 1 |
 //! | `POLICY_NAMES` | identity → [`PolicyName`](books::PolicyName) | – | reads, writes | 4,096; a reload with one more is refused |
 //! | `ANSWER` | two buffers for each CPU | writes | – | 2 |
@@ -48,6 +52,7 @@
 extern crate std;
 
 pub mod answer;
+pub mod assembly;
 pub mod books;
 pub mod connection;
 pub mod flow;

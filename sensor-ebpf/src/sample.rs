@@ -55,7 +55,7 @@ pub struct Head {
     /// By number of [`Direction`](crate::flow::Direction).
     pub direction: u8,
     /// [`Head::SYN_SEEN`], [`Head::JUDGED`], [`Head::REFUSED`], [`Head::LAST`],
-    /// [`Head::FRAGMENT`], [`Head::URGENT`], [`Head::MORE`].
+    /// [`Head::FRAGMENT`], [`Head::URGENT`], [`Head::MORE`], [`Head::NAME`].
     pub flags: u8,
     /// Which piece of the packet's payload follows, from 0: it begins [`MAX_PAYLOAD`] bytes behind the
     /// piece before.
@@ -97,6 +97,9 @@ impl Head {
     pub const URGENT: u8 = 32;
     /// In `flags`: another record has the next piece of the packet's payload.
     pub const MORE: u8 = 64;
+    /// In `flags`: what follows is no payload but the name that the kernel put together from several packets, of
+    /// which this one was the last.
+    pub const NAME: u8 = 128;
 
     /// TCP: how far behind the first byte of its stream the payload begins;
     /// [`SOMEWHERE`](crate::watch::Early::SOMEWHERE) where the SYN was not seen.

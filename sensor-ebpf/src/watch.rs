@@ -4,6 +4,7 @@ use crate::{
     flow::{Direction, FlowKey},
     kind::{Kind, LOOKED_AT, is_service},
     parse::protocol,
+    said::prelude,
 };
 
 /// How many of a flow's next payloads are still wanted in each direction: 0 to 14, or
@@ -202,7 +203,7 @@ impl Early<'_> {
         if self.len > Self::LONGEST_LINE {
             return false;
         }
-        if self.is_text() {
+        if prelude::is_text(self.first, self.len) {
             return true;
         }
         let [one, two, three, four, ..] = *self.first;
@@ -217,29 +218,6 @@ impl Early<'_> {
             at += 1;
         }
         greets || logs_in || asks || asks_old || (different == 0 && self.len >= PROXY_HEADER)
-    }
-
-    /// Whether all of its first bytes are printable, or end a line.
-    ///
-    /// Without a branch in the loop: the verifier goes both ways of each, at every byte.
-    #[inline(always)]
-    const fn is_text(&self) -> bool {
-        const BLANKS: u64 = 1 << b'\t' | 1 << b'\n' | 1 << b'\r';
-        const LINES: u64 = !((1 << b' ') - 1) | BLANKS;
-        let mut others = 0;
-        let mut at = 0;
-        while at < LOOKED_AT {
-            let octet = self.first[at] as u64;
-            // 1 where it is below 64, and in the set of what lines are made of.
-            let is_low = octet.wrapping_sub(64) >> 63;
-            let is_line = is_low & (LINES >> (octet & 63));
-            // 1 from 64 to 126.
-            let is_high = (octet.wrapping_sub(127) >> 63) & (is_low ^ 1);
-            let is_inside = (at as u64).wrapping_sub(self.len as u64) >> 63;
-            others |= is_inside & ((is_line | is_high) ^ 1);
-            at += 1;
-        }
-        others & 1 == 0 && self.len != 0
     }
 }
 

@@ -91,10 +91,11 @@ fn main() -> Result<()> {
     let configuration = format!(
         "[[interface]]\nname = \"lan0\"\nhook = \"xdp-native\"\n\n\
          [daemon]\nlisten = \"{LISTEN}\"\npin_directory = \"{}\"\n\
-         state_directory = \"{}\"\n\n\
+         state_directory = \"{}\"\nruntime_directory = \"{}\"\n\n\
          [[policy]]\nname = \"list\"\nlists = [\"{}\"]\naction = \"reject\"\n",
         lab.pins().display(),
         lab.gateway.folder.join("state").display(),
+        lab.runtime().display(),
         list.display()
     );
     let sensor = lab.sensor(Path::new(env!("CARGO_BIN_EXE_sensor")), &configuration)?;

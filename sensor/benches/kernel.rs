@@ -25,7 +25,7 @@ use aya::maps::{LpmTrie, ProgramArray, RingBuf, lpm_trie};
 use programs::{Programs, Raw, Tables};
 use sandbox::Sandbox;
 use sensor::{
-    catalog::Catalog,
+    catalog::{Catalog, lists::MOST_NAMES},
     policy::{Action, Policy, PolicyLists, compile},
 };
 use sensor_ebpf::{
@@ -104,6 +104,7 @@ fn main() -> Result<()> {
     let small = Tables {
         flows: 16,
         devices: 1_024,
+        ..Tables::default()
     };
     let (full, full_filtering) = (Programs::load(small)?, filtering(small)?);
     let [honest, chosen] = [settling_all()?, settling_all()?];
@@ -674,7 +675,7 @@ fn naming() -> Result<Programs> {
         action: Action::Reject,
         ..Policy::default()
     }];
-    let lists = PolicyLists::load(&policies, &PolicyLists::default());
+    let lists = PolicyLists::load(&policies, MOST_NAMES, &PolicyLists::default());
     fs::remove_file(&file)?;
     let identities = HashMap::from([("list".to_owned(), 1)]);
     let compiled = compile(&policies, &[], &Catalog::default(), &lists, &identities)?;

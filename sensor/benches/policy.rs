@@ -9,7 +9,7 @@ use std::{
 };
 
 use sensor::{
-    catalog::Catalog,
+    catalog::{Catalog, lists::MOST_NAMES},
     policy::{Action, BLOCKED, Holds, Policy, PolicyLists, Temporary, compile, recompile},
 };
 
@@ -33,7 +33,7 @@ fn main() -> anyhow::Result<()> {
         }];
         let catalog = Catalog::default();
         let began = Instant::now();
-        let lists = PolicyLists::load(&policies, &PolicyLists::default());
+        let lists = PolicyLists::load(&policies, MOST_NAMES, &PolicyLists::default());
         let read = began.elapsed();
         let identities = HashMap::from([("ads".to_owned(), 1), (BLOCKED.to_owned(), 2)]);
         let mut took = Vec::new();

@@ -1,4 +1,4 @@
-//! Whether the daemon works: set by the owner of the tables, asked by HTTP and by the supervisor.
+//! Whether the daemon works: set by the owner of the tables, asked by HTTP and by the service manager.
 
 use std::{
     sync::{

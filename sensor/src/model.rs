@@ -1,9 +1,13 @@
 //! The data that sinks read: plain structs, made by the aggregate at every tick.
 
+pub(crate) mod word;
+
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use sensor_ebpf::parse::Mac;
 use serde::{Deserialize, Serialize};
+
+pub use word::Word;
 
 /// Everything that was known at one moment. Counters never step back while the kernel's tables
 /// live; they outlive the daemon.
@@ -63,12 +67,13 @@ impl Snapshot {
 }
 
 /// The block or the exception that a command set for a name and everything below it.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Said {
     /// The name.
     pub name: String,
     /// `blocked` or `allowed`.
-    pub is: &'static str,
+    #[serde(deserialize_with = "word::one")]
+    pub is: Word,
     /// The devices that it is for, as they were typed; `None`: all.
     pub devices: Option<String>,
     /// Seconds since the Unix epoch of the command.
@@ -81,7 +86,7 @@ pub struct Said {
 }
 
 /// `upload` leaves the device, `download` reaches it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ByDirection<T> {
     /// Leaves the device.
     pub upload: T,
@@ -90,7 +95,7 @@ pub struct ByDirection<T> {
 }
 
 /// Packets and bytes as they were on the wire, Ethernet header included.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tally {
     /// Packets.
     pub packets: u64,
@@ -99,7 +104,7 @@ pub struct Tally {
 }
 
 /// A device on the LAN side.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Device {
     /// Its MAC address in lower case with colons; `multicast` for frames to groups, `other` for
     /// all devices the table had no place for.
@@ -116,15 +121,18 @@ pub struct Device {
     /// The addresses that it sent from, the most recent first.
     pub addresses: Vec<IpAddr>,
     /// Books by family: `ipv4`, `ipv6`, `other`.
-    pub families: BTreeMap<&'static str, FamilyBooks>,
+    #[serde(deserialize_with = "word::keys")]
+    pub families: BTreeMap<Word, FamilyBooks>,
     /// The parties with which it exchanged most since the daemon started, by name, and `other` last.
     pub parties: Vec<PartyTraffic>,
     /// Bytes of flows whose name is hidden, by reason, since the daemon started.
-    pub hidden: BTreeMap<&'static str, ByDirection<u64>>,
+    #[serde(deserialize_with = "word::keys")]
+    pub hidden: BTreeMap<Word, ByDirection<u64>>,
     /// Bytes of flows for which the lists have a category, since the daemon started.
-    pub categories: BTreeMap<&'static str, ByDirection<u64>>,
+    #[serde(deserialize_with = "word::keys")]
+    pub categories: BTreeMap<Word, ByDirection<u64>>,
     /// What was refused to it since the daemon started, the latest first; filled where one device is asked for.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub refused: Vec<Refused>,
     /// Flows that are in the table now.
     pub live_flows: u64,
@@ -137,13 +145,14 @@ pub struct Device {
 }
 
 /// The traffic of a device with one party since the daemon started.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct PartyTraffic {
     /// The registrable domain, the address where there is no name, `local`, or `other`.
     pub party: String,
     /// `telemetry`, `advertising`, `dns-bypass` or `never-block`: one domain is several parties
     /// where lists tell its names apart.
-    pub category: Option<&'static str>,
+    #[serde(deserialize_with = "word::maybe")]
+    pub category: Option<Word>,
     /// Bytes while the party had a series of its own; for `other`, all bytes that are in no such series.
     pub bytes: ByDirection<u64>,
     /// Flows by the direction of their first packet, counted as `bytes` is.
@@ -189,12 +198,13 @@ pub struct DeviceRefused {
 }
 
 /// The facts known of a party.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Party {
     /// As in [`PartyTraffic`].
     pub party: String,
     /// As in [`PartyTraffic`].
-    pub category: Option<&'static str>,
+    #[serde(deserialize_with = "word::maybe")]
+    pub category: Option<Word>,
     /// The owner.
     pub owner: Option<String>,
     /// The country of its first address, two capital letters (ISO 3166-1).
@@ -206,18 +216,20 @@ pub struct Party {
 }
 
 /// Payloads that could not be decoded.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct DecodeFailures {
     /// The decoder.
-    pub decoder: &'static str,
+    #[serde(deserialize_with = "word::one")]
+    pub decoder: Word,
     /// The reason.
-    pub reason: &'static str,
+    #[serde(deserialize_with = "word::one")]
+    pub reason: Word,
     /// How many.
     pub count: u64,
 }
 
 /// The tables of names, and the entries that they had no room for.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct NameTables {
     /// Names in the lists.
     pub list_names: u64,
@@ -302,15 +314,17 @@ impl Latency {
 pub struct UnreadFlows {
     /// The reason: one of [`DecodeFailures`], `unknown-version`, `encrypted-hello`, `several-questions`,
     /// `compressed-question` or `urgent`.
-    pub reason: &'static str,
+    #[serde(deserialize_with = "word::one")]
+    pub reason: Word,
     /// The layer at which a name was looked for: `dns`, `tls`, `quic` or `http`.
-    pub layer: &'static str,
+    #[serde(deserialize_with = "word::one")]
+    pub layer: Word,
     /// How many.
     pub count: u64,
 }
 
 /// The counts of one family of one device.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FamilyBooks {
     /// Packets and bytes.
     pub traffic: ByDirection<Tally>,
@@ -321,7 +335,7 @@ pub struct FamilyBooks {
 }
 
 /// A LAN-facing interface.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Interface {
     /// Its name in the configuration.
     pub interface: String,
@@ -338,7 +352,8 @@ pub struct Interface {
     /// Frames to group addresses.
     pub multicast: Tally,
     /// Frames not accounted to a device, by reason.
-    pub skipped: BTreeMap<&'static str, ByDirection<Tally>>,
+    #[serde(deserialize_with = "word::keys")]
+    pub skipped: BTreeMap<Word, ByDirection<Tally>>,
     /// Downloads that were refused before they reached the device.
     pub refused: Tally,
     /// Packets that the sensor itself sent to devices.
@@ -348,7 +363,8 @@ pub struct Interface {
     /// Refused packets to which no answer could be sent.
     pub answers_failed: u64,
     /// Refused packets that were not answered because a limit was reached, by reason.
-    pub silent: BTreeMap<&'static str, u64>,
+    #[serde(deserialize_with = "word::keys")]
+    pub silent: BTreeMap<Word, u64>,
     /// Whether XDP hands refused packets on to TC, which answers them.
     pub is_noted: bool,
     /// Its driver, if the driver tells its name.
@@ -372,7 +388,7 @@ impl Interface {
 }
 
 /// The hook at which a program is attached.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Hook {
     /// Not attached: the interface is gone.
@@ -424,16 +440,18 @@ impl Hook {
 }
 
 /// How often a policy applied to packets of a device.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct PolicyHits {
     /// The device's MAC address.
     pub device: String,
     /// The policy's name.
     pub policy: String,
     /// `observe`, `allow`, `reject` or `drop`.
-    pub action: &'static str,
+    #[serde(deserialize_with = "word::one")]
+    pub action: Word,
     /// The layer that the policy matched: `address`, `dns`, `tls`, `quic` or `http`.
-    pub layer: &'static str,
+    #[serde(deserialize_with = "word::one")]
+    pub layer: Word,
     /// Flows and DNS questions that it decided.
     pub decided: u64,
     /// By direction.
@@ -441,7 +459,7 @@ pub struct PolicyHits {
 }
 
 /// The flow table.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct FlowTable {
     /// Flows in it.
     pub size: u64,
@@ -456,7 +474,7 @@ pub struct FlowTable {
 }
 
 /// New flows without a place in the table, by reason.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct FlowsRefused {
     /// No slot was free.
     pub table_full: u64,
@@ -467,7 +485,7 @@ pub struct FlowsRefused {
 }
 
 /// The device table.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct DeviceTable {
     /// Devices in it.
     pub size: u64,
@@ -483,17 +501,18 @@ pub struct DeviceTable {
 }
 
 /// The sample ring.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Ring {
     /// The samples by kind.
     pub samples: Vec<SampleCounts>,
 }
 
 /// Samples of one kind.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct SampleCounts {
     /// The kind: the protocol that the samples were taken for.
-    pub kind: &'static str,
+    #[serde(deserialize_with = "word::one")]
+    pub kind: Word,
     /// Samples put into the ring.
     pub taken: u64,
     /// Samples not taken because their device had used up its share of the ring, or the ring was too full for
@@ -506,7 +525,7 @@ pub struct SampleCounts {
 }
 
 /// The policy in force.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct PolicyState {
     /// The generation number; a flow judged under another one is judged again.
     pub generation: u32,
@@ -520,6 +539,9 @@ pub struct PolicyState {
     pub held: u64,
     /// Flows whose hold expired before there was a verdict.
     pub hold_expired: u64,
+    /// Streams that the kernel did not put together, by reason: the daemon judges the names in them.
+    #[serde(deserialize_with = "word::keys")]
+    pub unassembled: BTreeMap<Word, u64>,
     /// The files that policies may refer to.
     pub lists: Vec<PolicyList>,
     /// Reloads that took effect since the tables were made.
@@ -531,7 +553,7 @@ pub struct PolicyState {
 }
 
 /// A file that policies may refer to: a list, or a database of networks.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct PolicyList {
     /// The file.
     pub list: String,
@@ -548,7 +570,7 @@ pub struct PolicyList {
 }
 
 /// The ticks so far.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Ticks {
     /// How many.
     pub count: u64,
@@ -559,7 +581,7 @@ pub struct Ticks {
 }
 
 /// One flow, as in a list of flows.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Flow {
     /// The device's MAC address.
     pub device: String,
@@ -576,14 +598,16 @@ pub struct Flow {
     /// Packets and bytes.
     pub traffic: ByDirection<Tally>,
     /// The direction of the first packet.
-    pub opened_by: &'static str,
+    #[serde(deserialize_with = "word::one")]
+    pub opened_by: Word,
     /// All TCP flags seen, as the bits of RFC 9293.
     pub tcp_flags: ByDirection<u8>,
     /// The facts that its payload told, and those about its party.
     #[serde(flatten)]
     pub facts: FlowFacts,
     /// `pass`, `reject` or `drop`.
-    pub verdict: &'static str,
+    #[serde(deserialize_with = "word::one")]
+    pub verdict: Word,
     /// The policy that matched.
     pub policy: Option<String>,
     /// Seconds since the Unix epoch.
@@ -593,12 +617,13 @@ pub struct Flow {
 }
 
 /// The facts that a flow's payload told, and those about its party.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FlowFacts {
     /// The name of the other side, in lower case.
     pub name: Option<String>,
     /// The source of the name: `tls`, `quic`, `http` or `dns`.
-    pub name_source: Option<&'static str>,
+    #[serde(deserialize_with = "word::maybe")]
+    pub name_source: Option<Word>,
     /// Whether the name is from a DNS answer to another device.
     pub name_by_another: bool,
     /// The application protocols that its hello offers.
@@ -612,17 +637,20 @@ pub struct FlowFacts {
     /// The owner of the party.
     pub owner: Option<String>,
     /// `telemetry`, `advertising`, `dns-bypass` or `never-block`.
-    pub category: Option<&'static str>,
+    #[serde(deserialize_with = "word::maybe")]
+    pub category: Option<Word>,
     /// The country of the address, two capital letters (ISO 3166-1).
     pub country: Option<String>,
     /// The number of the autonomous system.
     pub asn: Option<u32>,
     /// The reason why the name is unknown or incomplete: `ech`, `encrypted-dns`, `vpn`, `plain-address`,
     /// `not-yet-seen`.
-    pub hidden: Option<&'static str>,
+    #[serde(deserialize_with = "word::maybe")]
+    pub hidden: Option<Word>,
     /// The reason why the flow could not be read, or why a policy by name that applies to the device could not
     /// judge it, as in [`UnreadFlows`]. `None` if the flow is refused.
-    pub unread: Option<&'static str>,
+    #[serde(deserialize_with = "word::maybe")]
+    pub unread: Option<Word>,
 }
 
 /// A DNS question and its answer.
@@ -694,7 +722,7 @@ impl Kind {
 }
 
 /// The identity of a device, as far as it can be concluded, and the evidence for it.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Conclusion {
     /// Its name for people, at most 64 characters.
     pub name: Option<String>,
@@ -737,14 +765,16 @@ impl Conclusion {
 }
 
 /// One observation of a device, and one conclusion that it suggests.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EvidenceLine {
     /// The source, for example `dhcp-host-name`.
-    pub source: &'static str,
+    #[serde(deserialize_with = "word::one")]
+    pub source: Word,
     /// The observed value, for example `Annas-iPhone`; at most 128 bytes.
     pub value: String,
     /// The property that it tells of: `name`, `kind`, `vendor`, `model` or `system`.
-    pub about: &'static str,
+    #[serde(deserialize_with = "word::one")]
+    pub about: Word,
     /// The value that it suggests, for example `phone`.
     pub suggests: String,
     /// Its weight, 0 to 1.

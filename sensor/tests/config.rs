@@ -78,6 +78,7 @@ fn the_least_configuration_has_the_documented_defaults() {
             pin_directory: "/sys/fs/bpf/gateway-sensor".into(),
             keep_running: true,
             state_directory: "/var/lib/gateway-sensor".into(),
+            runtime_directory: "/run/gateway-sensor".into(),
             time_zone: None,
         },
         policies: Vec::new(),
@@ -111,6 +112,7 @@ fn every_key_is_read() {
         pin_directory = "/sys/fs/bpf/lab"
         keep_running = false
         state_directory = "/srv/sensor"
+        runtime_directory = "/run/lab"
         time_zone = "europe/berlin"
         [[policy]]
         name = "all"
@@ -209,6 +211,7 @@ fn every_key_is_read() {
             pin_directory: "/sys/fs/bpf/lab".into(),
             keep_running: false,
             state_directory: "/srv/sensor".into(),
+            runtime_directory: "/run/lab".into(),
             time_zone: Some("Europe/Berlin".to_owned()),
         },
         policies: vec![
@@ -604,9 +607,9 @@ fn a_file_that_policies_ask_is_an_error_where_it_cannot_be_used_and_all_else_wor
 #[test]
 fn a_half_edited_file_tells_where_the_sensor_is_or_is_refused() {
     let file = env::temp_dir().join(format!("sensor-config-half-{}.toml", std::process::id()));
-    let glance = |text: &str| {
+    let load_lenient = |text: &str| {
         fs::write(&file, text).unwrap();
-        let checked = Config::glance(&file).ok()?;
+        let checked = Config::load_lenient(&file).ok()?;
         let pins = checked.config.daemon.pin_directory.display().to_string();
         Some((pins, checked.problems.count(Level::Error)))
     };
@@ -633,11 +636,20 @@ fn a_half_edited_file_tells_where_the_sensor_is_or_is_refused() {
         (lan.to_owned() + &pins.replace(']', ""), None),
         (format!("{lan}x = \"\"\"\n{pins}"), None),
         (lan.to_owned() + &pins.replace("daemon", "deamon"), None),
+        (
+            lan.to_owned()
+                + &pins.replace("/sys/fs/bpf/lab", "/run/lab\"\nruntime_directory = \"run"),
+            None,
+        ),
+        (
+            format!("{lan}{pins}runtime_directory = \"/run/lab\naction = 1"),
+            None,
+        ),
     ] {
-        assert_eq!(glance(&text), expected, "{text}");
+        assert_eq!(load_lenient(&text), expected, "{text}");
     }
     fs::remove_file(&file).unwrap();
-    assert!(Config::glance(&file).is_err());
+    assert!(Config::load_lenient(&file).is_err());
 }
 
 #[test]
@@ -862,6 +874,7 @@ fn near_text() -> impl Strategy<Value = String> {
                 Just("cname"),
                 Just("hold"),
                 Just("state_directory"),
+                Just("runtime_directory"),
                 Just("time_zone"),
                 Just("hosts"),
             ],

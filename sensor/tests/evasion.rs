@@ -250,7 +250,7 @@ const LINES: &[(&str, Try)] = &[
         let (first, second) = bench.two_requests(name);
         bench.second(name, &[&first, &[b"\r\n", &second[..]].concat()])
     }),
-    ("urgent octet in the name", |bench, name| {
+    ("urgent byte in the name", |bench, name| {
         let (target, said) = bench.plain(name);
         let place = place_of(name.as_bytes(), &said) + 4;
         bench.http_by(&target, name, |connection| {

@@ -4,6 +4,8 @@
 mod attachment;
 #[path = "faults/daemon.rs"]
 mod daemon;
+#[path = "faults/flood.rs"]
+mod flood;
 #[path = "faults/ports.rs"]
 mod ports;
 #[path = "faults/slow.rs"]
@@ -14,14 +16,15 @@ mod wire;
 use std::{
     env, fs, io,
     net::{SocketAddr, TcpStream, UdpSocket},
-    os::unix::net::UnixDatagram,
-    path::Path,
+    os::unix::{fs::PermissionsExt as _, net::UnixDatagram},
+    path::{Path, PathBuf},
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread,
     time::{Duration, Instant},
 };
 
-use rustix::process::{Signal, geteuid};
+use rustix::process::{Resource, Signal, geteuid, getrlimit};
+use sensor::control::socket::Place;
 use xtask::{
     lab::{self, Device, Host, Lab, Options, pass},
     setup::{self, Need},
@@ -353,27 +356,222 @@ fn too_little_privilege_is_said() {
     fs::remove_dir_all(&folder).expect("removed");
 }
 
+/// The unit, and the value of its one line with a key.
+const UNIT: &str = include_str!("../../deploy/systemd/gateway-sensor.service");
+
+fn of_unit(key: &str) -> &'static str {
+    let mut lines = UNIT.lines().filter_map(|line| line.split_once('='));
+    let found = lines.find(|(name, _)| *name == key);
+    found.unwrap_or_else(|| panic!("the unit has no {key}")).1
+}
+
+/// The capabilities of the unit, as setpriv(1) takes them.
+fn bounding_set() -> String {
+    let capabilities = of_unit("CapabilityBoundingSet").split(' ');
+    let capabilities = capabilities.map(|name| name.replace("CAP_", ",+").to_lowercase());
+    format!("--bounding-set=-all{}", capabilities.collect::<String>())
+}
+
 #[test]
 fn the_capabilities_of_the_unit_are_enough() {
     let Some(lab) = lab() else { return };
     wire::lay(&lab.gateway, "one");
     let settings = Settings::new(&lab, &["one"]);
-    let unit = include_str!("../../deploy/systemd/gateway-sensor.service");
-    let of_unit = unit
-        .lines()
-        .find_map(|line| line.strip_prefix("CapabilityBoundingSet="))
-        .expect("the unit says which");
-    let bounding: String = of_unit
-        .split(' ')
-        .map(|name| name.replace("CAP_", ",+").to_lowercase())
-        .collect();
-    let set = format!("--bounding-set=-all{bounding}");
+    let set = bounding_set();
     let word = |word| lab.gateway.command("setpriv", [set.as_str(), SENSOR, word]);
     run_by(&lab, &settings, word("doctor")).fine();
     // One less is told.
     let less = set.replace(",+net_raw", "");
     let less = lab.gateway.command("setpriv", [&less, SENSOR, "doctor"]);
     run_by(&lab, &settings, less).refused("servers of refused connections wait");
+}
+
+/// The daemon with all that systemd gives it by the unit: capabilities, limits, directories, environment.
+#[test]
+fn the_unit_gives_the_daemon_what_it_needs() {
+    let Some(lab) = lab() else { return };
+    wire::lay(&lab.gateway, "one");
+    let settings = Settings::new(&lab, &["one"]);
+    for (directory, key) in [
+        (&settings.runtime, "RuntimeDirectory"),
+        (&settings.state, "StateDirectory"),
+    ] {
+        assert_eq!(of_unit(key), "gateway-sensor");
+        fs::create_dir_all(directory).expect("a folder");
+    }
+    assert_eq!(of_unit("RuntimeDirectoryMode"), "0700");
+    let private = fs::Permissions::from_mode(0o700);
+    fs::set_permissions(&settings.runtime, private).expect("its own");
+    // A machine's root may be one that cannot raise limits (a container without CAP_SYS_RESOURCE).
+    let can_be = |limit: &String| {
+        let set = std::process::Command::new("prlimit")
+            .args([limit, "true"])
+            .status();
+        let can_be = set.expect("prlimit").success();
+        if !can_be {
+            eprintln!("not run with {limit}: this machine does not give it");
+        }
+        can_be
+    };
+    let hard = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
+    let descriptors: u64 = of_unit("LimitNOFILE").parse().expect("a number");
+    let descriptors = descriptors.min(hard);
+    let nice: i32 = of_unit("LimitNICE").parse().expect("a number");
+    // The limit of the kernel counts from 20 down (getrlimit(2)).
+    let of_nice = format!("--nice={}", 20 - nice);
+    let may_be_nice = can_be(&of_nice);
+    let of_memory = of_unit("LimitMEMLOCK").replace("infinity", "unlimited");
+    // systemd has a soft limit of 1,024 descriptors.
+    let limits = [
+        format!("--nofile=1024:{descriptors}"),
+        of_nice,
+        format!("--memlock={of_memory}"),
+    ];
+    let limits: Vec<_> = limits.into_iter().filter(can_be).collect();
+    let socket = env::temp_dir().join(format!("gateway-sensor-unit-{}", std::process::id()));
+    let manager = UnixDatagram::bind(&socket).expect("a socket");
+    manager.set_read_timeout(Some(LIMIT)).expect("a limit");
+    let mut command = lab
+        .gateway
+        .command("nice", ["-n", of_unit("Nice"), "prlimit"]);
+    command.args(&limits);
+    command.args(["setpriv", "--no-new-privs", &bounding_set(), "sh", "-c"]);
+    command.args([
+        &format!("umask {}; exec \"$@\"", of_unit("UMask")),
+        "sh",
+        SENSOR,
+        "run",
+    ]);
+    command
+        .env("NOTIFY_SOCKET", &socket)
+        .env("RUNTIME_DIRECTORY", &settings.runtime)
+        .env("STATE_DIRECTORY", &settings.state);
+    let mut daemon = Daemon::spawn_by(&lab, &settings, command);
+    let mut heard = [0; 512];
+    let length = manager.recv(&mut heard).expect("it is ready");
+    assert!(heard[..length].starts_with(b"READY=1\n"));
+    wire::upload(&lab.gateway, "one", 5);
+    daemon.counts("one", 5);
+
+    let process = PathBuf::from("/proc").join(daemon.process.id().to_string());
+    let limits = fs::read_to_string(process.join("limits")).expect("its limits");
+    let of_descriptors = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"));
+    let of_descriptors = of_descriptors.expect("it is there").split_whitespace();
+    let of_descriptors: Vec<_> = of_descriptors
+        .filter_map(|word| word.parse::<u64>().ok())
+        .collect();
+    assert_eq!(of_descriptors, [descriptors, descriptors], "{limits}");
+    let threads = fs::read_dir(process.join("task")).expect("its threads");
+    let nices = threads.map(|thread| {
+        let stat = fs::read_to_string(thread.expect("a thread").path().join("stat"));
+        let stat = stat.expect("its numbers");
+        // Behind the name, which is in brackets: the 19th field is its niceness (proc(5)).
+        let (_, fields) = stat.rsplit_once(") ").expect("a name");
+        let niceness = fields.split(' ').nth(16).expect("more fields");
+        niceness.parse::<i32>().expect("a number")
+    });
+    let nices: Vec<_> = nices.collect();
+    assert!(!may_be_nice || nices.contains(&nice), "{nices:?}");
+
+    run(&lab, &settings, &["block", "a.example"]).fine();
+    let told = run(&lab, &settings, &["status"]).fine();
+    assert!(
+        told.contains("a.example") && !told.contains("no daemon"),
+        "{told}"
+    );
+    let left = |folder: &Path| {
+        let files = fs::read_dir(folder).expect("it is there");
+        let mut files: Vec<_> = files
+            .map(|file| {
+                file.expect("a file")
+                    .file_name()
+                    .to_string_lossy()
+                    .into_owned()
+            })
+            .collect();
+        files.sort();
+        files
+    };
+    let files = left(&settings.runtime);
+    assert!(
+        files.len() == 2 && files[0].starts_with("control-") && files[1].starts_with("interface-"),
+        "{files:?}"
+    );
+    let log = daemon.end();
+    assert!(!log.contains("WARN") && !log.contains("ERROR"), "{log}");
+    assert_eq!(left(&settings.runtime), [""; 0]);
+    assert_eq!(left(&settings.state), ["commands.json"]);
+    fs::remove_file(&socket).expect("removed");
+}
+
+#[test]
+fn sensors_of_two_namespaces_share_a_runtime_directory() {
+    let Some(one) = lab() else { return };
+    let Some(two) = lab() else { return };
+    let labs = [&one, &two];
+    // The same names, and the same numbers of interfaces.
+    let settings = labs.map(|lab| {
+        wire::lay(&lab.gateway, "one");
+        Settings {
+            runtime: one.runtime(),
+            ..Settings::new(lab, &["one"])
+        }
+    });
+    let mut daemons = [0, 1].map(|place| Daemon::start(labs[place], &settings[place]));
+    run(&one, &settings[0], &["block", "a.example"]).fine();
+    for (place, daemon) in daemons.iter_mut().enumerate() {
+        let packets = 3 + place as u64;
+        wire::upload(&labs[place].gateway, "one", packets as usize);
+        daemon.counts("one", packets);
+        let told = run(labs[place], &settings[place], &["status"]).fine();
+        assert_eq!(told.contains("a.example"), place == 0, "{told}");
+    }
+    let [first, second] = daemons;
+    second.end();
+    let told = run(&one, &settings[0], &["status"]).fine();
+    assert!(told.contains("a.example"), "{told}");
+    let none = run(&two, &settings[1], &["status"]).fine();
+    assert!(none.contains("no daemon runs"), "{none}");
+    first.end();
+}
+
+#[test]
+fn a_runtime_directory_of_another_user_is_named_and_nothing_stays() {
+    let Some(lab) = lab() else { return };
+    wire::lay(&lab.gateway, "one");
+    let settings = Settings::new(&lab, &["one"]);
+    fs::create_dir_all(&settings.runtime).expect("a folder");
+    std::os::unix::fs::chown(&settings.runtime, Some(65_534), None).expect("given away");
+    let sentence = format!(
+        "{} cannot be used, for the sensor's locks and its socket: it belongs to user 65534",
+        settings.runtime.display()
+    );
+    run(&lab, &settings, &["run"]).refused(&sentence);
+    nothing_pinned(&lab, &settings.pins);
+    std::os::unix::fs::chown(&settings.runtime, Some(0), None).expect("given back");
+
+    // Something in the socket's place is named, and accounting goes on.
+    let place = Place::new(&settings.runtime, &settings.pins);
+    fs::create_dir(place.file()).expect("a folder");
+    let mut daemon = Daemon::start(&lab, &settings);
+    let said = format!("{} is a directory of user 0", place.file().display());
+    assert!(daemon.log().contains(&said), "{}", daemon.log());
+    wire::upload(&lab.gateway, "one", 2);
+    daemon.counts("one", 2);
+    run(&lab, &settings, &["block", "a.example"])
+        .refused("no daemon runs, and nothing has changed");
+    daemon.end();
+    assert!(place.file().is_dir());
+    fs::remove_dir(place.file()).expect("removed");
+
+    // A daemon that was killed leaves its socket and its lock.
+    let daemon = Daemon::start(&lab, &settings);
+    daemon.process.kill().expect("killed");
+    assert!(place.file().exists());
+    let _daemon = Daemon::start(&lab, &settings);
+    run(&lab, &settings, &["block", "a.example"]).fine();
 }
 
 #[test]

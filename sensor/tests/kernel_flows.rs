@@ -142,6 +142,7 @@ fn a_set_that_is_full_spills_into_the_one_behind_it() -> Result<()> {
     let tables = Tables {
         flows: 1_024,
         devices: 16,
+        ..Tables::default()
     };
     let programs = Programs::load(tables)?;
     let secret = programs.settings()?.hash_secret;

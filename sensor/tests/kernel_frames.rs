@@ -168,6 +168,7 @@ fn fits_tc(frame: &[u8]) -> bool {
 const SMALL: Tables = Tables {
     flows: 256,
     devices: 64,
+    assemblies: 64,
 };
 
 struct Way {
@@ -660,6 +661,7 @@ fn the_kernel_decides_as_the_library_does() -> Result<()> {
     let tables = Tables {
         flows: 16_384,
         devices: 64,
+        ..Tables::default()
     };
     let mut programs = Programs::load(tables)?;
     let household = Household::new()?;
@@ -816,6 +818,7 @@ fn a_flood_leaves_room_to_the_others() -> Result<()> {
     const TABLES: Tables = Tables {
         flows: 256,
         devices: 2_048,
+        assemblies: 64,
     };
     const SLOTS: u64 = TABLES.flows as u64;
 
@@ -886,6 +889,7 @@ fn a_million_bad_frames_are_booked() -> Result<()> {
     let programs = Programs::load(Tables {
         flows: 1_024,
         devices: 64,
+        ..Tables::default()
     })?;
     let seeds = seeds();
     let mut random = Random::new(0x5eed_0003);

@@ -405,6 +405,7 @@ fn attempts_are_counted_without_a_place_for_flows_too() -> Result<()> {
     let programs = refusing(Tables {
         flows: 2,
         devices: 64,
+        ..Tables::default()
     })?;
     for _ in 0..500 {
         upload(&programs, &tcp(50_000, ACK, 0))?;
@@ -443,6 +444,7 @@ fn a_reset_of_a_refused_flow_passes() -> Result<()> {
         Tables {
             flows: 1,
             devices: 64,
+            ..Tables::default()
         },
     ] {
         let programs = refusing(tables)?;

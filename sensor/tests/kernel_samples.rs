@@ -20,6 +20,7 @@ use sensor_ebpf::{
 const TABLES: Tables = Tables {
     flows: 4_096,
     devices: 64,
+    assemblies: 64,
 };
 
 /// Payloads that a new flow is watched for, as `programs` sets it.
@@ -299,6 +300,7 @@ fn who_has_no_place_for_a_flow_still_asks_for_names() -> Result<()> {
     let mut programs = Programs::load(Tables {
         flows: 64,
         devices: 4,
+        ..Tables::default()
     })?;
     for port in 0..200 {
         programs.run_xdp("upload", &segment(port, ACK, 1, b""), 1)?;

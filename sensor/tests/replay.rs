@@ -286,7 +286,7 @@ fn what_cannot_be_read_is_said_and_the_rest_is_read() -> Result<()> {
             "endless",
             &endless,
             "the file is damaged behind packet 2: what follows claims to be longer than 16777216 \
-             octets; the rest of it was not read",
+             bytes; the rest of it was not read",
         ),
         (
             "noise",
@@ -312,9 +312,9 @@ fn what_cannot_be_read_is_said_and_the_rest_is_read() -> Result<()> {
         let after = after.context("the good file comes behind")?;
         ensure!(after.contains("1 flow "), "{name}: {stdout}");
         let read = match name {
-            "cut" => "captured                        1 packet, 72 octets",
-            "endless" => "captured                        2 packets, 144 octets",
-            _ => "captured                        0 packets, 0 octets",
+            "cut" => "captured                        1 packet, 72 bytes",
+            "endless" => "captured                        2 packets, 144 bytes",
+            _ => "captured                        0 packets, 0 bytes",
         };
         ensure!(stdout.contains(read), "{name}: {stdout}");
     }

@@ -3,10 +3,11 @@
 #![allow(clippy::unwrap_used)] // A test fails by panicking.
 
 use std::{
+    cmp::Reverse,
     collections::BTreeMap,
     env, fs, io,
     io::Write as _,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::Arc,
     time::{Duration, Instant},
@@ -15,6 +16,9 @@ use std::{
 use rustix::time::{ClockId, clock_gettime};
 use sensor::{
     cli::{args, print},
+    config::Config,
+    control::protocol::{DeviceReport, Status},
+    enforcement,
     health::Health,
     model::{
         ByDirection, Conclusion, CutPayloads, DecodeFailures, Device, DeviceTable, EvidenceLine,
@@ -26,6 +30,7 @@ use sensor::{
     sink::{metrics, web},
 };
 use sensor_ebpf::parse::Mac;
+use serde::{Serialize, de::DeserializeOwned};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -319,6 +324,7 @@ fn snapshot() -> Snapshot {
             generation: 3,
             policies: 1,
             held: 6,
+            unassembled: BTreeMap::from([("device", 7), ("full", 8)]),
             hold_expired: 1,
             lists: vec![
                 PolicyList {
@@ -520,45 +526,93 @@ fn a_scrape_of_256_devices_is_cheap() {
     assert!(median <= most, "{median:?}");
 }
 
+/// A value as it comes out of the daemon's socket.
+fn sent<T: Serialize + DeserializeOwned>(value: &T) -> T {
+    let text = serde_json::to_string(value).unwrap();
+    let arrived = serde_json::from_str(&text).unwrap();
+    assert_eq!(serde_json::to_string(&arrived).unwrap(), text);
+    arrived
+}
+
+fn status(snapshot: &Snapshot, json: bool) -> String {
+    let status = sent(&Status::from(snapshot));
+    let mut out = Vec::new();
+    print::print_status(&mut out, &status, args::Output { json }, &Zone::default()).unwrap();
+    String::from_utf8(out).unwrap()
+}
+
 #[test]
 fn status_shows_hooks_books_and_losses() {
-    let mut out = Vec::new();
-    print::print_status(
-        &mut out,
-        &snapshot(),
-        args::Output { json: false },
-        &Zone::default(),
-    )
-    .unwrap();
-    expect("status.txt", &String::from_utf8(out).unwrap());
+    expect("status.txt", &status(&snapshot(), false));
+    let json: serde_json::Value = serde_json::from_str(&status(&snapshot(), true)).unwrap();
+    let fields = json.as_object().unwrap();
+    assert!(fields.contains_key("flow_table") && !fields.contains_key("devices"));
 }
 
 #[test]
 fn packets_in_no_book_are_told() {
     let mut snapshot = snapshot();
     snapshot.unbooked_packets = 1_002;
-    let mut out = Vec::new();
-    print::print_status(
-        &mut out,
-        &snapshot,
-        args::Output { json: false },
-        &Zone::default(),
-    )
-    .unwrap();
-    let text = String::from_utf8(out).unwrap();
+    let text = status(&snapshot, false);
     assert!(text.contains("1,002 packets are in no book"), "{text}");
     let metrics = metrics::render(&snapshot, BUILD).unwrap();
     assert!(metrics.contains("sensor_unbooked_packets_total 1002\n"));
 }
 
+/// A configuration that says nothing of devices.
+fn config() -> Config {
+    let text = "[[interface]]\nname = \"br-lan\"\n";
+    Config::parse(text, Path::new("sensor.toml"))
+        .unwrap()
+        .config
+}
+
 fn devices(snapshot: &Snapshot, device: Option<&str>, json: bool) -> String {
-    let args = args::DevicesArgs {
-        output: args::Output { json },
-        device: device.map(str::to_owned),
+    let places = match device {
+        Some(text) => enforcement::devices::seen(text, &config(), &snapshot.devices).unwrap(),
+        None => (0..snapshot.devices.len()).collect(),
     };
+    let reports = places.into_iter().map(|place| {
+        let seen = &snapshot.devices[place];
+        sent(&match device {
+            Some(_) => DeviceReport::full(seen, snapshot),
+            None => DeviceReport::brief(seen, snapshot),
+        })
+    });
     let mut out = Vec::new();
-    print::print_devices(&mut out, snapshot, &args, NOW).unwrap();
+    if json {
+        let devices = reports.map(|report| Ok(report.device));
+        print::print_list(&mut out, devices).unwrap();
+    } else if device.is_some() {
+        print::print_each_device(&mut out, reports.collect(), NOW).unwrap();
+    } else {
+        print::print_devices(&mut out, reports.collect(), NOW).unwrap();
+    }
     String::from_utf8(out).unwrap()
+}
+
+#[test]
+fn a_list_is_printed_as_its_entries_come() {
+    let list = |entries: Vec<Result<u32, &'static str>>| {
+        let mut out = Vec::new();
+        let entries = entries.into_iter();
+        let entries = entries.map(|entry| entry.map_err(|error| io::Error::other(error).into()));
+        let failed = print::print_list(&mut out, entries).err();
+        (
+            String::from_utf8(out).unwrap(),
+            failed.map(|error| error.to_string()),
+        )
+    };
+    for entries in [vec![], vec![1], vec![1, 2]] {
+        let whole = serde_json::to_string_pretty(&entries).unwrap();
+        let (text, failed) = list(entries.into_iter().map(Ok).collect());
+        assert_eq!((text, failed), (format!("{whole}\n"), None));
+    }
+    // No list begins where there is none.
+    let nobody = (String::new(), Some("nobody".to_owned()));
+    assert_eq!(list(vec![Err("nobody")]), nobody);
+    let (_, failed) = list(vec![Ok(1), Err("gone")]);
+    assert_eq!(failed.as_deref(), Some("gone"));
 }
 
 #[test]
@@ -591,20 +645,6 @@ fn one_device_is_shown_with_all_that_is_known_of_it() {
     assert!(random.contains(&format!("{PHONE} (Anna's phone) with another")));
     let by_address = devices(&snapshot, Some("192.168.1.20"), false);
     assert_eq!(by_address, devices(&snapshot, Some(PHONE), false));
-    for json in [false, true] {
-        let args = args::DevicesArgs {
-            output: args::Output { json },
-            device: Some("nobody\u{1b}[2J".to_owned()),
-        };
-        let mut out = Vec::new();
-        let nobody = print::print_devices(&mut out, &snapshot, &args, NOW).unwrap_err();
-        assert!(
-            nobody
-                .to_string()
-                .starts_with("no device is called `nobody\u{fffd}[2J`")
-        );
-        assert_eq!(out, b"");
-    }
 }
 
 /// A name that is there to be believed or obeyed, not to be read: it has 64 characters.
@@ -709,22 +749,30 @@ fn flow(remote: &str, bytes: u64) -> Flow {
     }
 }
 
+/// The output for flows that the daemon chose, all or the first ones of these.
 fn print(flows: &[Flow], limit: usize, wide: bool, json: bool) -> String {
-    let args = args::FlowsArgs {
-        listing: args::ListingArgs {
-            output: args::Output { json },
-            limit,
-            wide,
-        },
-        device: None,
-    };
+    let flows: Vec<_> = flows.iter().map(sent).collect();
     let mut out = Vec::new();
-    print::print_flows(&mut out, flows, &[], &args, NOW).unwrap();
+    if json {
+        print::print_list(&mut out, flows.into_iter().map(Ok)).unwrap();
+        return String::from_utf8(out).unwrap();
+    }
+    let args = args::ListingArgs {
+        output: args::Output { json },
+        limit,
+        wide,
+    };
+    let shown = match limit {
+        0 => flows.len(),
+        limit => limit.min(flows.len()),
+    };
+    let left_out = (flows.len() - shown) as u64;
+    print::print_flows(&mut out, &flows[..shown], left_out, &args, NOW).unwrap();
     String::from_utf8(out).unwrap()
 }
 
 #[test]
-fn flows_are_named_sorted_and_limited() {
+fn flows_are_named_and_limited() {
     let named = |name: &str, hidden, flow| Flow {
         facts: FlowFacts {
             name: Some(name.to_owned()),
@@ -745,7 +793,7 @@ fn flows_are_named_sorted_and_limited() {
         None,
         flow("[2001:db8:1234:5678:9abc:def0:1234:5678]:443", 1_048_576),
     );
-    let flows = [
+    let mut flows = [
         Flow {
             facts: FlowFacts {
                 owner: Some("Xiaomi".to_owned()),
@@ -781,14 +829,16 @@ fn flows_are_named_sorted_and_limited() {
         },
         flow("198.51.100.7:80", 1),
     ];
+    let json: serde_json::Value = serde_json::from_str(&print(&flows, 2, false, true)).unwrap();
+    assert_eq!(json.as_array().unwrap().len(), 6);
+    assert_eq!(json[1]["name"], long);
+    // As the daemon gives them for a table.
+    flows.sort_by_key(|flow| Reverse(flow.traffic.upload.bytes));
     expect("flows.txt", &print(&flows, 5, false, false));
     let wide = print(&flows, 5, true, false);
     expect("flows-wide.txt", &wide);
     assert!(wide.contains(long));
     assert_eq!(print(&flows, 0, false, false).lines().count(), 7);
-    let json: serde_json::Value = serde_json::from_str(&print(&flows, 2, false, true)).unwrap();
-    assert_eq!(json.as_array().unwrap().len(), 6);
-    assert_eq!(json[1]["name"], long);
 }
 
 /// Status and text of an answer.

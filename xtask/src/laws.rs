@@ -9,7 +9,11 @@ use std::{
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::{build, command::capture};
+use crate::{
+    build,
+    command::capture,
+    lexer::{Kind, pieces, without_tests},
+};
 
 /// Something is named only in certain places, or never in others. Places are prefixes of paths
 /// from the workspace's folder.
@@ -55,6 +59,8 @@ const LAWS: &[Law] = &[
             "sensor/src/model",
             "sensor/src/policy",
             "sensor/src/quota",
+            "sensor/src/interned",
+            "sensor/src/slots",
             "sensor/src/record",
         ],
         except: &[],
@@ -76,6 +82,8 @@ const LAWS: &[Law] = &[
             "sensor/src/model",
             "sensor/src/policy",
             "sensor/src/quota",
+            "sensor/src/interned",
+            "sensor/src/slots",
             "sensor/src/record",
         ],
         except: &[],
@@ -91,6 +99,8 @@ const LAWS: &[Law] = &[
             "sensor/src/model",
             "sensor/src/policy",
             "sensor/src/quota",
+            "sensor/src/interned",
+            "sensor/src/slots",
             "sensor/src/record",
         ],
         except: &[],
@@ -123,18 +133,24 @@ const LAWS: &[Law] = &[
 const IMPORTS: &[(&str, &[&str])] = &[
     ("decode", &[]),
     ("quota", &[]),
+    ("interned", &[]),
+    ("slots", &[]),
     ("health", &[]),
     ("moment", &[]),
     ("model", &[]),
     ("record", &[]),
     ("catalog", &["decode"]),
-    ("classify", &["decode", "quota", "record", "catalog"]),
+    (
+        "classify",
+        &["decode", "quota", "interned", "slots", "record", "catalog"],
+    ),
     ("policy", &["model", "catalog"]),
     ("sink", &["model", "health"]),
     (
         "aggregate",
         &[
-            "decode", "quota", "model", "record", "catalog", "classify", "policy",
+            "decode", "quota", "interned", "slots", "model", "record", "catalog", "classify",
+            "policy",
         ],
     ),
     ("config", &["model", "catalog", "policy"]),
@@ -203,10 +219,6 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
     ("lib", &[]),
 ];
-
-/// Ways that the table has not and that are there all the same: requests carry the arguments of commands, and
-/// the daemon makes the text that a command prints.
-const STILL_THERE: &[(&str, &str)] = &[("control", "cli"), ("daemon", "cli")];
 
 /// Lines that `sensor/src/main.rs` may have.
 const MAIN_LINES: usize = 40;
@@ -338,16 +350,14 @@ fn imports_in(file: &Path, text: &str) -> Vec<Breach> {
         let why = format!("the table of imports does not have the module {module}");
         return vec![breach(1, why)];
     };
-    let text = text.split("#[cfg(test)]\nmod tests {").next();
-    let words = words(text.unwrap_or_default());
+    let words = words(without_tests(text));
     let mut breaches = Vec::new();
     for at in 2..words.len() {
         if (words[at - 2].text, words[at - 1].text) != ("crate", "::") {
             continue;
         }
         for named in group(&words[at..]) {
-            let is_still_there = STILL_THERE.contains(&(&*module, named));
-            if named != module && !allowed.contains(&named) && !is_still_there {
+            if named != module && !allowed.contains(&named) {
                 let why = format!("{module} may not name {named}: see the table of imports");
                 breaches.push(breach(words[at].line, why));
             }
@@ -357,7 +367,7 @@ fn imports_in(file: &Path, text: &str) -> Vec<Breach> {
 }
 
 /// Whether a file has nothing but what tests need, as its parent declares it.
-fn is_of_tests(file: &Path) -> bool {
+pub(crate) fn is_of_tests(file: &Path) -> bool {
     const OF_TESTS: [&str; 4] = [
         "tests.rs",
         "policy/hostile.rs",
@@ -416,86 +426,20 @@ struct Word<'a> {
     line: usize,
 }
 
-/// The words of a source and what joins them, without comments and literals.
+/// The words of a source and the signs that join them, without comments and literals.
 fn words(source: &str) -> Vec<Word<'_>> {
-    let mut words = Vec::new();
-    let mut rest = source;
-    let mut line = 1;
-    while let Some(first) = rest.chars().next() {
-        let length = if rest.starts_with("//") {
-            rest.find('\n').unwrap_or(rest.len())
-        } else if rest.starts_with("/*") {
-            rest.find("*/").map_or(rest.len(), |end| end + 2)
-        } else if rest.starts_with("r\"") || rest.starts_with("r#\"") {
-            raw_string(rest)
-        } else if first == '"' {
-            string(rest)
-        } else if first == '\'' {
-            character(rest)
-        } else if rest.starts_with("::") {
-            words.push(Word {
-                text: &rest[..2],
-                line,
-            });
-            2
-        } else if ['{', '}', ','].contains(&first) {
-            words.push(Word {
-                text: &rest[..1],
-                line,
-            });
-            1
-        } else if first.is_alphabetic() || first == '_' {
-            let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_');
-            let length = end.unwrap_or(rest.len());
-            words.push(Word {
-                text: &rest[..length],
-                line,
-            });
-            length
-        } else {
-            first.len_utf8()
-        };
-        line += rest[..length].matches('\n').count();
-        rest = &rest[length..];
-    }
-    words
-}
-
-fn string(text: &str) -> usize {
-    let mut escaped = false;
-    for (at, c) in text.char_indices().skip(1) {
-        match c {
-            _ if escaped => escaped = false,
-            '\\' => escaped = true,
-            '"' => return at + 1,
-            _ => {}
-        }
-    }
-    text.len()
-}
-
-fn raw_string(text: &str) -> usize {
-    let end = if text.starts_with("r#") { "\"#" } else { "\"" };
-    let body = end.len() + 1;
-    text[body..]
-        .find(end)
-        .map_or(text.len(), |at| body + at + end.len())
-}
-
-/// A character literal, or only the quote where a lifetime follows it.
-fn character(text: &str) -> usize {
-    let mut inside = text.char_indices().skip(1);
-    match inside.next() {
-        Some((_, '\\')) => text[2..].find('\'').map_or(1, |at| {
-            // The escaped character may be the quote itself.
-            if at == 0 { 4 } else { at + 3 }
-        }),
-        Some(_) => match inside.next() {
-            Some((at, '\'')) => at + 1,
-            _ => 1,
-        },
-        None => 1,
-    }
+    let is_joint = |text: &str| ["::", "{", "}", ","].contains(&text);
+    (pieces(source).into_iter())
+        .filter(|piece| match piece.kind {
+            Kind::Word => true,
+            Kind::Sign => is_joint(piece.text),
+            Kind::Comment | Kind::Text => false,
+        })
+        .map(|piece| Word {
+            text: piece.text,
+            line: piece.line,
+        })
+        .collect()
 }
 
 #[cfg(test)]

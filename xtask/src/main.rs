@@ -154,3 +154,35 @@ fn run(config: &Path) -> Result<()> {
     command::say(&format!("$ {}", command::line(&sensor)));
     Err(sensor.exec()).context("the sensor cannot be started")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::error::ErrorKind;
+    use xtask::documents;
+
+    #[test]
+    fn every_chore_that_a_document_names_is_there() {
+        let mut tried = 0;
+        for document in documents::all().expect("the documents can be read") {
+            let (in_blocks, in_sentences) = (
+                document.commands("cargo xtask"),
+                document.named_commands("cargo xtask"),
+            );
+            for (line, words) in in_blocks.into_iter().chain(in_sentences) {
+                // Words in capitals and brackets stand for any.
+                let words = words
+                    .into_iter()
+                    .skip(1)
+                    .filter(|word| !word.starts_with('['));
+                match Arguments::try_parse_from(words) {
+                    Ok(_) => {}
+                    Err(error) if error.kind() == ErrorKind::MissingRequiredArgument => {}
+                    Err(error) => panic!("{}:{line}: {error}", document.path.display()),
+                }
+                tried += 1;
+            }
+        }
+        assert!(tried >= 20, "{tried} chores");
+    }
+}

@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use crate::{build, laws::sources};
 
 /// Where sources are, from the workspace's folder.
-const FOLDERS: [&str; 11] = [
+pub(crate) const FOLDERS: [&str; 11] = [
     "sensor/src",
     "sensor/tests",
     "sensor/benches",

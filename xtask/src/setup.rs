@@ -31,11 +31,13 @@ pub enum Need {
     Bench,
     /// Booting other kernels.
     Emulator,
+    /// Checking the dependencies.
+    Deny,
 }
 
 impl Need {
     /// All there are.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Kernel,
         Self::Lab,
         Self::Browser,
@@ -43,12 +45,13 @@ impl Need {
         Self::Captures,
         Self::Bench,
         Self::Emulator,
+        Self::Deny,
     ];
 
     /// The Debian packages that bring it; those of the compiler are chosen by [`compiler`].
     const fn packages(self) -> &'static [&'static str] {
         match self {
-            Self::Kernel => &[],
+            Self::Kernel | Self::Deny => &[],
             Self::Lab => &[
                 "iproute2",
                 "nftables",
@@ -83,6 +86,8 @@ const DEBIAN_CLIPPY: [&str; 1] = ["rust-web-clippy"];
 const LINKER_PACKAGES: [&str; 3] = ["llvm-22-dev", "g++", "zlib1g-dev"];
 const LINKER_VERSION: &str = "0.13.0";
 const LLVM_MAJOR: u32 = 22;
+/// Checks licences and sources of the dependencies.
+const DENY_VERSION: &str = "0.18.9";
 
 /// Seconds to wait for another package manager to finish.
 const LOCK_LIMIT: u32 = 600;
@@ -117,6 +122,9 @@ pub fn ensure(needs: &[Need]) -> Result<()> {
     install(&packages.into_iter().collect::<Vec<_>>())?;
     if needs.contains(&Need::Kernel) {
         toolchain()?;
+    }
+    if needs.contains(&Need::Deny) {
+        deny()?;
     }
     Ok(())
 }
@@ -246,6 +254,24 @@ fn linker() -> Result<PathBuf> {
         .args(["--force", "--root"])
         .arg(&root))?;
     Ok(linker)
+}
+
+/// The path of cargo-deny, which is built once where it is missing.
+///
+/// # Errors
+/// Where it cannot be built.
+pub fn deny() -> Result<PathBuf> {
+    let root = cache()?.join(format!("cargo-deny-{DENY_VERSION}"));
+    let deny = root.join("bin/cargo-deny");
+    if !deny.is_file() {
+        say("cargo-deny is built once, some minutes:");
+        // Built without optimisation, it is there sooner, and checks within seconds all the same.
+        run(command::clean("cargo")
+            .args(["install", "cargo-deny", "--version", DENY_VERSION])
+            .args(["--locked", "--debug", "--no-default-features", "--root"])
+            .arg(&root))?;
+    }
+    Ok(deny)
 }
 
 /// Installs the Debian packages that are not there.

@@ -5,9 +5,10 @@ use anyhow::{Context, Result};
 
 use crate::{
     build,
-    command::{run, run_shown, say},
+    command::{self, run, run_shown, say},
     laws, prose, qemu,
     setup::{self, Need},
+    words,
 };
 
 /// Runs everything; the first failure ends it.
@@ -22,6 +23,12 @@ pub fn all() -> Result<()> {
     part("laws of the architecture");
     laws::check()?;
     prose::check()?;
+    words::check()?;
+    part("licences and sources of the dependencies");
+    run(command::clean(setup::deny()?)
+        .current_dir(build::workspace())
+        .args(["--locked", "check", "--config", "xtask/deny.toml"])
+        .args(["bans", "licenses", "sources"]))?;
     part("the kernel object");
     build::kernel()?;
     let toolchain = setup::toolchain_with_lints()?;

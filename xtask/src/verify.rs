@@ -62,24 +62,39 @@ const EVASION: Part = Part {
 
 const SLOW: Part = Part {
     name: "slow",
+    tests: &[
+        (
+            "faults",
+            "slow::many_names_at_a_tenth_of_a_cpu_keep_the_watchdog_fed",
+        ),
+        (
+            "faults",
+            "slow::a_start_with_many_names_at_a_tenth_of_a_cpu_is_in_time",
+        ),
+    ],
+};
+
+const FLOOD: Part = Part {
+    name: "flood",
     tests: &[(
         "faults",
-        "slow::many_names_at_a_tenth_of_a_cpu_keep_the_watchdog_fed",
+        "flood::new_names_and_connections_of_one_device_take_little_memory",
     )],
 };
 
-const PARTS: [Part; 5] = [SWAPS, KILLS, RACE, EVASION, SLOW];
+const PARTS: [Part; 6] = [SWAPS, KILLS, RACE, EVASION, SLOW, FLOOD];
 
 /// The part without tests: the fuzz targets, by the fuzzer's own command.
 const FUZZ: &str = "fuzz";
 
 /// The names of the parts.
-pub const NAMES: [&str; 6] = [
+pub const NAMES: [&str; 7] = [
     SWAPS.name,
     KILLS.name,
     RACE.name,
     EVASION.name,
     SLOW.name,
+    FLOOD.name,
     FUZZ,
 ];
 

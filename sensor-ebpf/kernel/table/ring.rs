@@ -2,10 +2,15 @@
 
 use core::{ptr, slice};
 
-use aya_ebpf::{bindings::BPF_RB_AVAIL_DATA, macros::map, maps::RingBuf};
+use aya_ebpf::{
+    bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
+    macros::map,
+    maps::{Array, RingBuf},
+};
 use sensor_ebpf::{
     books::{FURTHER_DEVICES, Losses},
     flow::{Direction, FlowKey},
+    parse::protocol,
     policy::Decision,
     sample::{Head, Judged, Kind, MAX_PAYLOAD},
 };
@@ -28,6 +33,11 @@ static SAMPLES: RingBuf = RingBuf::with_byte_size(SAMPLES_SIZE, 0);
 /// Octets of the ring: about 700 full payloads. A multiple of every page size there is.
 const SAMPLES_SIZE: u32 = 1 << 20;
 
+/// Not 0: a record lies in the ring for which user space was not woken. The kernel wakes user space for a record
+/// only where all before it were read, so that the next record that cannot wait has to ask for it.
+#[map]
+static QUIET: Array<u64> = Array::with_max_entries(1, 0);
+
 /// Tells user space that a policy matched a flow.
 #[inline(always)]
 pub(crate) fn report_judged(key: &FlowKey, decision: Decision, direction: Direction, now: u64) {
@@ -44,7 +54,7 @@ pub(crate) fn report_judged(key: &FlowKey, decision: Decision, direction: Direct
         direction: direction as u8,
         reserved: 0,
     });
-    sample.submit(0);
+    sample.submit(wakeup(false, 0));
     count(|losses| field!(losses, samples), Kind::Judged, None);
 }
 
@@ -75,7 +85,10 @@ pub(crate) fn submit(sample: &Sample, len: u32, kind: Kind) -> bool {
             size_of::<Head>() + up_to::<MAX_PAYLOAD>(len as usize),
         )
     };
-    if SAMPLES.output::<[u8]>(octets, 0).is_err() {
+    if SAMPLES
+        .output::<[u8]>(octets, wakeup(can_wait(sample), waiting))
+        .is_err()
+    {
         count(
             |losses| field!(losses, samples_lost),
             kind,
@@ -87,6 +100,37 @@ pub(crate) fn submit(sample: &Sample, len: u32, kind: Kind) -> bool {
         count(|losses| field!(losses, samples), kind, None);
     }
     true
+}
+
+/// Whether user space has nothing to do at once about a payload: questions over UDP that are judged. Their
+/// answers wake it.
+#[inline(always)]
+fn can_wait(sample: &Sample) -> bool {
+    let head = &sample.head;
+    head.kind == Kind::Dns as u8
+        && head.flags & Head::JUDGED != 0
+        && head.key.protocol() == protocol::UDP
+}
+
+/// The flags with which a record is handed over. User space looks at the ring every quarter of a second by
+/// itself: a record that can wait does not wake it while less than a quarter of the ring is full. Where two CPUs
+/// hand over at the same moment, a record that cannot wait may be left to that look too.
+#[inline(always)]
+fn wakeup(can_wait: bool, waiting: u64) -> u64 {
+    let Some(quiet) = QUIET.get_ptr_mut(0).map(Shared::at) else {
+        return 0;
+    };
+    if can_wait && waiting < u64::from(SAMPLES_SIZE / 4) {
+        quiet.store(1);
+        return u64::from(BPF_RB_NO_WAKEUP);
+    }
+    match quiet.load() {
+        0 => 0,
+        _ => {
+            quiet.store(0);
+            u64::from(BPF_RB_FORCE_WAKEUP)
+        }
+    }
 }
 
 /// Counts a sample that is not told because another like it was just now.

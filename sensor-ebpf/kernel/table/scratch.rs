@@ -81,8 +81,28 @@ pub(crate) struct Reading {
     pub(crate) strict: u32,
     /// The number of the device's record.
     pub(crate) device: u32,
-    /// Keeps the size a multiple of eight; 0.
-    pub(crate) reserved: u32,
+    /// Where the bytes are that are read: a [`source`](crate::reader::source).
+    pub(crate) source: u32,
+    /// Bytes of the message that is read, as far as they are there.
+    pub(crate) there: u32,
+    /// The [`Kind`](sensor_ebpf::kind::Kind)'s number of the message that is read.
+    pub(crate) kind: u32,
+    /// The number of the assembly that the connection has; [`NONE`](super::assemblies::NONE) where it has none.
+    pub(crate) assembly: u32,
+    /// Not 0 where the message in the assembly is read once the packet is in it.
+    pub(crate) rereads: u32,
+    /// Not 0 where the packet is one that user space does not get.
+    pub(crate) untold: u32,
+    /// Bytes of the payload before the message that is read in the frame.
+    pub(crate) origin: u32,
+    /// Not 0 where the message may go on in later packets: the connection may have an assembly.
+    pub(crate) claims: u32,
+    /// Where the end of a request's head is looked for.
+    pub(crate) rest_at: u32,
+    /// The last bytes before that place.
+    pub(crate) rest_last: u64,
+    /// What the connection's assembly is known by: [`Owner::of_device`](sensor_ebpf::assembly::Owner::of_device).
+    pub(crate) owner: u64,
 }
 
 /// A name that a payload says.

@@ -7,7 +7,9 @@
 
 pub mod hello;
 pub mod initial;
+pub mod prelude;
 pub mod question;
+pub mod records;
 pub mod request;
 
 use crate::{name::NAME_CAPACITY, wire};

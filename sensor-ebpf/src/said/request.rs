@@ -8,7 +8,7 @@ use crate::{name::NAME_CAPACITY, packet::Packet};
 pub const SEARCHED: usize = 8_192;
 
 /// The most bytes that are looked at at a time.
-const SEARCHED_AT_ONCE: usize = 1_024;
+const SEARCHED_AT_ONCE: usize = 256;
 
 /// The longest method that is looked for, and the space behind it.
 const LONGEST_METHOD: usize = 12;
@@ -115,6 +115,71 @@ pub fn found<P: Packet + ?Sized>(stream: &P, search: Search) -> Place {
         (_, b':') => Place::At(at),
         _ => Place::Unknown,
     }
+}
+
+/// How far the end of a request's head was looked for: the place of the next byte, and the last ones before it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rest {
+    /// The place of the next byte: behind the head, where it ended.
+    pub at: usize,
+    /// The last eight bytes before it, in lower case.
+    pub last: u64,
+}
+
+/// The result of looking for the end of a request's head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum End {
+    /// The next byte is not there, or stands in another piece.
+    More = 0,
+    /// The request is over: another may follow at once.
+    Over = 1,
+    /// A body may follow, of which nobody here reads the length.
+    Body = 2,
+}
+
+/// Looks for the end of a request's head, at most `most` bytes. Every field that says that a body follows (RFC 9112,
+/// section 6) is taken for one, wherever its name stands.
+#[inline(always)]
+pub fn rest<P: Packet + ?Sized>(stream: &P, rest: &mut Rest, most: usize) -> End {
+    const CONTENT_LENGTH: u64 = u64::from_be_bytes(*b"ontent-l");
+    const TRANSFER_ENCODING: u64 = u64::from_be_bytes(*b"ransfer-");
+    const UPGRADE: u64 = u64::from_be_bytes(*b"upgrade:");
+    const LINES: u64 = b'\n' as u64 * 0x101;
+    const EMPTY_LINE: u64 = u64::from_be_bytes(*b"\0\0\0\0\0\n\r\n");
+
+    let mut last = rest.last;
+    let mut done = 0;
+    let mut over = 0;
+    let mut body = 0;
+    while done < most {
+        let Some([byte]) = stream.load::<1>(rest.at + done) else {
+            break;
+        };
+        last = last << 8 | lower(byte) as u64;
+        over |= is_none(last & 0xffff ^ LINES) | is_none(last & 0xff_ffff ^ EMPTY_LINE);
+        body |= is_none(last ^ CONTENT_LENGTH)
+            | is_none(last ^ TRANSFER_ENCODING)
+            | is_none(last ^ UPGRADE);
+        done += 1;
+        // One branch for all that ends the search: the verifier goes both ways of each, at every byte.
+        if over | body != 0 {
+            break;
+        }
+    }
+    rest.at = stream.forget(rest.at + done, last);
+    rest.last = last;
+    match (body, over) {
+        (0, 0) => End::More,
+        (0, _) => End::Over,
+        _ => End::Body,
+    }
+}
+
+/// 1 where a number is 0, 0 where it is another. Without a branch, as [`is_zero`], which takes numbers below 2^63.
+#[inline(always)]
+const fn is_none(number: u64) -> u64 {
+    ((number | number.wrapping_neg()) >> 63) ^ 1
 }
 
 /// Where the host stands in the request's target, where it has one: a request to a proxy (RFC 9112,
@@ -316,6 +381,42 @@ mod tests {
         );
         if found == Found::Name {
             assert_eq!(said.as_octets(), text.as_bytes(), "{request}");
+        }
+    }
+
+    #[test]
+    fn a_request_without_a_body_is_over_with_its_head() {
+        for (stream, end, at) in [
+            (&b"GET / HTTP/1.1\r\nHost: a\r\n\r\nGET"[..], End::Over, 27),
+            (b"GET / HTTP/1.0\n\nGET", End::Over, 16),
+            (b"GET / HTTP/1.1\r\nHost: a\r\n", End::More, 25),
+            (
+                b"PUT / HTTP/1.1\r\nContent-Length: 3\r\n\r\nGET",
+                End::Body,
+                25,
+            ),
+            (
+                b"PUT / HTTP/1.1\r\nTRANSFER-encoding: chunked\r\n\r\n",
+                End::Body,
+                25,
+            ),
+            (
+                b"GET / HTTP/1.1\r\nUpgrade: websocket\r\n\r\n",
+                End::Body,
+                24,
+            ),
+        ] {
+            let mut state = Rest::default();
+            assert_eq!(rest(stream, &mut state, 500), end);
+            assert_eq!(state.at, at, "{}", stream.escape_ascii());
+            let mut state = Rest::default();
+            let mut result = End::More;
+            for _ in 0..40 {
+                if result == End::More {
+                    result = rest(stream, &mut state, 3);
+                }
+            }
+            assert_eq!((result, state.at), (end, at));
         }
     }
 

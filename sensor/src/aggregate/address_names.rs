@@ -153,6 +153,8 @@ impl NamesAt {
             names.crowded_until = Some(before.max(learned.until));
             self.evicted += 1;
         } else {
+            // Most addresses have one name, and a vector would make room for four.
+            names.known.reserve_exact(1);
             names.known.push(learned);
         }
         let cost = names.cost();

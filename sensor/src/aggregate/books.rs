@@ -11,6 +11,7 @@ use std::{
 
 use sensor_ebpf::{
     answer::limit::Silence,
+    assembly::Unassembled,
     books::{
         self, ByDirection as Both, FAMILIES, FAMILY_NAMES, FURTHER_DEVICES, Hit, HitKey,
         MULTICAST_DEVICE, Way, family_index,
@@ -178,6 +179,9 @@ impl Reading {
                 names: tables.names,
                 held: tables.losses.held,
                 hold_expired: tables.losses.hold_expired,
+                unassembled: Unassembled::ALL
+                    .map(|reason| (reason.name(), tables.losses.unassembled[reason as usize]))
+                    .into(),
                 lists: Vec::new(),
                 reloads: tables.reloads,
                 reloads_refused: tables.reloads_refused,

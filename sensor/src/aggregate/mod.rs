@@ -7,6 +7,7 @@
 pub mod address_names;
 mod books;
 pub mod dns_answers;
+mod flows;
 mod house;
 pub mod identity;
 pub mod refused;
@@ -30,6 +31,7 @@ use self::{
     address_names::NamesAt,
     books::Reading,
     dns_answers::Answers,
+    flows::{FlowState, Flows},
     house::Resolvers,
     identity::{Fact, Identity, Override},
     refused::{Refusal, Refusals},
@@ -37,10 +39,8 @@ use self::{
 };
 use crate::{
     catalog::{Catalog, Shown, is_local, resolvers::Hidden},
-    classify::{
-        Classified, Details, ECH_PROVIDERS, Expired, Observation, Outcome, Source, Unread, hash_of,
-    },
-    decode::{Failure, dhcp4, dhcp6, dns, router_advertisement, tunnel::Tunnel},
+    classify::{Classified, ECH_PROVIDERS, Expired, Observation, Outcome, Source, Unread},
+    decode::{Failure, dhcp4, dhcp6, dns, router_advertisement},
     model::{self, ByDirection, DnsQuestion, FlowFacts, PartyTraffic, Snapshot, Ticks},
     record::{Clock, Record},
 };
@@ -76,8 +76,7 @@ pub struct Aggregate {
     reading: Reading,
     catalog: Arc<Catalog>,
     overrides: Overrides,
-    /// Indexed by the number of the slot.
-    flows: Vec<FlowState>,
+    flows: Flows,
     devices: HashMap<Mac, DeviceState>,
     answers: Answers,
     names_at: NamesAt,
@@ -95,80 +94,6 @@ pub struct Aggregate {
     /// The time at which it began to count, in seconds since the Unix epoch.
     since: f64,
     now: f64,
-}
-
-/// The state of the flow in a slot.
-#[derive(Debug, Default)]
-struct FlowState {
-    /// The hash of the flow's key, which tells whether the slot still has that flow; 0 if there is none.
-    hash: u64,
-    told: Told,
-    /// The party, by the name that the flow has.
-    party: Option<PartyId>,
-    /// The bytes of it that are booked.
-    booked: [u64; 2],
-    /// Whether its opening is booked.
-    opened: bool,
-}
-
-/// The facts that a flow's payload told.
-#[derive(Debug, Default)]
-struct Told {
-    /// The name and where it is from.
-    name: Option<(Arc<str>, Source)>,
-    /// Rarer facts.
-    details: Option<Box<Details>>,
-    /// Whether some payload was seen.
-    spoke: bool,
-    /// The tunnel, if it is one.
-    tunnel: Option<Tunnel>,
-    /// Whether DNS messages were read.
-    is_dns: bool,
-    /// The reason why it could not be read, or why a policy by name could not judge it.
-    unread: Option<Unread>,
-}
-
-impl Told {
-    /// The facts before any payload is seen.
-    const NOTHING: Self = Self {
-        name: None,
-        details: None,
-        spoke: false,
-        tunnel: None,
-        is_dns: false,
-        unread: None,
-    };
-
-    /// Takes the facts that a payload told.
-    fn take(&mut self, heard: &mut Observation) {
-        self.spoke = true;
-        if heard.another {
-            *self = Self {
-                spoke: true,
-                ..Self::NOTHING
-            };
-        }
-        if let Outcome::Name(name, source) = &heard.outcome {
-            self.name = Some((Arc::clone(name), *source));
-            if !heard.told_before {
-                self.unread = self.unread.filter(|unread| unread.outlasts_a_name());
-            }
-        }
-        let failed = match heard.outcome {
-            Outcome::Unread(failure) => Some(Unread::Failed(failure)),
-            Outcome::NoHello => Some(Unread::NoHello),
-            Outcome::Fragment => Some(Unread::Fragment),
-            _ => None,
-        };
-        self.unread = heard.unread.or(self.unread).or(failed);
-        self.is_dns |= !heard.messages.is_empty();
-        if let Some(details) = heard.details.take() {
-            self.details = Some(details);
-        }
-        if let Some(tunnel) = heard.tunnel {
-            self.tunnel = Some(tunnel);
-        }
-    }
 }
 
 /// The state of a device beside its books.
@@ -204,7 +129,7 @@ impl Aggregate {
             reading: Reading::default(),
             catalog,
             overrides,
-            flows: Vec::new(),
+            flows: Flows::default(),
             devices: HashMap::new(),
             answers: Answers::default(),
             names_at: NamesAt::default(),
@@ -229,9 +154,7 @@ impl Aggregate {
         for device in self.devices.values_mut() {
             device.conclusion = None;
         }
-        for flow in &mut self.flows {
-            flow.party = None;
-        }
+        self.flows.forget_parties();
     }
 
     /// Takes the addresses of the gateway itself: devices may send it DNS questions.
@@ -274,9 +197,7 @@ impl Aggregate {
             Record::Flow(slot, flow) => self.book(*slot, flow, false),
             Record::Reaped(slot, flow) => {
                 self.book(*slot, flow, true);
-                if let Some(state) = self.flows.get_mut(*slot as usize) {
-                    *state = FlowState::default();
-                }
+                self.flows.forget(*slot);
             }
             _ => {}
         }
@@ -386,25 +307,13 @@ impl Aggregate {
 
     /// The facts that a flow in a slot told, and those about its party.
     pub fn facts(&self, slot: u32, record: &FlowRecord) -> FlowFacts {
-        static NOTHING: FlowState = FlowState {
-            hash: 0,
-            told: Told::NOTHING,
-            party: None,
-            booked: [0; 2],
-            opened: false,
-        };
         let key = &record.key;
         let Some(remote) = ip_of(key, key.remote()) else {
             return FlowFacts::default();
         };
-        let state = self
-            .flows
-            .get(slot as usize)
-            .filter(|state| state.hash == hash_of(key))
-            .unwrap_or(&NOTHING);
-        let told = &state.told;
-        let (name, source) = match &told.name {
-            Some((name, source)) => (Some(Arc::clone(name)), Some(*source)),
+        let flow = self.flows.get(slot, key).unwrap_or(&FlowState::NONE);
+        let (name, source) = match self.flows.name(flow) {
+            Some((name, source)) => (Some(Arc::clone(name)), Some(source)),
             None => self.name_by_dns(key, remote).unzip(),
         };
         // For display only: nothing is concluded or counted by it.
@@ -412,10 +321,9 @@ impl Aggregate {
             Some(_) => None,
             None => self.answers.find_of_another(remote, self.now),
         };
-        let is_ech = self.is_ech(key, told, remote);
-        let hidden =
-            self.catalog
-                .hidden(&self.shown(record, told, name.as_deref(), remote, is_ech));
+        let details = self.flows.details(flow);
+        let shown = self.shown(record, flow, name.as_deref(), remote);
+        let hidden = self.catalog.hidden(&shown);
         let is_refused = record.judgement().decision.verdict.refuses();
         let info = self.catalog.about(name.as_deref(), remote);
         FlowFacts {
@@ -429,18 +337,13 @@ impl Aggregate {
                 .map(Source::name),
             name_by_another: by_another.is_some(),
             name: name.or(by_another).map(|name| name.to_string()),
-            alpn: told
-                .details
-                .as_ref()
+            alpn: details
                 .map(|details| details.alpn.clone())
                 .filter(|alpn| !alpn.is_empty()),
-            ech: told.details.as_ref().is_some_and(|details| details.ech),
-            quic_version: told
-                .details
-                .as_ref()
-                .and_then(|details| details.quic_version.clone()),
+            ech: details.is_some_and(|details| details.ech),
+            quic_version: details.and_then(|details| details.quic_version.clone()),
             hidden: hidden.map(|hidden| hidden.name()),
-            unread: told.unread.filter(|_| !is_refused).map(Unread::name),
+            unread: flow.unread.filter(|_| !is_refused).map(Unread::name),
         }
     }
 
@@ -448,17 +351,16 @@ impl Aggregate {
     fn shown<'a>(
         &self,
         record: &FlowRecord,
-        told: &Told,
+        flow: &FlowState,
         name: Option<&'a str>,
         remote: IpAddr,
-        is_ech: bool,
     ) -> Shown<'a> {
         let key = &record.key;
         let watch = record.watch();
         // Another protocol may run at the port of a service, and no reader hears it: then no payload was heard,
         // while all of it was wanted.
         let began = self.clock.unix_seconds(record.first_seen);
-        let is_unheard = !told.spoke
+        let is_unheard = !flow.spoke()
             && watch.wants(Direction::Upload)
             && record.upload_packets > 0
             && began >= self.since
@@ -468,11 +370,11 @@ impl Aggregate {
             remote,
             protocol: key.protocol(),
             port: key.remote_port(),
-            is_tunnel: told.tunnel.is_some(),
-            is_ech,
-            says_hello: matches!(told.name, Some((_, Source::Tls | Source::Quic))),
-            is_readable: told.is_dns || is_service(key) && !is_unheard && !told.spoke,
-            spoke: told.spoke || !watch.wants(Direction::Upload),
+            is_tunnel: flow.tunnel.is_some(),
+            is_ech: self.is_ech(key, flow, remote),
+            says_hello: matches!(self.flows.name(flow), Some((_, Source::Tls | Source::Quic))),
+            is_readable: flow.is_dns() || is_service(key) && !is_unheard && !flow.spoke(),
+            spoke: flow.spoke() || !watch.wants(Direction::Upload),
         }
     }
 
@@ -484,12 +386,12 @@ impl Aggregate {
     /// Whether a flow's hello is indeed encrypted. Browsers put the extension into every hello, so that those
     /// with another name inside do not stand out (GREASE, RFC 9849, section 6.2). The extension counts if the
     /// outer name is that of a provider, or if the device learned a key for another name at this address.
-    fn is_ech(&self, key: &FlowKey, told: &Told, remote: IpAddr) -> bool {
-        if !told.details.as_ref().is_some_and(|details| details.ech) {
+    fn is_ech(&self, key: &FlowKey, flow: &FlowState, remote: IpAddr) -> bool {
+        if !self.flows.details(flow).is_some_and(|details| details.ech) {
             return false;
         }
         // A hello to an address has no outer name, and hides nothing.
-        let Some((outside, Source::Tls | Source::Quic)) = &told.name else {
+        let Some((outside, Source::Tls | Source::Quic)) = self.flows.name(flow) else {
             return false;
         };
         if ECH_PROVIDERS.contains(&&**outside) {
@@ -497,23 +399,6 @@ impl Aggregate {
         }
         let inside = self.answers.find(key.mac(), remote, self.now);
         inside.is_some_and(|inside| inside != *outside && self.answers.has_key(key.mac(), &inside))
-    }
-
-    /// The state of the flow in a slot, reset if the slot had another flow.
-    fn state(&mut self, slot: u32, key: &FlowKey) -> &mut FlowState {
-        let slot = slot as usize;
-        if slot >= self.flows.len() {
-            self.flows.resize_with(slot + 1, FlowState::default);
-        }
-        let state = &mut self.flows[slot];
-        let hash = hash_of(key);
-        if state.hash != hash {
-            *state = FlowState {
-                hash,
-                ..FlowState::default()
-            };
-        }
-        state
     }
 
     fn device(&mut self, mac: Mac) -> Option<&mut DeviceState> {
@@ -623,53 +508,46 @@ impl Aggregate {
     fn book(&mut self, slot: u32, record: &FlowRecord, last: bool) {
         let key = &record.key;
         let counted = [record.upload_bytes, record.download_bytes];
-        let (since, began) = (self.since, self.clock.unix_seconds(record.first_seen));
-        let state = self.state(slot, key);
-        if state.opened && state.booked == counted {
+        let state = self.flows.enter(slot, key);
+        if state.is_opened() && state.booked == counted {
             return;
         }
-        let opens = !state.opened;
-        if opens && began < since {
-            state.opened = true;
+        let opens = !state.is_opened();
+        let began = self.clock.unix_seconds(record.first_seen);
+        if opens && began < self.since {
+            state.open();
             state.booked = counted;
             return self.note_flow(record, None);
         }
         let Some(remote) = ip_of(key, key.remote()) else {
             return self.account(slot, record, counted, PartyId::LOCAL, None);
         };
-        if state.told.name.is_none() {
-            let age = self.now - self.clock.unix_seconds(record.first_seen);
+        if !state.is_named() {
             // Its name may still be in the ring.
-            if !last && age < PATIENCE {
+            if !last && self.now - began < PATIENCE {
                 return;
             }
-            if let Some(name) = self.name_by_dns(key, remote) {
-                let state = self.state(slot, key);
-                state.told.name = Some(name);
-                state.party = None;
+            if let Some((name, source)) = self.name_by_dns(key, remote) {
+                self.flows.set_name(slot, key, &name, source);
             }
         }
-        let state = self.state(slot, key);
-        let name = state.told.name.as_ref().map(|(name, _)| Arc::clone(name));
+        let state = self.flows.enter(slot, key);
         let known = state.party;
+        let name = self
+            .flows
+            .get(slot, key)
+            .and_then(|flow| self.flows.name(flow));
+        let name = name.map(|(name, _)| Arc::clone(name));
         let party = match known {
             Some(party) if self.parties.has(key.mac(), party) => party,
             // The party was evicted to make room for others: numbering it again and again would evict them.
-            Some(_) => {
-                self.state(slot, key).party = Some(PartyId::OTHER);
-                PartyId::OTHER
-            }
-            None => {
-                let party = self.party(key.mac(), name.as_deref(), remote);
-                self.state(slot, key).party = Some(party);
-                party
-            }
+            Some(_) => PartyId::OTHER,
+            None => self.party(key.mac(), name.as_deref(), remote),
         };
-        let told = &self.flows[slot as usize].told;
-        let is_ech = self.is_ech(key, told, remote);
-        let hidden =
-            self.catalog
-                .hidden(&self.shown(record, told, name.as_deref(), remote, is_ech));
+        self.flows.enter(slot, key).party = Some(party);
+        let flow = self.flows.get(slot, key).unwrap_or(&FlowState::NONE);
+        let shown = self.shown(record, flow, name.as_deref(), remote);
+        let hidden = self.catalog.hidden(&shown);
         self.account(slot, record, counted, party, hidden);
         if opens {
             self.note_flow(record, name.as_deref());
@@ -708,13 +586,13 @@ impl Aggregate {
         party: PartyId,
         hidden: Option<Hidden>,
     ) {
-        let state = self.state(slot, &record.key);
+        let state = self.flows.enter(slot, &record.key);
         let mut amount = Amount::default();
         for (direction, counted) in counted.into_iter().enumerate() {
             amount.bytes[direction] = counted.saturating_sub(state.booked[direction]);
         }
-        if !state.opened {
-            state.opened = true;
+        if !state.is_opened() {
+            state.open();
             amount.flows[usize::from(record.opened_by & 1)] = 1;
         }
         state.booked = counted;
@@ -749,14 +627,9 @@ impl Aggregate {
 
     /// Keeps the facts that a flow told.
     fn told(&mut self, heard: &mut Observation) {
-        let head = &heard.head;
-        // A booked flow keeps its slot until it is reaped: a sample of another flow came too late.
-        let hash = hash_of(&head.key);
-        let is_late = self
-            .flows
-            .get(head.slot as usize)
-            .is_some_and(|state| state.opened && state.hash != hash);
-        if head.slot == NO_SLOT || is_late {
+        let head = heard.head;
+        // A sample of a flow before the present one came too late.
+        if head.slot == NO_SLOT || self.flows.has_another(head.slot, &head.key) {
             return;
         }
         if let Outcome::Name(name, _) = &heard.outcome
@@ -766,22 +639,17 @@ impl Aggregate {
             let place = (head.key.mac(), remote);
             self.names_at.said(name, place, self.now);
         }
-        let state = self.state(head.slot, &heard.head.key);
-        state.told.take(heard);
         // Counts are booked by the new facts from now on.
-        state.party = None;
+        self.flows.take(head.slot, heard);
     }
 
     /// Counts a payload whose rest never came. `now` is in seconds since the Unix epoch.
     pub fn expire(&mut self, given: &Expired, now: f64) {
         self.now = now;
         self.fail(given.decoder, given.why);
-        if let Some(state) = self.flows.get_mut(given.slot as usize)
-            && state.hash == hash_of(&given.key)
-        {
-            let told = &mut state.told;
-            let failed = told.name.is_none().then_some(Unread::Failed(given.why));
-            told.unread = given.unread.or(told.unread).or(failed);
+        if let Some(flow) = self.flows.get_mut(given.slot, &given.key) {
+            let failed = (!flow.is_named()).then_some(Unread::Failed(given.why));
+            flow.unread = given.unread.or(flow.unread).or(failed);
         }
     }
 

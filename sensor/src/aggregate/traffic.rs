@@ -10,7 +10,7 @@
 //! a new one. A party without a series that is silent for long is forgotten, and begins anew when it comes
 //! back.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, num::NonZeroU32, sync::Arc};
 
 use sensor_ebpf::parse::Mac;
 
@@ -57,13 +57,13 @@ impl Amount {
 
 /// A party by its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct PartyId(u32);
+pub struct PartyId(NonZeroU32);
 
 impl PartyId {
     /// All parties that have no number of their own.
-    pub const OTHER: Self = Self(0);
+    pub const OTHER: Self = Self(NonZeroU32::MIN);
     /// All parties in the house or on the link itself.
-    pub const LOCAL: Self = Self(1);
+    pub const LOCAL: Self = Self(NonZeroU32::MIN.saturating_add(1));
 }
 
 /// The parties of all devices, and the traffic with each.
@@ -73,7 +73,7 @@ pub struct Parties {
     numbers: HashMap<Arc<str>, [Option<PartyId>; 1 + Category::ALL.len()]>,
     known: HashMap<PartyId, Known>,
     /// The latest number given.
-    last: u32,
+    last: PartyId,
     pairs: Quota<Mac, PartyId, WithParty>,
 }
 
@@ -89,7 +89,7 @@ impl Default for Parties {
         let mut parties = Self {
             numbers: HashMap::new(),
             known: HashMap::new(),
-            last: PartyId::LOCAL.0,
+            last: PartyId::LOCAL,
             pairs: Quota::new(PARTIES),
         };
         // So that a name `other` is no second party of this name.
@@ -255,10 +255,11 @@ impl Parties {
     /// A number that no party has. A flow may still have that of a forgotten party, so it is not reused soon.
     fn unused(&mut self) -> PartyId {
         loop {
-            self.last = self.last.wrapping_add(1);
-            let id = PartyId(self.last);
-            if !self.known.contains_key(&id) {
-                return id;
+            // Around to those of `other` and `local`, which are known.
+            let next = self.last.0.checked_add(1).unwrap_or(NonZeroU32::MIN);
+            self.last = PartyId(next);
+            if !self.known.contains_key(&self.last) {
+                return self.last;
             }
         }
     }

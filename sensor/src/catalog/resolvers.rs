@@ -104,14 +104,13 @@ impl Resolvers {
     /// asked at such a port. Known resolvers keep their kind.
     pub fn add(&mut self, lists: &Lists) {
         let is_bypass = |category: Option<Category>| category == Some(Category::DnsBypass);
-        for entry in lists
-            .names()
-            .filter(|entry| is_bypass(entry.listed.category))
-        {
-            self.names
-                .entry(entry.what.into())
-                .or_insert(Kind::Encrypted);
-        }
+        lists.each_name(|entry| {
+            if is_bypass(entry.listed.category) {
+                self.names
+                    .entry(entry.what.into())
+                    .or_insert(Kind::Encrypted);
+            }
+        });
         for entry in lists
             .addresses()
             .filter(|entry| is_bypass(entry.listed.category))

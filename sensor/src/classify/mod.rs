@@ -28,8 +28,10 @@ use self::{
 };
 use crate::{
     decode::{Failure, dns, tunnel::Tunnel},
+    interned::{Interned, Number},
     quota::{Limits, Quota},
     record::{Record, Sample},
+    slots::Slots,
 };
 
 /// How long a reader waits for the rest of a payload, in seconds.
@@ -78,7 +80,7 @@ impl Source {
 }
 
 /// The facts of a hello beside the name.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Details {
     /// The application protocols that it offers.
     pub alpn: Vec<String>,
@@ -209,8 +211,8 @@ pub struct Expired {
 /// The readers of all flows.
 #[derive(Debug)]
 pub struct Classifier {
-    /// Indexed by the number of the slot.
-    flows: Vec<Flow>,
+    flows: Slots<Flow>,
+    names: Interned<str>,
     /// Flows whose readers wait for more, by slot and hash, in the order in which they began.
     waiting: Quota<Mac, (u32, u64), Waiting>,
     /// Flows of which bytes that were read are kept, by slot and hash, the oldest first. Some of them have
@@ -223,7 +225,8 @@ pub struct Classifier {
 impl Default for Classifier {
     fn default() -> Self {
         Self {
-            flows: Vec::new(),
+            flows: Slots::default(),
+            names: Interned::default(),
             waiting: Quota::new(Limits {
                 of_device: MAX_WAITING_OF_DEVICE,
                 in_all: MAX_WAITING,
@@ -267,12 +270,19 @@ struct Waiting {
 struct Flow {
     /// The hash of the flow's key, which tells whether the slot still has that flow; 0 if there is none.
     hash: u64,
+    reading: Option<Box<Reading>>,
     told: Told,
-    name: Option<(Arc<str>, Source)>,
+    name: Option<Number>,
+    /// Where the name is from, if there is one.
+    source: Option<Source>,
     /// Whether it is counted as one that could not be judged.
     is_unread: bool,
-    reading: Option<Box<Reading>>,
 }
+
+/// The most bytes that the state of a flow may take: there are as many as the kernel's table has flows.
+const MOST_BYTES: usize = 40;
+
+const _: () = assert!(size_of::<Flow>() <= MOST_BYTES);
 
 /// The readers, and the time since which they wait, in seconds since the Unix epoch.
 #[derive(Debug, Default)]
@@ -364,26 +374,34 @@ impl Classifier {
             Readers::default().sample(&mut told, None, &sample.octets, &mut heard);
             return Some(heard);
         }
-        let flow = self.flow(head.slot, &head.key);
+        if head.flags & Head::NAME != 0 {
+            return self.named(sample, kind, heard);
+        }
+        let flow = enter(&mut self.flows, &mut self.names, head.slot, &head.key);
         let mut reading = flow.reading.take().unwrap_or_default();
         let waited = reading.readers.wait();
         let went_on = reading.readers.go_on();
         let unfinished = waited.and_then(|_| reading.readers.unfinished());
-        let known = flow.name.as_ref().map(|(name, _)| &**name);
+        let known = flow.name.and_then(|number| self.names.get(number));
+        let known = known.map(|name| &**name);
         reading
             .readers
             .sample(&mut flow.told, known, &sample.octets, &mut heard);
         if heard.another {
-            flow.name = None;
+            flow.set_name(&mut self.names, None);
             flow.is_unread = false;
         }
-        if let Outcome::Name(name, source) = &heard.outcome {
-            flow.name = Some((Arc::clone(name), *source));
+        if let Outcome::Name(name, source) = &mut heard.outcome {
+            flow.set_name(&mut self.names, Some((name, *source)));
+            // The same memory for all who keep the name.
+            if let Some((kept, _)) = flow.name(&self.names) {
+                *name = Arc::clone(kept);
+            }
         } else if heard.told_before
-            && let Some((name, source)) = &flow.name
+            && let Some((name, source)) = flow.name(&self.names)
         {
             // Repeat the name: an earlier observation may have been dropped.
-            heard.outcome = Outcome::Name(Arc::clone(name), *source);
+            heard.outcome = Outcome::Name(Arc::clone(name), source);
         }
         // Of a connection that took the place of one that has told its name, more may be waited for.
         let waits = reading.readers.wait();
@@ -426,6 +444,34 @@ impl Classifier {
         Some(heard)
     }
 
+    /// Takes the name that the kernel put together from packets of which it did not tell all; `None` if the flow
+    /// has told it already.
+    fn named(
+        &mut self,
+        sample: &Sample,
+        kind: Kind,
+        mut heard: Observation,
+    ) -> Option<Observation> {
+        let source = match kind {
+            Kind::Tls => Source::Tls,
+            Kind::Http => Source::Http,
+            Kind::Quic => Source::Quic,
+            _ => return None,
+        };
+        let name: Arc<str> = str::from_utf8(&sample.octets).ok()?.into();
+        let head = &sample.head;
+        let flow = enter(&mut self.flows, &mut self.names, head.slot, &head.key);
+        if flow
+            .name(&self.names)
+            .is_some_and(|(known, _)| *known == name)
+        {
+            return None;
+        }
+        flow.set_name(&mut self.names, Some((&name, source)));
+        heard.outcome = Outcome::Name(name, source);
+        Some(heard)
+    }
+
     /// Lets readers go that wait since before a time, in seconds since the Unix epoch.
     pub fn forget_unfinished(&mut self, before: f64) {
         let mut late = Vec::new();
@@ -445,7 +491,7 @@ impl Classifier {
     /// Marks a flow as one that could not be judged, and returns whether it was not marked before. Flows
     /// without a slot cannot be marked.
     pub fn mark_unread(&mut self, slot: u32, key: &FlowKey) -> bool {
-        match self.flows.get_mut(slot as usize) {
+        match self.flows.get_mut(slot) {
             Some(flow) if flow.hash == hash_of(key) => !mem::replace(&mut flow.is_unread, true),
             _ => true,
         }
@@ -453,59 +499,41 @@ impl Classifier {
 
     /// Replaces the name that a flow told: the flow is judged again by the new one.
     pub fn rename(&mut self, slot: u32, key: &FlowKey, name: Arc<str>, source: Source) {
-        if let Some(flow) = self.flows.get_mut(slot as usize)
+        if let Some(flow) = self.flows.get_mut(slot)
             && flow.hash == hash_of(key)
         {
-            flow.name = Some((name, source));
+            flow.set_name(&mut self.names, Some((&name, source)));
         }
     }
 
     /// How many slots may have a flow with a name.
     pub fn slots(&self) -> u32 {
-        self.flows.len() as u32
+        self.flows.end()
     }
 
     /// The name that the flow in a slot told, if it is the flow with this key.
     pub fn name(&self, slot: u32, key: &FlowKey) -> Option<(&Arc<str>, Source)> {
-        let flow = self.flows.get(slot as usize)?;
-        let (name, source) = flow.name.as_ref()?;
-        (flow.hash == hash_of(key)).then_some((name, *source))
+        let flow = self.flows.get(slot)?;
+        let name = flow.name(&self.names)?;
+        (flow.hash == hash_of(key)).then_some(name)
     }
 
     /// Whether the name of the flow in a slot is that of a TCP connection that began with a SYN of this
     /// number, as far as both are known: ports are taken again before their next name is heard.
     pub fn began(&self, slot: u32, sequence: Option<u32>) -> bool {
-        let known = self
-            .flows
-            .get(slot as usize)
-            .and_then(|flow| flow.told.began());
+        let known = self.flows.get(slot).and_then(|flow| flow.told.began());
         known.is_none() || sequence.is_none() || known == sequence
     }
 
     /// Forgets a flow that gave its slot back.
     pub fn forget(&mut self, slot: u32, key: &FlowKey) {
-        if let Some(flow) = self.flows.get_mut(slot as usize)
-            && flow.hash == hash_of(key)
-        {
-            *flow = Flow::default();
-        }
-    }
-
-    /// The state of the flow in a slot, reset if the slot had another flow.
-    fn flow(&mut self, slot: u32, key: &FlowKey) -> &mut Flow {
-        let slot = slot as usize;
-        if slot >= self.flows.len() {
-            self.flows.resize_with(slot + 1, Flow::default);
-        }
-        let flow = &mut self.flows[slot];
         let hash = hash_of(key);
-        if flow.hash != hash {
-            *flow = Flow {
-                hash,
-                ..Flow::default()
-            };
+        let flow = self.flows.get(slot);
+        if flow.is_some_and(|flow| flow.hash == hash)
+            && let Some(mut flow) = self.flows.remove(slot)
+        {
+            flow.set_name(&mut self.names, None);
         }
-        flow
     }
 
     /// Gives up the unfinished payload of a connection if another one has taken its ports.
@@ -528,7 +556,7 @@ impl Classifier {
         let leaves = |_, flow, ()| gone.push(flow);
         self.kept.insert(mac, (slot, hash), (), 1, leaves);
         for (slot, hash) in gone {
-            if let Some(flow) = self.flows.get_mut(slot as usize)
+            if let Some(flow) = self.flows.get_mut(slot)
                 && flow.hash == hash
                 && let Some(reading) = &mut flow.reading
             {
@@ -548,7 +576,7 @@ impl Classifier {
                     reading.waits_since == waiting.since && reading.readers.wait().is_some()
                 })
         };
-        let flow = self.flows.get_mut(waiting.slot as usize).filter(is_same);
+        let flow = self.flows.get_mut(waiting.slot).filter(is_same);
         let Some(flow) = flow else {
             return;
         };
@@ -569,11 +597,46 @@ impl Classifier {
     }
 }
 
+/// The state of the flow in a slot, reset if the slot had another flow.
+fn enter<'f>(
+    flows: &'f mut Slots<Flow>,
+    names: &mut Interned<str>,
+    slot: u32,
+    key: &FlowKey,
+) -> &'f mut Flow {
+    let flow = flows.get_or_insert_with(slot, Flow::default);
+    let hash = hash_of(key);
+    if flow.hash != hash {
+        flow.set_name(names, None);
+        *flow = Flow {
+            hash,
+            ..Flow::default()
+        };
+    }
+    flow
+}
+
+impl Flow {
+    /// The name that it told, and where it is from.
+    fn name<'n>(&self, names: &'n Interned<str>) -> Option<(&'n Arc<str>, Source)> {
+        Some((names.get(self.name?)?, self.source?))
+    }
+
+    /// Gives it another name, or none.
+    fn set_name(&mut self, names: &mut Interned<str>, name: Option<(&Arc<str>, Source)>) {
+        let number = name.and_then(|(name, _)| names.hold(name));
+        if let Some(before) = mem::replace(&mut self.name, number) {
+            names.release(before);
+        }
+        self.source = name.map(|(_, source)| source);
+    }
+}
+
 #[cfg(test)]
 impl Classifier {
     /// How many flows have readers.
     pub(crate) fn readers(&self) -> usize {
-        let flows = self.flows.iter();
+        let flows = self.flows.values();
         flows.filter(|flow| flow.reading.is_some()).count()
     }
 
@@ -589,7 +652,7 @@ impl Classifier {
 
     /// Whether the readers of the flow in a slot, which has some, wait for more.
     pub(crate) fn waits(&self, slot: u32) -> Option<bool> {
-        let reading = self.flows.get(slot as usize)?.reading.as_ref()?;
+        let reading = self.flows.get(slot)?.reading.as_ref()?;
         Some(reading.readers.wait().is_some())
     }
 }

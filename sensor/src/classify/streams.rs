@@ -24,19 +24,28 @@ use crate::decode::{
     tunnel,
 };
 
-/// The state that outlives the readers of a flow.
+/// The state that outlives the readers of a flow, in few bytes: most flows have no readers any more.
 #[derive(Debug, Default)]
 pub(super) struct Told {
-    /// The number of the direction that told the last fact, once nothing more can be learned.
-    settled: Option<u8>,
-    /// TCP: the sequence numbers of the SYNs by direction, if payloads came; `None` inside if the SYN was not
-    /// seen. Another number begins another connection.
-    initial: [Option<Option<u32>>; 2],
-    /// TCP uploads: the sequence number after the part of the hello that was read.
-    read_to: Option<u32>,
+    /// TCP: the sequence numbers of the SYNs by direction, where [`seen`](Self::SEEN) says that they were seen.
+    /// Another number begins another connection.
+    initial: [u32; 2],
+    /// TCP uploads: the sequence number after the part of the hello that was read, where one was.
+    read_to: u32,
+    marks: u8,
 }
 
 impl Told {
+    /// Nothing more can be learned; the next bit is the number of the direction that told the last fact.
+    const SETTLED: u8 = 1;
+    const SETTLED_BY: u32 = 1;
+    /// Whether payloads came, by direction.
+    const CAME: [u8; 2] = [1 << 2, 1 << 3];
+    /// Whether the SYN before them was seen, by direction.
+    const SEEN: [u8; 2] = [1 << 4, 1 << 5];
+    /// Whether a part of a hello was read.
+    const READ: u8 = 1 << 6;
+
     /// Forgets the facts of a connection if another one took its ports, and returns whether one did.
     ///
     /// The other direction of the new connection has not come yet: its first number is no change. Nor is a new
@@ -44,19 +53,52 @@ impl Told {
     /// first.
     fn meet(&mut self, head: &Head) -> bool {
         let at = usize::from(head.direction & 1);
-        let known = self.initial[at].replace(initial(head));
-        let told_by_other = self.settled.is_some_and(|by| usize::from(by) != at);
+        let known = self.initial(at);
+        let told_by_other = self.settled().is_some_and(|by| usize::from(by) != at);
         let is_another = !told_by_other && known.is_some_and(|known| known != initial(head));
         if is_another {
             *self = Self::default();
-            self.initial[at] = Some(initial(head));
+        }
+        self.marks = self.marks & !Self::SEEN[at] | Self::CAME[at];
+        if let Some(number) = initial(head) {
+            self.initial[at] = number;
+            self.marks |= Self::SEEN[at];
         }
         is_another
     }
 
+    /// The number of the SYN of a direction, if payloads came; `None` inside if it was not seen.
+    fn initial(&self, at: usize) -> Option<Option<u32>> {
+        let seen = (self.marks & Self::SEEN[at] != 0).then_some(self.initial[at]);
+        (self.marks & Self::CAME[at] != 0).then_some(seen)
+    }
+
     /// The number of the upload's SYN before what was told, where it was seen.
     pub(super) fn began(&self) -> Option<u32> {
-        self.initial[Direction::Upload as usize].flatten()
+        self.initial(Direction::Upload as usize).flatten()
+    }
+
+    /// The number of the direction that told the last fact, once nothing more can be learned.
+    fn settled(&self) -> Option<u8> {
+        let by = self.marks >> Self::SETTLED_BY & 1;
+        (self.marks & Self::SETTLED != 0).then_some(by)
+    }
+
+    fn settle(&mut self, by: Option<u8>) {
+        self.marks &= !(Self::SETTLED | 1 << Self::SETTLED_BY);
+        if let Some(by) = by {
+            self.marks |= Self::SETTLED | (by & 1) << Self::SETTLED_BY;
+        }
+    }
+
+    /// The sequence number after the part of the hello that was read.
+    fn read_to(&self) -> Option<u32> {
+        (self.marks & Self::READ != 0).then_some(self.read_to)
+    }
+
+    fn set_read_to(&mut self, end: u32) {
+        self.read_to = end;
+        self.marks |= Self::READ;
     }
 }
 
@@ -119,7 +161,7 @@ impl Readers {
             *self = Self::default();
             heard.another = true;
         }
-        if told.settled.is_some() {
+        if told.settled().is_some() {
             if self.another_quic(direction, known, octets, heard) {
                 return;
             }
@@ -131,11 +173,11 @@ impl Readers {
             return;
         }
         self.read(direction, octets, heard);
-        told.settled = heard.settled.then_some(heard.head.direction & 1);
+        told.settle(heard.settled.then_some(heard.head.direction));
         if heard.settled
             && let State::Hello(kept, _) = &self.sides[direction as usize].state
         {
-            told.read_to = Some(kept.end());
+            told.set_read_to(kept.end());
         }
     }
 
@@ -462,7 +504,7 @@ impl Side {
             _ => {
                 let again = |end: u32| (head.sequence.wrapping_sub(end) as i32) < 0;
                 heard.doubt = told
-                    .read_to
+                    .read_to()
                     .filter(|end| again(*end))
                     .map(|_| Failure::Conflict);
             }

@@ -4,7 +4,6 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
-use serde::{Deserialize, Serialize};
 
 use crate::{config::arguments, policy::explain::Subject};
 
@@ -73,7 +72,7 @@ pub enum Command {
 }
 
 /// How a listing is printed.
-#[derive(Clone, Copy, Debug, Args, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Args)]
 pub struct Output {
     /// Print JSON, with exact numbers.
     #[arg(long)]
@@ -81,7 +80,7 @@ pub struct Output {
 }
 
 /// Which devices are printed.
-#[derive(Clone, Debug, Args, Serialize, Deserialize)]
+#[derive(Clone, Debug, Args)]
 pub struct DevicesArgs {
     /// How they are printed.
     #[command(flatten)]
@@ -92,7 +91,7 @@ pub struct DevicesArgs {
 }
 
 /// Which flows are printed.
-#[derive(Clone, Debug, Args, Serialize, Deserialize)]
+#[derive(Clone, Debug, Args)]
 pub struct FlowsArgs {
     /// How they are printed.
     #[command(flatten)]
@@ -103,7 +102,7 @@ pub struct FlowsArgs {
 }
 
 /// How flows are printed.
-#[derive(Clone, Copy, Debug, Args, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Args)]
 pub struct ListingArgs {
     /// How they are printed.
     #[command(flatten)]
@@ -140,7 +139,7 @@ pub struct ForgetArgs {
 }
 
 /// A device and the name or address to explain for it.
-#[derive(Clone, Debug, Args, Serialize, Deserialize)]
+#[derive(Clone, Debug, Args)]
 pub struct ExplainArgs {
     /// The device: its MAC address, IP address or name.
     #[arg(value_name = "DEVICE")]

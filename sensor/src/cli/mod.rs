@@ -3,42 +3,42 @@
 pub mod args;
 pub mod print;
 mod replay;
+mod requests;
 
 use std::{
     collections::BTreeSet,
     io::{IsTerminal as _, Write as _, stderr, stdout},
-    path::Path,
     process::ExitCode,
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::Context as _;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use serde::Deserialize;
 use tracing::subscriber::NoSubscriber;
 use tracing_subscriber::{
     filter::Targets, layer::SubscriberExt as _, util::SubscriberInitExt as _,
 };
 
-use self::args::{Cli, Command, DevicesArgs, ForgetArgs, LogLevel, Output, SayArgs};
+use self::args::{Cli, Command, LogLevel};
 use crate::{
-    aggregate::{self, Aggregate},
     catalog::Catalog,
-    config::{Checked, Config, Level, Problems, arguments},
-    control::{self, Request, Said, Told},
+    config::{Checked, Config, Level, Problems},
     daemon::{self, clock::Clock, memory::restrain_allocator},
     enforcement::Enforcement,
-    model::{FlowFacts, Snapshot, Ticks},
-    policy::{Action, Zone},
-    source::kernel::{self, Books, Links, preflight},
+    policy::Action,
+    source::kernel::{self, Links, preflight},
 };
 
 /// Executes the command of the arguments.
 ///
 /// # Errors
 ///
-/// The error, as one line.
+/// The error, without characters that a terminal would obey.
 pub fn execute(cli: &Cli) -> anyhow::Result<ExitCode> {
+    carry_out(cli)
+        .map_err(|error| anyhow::Error::msg(print::printable_lines(&format!("{error:#}"))))
+}
+
+fn carry_out(cli: &Cli) -> anyhow::Result<ExitCode> {
     log_to_stderr(cli.log);
     // The only one that needs no configuration.
     if let Command::Replay(args) = &cli.command {
@@ -48,7 +48,6 @@ pub fn execute(cli: &Cli) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::FAILURE);
     };
     let mut out = stdout().lock();
-    let now = now();
     let pin_directory = &config.daemon.pin_directory;
     match &cli.command {
         Command::Run => {
@@ -64,83 +63,14 @@ pub fn execute(cli: &Cli) -> anyhow::Result<ExitCode> {
             ended?;
         }
         Command::Check => print::print_valid(&mut out, &config)?,
-        Command::Devices(args) => {
-            match control::ask(pin_directory, &Request::Devices(args.clone()))? {
-                Some(answer) => write!(out, "{}", told(&answer)?)?,
-                None => {
-                    let snapshot = snapshot(&Books::look(pin_directory)?)?;
-                    say_names_are_missing();
-                    print::print_devices(&mut out, &snapshot, args, now)?;
-                }
-            }
-        }
-        Command::Flows(args) => match control::ask(pin_directory, &Request::Flows(args.clone()))? {
-            Some(answer) => write!(out, "{}", told(&answer)?)?,
-            None => {
-                let books = Books::look(pin_directory)?;
-                let clock = books.clock();
-                let flows: Vec<_> = books
-                    .flow_lines()?
-                    .into_iter()
-                    .map(|line| {
-                        let facts = FlowFacts::default();
-                        aggregate::flow(&line.record, line.interface, line.policy, facts, clock)
-                    })
-                    .collect();
-                let devices = snapshot(&books)?.devices;
-                say_names_are_missing();
-                print::print_flows(&mut out, &flows, &devices, args, now)?;
-            }
-        },
-        Command::Refused(args) => {
-            return tell(&mut out, &config, &Request::Refused(args.clone()));
-        }
-        Command::Status(output) => match control::ask(pin_directory, &Request::Status(*output))? {
-            Some(answer) => write!(out, "{answer}")?,
-            None => {
-                let snapshot = snapshot(&Books::look(pin_directory)?)?;
-                say_names_are_missing();
-                print::print_status(&mut out, &snapshot, *output, &zone(&config))?;
-            }
-        },
-        Command::Block(args) => return tell(&mut out, &config, &say(args, &config, true)?),
-        Command::Allow(args) => return tell(&mut out, &config, &say(args, &config, false)?),
-        Command::Forget(args) => {
-            return tell(&mut out, &config, &Request::Forget(said(args, &config)?));
-        }
-        Command::Explain(args) => {
-            let question = Request::Explain(args.clone());
-            let text = match control::ask(pin_directory, &question)? {
-                Some(answer) => told(&answer)?,
-                // A configuration with errors is read only in part, and that part could decide
-                // otherwise.
-                None if problems.count(Level::Error) > 0 => {
-                    refuse(&problems)?;
-                    return Ok(ExitCode::FAILURE);
-                }
-                None => {
-                    tracing::warn!(
-                        "{}: this is what the configuration and its lists would say, with what is \
-                         kept of commands and devices; what DNS told of addresses is not known",
-                        nobody_answers()
-                    );
-                    let catalog = Catalog::load(&config.parties, &config.lists, None);
-                    let moment = Clock::of_machine().now();
-                    let mut enforcement = Enforcement::new(&config, moment);
-                    enforcement.read_lists(&config);
-                    print::explained(
-                        args,
-                        &config,
-                        &catalog,
-                        &enforcement,
-                        &[],
-                        moment,
-                        |_, _| Vec::new(),
-                    )?
-                }
-            };
-            write!(out, "{text}")?;
-        }
+        Command::Devices(args) => requests::devices(&mut out, &config, args)?,
+        Command::Flows(args) => requests::flows(&mut out, &config, args)?,
+        Command::Refused(args) => requests::refused(&mut out, &config, args)?,
+        Command::Status(output) => requests::status(&mut out, &config, *output)?,
+        Command::Block(args) => requests::say(&mut out, &config, args, true)?,
+        Command::Allow(args) => requests::say(&mut out, &config, args, false)?,
+        Command::Forget(args) => requests::forget(&mut out, &config, args)?,
+        Command::Explain(args) => return requests::explain(&mut out, &config, &problems, args),
         Command::Unload => {
             kernel::unload(pin_directory)?;
             writeln!(
@@ -156,67 +86,16 @@ pub fn execute(cli: &Cli) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn zone(config: &Config) -> Zone {
-    Zone::named(config.daemon.time_zone.as_deref())
-}
-
-fn say(args: &SayArgs, config: &Config, blocks: bool) -> anyhow::Result<Request> {
-    Ok(Request::Say {
-        said: said(&args.about, config)?,
-        holds_for: args.holds_for.map(|duration| duration.as_secs()),
-        blocks,
-    })
-}
-
-fn said(args: &ForgetArgs, config: &Config) -> anyhow::Result<Said> {
-    let device = args
-        .device
-        .as_deref()
-        .map(|text| arguments::said_devices(text, &config.devices))
-        .transpose()
-        .map_err(anyhow::Error::msg)?;
-    Ok(Said {
-        domain: args.domain.clone(),
-        device,
-    })
-}
-
-/// Sends a command to the daemon, and prints its response.
-fn tell(
-    out: &mut impl std::io::Write,
-    config: &Config,
-    question: &Request,
-) -> anyhow::Result<ExitCode> {
-    let answer = control::ask(&config.daemon.pin_directory, question)?;
-    let answer = answer.with_context(|| match rustix::process::geteuid().is_root() {
-        true => {
-            "no daemon runs, and nothing has changed: start one (`systemctl start gateway-sensor`)"
-        }
-        false => {
-            "no daemon takes this from you, and nothing has changed: only root may say what is \
-             blocked (`sudo sensor …`)"
-        }
-    })?;
-    write!(out, "{}", told(&answer)?)?;
-    Ok(ExitCode::SUCCESS)
-}
-
-/// Decodes the daemon's response to a command.
-fn told(answer: &str) -> anyhow::Result<String> {
-    let told: Told = serde_json::from_str(answer).context(
-        "the daemon is of another version: restart it (`systemctl restart gateway-sensor`)",
-    )?;
-    told.map_err(anyhow::Error::msg)
-}
-
 /// Reads the configuration and shows its problems; `None` where it cannot be used.
 ///
 /// `run` and `check` need all of it. The other commands only need to know where the daemon is: they
 /// work while a list is missing or the file is half edited, and read no list.
 fn read(cli: &Cli) -> anyhow::Result<Option<Checked>> {
     let read = match cli.command {
-        Command::Run | Command::Check => Config::load(&cli.config),
-        _ => Config::glance(&cli.config),
+        Command::Check => Config::load(&cli.config),
+        // The daemon reads the lists itself, and logs their problems.
+        Command::Run => Config::load_alone(&cli.config),
+        _ => Config::load_lenient(&cli.config),
     };
     let mut checked = match read {
         Ok(checked) => checked,
@@ -272,7 +151,7 @@ fn weigh(checked: &mut Checked) {
         tracing::subscriber::with_default(NoSubscriber::default(), || {
             let catalog = Catalog::load(&config.parties, &config.lists, None);
             let mut enforcement = Enforcement::new(config, Clock::of_machine().now());
-            enforcement.read_lists(config);
+            enforcement.read_lists(config, &catalog);
             let (without, with) = enforcement.too_large(config, &catalog);
             (catalog, without, with)
         });
@@ -372,34 +251,6 @@ fn refuse(problems: &Problems) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Warns that names are missing: the kernel's tables outlive the daemon, the names do not.
-fn say_names_are_missing() {
-    tracing::warn!(
-        "{}: the kernel goes on counting, names are known when one runs (`sensor run`, `systemctl \
-         start gateway-sensor`)",
-        nobody_answers()
-    );
-}
-
-/// Why a request has no response. A daemon does not answer a user who is not root, not even to say
-/// that it runs.
-fn nobody_answers() -> &'static str {
-    match rustix::process::geteuid().is_root() {
-        true => "no daemon runs",
-        false => "no daemon runs, or none that answers you, so ask as root (`sudo sensor …`)",
-    }
-}
-
-fn snapshot(books: &Books) -> Result<Snapshot, kernel::Error> {
-    let mut aggregate = Aggregate::default();
-    books.read_all(|record| aggregate.apply(record, 0.0))?;
-    let mut snapshot = aggregate.snapshot(Ticks::default());
-    for interface in &mut snapshot.interfaces {
-        interface.driver = kernel::driver(&interface.interface);
-    }
-    Ok(snapshot)
-}
-
 fn doctor(out: &mut impl std::io::Write, config: &Config) -> anyhow::Result<ExitCode> {
     let interfaces: Vec<_> = config
         .interfaces
@@ -407,7 +258,7 @@ fn doctor(out: &mut impl std::io::Write, config: &Config) -> anyhow::Result<Exit
         .map(|interface| interface.name.as_str())
         .collect();
     let mut well = true;
-    say_shared(out, &config.daemon.pin_directory)?;
+    requests::say_shared(out, config)?;
     for finding in preflight::examine(&config.daemon.pin_directory, &interfaces) {
         let (mark, text) = match &finding.result {
             Ok(text) => ("ok", text),
@@ -423,37 +274,6 @@ fn doctor(out: &mut impl std::io::Write, config: &Config) -> anyhow::Result<Exit
     } else {
         ExitCode::FAILURE
     })
-}
-
-/// Prints which MAC addresses several devices share, where a daemon runs that knows.
-fn say_shared(out: &mut impl std::io::Write, pin_directory: &Path) -> anyhow::Result<()> {
-    let question = Request::Devices(DevicesArgs {
-        output: Output { json: true },
-        device: None,
-    });
-    // A daemon that refuses to answer, or is of another version, is no failure of `doctor`.
-    let answer = control::ask(pin_directory, &question).ok().flatten();
-    let Some(Ok(text)) = answer.as_deref().map(told) else {
-        return Ok(());
-    };
-    let devices: Vec<SharedAddress> = serde_json::from_str(&text).unwrap_or_default();
-    for device in devices.iter().filter(|device| device.shared_by > 0) {
-        writeln!(
-            out,
-            "{:<8}device {}: {}",
-            "note",
-            device.device,
-            print::shared_address(device.shared_by)
-        )?;
-    }
-    Ok(())
-}
-
-/// The fields of a device that `doctor` needs.
-#[derive(Deserialize)]
-struct SharedAddress {
-    device: String,
-    shared_by: u32,
 }
 
 fn log_to_stderr(level: LogLevel) {

@@ -16,9 +16,11 @@ use crate::policy::{
     explain::{Subject, What},
 };
 
+/// The longest time for which a `sensor block` or `sensor allow` may hold, if it has an end.
+pub const LONGEST_OVERRIDE: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
 /// How long a `sensor block` or `sensor allow` may hold.
-const HOLDS: RangeInclusive<Duration> =
-    Duration::from_secs(60)..=Duration::from_secs(365 * 24 * 60 * 60);
+const HOLDS: RangeInclusive<Duration> = Duration::from_secs(60)..=LONGEST_OVERRIDE;
 
 /// Reads a name that stands for itself and all below it, as in `domains`.
 ///

@@ -2,8 +2,10 @@
 
 pub mod arguments;
 mod check;
+mod places;
 mod problem;
 mod read;
+mod reader;
 mod value;
 mod weekly;
 
@@ -21,7 +23,7 @@ use crate::{
 };
 
 #[cfg(test)]
-pub(crate) use check::unreachable::in_vain;
+pub(crate) use check::unreachable::never_allowing;
 pub use problem::{Level, Problem, Problems};
 
 /// A configuration that may be used, and the problems that it has all the same.
@@ -66,7 +68,7 @@ impl Config {
     /// Every problem, where the text has an error; that it cannot be read, or is not UTF-8, is one.
     pub fn load(file: &Path) -> Result<Checked, Problems> {
         let text = text_of(file)?;
-        let mut read = read::read(&text);
+        let mut read = read_and_check(&text);
         let may_be_used = read.may_be_used();
         read.problems.extend(check::files::problems(&read));
         checked(read, may_be_used, &text, file)
@@ -86,11 +88,11 @@ impl Config {
     /// left out or has its default.
     ///
     /// # Errors
-    /// Every problem, where it is not certain which the pin directory is.
-    pub fn glance(file: &Path) -> Result<Checked, Problems> {
+    /// Every problem, where it is not certain which the pin directory and the runtime directory are.
+    pub fn load_lenient(file: &Path) -> Result<Checked, Problems> {
         let text = text_of(file)?;
-        let read = read::read(&text);
-        let is_certain = read.is_pin_directory_certain;
+        let read = read_and_check(&text);
+        let is_certain = read.is_place_certain;
         checked(read, is_certain, &text, file)
     }
 
@@ -102,10 +104,24 @@ impl Config {
     /// Checks the text of a file alone, without the files that it names; `file` is its name in
     /// messages. Errors: every problem it has, warnings among them.
     pub fn parse(text: &str, file: &Path) -> Result<Checked, Problems> {
-        let read = read::read(text);
+        let read = read_and_check(text);
         let may_be_used = read.may_be_used();
         checked(read, may_be_used, text, file)
     }
+}
+
+/// Reads a text, and checks its policies against each other.
+fn read_and_check(text: &str) -> read::Read {
+    let mut read = read::read(text);
+    // These checks need policies that were read whole: they cannot know how much a damaged one covers.
+    if read.may_be_used() {
+        let places = &read.places.policies;
+        let shadowed = check::shadowed::problems(&read.config, places);
+        let unreachable = check::unreachable::problems(&read.config, places);
+        read.problems
+            .extend(shadowed.into_iter().chain(unreachable));
+    }
+    read
 }
 
 fn checked(
@@ -125,8 +141,8 @@ fn checked(
 }
 
 fn text_of(file: &Path) -> Result<String, Problems> {
-    let octets = fs::read(file).map_err(|error| unreadable(file, &error))?;
-    String::from_utf8(octets).map_err(|error| {
+    let bytes = fs::read(file).map_err(|error| unreadable(file, &error))?;
+    String::from_utf8(bytes).map_err(|error| {
         let valid_up_to = error.utf8_error().valid_up_to();
         not_utf8(file, error.as_bytes(), valid_up_to)
     })
@@ -164,16 +180,16 @@ fn unreadable(file: &Path, error: &std::io::Error) -> Problems {
     Problems::new(file, "", vec![problem])
 }
 
-fn not_utf8(file: &Path, octets: &[u8], valid_up_to: usize) -> Problems {
-    // The replacement character stands where the octet stood, because the valid text before it is
+fn not_utf8(file: &Path, bytes: &[u8], valid_up_to: usize) -> Problems {
+    // The replacement character stands where the byte stood, because the valid text before it is
     // unchanged.
-    let text = String::from_utf8_lossy(octets);
-    let octet = octets.get(valid_up_to).copied().unwrap_or_default();
+    let text = String::from_utf8_lossy(bytes);
+    let byte = bytes.get(valid_up_to).copied().unwrap_or_default();
     let problem = Problem {
         level: Level::Error,
         message: "the configuration file is not UTF-8".to_owned(),
         span: Some(valid_up_to..valid_up_to + char::REPLACEMENT_CHARACTER.len_utf8()),
-        label: format!("the octet 0x{octet:02x} is not part of a character"),
+        label: format!("the byte 0x{byte:02x} is not part of a character"),
         related: None,
         help: "save the file as UTF-8; TOML has no other encoding".to_owned(),
     };
@@ -183,7 +199,7 @@ fn not_utf8(file: &Path, octets: &[u8], valid_up_to: usize) -> Problems {
 /// A LAN-facing interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interface {
-    /// Its name, 1 to 15 octets.
+    /// Its name, 1 to 15 bytes.
     pub name: String,
     /// Where the upload program is to sit; at a bridge's ports TC, or `clsact`.
     pub hook: HookChoice,
@@ -246,6 +262,9 @@ pub struct Daemon {
     /// Where the state that outlives a restart is kept: the names of `sensor block` and `allow`, and
     /// the vendor and kind of each device; absolute, /var/lib/gateway-sensor by default.
     pub state_directory: PathBuf,
+    /// Where the socket of the commands and the locks of interfaces are while the daemon runs; absolute,
+    /// /run/gateway-sensor by default.
+    pub runtime_directory: PathBuf,
     /// The time zone of schedules, by its name in the IANA database; by default the system's, UTC
     /// where it has none.
     pub time_zone: Option<String>,
@@ -267,12 +286,12 @@ pub struct Names {
 pub struct DeviceOverride {
     /// Its MAC address.
     pub mac: [u8; 6],
-    /// Its name in the household, 1 to 63 octets.
+    /// Its name in the household, 1 to 63 bytes.
     pub name: Option<String>,
     /// Its kind.
     pub kind: Option<Kind>,
-    /// Its vendor, 1 to 63 octets.
+    /// Its vendor, 1 to 63 bytes.
     pub vendor: Option<String>,
-    /// The groups it belongs to, each 1 to 63 octets.
+    /// The groups it belongs to, each 1 to 63 bytes.
     pub groups: Vec<String>,
 }

@@ -29,9 +29,9 @@ pub struct Problem {
     pub level: Level,
     /// The problem, in a sentence without a full stop.
     pub message: String,
-    /// The octets of the file that are wrong; `None` where it is about the whole file.
+    /// The bytes of the file that are wrong; `None` where it is about the whole file.
     pub span: Option<Range<usize>>,
-    /// The problem with these octets.
+    /// The problem with these bytes.
     pub label: String,
     /// Another place of the file that belongs to the problem, and its label.
     pub related: Option<(Range<usize>, &'static str)>,

@@ -41,11 +41,11 @@ pub(super) fn complaint(
     }
 }
 
-/// The longest interface name in octets (`IFNAMSIZ` less its final NUL).
-pub(super) const INTERFACE_NAME_OCTETS: usize = 15;
+/// The longest interface name in bytes (`IFNAMSIZ` less its final NUL).
+pub(super) const INTERFACE_NAME_BYTES: usize = 15;
 
-/// The longest policy name in octets.
-pub(super) const POLICY_NAME_OCTETS: usize = 63;
+/// The longest policy name in bytes.
+pub(super) const POLICY_NAME_BYTES: usize = 63;
 
 /// A name that the kernel takes for an interface (`dev_valid_name` in net/core/dev.c).
 pub(super) fn interface_name(text: &str) -> Result<String, Complaint> {
@@ -60,9 +60,9 @@ pub(super) fn interface_name(text: &str) -> Result<String, Complaint> {
     if text.is_empty() {
         return Err(complaint("an interface has no name", "empty", HELP));
     }
-    if text.len() > INTERFACE_NAME_OCTETS {
+    if text.len() > INTERFACE_NAME_BYTES {
         return refused(&format!(
-            "{} octets; the kernel's names have at most {INTERFACE_NAME_OCTETS}",
+            "{} bytes; the kernel's names have at most {INTERFACE_NAME_BYTES}",
             text.len()
         ));
     }
@@ -85,9 +85,9 @@ pub(super) fn policy_name(text: &str) -> Result<String, Complaint> {
         "a name has at least one character".to_owned()
     } else if let Some(found) = text.chars().find(|c| !allowed(*c)) {
         format!("has {}", character(found))
-    } else if text.len() > POLICY_NAME_OCTETS {
+    } else if text.len() > POLICY_NAME_BYTES {
         format!(
-            "{} octets; a name has at most {POLICY_NAME_OCTETS}",
+            "{} bytes; a name has at most {POLICY_NAME_BYTES}",
             text.len()
         )
     } else {
@@ -97,7 +97,7 @@ pub(super) fn policy_name(text: &str) -> Result<String, Complaint> {
         .to_lowercase()
         .chars()
         .map(|c| if allowed(c) { c } else { '-' })
-        .take(POLICY_NAME_OCTETS)
+        .take(POLICY_NAME_BYTES)
         .collect();
     better.truncate(better.trim_end_matches('-').len());
     if !better.contains(|c: char| c.is_ascii_alphanumeric()) {
@@ -135,7 +135,7 @@ pub(super) fn device(text: &str) -> Result<[u8; 6], Complaint> {
     if mac[0] & 1 != 0 {
         return Err(complaint(
             format!("`{text}` is a group address; no device sends from it"),
-            "the lowest bit of the first octet marks a group",
+            "the lowest bit of the first byte marks a group",
             "write the device's own address; `sensor devices` lists those that were seen",
         ));
     }
@@ -156,12 +156,12 @@ pub(super) fn is_meant_as_mac(text: &str) -> bool {
 fn mac(text: &str, separator: char) -> Option<[u8; 6]> {
     let mut mac = [0; 6];
     let mut parts = text.split(separator);
-    for octet in &mut mac {
+    for byte in &mut mac {
         let part = parts.next()?;
         if part.len() != 2 || !part.bytes().all(|b| b.is_ascii_hexdigit()) {
             return None;
         }
-        *octet = u8::from_str_radix(part, 16).ok()?;
+        *byte = u8::from_str_radix(part, 16).ok()?;
     }
     parts.next().is_none().then_some(mac)
 }
@@ -369,7 +369,7 @@ fn port(text: &str) -> Option<u16> {
     text.parse().ok().filter(|port| *port != 0)
 }
 
-/// The longest label of a name in octets (RFC 1035, section 2.3.4).
+/// The longest label of a name in bytes (RFC 1035, section 2.3.4).
 const LONGEST_LABEL: usize = 63;
 
 /// A name that stands for itself and all below it: lower case, without a final dot. `*.` or `.`
@@ -398,8 +398,8 @@ pub(super) fn domain(text: &str) -> Result<String, Complaint> {
     if name.is_empty() {
         return refused("a name has at least one label".to_owned(), example());
     }
-    let is_octet = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    if let Some(found) = name.chars().find(|c| !is_octet(*c)) {
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if let Some(found) = name.chars().find(|c| !is_allowed(*c)) {
         // A URL or a pattern likely stands for the name in it.
         let host = name.split_once("://").map_or(&*name, |(_, rest)| rest);
         let host = host.split(['/', ':', '?', '^', '$']).next();
@@ -423,7 +423,7 @@ pub(super) fn domain(text: &str) -> Result<String, Complaint> {
     if let Some(label) = name.split('.').find(|label| label.len() > LONGEST_LABEL) {
         return refused(
             format!(
-                "a label of {} octets; it has at most {LONGEST_LABEL}",
+                "a label of {} bytes; it has at most {LONGEST_LABEL}",
                 label.len()
             ),
             example(),
@@ -431,7 +431,7 @@ pub(super) fn domain(text: &str) -> Result<String, Complaint> {
     }
     if name.len() > LONGEST_NAME {
         return refused(
-            format!("{} octets; a name has at most {LONGEST_NAME}", name.len()),
+            format!("{} bytes; a name has at most {LONGEST_NAME}", name.len()),
             example(),
         );
     }
@@ -447,7 +447,7 @@ pub(super) fn domain(text: &str) -> Result<String, Complaint> {
     }
     // No top-level domain is a number (RFC 3696, section 2); an address or a version is.
     let last = labels.last().copied().unwrap_or_default();
-    if last.bytes().all(|octet| octet.is_ascii_digit()) {
+    if last.bytes().all(|byte| byte.is_ascii_digit()) {
         return refused("ends with a number".to_owned(), example());
     }
     if labels.len() == 1 && below.is_none() {
@@ -735,15 +735,15 @@ pub(super) fn host(text: &str) -> Result<String, Complaint> {
     Ok(name)
 }
 
-/// The longest name that the user gives to a device, a vendor or an owner, in octets.
-pub(super) const LABEL_OCTETS: usize = 63;
+/// The longest name that the user gives to a device, a vendor or an owner, in bytes.
+pub(super) const LABEL_BYTES: usize = 63;
 
 /// A text that people read, and a label value in metrics.
 pub(super) fn label(text: &str, key: &str, example: &str) -> Result<String, Complaint> {
     let label = if text.trim().is_empty() {
         "a name has at least one character".to_owned()
-    } else if text.len() > LABEL_OCTETS {
-        format!("{} octets; it has at most {LABEL_OCTETS}", text.len())
+    } else if text.len() > LABEL_BYTES {
+        format!("{} bytes; it has at most {LABEL_BYTES}", text.len())
     } else if let Some(found) = text.chars().find(|c| c.is_control()) {
         format!("has {}", character(found))
     } else {

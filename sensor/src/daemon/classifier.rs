@@ -4,7 +4,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    os::fd::{AsFd, OwnedFd},
+    os::fd::OwnedFd,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -15,7 +15,8 @@ use std::{
 
 use anyhow::Context as _;
 use rustix::{
-    event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll},
+    buffer::spare_capacity,
+    event::{EventfdFlags, Timespec, epoll, eventfd},
     io::{Errno, read, write},
     process::setpriority_process,
     time::{ClockId, clock_gettime},
@@ -218,6 +219,11 @@ struct Unsure {
 /// The thread.
 pub(super) struct Listener {
     samples: Samples,
+    /// Wakes for the bell while it rings, and for the ring of samples when the kernel asks for it: not for
+    /// records that can wait.
+    wakes: OwnedFd,
+    /// Whether more than a batch waited in the ring.
+    behind: bool,
     verdicts: Verdicts,
     resets: Resets,
     line: Arc<Line>,
@@ -239,16 +245,24 @@ pub(super) struct Listener {
 
 impl Listener {
     /// A thread that is yet to run.
+    ///
+    /// # Errors
+    ///
+    /// When the system has no descriptor to wait by.
     pub(super) fn new(
         samples: Samples,
         verdicts: Verdicts,
         line: Arc<Line>,
         commands: mpsc::Sender<Command>,
         clock: Clock,
-    ) -> Self {
+    ) -> anyhow::Result<Self> {
+        let wakes = wakes(&samples, &line.bell)
+            .context("no descriptor from the system to wait for samples by")?;
         let judge = Judge::new(Arc::clone(&locked(&line.in_force)));
-        Self {
+        Ok(Self {
             samples,
+            wakes,
+            behind: false,
             verdicts,
             resets: Resets::open(),
             line,
@@ -262,7 +276,7 @@ impl Listener {
             since: Instant::now(),
             swept: Instant::now(),
             failed: None,
-        }
+        })
     }
 
     fn run(mut self) {
@@ -287,7 +301,7 @@ impl Listener {
 
     /// Waits for samples, the bell, or the time at which something is due.
     fn wait(&mut self) {
-        let limit = if self.again < self.classifier.slots() {
+        let limit = if self.behind || self.again < self.classifier.slots() {
             Duration::ZERO
         } else if self.backlog.records.is_empty() {
             BEAT
@@ -298,11 +312,8 @@ impl Listener {
             tv_sec: limit.as_secs() as i64,
             tv_nsec: i64::from(limit.subsec_nanos()),
         };
-        let mut waits = [
-            PollFd::new(&self.samples, PollFlags::IN),
-            PollFd::from_borrowed_fd(self.line.bell.as_fd(), PollFlags::IN),
-        ];
-        match poll(&mut waits, Some(&timeout)) {
+        let mut woken = Vec::with_capacity(2);
+        match epoll::wait(&self.wakes, spare_capacity(&mut woken), Some(&timeout)) {
             Ok(_) | Err(Errno::INTR) => self.failed = None,
             Err(errno) => {
                 // Without the daemon no name would be judged: the ring is looked at as often as it can be.
@@ -362,6 +373,7 @@ impl Listener {
 
     /// Takes the records that wait in the ring, a batch at most.
     fn drain(&mut self) {
+        self.behind = false;
         for _ in 0..BATCH {
             let Some(record) = self.samples.next() else {
                 return;
@@ -385,6 +397,7 @@ impl Listener {
                 record => self.keep(Classified::Record(record)),
             }
         }
+        self.behind = true;
     }
 
     /// Has the judge rule on a payload, and writes the verdict into the flow.
@@ -556,6 +569,17 @@ impl Backlog {
     }
 }
 
+/// A descriptor that wakes for samples and for the bell.
+fn wakes(samples: &Samples, bell: &OwnedFd) -> Result<OwnedFd, Errno> {
+    let wakes = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    let data = epoll::EventData::new_u64(0);
+    // On the edge: on the level it would wake for records that can wait, one by one.
+    let edge = epoll::EventFlags::IN | epoll::EventFlags::ET;
+    epoll::add(&wakes, samples, data, edge)?;
+    epoll::add(&wakes, bell, data, epoll::EventFlags::IN)?;
+    Ok(wakes)
+}
+
 /// Time since boot as the kernel programs read it (`bpf_ktime_get_ns`).
 fn since_boot() -> Duration {
     Duration::try_from(clock_gettime(ClockId::Monotonic)).unwrap_or_default()
@@ -703,7 +727,8 @@ mod tests {
             Arc::clone(&line),
             commands,
             Clock::of_machine(),
-        );
+        )
+        .expect("a descriptor");
         let thread = thread::spawn(move || listener.run());
 
         for port in 0..FLOWS {

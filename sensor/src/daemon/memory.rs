@@ -19,7 +19,8 @@ pub(crate) fn restrain_allocator() {
     }
 }
 
-/// Gives the kernel back every page that the allocator holds and nothing lies in, after a start or a reload.
+/// Gives the kernel back every page that the allocator holds and nothing lies in: after a start or a reload, and
+/// now and then, because what lives long lies between what a burst of flows took for a moment.
 pub(super) fn trim() {
     #[cfg(target_env = "gnu")]
     // SAFETY: it takes a number, and no block moves (malloc_trim(3)).

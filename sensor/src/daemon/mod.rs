@@ -9,13 +9,12 @@ mod classifier;
 pub(crate) mod clock;
 mod file_changes;
 pub(crate) mod memory;
+mod requests;
 mod resets;
 mod retry;
 pub mod systemd;
 
 use std::{
-    collections::HashMap,
-    io::Write as _,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
@@ -35,22 +34,22 @@ use crate::{
     aggregate::{
         Aggregate, Overrides, action,
         address_names::NamesAt,
-        flow,
         identity::Override,
         refused::{Cause, Refusal},
         remote_end,
     },
     catalog::Catalog,
     classify::{Classified, Refused},
-    cli::print,
     config::{Checked, Config},
-    control::{self, Request, Told},
-    daemon::systemd::Supervisor,
-    enforcement::{self, Circumstances, Enforcement, Material, Prepared},
+    control::{
+        server,
+        socket::{self, Place},
+    },
+    daemon::systemd::ServiceManager,
+    enforcement::{Circumstances, Enforcement, Material, Prepared},
     health::Health,
-    model::{self, DeviceRefused, Snapshot, Ticks},
+    model::{Snapshot, Ticks},
     moment::Moment,
-    policy::{DeviceSelector, Holds, Temporary},
     record::Record,
     sink::web::{self, Hosts},
     source::kernel::{self, Kernel, LinkChanges, Messages, Samples, Verdicts},
@@ -58,6 +57,7 @@ use crate::{
 use classifier::{Line, Listener, listen};
 use clock::Clock;
 use file_changes::FileChanges;
+use requests::Requests;
 use retry::Mending;
 
 /// A command to the task that owns the kernel's side.
@@ -76,8 +76,8 @@ enum Command {
     Tick,
     /// Take records of the classifier's thread.
     Classified(Vec<Classified>),
-    /// Answer a request of the command line through this channel.
-    Ask(Request, oneshot::Sender<String>),
+    /// Do this for a request of the command line.
+    Work(requests::Work),
 }
 
 /// A configuration to be put in force, with its catalog and policies prepared by another task.
@@ -112,17 +112,20 @@ pub async fn run(file: &Path, config: Config) -> anyhow::Result<()> {
     // The steps that can fail before the kernel is touched.
     kernel::available(&config)?;
     let listener = web::bind(config.daemon.listen).await?;
-    // Anybody on the machine could take the name of the socket: accounting goes on without it.
-    let socket = control::bind(&config.daemon.pin_directory)
-        .inspect_err(|error| tracing::warn!("{error:#}"))
-        .ok();
     let changes = FileChanges::watch(file)?;
     let links = LinkChanges::subscribe()?;
-    let supervisor = Arc::new(Supervisor::from_environment());
+    let supervisor = Arc::new(ServiceManager::from_environment());
 
     let clock = Clock::of_machine();
     let begun = clock.now().steady;
     let mut started = Started::start(config, clock.clone()).await?;
+    // This daemon has the tables now: no other one with the same pin directory takes the socket. Accounting goes
+    // on without it.
+    let daemon = &started.config.daemon;
+    let place = Place::new(&daemon.runtime_directory, &daemon.pin_directory);
+    let socket = socket::bind(&place)
+        .inspect_err(|error| tracing::warn!("{error:#}"))
+        .ok();
     let health = Health::new(stale_after(&started.config), Instant::now());
     let (publish, snapshots) = watch::channel(Arc::new(Snapshot::default()));
     let (commands, inbox) = mpsc::channel(8);
@@ -140,14 +143,14 @@ pub async fn run(file: &Path, config: Config) -> anyhow::Result<()> {
         Arc::clone(&line),
         commands.clone(),
         clock.clone(),
-    );
+    )?;
     tasks.spawn(listen(thread, ended(stopped.clone())));
     if let Some(socket) = socket {
-        let (commands, stopped) = (commands.clone(), ended(stopped.clone()));
+        let (requests, stopped) = (Requests(commands.clone()), ended(stopped.clone()));
         tasks.spawn(async move {
             tokio::select! {
                 () = stopped => {}
-                () = control::answer(socket, commands, Command::Ask) => {}
+                () = server::serve(socket, requests) => {}
             }
             Ok(())
         });
@@ -211,6 +214,7 @@ pub async fn run(file: &Path, config: Config) -> anyhow::Result<()> {
         said: LastErrors::default(),
         is_time_known: None,
         mending: Mending::default(),
+        trimmed: Instant::now(),
         reread,
         health,
         http_failures,
@@ -285,6 +289,9 @@ fn every(period: Duration) -> Interval {
 /// How often the owner checks that everything is attached that should be.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
+/// How often memory that a burst of flows or a large answer took is given back.
+const TRIM_EVERY: Duration = Duration::from_secs(10);
+
 /// How long ticks may be silent before the daemon calls itself ill, at least.
 const STALE_AFTER: Duration = Duration::from_secs(10);
 
@@ -329,7 +336,7 @@ impl Started {
         let (mut kernel, config, catalog, enforcement) =
             loaded.await.context("loading failed")??;
         let samples = kernel.samples()?;
-        let verdicts = kernel.verdicts()?;
+        let verdicts = kernel.verdicts();
         let messages = kernel.messages()?;
         tracing::info!(
             "the kernel's tables at {} {}",
@@ -435,6 +442,8 @@ struct Owner {
     /// Whether the wall clock was right at the last tick.
     is_time_known: Option<bool>,
     mending: Mending,
+    /// When free memory was given back last.
+    trimmed: Instant,
     /// To the task that reads configurations: this one is to be read again, with all that it names.
     reread: mpsc::Sender<Config>,
     health: Health,
@@ -447,7 +456,7 @@ impl Owner {
     async fn run(
         mut self,
         inbox: mpsc::Receiver<Command>,
-        supervisor: Arc<Supervisor>,
+        supervisor: Arc<ServiceManager>,
         mut stopped: watch::Receiver<()>,
     ) -> anyhow::Result<()> {
         let mut turns = Turns::new(LOOK_EVERY, self.config.daemon.tick, inbox);
@@ -511,6 +520,10 @@ impl Owner {
             Command::Tick => {
                 self.look_at_files();
                 self.try_tick();
+                if self.trimmed.elapsed() >= TRIM_EVERY {
+                    self.trimmed = Instant::now();
+                    memory::trim();
+                }
             }
             Command::Prepare(policies, give) => {
                 let names = policies.iter().map(String::as_str);
@@ -538,12 +551,8 @@ impl Owner {
                 self.take(batch);
                 return self;
             }
-            Command::Ask(question, answer) => {
-                match self.answer(&question) {
-                    // The client may be gone.
-                    Ok(text) => drop(answer.send(text)),
-                    Err(error) => tracing::warn!("a question has no answer: {error:#}"),
-                }
+            Command::Work(work) => {
+                work(&mut self);
                 return self;
             }
         }
@@ -698,213 +707,6 @@ impl Owner {
         self.aggregate.refuse(key.mac(), refusal, now);
     }
 
-    /// Answers a request of the command line.
-    fn answer(&mut self, question: &Request) -> anyhow::Result<String> {
-        let mut text = Vec::new();
-        let now = self.clock.now();
-        match question {
-            Request::Devices(args) => {
-                let mut snapshot = self.now();
-                if args.device.is_some() {
-                    self.add_refused(&mut snapshot, &now);
-                }
-                let printed = print::print_devices(&mut text, &snapshot, args, now.wall);
-                return told(printed, text);
-            }
-            Request::Refused(args) => {
-                let snapshot = self.now();
-                let devices: Vec<_> = match &args.device {
-                    Some(wanted) => match print::called(&snapshot.devices, wanted) {
-                        Ok(devices) => devices,
-                        Err(error) => return told(Err(error), text),
-                    },
-                    None => snapshot.devices.iter().collect(),
-                };
-                let refused = devices.into_iter().map(|device| DeviceRefused {
-                    device: device.device.clone(),
-                    name: device.identity.name.clone(),
-                    refused: self.refused(device.mac, &now),
-                });
-                let refused: Vec<_> = refused.filter(|of| !of.refused.is_empty()).collect();
-                let printed = print::print_refused(&mut text, &refused, args.output.json, now.wall);
-                return told(printed.map_err(Into::into), text);
-            }
-            Request::Status(output) => {
-                let snapshot = self.now();
-                print::print_status(&mut text, &snapshot, *output, self.enforcement.zone())?;
-            }
-            Request::Flows(args) => {
-                let clock = self.kernel.clock();
-                let snapshot = Arc::clone(&self.publish.borrow());
-                let names: HashMap<_, _> = snapshot
-                    .devices
-                    .iter()
-                    .filter_map(|device| Some((&device.device, device.identity.name.as_ref()?)))
-                    .collect();
-                let flows: Vec<_> = self
-                    .kernel
-                    .flow_lines()?
-                    .into_iter()
-                    .map(|line| {
-                        let facts = self.aggregate.facts(line.slot, &line.record);
-                        let mut flow =
-                            flow(&line.record, line.interface, line.policy, facts, clock);
-                        flow.device_name = names.get(&flow.device).copied().cloned();
-                        flow
-                    })
-                    .collect();
-                let printed =
-                    print::print_flows(&mut text, &flows, &snapshot.devices, args, now.wall);
-                return told(printed, text);
-            }
-            Request::Explain(args) => {
-                let devices = self.now();
-                let names = self.aggregate.names_at();
-                let told: Told = print::explained(
-                    args,
-                    &self.config,
-                    &self.catalog,
-                    &self.enforcement,
-                    &devices.devices,
-                    now,
-                    |mac, name| names.aliases(mac, name, now.steady).to_vec(),
-                )
-                .map_err(|error| format!("{error:#}"));
-                return Ok(serde_json::to_string(&told)?);
-            }
-            Request::Say {
-                said,
-                holds_for,
-                blocks,
-            } => {
-                self.try_tick();
-                let device = match self.meant(said.device.as_ref()) {
-                    Ok(device) => device,
-                    Err(error) => return Ok(serde_json::to_string(&Told::Err(error))?),
-                };
-                let said = Temporary {
-                    domain: said.domain.clone(),
-                    device,
-                    blocks: *blocks,
-                    since: now.wall,
-                    holds: match holds_for {
-                        Some(seconds) => Holds::Until(now.steady + *seconds as f64),
-                        None => Holds::Always,
-                    },
-                };
-                return Ok(serde_json::to_string(&self.say(said, now))?);
-            }
-            Request::Forget(said) => {
-                self.try_tick();
-                return Ok(serde_json::to_string(&self.forget(said, now))?);
-            }
-        }
-        Ok(String::from_utf8_lossy(&text).into_owned())
-    }
-
-    /// The refusals of a device, with times of the wall clock.
-    fn refused(&self, device: Option<Mac>, now: &Moment) -> Vec<model::Refused> {
-        let mut refused = device.map_or_else(Vec::new, |mac| self.aggregate.refused(mac));
-        for one in &mut refused {
-            one.last += now.offset();
-        }
-        refused
-    }
-
-    /// Adds the refusals of each device to a snapshot.
-    fn add_refused(&self, snapshot: &mut Arc<Snapshot>, now: &Moment) {
-        for device in &mut Arc::make_mut(snapshot).devices {
-            device.refused = self.refused(device.mac, now);
-        }
-    }
-
-    /// The devices that a command means, as this daemon knows them.
-    fn meant(&self, device: Option<&DeviceSelector>) -> Result<Option<DeviceSelector>, String> {
-        let devices = Arc::clone(&self.publish.borrow());
-        device
-            .map(|device| enforcement::meant(device, &self.config, &devices.devices))
-            .transpose()
-    }
-
-    /// Executes `block` or `allow`; it is in force when this returns.
-    fn say(&mut self, said: Temporary, now: Moment) -> Told {
-        let devices = Arc::clone(&self.publish.borrow());
-        let shown = said.shown(now.offset());
-        let allowed = (!said.blocks).then(|| said.device.clone());
-        let circumstances = Circumstances {
-            kernel: &mut self.kernel,
-            config: &self.config,
-            catalog: &self.catalog,
-            devices: &devices.devices,
-            names: self.aggregate.names_at(),
-            now,
-        };
-        let result = self.enforcement.say(said, circumstances);
-        result.map_err(|error| format!("{error:#}"))?;
-        let mut text = Vec::new();
-        print::print_said(&mut text, &shown, self.enforcement.zone())
-            .map_err(|error| error.to_string())?;
-        if allowed.is_none() {
-            let missed = self.catalog.missed(&shown.name);
-            print::print_missed(&mut text, &missed).map_err(|error| error.to_string())?;
-        }
-        if let Some(device) = allowed {
-            let refused = self.enforcement.refused_before_a_name(
-                device.as_ref(),
-                &self.config,
-                &self.catalog,
-                &devices.devices,
-                now,
-            );
-            print::print_refused_before(&mut text, &refused).map_err(|error| error.to_string())?;
-        }
-        Ok(String::from_utf8_lossy(&text).into_owned())
-    }
-
-    /// Executes `forget`.
-    fn forget(&mut self, said: &control::Said, now: Moment) -> Told {
-        let mut all_said = self.enforcement.temporary().iter();
-        let device = match all_said
-            .any(|other| other.domain == said.domain && other.device == said.device)
-        {
-            true => said.device.clone(),
-            false => self.meant(said.device.as_ref())?,
-        };
-        let devices = Arc::clone(&self.publish.borrow());
-        let circumstances = Circumstances {
-            kernel: &mut self.kernel,
-            config: &self.config,
-            catalog: &self.catalog,
-            devices: &devices.devices,
-            names: self.aggregate.names_at(),
-            now,
-        };
-        let result = (self.enforcement).forget(&said.domain, device.as_ref(), circumstances);
-        let forgotten = result.map_err(|error| format!("{error:#}"))?;
-        let others = self.enforcement.temporary().iter();
-        let others = others.filter(|other| other.domain == said.domain);
-        let others: Vec<_> = others.map(|other| other.shown(now.offset())).collect();
-        let mut text = Vec::new();
-        match &forgotten {
-            Some(forgotten) => print::print_forgotten(&mut text, &forgotten.shown(now.offset())),
-            None => writeln!(
-                text,
-                "no command said anything of {} for {}; `sensor status` lists what they said",
-                said.domain,
-                match &device {
-                    Some(device) => device.to_string(),
-                    None => "all devices".to_owned(),
-                }
-            ),
-        }
-        .and_then(|()| print::print_others(&mut text, &others, self.enforcement.zone()))
-        .map_err(|error| error.to_string())?;
-        if forgotten.is_none() {
-            return Err(String::from_utf8_lossy(&text).trim_end().to_owned());
-        }
-        Ok(String::from_utf8_lossy(&text).into_owned())
-    }
-
     /// A snapshot of this moment, made by a tick of its own. Where the tables cannot be read, it is the
     /// last tick's, and the log says so: a command does not fail for that.
     fn now(&mut self) -> Arc<Snapshot> {
@@ -1003,6 +805,7 @@ impl Owner {
         daemon.listen = old.daemon.listen;
         daemon.pin_directory = old.daemon.pin_directory;
         daemon.state_directory = old.daemon.state_directory;
+        daemon.runtime_directory = old.daemon.runtime_directory;
         self.config.flow_table.capacity = old.flow_table.capacity;
         self.config.device_table = old.device_table;
         self.health.set_stale_after(stale_after(&self.config));
@@ -1015,15 +818,6 @@ impl Owner {
             installed.generation
         );
     }
-}
-
-/// The response to a command: the text printed for it, or the error.
-fn told(printed: anyhow::Result<()>, text: Vec<u8>) -> anyhow::Result<String> {
-    let told: Told = match printed {
-        Ok(()) => Ok(String::from_utf8(text)?),
-        Err(error) => Err(format!("{error:#}")),
-    };
-    Ok(serde_json::to_string(&told)?)
 }
 
 /// The keys that have changed and take effect later, and when.
@@ -1042,6 +836,11 @@ fn later(old: &Config, new: &Config) -> Vec<(&'static str, &'static str)> {
             "daemon.state_directory",
             START,
             daemon.state_directory != old_daemon.state_directory,
+        ),
+        (
+            "daemon.runtime_directory",
+            START,
+            daemon.runtime_directory != old_daemon.runtime_directory,
         ),
         (
             "flow_table.capacity",
@@ -1145,7 +944,7 @@ async fn reload(
     mut changes: FileChanges,
     mut to_reread: mpsc::Receiver<Config>,
     commands: mpsc::Sender<Command>,
-    supervisor: Arc<Supervisor>,
+    supervisor: Arc<ServiceManager>,
     stopped: watch::Receiver<()>,
 ) -> anyhow::Result<()> {
     let mut hangup = signal(SignalKind::hangup()).context("SIGHUP cannot be caught")?;
@@ -1279,13 +1078,14 @@ mod tests {
         assert_eq!(
             keys(
                 "[daemon]\nlisten = \"127.0.0.1:1\"\npin_directory = \"/sys/fs/bpf/a\"\n\
-                 state_directory = \"/a\"\n[flow_table]\ncapacity = 64\n[device_table]\n\
+                 state_directory = \"/a\"\nruntime_directory = \"/b\"\n[flow_table]\ncapacity = 64\n[device_table]\n\
                  capacity = 1\n"
             ),
             [
                 "daemon.listen",
                 "daemon.pin_directory",
                 "daemon.state_directory",
+                "daemon.runtime_directory",
                 "flow_table.capacity",
                 "device_table.capacity",
             ]

@@ -11,12 +11,12 @@ use crate::health::Health;
 
 /// The service manager, if there is one.
 #[derive(Debug)]
-pub struct Supervisor {
+pub struct ServiceManager {
     /// Silence after which the manager ends this process.
     watchdog: Option<Duration>,
 }
 
-impl Supervisor {
+impl ServiceManager {
     /// The manager that the environment names (`NOTIFY_SOCKET`, `WATCHDOG_USEC`).
     pub fn from_environment() -> Self {
         let has_manager = env::var_os("NOTIFY_SOCKET").is_some();
@@ -37,7 +37,9 @@ impl Supervisor {
     pub fn reloading(&self) {
         match NotifyState::monotonic_usec_now() {
             Ok(now) => notify(&[NotifyState::Reloading, now]),
-            Err(error) => tracing::warn!(%error, "the clock cannot be read for the supervisor"),
+            Err(error) => {
+                tracing::warn!(%error, "the clock cannot be read for the service manager")
+            }
         }
     }
 

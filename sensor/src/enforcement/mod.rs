@@ -1,6 +1,8 @@
 //! Keeps the policies in force: those of the configuration, the overrides by commands, and the devices to
 //! which each rule applies at the moment.
 
+pub mod devices;
+mod explain;
 mod kept;
 mod learned;
 
@@ -26,13 +28,13 @@ use crate::{
     },
     catalog::{Catalog, file_stamp::FileStamp},
     classify,
-    config::{Config, DeviceOverride, arguments},
+    config::{Config, DeviceOverride},
     model::{self, Device},
     moment::Moment,
     policy::{
         ALLOWED, BLOCKED, Compiled, DeviceFacts, DeviceSelector, Fitting, Holds, InForce, Policy,
         PolicyLists, Temporary, TooLarge, TooMuch, Zone, compile,
-        explain::{self, Deciding, NamedBy, RefusedBefore},
+        explain::{Deciding, NamedBy, RefusedBefore, named_by, refused_before_a_name},
         fitting, policy_names, recompile,
     },
     source::kernel::{DeviceRules, Installed, Kernel},
@@ -122,7 +124,7 @@ impl Material {
     /// Reads the lists of policies and compiles everything, which takes a second of CPU time for many
     /// names. Both kernel and daemon go on meanwhile, because nothing here needs their state.
     pub fn prepare(self, policies: &[Policy], catalog: &Catalog) -> Prepared {
-        let lists = PolicyLists::load(policies, &self.lists);
+        let lists = PolicyLists::load(policies, catalog.room_for_names(), &self.lists);
         let (temporary, identities) = (self.temporary, &self.identities);
         let compiled = compile(policies, &temporary, catalog, &lists, identities);
         Prepared {
@@ -306,7 +308,7 @@ impl Enforcement {
         let meant: Vec<_> = all
             .filter(|facts| selector.is_none_or(|selector| facts.are(selector)))
             .collect();
-        explain::refused_before_a_name(&self.deciding(config, catalog, now), &meant)
+        refused_before_a_name(&self.deciding(config, catalog, now), &meant)
     }
 
     /// The policy (`None`: a command) and the action that refuse a flow of a device to an address that says
@@ -340,7 +342,7 @@ impl Enforcement {
         let mut policies = self.policies(config).iter();
         let policy = policies.find(|policy| called == Some(&policy.name));
         let about = |name: &str| match policy {
-            Some(policy) => explain::named_by(policy, catalog, &self.lists, name),
+            Some(policy) => named_by(policy, catalog, &self.lists, name),
             None => {
                 let mut said = self.temporary().iter();
                 let holds = |said: &Temporary| {
@@ -398,8 +400,9 @@ impl Enforcement {
     }
 
     /// Reads the lists of policies, where nothing is put in force.
-    pub fn read_lists(&mut self, config: &Config) {
-        self.lists = PolicyLists::load(&config.policies, &self.lists);
+    pub fn read_lists(&mut self, config: &Config, catalog: &Catalog) {
+        let room = catalog.room_for_names();
+        self.lists = PolicyLists::load(&config.policies, room, &self.lists);
     }
 
     /// The policies in force.
@@ -451,7 +454,8 @@ impl Enforcement {
         circumstances: Circumstances<'_>,
     ) -> anyhow::Result<Installed> {
         let config = circumstances.config;
-        let lists = PolicyLists::load(&config.policies, &self.lists);
+        let room = circumstances.catalog.room_for_names();
+        let lists = PolicyLists::load(&config.policies, room, &self.lists);
         let zone = Zone::named(config.daemon.time_zone.as_deref());
         let installed = self.put(part, &config.policies, lists, None, &zone, circumstances)?;
         self.zone = zone;
@@ -916,72 +920,6 @@ fn facts<'a>(
     }
 }
 
-/// The device of this name: by its MAC address, by its name in the configuration, or by the name that was
-/// found out.
-pub fn called(text: &str, config: &Config, devices: &[Device]) -> Option<Mac> {
-    all_called(text, config, devices).first().copied()
-}
-
-/// The devices that a command means. A name that is not in the configuration is one that was found out;
-/// it stands for the device that has it now, as it may have another one tomorrow.
-///
-/// # Errors
-/// No device is called so, several are, or none is in that group.
-pub fn meant(
-    selector: &DeviceSelector,
-    config: &Config,
-    devices: &[Device],
-) -> Result<DeviceSelector, String> {
-    let mut configured = config.devices.iter();
-    match selector {
-        DeviceSelector::Name(name)
-            if configured.all(|device| device.name.as_ref() != Some(name)) =>
-        {
-            match &*all_called(name, config, devices) {
-                [] => Err(format!(
-                    "no device is called `{name}`, in the configuration of the daemon or by what was seen; \
-                     `sensor devices` lists those that were seen, `systemctl reload gateway-sensor` \
-                     takes a changed configuration"
-                )),
-                [mac] => Ok(DeviceSelector::Mac(mac.octets())),
-                several => {
-                    let several = several.iter().map(|mac| mac.to_string());
-                    Err(format!(
-                        "several devices are called `{name}`: say which by its MAC address, {}",
-                        several.collect::<Vec<_>>().join(" or ")
-                    ))
-                }
-            }
-        }
-        DeviceSelector::Group(group) if configured.all(|device| !device.groups.contains(group)) => {
-            Err(format!(
-                "no device is in the group `{group}` in the configuration of the daemon; `systemctl reload \
-                 gateway-sensor` takes a changed one"
-            ))
-        }
-        _ => Ok(selector.clone()),
-    }
-}
-
-fn all_called(text: &str, config: &Config, devices: &[Device]) -> Vec<Mac> {
-    if let Ok(DeviceSelector::Mac(mac)) = arguments::devices(text, &[]) {
-        return vec![Mac::new(mac)];
-    }
-    let is_it = |name: Option<&String>| name.is_some_and(|name| name.eq_ignore_ascii_case(text));
-    let mut configured = config.devices.iter();
-    if let Some(device) = configured.find(|device| is_it(device.name.as_ref())) {
-        return vec![Mac::new(device.mac)];
-    }
-    if let Ok(address) = text.parse::<IpAddr>() {
-        let seen = devices.iter();
-        let have = seen.filter(|device| device.addresses.contains(&address));
-        return have.filter_map(|device| device.mac).collect();
-    }
-    let seen = devices.iter();
-    let seen = seen.filter(|device| is_it(device.identity.name.as_ref()));
-    seen.filter_map(|device| device.mac).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use std::{env, fs, path::Path};
@@ -1017,57 +955,6 @@ mod tests {
             since: NOW - 10.0,
             holds: until.map_or(Holds::Always, Holds::Until),
         }
-    }
-
-    #[test]
-    fn a_command_means_devices_that_the_daemon_knows() {
-        let text = "[[interface]]\nname = \"lan0\"\n[[device]]\nmac = \"02:00:00:00:00:01\"\n\
-                    name = \"Anna's phone\"\ngroups = [\"kids\"]\n";
-        let Checked { config, .. } =
-            Config::parse(text, Path::new("sensor.toml")).expect("it is valid");
-        let seen = |number, name: &str| {
-            let mut device = Device {
-                mac: Some(Mac::new([2, 0, 0, 0, 0, number])),
-                ..Device::default()
-            };
-            device.identity.name = Some(name.to_owned());
-            device
-        };
-        let devices = [
-            seen(1, "Pixel-6"),
-            seen(2, "Pixel-7"),
-            seen(3, "TV"),
-            seen(4, "TV"),
-        ];
-        let meant = |selector: DeviceSelector| meant(&selector, &config, &devices);
-        let name = |name: &str| meant(DeviceSelector::Name(name.to_owned()));
-        let group = |group: &str| meant(DeviceSelector::Group(group.to_owned()));
-        let mac = |number| Ok(DeviceSelector::Mac([2, 0, 0, 0, 0, number]));
-
-        let anna = DeviceSelector::Name("Anna's phone".to_owned());
-        assert_eq!(name("Anna's phone"), Ok(anna));
-        assert_eq!(name("anna's PHONE"), mac(1));
-        // By the name that it says of itself, as `explain` and `devices` take it.
-        assert_eq!(name("pixel-7"), mac(2));
-        assert_eq!(
-            called("pixel-7", &config, &devices),
-            Some(Mac::new([2, 0, 0, 0, 0, 2]))
-        );
-        let error = name("TV").expect_err("there are two");
-        assert!(
-            error.contains("02:00:00:00:00:03 or 02:00:00:00:00:04"),
-            "{error}"
-        );
-        let error = name("Bert's phone").expect_err("nobody has it");
-        assert!(
-            error.contains("no device is called `Bert's phone`"),
-            "{error}"
-        );
-        let kids = DeviceSelector::Group("kids".to_owned());
-        assert_eq!(group("kids"), Ok(kids));
-        assert!(group("parents").is_err_and(|error| error.contains("in the group `parents`")));
-        let vendor = DeviceSelector::Vendor("Nobody".to_owned());
-        assert_eq!(meant(vendor.clone()), Ok(vendor));
     }
 
     #[test]

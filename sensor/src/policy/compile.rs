@@ -1,11 +1,8 @@
 //! From policies to tables.
 
 use std::{
-    collections::{
-        BTreeMap, BTreeSet, HashMap,
-        hash_map::{self, RandomState},
-    },
-    hash::{BuildHasher as _, BuildHasherDefault, Hasher},
+    collections::{BTreeMap, BTreeSet, HashMap, hash_map::RandomState},
+    hash::BuildHasher as _,
     sync::Arc,
 };
 
@@ -26,7 +23,7 @@ use crate::{
     catalog::{
         Catalog,
         embedded::Embedded,
-        lists::{Category, Entry, Listed},
+        lists::{Category, Listed},
     },
     policy::{Action, Answer, Policy, Ports, Transport},
 };
@@ -189,37 +186,43 @@ pub fn recompile(
         return None;
     }
     let mut chains = parts.renumbered(before);
-    let tree = parts.tree(before.names.secret, catalog, Some(&changed));
-    let mut tree = tree.ok()?;
+    let secret = before.names.secret;
+    let mut tree = parts.tree(secret, catalog, Some(&changed)).ok()?;
     let mut count = before.names.count;
     for name in &changed {
-        tree.say(name, |_| {}).ok()?;
-        let Some(hash) = Suffixes::of(name.as_bytes(), before.names.secret).whole() else {
-            continue;
-        };
-        if let Some(node) = tree.nodes.get(&hash) {
+        if let Some(own) = tree.own(name) {
             let was_said = said_before.iter().any(|one| one.domain == *name);
-            count -= u64::from(was_said || tree.is_of_policy(node));
-            count += u64::from(tree.has_rules(node));
+            count -= u64::from(was_said || own.is_of_policy());
+            count += u64::from(own.has_rules());
         }
     }
     let mut buckets = before.names.buckets.to_vec();
-    let is_below = |node: &Node<'_>| changed.iter().any(|name| is_at_or_below(node.name, name));
-    let nodes = tree.nodes.iter().filter(|(_, node)| is_below(node));
-    let hashes: Vec<u64> = nodes.map(|(hash, _)| *hash).collect();
-    for hash in hashes {
-        let resolved = tree.resolve(hash);
-        let above = tree.above(hash).map_or(ROOT, |above| tree.resolve(above));
-        let chain = tree.resolved[resolved].chain();
-        let number = chains.number(&chain).ok()? as u16;
-        // An existing entry stays, even if its chain is that of the name above.
-        if !name_table::replace(&mut buckets, hash, number) && chain != tree.resolved[above].chain()
-        {
-            match name_table::add(&mut buckets, hash, number) {
-                Added::Yes => {}
-                Added::Twice | Added::NoRoom => return None,
-            }
+    let mut fits = true;
+    let mut put = |name: &str| {
+        if !fits || !changed.iter().any(|one| is_at_or_below(name, one)) {
+            return;
         }
+        let Some(found) = tree.resolve(name) else {
+            return;
+        };
+        let Ok(number) = chains.number(&tree.chains[found.rules]) else {
+            fits = false;
+            return;
+        };
+        let number = number as u16;
+        // An existing entry stays, even if its chain is that of the name above.
+        if name_table::replace(&mut buckets, found.hash, number) || !tree.is_entry(found) {
+            return;
+        }
+        fits = matches!(
+            name_table::add(&mut buckets, found.hash, number),
+            Added::Yes
+        );
+    };
+    changed.iter().for_each(|name| put(name));
+    parts.each_name(catalog, Some(&changed), |name, _| put(name));
+    if !fits {
+        return None;
     }
     let table = NameTable {
         secret: before.names.secret,
@@ -473,7 +476,7 @@ impl<'p> Parts<'p> {
         }
     }
 
-    fn finish(mut self, catalog: &'p Catalog, policies: u64) -> Result<Compiled, TooLarge> {
+    fn finish(mut self, catalog: &Catalog, policies: u64) -> Result<Compiled, TooLarge> {
         if self.rules.len() > MAX_RULES {
             return Err(TooMuch::Rules(self.rules.len()).into());
         }
@@ -519,12 +522,15 @@ impl<'p> Parts<'p> {
 
     /// The hashes of the exceptions of all lists, in ascending order.
     fn exceptions(&self, catalog: &Catalog, secret: u64) -> Arc<[u64]> {
-        let of_policies = self.lists.iter().flat_map(|(list, _)| list.names());
-        let all = catalog.lists.names().chain(of_policies);
-        let exceptions = all.filter(|entry| entry.listed.category == Some(Category::NeverBlock));
-        let hashes =
-            exceptions.filter_map(|entry| Suffixes::of(entry.what.as_bytes(), secret).whole());
-        let mut hashes: Vec<_> = hashes.collect();
+        let of_policies = self.lists.iter().map(|(list, _)| *list);
+        let mut hashes = Vec::new();
+        for lists in std::iter::once(&catalog.lists).chain(of_policies) {
+            lists.each_name(|entry| {
+                if entry.listed.category == Some(Category::NeverBlock) {
+                    hashes.extend(Suffixes::of(entry.what.as_bytes(), secret).whole());
+                }
+            });
+        }
         hashes.sort_unstable();
         hashes.dedup();
         hashes.into()
@@ -626,7 +632,7 @@ impl<'p> Parts<'p> {
         Ok(())
     }
 
-    fn name_table(&self, catalog: &'p Catalog, chains: &mut Chains) -> Result<NameTable, TooLarge> {
+    fn name_table(&self, catalog: &Catalog, chains: &mut Chains) -> Result<NameTable, TooLarge> {
         for _ in 0..MOST_SECRETS {
             // The secret must be unknown to the authors of lists, and to those who choose the names in
             // questions.
@@ -641,32 +647,43 @@ impl<'p> Parts<'p> {
     fn name_table_under(
         &self,
         secret: u64,
-        catalog: &'p Catalog,
+        catalog: &Catalog,
         chains: &mut Chains,
     ) -> Result<Result<NameTable, Collision>, TooLarge> {
         let Ok(mut tree) = self.tree(secret, catalog, None) else {
             return Ok(Err(Collision));
         };
-        let nodes = || tree.nodes.values();
-        let count = nodes().filter(|node| tree.has_rules(node)).count();
+        let owns = || tree.nodes.iter().map(|node| &tree.owns[node.own as usize]);
+        let count = owns().filter(|own| own.has_rules()).count();
         // Overrides by commands have room of their own: no list is so large that nothing can be blocked any
         // more.
-        if nodes().filter(|node| tree.is_of_policy(node)).count() > MAX_NAMES {
+        if owns().filter(|own| own.is_of_policy()).count() > MAX_NAMES {
             let largest = self.largest_list(catalog);
             return Err(TooMuch::Names { count, largest }.into());
         }
-        let hashes: Vec<u64> = tree.nodes.keys().copied().collect();
-        let mut entries = Vec::new();
-        for hash in hashes {
-            let resolved = tree.resolve(hash);
-            let above = tree.above(hash).map_or(ROOT, |above| tree.resolve(above));
-            // The entry of the name above covers this name anyway.
-            if tree.resolved[resolved].chain() != tree.resolved[above].chain() {
-                let chain = chains.number(&tree.resolved[resolved].chain())?;
-                entries.push((hash, chain as u16));
+        let mut result = Ok(());
+        self.each_name(catalog, None, |name, _| {
+            if result.is_ok()
+                && let Some(found) = tree.resolve(name)
+            {
+                // The entry of the name above covers this name otherwise.
+                tree.nodes[found.place].chain = match tree.is_entry(found) {
+                    true => match chains.number(&tree.chains[found.rules]) {
+                        Ok(number) => number,
+                        Err(error) => {
+                            result = Err(error);
+                            return;
+                        }
+                    },
+                    false => Node::NO_ENTRY,
+                };
             }
-        }
-        Ok(NameTable::new(secret, &entries).map(|table| NameTable {
+        });
+        result?;
+        let entries = tree.nodes.iter();
+        let entries = entries.filter(|node| node.chain != Node::NO_ENTRY);
+        let entries = entries.map(|node| (node.hash, node.chain as u16));
+        Ok(NameTable::new(secret, entries).map(|table| NameTable {
             count: count as u64,
             ..table
         }))
@@ -680,7 +697,6 @@ impl<'p> Parts<'p> {
 
     /// The list with the most names that a policy is about, and how many they are.
     fn largest_list(&self, catalog: &Catalog) -> Option<(String, u64)> {
-        let of_policies = self.lists.iter().flat_map(|(list, _)| list.names());
         let asked = |listed: &Listed<'_>| {
             let mut of_category = self.categories.iter();
             let mut of_owner = self.owners.iter();
@@ -691,108 +707,162 @@ impl<'p> Parts<'p> {
                         .is_some_and(|owner| owner.eq_ignore_ascii_case(wanted))
                 })
         };
-        let known = catalog.lists.names().filter(|entry| asked(&entry.listed));
-        let mut counts: HashMap<&str, u64> = HashMap::new();
-        for Entry { listed, .. } in of_policies.chain(known) {
-            if listed.category != Some(Category::NeverBlock) && self.uses(&listed) {
-                *counts.entry(listed.list).or_default() += 1;
+        let mut counts: HashMap<String, u64> = HashMap::new();
+        let mut count = |listed: &Listed<'_>| {
+            if listed.category == Some(Category::NeverBlock) || !self.uses(listed) {
+                return;
             }
+            match counts.get_mut(listed.list) {
+                Some(count) => *count += 1,
+                None => drop(counts.insert(listed.list.to_owned(), 1)),
+            }
+        };
+        for (list, _) in &self.lists {
+            list.each_name(|entry| count(&entry.listed));
         }
-        let largest = counts
-            .into_iter()
-            .max_by_key(|(list, count)| (*count, *list));
-        largest.map(|(list, count)| (list.to_owned(), count))
+        catalog.lists.each_name(|entry| {
+            if asked(&entry.listed) {
+                count(&entry.listed);
+            }
+        });
+        let by_count = |(list, count): &(String, u64)| (*count, list.clone());
+        counts.into_iter().max_by_key(by_count)
     }
 
     /// All names that matter, each with the rules about exactly this name; with `only`, just its names and
     /// those above or below one of them.
-    fn tree<'t>(
+    fn tree(
         &self,
         secret: u64,
-        catalog: &'p Catalog,
+        catalog: &Catalog,
         only: Option<&BTreeSet<&str>>,
-    ) -> Result<Tree<'t>, Collision>
-    where
-        'p: 't,
-    {
+    ) -> Result<Tree, Collision> {
+        let mut tree = Tree::new(secret);
+        self.each_name(catalog, only, |name, own| tree.say(name, own));
+        for name in only.into_iter().flatten() {
+            tree.say(name, &Own::default());
+        }
+        tree.sort()?;
+        Ok(tree)
+    }
+
+    /// Visits the names that matter, each with rules about exactly this name: a name is visited once for each
+    /// place that has it, and has the rules of all places together. With `only`, it visits just its names and
+    /// those above or below one of them.
+    fn each_name(
+        &self,
+        catalog: &Catalog,
+        only: Option<&BTreeSet<&str>>,
+        mut visit: impl FnMut(&str, &Own),
+    ) {
         let matters = |name: &str| {
             only.is_none_or(|only| {
                 only.iter()
                     .any(|one| is_at_or_below(name, one) || is_at_or_below(one, name))
             })
         };
-        let mut tree = Tree::new(secret);
-        for (domain, number, said) in &self.domains {
+        let mut is_about_names = only.is_some();
+        let mut said: BTreeMap<&str, Vec<u8>> = BTreeMap::new();
+        for (domain, number, is_said) in &self.domains {
             if !matters(domain) {
                 continue;
             }
-            tree.say(domain, |own| match said {
+            is_about_names = true;
+            if *is_said {
                 // Of the same name, the newest command comes first; its rule may be an older one's too.
-                true if own.said.contains(number) => {}
-                true => own.said.push(*number),
-                false => own.explicit |= 1 << number,
-            })?;
+                let said = said.entry(domain).or_default();
+                if !said.contains(number) {
+                    said.push(*number);
+                }
+                continue;
+            }
+            let own = Own {
+                explicit: 1 << number,
+                ..Own::default()
+            };
+            visit(domain, &own);
         }
+        for (domain, said) in said {
+            let own = Own {
+                said,
+                ..Own::default()
+            };
+            visit(domain, &own);
+        }
+        let never = Own {
+            never: true,
+            ..Own::default()
+        };
         for (list, number) in &self.lists {
-            for entry in list.names() {
+            let listed = Own {
+                listed: 1 << number,
+                ..Own::default()
+            };
+            list.each_name(|entry| {
                 if !matters(entry.what) {
-                    continue;
+                    return;
                 }
-                if entry.listed.category == Some(Category::NeverBlock) {
-                    tree.say(entry.what, |own| own.never = true)?;
-                } else if self.uses(&entry.listed) {
-                    tree.say(entry.what, |own| own.listed |= 1 << number)?;
-                }
-            }
+                // The exceptions of a list that is left out still count.
+                let own = match entry.listed.category {
+                    Some(Category::NeverBlock) => &never,
+                    _ if self.uses(&entry.listed) => &listed,
+                    _ => return,
+                };
+                is_about_names = true;
+                visit(entry.what, own);
+            });
         }
-        let resolvers = self
-            .resolvers
-            .iter()
-            .fold(0, |set, number| set | 1 << number);
-        if resolvers != 0 {
+        if !self.resolvers.is_empty() {
+            let resolvers = self.resolvers.iter();
+            let own = Own {
+                listed: resolvers.fold(0, |set, number| set | 1 << number),
+                ..Own::default()
+            };
             for name in catalog.resolvers.encrypted_names() {
-                if !matters(name) {
-                    continue;
+                if matters(name) {
+                    is_about_names = true;
+                    visit(name, &own);
                 }
-                tree.say(name, |own| own.listed |= resolvers)?;
             }
         }
-        let is_about_names = only.is_some() || !tree.nodes.is_empty();
-        if !is_about_names && self.owners.is_empty() && self.categories.is_empty() {
-            return Ok(tree);
+        if is_about_names || !self.owners.is_empty() || !self.categories.is_empty() {
+            catalog.lists.each_name(|entry| {
+                if matters(entry.what)
+                    && let Some(own) = self.own_of_known(&entry.listed)
+                {
+                    visit(entry.what, &own);
+                }
+            });
         }
-        for entry in catalog.lists.names() {
-            if !matters(entry.what) {
-                continue;
-            }
-            let (category, owner) = (entry.listed.category, entry.listed.owner);
-            let never = category == Some(Category::NeverBlock);
-            // The exceptions of a list that is left out still count.
-            if !never && !self.uses(&entry.listed) {
-                continue;
-            }
-            let categorised = category.filter(|_| !self.categories.is_empty());
-            let owned = owner.filter(|_| !self.owners.is_empty());
-            if !never && categorised.is_none() && owned.is_none() {
-                continue;
-            }
-            let of_category = self.categories.iter();
-            let by_category = of_category
-                .filter(|(wanted, _)| Some(*wanted) == categorised)
-                .fold(0, |set, (_, number)| set | 1 << number);
-            let of_owner = self.owners.iter();
-            let by_owner = of_owner
-                .filter(|(wanted, _)| owned.is_some_and(|owner| owner.eq_ignore_ascii_case(wanted)))
-                .fold(0, |set, (_, number)| set | 1 << number);
-            tree.say(entry.what, |own| {
-                own.never |= never;
-                own.has_category |= categorised.is_some();
-                own.has_owner |= owned.is_some();
-                own.by_category |= by_category;
-                own.by_owner |= by_owner;
-            })?;
+    }
+
+    /// The rules about exactly a name of the catalog; `None` where there are none.
+    fn own_of_known(&self, listed: &Listed<'_>) -> Option<Own> {
+        let never = listed.category == Some(Category::NeverBlock);
+        if !never && !self.uses(listed) {
+            return None;
         }
-        Ok(tree)
+        let categorised = listed.category.filter(|_| !self.categories.is_empty());
+        let owned = listed.owner.filter(|_| !self.owners.is_empty());
+        if !never && categorised.is_none() && owned.is_none() {
+            return None;
+        }
+        let of_category = self.categories.iter();
+        let by_category = of_category
+            .filter(|(wanted, _)| Some(*wanted) == categorised)
+            .fold(0, |set, (_, number)| set | 1 << number);
+        let of_owner = self.owners.iter();
+        let by_owner = of_owner
+            .filter(|(wanted, _)| owned.is_some_and(|owner| owner.eq_ignore_ascii_case(wanted)))
+            .fold(0, |set, (_, number)| set | 1 << number);
+        Some(Own {
+            never,
+            has_category: categorised.is_some(),
+            has_owner: owned.is_some(),
+            by_category,
+            by_owner,
+            ..Own::default()
+        })
     }
 }
 
@@ -810,21 +880,244 @@ struct Own {
     never: bool,
 }
 
-/// Names by their hashes, and the rules that hold for each, with those of the names above.
-struct Tree<'p> {
+impl Own {
+    fn has_rules(&self) -> bool {
+        !self.said.is_empty() || self.is_of_policy()
+    }
+
+    /// Whether policies are about exactly this name; commands may be, too.
+    fn is_of_policy(&self) -> bool {
+        self.explicit | self.listed | self.by_category | self.by_owner != 0
+    }
+
+    /// The rules of two places about the same name. One place has all that commands said.
+    fn with(&self, other: &Self) -> Self {
+        Self {
+            said: [&*self.said, &other.said].concat(),
+            explicit: self.explicit | other.explicit,
+            listed: self.listed | other.listed,
+            by_category: self.by_category | other.by_category,
+            by_owner: self.by_owner | other.by_owner,
+            has_category: self.has_category || other.has_category,
+            has_owner: self.has_owner || other.has_owner,
+            never: self.never || other.never,
+        }
+    }
+}
+
+/// Names by their hashes alone, in 16 bytes each, and the rules about each and for all below it.
+struct Tree {
     secret: u64,
-    nodes: HashMap<u64, Node<'p>, BuildHasherDefault<Hashed>>,
+    /// In the order of their hashes once they are sorted.
+    nodes: Vec<Node>,
+    /// For the highest bits of a hash, the first node that may have it.
+    starts: Vec<u32>,
     /// The different values of `Own`, which are few.
     owns: Vec<Own>,
     own_numbers: HashMap<Own, u32>,
+    /// The different rules that hold for names, which are few, and the chain of each.
     resolved: Vec<Resolved>,
+    chains: Vec<Vec<u8>>,
     resolutions: HashMap<(usize, u32), usize>,
 }
 
-struct Node<'p> {
-    name: &'p str,
+/// A name.
+#[derive(Clone, Copy)]
+struct Node {
+    hash: u64,
     own: u32,
-    resolved: Option<u32>,
+    /// Until the names are sorted, another hash, by which names of the same hash are told from each other; then
+    /// the number of the chain.
+    chain: u32,
+}
+
+impl Node {
+    /// In the place of a chain: the name needs no entry of its own.
+    const NO_ENTRY: u32 = u32::MAX;
+}
+
+/// A name of the tree, and the numbers of the rules that hold for it and for the name above it.
+#[derive(Clone, Copy)]
+struct Found {
+    hash: u64,
+    place: usize,
+    rules: usize,
+    above: usize,
+}
+
+/// The number of the empty rules above a name that has no name above it.
+const ROOT: usize = 0;
+
+impl Tree {
+    /// The highest bits of a hash that find a node: some eight nodes have the same ones.
+    const NODES_OF_START: usize = 8;
+
+    fn new(secret: u64) -> Self {
+        Self {
+            secret,
+            nodes: Vec::new(),
+            starts: Vec::new(),
+            owns: vec![Own::default()],
+            own_numbers: HashMap::from([(Own::default(), 0)]),
+            resolved: vec![Resolved::default()],
+            chains: vec![Vec::new()],
+            resolutions: HashMap::new(),
+        }
+    }
+
+    /// Adds a name that has these rules; it may be there already.
+    fn say(&mut self, name: &str, own: &Own) {
+        let Some(hash) = self.hash(name) else {
+            return;
+        };
+        let node = Node {
+            hash,
+            own: self.own_number(own),
+            chain: another_hash(name),
+        };
+        self.nodes.push(node);
+    }
+
+    fn own_number(&mut self, own: &Own) -> u32 {
+        if let Some(number) = self.own_numbers.get(own) {
+            return *number;
+        }
+        let number = self.owns.len() as u32;
+        self.owns.push(own.clone());
+        self.own_numbers.insert(own.clone(), number);
+        number
+    }
+
+    /// The hash of a whole name. A name of too many labels is left out: its hash would be that of its last
+    /// labels, and would match every name below them. Lists count it as a bad line, and the configuration
+    /// refuses it.
+    fn hash(&self, name: &str) -> Option<u64> {
+        if name.split('.').count() > MAX_LABELS {
+            return None;
+        }
+        Suffixes::of(name.as_bytes(), self.secret).whole()
+    }
+
+    /// Joins the rules of each name, and has names found from now on.
+    fn sort(&mut self) -> Result<(), Collision> {
+        self.nodes
+            .sort_unstable_by_key(|node| (node.hash, node.chain, node.own));
+        let mut joined: HashMap<(u32, u32), u32> = HashMap::new();
+        let mut kept = 0_usize;
+        for place in 0..self.nodes.len() {
+            let node = self.nodes[place];
+            let Some(last) = kept.checked_sub(1).map(|last| self.nodes[last]) else {
+                kept = 1;
+                continue;
+            };
+            if last.hash != node.hash {
+                self.nodes[kept] = node;
+                kept += 1;
+                continue;
+            }
+            if last.chain != node.chain {
+                return Err(Collision);
+            }
+            if last.own == node.own {
+                continue;
+            }
+            let number = match joined.get(&(last.own, node.own)) {
+                Some(number) => *number,
+                None => {
+                    let own = self.owns[last.own as usize].with(&self.owns[node.own as usize]);
+                    let number = self.own_number(&own);
+                    joined.insert((last.own, node.own), number);
+                    number
+                }
+            };
+            self.nodes[kept - 1].own = number;
+        }
+        self.nodes.truncate(kept);
+        let starts = (kept / Self::NODES_OF_START).next_power_of_two();
+        let bits = starts.ilog2();
+        self.starts = vec![0; starts + 1];
+        for node in &mut self.nodes {
+            node.chain = Node::NO_ENTRY;
+            self.starts[highest(node.hash, bits) + 1] += 1;
+        }
+        let mut before = 0;
+        for start in &mut self.starts {
+            before += *start;
+            *start = before;
+        }
+        Ok(())
+    }
+
+    /// The place of the name with a hash.
+    fn place(&self, hash: u64) -> Option<usize> {
+        let bits = (self.starts.len() - 1).ilog2();
+        let start = highest(hash, bits);
+        let places = self.starts[start] as usize..self.starts[start + 1] as usize;
+        let found = self.nodes[places.clone()]
+            .iter()
+            .position(|node| node.hash == hash);
+        Some(places.start + found?)
+    }
+
+    /// The rules about exactly a name of the tree.
+    fn own(&self, name: &str) -> Option<&Own> {
+        let place = self.place(self.hash(name)?)?;
+        Some(&self.owns[self.nodes[place].own as usize])
+    }
+
+    /// The rules that hold for a name of the tree.
+    fn resolve(&mut self, name: &str) -> Option<Found> {
+        let hash = self.hash(name)?;
+        let place = self.place(hash)?;
+        let suffixes = Suffixes::of(name.as_bytes(), self.secret);
+        let mut above = ROOT;
+        for hash in &suffixes.hashes[..(suffixes.len as usize).saturating_sub(1)] {
+            if let Some(place) = self.place(*hash) {
+                above = self.below(above, self.nodes[place].own);
+            }
+        }
+        let rules = self.below(above, self.nodes[place].own);
+        Some(Found {
+            hash,
+            place,
+            rules,
+            above,
+        })
+    }
+
+    /// The number of the rules that hold for a name with its own ones, below a name for which others hold.
+    fn below(&mut self, above: usize, own: u32) -> usize {
+        if let Some(number) = self.resolutions.get(&(above, own)) {
+            return *number;
+        }
+        let resolved = self.resolved[above].below(&self.owns[own as usize]);
+        let number = self.resolved.len();
+        self.chains.push(resolved.chain());
+        self.resolved.push(resolved);
+        self.resolutions.insert((above, own), number);
+        number
+    }
+
+    /// Whether a name needs an entry, because the chain of the name above it is another.
+    fn is_entry(&self, found: Found) -> bool {
+        self.chains[found.rules] != self.chains[found.above]
+    }
+}
+
+/// So many of the highest bits of a hash, as a number.
+const fn highest(hash: u64, bits: u32) -> usize {
+    match bits {
+        0 => 0,
+        bits => (hash >> (u64::BITS - bits)) as usize,
+    }
+}
+
+/// A hash of another kind than that of the table (FNV-1a: Fowler, Noll, Vo).
+fn another_hash(name: &str) -> u32 {
+    let octets = name.bytes();
+    octets.fold(0x811c_9dc5, |hash, octet| {
+        (hash ^ u32::from(octet)).wrapping_mul(0x0100_0193)
+    })
 }
 
 /// The rules that hold for a name and everything below it, the most specific first.
@@ -841,99 +1134,6 @@ enum Because {
     Listed,
     Category,
     Owner,
-}
-
-/// The number of the empty rules above a name that has no name above it.
-const ROOT: usize = 0;
-
-impl<'p> Tree<'p> {
-    fn new(secret: u64) -> Self {
-        Self {
-            secret,
-            nodes: HashMap::default(),
-            owns: vec![Own::default()],
-            own_numbers: HashMap::from([(Own::default(), 0)]),
-            resolved: vec![Resolved::default()],
-            resolutions: HashMap::new(),
-        }
-    }
-
-    fn say(&mut self, name: &'p str, say: impl FnOnce(&mut Own)) -> Result<(), Collision> {
-        // A name of too many labels is left out: its hash would be that of its last labels, and would match
-        // every name below them. Lists count it as a bad line, and the configuration refuses it.
-        if name.split('.').count() > MAX_LABELS {
-            return Ok(());
-        }
-        let Some(hash) = Suffixes::of(name.as_bytes(), self.secret).whole() else {
-            return Ok(());
-        };
-        let node = match self.nodes.entry(hash) {
-            hash_map::Entry::Occupied(node) => node.into_mut(),
-            hash_map::Entry::Vacant(place) => place.insert(Node {
-                name,
-                own: 0,
-                resolved: None,
-            }),
-        };
-        if node.name != name {
-            return Err(Collision);
-        }
-        let mut own = self.owns[node.own as usize].clone();
-        say(&mut own);
-        let owns = &mut self.owns;
-        node.own = *self.own_numbers.entry(own).or_insert_with_key(|own| {
-            owns.push(own.clone());
-            owns.len() as u32 - 1
-        });
-        Ok(())
-    }
-
-    fn has_rules(&self, node: &Node<'_>) -> bool {
-        !self.owns[node.own as usize].said.is_empty() || self.is_of_policy(node)
-    }
-
-    /// Whether policies are about exactly this name; commands may be, too.
-    fn is_of_policy(&self, node: &Node<'_>) -> bool {
-        let own = &self.owns[node.own as usize];
-        own.explicit | own.listed | own.by_category | own.by_owner != 0
-    }
-
-    /// The longest name of the tree above this one.
-    fn above(&self, hash: u64) -> Option<u64> {
-        let suffixes = Suffixes::of(self.nodes[&hash].name.as_bytes(), self.secret);
-        let above = suffixes.hashes[..(suffixes.len as usize).saturating_sub(1)].iter();
-        above
-            .rev()
-            .copied()
-            .find(|hash| self.nodes.contains_key(hash))
-    }
-
-    /// The number of the rules that hold for a name of the tree.
-    fn resolve(&mut self, hash: u64) -> usize {
-        let node = &self.nodes[&hash];
-        if let Some(resolved) = node.resolved {
-            return resolved as usize;
-        }
-        let own = node.own;
-        let above = match self.above(hash) {
-            Some(above) => self.resolve(above),
-            None => ROOT,
-        };
-        let number = match self.resolutions.get(&(above, own)) {
-            Some(number) => *number,
-            None => {
-                let resolved = self.resolved[above].below(&self.owns[own as usize]);
-                self.resolved.push(resolved);
-                let number = self.resolved.len() - 1;
-                self.resolutions.insert((above, own), number);
-                number
-            }
-        };
-        if let Some(node) = self.nodes.get_mut(&hash) {
-            node.resolved = Some(number as u32);
-        }
-        number
-    }
 }
 
 impl Resolved {
@@ -1022,25 +1222,5 @@ impl Chains {
         self.chains.push(chain);
         self.numbers.entry(rules.to_vec()).or_insert(number);
         number
-    }
-}
-
-/// A hash is its own hash.
-#[derive(Default)]
-struct Hashed(u64);
-
-impl Hasher for Hashed {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, octets: &[u8]) {
-        for octet in octets {
-            self.0 = self.0 << 8 | u64::from(*octet);
-        }
-    }
-
-    fn write_u64(&mut self, hash: u64) {
-        self.0 = hash;
     }
 }

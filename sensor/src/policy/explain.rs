@@ -15,8 +15,9 @@ use super::{DeviceFacts, PolicyLists, Temporary, Zone, compile::DISCOVERY};
 use crate::{
     catalog::{
         Catalog, NetworkSelector,
-        lists::{Category, Listed},
+        lists::{Category, Listed, Lists},
     },
+    model::word::{self, Word},
     policy::{Action, DeviceSelector, Policy, Ports, Span, Transport},
 };
 
@@ -40,7 +41,7 @@ pub struct Deciding<'a> {
 }
 
 /// The subject of a question: a name or an address, and a port.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Subject {
     /// A name or an address.
     pub what: What,
@@ -49,7 +50,7 @@ pub struct Subject {
 }
 
 /// A name or an address.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum What {
     /// A name in upper or lower case, with or without its final dot.
     Name(String),
@@ -71,7 +72,7 @@ impl std::fmt::Display for Subject {
 }
 
 /// The explanation of a subject.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Explanation {
     /// The verdicts, by the layers that judge. Where a verdict depends on the address of the other side,
     /// several are about the same layers: the first that is about the address counts.
@@ -84,12 +85,14 @@ pub struct Explanation {
 }
 
 /// The verdict of some layers.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Judgement {
     /// `dns`, `tls`, `quic`, `http`, or `address`, with a transport where that matters.
-    pub layers: Vec<&'static str>,
+    #[serde(deserialize_with = "word::several")]
+    pub layers: Vec<Word>,
     /// `pass`, `observe`, `allow`, `reject` or `drop`.
-    pub verdict: &'static str,
+    #[serde(deserialize_with = "word::one")]
+    pub verdict: Word,
     /// The policy or command that decides; `None` where none is about the subject.
     pub said: Option<Said>,
     /// Whether the verdict holds only at the remote addresses that the policy names.
@@ -99,18 +102,19 @@ pub struct Judgement {
 }
 
 /// A policy or command, and why it is about the subject.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Said {
     /// The policy; `None`: a command.
     pub policy: Option<String>,
     /// Its action.
-    pub action: &'static str,
+    #[serde(deserialize_with = "word::one")]
+    pub action: Word,
     /// Why it is about the subject.
     pub reason: Reason,
 }
 
 /// Why a policy is about a subject.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "by")]
 pub enum Reason {
     /// `sensor block` or `sensor allow`.
@@ -137,7 +141,8 @@ pub enum Reason {
     /// The category of the name.
     Category {
         /// Which.
-        category: &'static str,
+        #[serde(deserialize_with = "word::one")]
+        category: Word,
         /// The line that says so.
         at: Line,
     },
@@ -181,7 +186,7 @@ pub enum Reason {
 }
 
 /// A line of a list.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Line {
     /// The name that stands there.
     pub name: String,
@@ -192,7 +197,7 @@ pub struct Line {
 }
 
 /// A policy or command that has no effect, and why.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Lost {
     /// The policy or command.
     #[serde(flatten)]
@@ -202,7 +207,7 @@ pub struct Lost {
 }
 
 /// Why a policy or command has no effect.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Loss {
     /// It is about other devices.
@@ -337,12 +342,13 @@ pub fn named_by<'a>(
 
 /// A policy that refuses flows whatever name they would say, because their addresses and ports are judged
 /// before.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RefusedBefore {
     /// The policy.
     pub policy: String,
     /// The layers at whose usual ports it refuses flows.
-    pub layers: Vec<&'static str>,
+    #[serde(deserialize_with = "word::several")]
+    pub layers: Vec<Word>,
     /// Whether it refuses them for each of the devices.
     pub for_all: bool,
 }
@@ -820,15 +826,15 @@ fn line(name: &str, listed: &Listed<'_>) -> Line {
 /// The exception (`never-block`) of the longest name at or above this one.
 fn exception(deciding: &Deciding<'_>, name: &str) -> Option<Line> {
     let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
-    let suffixes = suffixes(&name);
-    let of_policies = deciding.lists.iter();
-    let of_policies = of_policies.flat_map(|(_, list)| list.names.names());
-    let all = deciding.catalog.lists.names().chain(of_policies);
-    let exceptions = all.filter(|entry| {
-        entry.listed.category == Some(Category::NeverBlock) && suffixes.contains(&entry.what)
-    });
-    let longest = exceptions.max_by_key(|entry| entry.what.len())?;
-    Some(line(longest.what, &longest.listed))
+    let of_policies = deciding.lists.iter().map(|(_, list)| &*list.names);
+    let lists: Vec<_> = std::iter::once(&deciding.catalog.lists)
+        .chain(of_policies)
+        .collect();
+    suffixes(&name).into_iter().find_map(|suffix| {
+        let mut listed = lists.iter().filter_map(|lists| lists.of_name(suffix));
+        let exception = listed.find(|listed| listed.category == Some(Category::NeverBlock))?;
+        Some(line(suffix, &exception))
+    })
 }
 
 fn name_claims<'a>(
@@ -843,13 +849,15 @@ fn name_claims<'a>(
         listed.category == Some(Category::NeverBlock)
             || !deciding.lists.left_out().contains(listed.list)
     };
-    let known: BTreeMap<&str, Listed<'_>> = deciding
-        .catalog
-        .lists
-        .names()
-        .filter(|entry| has(entry.what) && is_used(&entry.listed))
-        .map(|entry| (entry.what, entry.listed))
-        .collect();
+    let of_suffixes = |lists: &'a Lists| {
+        let listed = suffixes
+            .iter()
+            .filter_map(|name| Some((*name, lists.of_name(name)?)));
+        listed
+            .filter(|(_, listed)| is_used(listed))
+            .collect::<BTreeMap<_, _>>()
+    };
+    let known = of_suffixes(&deciding.catalog.lists);
     let mut never: Vec<Line> = Vec::new();
     let mut on_lists: BTreeMap<&std::path::Path, Vec<Line>> = BTreeMap::new();
     for (name, listed) in &known {
@@ -858,10 +866,9 @@ fn name_claims<'a>(
         }
     }
     for (file, list) in deciding.lists.iter() {
-        let entries = list.names.names();
-        for entry in entries.filter(|entry| has(entry.what) && is_used(&entry.listed)) {
-            let line = line(entry.what, &entry.listed);
-            match entry.listed.category {
+        for (name, listed) in of_suffixes(&list.names) {
+            let line = line(name, &listed);
+            match listed.category {
                 Some(Category::NeverBlock) => never.push(line),
                 _ => on_lists.entry(file).or_default().push(line),
             }

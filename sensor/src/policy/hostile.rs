@@ -14,7 +14,10 @@ use sensor_ebpf::{
 
 use super::*;
 use crate::{
-    catalog::{Catalog, lists::Reason},
+    catalog::{
+        Catalog,
+        lists::{MOST_NAMES, Reason},
+    },
     policy::Policy,
 };
 
@@ -74,7 +77,7 @@ fn a_name_of_too_many_labels_is_a_bad_line_and_taken_for_no_other() {
     // Of the last two, the last labels are the same.
     let text = format!("c.{most}\nx.c.{most}\ny.d.{most}\nz.d.{most}\n");
     let policies = refusing(&folder.file(text.as_bytes()));
-    let lists = PolicyLists::load(&policies, &PolicyLists::default());
+    let lists = PolicyLists::load(&policies, MOST_NAMES, &PolicyLists::default());
     let (_, list) = lists.iter().next().expect("a list");
     assert_eq!((list.report.used, list.report.bad), (1, 3));
     assert_eq!(list.report.shown[0].line, 2);
@@ -99,7 +102,7 @@ fn a_name_of_too_many_labels_is_a_bad_line_and_taken_for_no_other() {
 fn nobody_can_know_where_names_lie_in_the_table() {
     let folder = Folder::new("secret");
     let policies = refusing(&folder.file(b"a.example"));
-    let lists = PolicyLists::load(&policies, &PolicyLists::default());
+    let lists = PolicyLists::load(&policies, MOST_NAMES, &PolicyLists::default());
     let secret = || {
         compiled(&policies, &[], &lists)
             .expect("it fits")
@@ -117,11 +120,11 @@ fn names_that_crowd_into_one_place_take_another_secret_not_more_memory() {
             .collect::<Vec<_>>()
     };
     let most = u64::from(NAME_BUCKETS_PROBED) * NAME_BUCKET_ENTRIES as u64;
-    let fits = NameTable::new(0, &crowd(most));
+    let fits = NameTable::new(0, crowd(most).into_iter());
     assert!(fits.is_ok());
     // More tables would have them no less crowded.
-    assert!(NameTable::new(0, &crowd(most + 1)).is_err());
-    assert!(NameTable::new(0, &[(1 << 40, 0), (1 << 40, 1)]).is_err());
+    assert!(NameTable::new(0, crowd(most + 1).into_iter()).is_err());
+    assert!(NameTable::new(0, [(1 << 40, 0), (1 << 40, 1)].into_iter()).is_err());
 }
 
 #[test]
@@ -137,7 +140,7 @@ fn a_list_of_garbage_gives_what_is_good_in_it_and_what_it_was_when_it_cannot_be_
     text.extend(b"last.example");
     let file = folder.file(&text);
     let policies = refusing(&file);
-    let first = PolicyLists::load(&policies, &PolicyLists::default());
+    let first = PolicyLists::load(&policies, MOST_NAMES, &PolicyLists::default());
     let list = first.get(&file).expect("it is read");
     assert!(list.problem.is_none());
     // Every second line of UTF-16 holds the octets before the low octet of its end.
@@ -155,12 +158,12 @@ fn a_list_of_garbage_gives_what_is_good_in_it_and_what_it_was_when_it_cannot_be_
 
     fs::remove_file(&file).expect("it was made above");
     fs::create_dir(&file).expect("a folder in its place");
-    let second = PolicyLists::load(&policies, &first);
+    let second = PolicyLists::load(&policies, MOST_NAMES, &first);
     let kept = second.get(&file).expect("it is kept");
     assert!(kept.problem.is_some());
     assert_eq!(kept.report.bad, 1_500_002);
     check(&second);
-    check(&PolicyLists::load(&policies, &second));
+    check(&PolicyLists::load(&policies, MOST_NAMES, &second));
 }
 
 /// The page that a portal or a proxy serves in the place of a list, with a status of success.
@@ -171,7 +174,7 @@ fn a_file_of_which_no_line_can_be_used_is_no_list_and_an_empty_one_is() {
     let folder = Folder::new("page");
     let file = folder.file(b"a.example\nb.example\n");
     let policies = refusing(&file);
-    let first = PolicyLists::load(&policies, &PolicyLists::default());
+    let first = PolicyLists::load(&policies, MOST_NAMES, &PolicyLists::default());
     let refused = |lists: &PolicyLists| {
         let compiled = compiled(&policies, &[], lists).expect("it fits");
         ["a.example", "b.example"].map(|name| is_refused(&compiled, name))
@@ -186,7 +189,7 @@ fn a_file_of_which_no_line_can_be_used_is_no_list_and_an_empty_one_is() {
         &[0; 10_000],
     ] {
         folder.file(no_list);
-        lists = PolicyLists::load(&policies, &lists);
+        lists = PolicyLists::load(&policies, MOST_NAMES, &lists);
         let kept = lists.get(&file).expect("it is kept");
         let problem = kept.problem.as_deref().expect("it is said");
         assert!(problem.contains("can be used"), "{problem}");
@@ -194,7 +197,7 @@ fn a_file_of_which_no_line_can_be_used_is_no_list_and_an_empty_one_is() {
         assert_eq!(refused(&lists), [true, true]);
     }
     folder.file(format!("{PAGE}b.example\n").as_bytes());
-    lists = PolicyLists::load(&policies, &lists);
+    lists = PolicyLists::load(&policies, MOST_NAMES, &lists);
     let list = lists.get(&file).expect("it is read");
     assert!(list.problem.is_none());
     assert_eq!((list.report.used, list.report.bad), (1, 4));
@@ -202,16 +205,16 @@ fn a_file_of_which_no_line_can_be_used_is_no_list_and_an_empty_one_is() {
 
     for empty in [&b""[..], b"\n\n", b"# no more names\n! none\n"] {
         folder.file(b"a.example\nb.example\n");
-        lists = PolicyLists::load(&policies, &lists);
+        lists = PolicyLists::load(&policies, MOST_NAMES, &lists);
         assert_eq!(refused(&lists), [true, true]);
         folder.file(empty);
-        lists = PolicyLists::load(&policies, &lists);
+        lists = PolicyLists::load(&policies, MOST_NAMES, &lists);
         assert!(lists.get(&file).expect("it is read").problem.is_none());
         assert_eq!(refused(&lists), [false, false]);
     }
     // Where there was no list before, no name is in force, and the list's problem says so.
     folder.file(PAGE.as_bytes());
-    let lists = PolicyLists::load(&policies, &PolicyLists::default());
+    let lists = PolicyLists::load(&policies, MOST_NAMES, &PolicyLists::default());
     assert!(lists.get(&file).expect("it is there").problem.is_some());
     assert_eq!(refused(&lists), [false, false]);
 }

@@ -5,10 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{
-    catalog::lists::{ListFile, MOST_NAMES},
-    policy::Policy,
-};
+use crate::{catalog::lists::ListFile, policy::Policy};
 
 /// The lists of all policies, each once.
 #[derive(Clone, Debug, Default)]
@@ -19,11 +16,11 @@ pub struct PolicyLists {
 }
 
 impl PolicyLists {
-    /// Reads the lists of policies, which have room for as many names together as one list may have. A list
-    /// that cannot be read, or of which no line can be used, keeps the names that it had before.
-    pub fn load(policies: &[Policy], before: &Self) -> Self {
+    /// Reads the lists of policies, which have room for so many names together. A list that cannot be read, or
+    /// of which no line can be used, keeps the names that it had before.
+    pub fn load(policies: &[Policy], room: usize, before: &Self) -> Self {
         let mut lists = HashMap::new();
-        let mut room = MOST_NAMES;
+        let mut room = room;
         for file in policies.iter().flat_map(|policy| &policy.lists) {
             if !lists.contains_key(file) {
                 let list = ListFile::load(file, (None, None), room, before.get(file));

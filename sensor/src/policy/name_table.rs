@@ -59,16 +59,19 @@ pub(super) struct Collision;
 impl NameTable {
     /// The table of hashes and their chains: half full at most, and an eighth at least, but for
     /// rounding up.
-    pub(super) fn new(secret: u64, entries: &[(u64, u16)]) -> Result<Self, Collision> {
-        let half_full = (entries.len() * 2)
+    pub(super) fn new(
+        secret: u64,
+        entries: impl Iterator<Item = (u64, u16)> + Clone,
+    ) -> Result<Self, Collision> {
+        let half_full = (entries.clone().count() * 2)
             .div_ceil(NAME_BUCKET_ENTRIES)
             .next_power_of_two();
         // Names that still crowd into the same buckets do so under this secret alone.
         for buckets in [1, 2, 4].map(|times| half_full * times) {
             let mut buckets = vec![NameBucket::default(); buckets];
             let mut fits = true;
-            for (hash, chain) in entries {
-                match add(&mut buckets, *hash, *chain) {
+            for (hash, chain) in entries.clone() {
+                match add(&mut buckets, hash, chain) {
                     Added::Yes => {}
                     Added::Twice => return Err(Collision),
                     Added::NoRoom => fits = false,

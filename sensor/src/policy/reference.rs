@@ -15,7 +15,7 @@ use super::{
     *,
 };
 use crate::{
-    catalog::lists::{Category, Listed},
+    catalog::lists::{Category, Entry, Listed, Lists},
     policy::{Policy, Ports, Transport},
 };
 
@@ -72,13 +72,19 @@ fn holds(above: &str, name: &str) -> bool {
 
 /// Whether a list excepts a name.
 fn is_excepted(house: &House, name: &str) -> bool {
-    let of_policies = house.lists.iter().flat_map(|(_, list)| list.names.names());
-    let mut all = house.catalog.lists.names().chain(of_policies);
-    all.any(|entry| entry.listed.category == Some(Category::NeverBlock) && holds(entry.what, name))
+    let of_policies = house.lists.iter().map(|(_, list)| &*list.names);
+    let mut is_excepted = false;
+    for lists in std::iter::once(&house.catalog.lists).chain(of_policies) {
+        lists.each_name(|entry| {
+            is_excepted |=
+                entry.listed.category == Some(Category::NeverBlock) && holds(entry.what, name);
+        });
+    }
+    is_excepted
 }
 
 /// The decision about a name.
-fn of_name(house: &House, asked: &Asked<'_>, name: &str) -> Decided {
+fn of_name<'h>(house: &'h House, asked: &Asked<'_>, name: &str) -> Decided {
     // Commands stand above all: the longest, then the newest, which is kept last.
     let mut said: Vec<_> = house.temporary.iter().rev().collect();
     said.retain(|said| holds(&said.domain, name) && asked.is_of(said.device.as_slice()));
@@ -87,18 +93,27 @@ fn of_name(house: &House, asked: &Asked<'_>, name: &str) -> Decided {
         return Some((None, word(said.action())));
     }
 
-    let known: BTreeMap<&str, Listed<'_>> = house
-        .catalog
-        .lists
-        .names()
-        .filter(|entry| holds(entry.what, name))
-        .map(|entry| (entry.what, entry.listed))
-        .collect();
+    let of_name = |lists: &'h Lists| {
+        let mut names = Vec::new();
+        lists.each_name(|entry| {
+            if holds(entry.what, name) {
+                names.push(entry.what.to_owned());
+            }
+        });
+        let listed = |name: String| {
+            let listed = lists.of_name(&name).expect("it was visited");
+            (name, listed)
+        };
+        names.into_iter().map(listed).collect::<Vec<_>>()
+    };
+    let known: BTreeMap<String, Listed<'_>> = of_name(&house.catalog.lists).into_iter().collect();
     let of_lists: Vec<_> = house
         .lists
         .iter()
-        .flat_map(|(file, list)| list.names.names().map(move |entry| (file, entry)))
-        .filter(|(_, entry)| holds(entry.what, name))
+        .flat_map(|(file, list)| {
+            let names = of_name(&list.names).into_iter();
+            names.map(move |(what, listed)| (file, Entry { what, listed }))
+        })
         .collect();
     let is_never = |listed: &Listed<'_>| listed.category == Some(Category::NeverBlock);
     let never = known.iter().filter(|(_, listed)| is_never(listed));

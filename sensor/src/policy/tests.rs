@@ -28,7 +28,7 @@ use crate::{
         },
         resolvers::Resolvers,
     },
-    config::{Config, in_vain},
+    config::{Config, never_allowing},
     policy::{Policy, Ports, Transport},
 };
 
@@ -1193,7 +1193,7 @@ fn a_house_of_two_minds() -> impl Strategy<Value = House> {
 }
 
 #[test]
-fn who_allows_names_in_vain_has_all_its_addresses_refused() {
+fn names_that_are_never_allowed_have_all_their_addresses_refused() {
     let told = std::cell::Cell::new(0);
     let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
         failure_persistence: None,
@@ -1215,7 +1215,7 @@ fn who_allows_names_in_vain_has_all_its_addresses_refused() {
         |(house, device, address, transport, port)| {
             let (in_force, names) = house.in_force(&device).expect("it fits");
             let decision = in_force.judge_address(&key(device.mac, address, transport, port));
-            for (allows, refuses) in in_vain(&house.config()) {
+            for (allows, refuses) in never_allowing(&house.config()) {
                 let policy = &house.policies[allows];
                 let is_of = |selector| device.are(selector);
                 let is_at = |range: &Ports| {

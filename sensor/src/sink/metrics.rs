@@ -91,7 +91,7 @@ mod declared {
             "Always 1; what was built.";
 
         DEVICE_BYTES: Counter "sensor_device_bytes_total" ["device", "family", "direction"]
-            "Octets on the wire, Ethernet header included, by device.";
+            "Bytes on the wire, Ethernet header included, by device.";
         DEVICE_PACKETS: Counter "sensor_device_packets_total" ["device", "family", "direction"]
             "Packets on the wire by device; a super-packet counts as its segments.";
         DEVICE_FLOWS: Counter "sensor_device_flows_total" ["device", "family", "direction"]
@@ -112,20 +112,20 @@ mod declared {
         DEVICE_CONFIDENCE: Gauge "sensor_device_confidence_ratio" ["device"]
             "How sure kind and vendor of the device are, the lesser of the two; 0 where neither is known.";
         DEVICE_PARTY_BYTES: Counter "sensor_device_party_bytes_total" ["device", "party", "category", "direction"]
-            "Octets since the daemon started, by device and by whom it exchanged them with: those with the most, and other for all else.";
+            "Bytes since the daemon started, by device and by whom it exchanged them with: those with the most, and other for all else.";
         DEVICE_PARTY_FLOWS: Counter "sensor_device_party_flows_total" ["device", "party", "category", "direction"]
             "Flows since the daemon started, as sensor_device_party_bytes_total, by the direction of their first packet.";
         DEVICE_HIDDEN_BYTES: Counter "sensor_device_hidden_bytes_total" ["device", "reason", "direction"]
-            "Octets since the daemon started of flows that hide whom they are with, by how.";
+            "Bytes since the daemon started of flows that hide whom they are with, by how.";
         DEVICE_CATEGORY_BYTES: Counter "sensor_device_category_bytes_total" ["device", "category", "direction"]
-            "Octets since the daemon started of flows with names that lists have a category for.";
+            "Bytes since the daemon started of flows with names that lists have a category for.";
         PARTY_INFO: Gauge "sensor_party_info" ["party", "category", "owner", "country", "asn", "network"]
             "Always 1; who a party of sensor_device_party_bytes_total is, and where its first address was.";
 
         POLICY_HITS: Counter "sensor_policy_hits_total" ["device", "policy", "layer", "action", "direction"]
             "Packets to which a policy applied; they passed where the action is observe.";
         POLICY_HIT_BYTES: Counter "sensor_policy_hit_bytes_total" ["device", "policy", "layer", "action", "direction"]
-            "Octets to which a policy applied.";
+            "Bytes to which a policy applied.";
         POLICY_DECISIONS: Counter "sensor_policy_decisions_total" ["device", "policy", "layer", "action"]
             "Flows and DNS questions about which a policy decided, by what told what they are about; what observe has here would have been refused.";
         UNREAD_FLOWS: Counter "sensor_unread_flows_total" ["reason", "layer"]
@@ -142,19 +142,19 @@ mod declared {
         HOOK_INFO: Gauge "sensor_hook_info" ["interface", "direction", "hook"]
             "Always 1; where the program of this interface and direction sits, none while the interface is gone.";
         INTERFACE_BYTES: Counter "sensor_interface_bytes_total" ["interface", "direction"]
-            "Octets seen: the sum of what was booked and what was skipped.";
+            "Bytes seen: the sum of what was booked and what was skipped.";
         INTERFACE_PACKETS: Counter "sensor_interface_packets_total" ["interface", "direction"]
             "Packets seen: the sum of what was booked and what was skipped.";
         BOOKED_BYTES: Counter "sensor_booked_bytes_total" ["interface", "direction", "book"]
-            "Octets booked to a flow, to a device's overflow, to the multicast record, or refused before the device.";
+            "Bytes booked to a flow, to a device's overflow, to the multicast record, or refused before the device.";
         BOOKED_PACKETS: Counter "sensor_booked_packets_total" ["interface", "direction", "book"]
             "Packets booked to a flow, to a device's overflow, to the multicast record, or refused before the device.";
         SKIPPED_BYTES: Counter "sensor_skipped_bytes_total" ["interface", "direction", "reason"]
-            "Octets that passed without being accounted to a device.";
+            "Bytes that passed without being accounted to a device.";
         SKIPPED_PACKETS: Counter "sensor_skipped_packets_total" ["interface", "direction", "reason"]
             "Packets that passed without being accounted to a device.";
         ANSWER_BYTES: Counter "sensor_answer_bytes_total" ["interface"]
-            "Octets that the sensor sent to devices whose packets it rejected.";
+            "Bytes that the sensor sent to devices whose packets it rejected.";
         ANSWER_PACKETS: Counter "sensor_answer_packets_total" ["interface"]
             "Packets that the sensor sent to devices whose packets it rejected.";
         ANSWERS_FAILED: Counter "sensor_answers_failed_total" ["interface"]
@@ -191,6 +191,8 @@ mod declared {
             "Packets of servers that were not delivered because the verdict on a name was waited for; they come again.";
         HOLD_EXPIRED: Counter "sensor_hold_expired_flows_total" []
             "Flows whose time to wait for a verdict was over before there was one.";
+        UNASSEMBLED: Counter "sensor_unassembled_streams_total" ["reason"]
+            "Streams of several packets for which the kernel had no room, so that the daemon judges their names: their device had its share, all room was in use, or two CPUs were at it at once.";
 
         UNBOOKED_PACKETS: Counter "sensor_unbooked_packets_total" []
             "Packets seen on an interface that has no record, the only ones that no book has: a fault of the sensor.";
@@ -535,6 +537,11 @@ fn policies(snapshot: &Snapshot, families: &mut Text) {
     families.extend(declared::POLICY_DEVICES_LEFT_OUT.value(number(policy.devices_left_out)));
     families.extend(declared::HELD.value(number(policy.held)));
     families.extend(declared::HOLD_EXPIRED.value(number(policy.hold_expired)));
+    let unassembled = policy.unassembled.iter();
+    families.extend(
+        declared::UNASSEMBLED
+            .family(unassembled.map(|(reason, count)| ([*reason], number(*count)))),
+    );
     families.extend(declared::POLICY_RELOADS.family([
         (["applied"], number(policy.reloads)),
         (["refused"], number(policy.reloads_refused)),

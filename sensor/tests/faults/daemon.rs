@@ -21,6 +21,8 @@ pub(crate) struct Settings {
     pub(crate) pins: PathBuf,
     /// The state directory.
     pub(crate) state: PathBuf,
+    /// The runtime directory.
+    pub(crate) runtime: PathBuf,
     /// The port on the gateway's loopback.
     pub(crate) port: u16,
     /// How often the tables are read.
@@ -42,6 +44,7 @@ impl Settings {
             keys: "",
             pins: lab.pins(),
             state: lab.gateway.folder.join("state"),
+            runtime: lab.runtime(),
             port: 9617,
             tick: "100ms",
             keep_running: true,
@@ -70,11 +73,13 @@ impl Settings {
             .collect();
         format!(
             "{interfaces}[daemon]\ntick = \"{}\"\nlisten = \"127.0.0.1:{}\"\n\
-             pin_directory = \"{}\"\nstate_directory = \"{}\"\nkeep_running = {}\n\n{}",
+             pin_directory = \"{}\"\nstate_directory = \"{}\"\nruntime_directory = \"{}\"\n\
+             keep_running = {}\n\n{}",
             self.tick,
             self.port,
             self.pins.display(),
             self.state.display(),
+            self.runtime.display(),
             self.keep_running,
             self.more
         )

@@ -9,13 +9,16 @@ use std::{
 };
 
 use rustix::process::Signal;
-use xtask::verify::times;
+use xtask::{lab::Lab, verify::times};
 
 use super::{daemon::Daemon, lab, wire};
 use crate::daemon::{SENSOR, Settings};
 
 /// Names of the list.
 const NAMES: [usize; 2] = [100_000, 1_000_000];
+
+/// The time that a service manager allows for a start (systemd.service(5), `TimeoutStartSec=`, by default).
+const START: Duration = Duration::from_secs(90);
 
 /// The pause that the unit's `WatchdogSec` allows.
 const WATCHDOG: Duration = Duration::from_secs(30);
@@ -68,22 +71,103 @@ impl Drop for Quota {
     }
 }
 
-#[test]
-fn many_names_at_a_tenth_of_a_cpu_keep_the_watchdog_fed() {
-    let Some(lab) = lab() else { return };
-    let names = times(NAMES[0], NAMES[1]);
-    wire::lay(&lab.gateway, "one");
+/// A part of a CPU for a process; `None` where there can be none and nobody insists.
+fn a_tenth(process: u32) -> Option<Quota> {
+    match Quota::a_tenth(process) {
+        Ok(quota) => Some(quota),
+        Err(error) if env::var_os("CI").is_none() => {
+            eprintln!("not run: no part of a CPU can be given ({error})");
+            None
+        }
+        Err(error) => panic!("no part of a CPU can be given: {error}"),
+    }
+}
+
+/// Writes a list of names, and gives the policy that goes by it.
+fn policy_of_names(lab: &Lab, names: usize) -> String {
     let list = lab.gateway.folder.join("million.txt");
     let mut text = io::BufWriter::new(fs::File::create(&list).expect("a list"));
     for number in 0..names {
         writeln!(text, "host{number}.advertising.example").expect("written");
     }
     drop(text);
-    let path = env::temp_dir().join(format!("gateway-sensor-slow-{}", std::process::id()));
-    let socket = UnixDatagram::bind(&path).expect("a socket");
+    format!(
+        "[[policy]]\nname = \"ads\"\nlists = [\"{}\"]\naction = \"reject\"\n",
+        list.display()
+    )
+}
+
+/// The socket of a service manager.
+fn manager(path: &Path) -> UnixDatagram {
+    let socket = UnixDatagram::bind(path).expect("a socket");
     socket
         .set_read_timeout(Some(Duration::from_secs(1)))
         .expect("a limit");
+    socket
+}
+
+#[test]
+fn a_start_with_many_names_at_a_tenth_of_a_cpu_is_in_time() {
+    let Some(lab) = lab() else { return };
+    let names = times(NAMES[0], NAMES[1]);
+    wire::lay(&lab.gateway, "one");
+    let path = env::temp_dir().join(format!("gateway-sensor-start-{}", std::process::id()));
+    let socket = manager(&path);
+    let mut settings = Settings::new(&lab, &["one"]);
+    settings.tick = "1s";
+    settings.more = policy_of_names(&lab, names);
+    let mut command = lab.gateway.command(SENSOR, ["run", "--config"]);
+    command
+        .arg(settings.write(&lab, "slow"))
+        .env("NOTIFY_SOCKET", &path)
+        .env("WATCHDOG_USEC", WATCHDOG.as_micros().to_string());
+    let process = lab.gateway.start("slow", command).expect("started");
+    let begun = Instant::now();
+    let Some(quota) = a_tenth(process.id()) else {
+        return;
+    };
+    let mut ready = None;
+    let (mut fed, mut longest) = (begun, Duration::ZERO);
+    // Some signs of life after the start, too.
+    while ready.is_none_or(|ready: Instant| ready.elapsed() < 3 * WATCHDOG / 2) {
+        let mut buffer = [0; 512];
+        if let Ok(length) = socket.recv(&mut buffer) {
+            if buffer[..length].starts_with(b"READY=1") && ready.is_none() {
+                (ready, fed) = (Some(Instant::now()), Instant::now());
+            }
+            if &buffer[..length] == b"WATCHDOG=1\n" && ready.is_some() {
+                longest = longest.max(fed.elapsed());
+                fed = Instant::now();
+            }
+        }
+        let log = process.log();
+        match ready {
+            None => assert!(begun.elapsed() < START, "not ready after {START:?}:\n{log}"),
+            Some(_) => assert!(fed.elapsed() < WATCHDOG, "not fed for {WATCHDOG:?}:\n{log}"),
+        }
+    }
+    let took = ready.map(|ready| ready - begun);
+    let throttled = quota.throttled();
+    eprintln!(
+        "a start with {names} names at a tenth of a CPU: {took:?}; the watchdog waited for {longest:?} at most; \
+         {throttled} times throttled"
+    );
+    assert!(throttled > 10, "only {throttled} times throttled");
+    let log = process.log();
+    let in_force = format!("1 policies, {names} names");
+    assert!(log.contains(&in_force), "{log}");
+    drop(quota);
+    drop(process);
+    let _ = fs::remove_file(&path);
+}
+
+#[test]
+fn many_names_at_a_tenth_of_a_cpu_keep_the_watchdog_fed() {
+    let Some(lab) = lab() else { return };
+    let names = times(NAMES[0], NAMES[1]);
+    wire::lay(&lab.gateway, "one");
+    let path = env::temp_dir().join(format!("gateway-sensor-slow-{}", std::process::id()));
+    let socket = manager(&path);
     let mut settings = Settings::new(&lab, &["one"]);
     settings.tick = "1s";
     let mut command = lab.gateway.command(SENSOR, ["run"]);
@@ -91,18 +175,10 @@ fn many_names_at_a_tenth_of_a_cpu_keep_the_watchdog_fed() {
         .env("NOTIFY_SOCKET", &path)
         .env("WATCHDOG_USEC", WATCHDOG.as_micros().to_string());
     let daemon = Daemon::spawn_by(&lab, &settings, command);
-    let quota = match Quota::a_tenth(daemon.process.id()) {
-        Ok(quota) => quota,
-        Err(error) if env::var_os("CI").is_none() => {
-            eprintln!("not run: no part of a CPU can be given ({error})");
-            return;
-        }
-        Err(error) => panic!("no part of a CPU can be given: {error}"),
+    let Some(quota) = a_tenth(daemon.process.id()) else {
+        return;
     };
-    settings.more = format!(
-        "[[policy]]\nname = \"ads\"\nlists = [\"{}\"]\naction = \"reject\"\n",
-        list.display()
-    );
+    settings.more = policy_of_names(&lab, names);
     fs::write(&daemon.file, settings.text()).expect("written");
     daemon.process.signal(Signal::HUP).expect("running");
     let begun = Instant::now();

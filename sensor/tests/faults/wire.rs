@@ -87,35 +87,53 @@ pub(crate) fn datagram_for(address: [u8; 4], to: [u8; 6], from: [u8; 6]) -> Vec<
 }
 
 fn send(interface: &str, frame: &[u8], count: usize) -> io::Result<()> {
-    let index = index(interface)?;
-    // SAFETY: no pointer is passed.
-    let socket = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
-    if socket < 0 {
-        return Err(io::Error::last_os_error());
+    let wire = Wire::open(interface)?;
+    (0..count).try_for_each(|_| wire.send(frame))
+}
+
+/// An interface of the calling thread's namespace, to send frames out of.
+pub(crate) struct Wire {
+    socket: OwnedFd,
+    address: libc::sockaddr_ll,
+}
+
+impl Wire {
+    /// Opens it; the error is the kernel's.
+    pub(crate) fn open(interface: &str) -> io::Result<Self> {
+        let index = index(interface)?;
+        // SAFETY: no pointer is passed.
+        let socket =
+            unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
+        if socket < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the descriptor is new and nobody else's.
+        let socket = unsafe { OwnedFd::from_raw_fd(socket) };
+        // SAFETY: every field may be zero.
+        let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+        address.sll_family = libc::AF_PACKET as u16;
+        address.sll_ifindex = index as i32;
+        Ok(Self { socket, address })
     }
-    // SAFETY: the descriptor is new and nobody else's.
-    let socket = unsafe { OwnedFd::from_raw_fd(socket) };
-    // SAFETY: every field may be zero.
-    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
-    address.sll_family = libc::AF_PACKET as u16;
-    address.sll_ifindex = index as i32;
-    for _ in 0..count {
+
+    /// Sends a frame; the error is the kernel's.
+    pub(crate) fn send(&self, frame: &[u8]) -> io::Result<()> {
         // SAFETY: both pointers are valid for the lengths that go with them.
         let sent = unsafe {
             libc::sendto(
-                socket.as_raw_fd(),
+                self.socket.as_raw_fd(),
                 frame.as_ptr().cast(),
                 frame.len(),
                 0,
-                std::ptr::from_ref(&address).cast(),
-                size_of_val(&address) as u32,
+                std::ptr::from_ref(&self.address).cast(),
+                size_of_val(&self.address) as u32,
             )
         };
-        if sent < 0 {
-            return Err(io::Error::last_os_error());
+        match sent {
+            0.. => Ok(()),
+            _ => Err(io::Error::last_os_error()),
         }
     }
-    Ok(())
 }
 
 pub(crate) fn index(interface: &str) -> io::Result<u32> {

@@ -7,10 +7,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, ensure};
-use sensor::{
-    config::arguments,
-    control::{self, Request, Said, Told},
+use anyhow::{Context as _, Result, bail, ensure};
+use sensor::control::{
+    client,
+    protocol::{About, Request, Response},
+    socket::Place,
 };
 use xtask::{
     command::capture,
@@ -53,21 +54,20 @@ fn tell(lab: &Lab, sensor: &Sensor, words: &[&str]) -> Result<String> {
 
 /// Blocks a site for the phone, for less time than may be typed.
 fn block_for(lab: &Lab, site: Site, holds_for: Duration) -> Result<()> {
-    let device = arguments::devices(PHONE_MAC, &[]).map_err(anyhow::Error::msg)?;
-    let question = Request::Say {
-        said: Said {
-            domain: site.name.to_owned(),
-            device: Some(device),
+    let request = Request::Override {
+        about: About {
+            name: site.name.to_owned(),
+            devices: Some(PHONE_MAC.to_owned()),
         },
         holds_for: Some(holds_for.as_secs()),
         blocks: true,
     };
-    let answer = lab
-        .gateway
-        .enter(|| control::ask(&lab.pins(), &question))??;
-    let told: Told = serde_json::from_str(&answer.context("a daemon runs")?)?;
-    let text = told.map_err(anyhow::Error::msg)?;
-    ensure!(text.contains(" is blocked for "), "{text}");
+    let place = Place::new(&lab.runtime(), &lab.pins());
+    let answer = client::ask(&place, &request)?.context("a daemon runs")?;
+    let Response::Overridden { said, .. } = answer.only()? else {
+        bail!("another response");
+    };
+    ensure!(said.is == "blocked" && said.until.is_some(), "{said:?}");
     Ok(())
 }
 

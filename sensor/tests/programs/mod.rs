@@ -1,5 +1,7 @@
 //! The kernel programs, loaded and never attached: what ring 2 and the bench run frames through.
 
+pub(crate) mod household;
+
 use std::{
     env, fs,
     os::fd::AsFd as _,
@@ -62,6 +64,8 @@ pub(crate) struct Tables {
     pub(crate) flows: u32,
     /// Devices.
     pub(crate) devices: u32,
+    /// Streams that can be put together at a time.
+    pub(crate) assemblies: u32,
 }
 
 impl Default for Tables {
@@ -69,6 +73,7 @@ impl Default for Tables {
         Self {
             flows: 65_536,
             devices: 1_024,
+            assemblies: 64,
         }
     }
 }
@@ -132,6 +137,8 @@ impl Programs {
             .map_max_entries("DEVICES", tables.devices + FIRST_DEVICE)
             .map_max_entries("DEVICE_INDEX", tables.devices)
             .map_max_entries("FREE_DEVICES", tables.devices)
+            .map_max_entries("ASSEMBLIES", tables.assemblies)
+            .map_max_entries("ASSEMBLIES_OF", tables.devices + FIRST_DEVICE)
             .load(&object)
             .context("the object does not load")?;
         let mut programs = Self(ebpf);
@@ -157,6 +164,7 @@ impl Programs {
                 flow_sets: sets,
                 flow_slots: u64::from(tables.flows),
                 watched_payloads: 4,
+                assemblies: u64::from(tables.assemblies),
                 // The same at every run: a failure can be had again.
                 hash_secret: [
                     0x9e37_79b9_7f4a_7c15,

@@ -38,10 +38,16 @@ impl Lab {
             .collect();
         format!(
             "{interfaces}[daemon]\nlisten = \"{LISTEN}\"\npin_directory = \"{}\"\n\
-             state_directory = \"{}\"\n\n{more}",
+             state_directory = \"{}\"\nruntime_directory = \"{}\"\n\n{more}",
             self.pins().display(),
-            self.gateway.folder.join("state").display()
+            self.gateway.folder.join("state").display(),
+            self.runtime().display()
         )
+    }
+
+    /// Where a sensor of this lab has its socket and its locks.
+    pub fn runtime(&self) -> PathBuf {
+        self.gateway.folder.join("run")
     }
 
     /// Where a sensor of this lab pins its maps. Only the gateway sees the file system there.

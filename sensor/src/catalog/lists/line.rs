@@ -49,9 +49,9 @@ pub(super) enum Item<'a> {
 /// Why a line, or a part of it, is not used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reason {
-    /// It is longer than 4,096 octets.
+    /// It is longer than 4,096 bytes.
     TooLong,
-    /// It has octets that no text has.
+    /// It has bytes that no text has.
     Binary,
     /// It has a letter that names do not have on the wire.
     NotAscii,
@@ -77,8 +77,8 @@ impl Reason {
     /// The fault of the line, to follow "it".
     pub const fn sentence(self) -> &'static str {
         match self {
-            Self::TooLong => "is longer than 4,096 octets",
-            Self::Binary => "has octets that no text has",
+            Self::TooLong => "is longer than 4,096 bytes",
+            Self::Binary => "has bytes that no text has",
             Self::NotAscii => "has letters beyond ASCII; names have them as `xn--…`",
             Self::Options => "has options that a name alone does not decide",
             Self::Pattern => "is a pattern for more or less than a domain",

@@ -1,10 +1,13 @@
 //! A million names: found by any name below them, in little memory.
 //!
-//! All lie in one block of memory, each after its facts, and are found by a hash of their labels from the
-//! right: a lookup takes one step for each label. The hash is keyed at random, so that no list can be crafted
+//! All lie in one block of memory, each behind its facts and without the end that it shares with the name before,
+//! and are found by a hash of their labels from the right: a lookup takes one step for each label. The hash is keyed at random, so that no list can be crafted
 //! to be slow.
 
-use std::hash::{BuildHasher, Hasher, RandomState};
+use std::{
+    collections::HashMap,
+    hash::{BuildHasher, Hasher, RandomState},
+};
 
 use super::{super::domain::LONGEST_NAME, Category, MOST_NAMES, OwnerNumber, Reason, Said};
 
@@ -48,15 +51,22 @@ impl Names {
         let whole = Suffixes::of(name, &self.hashing).zip(1..).last();
         let (Suffix { hash, .. }, depth) = whole.ok_or(Reason::NotAName)?;
         if let Some(place) = self.place(name, hash) {
-            let said = self.records.said(place).beside(said);
-            self.records.say(place, said);
+            let before = self.records.said(place);
+            let said = before.beside(said);
+            if said != before {
+                self.records.say(place, said);
+            }
             return Ok(());
         }
         if self.len() >= self.room {
             return Err(Reason::Full);
         }
         let place = self.records.add(name, said).ok_or(Reason::Full)?;
-        self.index.add(hash, place);
+        if self.index.is_full() {
+            self.index = self.index_larger();
+        } else {
+            self.index.add(hash, place);
+        }
         self.deepest = self.deepest.max(depth);
         Ok(())
     }
@@ -82,15 +92,18 @@ impl Names {
             .reduce(Said::over)
     }
 
-    /// Whether this very name is there, in lower case.
-    pub(super) fn has(&self, name: &str) -> bool {
-        let whole = Suffixes::of(name, &self.hashing).last();
-        whole.is_some_and(|whole| self.place(name, whole.hash).is_some())
+    /// The facts for exactly this name, in lower case.
+    pub(super) fn of(&self, name: &str) -> Option<Said> {
+        if name.is_empty() || name.len() > LONGEST_NAME {
+            return None;
+        }
+        let whole = Suffixes::of(name, &self.hashing).last()?;
+        Some(self.records.said(self.place(name, whole.hash)?))
     }
 
-    /// All, in lower case, in the order in which they were added.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, Said)> {
-        self.records.iter()
+    /// Visits all, in lower case, in the order in which they were added.
+    pub(super) fn each(&self, mut visit: impl FnMut(&str, Said)) {
+        self.records.each(|_, name, said| visit(name, said));
     }
 
     /// How many there are.
@@ -100,12 +113,23 @@ impl Names {
 
     /// The octets that they take.
     pub(super) fn memory(&self) -> usize {
-        self.records.octets.capacity() + self.index.slots.len() * size_of::<Slot>()
+        self.records.memory() + self.index.slots.len() * (size_of::<u32>() + size_of::<u8>())
     }
 
     /// Gives back the memory that was reserved for further ones.
     pub(super) fn shrink(&mut self) {
-        self.records.octets.shrink_to_fit();
+        self.records.shrink();
+    }
+
+    /// The index of all names, with room for more.
+    fn index_larger(&self) -> Index {
+        let mut index = self.index.larger();
+        self.records.each(|place, name, _| {
+            if let Some(whole) = Suffixes::of(name, &self.hashing).last() {
+                index.add(whole.hash, place);
+            }
+        });
+        index
     }
 
     fn place(&self, name: &str, hash: u32) -> Option<u32> {
@@ -166,70 +190,181 @@ impl<H: Hasher> Iterator for Suffixes<'_, H> {
     }
 }
 
-/// Names, each after its facts.
+/// Names with their facts, in the order in which they were added.
+///
+/// A name is stored as the number of bytes of its end that are those of the name before it, and the rest of it:
+/// most lists are in some order. Each [`RUN`]th is stored whole, so that few have to be read to have one.
 #[derive(Clone, Debug, Default)]
 struct Records {
     octets: Vec<u8>,
+    /// Where each run of names begins.
+    runs: Vec<u32>,
+    len: u32,
+    last: Record,
+    /// The facts of names about which later lists had more to say, by the names' places.
+    amended: HashMap<u32, Said>,
+}
+
+/// The names from one that is stored whole to the next.
+const RUN: u32 = 16;
+
+/// A stored name with its facts. The name lies at the end of the buffer, so that a next one with the same end
+/// changes only what is before that.
+#[derive(Clone, Copy, Debug)]
+struct Record {
+    buffer: [u8; LONGEST_NAME],
+    length: u8,
+    said: Said,
+}
+
+impl Default for Record {
+    fn default() -> Self {
+        Self {
+            buffer: [0; LONGEST_NAME],
+            length: 0,
+            said: Said {
+                line: 0,
+                list: 0,
+                owner: None,
+                category: None,
+            },
+        }
+    }
+}
+
+impl Record {
+    fn octets(&self) -> &[u8] {
+        &self.buffer[LONGEST_NAME - usize::from(self.length)..]
+    }
+
+    fn name(&self) -> &str {
+        // Only texts are added.
+        str::from_utf8(self.octets()).unwrap_or_default()
+    }
+
+    fn set_name(&mut self, name: &[u8]) {
+        self.buffer[LONGEST_NAME - name.len()..].copy_from_slice(name);
+        self.length = name.len() as u8;
+    }
 }
 
 impl Records {
-    /// Octets before the name: line, list, owner, category, and the length of the name.
-    const HEAD: usize = 10;
+    /// Bytes of whole facts: line, list, owner and category.
+    const FACTS: usize = 9;
+
+    /// In the place of the lines since the name before: the facts follow whole.
+    const WHOLE: u8 = u8::MAX;
 
     /// Adds a name of at most [`LONGEST_NAME`] octets; its place, unless there is no room.
     fn add(&mut self, name: &str, said: Said) -> Option<u32> {
-        let place = u32::try_from(self.octets.len()).ok()?;
-        let length = u8::try_from(name.len()).ok()?;
-        self.octets.extend(said.stored());
-        self.octets.push(length);
-        self.octets.extend(name.as_bytes());
+        let place = self.len;
+        let name = name.as_bytes();
+        let next = place.checked_add(1)?;
+        let (shared, lines) = if place.is_multiple_of(RUN) {
+            self.runs.push(u32::try_from(self.octets.len()).ok()?);
+            (0, None)
+        } else {
+            let pairs = self.last.octets().iter().rev().zip(name.iter().rev());
+            let shared = pairs.take_while(|(one, other)| one == other).count();
+            (shared, said.lines_after(self.last.said))
+        };
+        let rest = &name[..name.len() - shared];
+        self.octets
+            .extend([shared as u8, rest.len() as u8, lines.unwrap_or(Self::WHOLE)]);
+        if lines.is_none() {
+            self.octets.extend(said.stored());
+        }
+        self.octets.extend(rest);
+        self.last.set_name(name);
+        self.last.said = said;
+        self.len = next;
         Some(place)
     }
 
+    /// The facts at a place.
     fn said(&self, place: u32) -> Said {
-        Said::of_stored(self.head(place))
+        let amended = self.amended.get(&place);
+        amended.copied().unwrap_or_else(|| self.record(place).said)
     }
 
     fn say(&mut self, place: u32, said: Said) {
-        let place = place as usize;
-        self.octets[place..place + Self::HEAD - 1].copy_from_slice(&said.stored());
+        self.amended.insert(place, said);
     }
 
     fn is_name(&self, place: u32, name: &str) -> bool {
-        self.name(place) == name.as_bytes()
+        self.record(place).octets() == name.as_bytes()
     }
 
-    fn head(&self, place: u32) -> [u8; Self::HEAD] {
-        let head = self.octets[place as usize..].first_chunk();
-        head.copied().unwrap_or_default()
+    fn record(&self, place: u32) -> Record {
+        let mut record = Record::default();
+        let mut at = self.runs[(place / RUN) as usize] as usize;
+        for _ in 0..=place % RUN {
+            at = self.read(at, &mut record);
+        }
+        record
     }
 
-    fn name(&self, place: u32) -> &[u8] {
-        let [.., length] = self.head(place);
-        let start = place as usize + Self::HEAD;
-        &self.octets[start..start + usize::from(length)]
+    /// Reads the record at an offset, which follows the one in `record`, and gives the offset of the next.
+    fn read(&self, at: usize, record: &mut Record) -> usize {
+        let [shared, rest, lines] = self.octets[at..].first_chunk().copied().unwrap_or_default();
+        let mut at = at + 3;
+        if lines == Self::WHOLE {
+            let facts = self.octets[at..].first_chunk().copied().unwrap_or_default();
+            record.said = Said::of_stored(facts);
+            at += Self::FACTS;
+        } else {
+            record.said.line += u32::from(lines);
+        }
+        let rest = &self.octets[at..at + usize::from(rest)];
+        let start = LONGEST_NAME - usize::from(shared) - rest.len();
+        record.buffer[start..start + rest.len()].copy_from_slice(rest);
+        record.length = (LONGEST_NAME - start) as u8;
+        at + rest.len()
     }
 
-    /// All, in the order in which they were added.
-    fn iter(&self) -> impl Iterator<Item = (&str, Said)> {
-        let mut place = 0;
-        std::iter::from_fn(move || {
-            if place as usize == self.octets.len() {
-                return None;
-            }
-            let name = self.name(place);
-            let said = self.said(place);
-            place += (Self::HEAD + name.len()) as u32;
-            // Only texts are added.
-            Some((str::from_utf8(name).unwrap_or_default(), said))
-        })
+    /// Visits all, in the order in which they were added.
+    fn each(&self, mut visit: impl FnMut(u32, &str, Said)) {
+        let mut record = Record::default();
+        let mut at = 0;
+        for place in 0..self.len {
+            at = self.read(at, &mut record);
+            let amended = match self.amended.is_empty() {
+                true => None,
+                false => self.amended.get(&place),
+            };
+            visit(
+                place,
+                record.name(),
+                amended.copied().unwrap_or(record.said),
+            );
+        }
+    }
+
+    fn memory(&self) -> usize {
+        self.octets.capacity()
+            + self.runs.capacity() * size_of::<u32>()
+            + self.amended.capacity() * size_of::<(u32, Said)>()
+    }
+
+    fn shrink(&mut self) {
+        self.octets.shrink_to_fit();
+        self.runs.shrink_to_fit();
+        self.amended.shrink_to_fit();
     }
 }
 
 impl Said {
-    const STORED: usize = Records::HEAD - 1;
+    /// By how many lines it follows another, from which it differs in nothing else; `None` where it does, or
+    /// where they are too many for a byte.
+    fn lines_after(self, other: Self) -> Option<u8> {
+        let lines = self.line.checked_sub(other.line)?;
+        let line = other.line;
+        let is_alike = Self { line, ..self } == other;
+        let lines = u8::try_from(lines).ok()?;
+        (is_alike && lines != Records::WHOLE).then_some(lines)
+    }
 
-    fn stored(self) -> [u8; Self::STORED] {
+    fn stored(self) -> [u8; Records::FACTS] {
         let [a, b, c, d] = self.line.to_le_bytes();
         let [e, f] = self.list.to_le_bytes();
         let [g, h] = self.owner.map_or(0, OwnerNumber::get).to_le_bytes();
@@ -237,7 +372,7 @@ impl Said {
         [a, b, c, d, e, f, g, h, category]
     }
 
-    fn of_stored([a, b, c, d, e, f, g, h, category, _]: [u8; Records::HEAD]) -> Self {
+    fn of_stored([a, b, c, d, e, f, g, h, category]: [u8; Records::FACTS]) -> Self {
         let category = usize::from(category).checked_sub(1);
         Self {
             line: u32::from_le_bytes([a, b, c, d]),
@@ -251,66 +386,131 @@ impl Said {
 /// From a hash to the places that may have it: open addressing with linear steps.
 #[derive(Clone, Debug, Default)]
 struct Index {
-    /// None, or a power of two, at most three quarters of them in use.
-    slots: Vec<Slot>,
+    /// Places; none, or a power of two, at most three quarters of them in use.
+    slots: Vec<u32>,
+    /// The highest bits of the hash of the name at each place: nearly no other name has to be read.
+    tags: Vec<u8>,
     used: usize,
-}
-
-/// The hash of a name, and its place.
-#[derive(Clone, Copy, Debug)]
-struct Slot {
-    hash: u32,
-    place: u32,
-}
-
-impl Slot {
-    /// No place is so large: a record follows each.
-    const FREE: Self = Self {
-        hash: 0,
-        place: u32::MAX,
-    };
-
-    const fn is_free(self) -> bool {
-        self.place == Self::FREE.place
-    }
 }
 
 impl Index {
     const LEAST_SLOTS: usize = 64;
 
+    /// No place is so large.
+    const FREE: u32 = u32::MAX;
+
     fn find(&self, hash: u32, mut is_it: impl FnMut(u32) -> bool) -> Option<u32> {
         let mask = self.slots.len().checked_sub(1)?;
         let mut at = hash as usize & mask;
         loop {
-            let slot = self.slots[at];
-            if slot.is_free() {
+            let place = self.slots[at];
+            if place == Self::FREE {
                 return None;
             }
-            if slot.hash == hash && is_it(slot.place) {
-                return Some(slot.place);
+            if self.tags[at] == tag(hash) && is_it(place) {
+                return Some(place);
             }
             at = (at + 1) & mask;
+        }
+    }
+
+    /// Whether there is no room for one more.
+    fn is_full(&self) -> bool {
+        (self.used + 1) * 4 > self.slots.len() * 3
+    }
+
+    /// Empty, with room for twice as many.
+    fn larger(&self) -> Self {
+        let slots = (self.slots.len() * 2).max(Self::LEAST_SLOTS);
+        Self {
+            slots: vec![Self::FREE; slots],
+            tags: vec![0; slots],
+            used: 0,
         }
     }
 
     fn add(&mut self, hash: u32, place: u32) {
-        if (self.used + 1) * 4 > self.slots.len() * 3 {
-            let larger = (self.slots.len() * 2).max(Self::LEAST_SLOTS);
-            let old = std::mem::replace(&mut self.slots, vec![Slot::FREE; larger]);
-            for slot in old.into_iter().filter(|slot| !slot.is_free()) {
-                self.put(slot);
-            }
-        }
-        self.put(Slot { hash, place });
-        self.used += 1;
-    }
-
-    fn put(&mut self, slot: Slot) {
         let mask = self.slots.len() - 1;
-        let mut at = slot.hash as usize & mask;
-        while !self.slots[at].is_free() {
+        let mut at = hash as usize & mask;
+        while self.slots[at] != Self::FREE {
             at = (at + 1) & mask;
         }
-        self.slots[at] = slot;
+        self.slots[at] = place;
+        self.tags[at] = tag(hash);
+        self.used += 1;
+    }
+}
+
+/// The bits of a hash by which slots are told apart.
+const fn tag(hash: u32) -> u8 {
+    (hash >> 24) as u8
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(line: u32) -> Said {
+        Said {
+            line,
+            list: 3,
+            owner: OwnerNumber::new(7),
+            category: Some(Category::Telemetry),
+        }
+    }
+
+    #[test]
+    fn names_and_facts_come_back_as_they_were_added() {
+        let mut names = Names::default();
+        let mut expected = Vec::new();
+        for number in 0..1_000_u32 {
+            let name = match number % 3 {
+                0 => format!("a{number}.site.example"),
+                1 => format!("{number}.example"),
+                _ => format!("x{number}"),
+            };
+            // Lines go on, jump, and go back; other facts change now and then.
+            let line = match number % 7 {
+                0 => number * 1_000,
+                1 => 5,
+                _ => 5 + number,
+            };
+            let facts = Said {
+                list: (number / 10) as u16,
+                ..said(line)
+            };
+            names.add(&name, facts).expect("there is room");
+            expected.push((name, facts));
+        }
+        let mut found = Vec::new();
+        names.each(|name, facts| found.push((name.to_owned(), facts)));
+        assert_eq!(found, expected);
+        for (name, facts) in &expected {
+            assert_eq!(names.find(name), Some(*facts), "{name}");
+        }
+        // Another list has more to say of a name.
+        let first = Said {
+            category: None,
+            ..said(1)
+        };
+        names.add("new.example", first).expect("there is room");
+        names.add("new.example", said(9)).expect("there is room");
+        assert_eq!(names.find("new.example"), Some(said(9)));
+        names.each(|name, facts| assert!(name != "new.example" || facts == said(9)));
+        assert_eq!(names.len(), 1_001);
+    }
+
+    #[test]
+    fn a_name_takes_few_bytes() {
+        let mut names = Names::default();
+        for number in 0..100_000_u64 {
+            let spread = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            let name = format!("ads{}.site-{number:x}.example", spread >> 56 & 15);
+            names
+                .add(&name, said(number as u32))
+                .expect("there is room");
+        }
+        names.shrink();
+        assert!(names.memory() < 36 * names.len(), "{}", names.memory());
     }
 }

@@ -3,21 +3,16 @@
 use std::{
     cmp::Reverse,
     io::{self, Write},
-    net::IpAddr,
 };
-
-use sensor_ebpf::parse::Mac;
 
 use super::refused::print_refused_of;
 use super::text::{
-    add_both, ago, counted_u64, grouped, json, octets, print_table, printable, share, shortened,
-    table, total,
+    add_both, ago, counted_u64, grouped, octets, print_table, printable, share, shortened, table,
+    total,
 };
 use crate::{
-    cli::args::DevicesArgs,
-    config::arguments,
-    model::{ByDirection, Conclusion, Device, Kind, PartyTraffic, Snapshot, Tally},
-    policy::DeviceSelector,
+    control::protocol::DeviceReport,
+    model::{ByDirection, Conclusion, Device, Kind, PartyTraffic, Tally},
 };
 
 /// The most characters of a name and of a vendor in the table.
@@ -27,72 +22,43 @@ const VENDOR: usize = 14;
 /// A kind that is less sure is shown with a question mark.
 const SURE: f32 = 0.5;
 
-/// Prints the devices, the busiest first, or the requested devices with all that is known of them;
-/// `now` is in seconds since the Unix epoch.
+/// Prints devices one after the other with all that is known of them, the busiest first; `now` is in seconds
+/// since the Unix epoch.
 ///
 /// # Errors
 ///
-/// No device is called as asked for, or the output takes no more.
-pub fn print_devices(
+/// When the output takes no more.
+pub fn print_each_device(
     out: &mut impl Write,
-    snapshot: &Snapshot,
-    args: &DevicesArgs,
+    mut reports: Vec<DeviceReport>,
     now: f64,
-) -> anyhow::Result<()> {
-    let mut devices: Vec<&Device> = match &args.device {
-        Some(wanted) => called(&snapshot.devices, wanted)?,
-        None => snapshot.devices.iter().collect(),
-    };
-    if args.output.json {
-        return Ok(json(out, &devices)?);
-    }
-    devices.sort_by_key(|device| Reverse(total(&traffic_of(device)).bytes));
-    if args.device.is_none() {
-        return Ok(print_all(out, snapshot, &devices, now)?);
-    }
-    for (number, device) in devices.into_iter().enumerate() {
+) -> io::Result<()> {
+    sort(&mut reports);
+    for (number, report) in reports.iter().enumerate() {
         if number > 0 {
             writeln!(out)?;
         }
-        print_one(out, snapshot, device, now)?;
+        print_one(out, report, now)?;
     }
     Ok(())
 }
 
-/// The devices that a word names: by MAC address, by IP address, or by name.
+fn sort(reports: &mut [DeviceReport]) {
+    reports.sort_by_key(|report| Reverse(total(&traffic_of(&report.device)).bytes));
+}
+
+/// Prints a table of devices, the busiest first; `now` is in seconds since the Unix epoch.
 ///
 /// # Errors
 ///
-/// No device is called so.
-pub fn called<'d>(devices: &'d [Device], wanted: &str) -> anyhow::Result<Vec<&'d Device>> {
-    let mac = match arguments::devices(wanted, &[]) {
-        Ok(DeviceSelector::Mac(mac)) => Some(Mac::new(mac)),
-        _ => None,
-    };
-    let address: Option<IpAddr> = wanted.parse().ok();
-    let lower = wanted.to_lowercase();
-    let is_it = |device: &&Device| {
-        let name = device.identity.name.as_ref();
-        device.device == lower
-            || mac.is_some() && device.mac == mac
-            || address.is_some_and(|address| device.addresses.contains(&address))
-            || name.is_some_and(|name| name.to_lowercase() == lower)
-    };
-    let found: Vec<_> = devices.iter().filter(is_it).collect();
-    anyhow::ensure!(
-        !found.is_empty(),
-        "no device is called `{}`; `sensor devices` lists those that were seen",
-        printable(wanted)
-    );
-    Ok(found)
-}
-
-fn print_all(
+/// When the output takes no more.
+pub fn print_devices(
     out: &mut impl Write,
-    snapshot: &Snapshot,
-    devices: &[&Device],
+    mut reports: Vec<DeviceReport>,
     now: f64,
 ) -> io::Result<()> {
+    sort(&mut reports);
+    let devices = || reports.iter().map(|report| &report.device);
     let mut table = table(
         [
             "DEVICE",
@@ -107,7 +73,7 @@ fn print_all(
         ],
         4..=7,
     );
-    for device in devices {
+    for device in devices() {
         let identity = &device.identity;
         let traffic = traffic_of(device);
         table.add_row([
@@ -126,19 +92,19 @@ fn print_all(
         ]);
     }
     print_table(out, &table, "no device was seen yet")?;
-    if devices.iter().any(|device| device.identity.random_mac) {
+    if devices().any(|device| device.identity.random_mac) {
         writeln!(out, "* made its address up")?;
     }
-    for device in devices {
+    for report in &reports {
+        let device = &report.device;
         if let Some(text) = shared(&device.identity) {
             writeln!(out, "{}: {text}", name_of(device))?;
         }
-        if let Some(known) = &device.probably_same_as {
+        if let Some(known) = known_as(report) {
             writeln!(
                 out,
-                "{} is probably {} with another address",
-                device.device,
-                known_as(snapshot, known)
+                "{} is probably {known} with another address",
+                device.device
             )?;
         }
     }
@@ -172,19 +138,20 @@ pub fn shared_address(devices: u32) -> String {
     )
 }
 
-/// A device by its address, and by its name where it has one.
-fn known_as(snapshot: &Snapshot, address: &str) -> String {
-    let device = snapshot
-        .devices
-        .iter()
-        .find(|device| device.device == address);
-    device.map_or_else(|| address.to_owned(), name_of)
+/// The device that a device probably is, by its address, and by its name where it has one.
+fn known_as(report: &DeviceReport) -> Option<String> {
+    let address = report.device.probably_same_as.as_deref()?;
+    Some(named(address, report.same_as_name.as_deref()))
 }
 
 fn name_of(device: &Device) -> String {
-    match device.identity.name.as_deref() {
-        Some(name) => format!("{} ({})", device.device, printable(name)),
-        None => device.device.clone(),
+    named(&device.device, device.identity.name.as_deref())
+}
+
+fn named(address: &str, name: Option<&str>) -> String {
+    match name {
+        Some(name) => format!("{address} ({})", printable(name)),
+        None => address.to_owned(),
     }
 }
 
@@ -196,14 +163,10 @@ fn kind(identity: &Conclusion) -> String {
     }
 }
 
-fn print_one(
-    out: &mut impl Write,
-    snapshot: &Snapshot,
-    device: &Device,
-    now: f64,
-) -> io::Result<()> {
-    print_facts(out, snapshot, device, now)?;
-    print_parties(out, snapshot, device)?;
+fn print_one(out: &mut impl Write, report: &DeviceReport, now: f64) -> io::Result<()> {
+    let device = &report.device;
+    print_facts(out, report, now)?;
+    print_parties(out, report)?;
     print_octets(out, "HIDDEN BY", &device.hidden)?;
     print_octets(out, "CATEGORY", &device.categories)?;
     print_refused_of(out, &device.refused, now)?;
@@ -211,12 +174,8 @@ fn print_one(
 }
 
 /// Prints the identity and the traffic of a device.
-fn print_facts(
-    out: &mut impl Write,
-    snapshot: &Snapshot,
-    device: &Device,
-    now: f64,
-) -> io::Result<()> {
+fn print_facts(out: &mut impl Write, report: &DeviceReport, now: f64) -> io::Result<()> {
+    let device = &report.device;
     let identity = &device.identity;
     let sure = |what: &str, confidence: f32| {
         let percent = 100.0 * confidence;
@@ -251,10 +210,7 @@ fn print_facts(
         ("system", identity.system.clone()),
         (
             "probably",
-            device
-                .probably_same_as
-                .as_deref()
-                .map(|known| format!("{} with another address", known_as(snapshot, known))),
+            known_as(report).map(|known| format!("{known} with another address")),
         ),
         (
             "addresses",
@@ -292,7 +248,8 @@ fn print_facts(
 }
 
 /// Prints the parties that the device exchanged most with, the largest first.
-fn print_parties(out: &mut impl Write, snapshot: &Snapshot, device: &Device) -> io::Result<()> {
+fn print_parties(out: &mut impl Write, report: &DeviceReport) -> io::Result<()> {
+    let device = &report.device;
     if device.parties.is_empty() {
         return Ok(());
     }
@@ -306,7 +263,7 @@ fn print_parties(out: &mut impl Write, snapshot: &Snapshot, device: &Device) -> 
     let is_other = |with: &PartyTraffic| with.party == "other" && with.category.is_none();
     parties.sort_by_key(|with| (is_other(with), Reverse(sum(&with.bytes_in_all))));
     for with in parties {
-        let known = snapshot
+        let known = report
             .parties
             .iter()
             .find(|party| party.party == with.party && party.category == with.category);

@@ -2,8 +2,6 @@
 
 use std::io::{self, Write};
 
-use anyhow::Context as _;
-use sensor_ebpf::parse::Mac;
 use serde::Serialize;
 
 use super::{
@@ -11,66 +9,19 @@ use super::{
     text::{json, local_time, printable},
 };
 use crate::{
-    catalog::Catalog,
-    cli::args::{ExplainArgs, Output},
-    config::Config,
-    enforcement::{self, Enforcement},
-    model::Device,
-    moment::Moment,
+    cli::args::Output,
     policy::{
         Zone,
-        explain::{Explanation, Judgement, Line, Loss, Reason, Said, What, explain},
+        explain::{Explanation, Judgement, Line, Loss, Reason, Said},
     },
 };
-
-/// Judges a name or an address for a device, and gives the text to print. `aliases` gives the names to which a
-/// DNS answer led a device from a name in lower case.
-///
-/// # Errors
-///
-/// No device is called so.
-pub fn explained(
-    args: &ExplainArgs,
-    config: &Config,
-    catalog: &Catalog,
-    enforcement: &Enforcement,
-    devices: &[Device],
-    now: Moment,
-    aliases: impl Fn(Mac, &str) -> Vec<Box<str>>,
-) -> anyhow::Result<String> {
-    let mac = enforcement::called(&args.device, config, devices).with_context(|| {
-        format!(
-            "no device is called `{}`; `sensor devices` lists those that were seen",
-            printable(&args.device)
-        )
-    })?;
-    let deciding = enforcement.deciding(config, catalog, now);
-    let facts = enforcement.facts(mac, config, devices);
-    let mut explanation = explain(&deciding, &facts, &args.subject);
-    match &args.subject.what {
-        What::Address(address) => {
-            if let Some((policy, verdict)) = enforcement.learned(*address, &facts, now) {
-                explanation.learned(policy, verdict);
-            }
-        }
-        What::Name(name) => {
-            let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
-            let targets = aliases(mac, &name);
-            explanation.add_aliases(&deciding, &facts, (&name, args.subject.port), &targets);
-        }
-    }
-    let mut text = Vec::new();
-    let subject = (&*args.device, &*args.subject.to_string());
-    print_explanation(&mut text, subject, &explanation, args.output, deciding.zone)?;
-    Ok(String::from_utf8_lossy(&text).into_owned())
-}
 
 /// Prints the policies' judgement on a subject for a device, and the reasons.
 ///
 /// # Errors
 ///
 /// When the output takes no more.
-fn print_explanation(
+pub fn print_explanation(
     out: &mut impl Write,
     (device, subject): (&str, &str),
     explanation: &Explanation,

@@ -1,14 +1,11 @@
 //! The output of `flows`.
 
-use std::{cmp::Reverse, io::Write};
+use std::io::{self, Write};
 
-use super::{
-    devices::called,
-    text::{Listing, ago, grouped, json, octets, print_table, shortened, table, total},
-};
+use super::text::{Listing, ago, grouped, octets, print_table, shortened, table, total};
 use crate::{
-    cli::args::FlowsArgs,
-    model::{Device, Flow, FlowFacts},
+    cli::args::ListingArgs,
+    model::{Flow, FlowFacts},
 };
 
 /// The most characters of a cell in the narrow table.
@@ -17,52 +14,32 @@ const REMOTE: usize = 22;
 const NAME: usize = 28;
 const OWNER: usize = 10;
 
-/// Prints the flows, the largest first, or those of the requested devices; `devices` are all that were
-/// seen, and `now` is in seconds since the Unix epoch.
+/// Prints flows in the order that they have, and how many were left out; `now` is in seconds since the Unix
+/// epoch.
 ///
 /// # Errors
 ///
-/// No device is called as asked for, or the output takes no more.
+/// When the output takes no more.
 pub fn print_flows(
     out: &mut impl Write,
     flows: &[Flow],
-    devices: &[Device],
-    args: &FlowsArgs,
+    left_out: u64,
+    args: &ListingArgs,
     now: f64,
-) -> anyhow::Result<()> {
+) -> io::Result<()> {
     const EMPTY: &str = "no flow is open";
 
-    let mut sorted: Vec<&Flow> = flows.iter().collect();
-    if let Some(wanted) = &args.device {
-        let wanted = called(devices, wanted)?;
-        sorted.retain(|flow| wanted.iter().any(|device| device.device == flow.device));
-    }
-    let args = &args.listing;
-    if args.output.json {
-        return Ok(json(out, &sorted)?);
-    }
-    sorted.sort_by_key(|flow| Reverse(total(&flow.traffic).bytes));
-    let shown = match args.limit {
-        0 => sorted.len(),
-        limit => limit.min(sorted.len()),
-    };
-    let more = sorted.len() - shown;
-    sorted.truncate(shown);
     match args.wide {
-        true => print_table(out, &wide(&sorted, now), EMPTY)?,
-        false => print_table(out, &narrow(&sorted, now), EMPTY)?,
+        true => print_table(out, &wide(flows, now), EMPTY)?,
+        false => print_table(out, &narrow(flows, now), EMPTY)?,
     }
-    if more > 0 {
-        writeln!(
-            out,
-            "and {} more; `--limit 0` shows all",
-            grouped(more as u64)
-        )?;
+    if left_out > 0 {
+        writeln!(out, "and {} more; `--limit 0` shows all", grouped(left_out))?;
     }
     Ok(())
 }
 
-fn narrow(flows: &[&Flow], now: f64) -> Listing<10> {
+fn narrow(flows: &[Flow], now: f64) -> Listing<10> {
     let mut table = table(
         [
             "DEVICE",
@@ -96,7 +73,7 @@ fn narrow(flows: &[&Flow], now: f64) -> Listing<10> {
     table
 }
 
-fn wide(flows: &[&Flow], now: f64) -> Listing<15> {
+fn wide(flows: &[Flow], now: f64) -> Listing<15> {
     let mut table = table(
         [
             "DEVICE",

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use super::text::{ago, grouped, json, print_table, printable, shortened, table};
+use super::text::{ago, grouped, print_table, printable, shortened, table};
 use crate::model::{DeviceRefused, Refused};
 
 /// The most characters of a device's and of a refused name in the table.
@@ -14,15 +14,7 @@ const NAME: usize = 44;
 /// # Errors
 ///
 /// When the output takes no more.
-pub fn print_refused(
-    out: &mut impl Write,
-    devices: &[DeviceRefused],
-    is_json: bool,
-    now: f64,
-) -> io::Result<()> {
-    if is_json {
-        return json(out, &devices);
-    }
+pub fn print_refused(out: &mut impl Write, devices: &[DeviceRefused], now: f64) -> io::Result<()> {
     let of = |device: &'_ DeviceRefused| {
         let name = device.name.as_ref().unwrap_or(&device.device);
         shortened(name, DEVICE)
@@ -130,7 +122,7 @@ mod tests {
             },
         ];
         let mut text = Vec::new();
-        print_refused(&mut text, &devices, false, 100.0)?;
+        print_refused(&mut text, &devices, 100.0)?;
         let text = String::from_utf8_lossy(&text);
         let lines: Vec<Vec<_>> = text
             .lines()
@@ -144,11 +136,7 @@ mod tests {
         );
         assert_eq!(lines[2][..2], ["02:00:00:00:00:01", "a.example"]);
         let mut text = Vec::new();
-        print_refused(&mut text, &devices, true, 100.0)?;
-        let parsed: serde_json::Value = serde_json::from_slice(&text)?;
-        assert_eq!(parsed[1]["refused"][0]["line"], 7);
-        let mut text = Vec::new();
-        print_refused(&mut text, &[], false, 100.0)?;
+        print_refused(&mut text, &[], 100.0)?;
         assert!(String::from_utf8_lossy(&text).starts_with("nothing was refused"));
         Ok(())
     }

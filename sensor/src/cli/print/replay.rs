@@ -173,7 +173,7 @@ pub fn print_capture(
 pub fn print_summary(out: &mut impl Write, summary: &Summary) -> io::Result<()> {
     let sum = |packets: u64, bytes: u64| {
         format!(
-            "{}, {} octets",
+            "{}, {} bytes",
             counted_u64(packets, "packet", "packets"),
             grouped(bytes)
         )
@@ -203,7 +203,7 @@ pub fn print_summary(out: &mut impl Write, summary: &Summary) -> io::Result<()> 
         lines.push((
             "framing".to_owned(),
             format!(
-                "{:+} octets, because the link's headers count as Ethernet's",
+                "{:+} bytes, because the link's headers count as Ethernet's",
                 summary.framing
             ),
         ));

@@ -7,6 +7,7 @@ use std::{
 
 use super::text::{local_time, print_table, printable, table};
 use crate::{
+    control::protocol::About,
     model::Said,
     policy::{Zone, explain::RefusedBefore},
 };
@@ -58,14 +59,14 @@ pub fn print_refused_before(out: &mut impl Write, refused: &[RefusedBefore]) -> 
 /// # Errors
 ///
 /// When the output takes no more.
-pub fn print_missed(out: &mut impl Write, missed: &[&str]) -> io::Result<()> {
+pub fn print_missed(out: &mut impl Write, missed: &[impl AsRef<str>]) -> io::Result<()> {
     const SHOWN: usize = 3;
 
     if missed.is_empty() {
         return Ok(());
     }
     let shown: Vec<_> = (missed.iter().take(SHOWN))
-        .map(|name| printable(name))
+        .map(|name| printable(name.as_ref()))
         .collect();
     let more = match missed.len().saturating_sub(SHOWN) {
         0 => String::new(),
@@ -76,6 +77,20 @@ pub fn print_missed(out: &mut impl Write, missed: &[&str]) -> io::Result<()> {
         "careful: {}{more} is `never-block`, which devices or their owners would miss (push messages, \
          the check for an internet); `sensor allow` opens a name, `sensor forget` takes this back",
         shown.join(", "),
+    )
+}
+
+/// Prints that there was no override to forget.
+///
+/// # Errors
+///
+/// When the output takes no more.
+pub fn print_none_forgotten(out: &mut impl Write, about: &About) -> io::Result<()> {
+    writeln!(
+        out,
+        "no command said anything of {} for {}; `sensor status` lists what they said",
+        printable(&about.name),
+        printable(about.devices.as_deref().unwrap_or("all devices"))
     )
 }
 
@@ -202,7 +217,7 @@ mod tests {
              '02:00:00:00:00:01'` takes that back\n"
         );
         let mut text = Vec::new();
-        print_missed(&mut text, &[])?;
+        print_missed(&mut text, &[""; 0])?;
         print_missed(&mut text, &["a", "b", "c", "d"])?;
         let missed = String::from_utf8_lossy(&text);
         assert!(missed.starts_with("careful: a, b, c and 1 more is `never-block`"));

@@ -2,18 +2,14 @@
 
 use std::io::{self, Write};
 
-use serde::Serialize;
-
 use super::{
     said::print_all_said,
     text::{add_both, counted_u64, grouped, json, milliseconds, octets, print_table, table},
 };
 use crate::{
     cli::args::Output,
-    model::{
-        ByDirection, DecodeFailures, DeviceTable, FlowTable, Hook, Interface, NameTables,
-        PolicyHits, PolicyState, Ring, Said, SampleCounts, Snapshot, Tally, Ticks,
-    },
+    control::protocol::Status,
+    model::{ByDirection, Hook, NameTables, Ring, SampleCounts, Tally},
     policy::Zone,
 };
 
@@ -24,60 +20,27 @@ use crate::{
 /// When the output takes no more.
 pub fn print_status(
     out: &mut impl Write,
-    snapshot: &Snapshot,
+    status: &Status,
     output: Output,
     zone: &Zone,
 ) -> io::Result<()> {
-    /// All of a snapshot but the devices.
-    #[derive(Serialize)]
-    struct Status<'a> {
-        interfaces: &'a [Interface],
-        unbooked_packets: u64,
-        flow_table: FlowTable,
-        device_table: DeviceTable,
-        ring: &'a Ring,
-        decode_failures: &'a [DecodeFailures],
-        names: NameTables,
-        policy: &'a PolicyState,
-        policy_hits: &'a [PolicyHits],
-        commands: &'a [Said],
-        is_time_unknown: bool,
-        ticks: Ticks,
-    }
-
     if output.json {
-        return json(
-            out,
-            &Status {
-                interfaces: &snapshot.interfaces,
-                unbooked_packets: snapshot.unbooked_packets,
-                flow_table: snapshot.flow_table,
-                device_table: snapshot.device_table,
-                ring: &snapshot.ring,
-                decode_failures: &snapshot.decode_failures,
-                names: snapshot.names,
-                policy: &snapshot.policy,
-                policy_hits: &snapshot.policy_hits,
-                commands: &snapshot.commands,
-                is_time_unknown: snapshot.is_time_unknown,
-                ticks: snapshot.ticks,
-            },
-        );
+        return json(out, status);
     }
-    print_interfaces(out, snapshot)?;
+    print_interfaces(out, status)?;
     writeln!(out)?;
-    print_hits(out, snapshot)?;
+    print_hits(out, status)?;
     writeln!(out)?;
-    print_all_said(out, &snapshot.commands, zone)?;
-    if snapshot.is_time_unknown {
+    print_all_said(out, &status.commands, zone)?;
+    if status.is_time_unknown {
         writeln!(
             out,
             "the clock of this machine is not set yet: no policy with a schedule is in force until it is\n"
         )?;
     }
-    let flows = &snapshot.flow_table;
-    let devices = &snapshot.device_table;
-    let policy = &snapshot.policy;
+    let flows = &status.flow_table;
+    let devices = &status.device_table;
+    let policy = &status.policy;
     let refused = flows
         .refused
         .table_full
@@ -120,34 +83,34 @@ pub fn print_status(
             "ring",
             format!(
                 "{} samples, {} left out, {} suppressed, {} lost",
-                grouped(sum_of(&snapshot.ring, |counts| counts.taken)),
-                grouped(sum_of(&snapshot.ring, |counts| counts.shed)),
-                grouped(sum_of(&snapshot.ring, |counts| counts.suppressed)),
-                grouped(sum_of(&snapshot.ring, |counts| counts.lost)),
+                grouped(sum_of(&status.ring, |counts| counts.taken)),
+                grouped(sum_of(&status.ring, |counts| counts.shed)),
+                grouped(sum_of(&status.ring, |counts| counts.suppressed)),
+                grouped(sum_of(&status.ring, |counts| counts.lost)),
             ),
         ),
     ];
     for (what, text) in lines {
         writeln!(out, "{what:<14}{text}")?;
     }
-    if snapshot.unbooked_packets > 0 {
+    if status.unbooked_packets > 0 {
         writeln!(
             out,
             "{:<14}{} packets are in no book: a fault of the sensor, please report it",
             "books",
-            grouped(snapshot.unbooked_packets)
+            grouped(status.unbooked_packets)
         )?;
     }
     // Only a running daemon knows these.
-    if snapshot.ticks.count > 0 {
-        writeln!(out, "{:<14}{}", "names", names(&snapshot.names))?;
-        writeln!(out, "{:<14}{}", "not decoded", failures(snapshot))?;
+    if status.ticks.count > 0 {
+        writeln!(out, "{:<14}{}", "names", names(&status.names))?;
+        writeln!(out, "{:<14}{}", "not decoded", failures(status))?;
         writeln!(
             out,
             "{:<14}{}, the last took {}",
             "ticks",
-            grouped(snapshot.ticks.count),
-            milliseconds(snapshot.ticks.last)
+            grouped(status.ticks.count),
+            milliseconds(status.ticks.last)
         )?;
     }
     Ok(())
@@ -166,8 +129,8 @@ fn names(names: &NameTables) -> String {
 }
 
 /// How many payloads, then the decoders and reasons, the most frequent first.
-fn failures(snapshot: &Snapshot) -> String {
-    let mut failures = snapshot.decode_failures.clone();
+fn failures(status: &Status) -> String {
+    let mut failures = status.decode_failures.clone();
     failures.sort_by_key(|failures| std::cmp::Reverse(failures.count));
     let all = failures.iter().map(|failures| failures.count).sum();
     let mut text = counted_u64(all, "payload", "payloads");
@@ -187,7 +150,7 @@ fn sum_of(ring: &Ring, count: fn(&SampleCounts) -> u64) -> u64 {
     ring.samples.iter().map(count).sum()
 }
 
-fn print_interfaces(out: &mut impl Write, snapshot: &Snapshot) -> io::Result<()> {
+fn print_interfaces(out: &mut impl Write, status: &Status) -> io::Result<()> {
     let mut table = table(
         [
             "INTERFACE",
@@ -200,7 +163,7 @@ fn print_interfaces(out: &mut impl Write, snapshot: &Snapshot) -> io::Result<()>
         ],
         3..=6,
     );
-    for interface in &snapshot.interfaces {
+    for interface in &status.interfaces {
         let skipped = interface
             .skipped
             .values()
@@ -238,7 +201,7 @@ fn print_interfaces(out: &mut impl Write, snapshot: &Snapshot) -> io::Result<()>
         }
     }
     print_table(out, &table, "attached to no interface")?;
-    for interface in &snapshot.interfaces {
+    for interface in &status.interfaces {
         let ways = [
             interface
                 .driver
@@ -259,9 +222,9 @@ fn print_interfaces(out: &mut impl Write, snapshot: &Snapshot) -> io::Result<()>
     Ok(())
 }
 
-fn print_hits(out: &mut impl Write, snapshot: &Snapshot) -> io::Result<()> {
+fn print_hits(out: &mut impl Write, status: &Status) -> io::Result<()> {
     let mut table = table(["POLICY", "ACTION", "DEVICE", "UPLOAD", "DOWNLOAD"], 3..=4);
-    for hits in &snapshot.policy_hits {
+    for hits in &status.policy_hits {
         let cell = |tally: Tally| {
             format!(
                 "{} packets, {}",

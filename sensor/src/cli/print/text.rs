@@ -1,13 +1,13 @@
 //! Tables, numbers and words, as people read them.
 
 use std::{
-    io::{self, Write},
+    io::{self, BufWriter, Write},
     ops::RangeInclusive,
     time::Duration,
 };
 
 use comfy_table::{CellAlignment, ContentArrangement, Table};
-use serde::Serialize;
+use serde::{Serialize, Serializer as _, ser::SerializeSeq as _};
 
 use crate::{
     decode::text::is_format,
@@ -62,32 +62,92 @@ pub(super) fn print_table<const N: usize>(
 
 /// Prints JSON over several lines.
 pub(super) fn json(out: &mut impl Write, value: &impl Serialize) -> io::Result<()> {
-    print_json(out, &serde_json::to_string_pretty(value)?)
+    print_json(out, |out| Ok(serde_json::to_writer_pretty(out, value)?))
 }
 
 /// Prints JSON as one line.
 pub(super) fn json_line(out: &mut impl Write, value: &impl Serialize) -> io::Result<()> {
-    print_json(out, &serde_json::to_string(value)?)
+    print_json(out, |out| Ok(serde_json::to_writer(out, value)?))
 }
 
-/// JSON may hold characters that a terminal obeys as they are (RFC 8259, section 7); outside of
-/// strings it has none.
-fn print_json(out: &mut impl Write, text: &str) -> io::Result<()> {
-    let mut printed = 0;
-    for (at, found) in text.match_indices(|c| c != '\n' && is_unprintable(c)) {
-        write!(out, "{}", &text[printed..at])?;
-        for unit in found.encode_utf16() {
-            write!(out, "\\u{unit:04x}")?;
-        }
-        printed = at + found.len();
+/// Prints a list as JSON over several lines, each entry as soon as it is there. Nothing is printed where the first
+/// one is an error.
+///
+/// # Errors
+///
+/// An entry is an error, or the output takes no more.
+pub fn print_list<T: Serialize>(
+    out: &mut impl Write,
+    entries: impl Iterator<Item = anyhow::Result<T>>,
+) -> anyhow::Result<()> {
+    let mut entries = entries.peekable();
+    if let Some(Err(error)) = entries.next_if(Result::is_err) {
+        return Err(error);
     }
-    writeln!(out, "{}", &text[printed..])
+    let mut outcome = Ok(());
+    print_json(out, |out| {
+        let mut json = serde_json::Serializer::pretty(out);
+        let mut list = json.serialize_seq(None)?;
+        for entry in entries {
+            match entry {
+                Ok(entry) => list.serialize_element(&entry)?,
+                Err(error) => {
+                    outcome = Err(error);
+                    break;
+                }
+            }
+        }
+        Ok(list.end()?)
+    })?;
+    outcome
+}
+
+/// Prints what `write` writes, and ends the line.
+fn print_json<W: Write>(
+    out: &mut W,
+    write: impl FnOnce(&mut Escaped<BufWriter<&mut W>>) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut out = Escaped(BufWriter::new(out));
+    write(&mut out)?;
+    writeln!(out.0)?;
+    out.0.flush()
+}
+
+/// Escapes what a terminal would obey: JSON may hold such characters as they are (RFC 8259, section 7). Outside of
+/// strings it has none.
+struct Escaped<W>(W);
+
+impl<W: Write> Write for Escaped<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        // The serializer writes whole characters.
+        let text = str::from_utf8(bytes)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        let mut printed = 0;
+        for (at, found) in text.match_indices(|c| c != '\n' && is_unprintable(c)) {
+            self.0.write_all(&bytes[printed..at])?;
+            for unit in found.encode_utf16() {
+                write!(self.0, "\\u{unit:04x}")?;
+            }
+            printed = at + found.len();
+        }
+        self.0.write_all(&bytes[printed..])?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
 }
 
 /// Replaces the characters that a terminal would obey or not show, because a device may call itself
 /// anything.
 pub(super) fn printable(text: &str) -> String {
     text.replace(is_unprintable, "\u{fffd}")
+}
+
+/// Replaces the characters of a text of several lines that a terminal would obey or not show.
+pub fn printable_lines(text: &str) -> String {
+    text.replace(|c| c != '\n' && is_unprintable(c), "\u{fffd}")
 }
 
 /// Control characters, and invisible ones that turn, join or break the visible text.
@@ -206,4 +266,19 @@ pub(super) fn local_time(zone: &Zone, moment: f64) -> String {
 
 pub(super) fn milliseconds(duration: Duration) -> String {
     format!("{:.1} ms", duration.as_secs_f64() * 1_000.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_of_several_lines_keeps_them_and_no_command_to_a_terminal() {
+        let text = "no device is called `nobody\u{1b}[2J\u{202e}`\nsecond";
+        let printed = printable_lines(text);
+        assert_eq!(
+            printed,
+            "no device is called `nobody\u{fffd}[2J\u{fffd}`\nsecond"
+        );
+    }
 }

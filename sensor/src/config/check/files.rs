@@ -19,8 +19,9 @@ use crate::{
     },
     config::{
         Config,
+        places::PolicyPlaces,
         problem::{Level, Problem},
-        read::{PolicyPlaces, Read},
+        read::Read,
         value::{closest, excerpt},
     },
     policy::{Policy, Zone},
@@ -145,12 +146,16 @@ fn of_owners_and_categories(
     places: &[PolicyPlaces],
     lists: &Lists,
 ) -> Vec<Problem> {
-    let mut owners: BTreeSet<&str> = BTreeSet::new();
+    let mut owners: BTreeSet<String> = BTreeSet::new();
     let mut categories: BTreeSet<Category> = BTreeSet::new();
-    for entry in lists.names() {
-        owners.extend(entry.listed.owner);
+    lists.each_name(|entry| {
+        if let Some(owner) = entry.listed.owner
+            && !owners.contains(owner)
+        {
+            owners.insert(owner.to_owned());
+        }
         categories.extend(entry.listed.category);
-    }
+    });
     let lower: BTreeSet<String> = owners.iter().map(|owner| owner.to_lowercase()).collect();
     let mut problems = Vec::new();
     for (policy, places) in config.policies.iter().zip(places) {
@@ -160,8 +165,8 @@ fn of_owners_and_categories(
             }
             let help = match closest(&owner.to_lowercase(), lower.iter().map(String::as_str)) {
                 Some(meant) => {
-                    let is_meant = |name: &&&str| name.to_lowercase() == meant;
-                    let meant = owners.iter().find(is_meant).copied().unwrap_or(meant);
+                    let is_meant = |name: &&String| name.to_lowercase() == meant;
+                    let meant = owners.iter().find(is_meant).map_or(meant, String::as_str);
                     format!("write `\"{}\"`", excerpt(meant))
                 }
                 None => format!(

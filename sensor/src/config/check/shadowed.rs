@@ -16,8 +16,8 @@ use crate::{
     catalog::{NetworkSelector, lists::Category},
     config::{
         Config, DeviceOverride,
+        places::PolicyPlaces,
         problem::{Level, Problem},
-        read::PolicyPlaces,
         value::excerpt,
         weekly::Week,
     },

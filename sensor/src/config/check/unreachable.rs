@@ -12,23 +12,24 @@ use crate::{
     catalog::NetworkSelector,
     config::{
         Config,
+        places::PolicyPlaces,
         problem::{Level, Problem},
-        read::PolicyPlaces,
         weekly::Week,
     },
     policy::{Action, Policy},
 };
 
-/// A problem for each policy that allows names in vain, of a configuration that has no error.
+/// A problem for each policy whose allowed names never pass, of a configuration that has no error.
 pub(in crate::config) fn problems(config: &Config, places: &[PolicyPlaces]) -> Vec<Problem> {
-    let pairs = in_vain(config).into_iter();
+    let pairs = never_allowing(config).into_iter();
     let problems = pairs.map(|(allows, refuses)| {
         let [name, by] = [allows, refuses].map(|number| &config.policies[number].name);
         Problem {
             level: Level::Warning,
-            message: format!("policy `{name}` allows names in vain"),
+            message: format!("policy `{name}` never lets its names pass"),
             span: Some(places[allows].name.clone()),
-            label: "what it is about is refused by its address, before it says a name".to_owned(),
+            label: "its connections are refused by their addresses, before they send a name"
+                .to_owned(),
             related: Some((places[refuses].name.clone(), "by this one")),
             help: format!(
                 "allow addresses instead (`remotes`, `country`, `network`), or have `{by}` refuse \
@@ -39,9 +40,9 @@ pub(in crate::config) fn problems(config: &Config, places: &[PolicyPlaces]) -> V
     problems.collect()
 }
 
-/// The numbers of policies that allow names in vain, each with that of the one that refuses its
+/// The numbers of policies whose allowed names never pass, each with that of the one that refuses its
 /// addresses.
-pub(crate) fn in_vain(config: &Config) -> Vec<(usize, usize)> {
+pub(crate) fn never_allowing(config: &Config) -> Vec<(usize, usize)> {
     let policies = &config.policies;
     let allows = |policy: &Policy| policy.action == Action::Allow && policy.has_names();
     if !policies.iter().any(allows) {

@@ -9,13 +9,15 @@ use toml::de::DeValue;
 use sensor_ebpf::parse::Mac;
 
 use super::{
-    CATEGORIES, CATEGORIES_ELSEWHERE, KINDS, KINDS_ELSEWHERE, PolicyPlaces, Reader, Section,
-    Unique, Value, chosen, integer, quoted_excerpt,
+    device::{KINDS, KINDS_ELSEWHERE},
+    list::{CATEGORIES, CATEGORIES_ELSEWHERE},
 };
 use crate::{
     catalog::{NetworkSelector, lists::Category},
     config::{
+        places::PolicyPlaces,
         problem::{Level, Problem},
+        reader::{Reader, Section, Unique, Value, chosen, integer, quoted_excerpt},
         value::{self, Complaint, closest_from},
         weekly::{self, Week},
     },
@@ -565,25 +567,6 @@ impl Reader {
             }
         }
         spans.into_iter().map(|(span, _)| span).collect()
-    }
-
-    /// An item with its place, unless it stands in its list already.
-    fn once<T, K: Eq + std::hash::Hash>(
-        &mut self,
-        item: &Value<'_>,
-        read: T,
-        key: impl FnOnce(&T) -> K,
-        unique: &mut Unique<K>,
-    ) -> Option<(T, Range<usize>)> {
-        let Some(first) = unique.add(key(&read), &item.span()) else {
-            return Some((read, item.span()));
-        };
-        let what = match item.get_ref() {
-            DeValue::String(text) => quoted_excerpt(text),
-            _ => "this".to_owned(),
-        };
-        self.twice(&what, item.span(), first);
-        None
     }
 }
 

@@ -1,10 +1,12 @@
 //! The pinned tables, read in place.
 
 use std::{
+    cmp::Reverse,
     collections::{HashMap, HashSet},
     mem::offset_of,
+    num::NonZeroUsize,
     path::Path,
-    sync::atomic::Ordering,
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -33,8 +35,9 @@ const HITS: &str = "HITS";
 
 /// Every table that is read or written by its entries.
 pub struct Books {
-    pub(super) settings: Table<Settings>,
-    pub(super) flows: Flows,
+    /// Shared with the thread that judges names, as the flows are.
+    pub(super) settings: Arc<Table<Settings>>,
+    pub(super) flows: Arc<Flows>,
     pub(super) devices: Table<DeviceRecord>,
     pub(super) interfaces: Table<InterfaceRecord>,
     pub(super) losses: Table<Losses>,
@@ -89,8 +92,8 @@ impl Books {
             }
         }
         Ok(Self {
-            settings: table(map("SETTINGS")?, "SETTINGS", access)?,
-            flows: Flows::over(&mut map, access)?,
+            settings: Arc::new(table(map("SETTINGS")?, "SETTINGS", access)?),
+            flows: Arc::new(Flows::over(&mut map, access)?),
             devices: table(map("DEVICES")?, "DEVICES", access)?,
             interfaces: table(map("INTERFACES")?, "INTERFACES", access)?,
             losses: table(map("LOSSES")?, "LOSSES", access)?,
@@ -137,6 +140,13 @@ impl Books {
         self.settings
             .word(0, offset_of!(Settings, hold_nanoseconds))
             .store(hold.as_nanos() as u64, Ordering::Relaxed);
+    }
+
+    /// Sets how many streams are put together at a time.
+    pub(super) fn set_assemblies(&self, count: u32) {
+        self.settings
+            .word(0, offset_of!(Settings, assemblies))
+            .store(count.into(), Ordering::Relaxed);
     }
 
     /// Counts a reload, in the tables, because the count must not step back with the daemon.
@@ -337,12 +347,35 @@ impl Books {
         Ok(names)
     }
 
-    /// The live flows, with the names that belong to them.
+    /// The slots of the live flows, or of those of some devices, in the order of the table; with `most`, those
+    /// with the most bytes, the largest first. The number is that of the flows that `most` left out.
+    pub fn choose_flows(
+        &self,
+        devices: Option<&HashSet<Mac>>,
+        most: Option<NonZeroUsize>,
+    ) -> (Vec<u32>, u64) {
+        let flows = self.live_flows(self.now());
+        let wanted = flows.filter(|(_, record)| {
+            devices.is_none_or(|devices| devices.contains(&record.key.mac()))
+        });
+        largest(
+            wanted.map(|(slot, record)| {
+                (
+                    slot,
+                    record.upload_bytes.saturating_add(record.download_bytes),
+                )
+            }),
+            most,
+        )
+    }
+
+    /// The flows that live in these slots now, with the names that belong to them. A slot whose flow ended
+    /// meanwhile has none, or that of another flow.
     ///
     /// # Errors
     ///
     /// When the kernel refuses a map.
-    pub fn flow_lines(&self) -> Result<Vec<FlowLine>, Error> {
+    pub fn flow_lines(&self, slots: &[u32]) -> Result<Vec<FlowLine>, Error> {
         let interfaces: HashMap<_, _> = self
             .interface_records()
             .map(|(number, record)| (number, text(&record.name)))
@@ -358,8 +391,33 @@ impl Books {
             record,
         };
         let now = self.now();
-        Ok(self.live_flows(now).map(line).collect())
+        let used = slots.iter().copied().filter(|slot| {
+            *slot < self.flows.slots()
+                && self.flows.state(*slot).load(Ordering::Acquire) != slot::FREE
+                && !self.is_damaged(*slot)
+        });
+        Ok(used
+            .map(|slot| (slot, self.flows.read(slot, now)))
+            .map(line)
+            .collect())
     }
+}
+
+/// The slots of the flows with the most bytes, the largest first, or of all in their order; and the number of
+/// flows that are left out.
+fn largest(flows: impl Iterator<Item = (u32, u64)>, most: Option<NonZeroUsize>) -> (Vec<u32>, u64) {
+    let Some(most) = most else {
+        return (flows.map(|(slot, _)| slot).collect(), 0);
+    };
+    let mut flows: Vec<_> = flows.map(|(slot, bytes)| (Reverse(bytes), slot)).collect();
+    let left_out = flows.len().saturating_sub(most.get());
+    if left_out > 0 {
+        flows.select_nth_unstable(most.get());
+        flows.truncate(most.get());
+    }
+    flows.sort_unstable();
+    let slots = flows.into_iter().map(|(_, slot)| slot);
+    (slots.collect(), left_out as u64)
 }
 
 /// The most that was read of each hit, so that none steps back.
@@ -477,5 +535,16 @@ mod tests {
         assert_eq!(read(None), Some(hit(6, 600, 2)));
         assert_eq!(read(None), None);
         assert_eq!(read(Some(hit(1, 60, 0))), Some(hit(1, 60, 0)));
+    }
+
+    #[test]
+    fn the_largest_flows_come_first_and_the_others_are_counted() {
+        let flows = || [(1, 5), (2, 9), (3, 5), (7, 0), (9, 9)].into_iter();
+        let chosen = |most| largest(flows(), NonZeroUsize::new(most));
+        assert_eq!(chosen(0), (vec![1, 2, 3, 7, 9], 0));
+        assert_eq!(chosen(1), (vec![2], 4));
+        assert_eq!(chosen(3), (vec![2, 9, 1], 2));
+        assert_eq!(chosen(5), (vec![2, 9, 1, 3, 7], 0));
+        assert_eq!(chosen(usize::MAX), (vec![2, 9, 1, 3, 7], 0));
     }
 }

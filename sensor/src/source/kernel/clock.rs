@@ -44,7 +44,7 @@ fn read(program: &Xdp) -> Result<Reading, Error> {
         source,
     })?;
     let [a, b, ..] = output.as_chunks::<8>().0 else {
-        unreachable!("64 octets are eight words");
+        unreachable!("64 bytes are eight words");
     };
     Ok(Reading {
         jiffies: u64::from_ne_bytes(*a),

@@ -1,9 +1,10 @@
 //! From the embedded object to running programs over pinned maps: made new, or adopted.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs, io,
     net::IpAddr,
+    num::NonZeroUsize,
     os::fd::AsFd as _,
     path::{Path, PathBuf},
     sync::Arc,
@@ -83,6 +84,7 @@ pub struct Kernel {
     read_hits: ReadHits,
     attachments: Attachments,
     pin_directory: PathBuf,
+    runtime_directory: PathBuf,
     hz: u64,
     tables_made: bool,
     lock: TablesLock,
@@ -120,6 +122,7 @@ impl Kernel {
             read_hits: ReadHits::default(),
             attachments: Attachments::new()?,
             pin_directory: directory.clone(),
+            runtime_directory: config.daemon.runtime_directory.clone(),
             hz,
             tables_made,
             lock,
@@ -127,6 +130,7 @@ impl Kernel {
         reap::recover(&mut kernel.books)?;
         kernel.shares.recover(&kernel.books)?;
         kernel.books.give_shares_of_the_ring();
+        kernel.books.set_assemblies(ASSEMBLIES);
         kernel.share_out(|_| {})?;
         Ok(kernel)
     }
@@ -213,6 +217,7 @@ impl Kernel {
             object: &mut self.programs,
             books: &self.books,
             directory: &self.pin_directory,
+            runtime_directory: &self.runtime_directory,
         };
         (&mut self.attachments, means)
     }
@@ -327,13 +332,9 @@ impl Kernel {
         Messages::open(&mut self.programs)
     }
 
-    /// The judgements of all flows, for the judgement of names.
-    ///
-    /// # Errors
-    ///
-    /// When the kernel refuses the map.
-    pub fn verdicts(&self) -> Result<Verdicts, Error> {
-        Verdicts::open(&self.pin_directory)
+    /// The judgements of all flows, for the judgement of names; at most once.
+    pub fn verdicts(&self) -> Verdicts {
+        Verdicts::over(&self.books)
     }
 
     /// Sets how many payloads of a new flow are wanted in each direction, until its name is known.
@@ -364,13 +365,22 @@ impl Kernel {
         self.shares.keep(&mut self.books, now.jiffies, emit)
     }
 
-    /// The live flows, to be listed.
+    /// Chooses flows, as [`Books::choose_flows`] does.
+    pub fn choose_flows(
+        &self,
+        devices: Option<&HashSet<Mac>>,
+        most: Option<NonZeroUsize>,
+    ) -> (Vec<u32>, u64) {
+        self.books.choose_flows(devices, most)
+    }
+
+    /// The flows in these slots, as [`Books::flow_lines`] gives them.
     ///
     /// # Errors
     ///
     /// When the kernel refuses a map.
-    pub fn flow_lines(&self) -> Result<Vec<FlowLine>, Error> {
-        self.books.flow_lines()
+    pub fn flow_lines(&self, slots: &[u32]) -> Result<Vec<FlowLine>, Error> {
+        self.books.flow_lines(slots)
     }
 
     /// Slots of the flow table in which no flow could be, since the daemon began: each was given back.
@@ -489,9 +499,14 @@ fn make_names(directory: &Path) -> Result<(), Error> {
         })
 }
 
+/// Streams that are put together at a time, so that the names in them are judged in the kernel.
+pub(super) const ASSEMBLIES: u32 = 1_024;
+
 /// Loads the object with room for so many flows and devices.
 pub(super) fn load(mut loader: EbpfLoader<'_>, flows: u32, devices: u32) -> Result<Ebpf, Error> {
     loader
+        .map_max_entries("ASSEMBLIES", ASSEMBLIES)
+        .map_max_entries("ASSEMBLIES_OF", devices + FIRST_DEVICE)
         .map_max_entries("FLOW_LINES", sets_for(flows))
         .map_max_entries("FLOW_DETAILS", sets_for(flows) * WAYS)
         .map_max_entries("SPILLED", sets_for(flows))

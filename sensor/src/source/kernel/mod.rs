@@ -125,6 +125,17 @@ pub enum Error {
         /// Its process.
         holder: String,
     },
+    /// The runtime directory, or a file in it, cannot be made or used.
+    #[error(
+        "{} cannot be used, for the sensor's locks and its socket: {problem}; make it a directory of the \
+         sensor's own, or set daemon.runtime_directory to another one", path.display()
+    )]
+    RuntimeDirectory {
+        /// The directory or file.
+        path: PathBuf,
+        /// Why.
+        problem: String,
+    },
     /// No interface of that name.
     #[error(
         "interface {interface} does not exist: `ip link` lists those that do; a name that comes \

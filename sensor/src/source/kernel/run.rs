@@ -344,7 +344,6 @@ impl Runner {
         }
         let samples = maps.remove("SAMPLES").ok_or(Error::ForeignLayout)?;
         let samples = super::Samples::over(samples)?;
-        let map = |name| maps.remove(name).ok_or(Error::ForeignLayout);
-        Ok((samples, super::Verdicts::over(map)?))
+        Ok((samples, super::Verdicts::over(&self.books)))
     }
 }

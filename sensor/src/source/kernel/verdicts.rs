@@ -1,8 +1,11 @@
 //! Verdicts on names, on their way into the flows.
 
-use std::{mem::offset_of, path::Path, sync::atomic::Ordering, time::Duration};
+use std::{
+    mem::offset_of,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
-use aya::maps::Map;
 use sensor_ebpf::{
     books::Settings,
     flow::{FlowKey, Judgement, Ruling, Wants},
@@ -11,40 +14,25 @@ use sensor_ebpf::{
     sample::Head,
 };
 
-use super::{
-    Error,
-    flows::Flows,
-    pins::pinned,
-    table::{Access, Table},
-};
+use super::{books::Books, flows::Flows, table::Table};
 use crate::classify;
 
 /// The rulings of all flows: their owner waits for nobody, and is the only one that writes them.
 pub struct Verdicts {
-    flows: Flows,
-    settings: Table<Settings>,
+    flows: Arc<Flows>,
+    settings: Arc<Table<Settings>>,
     /// For each slot, the epoch of the connection whose payload was heard last.
     epochs: Vec<u8>,
 }
 
 impl Verdicts {
-    pub(super) fn open(directory: &Path) -> Result<Self, Error> {
-        Self::over(|map| pinned(directory, map))
-    }
-
-    /// The flows and the settings, wherever their maps come from.
-    pub(super) fn over(
-        mut map: impl FnMut(&'static str) -> Result<Map, Error>,
-    ) -> Result<Self, Error> {
-        let Map::Array(settings) = map("SETTINGS")? else {
-            return Err(Error::ForeignLayout);
-        };
-        let flows = Flows::over(map, Access::Write)?;
-        Ok(Self {
-            epochs: vec![0; flows.slots() as usize],
-            flows,
-            settings: Table::map(&settings, "SETTINGS", Access::Write)?,
-        })
+    /// The flows and the settings, as the owner of the books has mapped them.
+    pub(super) fn over(books: &Books) -> Self {
+        Self {
+            epochs: vec![0; books.flows.slots() as usize],
+            flows: Arc::clone(&books.flows),
+            settings: Arc::clone(&books.settings),
+        }
     }
 
     /// Tells the kernel until when the daemon gives verdicts, as time since boot. After it no packet waits

@@ -47,7 +47,7 @@ pub enum Damage {
     /// Longer than any packet.
     #[error(
         "the file is damaged behind packet {packets}: what follows claims to be longer than \
-         {MAX_BLOCK} octets; the rest of it was not read"
+         {MAX_BLOCK} bytes; the rest of it was not read"
     )]
     TooLong {
         /// Packets before.

@@ -27,7 +27,7 @@ use super::{
     Seen,
     frame::Frame,
     hashing::Multilinear,
-    reading::{DEVICES, FLOWS, GENERATION, Reading, add},
+    tables::{DEVICES, FLOWS, GENERATION, Reading, add},
 };
 use crate::record::{Record, Sample};
 

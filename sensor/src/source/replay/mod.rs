@@ -9,8 +9,8 @@ mod frame;
 mod hashing;
 mod host;
 mod programs;
-mod reading;
 mod sides;
+mod tables;
 mod tunnel;
 
 use std::{collections::BTreeMap, io::Read, ops::ControlFlow};
@@ -26,7 +26,7 @@ use sensor_ebpf::{
 pub use capture::Damage;
 pub use frame::Unreadable;
 pub use programs::Programs;
-pub use reading::Booked;
+pub use tables::Booked;
 pub use tunnel::Place;
 
 use crate::{record::Record, source::kernel};
@@ -34,8 +34,8 @@ use capture::Captured;
 use frame::{Frame, Framed};
 use host::Host;
 use programs::Run;
-use reading::Reading;
 use sides::Sides;
+use tables::Reading;
 
 /// How captures are replayed.
 #[derive(Clone, Debug, Default)]
@@ -219,7 +219,7 @@ impl Replay<'_> {
             packets: 1,
             bytes: captured.original_len.into(),
         };
-        reading::add(&mut self.summary.captured, wire);
+        tables::add(&mut self.summary.captured, wire);
         self.now = captured.at;
         self.tell(emit);
         let seen = frame::framed(captured)
@@ -227,14 +227,14 @@ impl Replay<'_> {
         let seen = match seen {
             Ok(seen) => seen,
             Err(reason) => {
-                reading::add(self.summary.unreadable.entry(reason).or_default(), wire);
+                tables::add(self.summary.unreadable.entry(reason).or_default(), wire);
                 return Ok(());
             }
         };
         let mut emit = |record| emit(record, captured.at);
         if !self.books.observe(&seen, &mut emit)? {
             let not_taken = self.summary.unreadable.entry(Unreadable::NotTaken);
-            reading::add(not_taken.or_default(), wire);
+            tables::add(not_taken.or_default(), wire);
             return Ok(());
         }
         self.summary.framing += seen.frame.len() as i64 - i64::from(captured.original_len);

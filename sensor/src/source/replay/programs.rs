@@ -16,7 +16,7 @@ use super::{
     Seen,
     hashing::Multilinear,
     host::Fragments,
-    reading::{DEVICES, FLOWS, Reading, add, add_both},
+    tables::{DEVICES, FLOWS, Reading, add, add_both},
     tunnel::Place,
 };
 use crate::{

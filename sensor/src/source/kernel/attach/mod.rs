@@ -26,7 +26,7 @@ use super::{
     books::{Books, are_there},
     calls::Cause,
     links::Links,
-    lock::{InterfaceLock, TablesLock},
+    lock::{InterfaceLock, TablesLock, make_runtime_directory},
     netlink::Netlink,
     pins, preflight,
 };
@@ -70,10 +70,19 @@ pub fn ifindex(interface: &str) -> Result<u32, Error> {
 ///
 /// # Errors
 ///
-/// Another sensor has one of them; the error says which.
+/// Another sensor has one of them, the process has too little privilege, or the runtime directory cannot be
+/// used; the error says which.
 pub fn available(config: &Config) -> Result<(), Error> {
+    preflight::privilege()?;
+    let directory = &config.daemon.runtime_directory;
+    make_runtime_directory(directory)?;
     for interface in &config.interfaces {
-        InterfaceLock::take(&interface.name)?;
+        match ifindex(&interface.name) {
+            Ok(index) => drop(InterfaceLock::take(directory, &interface.name, index)?),
+            // It may come later.
+            Err(Error::NoInterface { .. }) => {}
+            Err(error) => return Err(error),
+        }
     }
     if config.daemon.pin_directory.is_dir() {
         TablesLock::take(&config.daemon.pin_directory)?;
@@ -144,8 +153,9 @@ impl Attached {
 const AT_MEMBERS: &str = "a bond runs XDP programs in the drivers of its members, where a frame does not \
                           say that it is the bond's";
 
-/// The means to attach programs: the object, the tables, and the directory of the pins.
+/// The means to attach programs: the object, the tables, and the directories of the pins and of the locks.
 pub(super) struct Means<'a> {
+    pub(super) runtime_directory: &'a Path,
     pub(super) object: &'a mut Ebpf,
     pub(super) books: &'a Books,
     pub(super) directory: &'a Path,

@@ -15,13 +15,13 @@ use crate::source::kernel::{
     links::Links,
 };
 
-/// The entries that they were told: the machine's own addresses, and the ports.
-pub(super) struct Told {
+/// Entries of the maps for bridges: the machine's own addresses, and the ports.
+pub(super) struct PortEntries {
     own: Entries<u64>,
     ports: Entries<u32>,
 }
 
-impl Default for Told {
+impl Default for PortEntries {
     fn default() -> Self {
         Self {
             own: Entries::of("OWN_ADDRESSES"),
@@ -30,7 +30,7 @@ impl Default for Told {
     }
 }
 
-impl Told {
+impl PortEntries {
     /// Tells the programs at bridges' ports which addresses are the machine's own, and which ports there
     /// are. `all`: earlier entries that are not among these are removed.
     ///

@@ -12,7 +12,7 @@ use super::{
     Attached, Means,
     fill::fill,
     place::{Tools, sweep_filters},
-    ports::Told,
+    ports::PortEntries,
     records,
     seat::{Held, Role},
     target::{BRIDGE, Part, Target, counted_twice, targets},
@@ -54,7 +54,7 @@ pub(in crate::source::kernel) struct Attachments {
     flowtables: Flowtables,
     /// The entries that the programs at bridges' ports were told: the machine's own addresses, and the
     /// ports.
-    told: Told,
+    told: PortEntries,
 }
 
 impl Attachments {
@@ -74,7 +74,7 @@ impl Attachments {
             whole: false,
             weighed: Links::default(),
             flowtables: Flowtables::default(),
-            told: Told::default(),
+            told: PortEntries::default(),
         })
     }
 
@@ -338,7 +338,7 @@ impl Attachments {
     /// Takes an interface over: its lock, its record, and that the programs book to it.
     fn begin(&mut self, means: &mut Means<'_>, target: &Target<'_>) -> Result<Attached, Error> {
         let name = &target.link.name;
-        let lock = InterfaceLock::take(name)?;
+        let lock = InterfaceLock::take(means.runtime_directory, name, target.link.index)?;
         let number = match target.part {
             Part::Bridge => None,
             Part::Whole | Part::Port { .. } => Some(self.record(means, target)?),

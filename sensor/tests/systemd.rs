@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sensor::{daemon::systemd::Supervisor, health::Health};
+use sensor::{daemon::systemd::ServiceManager, health::Health};
 
 /// Long enough for three signs of life in time and for the silence after.
 const WATCHDOG: Duration = Duration::from_millis(400);
@@ -21,7 +21,7 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     manager();
-    println!("test supervisor ... ok");
+    println!("test systemd ... ok");
     ExitCode::SUCCESS
 }
 
@@ -32,18 +32,18 @@ fn service() {
         .build()
         .unwrap();
     runtime.block_on(async {
-        let supervisor = Supervisor::from_environment();
+        let manager = ServiceManager::from_environment();
         let health = Health::new(STALE_AFTER, Instant::now());
-        supervisor.ready("1 interface,\nREADY=0");
-        supervisor.reloading();
-        supervisor.ready("reloaded");
-        let _ = tokio::time::timeout(3 * STALE_AFTER, supervisor.watch(health)).await;
-        supervisor.stopping();
+        manager.ready("1 interface,\nREADY=0");
+        manager.reloading();
+        manager.ready("reloaded");
+        let _ = tokio::time::timeout(3 * STALE_AFTER, manager.watch(health)).await;
+        manager.stopping();
     });
 }
 
 fn manager() {
-    let folder = env::temp_dir().join(format!("sensor-supervisor-{}", std::process::id()));
+    let folder = env::temp_dir().join(format!("sensor-systemd-{}", std::process::id()));
     fs::create_dir_all(&folder).unwrap();
     let path = folder.join("notify");
     let socket = UnixDatagram::bind(&path).unwrap();
