@@ -142,7 +142,7 @@ impl Assembly {
     /// Whether any of some bytes is there, 1 at least.
     ///
     /// Here and below, `hide` gives the same number, stripped of what is known about it, as
-    /// [`Packet::forget`](crate::packet::Packet::forget) does.
+    /// [`Packet::forget`] does.
     #[inline(always)]
     pub fn has_any_of(&self, at: usize, len: usize, hide: impl Fn(usize, u64) -> usize) -> bool {
         let range = Range::of(at, len);

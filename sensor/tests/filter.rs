@@ -11,11 +11,15 @@ mod paths;
 use std::{
     env,
     fmt::Write as _,
-    fs,
+    fs, hint,
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream, UdpSocket},
+    num::NonZero,
     path::Path,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -111,6 +115,61 @@ fn by_every_way(delay: Option<Duration>, more: &str) -> Result<()> {
 #[test]
 fn no_request_by_any_way_at_five_milliseconds() -> Result<()> {
     by_every_way(Some(DELAY), "")
+}
+
+/// What the kernel judges by itself needs no daemon, and races nobody: the server is at no distance, and both CPUs
+/// are busy.
+#[test]
+fn no_request_that_the_kernel_judges_without_distance_nor_daemon() -> Result<()> {
+    if !can_be()? {
+        return Ok(());
+    }
+    let (lab, mut sensor) = household(None, &blocking(""))?;
+    let busy = Busy::begin();
+    for daemon in ["a daemon", "none"] {
+        for way in Way::ALL.into_iter().filter(|way| way.is_kernels()) {
+            let figures = paths::attempt(&lab, way, ATTEMPTS)?;
+            println!(
+                "{:11} with {daemon}: {} refused, {} silent; {} allowed",
+                way.name(),
+                figures.refused,
+                figures.silent,
+                figures.allowed
+            );
+            figures.check(way.name())?;
+        }
+        if daemon == "a daemon" {
+            sensor.process.signal(Signal::KILL)?;
+            sensor.process.wait(Duration::from_secs(10))?;
+        }
+    }
+    drop(busy);
+    Ok(())
+}
+
+/// A loop for each CPU, until it is dropped.
+struct Busy(Arc<AtomicBool>);
+
+impl Busy {
+    fn begin() -> Self {
+        let ends = Arc::new(AtomicBool::new(false));
+        let cpus = thread::available_parallelism().map_or(1, NonZero::get);
+        for _ in 0..cpus {
+            let ends = Arc::clone(&ends);
+            thread::spawn(move || {
+                while !ends.load(Ordering::Relaxed) {
+                    hint::spin_loop();
+                }
+            });
+        }
+        Self(ends)
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 #[test]

@@ -73,10 +73,18 @@ enum Way {
     Tls,
     /// A TLS hello with a post-quantum key share, in two writes, split anywhere
     TlsSplit,
+    /// The same in three writes
+    TlsThrice,
     /// HTTP/3
     Quic,
     /// HTTP
     Http,
+    /// HTTP; the request in two writes, split before its host or in it
+    HttpLate,
+    /// HTTP; a request for an address before the one for the name, in the same write
+    HttpBehind,
+    /// A question to the name server at the address over TCP, in two writes
+    DnsTcp,
 }
 
 /// How the name is hidden from readers of Initials.
@@ -253,7 +261,7 @@ impl Clients {
     fn new(arguments: &Arguments) -> Result<Self> {
         // Only aws-lc-rs has the post-quantum exchange; with ring a hello fits into one segment.
         let provider = match arguments.path {
-            Way::TlsSplit => rustls::crypto::aws_lc_rs::default_provider(),
+            Way::TlsSplit | Way::TlsThrice => rustls::crypto::aws_lc_rs::default_provider(),
             _ => rustls::crypto::ring::default_provider(),
         };
         let tls = Arc::new(tls_configuration(provider, &arguments.authority)?);
@@ -295,9 +303,22 @@ impl Clients {
         let chance = &mut Chance(self.seed ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         match self.way {
             Way::Dns => self.dns(target, number, chance),
-            Way::Http => self.http(target, number),
-            Way::Tls => self.tls(target, number, None),
-            Way::TlsSplit => self.tls(target, number, Some(chance)),
+            Way::DnsTcp => self.dns_over_tcp(target, number, chance),
+            Way::Http => self.http(target, &[&request(target, number)]),
+            Way::HttpLate => {
+                let request = request(target, number);
+                let host = request.find("Host: ").context("no host")?;
+                let end = host + "Host: ".len() + target.host().len();
+                let (first, rest) = request.split_at(1 + chance.below(end - 1));
+                self.http(target, &[first, rest])
+            }
+            Way::HttpBehind => {
+                let first = format!("GET / HTTP/1.1\r\nHost: {}\r\n\r\n", target.address);
+                self.http(target, &[&(first + &request(target, number))])
+            }
+            Way::Tls => self.tls(target, number, 1, chance),
+            Way::TlsSplit => self.tls(target, number, 2, chance),
+            Way::TlsThrice => self.tls(target, number, 3, chance),
             Way::Quic => {
                 let limit = match self.hiding {
                     Quic::Plain | Quic::Long => self.limit,
@@ -326,15 +347,18 @@ impl Clients {
         Ok(stream)
     }
 
-    fn http(&self, target: &Target, number: u64) -> Result<()> {
+    fn http(&self, target: &Target, writes: &[&str]) -> Result<()> {
         let mut stream = self.connect(target, 80)?;
-        stream.write_all(request(target, number).as_bytes())?;
+        for text in writes {
+            stream.write_all(text.as_bytes())?;
+        }
         let mut page = Vec::new();
         stream.read_to_end(&mut page)?;
         is_page(&page, target, "TCP")
     }
 
-    fn tls(&self, target: &Target, number: u64, split: Option<&mut Chance>) -> Result<()> {
+    /// With the hello in so many writes.
+    fn tls(&self, target: &Target, number: u64, writes: usize, chance: &mut Chance) -> Result<()> {
         let name = if target.name.is_empty() {
             ServerName::IpAddress(target.address.into())
         } else {
@@ -344,18 +368,19 @@ impl Clients {
         let mut stream = self.connect(target, 443)?;
         let mut hello = Vec::new();
         client.write_tls(&mut hello)?;
-        if let Some(chance) = split {
-            ensure!(
-                hello.len() > 1_216,
-                "no post-quantum share in a hello of {}",
-                hello.len()
-            );
-            let (first, second) = hello.split_at(1 + chance.below(hello.len() - 1));
+        ensure!(
+            writes == 1 || hello.len() > 1_216,
+            "no post-quantum share in a hello of {}",
+            hello.len()
+        );
+        let mut rest = &hello[..];
+        for left in (1..writes).rev() {
+            // A byte at least for each of those that follow.
+            let (first, behind) = rest.split_at(1 + chance.below(rest.len() - left));
             stream.write_all(first)?;
-            stream.write_all(second)?;
-        } else {
-            stream.write_all(&hello)?;
+            rest = behind;
         }
+        stream.write_all(rest)?;
         let mut tls = rustls::Stream::new(&mut client, &mut stream);
         tls.write_all(request(target, number).as_bytes())?;
         let mut page = Vec::new();
@@ -402,6 +427,23 @@ impl Clients {
         let again = tokio::time::timeout(self.limit, again).await;
         eprintln!("again after {:?}", begun.elapsed());
         again.map_err(|_| Late)?
+    }
+
+    /// Sends one question in a stream, in two writes, and looks whether it is answered.
+    fn dns_over_tcp(&self, target: &Target, number: u64, chance: &mut Chance) -> Result<()> {
+        let mut message = (number as u16).to_be_bytes().to_vec();
+        message.extend([1, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
+        message.extend(question(&target.name, 1, None));
+        let framed = [&(message.len() as u16).to_be_bytes()[..], &message].concat();
+        let mut stream = self.connect(target, 53)?;
+        let (first, rest) = framed.split_at(1 + chance.below(framed.len() - 1));
+        stream.write_all(first)?;
+        stream.write_all(rest)?;
+        let mut answer = [0; 14];
+        stream.read_exact(&mut answer)?;
+        let code = answer[5] & 0x0f;
+        ensure!(code == 0, "code {code}");
+        Ok(())
     }
 
     /// Sends one question in a datagram, and checks the answer.

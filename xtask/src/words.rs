@@ -116,7 +116,6 @@ const RETIRED: &[Retired] = &[
 const STILL_THERE: &[(&str, &str)] = &[
     ("sensor/src/aggregate/address_names.rs", "NamesAt"),
     ("sensor/src/aggregate/dns_answers.rs", "Told"),
-    ("sensor/src/aggregate/mod.rs", "Told"),
     ("sensor/src/catalog/lists/mod.rs", "Said"),
     ("sensor/src/classify/streams.rs", "Told"),
     ("sensor/src/classify/verdict.rs", "InForce"),

@@ -221,7 +221,7 @@ global! {
         let is_silent = touched == 0 || now.wrapping_sub(touched) > SILENT;
         let is_own = field!(assembly, owner).load() >> NUMBER == owner >> NUMBER;
         let is_judged = field!(assembly, judged_to).load() != 0;
-        if !is_silent && !(is_own && is_judged) {
+        if !(is_silent || is_own && is_judged) {
             unlock(assembly);
             return 0;
         }

@@ -45,7 +45,7 @@ pub fn prelude<P: Packet + ?Sized>(
     if one == 5 && begins {
         return Prelude::Bytes(2 + two as usize);
     }
-    if one == 5 && two >= 1 && two <= 3 && three == 0 {
+    if one == 5 && matches!(two, 1..=3) && three == 0 {
         match four {
             1 => return Prelude::Bytes(10),
             3 => return Prelude::Bytes(7 + five as usize),

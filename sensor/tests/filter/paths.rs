@@ -55,9 +55,9 @@ pub(crate) fn attempt(lab: &Lab, way: Way, count: usize) -> Result<Figures> {
 
 /// As [`attempt`], by this host.
 pub(crate) fn attempt_from(lab: &Lab, host: &Host, way: Way, count: usize) -> Result<Figures> {
-    let addresses: Vec<&str> = match way {
-        Way::Dns => vec![GATEWAY[0], GATEWAY[1], NAME_SERVER],
-        _ => BLOCKED.addresses.to_vec(),
+    let addresses: Vec<&str> = match way.is_question() {
+        true => vec![GATEWAY[0], GATEWAY[1], NAME_SERVER],
+        false => BLOCKED.addresses.to_vec(),
     };
     let targets: Vec<_> = addresses
         .iter()
@@ -95,7 +95,7 @@ fn is_to_only(request: &Request) -> bool {
 }
 
 fn leaks(lab: &Lab, way: Way) -> Result<usize> {
-    if way == Way::Dns {
+    if way.is_question() {
         return lab.questions(BLOCKED.name);
     }
     let requests = lab.all_requests()?;

@@ -20,15 +20,43 @@ pub enum Way {
     Tls,
     /// A TLS hello with a post-quantum key share, split anywhere.
     TlsSplit,
+    /// The same in three segments.
+    TlsThrice,
     /// HTTP/3.
     Quic,
     /// HTTP.
     Http,
+    /// HTTP, with the host in the second segment.
+    HttpLate,
+    /// HTTP, with another request before that for the name, in one segment.
+    HttpBehind,
+    /// A question over TCP to the name server at the address, in two segments.
+    DnsTcp,
 }
 
 impl Way {
     /// All there are.
-    pub const ALL: [Self; 5] = [Self::Dns, Self::Tls, Self::TlsSplit, Self::Quic, Self::Http];
+    pub const ALL: [Self; 9] = [
+        Self::Dns,
+        Self::DnsTcp,
+        Self::Tls,
+        Self::TlsSplit,
+        Self::TlsThrice,
+        Self::Quic,
+        Self::Http,
+        Self::HttpLate,
+        Self::HttpBehind,
+    ];
+
+    /// Whether the kernel judges the names of it by itself.
+    pub const fn is_kernels(self) -> bool {
+        !matches!(self, Self::Quic)
+    }
+
+    /// Whether it is a question to a name server.
+    pub const fn is_question(self) -> bool {
+        matches!(self, Self::Dns | Self::DnsTcp)
+    }
 
     /// As the program has it.
     pub const fn name(self) -> &'static str {
@@ -36,8 +64,12 @@ impl Way {
             Self::Dns => "dns",
             Self::Tls => "tls",
             Self::TlsSplit => "tls-split",
+            Self::TlsThrice => "tls-thrice",
             Self::Quic => "quic",
             Self::Http => "http",
+            Self::HttpLate => "http-late",
+            Self::HttpBehind => "http-behind",
+            Self::DnsTcp => "dns-tcp",
         }
     }
 }
