@@ -58,20 +58,36 @@ pub(crate) fn observe<F: Sampled>(frame: F, direction: Direction) -> Action {
             return skip(&frame, direction, Skip::SourceIsGroup, None);
         }
         Direction::Download if parsed.destination_mac.is_group() => {
-            return multicast(&frame, &parsed);
+            return multicast(&frame, &parsed, &key);
         }
         Direction::Upload | Direction::Download => {}
     }
     if let Some(reason) = frame.aside(&parsed, direction) {
         return skip(&frame, direction, reason, Some(&parsed));
     }
-    // Not on the stack, of which the functions below need the most.
-    let Some(seen) = scratch::seen() else {
+    let found = (slot, fingerprint);
+    if !note(&frame, &parsed, &key, found, direction) {
         return Action::Pass;
+    }
+    account(&frame, direction, settings)
+}
+
+/// Writes what is known of a frame to this CPU's buffer: not on the stack, of which the functions that follow need
+/// the most. Gives whether there is a buffer.
+#[inline(always)]
+fn note<F: Sampled>(
+    frame: &F,
+    parsed: &Parsed,
+    key: &FlowKey,
+    (slot, fingerprint): (u32, u64),
+    direction: Direction,
+) -> bool {
+    let Some(seen) = scratch::seen() else {
+        return false;
     };
     *seen = Seen {
-        key,
-        wire: frame.wire(Some(&parsed)),
+        key: *key,
+        wire: frame.wire(Some(parsed)),
         now: clock::jiffies(),
         fingerprint,
         sequence: parsed.sequence,
@@ -89,7 +105,7 @@ pub(crate) fn observe<F: Sampled>(frame: F, direction: Direction) -> Action {
         ethertype: parsed.ethertype,
         reserved: [0; 7],
     };
-    account(&frame, direction, settings)
+    true
 }
 
 /// Books the frame whose headers stand in this CPU's buffer. It reads them from there alone, so that the
@@ -140,7 +156,7 @@ fn account<F: Sampled>(frame: &F, direction: Direction, settings: &Settings) -> 
 }
 
 #[inline(always)]
-fn multicast<F: Frame>(frame: &F, parsed: &Parsed) -> Action {
+fn multicast<F: Sampled>(frame: &F, parsed: &Parsed, key: &FlowKey) -> Action {
     let wire = frame.wire(Some(parsed));
     count_multicast(
         frame.ifindex(),
@@ -148,6 +164,14 @@ fn multicast<F: Frame>(frame: &F, parsed: &Parsed) -> Action {
         wire.packets,
         wire.bytes,
     );
+    // The house's resolvers may stand in a router advertisement.
+    if parsed.protocol == protocol::ICMPV6
+        && parsed.piece == Piece::Whole
+        && frame.is_of_this_machine()
+        && note(frame, parsed, key, (NO_SLOT, 0), Direction::Download)
+    {
+        frame.tell_advertisement();
+    }
     Action::Pass
 }
 

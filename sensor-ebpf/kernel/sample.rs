@@ -11,6 +11,7 @@ use aya_ebpf::{
     programs::{TcContext, XdpContext},
 };
 use sensor_ebpf::{
+    books::MULTICAST_DEVICE,
     flow::{Direction, FlowKey},
     kind::{Kind, LOOKED_AT},
     packet::Packet,
@@ -27,7 +28,7 @@ use crate::{
     reader::{phase, source},
     seen::{Booked, Seen},
     table::{
-        flows, readers,
+        flows, readers, ring,
         scratch::{self, Reading, Sample},
         settings,
     },
@@ -136,6 +137,10 @@ pub(crate) trait Sampled: Frame {
 
     /// Reads the fields of ICMP and TCP that the parser leaves out.
     fn look(&self, seen: &Seen) -> u64;
+
+    /// Tells user space of the frame in this CPU's buffer, where it is a router advertisement.
+    #[inline(always)]
+    fn tell_advertisement(&self) {}
 }
 
 impl Sampled for LinearFrame {
@@ -171,6 +176,11 @@ impl Sampled for SocketBuffer {
     #[inline(always)]
     fn look(&self, seen: &Seen) -> u64 {
         quote::look_skb(seen, self.context())
+    }
+
+    #[inline(always)]
+    fn tell_advertisement(&self) {
+        tell_advertisement(self.context());
     }
 
     #[inline(always)]
@@ -391,6 +401,36 @@ impl Packet for Payload<'_> {
     #[inline(always)]
     fn forget(&self, offset: usize, noise: u64) -> usize {
         forget(offset, noise)
+    }
+}
+
+global! {
+    /// Copies the ICMPv6 message of the frame in this CPU's buffer into the ring, where it is a router
+    /// advertisement (RFC 4861, section 4.2).
+    fn tell_advertisement(skb: *mut __sk_buff) -> u32 {
+        const ADVERTISEMENT: u8 = 134;
+
+        let Some(seen) = scratch::seen() else {
+            return 0;
+        };
+        begin_sample(seen, NO_SLOT, MULTICAST_DEVICE);
+        let (Some(sample), Some(reading)) = (scratch::sample(), scratch::reading()) else {
+            return 0;
+        };
+        sample.head.payload = seen.transport_len;
+        sample.head.kind = Kind::RouterAdvertisement as u8;
+        sample.head.captured = 0;
+        reading.start = seen.transport_offset;
+        reading.payload = seen.transport_len;
+        reading.window = 0;
+        let len = fetch_skb(skb, 0);
+        let Some(sample) = scratch::sample() else {
+            return 0;
+        };
+        if len == 0 || sample.payload[0] != ADVERTISEMENT {
+            return 0;
+        }
+        ring::submit(sample, len, Kind::RouterAdvertisement).into()
     }
 }
 

@@ -38,6 +38,8 @@ pub enum Kind {
     /// Any other early payload of a TCP stream: the rest of a hello, an answer, or something
     /// nobody here reads.
     Stream = 9,
+    /// A router advertisement that this machine sends to all.
+    RouterAdvertisement = 10,
 }
 
 impl Kind {
@@ -45,7 +47,7 @@ impl Kind {
     pub const COUNT: usize = Self::ALL.len();
 
     /// All, at the place of their number.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Judged,
         Self::Dns,
         Self::Mdns,
@@ -56,6 +58,7 @@ impl Kind {
         Self::Http,
         Self::Tunnel,
         Self::Stream,
+        Self::RouterAdvertisement,
     ];
 
     /// The metric label.
@@ -71,6 +74,7 @@ impl Kind {
             Self::Http => "http",
             Self::Tunnel => "tunnel",
             Self::Stream => "stream",
+            Self::RouterAdvertisement => "router-advertisement",
         }
     }
 
@@ -96,7 +100,12 @@ impl Kind {
         match self {
             Self::Http => 2,
             Self::Tls | Self::Quic | Self::Tunnel | Self::Stream => 3,
-            Self::Judged | Self::Dns | Self::Mdns | Self::Dhcp4 | Self::Dhcp6 => 4,
+            Self::Judged
+            | Self::Dns
+            | Self::Mdns
+            | Self::Dhcp4
+            | Self::Dhcp6
+            | Self::RouterAdvertisement => 4,
         }
     }
 }

@@ -122,6 +122,9 @@ pub mod rule_flag {
     pub const ZERO: u8 = 4;
     /// Packets of the server wait until the name is judged.
     pub const STRICT: u8 = 8;
+    /// Names that lead to the rule's names by a DNS answer are left alone. For the daemon: the programs know no
+    /// answers.
+    pub const NO_ALIASES: u8 = 16;
 }
 
 /// A range of remote ports.

@@ -32,6 +32,7 @@ const fn targets(kind: Kind) -> &'static [&'static str] {
         Kind::Quic => &["quic", "initial"],
         Kind::Tunnel => &["tunnel"],
         Kind::Stream => &["stream", "tls", "prelude", "http2"],
+        Kind::RouterAdvertisement => &["router_advertisement"],
         Kind::Judged => &[],
     }
 }

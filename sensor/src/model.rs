@@ -131,6 +131,9 @@ pub struct Device {
     /// Bytes of flows for which the lists have a category, since the daemon started.
     #[serde(deserialize_with = "word::keys")]
     pub categories: BTreeMap<Word, ByDirection<u64>>,
+    /// What was refused to it since the daemon started, the latest first; filled where one device is asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<Refused>,
     /// Flows that are in the table now.
     pub live_flows: u64,
     /// Whether servers answered it on two days, or the configuration names it.
@@ -158,6 +161,40 @@ pub struct PartyTraffic {
     pub bytes_in_all: ByDirection<u64>,
     /// All flows, counted as `bytes_in_all` is.
     pub flows_in_all: ByDirection<u64>,
+}
+
+/// A name or an address that was refused to a device of late.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Refused {
+    /// The name; the address and port of the other side where a flow told no name.
+    pub what: String,
+    /// The layer that refused it: `dns`, `tls`, `quic`, `http` or `address`.
+    pub layer: String,
+    /// The policy; `blocked` for a command.
+    pub policy: String,
+    /// `reject` or `drop`.
+    pub action: String,
+    /// The refused name to which a DNS answer (CNAME) led from this one.
+    pub alias_of: Option<String>,
+    /// The list that has the refused name.
+    pub list: Option<String>,
+    /// The line of the list, from 1.
+    pub line: Option<u32>,
+    /// How often it was refused.
+    pub count: u64,
+    /// Seconds since the Unix epoch of the last time.
+    pub last: f64,
+}
+
+/// A device, and what was refused to it of late.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct DeviceRefused {
+    /// Its MAC address, as in [`Device`].
+    pub device: String,
+    /// Its name, where it has one.
+    pub name: Option<String>,
+    /// The refusals, the latest first.
+    pub refused: Vec<Refused>,
 }
 
 /// The facts known of a party.
@@ -196,11 +233,13 @@ pub struct DecodeFailures {
 pub struct NameTables {
     /// Names in the lists.
     pub list_names: u64,
-    /// Addresses, keys and questions of devices, evicted to make room for others of the same device, or of one
+    /// Addresses, keys, questions and aliases of devices, evicted to make room for others of the same device, or of one
     /// with less.
     pub addresses_evicted: u64,
     /// Names at addresses that were evicted to make room, or found none.
     pub names_evicted: u64,
+    /// Refusals of devices that were forgotten to make room for later ones.
+    pub refusals_evicted: u64,
     /// Parties.
     pub parties: u64,
     /// Parties of devices that were evicted to make room: their traffic is booked to `other`.

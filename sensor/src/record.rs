@@ -11,8 +11,8 @@ use sensor_ebpf::{
 /// in any order, up to the tick that makes a snapshot of them.
 #[derive(Clone, Debug)]
 pub enum Record {
-    /// A reading begins: the state of the tables themselves.
-    Tables(Tables),
+    /// A reading begins: the state of the tables themselves; boxed, because there is one and many flows.
+    Tables(Box<Tables>),
     /// The name of a policy.
     Policy(PolicyName),
     /// An interface's record; boxed, because there are few of them and many flows.

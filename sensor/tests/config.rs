@@ -147,6 +147,7 @@ fn every_key_is_read() {
         network = 45_102
         action = "allow"
         strict = true
+        cname = false
         [[policy]]
         name = "seen-names"
         encrypted_dns = "allow"
@@ -285,6 +286,7 @@ fn every_key_is_read() {
                 action: Action::Reject,
                 answer: Answer::Zero,
                 strict: false,
+                without_aliases: false,
             },
             Policy {
                 name: "strictly".to_owned(),
@@ -294,6 +296,7 @@ fn every_key_is_read() {
                 networks: vec![NetworkSelector::Asn(45_102)],
                 action: Action::Allow,
                 strict: true,
+                without_aliases: true,
                 ..Policy::default()
             },
             Policy {
@@ -868,6 +871,7 @@ fn near_text() -> impl Strategy<Value = String> {
                 Just("schedule"),
                 Just("answer"),
                 Just("strict"),
+                Just("cname"),
                 Just("hold"),
                 Just("state_directory"),
                 Just("runtime_directory"),

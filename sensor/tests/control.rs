@@ -69,14 +69,23 @@ struct Test {
 
 /// The one response that has any text.
 fn named(text: &str) -> Response {
-    Response::Forgotten(Said {
-        name: text.to_owned(),
-        is: "blocked",
-        devices: None,
-        since: 1_795_000_000.123_456_7,
-        until: None,
-        rest: None,
-    })
+    let name = text.to_owned();
+    Response::Forgotten {
+        about: About {
+            name: name.clone(),
+            devices: None,
+        },
+        forgotten: Some(Said {
+            name,
+            is: "blocked",
+            devices: None,
+            since: 1_795_000_000.123_456_7,
+            until: None,
+            rest: None,
+        }),
+        others: Vec::new(),
+        time_zone: None,
+    }
 }
 
 fn flow(number: u64) -> Flow {
@@ -174,7 +183,7 @@ fn asked(place: &Place, request: &Request) -> Result<Option<String>> {
         return Ok(None);
     };
     match answer.only()? {
-        Response::Forgotten(said) => Ok(Some(said.name)),
+        Response::Forgotten { about, .. } => Ok(Some(about.name)),
         response => bail!("{response:?}"),
     }
 }
@@ -234,6 +243,7 @@ fn a_request_arrives_as_it_was_made_and_its_failure_too() -> Result<()> {
             subject: "a.example:443".to_owned(),
         },
         Request::Devices { device: None },
+        Request::Refused { device: None },
     ];
     let does = daemon("command", Does::Names)?;
     let fails = daemon("failure", Does::Fails)?;
@@ -245,7 +255,11 @@ fn a_request_arrives_as_it_was_made_and_its_failure_too() -> Result<()> {
     }
     // A number arrives with every bit.
     let answer = client::ask(&does.place, &Request::Status)?.context("a daemon runs")?;
-    let Response::Forgotten(said) = answer.only()? else {
+    let Response::Forgotten {
+        forgotten: Some(said),
+        ..
+    } = answer.only()?
+    else {
         panic!("another response");
     };
     assert_eq!((said.is, said.since), ("blocked", 1_795_000_000.123_456_7));

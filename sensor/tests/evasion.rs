@@ -46,6 +46,10 @@ const DNS_PORT: u16 = 5_300;
 const DOT_PORT: u16 = 8_530;
 const QUIC_PORT: u16 = 8_443;
 
+/// Where a name server says that the names below this one are aliases (CNAME) of what stands before it.
+const ALIAS_PORT: u16 = 5_301;
+const ALIAS_OF: &str = ".alias.example";
+
 /// The name of a server for DNS over TLS that no list has.
 const RESOLVER: &[u8] = b"dns.nobody.example";
 
@@ -348,6 +352,11 @@ const LINES: &[(&str, Try)] = &[
             }
         }
         Ok(false)
+    }),
+    ("an alias of the name", |bench, name| {
+        let alias = format!("{name}{ALIAS_OF}");
+        bench.question_at(ALIAS_PORT, &[&questions(&[&alias])])?;
+        bench.tls(Shape::V4, &[(0, &hello(alias.as_bytes()))])
     }),
     // Last: a name server that is not told of a connection's end waits for more of it.
     ("DNS over TCP", |bench, name| {
@@ -657,6 +666,45 @@ fn answer_everything(lab: &Lab, port: u16) -> Result<()> {
     Ok(())
 }
 
+/// A name server that answers any question with an alias of what stands before [`ALIAS_OF`], and an address of
+/// that. Its thread ends with the process.
+fn answer_with_aliases(lab: &Lab) -> Result<()> {
+    /// A header, and a type and a class behind the name.
+    const HEADER: usize = 12;
+    const BEHIND: usize = 4;
+    let socket = lab
+        .internet
+        .enter(|| UdpSocket::bind((TRACKER[0], ALIAS_PORT)))?
+        .context("no name server")?;
+    // The labels have their lengths where the text has dots.
+    let labels = ALIAS_OF.len() + 1;
+    thread::spawn(move || {
+        let mut message = [0; 512];
+        while let Ok((length, from)) = socket.recv_from(&mut message) {
+            let Some(end) = length.checked_sub(BEHIND + labels) else {
+                continue;
+            };
+            if end <= HEADER {
+                continue;
+            }
+            let mut answer = message[..length].to_vec();
+            answer[2] |= 0x80;
+            answer[7] = 2;
+            let target = [&message[HEADER..end], &[0]].concat();
+            // The name of the question, CNAME, IN, a minute.
+            answer.extend([0xc0, 12, 0, 5, 0, 1, 0, 0, 0, 60]);
+            answer.extend((target.len() as u16).to_be_bytes());
+            let place = 0xc000 | answer.len() as u16;
+            answer.extend(&target);
+            answer.extend(place.to_be_bytes());
+            answer.extend([0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, 99]);
+            // A client that has gone needs no answer.
+            let _ = socket.send_to(&answer, from);
+        }
+    });
+    Ok(())
+}
+
 /// A server that answers any data with a hello, at one of the internet's addresses. Its threads end
 /// with the process.
 fn say_hello_to_everybody(lab: &Lab) -> Result<()> {
@@ -787,6 +835,7 @@ fn come_to_what_the_table_says() -> Result<()> {
     lab.plug(Device::Phone)?;
     answer_everything(&lab, 53)?;
     answer_everything(&lab, DNS_PORT)?;
+    answer_with_aliases(&lab)?;
     say_hello_to_everybody(&lab)?;
     relay_quic(&lab)?;
     let bench = Bench {

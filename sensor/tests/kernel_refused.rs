@@ -4,11 +4,21 @@
 #[allow(dead_code, reason = "the other rings' half")]
 mod programs;
 
-use std::{thread::sleep, time::Duration};
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    path::Path,
+    thread::sleep,
+    time::Duration,
+};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, anyhow, ensure};
 use aya::maps::{HashMap, LpmTrie, lpm_trie};
 use programs::{Outcome, Programs, Raw, SocketBufferContext, Tables};
+use sensor::{
+    catalog::Catalog,
+    config::Config,
+    policy::{PolicyLists, Zone, compile, policy_names},
+};
 use sensor_ebpf::{
     answer::limit::{DeviceAnswers, FlowAnswers, ICMP_OF_DEVICE, ICMP_OF_FLOW, Silence},
     books::{Hit, HitKey, InterfaceRecord, Note, Way},
@@ -76,6 +86,53 @@ fn refusing(tables: Tables) -> Result<Programs> {
         0,
     )?;
     settings.default_rules[side as usize] = 0b11;
+    settings.reset_signature = 0x1234_5678;
+    programs.set("SETTINGS", 0, settings)?;
+    Ok(programs)
+}
+
+/// Programs with the policies of a configuration, as the daemon compiles them.
+fn under(configuration: &str) -> Result<Programs> {
+    let text = format!("[[interface]]\nname = \"lan0\"\n{configuration}");
+    let checked = Config::parse(&text, Path::new("sensor.toml"));
+    let config = checked.map_err(|problems| anyhow!("{problems}"))?.config;
+    let catalog = Catalog::load(&config.parties, &config.lists, None);
+    let names = policy_names(&config.policies, &[]).map(str::to_owned);
+    let identities = names.zip(1..).collect();
+    let lists = PolicyLists::default();
+    let compiled = compile(&config.policies, &[], &catalog, &lists, &identities)?;
+
+    let mut programs = Programs::load(Tables::default())?;
+    let mut settings = programs.settings()?;
+    let side = settings.generation & 1;
+    for (number, rule) in (0..).zip(&compiled.rules) {
+        programs.set("RULES", side * MAX_RULES as u32 + number, *rule)?;
+    }
+    for (number, chain) in (0..).zip(&compiled.chains) {
+        programs.set("CHAINS", side * MAX_CHAINS as u32 + number, *chain)?;
+    }
+    for (prefix, chain) in &compiled.prefixes {
+        let bits = PREFIX_SIDE_BITS + u32::from(prefix.prefix_len());
+        match prefix.addr() {
+            IpAddr::V4(address) => {
+                let key = PrefixV4 {
+                    side: side.to_be_bytes(),
+                    address: address.octets(),
+                };
+                LpmTrie::<_, Raw<PrefixV4>, u32>::try_from(programs.map_mut("PREFIXES_V4")?)?
+                    .insert(&lpm_trie::Key::new(bits, Raw(key)), *chain, 0)?;
+            }
+            IpAddr::V6(address) => {
+                let key = PrefixV6 {
+                    side: side.to_be_bytes(),
+                    address: address.octets(),
+                };
+                LpmTrie::<_, Raw<PrefixV6>, u32>::try_from(programs.map_mut("PREFIXES_V6")?)?
+                    .insert(&lpm_trie::Key::new(bits, Raw(key)), *chain, 0)?;
+            }
+        }
+    }
+    settings.default_rules[side as usize] = compiled.default_rules(&Zone::default(), None);
     settings.reset_signature = 0x1234_5678;
     programs.set("SETTINGS", 0, settings)?;
     Ok(programs)
@@ -578,5 +635,69 @@ fn the_tables_of_limits_are_forgotten_oldest_first() -> Result<()> {
     let flows: HashMap<_, u64, Raw<FlowAnswers>> =
         HashMap::try_from(programs.map("FLOW_ANSWERS")?)?;
     ensure!(flows.keys().count() <= 4_096);
+    Ok(())
+}
+
+/// A policy about IPv4 addresses is about the IPv6 addresses that stand for them, and about no others.
+#[test]
+fn ipv4_within_ipv6_is_refused_as_ipv4() -> Result<()> {
+    programs::enter_own_namespace()?;
+    let programs = under(
+        "[parties]\nnat64 = [\"2001:db8:64::/96\", \"2001:db8:6400::/48\"]\n\
+         [[policy]]\nname = \"all\"\nremotes = [\"203.0.113.0/24\"]\naction = \"reject\"\n\
+         [[policy]]\nname = \"some\"\nremotes = [\"203.0.113.128/25\"]\naction = \"allow\"\n",
+    )?;
+    let refused = |destination: [u8; 4]| -> Result<bool> {
+        let frame = ipv4(true, 6, PHONE, destination, &segment((40_000, 443), SYN, 0));
+        Ok(upload(&programs, &frame)?.verdict == XDP_TX)
+    };
+    ensure!(refused([203, 0, 113, 7])? && !refused([203, 0, 113, 200])?);
+    for (how, address, is_refused) in [
+        ("NAT64, the well-known prefix", "64:ff9b::203.0.113.7", true),
+        (
+            "NAT64, a prefix of the house",
+            "2001:db8:64::203.0.113.7",
+            true,
+        ),
+        (
+            "NAT64 of 48 bits (RFC 6052)",
+            "2001:db8:6400:cb00:71:700::",
+            true,
+        ),
+        ("6to4", "2002:cb00:7107::1", true),
+        ("mapped", "::ffff:203.0.113.7", true),
+        ("allowed, NAT64", "64:ff9b::203.0.113.200", false),
+        ("allowed, of the house", "2001:db8:64::203.0.113.200", false),
+        ("allowed, 6to4", "2002:cb00:71c8::1", false),
+        ("allowed, mapped", "::ffff:203.0.113.200", false),
+        ("another address", "64:ff9b::203.0.114.7", false),
+        ("another prefix", "2001:db8:65::203.0.113.7", false),
+        ("the end of an address", "2001:db8::203.0.113.7", false),
+    ] {
+        let address: Ipv6Addr = address.parse()?;
+        let segment = segment((40_000, 443), SYN, 0);
+        let mut frame = macs(true);
+        frame.extend([0x86, 0xdd]);
+        frame.extend(packet_v6(6, 64, PHONE_V6, address.octets(), &segment));
+        let up = upload(&programs, &frame)?.verdict;
+        ensure!((up == XDP_TX) == is_refused, "{how}: {up}");
+        ensure!(is_refused || up == XDP_PASS, "{how}: {up}");
+        let up = programs.run_tc("upload_tc", &frame)?.verdict;
+        ensure!((up != TC_ACT_UNSPEC) == is_refused, "{how}, TC: {up}");
+        let mut frame = macs(false);
+        frame.extend([0x86, 0xdd]);
+        frame.extend(packet_v6(
+            17,
+            64,
+            address.octets(),
+            PHONE_V6,
+            &datagram((443, 5), &[]),
+        ));
+        // An answer to the device may take its place.
+        let before = programs.interface()?.refused.packets;
+        programs.run_tc("download", &frame)?;
+        let down = programs.interface()?.refused.packets - before;
+        ensure!((down == 1) == is_refused, "{how}, down: {down}");
+    }
     Ok(())
 }

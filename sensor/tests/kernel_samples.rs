@@ -510,3 +510,40 @@ fn phone(last: u8) -> [u8; 6] {
     mac[5] = last;
     mac
 }
+
+/// Of frames to groups, a router advertisement is copied, where this machine sends it.
+#[test]
+fn a_router_advertisement_of_this_machine_is_copied() -> Result<()> {
+    programs::enter_own_namespace()?;
+    let mut programs = Programs::load(TABLES)?;
+    let mut message = vec![134, 0, 0, 0, 64, 0, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0];
+    message.extend([25, 3, 0, 0, 0, 0, 1, 0]);
+    message.extend([0xfd; 16]);
+    let frame = |message: &[u8], next: u8| {
+        let mut frame = vec![0x33, 0x33, 0, 0, 0, 1];
+        frame.extend(GATEWAY);
+        frame.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, message.len() as u8, next, 255]);
+        frame.extend([0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+        frame.extend([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+        frame.extend(message);
+        frame
+    };
+    programs.run_tc("download", &frame(&message, 58))?;
+    let copied = drain(&mut programs)?;
+    ensure!(copied.len() == 1, "{} copies", copied.len());
+    let Entry { head, octets } = &copied[0];
+    ensure!(head.kind == Kind::RouterAdvertisement as u8 && *octets == message);
+    ensure!(head.slot == NO_SLOT && head.direction == Direction::Download as u8);
+    ensure!(head.key.remote().octets()[..2] == [0xfe, 0x80]);
+    // A solicitation, another protocol, and one that a device sends.
+    let mut other = message.clone();
+    other[0] = 133;
+    programs.run_tc("download", &frame(&other, 58))?;
+    programs.run_tc("download", &frame(&message, 17))?;
+    let mut up = frame(&message, 58);
+    up[6..12].copy_from_slice(&PHONE);
+    programs.run_tc("upload_tc", &up)?;
+    programs.run_xdp("upload", &up, 1)?;
+    ensure!(drain(&mut programs)?.is_empty());
+    Ok(())
+}

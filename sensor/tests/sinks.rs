@@ -87,6 +87,7 @@ fn phone() -> Device {
         weight,
     };
     Device {
+        refused: Vec::new(),
         device: PHONE.to_owned(),
         mac: Some(Mac::new([0xa4, 0x50, 0x46, 0x1f, 0x00, 0x2c])),
         identity: Conclusion {
@@ -174,6 +175,7 @@ fn judging() -> Judging {
 /// That phone, it may be, under an address that it made up.
 fn same_phone() -> Device {
     Device {
+        refused: Vec::new(),
         device: RANDOM.to_owned(),
         mac: Some(Mac::new([0xda, 0xa1, 0x19, 0x00, 0x00, 0x07])),
         identity: Conclusion {
@@ -243,6 +245,7 @@ fn snapshot() -> Snapshot {
             list_names: 12_345,
             addresses_evicted: 3,
             names_evicted: 5,
+            refusals_evicted: 4,
             parties: 120,
             parties_refused: 2,
             devices_refused: 1,

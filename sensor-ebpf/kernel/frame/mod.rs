@@ -31,6 +31,11 @@ pub(crate) trait Frame: Packet {
     {
         self
     }
+    /// Whether this machine itself sends the frame, and passes it on for nobody.
+    #[inline(always)]
+    fn is_of_this_machine(&self) -> bool {
+        false
+    }
     /// Why the frame is not booked to a device, although it can be read.
     #[inline(always)]
     fn aside(&self, _parsed: &Parsed, _direction: Direction) -> Option<Skip> {

@@ -184,6 +184,13 @@ impl Frame for SocketBuffer {
     }
 
     #[inline(always)]
+    fn is_of_this_machine(&self) -> bool {
+        // SAFETY: the context is valid while the program runs.
+        let came_in = unsafe { (*self.skb).ingress_ifindex };
+        matches!(self.side, Side::Egress) && came_in == 0
+    }
+
+    #[inline(always)]
     fn segment(&self) -> u32 {
         // SAFETY: the context is valid while the program runs.
         let (size, segments) = unsafe { ((*self.skb).gso_size, (*self.skb).gso_segs) };

@@ -26,7 +26,10 @@ pub const LIMITS: Limits = Limits {
 
 /// The cost of an address, and that of each of its names beside the name's own bytes.
 const ADDRESS_COST: usize = 208;
-const NAME_COST: usize = 48;
+const NAME_COST: usize = 64;
+
+/// The cost of a name to which another one leads, beside its own bytes.
+const ALIAS_COST: usize = 16;
 
 /// The most addresses that are remembered, each counted as often as a device knows it.
 pub const MAX_PLACES: usize = LIMITS.in_all / (ADDRESS_COST + NAME_COST);
@@ -76,6 +79,8 @@ struct Names {
 #[derive(Debug)]
 struct Known {
     name: Box<str>,
+    /// The further names to which the latest answer led from it.
+    aliases: Box<[Box<str>]>,
     until: f64,
     /// The time until which a DNS answer gives it; `None` if only the device sent it to the address.
     answered_until: Option<f64>,
@@ -93,34 +98,43 @@ impl Default for NamesAt {
 }
 
 impl NamesAt {
-    /// Takes that a DNS answer to a device gave `name` the address for `ttl` seconds from `now` on. A name that
-    /// is too long for a host is ignored.
-    pub fn answer(&mut self, name: &str, place: Place, ttl: u32, now: f64) {
+    /// Takes that a DNS answer to a device gave `name` the address for `ttl` seconds from `now` on, and led from
+    /// the name to `aliases` on the way. A name that is too long for a host is ignored.
+    pub fn answer(&mut self, name: &str, aliases: &[&str], place: Place, ttl: u32, now: f64) {
         let until = now + f64::from(ttl).clamp(AT_LEAST, AT_MOST);
-        self.learn(name, place, until, Some(until), now);
+        let aliases = aliases.iter().filter(|alias| alias.len() <= MAX_NAME);
+        let aliases = aliases.map(|alias| Box::from(*alias)).collect();
+        let learned = Known {
+            name: name.into(),
+            aliases,
+            until,
+            answered_until: Some(until),
+        };
+        self.learn(learned, place, now);
     }
 
     /// Takes that a device sent `name` to the address. Because a device may send any name, this one can excuse
     /// the address, and never blame it.
     pub fn said(&mut self, name: &str, place: Place, now: f64) {
-        self.learn(name, place, now + AT_LEAST, None, now);
+        let learned = Known {
+            name: name.into(),
+            aliases: Box::default(),
+            until: now + AT_LEAST,
+            answered_until: None,
+        };
+        self.learn(learned, place, now);
     }
 
-    fn learn(
-        &mut self,
-        name: &str,
-        place: Place,
-        until: f64,
-        answered_until: Option<f64>,
-        now: f64,
-    ) {
-        if name.len() > MAX_NAME {
+    fn learn(&mut self, learned: Known, place: Place, now: f64) {
+        if learned.name.len() > MAX_NAME {
             return;
         }
         let (device, address) = place;
         let names = self.places.renew(device, &address);
-        if let Some(known) = names.and_then(|names| names.find(name)) {
-            if known.renew(until, answered_until, now) {
+        if let Some(known) = names.and_then(|names| names.find(&learned.name))
+            && known.has_aliases_of(&learned)
+        {
+            if known.renew(&learned, now) {
                 self.changed.insert(place);
             }
             return;
@@ -130,18 +144,18 @@ impl NamesAt {
         if names.known.len() >= MAX_NAMES {
             names.forget_names(now);
         }
-        if names.known.len() >= MAX_NAMES {
-            let before = names.crowded_until.unwrap_or(until);
-            names.crowded_until = Some(before.max(until));
+        let is_full = names.known.len() >= MAX_NAMES;
+        if let Some(known) = names.find(&learned.name) {
+            known.renew(&learned, now);
+            known.aliases = learned.aliases;
+        } else if is_full {
+            let before = names.crowded_until.unwrap_or(learned.until);
+            names.crowded_until = Some(before.max(learned.until));
             self.evicted += 1;
         } else {
             // Most addresses have one name, and a vector would make room for four.
             names.known.reserve_exact(1);
-            names.known.push(Known {
-                name: name.into(),
-                until,
-                answered_until,
-            });
+            names.known.push(learned);
         }
         let cost = names.cost();
         let leaves = |device, address, names: Names| {
@@ -149,6 +163,21 @@ impl NamesAt {
             self.changed.insert((device, address));
         };
         self.places.insert(device, address, names, cost, leaves);
+    }
+
+    /// The names to which the latest DNS answer with addresses led a device from this name.
+    pub fn aliases(&self, device: Mac, name: &str, now: f64) -> &[Box<str>] {
+        let known = self
+            .places
+            .iter_of(device)
+            .flat_map(|(_, names)| &names.known);
+        let answered = known.filter(|known| *known.name == *name);
+        let valid = answered.filter_map(|known| {
+            let until = known.answered_until.filter(|until| now <= *until)?;
+            Some((until, &known.aliases))
+        });
+        let latest = valid.max_by(|(one, _), (other, _)| one.total_cmp(other));
+        latest.map_or(&[], |(_, aliases)| aliases)
     }
 
     /// The places at which names came or went since the last call, or expired: the search for expired names
@@ -170,12 +199,12 @@ impl NamesAt {
     }
 
     /// The rules that refuse every name that a device knows at an address, where `refusing` returns those of
-    /// one name. None if no answer to the device gave the address to a name, or if too many names are there.
+    /// one name and the names to which it leads. None if no answer to the device gave the address to a name, or if too many names are there.
     pub fn refusing(
         &self,
         (device, address): Place,
         now: f64,
-        refusing: impl Fn(&str) -> u64,
+        refusing: impl Fn(&str, &[Box<str>]) -> u64,
     ) -> u64 {
         let Some(names) = self.places.get(device, &address) else {
             return 0;
@@ -184,7 +213,9 @@ impl NamesAt {
             return 0;
         }
         let valid = names.known.iter().filter(|known| now <= known.until);
-        valid.fold(u64::MAX, |set, known| set & refusing(&known.name))
+        valid.fold(u64::MAX, |set, known| {
+            set & refusing(&known.name, &known.aliases)
+        })
     }
 
     /// The number of names that were evicted with their addresses, or found no room at theirs.
@@ -228,7 +259,10 @@ impl Names {
 
     fn cost(&self) -> usize {
         let names = self.known.iter();
-        let names = names.map(|known| NAME_COST + known.name.len());
+        let names = names.map(|known| {
+            let aliases = known.aliases.iter().map(|alias| ALIAS_COST + alias.len());
+            NAME_COST + known.name.len() + aliases.sum::<usize>()
+        });
         ADDRESS_COST + names.sum::<usize>()
     }
 
@@ -260,11 +294,16 @@ impl Changed {
 }
 
 impl Known {
+    /// Whether another observation of the name has the same aliases, or says nothing of them.
+    fn has_aliases_of(&self, learned: &Self) -> bool {
+        learned.answered_until.is_none() || self.aliases == learned.aliases
+    }
+
     /// Takes the name again, and returns whether it had expired before, or had no valid answer.
-    fn renew(&mut self, until: f64, answered_until: Option<f64>, now: f64) -> bool {
+    fn renew(&mut self, learned: &Self, now: f64) -> bool {
         let is_valid = now <= self.until;
-        self.until = self.until.max(until);
-        let Some(answered) = answered_until else {
+        self.until = self.until.max(learned.until);
+        let Some(answered) = learned.answered_until else {
             return !is_valid;
         };
         let before = self.answered_until.replace(answered);
@@ -279,8 +318,8 @@ impl Known {
 mod tests {
     use super::*;
 
-    fn refusing(name: &str) -> u64 {
-        match name {
+    fn refusing(name: &str, aliases: &[Box<str>]) -> u64 {
+        match aliases.last().map_or(name, |alias| alias) {
             "blocked.example" => 0b01,
             "worse.example" => 0b11,
             _ => 0,
@@ -317,8 +356,8 @@ mod tests {
         assert_eq!(rules(&names, 0.0), 0);
         names.said("blocked.example", address(1), 0.0);
         assert_eq!(rules(&names, 0.0), 0, "a device's word");
-        names.answer("blocked.example", address(1), 60, 0.0);
-        names.answer("worse.example", address(1), 10_000, 0.0);
+        names.answer("blocked.example", &[], address(1), 60, 0.0);
+        names.answer("worse.example", &[], address(1), 10_000, 0.0);
         assert_eq!(changed(&mut names, 0.0), [address(1)]);
         assert_eq!(rules(&names, 0.0), 0b01);
         assert_eq!(rules(&names, AT_LEAST + 1.0), 0b11);
@@ -329,9 +368,33 @@ mod tests {
     }
 
     #[test]
+    fn a_name_is_known_with_the_names_to_which_it_leads() {
+        let mut names = NamesAt::default();
+        let cloaked = ["edge.example", "blocked.example"];
+        names.answer("shop.example", &cloaked, address(1), 60, 0.0);
+        names.answer("shop.example", &cloaked, at(LAPTOP, 2), 60, 0.0);
+        assert_eq!(rules(&names, 0.0), 0b01);
+        let aliases = |names: &NamesAt, now| names.aliases(PHONE, "shop.example", now).to_vec();
+        assert_eq!(*aliases(&names, 0.0), cloaked.map(Box::from));
+        changed(&mut names, 0.0);
+        // Its own word takes nothing away, and the same answer changes nothing.
+        names.said("shop.example", address(1), 1.0);
+        names.answer("shop.example", &cloaked, address(1), 60, 1.0);
+        assert_eq!(changed(&mut names, 1.0), NOWHERE);
+        let cost = names.cost();
+        names.answer("shop.example", &["edge.example"], address(1), 60, 2.0);
+        assert_eq!(changed(&mut names, 2.0), [address(1)]);
+        assert_eq!(rules(&names, 2.0), 0);
+        assert_eq!(names.cost(), cost - ALIAS_COST - "blocked.example".len());
+        assert_eq!(*aliases(&names, 2.0), ["edge.example".into()]);
+        assert_eq!(*aliases(&names, 3.0 + AT_LEAST), []);
+        assert_eq!(*names.aliases(LAPTOP, "other.example", 0.0), []);
+    }
+
+    #[test]
     fn what_time_changes_is_told_within_a_minute() {
         let mut names = NamesAt::default();
-        names.answer("blocked.example", address(1), 7_200, 0.0);
+        names.answer("blocked.example", &[], address(1), 7_200, 0.0);
         names.said("allowed.example", address(1), 0.0);
         assert_eq!(changed(&mut names, 0.0), [address(1)]);
         assert_eq!(changed(&mut names, AT_LEAST), NOWHERE);
@@ -344,7 +407,7 @@ mod tests {
         assert_eq!(rules(&names, over), 0);
         assert_eq!(names.places().count(), 0);
         // The clock was far ahead.
-        names.answer("blocked.example", address(1), 0, 100.0);
+        names.answer("blocked.example", &[], address(1), 0, 100.0);
         assert_eq!(changed(&mut names, 100.0), [address(1)]);
         let over = 100.0 + AT_LEAST + SWEEP;
         assert_eq!(changed(&mut names, over), [address(1)]);
@@ -360,7 +423,7 @@ mod tests {
         ] {
             let mut names = NamesAt::default();
             let learn = |names: &mut NamesAt, now| match answered {
-                true => names.answer(name, address(1), 0, now),
+                true => names.answer(name, &[], address(1), 0, now),
                 false => names.said(name, address(1), now),
             };
             // In the same minute, so that nothing was forgotten yet.
@@ -379,14 +442,14 @@ mod tests {
     fn no_word_makes_a_name_count_shorter_and_a_devices_no_blame_longer() {
         const DAY: u32 = 86_400;
         let mut names = NamesAt::default();
-        names.answer("blocked.example", address(1), DAY, 0.0);
+        names.answer("blocked.example", &[], address(1), DAY, 0.0);
         names.said("blocked.example", address(1), 10.0);
-        names.answer("blocked.example", address(1), 0, 20.0);
+        names.answer("blocked.example", &[], address(1), 0, 20.0);
         assert_eq!(rules(&names, f64::from(DAY)), 0b01);
         names.said("blocked.example", address(1), f64::from(DAY));
         assert_eq!(rules(&names, f64::from(DAY) + 1.0), 0);
         // By its time to live alone it would count for a hundred years.
-        names.answer("blocked.example", address(1), u32::MAX, 0.0);
+        names.answer("blocked.example", &[], address(1), u32::MAX, 0.0);
         assert_eq!(rules(&names, AT_MOST), 0b01);
         assert_eq!(rules(&names, AT_MOST + 1.0), 0);
     }
@@ -395,30 +458,30 @@ mod tests {
     fn an_address_of_many_names_is_nobodys_while_they_count() {
         let mut names = NamesAt::default();
         for number in 0..=MAX_NAMES {
-            let rules = names.refusing(address(1), 0.0, |_| 1);
+            let rules = names.refusing(address(1), 0.0, |_, _| 1);
             assert_eq!(rules, u64::from(number > 0));
-            names.answer(&format!("{number}.example"), address(1), 7_200, 0.0);
+            names.answer(&format!("{number}.example"), &[], address(1), 7_200, 0.0);
         }
-        assert_eq!(names.refusing(address(1), 0.0, |_| 1), 0);
+        assert_eq!(names.refusing(address(1), 0.0, |_, _| 1), 0);
         changed(&mut names, 7_200.0);
         // The one that had no room may have been an allowed one.
-        names.answer("0.example", address(1), 7_200, 3_600.0);
-        assert_eq!(names.refusing(address(1), 7_200.0, |_| 1), 0);
-        assert_eq!(names.refusing(address(1), 7_200.1, |_| 1), 1);
+        names.answer("0.example", &[], address(1), 7_200, 3_600.0);
+        assert_eq!(names.refusing(address(1), 7_200.0, |_, _| 1), 0);
+        assert_eq!(names.refusing(address(1), 7_200.1, |_, _| 1), 1);
         assert_eq!(changed(&mut names, 7_260.0), [address(1)]);
-        assert_eq!(names.refusing(address(1), 7_260.0, |_| 1), 1);
+        assert_eq!(names.refusing(address(1), 7_260.0, |_, _| 1), 1);
     }
 
     #[test]
     fn no_devices_word_or_answer_decides_about_another() {
         let mut names = NamesAt::default();
         let of = |names: &NamesAt, device| names.refusing(at(device, 1), 0.0, refusing);
-        names.answer("blocked.example", at(LAPTOP, 1), 60, 0.0);
+        names.answer("blocked.example", &[], at(LAPTOP, 1), 60, 0.0);
         assert_eq!((of(&names, PHONE), of(&names, LAPTOP)), (0, 0b01));
-        names.answer("blocked.example", at(PHONE, 1), 60, 0.0);
+        names.answer("blocked.example", &[], at(PHONE, 1), 60, 0.0);
         changed(&mut names, 0.0);
         names.said("allowed.example", at(LAPTOP, 1), 0.0);
-        names.answer("allowed.example", at(LAPTOP, 1), 60, 0.0);
+        names.answer("allowed.example", &[], at(LAPTOP, 1), 60, 0.0);
         assert_eq!(changed(&mut names, 0.0), [at(LAPTOP, 1)]);
         assert_eq!((of(&names, PHONE), of(&names, LAPTOP)), (0b01, 0));
         for number in 0..=MAX_NAMES {
@@ -434,7 +497,7 @@ mod tests {
         let long = "a".repeat(MAX_NAME - 5);
         for (of_each, suffix) in [(1, ""), (50, ""), (50, &*long)] {
             let mut names = NamesAt::default();
-            names.answer("blocked.example", at(LAPTOP, 1), 60, 0.0);
+            names.answer("blocked.example", &[], at(LAPTOP, 1), 60, 0.0);
             let said = 131_072;
             for number in 0..said {
                 let place = address(number / of_each);
@@ -461,7 +524,7 @@ mod tests {
     #[test]
     fn made_up_devices_fill_what_there_is_for_all_and_no_more() {
         let mut names = NamesAt::default();
-        names.answer("blocked.example", address(1), 60, 0.0);
+        names.answer("blocked.example", &[], address(1), 60, 0.0);
         for number in 0..2 * MAX_PLACES as u32 {
             let [_, b, c, d] = number.to_be_bytes();
             names.said("a", at(Mac::new([6, 0, 0, b, c, d]), 1), 0.0);

@@ -61,7 +61,7 @@ impl Reading {
         match record {
             Record::Tables(tables) => {
                 *self = Self {
-                    tables: Some(tables),
+                    tables: Some(*tables),
                     ..Self::default()
                 };
             }
@@ -199,6 +199,12 @@ impl Reading {
         }
     }
 
+    /// The name of a policy by its identity.
+    pub(super) fn policy_name(&self, identity: u16) -> String {
+        let name = self.policies.get(&identity).cloned();
+        name.unwrap_or_else(|| identity.to_string())
+    }
+
     fn policy_hits(&self) -> Vec<PolicyHits> {
         self.hits
             .iter()
@@ -209,11 +215,7 @@ impl Reading {
                         [0, 0, 0, 0, 0, 0] => OTHER.to_owned(),
                         mac => Mac::new(*mac).to_string(),
                     },
-                    policy: self
-                        .policies
-                        .get(policy)
-                        .cloned()
-                        .unwrap_or_else(|| policy.to_string()),
+                    policy: self.policy_name(*policy),
                     action: action(Verdict::from_number(*verdict)),
                     layer: Layer::from_number(*layer).name(),
                     decided: *decided,
@@ -273,6 +275,11 @@ pub(super) fn end(key: &FlowKey, address: Address, port: u16) -> String {
         (Some(address), true) => SocketAddr::new(address, port).to_string(),
         (Some(address), false) => address.to_string(),
     }
+}
+
+/// The other side of a flow: address and port, or the address alone where there are no ports.
+pub fn remote_end(key: &FlowKey) -> String {
+    end(key, key.remote(), key.remote_port())
 }
 
 /// A flow as lists show it. `interface` and `policy` are the names of its numbers.

@@ -6,10 +6,10 @@
 
 use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
-use sensor_ebpf::{flow::FlowKey, parse::Mac};
+use sensor_ebpf::parse::Mac;
 
 use crate::{
-    decode::{dns, name::MAX_NAME},
+    decode::name::MAX_NAME,
     quota::{Limits, Quota},
 };
 
@@ -25,15 +25,6 @@ pub const KEYS: Limits = Limits {
     in_all: 4_096,
 };
 
-/// Questions without an answer that are remembered.
-pub const QUESTIONS: Limits = Limits {
-    of_device: 512,
-    in_all: 4_096,
-};
-
-/// Questions of one message that are remembered at most: servers answer one.
-const MAX_NAMES: usize = 2;
-
 /// How long an answer names flows at least, in seconds: programs go on using an address after its time to live,
 /// and resolvers on the way shorten it.
 pub const AT_LEAST: f64 = 3600.0;
@@ -46,8 +37,6 @@ pub struct Answers {
     by_house: HashMap<IpAddr, Mac>,
     /// Names whose servers take encrypted hellos (RFC 9848).
     keys: Quota<Mac, Arc<str>, ()>,
-    /// Questions without an answer yet.
-    questions: Quota<Mac, (FlowKey, u16), Vec<String>>,
 }
 
 /// An answer by which a name has the address.
@@ -66,35 +55,11 @@ impl Default for Answers {
             told: Quota::new(ADDRESSES),
             by_house: HashMap::new(),
             keys: Quota::new(KEYS),
-            questions: Quota::new(QUESTIONS),
         }
     }
 }
 
 impl Answers {
-    /// Takes a question of a device.
-    pub fn ask(&mut self, key: &FlowKey, message: &dns::Message) {
-        let asked = (*key, message.id);
-        let names = message.questions.iter().take(MAX_NAMES);
-        let names = names.map(|question| question.name.clone()).collect();
-        let device = key.mac();
-        self.questions.insert(device, asked, names, 1, |_, _, _| {});
-    }
-
-    /// Whether a message is the first answer to a question that was asked: an answer that nobody asked for
-    /// names nothing (RFC 5452, section 9.1).
-    pub fn asked(&mut self, key: &FlowKey, message: &dns::Message) -> bool {
-        let (device, asked) = (key.mac(), (*key, message.id));
-        let is_answer = self.questions.get(device, &asked).is_some_and(|names| {
-            let mut answered = message.questions.iter().take(MAX_NAMES);
-            answered.len() == names.len() && answered.all(|question| names.contains(&question.name))
-        });
-        if is_answer {
-            self.questions.remove(device, &asked);
-        }
-        is_answer
-    }
-
     /// Takes an answer to `device`: `name` has `address` for `ttl` seconds from `now` on. `by_house` says
     /// whether it came from a resolver of the house. A name that is too long for a host is ignored.
     pub fn learn(
@@ -178,7 +143,6 @@ impl Answers {
             self.let_go(device, address);
         }
         self.keys.remove_device(device).for_each(drop);
-        self.questions.remove_device(device).for_each(drop);
     }
 
     /// Puts another device that has the address from a resolver of the house in the place of this one, which no
@@ -204,9 +168,9 @@ impl Answers {
         self.told.len()
     }
 
-    /// Addresses, keys and questions that left to make room.
+    /// Addresses and keys that left to make room.
     pub fn evicted(&self) -> u64 {
-        self.told.evicted() + self.keys.evicted() + self.questions.evicted()
+        self.told.evicted() + self.keys.evicted()
     }
 }
 

@@ -1,13 +1,13 @@
 //! The resolvers of the house: their answers to one device may be shown for another.
 //!
-//! They are the gateway itself, the resolvers that its DHCP names, and those that the configuration names. A
-//! device cannot make itself one of them.
+//! They are the gateway itself, the resolvers that its DHCP and its router advertisements name, and those that the
+//! configuration names. A device cannot make itself one of them.
 
 use std::{collections::HashSet, net::IpAddr};
 
 use crate::catalog::Catalog;
 
-/// The most resolvers named by DHCP that are remembered; further ones are ignored.
+/// The most resolvers named by DHCP and router advertisements that are remembered; further ones are ignored.
 const MAX_NAMED: usize = 64;
 
 /// The resolvers of the house that are known beside those of the configuration.
@@ -15,7 +15,7 @@ const MAX_NAMED: usize = 64;
 pub(super) struct Resolvers {
     /// The gateway's own addresses.
     own: HashSet<IpAddr>,
-    /// The resolvers that the gateway's own DHCP server named.
+    /// The resolvers that the gateway's own DHCP server and router advertisements named.
     named: HashSet<IpAddr>,
 }
 
@@ -25,7 +25,7 @@ impl Resolvers {
         self.own = addresses.into_iter().collect();
     }
 
-    /// Takes the resolvers that a DHCP server names; a server that is not the gateway itself is ignored.
+    /// Takes the resolvers that a DHCP server or a router names; one that is not the gateway itself is ignored.
     pub(super) fn name(&mut self, server: IpAddr, resolvers: impl IntoIterator<Item = IpAddr>) {
         if !self.own.contains(&server) {
             return;

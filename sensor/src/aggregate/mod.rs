@@ -10,6 +10,7 @@ pub mod dns_answers;
 mod flows;
 mod house;
 pub mod identity;
+pub mod refused;
 pub mod traffic;
 
 use std::{
@@ -24,7 +25,7 @@ use sensor_ebpf::{
     sample::{Head, Kind, NO_SLOT, is_service},
 };
 
-pub use books::{action, flow};
+pub use books::{action, flow, remote_end};
 
 use self::{
     address_names::NamesAt,
@@ -33,12 +34,13 @@ use self::{
     flows::{FlowState, Flows},
     house::Resolvers,
     identity::{Fact, Identity, Override},
+    refused::{Refusal, Refusals},
     traffic::{Amount, Counted, Parties, PartyId, Traffic},
 };
 use crate::{
     catalog::{Catalog, Shown, is_local, resolvers::Hidden},
     classify::{Classified, ECH_PROVIDERS, Expired, Observation, Outcome, Source, Unread},
-    decode::{Failure, dhcp4, dhcp6, dns},
+    decode::{Failure, dhcp4, dhcp6, dns, router_advertisement},
     model::{self, ByDirection, DnsQuestion, FlowFacts, PartyTraffic, Snapshot, Ticks},
     record::{Clock, Record},
 };
@@ -79,6 +81,7 @@ pub struct Aggregate {
     answers: Answers,
     names_at: NamesAt,
     resolvers: Resolvers,
+    refusals: Refusals,
     parties: Parties,
     /// The time of the last search for expired entries, in seconds since the Unix epoch.
     swept: f64,
@@ -131,6 +134,7 @@ impl Aggregate {
             answers: Answers::default(),
             names_at: NamesAt::default(),
             resolvers: Resolvers::default(),
+            refusals: Refusals::default(),
             swept: 0.0,
             parties: Parties::default(),
             failures: BTreeMap::new(),
@@ -200,6 +204,17 @@ impl Aggregate {
         self.reading.apply(record);
     }
 
+    /// Takes a refusal of a device. `now` is in seconds of steady time.
+    pub fn refuse(&mut self, device: Mac, refusal: Refusal, now: f64) {
+        self.refusals.add(device, refusal, now);
+    }
+
+    /// The refusals of a device, the latest first.
+    pub fn refused(&self, device: Mac) -> Vec<model::Refused> {
+        self.refusals
+            .of(device, |policy| self.reading.policy_name(policy))
+    }
+
     /// The names at addresses.
     pub fn names_at(&mut self) -> &mut NamesAt {
         &mut self.names_at
@@ -257,6 +272,7 @@ impl Aggregate {
             list_names: self.catalog.lists.len() as u64,
             addresses_evicted: self.answers.evicted(),
             names_evicted: self.names_at.evicted(),
+            refusals_evicted: self.refusals.evicted(),
             parties: self.parties.count() as u64,
             parties_refused: self.parties.evicted(),
             devices_refused: self.devices_refused,
@@ -433,6 +449,7 @@ impl Aggregate {
         self.answers.forget_device(mac);
         self.names_at.forget_device(mac);
         self.parties.forget_device(mac);
+        self.refusals.forget_device(mac);
         let Some(device) = self.devices.get_mut(&mac) else {
             return;
         };
@@ -600,6 +617,7 @@ impl Aggregate {
             Kind::Mdns => self.mdns(&heard.head, &heard.octets),
             Kind::Dhcp4 => self.dhcp4(&heard.head, &heard.octets),
             Kind::Dhcp6 => self.dhcp6(&heard.head, &heard.octets),
+            Kind::RouterAdvertisement => self.router_advertisement(&heard.head, &heard.octets),
             _ => {
                 self.told(&mut heard);
                 self.take_payload(heard);
@@ -651,15 +669,16 @@ impl Aggregate {
         {
             self.note(head.key.mac(), Fact::UserAgent(user_agent, from));
         }
-        for message in heard.messages {
-            self.dns(head, message);
+        for (message, answers) in heard.messages.into_iter().zip(heard.answers) {
+            self.dns(head, message, answers);
         }
     }
 
-    fn dns(&mut self, head: &Head, message: dns::Message) {
+    /// Takes a DNS message; `answers` says whether it answers a question of the device.
+    fn dns(&mut self, head: &Head, message: dns::Message, answers: bool) {
         let key = &head.key;
         let uploaded = head.direction == Direction::Upload as u8;
-        if message.response && !uploaded && self.answers.asked(key, &message) {
+        if answers {
             let device = key.mac();
             let by_house = ip_of(key, key.remote())
                 .is_some_and(|server| self.resolvers.have(server, &self.catalog));
@@ -670,14 +689,17 @@ impl Aggregate {
             }
             for record in &message.addresses {
                 let (name, address) = (&*record.name, record.address);
+                let aliases = message.aliases.iter();
+                let aliases = aliases.filter(|alias| alias.name == name);
+                let aliases: Vec<_> = aliases.map(|alias| &*alias.target).collect();
+                let place = (device, address);
                 self.names_at
-                    .answer(name, (device, address), record.ttl, self.now);
+                    .answer(name, &aliases, place, record.ttl, self.now);
                 self.answers
                     .learn(device, (name, address), record.ttl, by_house, self.now);
             }
         }
         if !message.response && uploaded {
-            self.answers.ask(key, &message);
             for question in &message.questions {
                 self.note(key.mac(), Fact::Name(question.name.clone()));
             }
@@ -784,6 +806,22 @@ impl Aggregate {
                     client_id: message.client_id,
                 },
             );
+        }
+    }
+
+    /// Takes the resolvers that an advertisement of the gateway names. The programs copy those alone that this
+    /// machine sends.
+    fn router_advertisement(&mut self, head: &Head, octets: &[u8]) {
+        match router_advertisement::message(octets) {
+            Ok(message) => {
+                if head.direction != Direction::Upload as u8
+                    && let Some(router) = ip_of(&head.key, head.key.remote())
+                {
+                    let named = message.dns_servers.into_iter().map(IpAddr::from);
+                    self.resolvers.name(router, named);
+                }
+            }
+            Err(failure) => self.fail("router-advertisement", failure),
         }
     }
 

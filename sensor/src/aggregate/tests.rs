@@ -117,7 +117,7 @@ impl House {
     }
 
     fn reading(&mut self, macs: &[[u8; 6]]) {
-        self.apply(Record::Tables(Tables {
+        self.apply(Record::Tables(Box::new(Tables {
             losses: Losses::default(),
             flow_capacity: 65_536,
             device_capacity: 1_024,
@@ -132,7 +132,7 @@ impl House {
                 hz: 1,
                 epoch_millis: 0,
             },
-        }));
+        })));
         for (number, mac) in macs.iter().enumerate() {
             self.apply(Record::Device(DeviceReading {
                 number: FIRST_DEVICE + number as u32,
@@ -573,7 +573,7 @@ fn what_another_asked_for_is_no_evidence() {
 #[test]
 fn a_forged_answer_changes_nothing_for_another_device() {
     let address = IpAddr::from(REMOTE);
-    let refusing = |name: &str| u64::from(name == "blocked.example");
+    let refusing = |name: &str, _: &[Box<str>]| u64::from(name == "blocked.example");
     let mut house = House::new();
     let rules = |house: &House, mac| {
         let place = (Mac::new(mac), address);
@@ -647,6 +647,36 @@ fn the_gateways_dhcp_says_which_resolvers_are_the_houses() {
     assert!(!by_another(&house), "a server that is not the gateway");
     reply(&mut house, RESOLVER);
     assert!(by_another(&house));
+}
+
+#[test]
+fn the_gateways_router_advertisements_say_which_resolvers_are_the_houses() {
+    const ROUTER: [u8; 16] = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+    const NAMED: [u8; 16] = [0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x53];
+    let mut advertisement = vec![134, 0, 0, 0, 64, 0, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0];
+    advertisement.extend([25, 3, 0, 0, 0, 0, 1, 0]);
+    advertisement.extend(NAMED);
+    // To all nodes, as the programs copy it.
+    let mut frame = vec![
+        0x33, 0x33, 0, 0, 0, 1, 2, 0, 0, 0, 0, 1, 0x86, 0xdd, 0x60, 0, 0, 0,
+    ];
+    frame.extend([0, advertisement.len() as u8, 58, 255]);
+    frame.extend(ROUTER);
+    frame.extend([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+    frame.extend(&advertisement);
+    let parsed = parse(&frame[..]).expect("a whole frame");
+    let key = FlowKey::new(&parsed, DOWN, 1);
+    let mut house = House::new();
+    let catalog = Catalog::default();
+    let of = Payload::down(key, 0).after(None);
+    house.sample(NO_SLOT, Kind::RouterAdvertisement, of, &advertisement);
+    let have = |house: &House| house.aggregate.resolvers.have(NAMED.into(), &catalog);
+    assert!(!have(&house), "a router that is not the gateway");
+    house.aggregate.set_own_addresses([ROUTER.into()]);
+    house.sample(NO_SLOT, Kind::RouterAdvertisement, of, &advertisement[..30]);
+    assert_eq!(house.failures(), [("router-advertisement", "truncated", 1)]);
+    house.sample(NO_SLOT, Kind::RouterAdvertisement, of, &advertisement);
+    assert!(have(&house));
 }
 
 #[test]

@@ -52,7 +52,8 @@ pub struct Parties {
     pub top: u32,
     /// Whether the lists that the program carries are used; true by default.
     pub builtin_lists: bool,
-    /// Resolvers of the house beside the gateway and those that its DHCP names, none twice.
+    /// Resolvers of the house beside the gateway and those that its DHCP and its router advertisements name, none
+    /// twice.
     pub resolvers: Vec<IpAddr>,
     /// Databases of networks (`.mmdb`) in the order in which they are asked, absolute, none twice.
     pub networks: Vec<PathBuf>,

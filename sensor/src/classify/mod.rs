@@ -6,6 +6,7 @@
 
 mod http_requests;
 mod overlap;
+pub mod questions;
 mod start;
 mod streams;
 mod verdict;
@@ -14,14 +15,17 @@ use std::{mem, sync::Arc};
 
 use bytes::Bytes;
 use sensor_ebpf::{
-    flow::FlowKey,
+    flow::{Direction, FlowKey},
     parse::Mac,
     sample::{Head, Kind, NO_SLOT},
 };
 
-pub use verdict::{ByAddress, ByName, Concerns, InForce, Judge, Judged, Ruling, Unread};
+pub use verdict::{ByAddress, ByName, Concerns, InForce, Judge, Judged, Refused, Ruling, Unread};
 
-use self::streams::{Readers, Told};
+use self::{
+    questions::{Questions, Targets},
+    streams::{Readers, Told},
+};
 use crate::{
     decode::{Failure, dns, tunnel::Tunnel},
     interned::{Interned, Number},
@@ -121,6 +125,8 @@ pub struct Observation {
     pub is_dns: bool,
     /// DNS messages.
     pub messages: Vec<dns::Message>,
+    /// Of each of the messages, whether it answers a question of the device.
+    pub answers: Vec<bool>,
     /// The `User-Agent` of the program.
     pub user_agent: Option<String>,
     /// Whether another connection has taken the flow's ports: it did not tell the earlier facts.
@@ -139,12 +145,16 @@ pub struct Observation {
     pub requests: bool,
     /// The hosts of the requests that this payload completes, the first request included.
     pub hosts: Vec<Arc<str>>,
+    /// The told names that DNS answers to the device led from to other names, each with those.
+    pub aliases: Vec<(Arc<str>, Targets)>,
     /// The reason why payload after the told facts could not be read, or why those facts are in doubt.
     pub doubt: Option<Failure>,
     /// The decoder that failed, and the reason.
     pub failure: Option<(&'static str, Failure)>,
     /// The reason why this one could not be judged, if a policy by name applies to the device.
     pub unread: Option<Unread>,
+    /// The refusals that it led to.
+    pub refused: Vec<Refused>,
 }
 
 impl Observation {
@@ -156,6 +166,7 @@ impl Observation {
             octets: Bytes::new(),
             is_dns: false,
             messages: Vec::new(),
+            answers: Vec::new(),
             user_agent: None,
             another: false,
             told_before: false,
@@ -165,15 +176,20 @@ impl Observation {
             settled: false,
             requests: false,
             hosts: Vec::new(),
+            aliases: Vec::new(),
             doubt: None,
             failure: None,
             unread: None,
+            refused: Vec::new(),
         }
     }
 
     /// Whether a device tells of itself in it, and not to the party of a flow.
     pub const fn is_announcement(&self) -> bool {
-        matches!(self.kind, Kind::Mdns | Kind::Dhcp4 | Kind::Dhcp6)
+        matches!(
+            self.kind,
+            Kind::Mdns | Kind::Dhcp4 | Kind::Dhcp6 | Kind::RouterAdvertisement
+        )
     }
 }
 
@@ -203,6 +219,7 @@ pub struct Classifier {
     /// ended.
     kept: Quota<Mac, (u32, u64), ()>,
     given_up: Vec<Expired>,
+    questions: Questions,
 }
 
 impl Default for Classifier {
@@ -219,6 +236,7 @@ impl Default for Classifier {
                 in_all: MAX_KEPT,
             }),
             given_up: Vec::new(),
+            questions: Questions::default(),
         }
     }
 }
@@ -295,6 +313,51 @@ impl Classifier {
 
     /// Takes one payload; `None` if its kind is unknown. `now` is in seconds since the Unix epoch.
     pub fn sample(&mut self, sample: &Sample, now: f64) -> Option<Observation> {
+        let mut heard = self.read(sample, now)?;
+        self.match_answers(&mut heard, now);
+        self.add_aliases(&mut heard, now);
+        Some(heard)
+    }
+
+    /// Keeps the questions of a device, and marks the answers to them.
+    fn match_answers(&mut self, heard: &mut Observation, now: f64) {
+        let key = &heard.head.key;
+        let uploaded = heard.head.direction == Direction::Upload as u8;
+        for message in &heard.messages {
+            let answers = message.response && !uploaded && self.questions.answer(key, message, now);
+            heard.answers.push(answers);
+            if !message.response && uploaded {
+                self.questions.ask(key, message);
+            }
+        }
+    }
+
+    /// Adds the names to which DNS answers led the device from the told ones.
+    fn add_aliases(&self, heard: &mut Observation, now: f64) {
+        let told = match &heard.outcome {
+            Outcome::Name(name, _) => Some(name),
+            _ => None,
+        };
+        for name in told.into_iter().chain(&heard.hosts) {
+            if let Some(targets) = self.questions.targets(heard.head.key.mac(), name, now) {
+                heard.aliases.push((Arc::clone(name), Arc::clone(targets)));
+            }
+        }
+    }
+
+    /// The names to which DNS answers led a device from this one.
+    pub fn targets(&self, device: Mac, name: &str, now: f64) -> &[Box<str>] {
+        let targets = self.questions.targets(device, name, now);
+        targets.map_or(&[], |targets| targets)
+    }
+
+    /// DNS questions, and names that are aliases, that left to make room.
+    pub fn questions_evicted(&self) -> u64 {
+        self.questions.evicted()
+    }
+
+    /// The observation of a payload alone.
+    fn read(&mut self, sample: &Sample, now: f64) -> Option<Observation> {
         let head = &sample.head;
         let kind = Kind::from_number(head.kind)?;
         let mut heard = Observation::new(*head, kind);

@@ -26,7 +26,7 @@ fn key(protocol: u8, local: u16, remote: u16) -> FlowKey {
 }
 
 /// The key of a flow of the device with this number.
-fn key_of(device: u8, protocol: u8, local: u16, remote: u16) -> FlowKey {
+pub(super) fn key_of(device: u8, protocol: u8, local: u16, remote: u16) -> FlowKey {
     let mut frame = [0; 54];
     frame[6..12].copy_from_slice(&[2, 0, 0, 0, 0, device]);
     frame[12..14].copy_from_slice(&[8, 0]);
@@ -92,7 +92,7 @@ fn judge(names: &'static [&'static str]) -> Judge {
     Judge::new(Arc::new(InForce {
         generation: GENERATION,
         by_address: Box::new(|_| None),
-        by_name: Box::new(|_, name, layer| names.contains(&name).then(|| refused(layer))),
+        by_name: Box::new(|_, name, _, layer| names.contains(&name).then(|| refused(layer))),
         concerns: Box::new(|_| true),
     }))
 }
@@ -386,7 +386,7 @@ fn a_flow_is_judged_again_by_the_host_that_it_was_refused_for() {
     assert_eq!(host.as_deref(), Some("b.test"));
     classifier.rename(3, &tcp(), host.expect("as just seen"), Source::Http);
     let (name, source) = classifier.name(3, &tcp()).expect("it has one");
-    let again = judge(&["b.test"]).judge_again(&tcp(), name, source);
+    let again = judge(&["b.test"]).judge_again(&tcp(), name, &[], source);
     assert_eq!(again.decision, Some(refused(Layer::Http)));
     // The first is the flow's own.
     assert_eq!(judge(&["a.test", "b.test"]).judge(&heard).host, None);
@@ -579,7 +579,7 @@ fn what_would_be_refused_in_a_stream_of_questions_is_ruled_too() {
     let judge = Judge::new(Arc::new(InForce {
         generation: GENERATION,
         by_address: Box::new(|_| None),
-        by_name: Box::new(move |_, name, layer| match name {
+        by_name: Box::new(move |_, name, _, layer| match name {
             "blocked.test" => Some(refused(layer)),
             "observed.test" => Some(observed),
             _ => None,
@@ -1128,4 +1128,115 @@ fn parts() -> Vec<Vec<u8>> {
     ]
     .map(<[u8]>::to_vec)
     .to_vec()
+}
+
+/// An answer to [`question`] of one name, with an alias and an address of that.
+fn answer(name: &str, target: &str) -> Vec<u8> {
+    let mut message = question(&[name]);
+    message[2] = 0x81;
+    message[7] = 2;
+    let target = &question(&[target])[12..];
+    let target = &target[..target.len() - 4];
+    message.extend([0xc0, 12, 0, 5, 0, 1, 0, 0, 0, 60, 0, target.len() as u8]);
+    let [high, low] = (message.len() as u16 | 0xc000).to_be_bytes();
+    message.extend(target);
+    message.extend([high, low, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 198, 51, 100, 9]);
+    message
+}
+
+#[test]
+fn a_name_is_judged_with_those_to_which_dns_led_its_device() {
+    let judge = Judge::new(Arc::new(InForce {
+        by_name: Box::new(|_, name, targets, layer| {
+            let leads = targets.iter().any(|target| &**target == "tracker.test");
+            (name == GOOGLE && leads).then(|| refused(layer))
+        }),
+        concerns: Box::new(|_| true),
+        ..InForce::without_names(GENERATION)
+    }));
+    let mut classifier = Classifier::default();
+    let dns = |classifier: &mut Classifier, device, direction, octets: &[u8]| {
+        let key = key_of(device, protocol::UDP, 40_001, 53);
+        let mut sample = sample(key, Kind::Dns, direction, 0, octets);
+        sample.head.slot = 9 + u32::from(device);
+        classifier.sample(&sample, 0.0).expect("the kind is known")
+    };
+    let decides = |classifier: &mut Classifier, device, slot| {
+        let key = key_of(device, protocol::TCP, 40_000, 443);
+        let mut sample = sample(key, Kind::Tls, UP, 0, &records(HELLO));
+        sample.head.slot = slot;
+        let heard = classifier.sample(&sample, 0.0).expect("the kind is known");
+        let ruling = judge.judge(&heard).ruling.expect("a name was told");
+        let again = judge.judge_again(
+            &key,
+            GOOGLE,
+            classifier.targets(key.mac(), GOOGLE, 0.0),
+            Source::Tls,
+        );
+        assert_eq!(again.decision, ruling.decision);
+        ruling.decision.is_some()
+    };
+    let answer = answer(GOOGLE, "Tracker.test");
+    assert_eq!(dns(&mut classifier, 1, DOWN, &answer).answers, [false]);
+    assert!(!decides(&mut classifier, 1, 1), "nobody asked");
+    let asked = dns(&mut classifier, 1, UP, &question(&[GOOGLE]));
+    assert_eq!(asked.answers, [false]);
+    assert_eq!(dns(&mut classifier, 2, DOWN, &answer).answers, [false]);
+    assert_eq!(dns(&mut classifier, 1, DOWN, &answer).answers, [true]);
+    assert!(decides(&mut classifier, 1, 2));
+    assert!(!decides(&mut classifier, 2, 3), "another device");
+}
+
+#[test]
+fn refusals_are_told_once_each_with_what_was_refused() {
+    let told = |judge: &Judge, heard: &Observation| {
+        let refused = judge.refused(heard, &judge.judge(heard));
+        let refused = refused.into_iter();
+        let told = refused.map(|one| (one.name.map(|name| name.to_string()), one.count));
+        told.collect::<Vec<_>>()
+    };
+    let blocks = judge(&[GOOGLE, "b.test"]);
+    let mut classifier = Classifier::default();
+    let octets = records(HELLO);
+    let heard = said(&mut classifier, tcp(), Kind::Tls, 0, &octets);
+    let google = (Some(GOOGLE.to_owned()), 1);
+    assert_eq!(told(&blocks, &heard), [google]);
+    assert_eq!(told(&judge(&["b.test"]), &heard), []);
+    let again = said(&mut classifier, tcp(), Kind::Stream, octets.len(), b"more");
+    assert_eq!(told(&blocks, &again), []);
+
+    // The kernel refused a question, and told one of five.
+    let dns = key(protocol::UDP, 40_001, 53);
+    let mut asks = sample(dns, Kind::Dns, UP, 0, &question(&["b.test"]));
+    asks.head.flags = Head::JUDGED | Head::REFUSED;
+    asks.head.suppressed = 4;
+    let heard = classifier.sample(&asks, 0.0).expect("the kind is known");
+    assert_eq!(told(&blocks, &heard), [(Some("b.test".to_owned()), 5)]);
+    asks.head.flags = Head::JUDGED;
+    let heard = classifier.sample(&asks, 0.0).expect("the kind is known");
+    assert_eq!(told(&blocks, &heard), [], "it passed");
+
+    // The second request in a segment.
+    let two = "GET / HTTP/1.1\r\nHost: a.test\r\n\r\nGET / HTTP/1.1\r\nHost: b.test\r\n\r\n";
+    let http = key(protocol::TCP, 40_002, 80);
+    let mut requests = sample(http, Kind::Http, UP, 0, two.as_bytes());
+    requests.head.slot = 5;
+    let heard = classifier
+        .sample(&requests, 0.0)
+        .expect("the kind is known");
+    assert_eq!(told(&blocks, &heard), [(Some("b.test".to_owned()), 1)]);
+
+    // A flow without a name, at an address of refused names alone.
+    let by_address = Judge::new(Arc::new(InForce {
+        by_address: Box::new(|_| Some(refused(Layer::Address))),
+        concerns: Box::new(|_| true),
+        ..InForce::without_names(GENERATION)
+    }));
+    let nameless = "GET / HTTP/1.1\r\nHost: 198.51.100.9\r\n\r\n";
+    requests.octets = Bytes::copy_from_slice(nameless.as_bytes());
+    requests.head.slot = 6;
+    let heard = classifier
+        .sample(&requests, 0.0)
+        .expect("the kind is known");
+    assert_eq!(told(&by_address, &heard), [(None, 1)]);
 }

@@ -13,9 +13,9 @@ use sensor_ebpf::{
 use super::{ECH_PROVIDERS, Expired, Observation, Outcome, Source};
 use crate::decode::Failure;
 
-/// Decides about a name, given the flow's key, the name in lower case, and the layer that told it. `None` if no
-/// rule applies to it.
-pub type ByName = dyn Fn(&FlowKey, &str, Layer) -> Option<Decision> + Send + Sync;
+/// Decides about a name, given the flow's key, the name in lower case, the names to which a DNS answer led the
+/// device from it, and the layer that told it. `None` if no rule applies to it.
+pub type ByName = dyn Fn(&FlowKey, &str, &[Box<str>], Layer) -> Option<Decision> + Send + Sync;
 
 /// Whether some rule by name applies to a device.
 pub type Concerns = dyn Fn(Mac) -> bool + Send + Sync;
@@ -41,7 +41,7 @@ impl InForce {
     pub fn without_names(generation: u32) -> Self {
         Self {
             generation,
-            by_name: Box::new(|_, _, _| None),
+            by_name: Box::new(|_, _, _, _| None),
             by_address: Box::new(|_| None),
             concerns: Box::new(|_| false),
         }
@@ -154,6 +154,17 @@ impl Judged {
     }
 }
 
+/// A refusal that a payload led to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// The refused name; `None`: the flow told none, and is refused by its address.
+    pub name: Option<Arc<str>>,
+    /// The decision.
+    pub decision: Decision,
+    /// How often: the kernel copies one of several questions for the same name.
+    pub count: u64,
+}
+
 /// Judges observations by the policy in force.
 #[derive(Debug)]
 pub struct Judge {
@@ -183,7 +194,7 @@ impl Judge {
         let mut hosts = heard.hosts.iter().enumerate();
         if !judged.refuses()
             && let Some((host, decision)) = hosts.find_map(|(number, host)| {
-                let decision = self.by_host(key, host)?;
+                let decision = self.by_host(heard, host)?;
                 decision.verdict.refuses().then_some((number, decision))
             })
         {
@@ -215,8 +226,8 @@ impl Judge {
             Outcome::Name(name, source) => {
                 let layer = layer(*source);
                 let decision = match source {
-                    Source::Http => self.by_host(key, name),
-                    _ => (self.in_force.by_name)(key, name, layer),
+                    Source::Http => self.by_host(heard, name),
+                    _ => (self.in_force.by_name)(key, name, targets(heard, name), layer),
                 };
                 let hides = heard.details.as_ref().is_some_and(|details| details.ech)
                     && ECH_PROVIDERS.contains(&&**name);
@@ -257,6 +268,47 @@ impl Judge {
         }
     }
 
+    /// The refusals by this judgement of an observation, each once, and those of its names by the kernel.
+    pub fn refused(&self, heard: &Observation, judged: &Judged) -> Vec<Refused> {
+        let head = &heard.head;
+        let by_kernel = head.flags & Head::REFUSED != 0;
+        if heard.is_dns {
+            if !by_kernel && !judged.refuses() {
+                return Vec::new();
+            }
+            let asked = heard.messages.iter().filter(|message| !message.response);
+            let questions = asked.flat_map(|message| &message.questions);
+            let refused = questions.filter_map(|question| {
+                let name = &question.name;
+                let decision = (self.in_force.by_name)(&head.key, name, &[], Layer::Dns)?;
+                decision.verdict.refuses().then(|| Refused {
+                    name: Some(Arc::from(&**name)),
+                    decision,
+                    count: 1 + head.suppressed,
+                })
+            });
+            return refused.collect();
+        }
+        let decision = judged.ruling.and_then(|ruling| ruling.decision);
+        let decision = decision.filter(|decision| decision.verdict.refuses());
+        // A name that was told before is judged again with each payload that follows.
+        let is_new = !heard.told_before || judged.host.is_some() || by_kernel;
+        let Some(decision) = decision.filter(|_| is_new) else {
+            return Vec::new();
+        };
+        let host = judged.host.and_then(|host| heard.hosts.get(host));
+        let name = match &heard.outcome {
+            Outcome::Name(name, _) => Some(host.unwrap_or(name)),
+            _ => host,
+        };
+        let refused = Refused {
+            name: name.filter(|_| decision.layer != Layer::Address).cloned(),
+            decision,
+            count: 1,
+        };
+        vec![refused]
+    }
+
     /// Judges a flow whose missing payload never came.
     pub fn judge_given_up(&self, given: &Expired) -> Judged {
         if !(self.in_force.concerns)(given.key.mac()) {
@@ -269,20 +321,28 @@ impl Judge {
         }
     }
 
-    /// Judges the name of a flow again, after another policy came into force.
-    pub fn judge_again(&self, key: &FlowKey, name: &str, source: Source) -> Ruling {
+    /// Judges the name of a flow again, after another policy came into force. `targets` are the names to which a
+    /// DNS answer led the device from this one.
+    pub fn judge_again(
+        &self,
+        key: &FlowKey,
+        name: &str,
+        targets: &[Box<str>],
+        source: Source,
+    ) -> Ruling {
         Ruling {
-            decision: (self.in_force.by_name)(key, name, layer(source)),
+            decision: (self.in_force.by_name)(key, name, targets, layer(source)),
             again: true,
             ..self.ruling(false)
         }
     }
 
     /// The decision about the host of a request, which may be an address.
-    fn by_host(&self, key: &FlowKey, host: &str) -> Option<Decision> {
+    fn by_host(&self, heard: &Observation, host: &str) -> Option<Decision> {
+        let key = &heard.head.key;
         match host.parse::<IpAddr>() {
             Ok(_) => (self.in_force.by_address)(key),
-            Err(_) => (self.in_force.by_name)(key, host, Layer::Http),
+            Err(_) => (self.in_force.by_name)(key, host, targets(heard, host), Layer::Http),
         }
     }
 
@@ -314,7 +374,9 @@ impl Judge {
         }
         let decisions = asked
             .flat_map(|message| &message.questions)
-            .filter_map(|question| (self.in_force.by_name)(&head.key, &question.name, Layer::Dns));
+            .filter_map(|question| {
+                (self.in_force.by_name)(&head.key, &question.name, &[], Layer::Dns)
+            });
         // One that refuses ends the stream; of others the latest is the flow's.
         let decision = decisions.reduce(|one, other| match one.verdict.refuses() {
             true => one,
@@ -343,6 +405,13 @@ impl Judge {
             requests: false,
         }
     }
+}
+
+/// The names to which a DNS answer led the device from this one.
+fn targets<'a>(heard: &'a Observation, name: &str) -> &'a [Box<str>] {
+    let mut aliases = heard.aliases.iter();
+    let alias = aliases.find(|(alias, _)| **alias == *name);
+    alias.map_or(&[], |(_, targets)| targets)
 }
 
 fn unread(reason: Unread, layer: Layer) -> Judged {

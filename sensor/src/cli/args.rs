@@ -45,6 +45,8 @@ pub enum Command {
     /// A name with a question mark is a guess: another device asked for it and got this address.
     /// Brackets say how a flow hides its name.
     Flows(FlowsArgs),
+    /// Show what was refused since the daemon started, for whom, by which policy and list.
+    Refused(DevicesArgs),
     /// Show hooks, tables, policy, names and losses.
     Status(Output),
     /// Block a name and everything below it, at once, in the running daemon.
@@ -83,8 +85,7 @@ pub struct DevicesArgs {
     /// How they are printed.
     #[command(flatten)]
     pub output: Output,
-    /// Show only this device (MAC address, IP address or name), with all that is known of it, and the
-    /// evidence.
+    /// Show only this device (MAC address, IP address or name), with all that is known of it.
     #[arg(value_name = "DEVICE")]
     pub device: Option<String>,
 }
@@ -120,7 +121,7 @@ pub struct SayArgs {
     /// The name and the devices.
     #[command(flatten)]
     pub about: ForgetArgs,
-    /// How long it holds, 1m to 365d; default: until `sensor forget`.
+    /// How long it holds, 1m to 365d, as in `2h30m`; default: until `sensor forget`.
     #[arg(long = "for", value_name = "DURATION", value_parser = arguments::holds_for)]
     pub holds_for: Option<Duration>,
 }

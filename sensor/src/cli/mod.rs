@@ -65,6 +65,7 @@ fn carry_out(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Check => print::print_valid(&mut out, &config)?,
         Command::Devices(args) => requests::devices(&mut out, &config, args)?,
         Command::Flows(args) => requests::flows(&mut out, &config, args)?,
+        Command::Refused(args) => requests::refused(&mut out, &config, args)?,
         Command::Status(output) => requests::status(&mut out, &config, *output)?,
         Command::Block(args) => requests::say(&mut out, &config, args, true)?,
         Command::Allow(args) => requests::say(&mut out, &config, args, false)?,

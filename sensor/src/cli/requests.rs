@@ -10,7 +10,7 @@ use super::{
     now, print,
 };
 use crate::{
-    aggregate::{self, Aggregate},
+    aggregate::{self, Aggregate, address_names::NamesAt},
     catalog::Catalog,
     config::{Config, Level, Problems},
     control::{
@@ -91,6 +91,33 @@ fn print_devices(
         Some(_) => print::print_each_device(out, reports, now()),
         None => print::print_devices(out, reports, now()),
     }?)
+}
+
+/// Executes `refused`.
+pub(super) fn refused(
+    out: &mut impl Write,
+    config: &Config,
+    args: &DevicesArgs,
+) -> anyhow::Result<()> {
+    let request = Request::Refused {
+        device: args.device.clone(),
+    };
+    let answer = ask(config, &request)?;
+    let answer = answer.with_context(|| {
+        format!(
+            "{}: the daemon alone knows what was refused; start one (`systemctl start gateway-sensor`)",
+            nobody_answers()
+        )
+    })?;
+    let devices = answer.map(|response| match response? {
+        Response::Refused(device) => Ok(device),
+        _ => Err(unexpected()),
+    });
+    if args.output.json {
+        return print::print_list(out, devices);
+    }
+    let devices = devices.collect::<anyhow::Result<Vec<_>>>()?;
+    Ok(print::print_refused(out, &devices, now())?)
 }
 
 /// Executes `flows`.
@@ -209,10 +236,24 @@ pub(super) fn forget(
     config: &Config,
     args: &ForgetArgs,
 ) -> anyhow::Result<()> {
-    match carried_out(config, &Request::Forget(about(args)))? {
-        Response::Forgotten(said) => Ok(print::print_forgotten(out, &said)?),
-        _ => Err(unexpected()),
-    }
+    let Response::Forgotten {
+        forgotten,
+        others,
+        about,
+        time_zone,
+    } = carried_out(config, &Request::Forget(about(args)))?
+    else {
+        return Err(unexpected());
+    };
+    let zone = Zone::named(time_zone.as_deref());
+    let Some(forgotten) = forgotten else {
+        let mut text = Vec::new();
+        print::print_none_forgotten(&mut text, &about)?;
+        print::print_others(&mut text, &others, &zone)?;
+        anyhow::bail!(String::from_utf8_lossy(&text).trim_end().to_owned());
+    };
+    print::print_forgotten(out, &forgotten)?;
+    Ok(print::print_others(out, &others, &zone)?)
 }
 
 fn about(args: &ForgetArgs) -> About {
@@ -271,10 +312,11 @@ pub(super) fn explain(
             let moment = Clock::of_machine().now();
             let mut enforcement = Enforcement::new(config, moment);
             enforcement.read_lists(config, &catalog);
+            let names = NamesAt::default();
             let mac = enforcement::devices::called(&args.device, config, &[]);
             let mac = mac.map_err(anyhow::Error::msg)?;
             let explanation =
-                enforcement.explain(mac, &args.subject, config, &catalog, &[], moment);
+                enforcement.explain(mac, &args.subject, config, &catalog, &[], &names, moment);
             (explanation, enforcement.zone().clone())
         }
     };

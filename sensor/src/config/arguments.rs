@@ -131,7 +131,12 @@ mod tests {
         }
         assert_eq!(holds_for("1m"), Ok(Duration::from_secs(60)));
         assert_eq!(holds_for("365d"), Ok(Duration::from_secs(31_536_000)));
-        for wrong in ["59s", "366d", "2", "2 hours", ""] {
+        for (text, minutes) in [("2h30m", 150), ("1d 2h 3m", 1_563), ("30m30m", 60)] {
+            assert_eq!(holds_for(text), Ok(Duration::from_mins(minutes)), "{text}");
+        }
+        for wrong in [
+            "59s", "366d", "2", "2 hours", "", "2h30", "2h30x", "365d1m", "2hm",
+        ] {
             assert!(holds_for(wrong).is_err(), "{wrong}");
         }
     }

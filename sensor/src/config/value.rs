@@ -586,7 +586,17 @@ pub(super) fn duration(text: &str) -> Result<Duration, Complaint> {
     if digits == 0 {
         return refused("does not begin with a number", example.to_owned());
     }
-    let milliseconds: u64 = match unit.trim_start() {
+    // Several of them are added up: `2h30m`.
+    let further = unit.bytes().take_while(|byte| !byte.is_ascii_digit());
+    let (unit, further) = unit.split_at(further.count());
+    let further = match further {
+        "" => Duration::ZERO,
+        further => match duration(further) {
+            Ok(further) => further,
+            Err(Complaint { label, help, .. }) => return refused(&label, help),
+        },
+    };
+    let milliseconds: u64 = match unit.trim() {
         "ms" => 1,
         "s" => 1_000,
         "m" => 60_000,
@@ -607,8 +617,9 @@ pub(super) fn duration(text: &str) -> Result<Duration, Complaint> {
         .parse::<u64>()
         .ok()
         .and_then(|number| number.checked_mul(milliseconds))
+        .and_then(|total| Duration::from_millis(total).checked_add(further))
     {
-        Some(total) => Ok(Duration::from_millis(total)),
+        Some(total) => Ok(total),
         None => refused("too long", example.to_owned()),
     }
 }

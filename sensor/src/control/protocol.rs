@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     model::{
-        DecodeFailures, Device, DeviceTable, Flow, FlowTable, Interface, NameTables, Party,
-        PolicyHits, PolicyState, Ring, Said, Snapshot, Ticks,
+        DecodeFailures, Device, DeviceRefused, DeviceTable, Flow, FlowTable, Interface, NameTables,
+        Party, PolicyHits, PolicyState, Ring, Said, Snapshot, Ticks,
     },
     policy::explain::{Explanation, RefusedBefore},
 };
@@ -53,6 +53,11 @@ pub enum Request {
         device: Option<String>,
         /// Which of them, and in which order.
         order: Order,
+    },
+    /// The names and addresses that were refused: a [`Response::Refused`] for each device that was refused any.
+    Refused {
+        /// Only those of the devices of this MAC address, IP address or name.
+        device: Option<String>,
     },
     /// Hooks, tables, policy, names and losses: a [`Response::Status`].
     Status,
@@ -111,6 +116,8 @@ pub enum Response {
     Device(Box<DeviceReport>),
     /// A flow.
     Flow(Box<Flow>),
+    /// The names and addresses that were refused to a device.
+    Refused(DeviceRefused),
     /// Hooks, tables, policy, names and losses.
     Status {
         /// The numbers.
@@ -136,8 +143,17 @@ pub enum Response {
         /// As in `Status`.
         time_zone: Option<String>,
     },
-    /// The override that holds no more.
-    Forgotten(Said),
+    /// An override holds no more, or there was none.
+    Forgotten {
+        /// The override; `None`: there was none.
+        forgotten: Option<Said>,
+        /// The overrides of the same name that hold for other devices.
+        others: Vec<Said>,
+        /// The name and the devices, as the daemon understood them.
+        about: About,
+        /// As in `Status`.
+        time_zone: Option<String>,
+    },
     /// The request failed, for this reason. Nothing follows.
     Failed(String),
     /// That was all.

@@ -90,6 +90,7 @@ struct Counts {
     records_lost: u64,
     resets_failed: u64,
     cut: CutPayloads,
+    questions_evicted: u64,
 }
 
 impl Line {
@@ -142,6 +143,11 @@ impl Line {
             resets_failed: counts.resets_failed,
             cut: counts.cut,
         }
+    }
+
+    /// DNS questions and aliases of devices that left to make room.
+    pub(super) fn questions_evicted(&self) -> u64 {
+        locked(&self.counts).questions_evicted
     }
 
     fn ring(&self) {
@@ -279,7 +285,11 @@ impl Listener {
             self.wait();
             self.attend();
             self.drain();
-            locked(&self.line.counts).cut = self.samples.cut();
+            {
+                let mut counts = locked(&self.line.counts);
+                counts.cut = self.samples.cut();
+                counts.questions_evicted = self.classifier.questions_evicted();
+            }
             self.judge_again();
             if self.line.stops.load(Ordering::Acquire) || self.hand_over().is_err() {
                 // Nothing is held up for a thread that has ended.
@@ -400,6 +410,7 @@ impl Listener {
             locked(&self.line.counts).resets_failed += 1;
         }
         let judged = self.judge.judge(&heard);
+        heard.refused = self.judge.refused(&heard, &judged);
         if let Some(host) = judged.host.and_then(|host| heard.hosts.get(host)) {
             let host = Arc::clone(host);
             self.classifier
@@ -475,6 +486,7 @@ impl Listener {
 
     /// Judges some of the names again that are known, after another policy came in force.
     fn judge_again(&mut self) {
+        let now = self.clock.now().steady;
         let end = self
             .classifier
             .slots()
@@ -484,7 +496,8 @@ impl Listener {
                 && self.classifier.began(slot, self.verdicts.began(slot))
                 && let Some((name, source)) = self.classifier.name(slot, &key)
             {
-                let ruling = self.judge.judge_again(&key, name, source);
+                let targets = self.classifier.targets(key.mac(), name, now);
+                let ruling = self.judge.judge_again(&key, name, targets, source);
                 self.verdicts.write(slot, &key, &ruling);
             }
         }
@@ -606,7 +619,7 @@ mod tests {
         Arc::new(InForce {
             generation,
             by_address: Box::new(|_| None),
-            by_name: Box::new(|_, name, _| (name == GOOGLE).then_some(REFUSED)),
+            by_name: Box::new(|_, name, _, _| (name == GOOGLE).then_some(REFUSED)),
             concerns: Box::new(|_| true),
         })
     }

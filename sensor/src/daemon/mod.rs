@@ -22,7 +22,7 @@ use std::{
 
 use anyhow::Context as _;
 use rustix::time::{ClockId, clock_gettime};
-use sensor_ebpf::{parse::Mac, policy::Verdict, sample::Judged};
+use sensor_ebpf::{flow::FlowKey, parse::Mac, policy::Verdict, sample::Judged};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, oneshot, watch},
@@ -31,9 +31,15 @@ use tokio::{
 };
 
 use crate::{
-    aggregate::{Aggregate, Overrides, action, address_names::NamesAt, identity::Override},
+    aggregate::{
+        Aggregate, Overrides, action,
+        address_names::NamesAt,
+        identity::Override,
+        refused::{Cause, Refusal},
+        remote_end,
+    },
     catalog::Catalog,
-    classify::Classified,
+    classify::{Classified, Refused},
     config::{Checked, Config},
     control::{
         server,
@@ -609,6 +615,7 @@ impl Owner {
         snapshot.map_failures = kernel::failed::counts();
         snapshot.damaged_flows = self.kernel.damaged_flows();
         snapshot.judging = self.line.judging();
+        snapshot.names.addresses_evicted += self.line.questions_evicted();
         snapshot.policy.devices_left_out = self.enforcement.crowded_out();
         snapshot.policy.lists = self.enforcement.shown_lists(&self.catalog);
         snapshot.is_time_unknown = !now.is_known;
@@ -643,12 +650,61 @@ impl Owner {
     /// Takes a batch of records from the classifier's thread.
     fn take(&mut self, batch: Vec<Classified>) {
         let now = self.clock.now().steady;
-        for record in batch {
-            if let Classified::Record(Record::Judged(judged)) = &record {
-                report_judged(judged);
+        for mut record in batch {
+            match &mut record {
+                Classified::Record(Record::Judged(judged)) => {
+                    report_judged(judged);
+                    self.note_refused_address(judged, now);
+                }
+                Classified::Observation(observation) => {
+                    for refused in std::mem::take(&mut observation.refused) {
+                        self.note_refused(&observation.head.key, refused, now);
+                    }
+                }
+                _ => {}
             }
             self.aggregate.take(record, now);
         }
+    }
+
+    /// Notes a flow that the programs refused by its address and port. The payload of a flow that they refused for
+    /// another reason comes as an observation.
+    fn note_refused_address(&mut self, judged: &Judged, now: f64) {
+        if Verdict::from_number(judged.verdict).refuses()
+            && let Some(decision) = self.enforcement.refused_by_address(&judged.key)
+        {
+            let refused = Refused {
+                name: None,
+                decision,
+                count: 1,
+            };
+            self.note_refused(&judged.key, refused, now);
+        }
+    }
+
+    /// Notes a refusal, and why.
+    fn note_refused(&mut self, key: &FlowKey, refused: Refused, now: f64) {
+        let Refused {
+            name,
+            decision,
+            count,
+        } = refused;
+        let cause = name.as_ref().map_or_else(Cause::default, |name| {
+            let lower = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+            let names = self.aggregate.names_at();
+            let targets = || names.aliases(key.mac(), &lower, now);
+            let (config, catalog) = (&self.config, &self.catalog);
+            (self.enforcement).cause(decision.policy, &lower, targets, config, catalog)
+        });
+        let refusal = Refusal {
+            what: name.map_or_else(|| remote_end(key), |name| name.to_string()),
+            layer: decision.layer,
+            verdict: decision.verdict,
+            policy: decision.policy,
+            count,
+            cause,
+        };
+        self.aggregate.refuse(key.mac(), refusal, now);
     }
 
     /// A snapshot of this moment, made by a tick of its own. Where the tables cannot be read, it is the

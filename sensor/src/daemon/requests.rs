@@ -22,7 +22,7 @@ use crate::{
         server::{Handler, Responses},
     },
     enforcement::{self, Circumstances},
-    model::{Flow, Snapshot},
+    model::{DeviceRefused, Flow, Refused, Snapshot},
     policy::{DeviceSelector, Holds, Temporary},
 };
 
@@ -48,6 +48,7 @@ impl Handler for Requests {
     async fn handle(&self, request: Request, responses: &mut Responses) -> anyhow::Result<u64> {
         let response = match request {
             Request::Devices { device } => return self.list_devices(device, responses).await,
+            Request::Refused { device } => return self.list_refused(device, responses).await,
             Request::Flows { device, order } => {
                 return self.list_flows(device, order, responses).await;
             }
@@ -102,10 +103,40 @@ impl Requests {
         for place in places {
             let device = &snapshot.devices[place];
             let report = match is_full {
-                true => DeviceReport::full(device, &snapshot),
+                true => {
+                    let mut report = DeviceReport::full(device, &snapshot);
+                    let mac = device.mac;
+                    report.device.refused =
+                        self.with_owner(move |owner| owner.refused(mac)).await?;
+                    report
+                }
                 false => DeviceReport::brief(device, &snapshot),
             };
             responses.send(&Response::Device(Box::new(report))).await?;
+        }
+        Ok(0)
+    }
+
+    async fn list_refused(
+        &self,
+        device: Option<String>,
+        responses: &mut Responses,
+    ) -> anyhow::Result<u64> {
+        let choose = move |owner: &mut Owner| owner.choose_devices(device.as_deref());
+        let (snapshot, places) = self.with_owner(choose).await??;
+        for place in places {
+            let device = &snapshot.devices[place];
+            let mac = device.mac;
+            let refused = self.with_owner(move |owner| owner.refused(mac)).await?;
+            if refused.is_empty() {
+                continue;
+            }
+            let response = Response::Refused(DeviceRefused {
+                device: device.device.clone(),
+                name: device.identity.name.clone(),
+                refused,
+            });
+            responses.send(&response).await?;
         }
         Ok(0)
     }
@@ -143,6 +174,16 @@ impl Owner {
             None => (0..snapshot.devices.len()).collect(),
         };
         Ok((snapshot, places))
+    }
+
+    /// The refusals of a device, with times of the wall clock.
+    fn refused(&mut self, device: Option<Mac>) -> Vec<Refused> {
+        let mut refused = device.map_or_else(Vec::new, |mac| self.aggregate.refused(mac));
+        let offset = self.clock.now().offset();
+        for one in &mut refused {
+            one.last += offset;
+        }
+        refused
     }
 
     fn choose_flows(&mut self, device: Option<&str>, order: Order) -> anyhow::Result<Chosen> {
@@ -208,6 +249,7 @@ impl Owner {
             &self.config,
             &self.catalog,
             &snapshot.devices,
+            self.aggregate.names_at(),
             self.clock.now(),
         );
         Ok(Response::Explained {
@@ -311,15 +353,16 @@ impl Owner {
         let forgotten = self
             .enforcement
             .forget(&domain, device.as_ref(), circumstances)?;
-        let forgotten = forgotten.with_context(|| {
-            format!(
-                "no command said anything of {domain} for {}; `sensor status` lists what they said",
-                match &device {
-                    Some(device) => device.to_string(),
-                    None => "all devices".to_owned(),
-                }
-            )
-        })?;
-        Ok(Response::Forgotten(forgotten.shown(now.offset())))
+        let others = self.enforcement.temporary().iter();
+        let others = others.filter(|other| other.domain == domain);
+        Ok(Response::Forgotten {
+            forgotten: forgotten.map(|said| said.shown(now.offset())),
+            others: others.map(|other| other.shown(now.offset())).collect(),
+            about: About {
+                name: domain,
+                devices: device.map(|device| device.to_string()),
+            },
+            time_zone: self.config.daemon.time_zone.clone(),
+        })
     }
 }

@@ -72,6 +72,9 @@ pub struct Message {
     pub questions: Vec<Question>,
     /// The addresses a response gives, in order. Empty in a query.
     pub addresses: Vec<AddressRecord>,
+    /// The further names that a response leads to from a name that was asked, in order: targets of CNAME records
+    /// and of HTTPS records. Empty in a query.
+    pub aliases: Vec<AliasRecord>,
     /// The data of each record in the answer section of a response, as text for people: an
     /// address, a name, otherwise the fields in the order of a zone file. Names are escaped as in
     /// [`Question::name`], texts likewise but for spaces.
@@ -115,6 +118,15 @@ pub struct AddressRecord {
     pub address: IpAddr,
     /// How long it may be used, in seconds (RFC 2181, section 8: 0 if the upper bit is set).
     pub ttl: u32,
+}
+
+/// A name that an answer leads to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AliasRecord {
+    /// The name that was asked, as in [`Question::name`].
+    pub name: String,
+    /// The name that the answer leads to from there.
+    pub target: String,
 }
 
 /// A record that a dynamic update sets or removes.
@@ -641,6 +653,10 @@ impl<'m> Reader<'m> {
                 }
             }
         }
+        if let Err(failure) = self.tell_aliases() {
+            self.note(failure);
+            return;
+        }
         // The name of the address before: mostly it is the same again.
         let mut last: Option<Name<'m>> = None;
         let pending = std::mem::take(&mut self.pending);
@@ -678,6 +694,19 @@ impl<'m> Reader<'m> {
             let record = AddressRecord { name, address, ttl };
             self.message.addresses.push(record);
         }
+    }
+
+    /// Tells which names the asked ones lead to, where no service lies between.
+    fn tell_aliases(&mut self) -> Result<(), Failure> {
+        for place in 0..self.asked.len() {
+            let Asked { name, shown } = self.asked[place];
+            if is_same(&name, &shown) {
+                continue;
+            }
+            let (name, target) = (self.name(&shown)?, self.name(&name)?);
+            self.message.aliases.push(AliasRecord { name, target });
+        }
+        Ok(())
     }
 
     /// Keeps the name of a host under `.local` as text.
@@ -999,6 +1028,13 @@ mod tests {
     }
 
     /// The addresses as `name address`.
+    fn aliases(message: &Message) -> Vec<String> {
+        let aliases = message.aliases.iter();
+        aliases
+            .map(|alias| format!("{} {}", alias.name, alias.target))
+            .collect()
+    }
+
     fn addresses(message: &Message) -> Vec<String> {
         let records = message.addresses.iter();
         records
@@ -1051,6 +1087,7 @@ mod tests {
             addresses(&message),
             ["www.example.com 192.0.2.1", "www.example.com 2001:db8::1"]
         );
+        assert_eq!(aliases(&message), ["www.example.com edge.cdn.example"]);
         assert_eq!(message.addresses[0].ttl, 300);
         assert_eq!(
             message.answers,
@@ -1072,7 +1109,10 @@ mod tests {
                 let step = if reversed { 7 - step } else { (step * 3) % 8 };
                 packet = packet.record(1, &host(step), CNAME, &host(step + 1));
             }
-            assert_eq!(addresses(&read(&packet)), ["h0.example 192.0.2.8"]);
+            let message = read(&packet);
+            assert_eq!(addresses(&message), ["h0.example 192.0.2.8"]);
+            let chain = [1, 2, 3, 4, 5, 6, 7, 8].map(|step| format!("h0.example h{step}.example"));
+            assert_eq!(aliases(&message), chain);
         }
     }
 
@@ -1093,8 +1133,10 @@ mod tests {
             .record(1, &name("bank.example"), A, &[192, 0, 2, 66])
             .record(3, &name("ns.example"), A, &[192, 0, 2, 53])
             .record_of_class(1, &ASKED, A, 3, &[192, 0, 2, 3]);
+        let packet = packet.record(1, &name("bank.example"), CNAME, &name("pay.example"));
         let message = read(&packet);
         assert_eq!(addresses(&message), [""; 0]);
+        assert_eq!(aliases(&message), [""; 0]);
         assert_eq!(message.answers[0], "192.0.2.66");
     }
 

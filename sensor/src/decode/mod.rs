@@ -14,6 +14,7 @@ pub mod name;
 pub mod prelude;
 pub mod quic;
 mod reader;
+pub mod router_advertisement;
 pub mod stream;
 pub mod text;
 pub mod tls;

@@ -4,6 +4,7 @@ use sensor_ebpf::parse::Mac;
 
 use super::Enforcement;
 use crate::{
+    aggregate::address_names::NamesAt,
     catalog::Catalog,
     config::Config,
     model::Device,
@@ -12,7 +13,11 @@ use crate::{
 };
 
 impl Enforcement {
-    /// The verdicts on a subject for a device.
+    /// The verdicts on a subject for a device. `names` has the names to which DNS answers led the device.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "everything that a verdict depends on"
+    )]
     pub fn explain(
         &self,
         mac: Mac,
@@ -20,14 +25,23 @@ impl Enforcement {
         config: &Config,
         catalog: &Catalog,
         devices: &[Device],
+        names: &NamesAt,
         now: Moment,
     ) -> Explanation {
         let facts = self.facts(mac, config, devices);
-        let mut explanation = explain(&self.deciding(config, catalog, now), &facts, subject);
-        if let What::Address(address) = subject.what
-            && let Some((policy, verdict)) = self.learned(address, &facts, now)
-        {
-            explanation.learned(policy, verdict);
+        let deciding = self.deciding(config, catalog, now);
+        let mut explanation = explain(&deciding, &facts, subject);
+        match &subject.what {
+            What::Address(address) => {
+                if let Some((policy, verdict)) = self.learned(*address, &facts, now) {
+                    explanation.learned(policy, verdict);
+                }
+            }
+            What::Name(name) => {
+                let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+                let targets = names.aliases(mac, &name, now.steady);
+                explanation.add_aliases(&deciding, &facts, (&name, subject.port), targets);
+            }
         }
         explanation
     }

@@ -31,7 +31,11 @@ impl Default for Learned {
 
 impl Learned {
     /// The rules at all addresses at the moment, for policies that are put in force together with them.
-    pub(super) fn of(names: &mut NamesAt, now: f64, refusing: impl Fn(&str) -> u64) -> Self {
+    pub(super) fn of(
+        names: &mut NamesAt,
+        now: f64,
+        refusing: impl Fn(&str, &[Box<str>]) -> u64,
+    ) -> Self {
         // All are looked at.
         names.changed(now);
         let mut rules = HashMap::new();
@@ -78,7 +82,7 @@ impl Learned {
         &mut self,
         names: &mut NamesAt,
         now: f64,
-        refusing: impl Fn(&str) -> u64,
+        refusing: impl Fn(&str, &[Box<str>]) -> u64,
         tell: impl FnOnce(Vec<(Place, u64)>) -> Result<(), E>,
     ) -> Result<(), E> {
         let news = self.news(names, now, refusing);
@@ -102,7 +106,7 @@ impl Learned {
         &self,
         names: &mut NamesAt,
         now: f64,
-        refusing: impl Fn(&str) -> u64,
+        refusing: impl Fn(&str, &[Box<str>]) -> u64,
     ) -> Vec<(Place, u64)> {
         let changed = names.changed(now);
         let everywhere = self.afresh || changed.is_none();
@@ -184,7 +188,7 @@ mod tests {
             for step in steps {
                 match step {
                     Step::Answer(name, at, ttl) => {
-                        names.answer(name, place(at), ttl, now);
+                        names.answer(name, &[], place(at), ttl, now);
                         told.push((name, place(at), now + f64::from(ttl).max(HOUR), true));
                     }
                     Step::Said(name, at) => {
@@ -198,7 +202,7 @@ mod tests {
                     }
                     Step::Tick(passed, taken) => {
                         now += passed;
-                        let refusing = |name: &str| match NAMES.iter().position(|one| *one == name) {
+                        let refusing = |name: &str, _: &[Box<str>]| match NAMES.iter().position(|one| *one == name) {
                             Some(place) if refused.contains(&name) => 0b1 | 0b10 << place,
                             _ => 0,
                         };
@@ -217,7 +221,7 @@ mod tests {
                                 *where_ == place && now <= *until
                             });
                             let is_answered = here.clone().any(|(.., answered)| *answered);
-                            let rules = here.fold(u64::MAX, |set, (name, ..)| set & refusing(name));
+                            let rules = here.fold(u64::MAX, |set, (name, ..)| set & refusing(name, &[]));
                             let rules = if is_answered { rules } else { 0 };
                             if done.is_ok() {
                                 let has = kernel.get(&place).copied();
@@ -242,7 +246,7 @@ mod tests {
             learned.update(
                 names,
                 0.0,
-                |_| 1,
+                |_, _| 1,
                 |news| {
                     for (place, rules) in news {
                         match rules {
@@ -260,12 +264,12 @@ mod tests {
             let address = std::net::Ipv4Addr::from(0x0a00_0000 + number);
             (Mac::new([2, 0, 0, 0, 0, 1]), IpAddr::from(address))
         };
-        names.answer("a.example", place(0), 0, 0.0);
+        names.answer("a.example", &[], place(0), 0, 0.0);
         let cost = names.cost();
         let most = LIMITS.of_device / cost;
         assert_eq!(tick(&mut learned, &mut names), Ok(1));
         for number in 1..4 * MAX_PLACES as u32 {
-            names.answer("a.example", place(number), 0, 0.0);
+            names.answer("a.example", &[], place(number), 0, 0.0);
         }
         assert_eq!(tick(&mut learned, &mut names), Ok(most));
         assert_eq!(learned.at()(place(0)), None);

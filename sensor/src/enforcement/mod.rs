@@ -17,12 +17,15 @@ use anyhow::Context as _;
 use sensor_ebpf::{
     flow::FlowKey,
     parse::{Family, Mac},
-    policy::{MAX_DEVICES, Verdict},
+    policy::{Decision, MAX_DEVICES, Verdict},
 };
 
 use self::learned::Learned;
 use crate::{
-    aggregate::address_names::{NamesAt, Place},
+    aggregate::{
+        address_names::{NamesAt, Place},
+        refused::Cause,
+    },
     catalog::{Catalog, file_stamp::FileStamp},
     classify,
     config::{Config, DeviceOverride},
@@ -31,7 +34,7 @@ use crate::{
     policy::{
         ALLOWED, BLOCKED, Compiled, DeviceFacts, DeviceSelector, Fitting, Holds, InForce, Policy,
         PolicyLists, Temporary, TooLarge, TooMuch, Zone, compile,
-        explain::{Deciding, RefusedBefore, refused_before_a_name},
+        explain::{Deciding, NamedBy, RefusedBefore, named_by, refused_before_a_name},
         fitting, policy_names, recompile,
     },
     source::kernel::{DeviceRules, Installed, Kernel},
@@ -323,6 +326,54 @@ impl Enforcement {
         let policy = self.policies.get(&rule.policy).cloned();
         let policy = policy.filter(|name| name != BLOCKED && name != ALLOWED);
         Some((policy, Verdict::from_number(rule.verdict)))
+    }
+
+    /// Why a policy refused a name in lower case. `targets` gives the names to which a DNS answer led the device
+    /// from there.
+    pub fn cause<'n>(
+        &self,
+        policy: u16,
+        name: &'n str,
+        targets: impl FnOnce() -> &'n [Box<str>],
+        config: &Config,
+        catalog: &Catalog,
+    ) -> Cause {
+        let called = self.policies.get(&policy);
+        let mut policies = self.policies(config).iter();
+        let policy = policies.find(|policy| called == Some(&policy.name));
+        let about = |name: &str| match policy {
+            Some(policy) => named_by(policy, catalog, &self.lists, name),
+            None => {
+                let mut said = self.temporary().iter();
+                let holds = |said: &Temporary| {
+                    let above = name.strip_suffix(&*said.domain);
+                    said.blocks
+                        && above.is_some_and(|above| above.is_empty() || above.ends_with('.'))
+                };
+                said.any(holds).then_some(NamedBy::Policy)
+            }
+        };
+        let by_target = || {
+            let mut targets = targets().iter();
+            targets.find_map(|target| Some((&**target, about(target)?)))
+        };
+        let found = about(name).map(|about| (name, about)).or_else(by_target);
+        let Some((refused, about)) = found else {
+            return Cause::default();
+        };
+        Cause {
+            alias_of: (refused != name).then(|| refused.to_owned()),
+            listed: match about {
+                NamedBy::Policy => None,
+                NamedBy::List(listed) => Some((listed.list.to_owned(), listed.line)),
+            },
+        }
+    }
+
+    /// The refusal of a flow by rules about its address and port; `None`: these do not refuse it.
+    pub fn refused_by_address(&self, key: &FlowKey) -> Option<Decision> {
+        let decision = self.in_force.judge_address(key);
+        decision.verdict.refuses().then_some(decision)
     }
 
     /// The time zone of schedules.
@@ -657,7 +708,9 @@ impl Enforcement {
         }
         self.tell_crowd(crowded_out);
         // The rules have other numbers than before.
-        let learned = Learned::of(names, now.steady, |name| compiled.refusing(name));
+        let learned = Learned::of(names, now.steady, |name, targets| {
+            compiled.refusing(name, targets)
+        });
         let mut in_force = None;
         let installed = kernel.install(compiled, &who, &learned.all(), |generation, compiled| {
             in_force = Some(self.announce(generation, compiled, &who, &learned));
@@ -800,7 +853,7 @@ impl Enforcement {
     /// Takes the changes of names at addresses to the kernel.
     fn learn(&mut self, kernel: &mut Kernel, names: &mut NamesAt, now: f64) -> anyhow::Result<()> {
         let in_force = &self.in_force;
-        let refusing = |name: &str| in_force.compiled.refusing(name);
+        let refusing = |name: &str, targets: &[Box<str>]| in_force.compiled.refusing(name, targets);
         let tell = |news| kernel.set_learned(news);
         Ok(self.learned.update(names, now, refusing, tell)?)
     }
@@ -812,7 +865,9 @@ fn judge(in_force: &Arc<InForce>, learned: &Learned) -> Arc<classify::InForce> {
     let learned = learned.at();
     Arc::new(classify::InForce {
         generation: in_force.generation,
-        by_name: Box::new(move |key, name, layer| by_name.judge_name(key, name, layer)),
+        by_name: Box::new(move |key, name, targets, layer| {
+            by_name.judge_alias(key, name, targets, layer)
+        }),
         by_address: Box::new(move |key| by_address.judge_learned(key, learned(place_of(key)?)?)),
         concerns: Box::new(move |mac| concerns.applies_by_name(mac)),
     })
@@ -998,11 +1053,11 @@ mod tests {
         let by = (&config, &catalog);
         enforcement.install(circumstances(&mut kernel, by, &mut names, NOW))?;
         for place in [at(1), at(2), v6] {
-            names.answer("blocked.test", place, 0, NOW);
+            names.answer("blocked.test", &[], place, 0, NOW);
         }
         // A name that is not refused excuses the address for another device alone, the one that was told
         // it.
-        names.answer("allowed.test", (laptop, at(1).1), 0, NOW);
+        names.answer("allowed.test", &[], (laptop, at(1).1), 0, NOW);
         enforcement.learn(&mut kernel, &mut names, NOW)?;
         let blamed = |places: &[Place]| -> HashMap<Place, u64> {
             places.iter().map(|place| (*place, 0b1)).collect()
@@ -1010,8 +1065,8 @@ mod tests {
         assert_eq!(kernel.seen()?.learned, blamed(&[at(1), at(2), v6]));
 
         // In one tick an allowed name comes and rules begin to apply.
-        names.answer("allowed.test", at(1), 86_400, LATER);
-        names.answer("blocked.test", v6, 86_400, LATER);
+        names.answer("allowed.test", &[], at(1), 86_400, LATER);
+        names.answer("blocked.test", &[], v6, 86_400, LATER);
         enforcement.keep(circumstances(&mut kernel, by, &mut names, LATER))?;
         assert_eq!(kernel.seen()?.learned, blamed(&[at(2), v6]));
 
@@ -1022,7 +1077,7 @@ mod tests {
         // Others are learned again, by other rules.
         enforcement.install(circumstances(&mut kernel, by, &mut names, OVER))?;
         assert_eq!(kernel.seen()?.learned, blamed(&[v6]));
-        names.answer("blocked.test", at(3), 0, OVER);
+        names.answer("blocked.test", &[], at(3), 0, OVER);
         enforcement.learn(&mut kernel, &mut names, OVER)?;
         assert_eq!(kernel.seen()?.learned, blamed(&[at(3), v6]));
         Ok(())
@@ -1067,7 +1122,7 @@ mod tests {
         let catalog = Catalog::default();
         let phone = Mac::new([2, 0, 0, 0, 0, 1]);
         let at = |last: u8| (phone, IpAddr::from([192, 0, 2, last]));
-        names.answer("blocked.test", at(1), 86_400, NOW);
+        names.answer("blocked.test", &[], at(1), 86_400, NOW);
         macro_rules! circumstances {
             ($config:expr, $devices:expr) => {
                 Circumstances {

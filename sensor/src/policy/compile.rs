@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, hash_map::RandomState},
     hash::BuildHasher as _,
+    sync::Arc,
 };
 
 use ipnet::IpNet;
@@ -228,7 +229,8 @@ pub fn recompile(
         buckets: Buckets::Own(buckets),
         count,
     };
-    Some(parts.compiled(chains, before.prefixes.clone(), table, before.policies))
+    let names = (table, Arc::clone(&before.exceptions));
+    Some(parts.compiled(chains, before.prefixes.clone(), names, before.policies))
 }
 
 /// Whether a name is another, or below it.
@@ -350,6 +352,9 @@ fn name_flags(policy: &Policy) -> u8 {
     }
     if policy.strict {
         flags |= rule_flag::STRICT;
+    }
+    if policy.without_aliases {
+        flags |= rule_flag::NO_ALIASES;
     }
     flags
 }
@@ -487,7 +492,8 @@ impl<'p> Parts<'p> {
         chains.number(&self.everywhere)?;
         let prefixes = self.prefix_chains(&mut chains)?;
         let names = self.name_table(catalog, &mut chains)?;
-        Ok(self.compiled(chains, prefixes, names, policies))
+        let exceptions = self.exceptions(catalog, names.secret);
+        Ok(self.compiled(chains, prefixes, (names, exceptions), policies))
     }
 
     /// The chains of before, by the numbers that they had, of the rules by the numbers that they have now.
@@ -514,11 +520,27 @@ impl<'p> Parts<'p> {
         chains
     }
 
+    /// The hashes of the exceptions of all lists, in ascending order.
+    fn exceptions(&self, catalog: &Catalog, secret: u64) -> Arc<[u64]> {
+        let of_policies = self.lists.iter().map(|(list, _)| *list);
+        let mut hashes = Vec::new();
+        for lists in std::iter::once(&catalog.lists).chain(of_policies) {
+            lists.each_name(|entry| {
+                if entry.listed.category == Some(Category::NeverBlock) {
+                    hashes.extend(Suffixes::of(entry.what.as_bytes(), secret).whole());
+                }
+            });
+        }
+        hashes.sort_unstable();
+        hashes.dedup();
+        hashes.into()
+    }
+
     fn compiled(
         self,
         chains: Chains,
         prefixes: BTreeMap<IpNet, u32>,
-        names: NameTable,
+        (names, exceptions): (NameTable, Arc<[u64]>),
         policies: u64,
     ) -> Compiled {
         let bits = |flag: u8| {
@@ -534,6 +556,7 @@ impl<'p> Parts<'p> {
             chains: chains.chains,
             prefixes,
             names,
+            exceptions,
             policies,
             who: self.who,
         }

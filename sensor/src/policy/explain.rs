@@ -176,6 +176,13 @@ pub enum Reason {
     Everything,
     /// DNS gave the address only for names that the policy or command refuses.
     Learned,
+    /// A DNS answer led the device from the name to another one.
+    Alias {
+        /// The other name.
+        name: String,
+        /// Why the policy or command is about the other name.
+        reason: Box<Reason>,
+    },
 }
 
 /// A line of a list.
@@ -231,6 +238,10 @@ pub enum Loss {
     KeepsLinkAlive,
     /// It is about a name, and a flow that is refused by its address does not say one.
     RefusedByAddress,
+    /// It is about a name to which a DNS answer leads, and has `cname = false`.
+    WithoutAliases,
+    /// It is about a name to which a DNS answer leads, and the name itself is allowed.
+    NameAllowed,
 }
 
 /// Explains the verdicts on a subject.
@@ -277,6 +288,55 @@ pub fn explain(
             };
             claims.explain(&judges)
         }
+    }
+}
+
+/// Where a name is written that a policy is about, as a short look at its lists tells.
+#[derive(Clone, Copy, Debug)]
+pub enum NamedBy<'a> {
+    /// The policy itself, or a command.
+    Policy,
+    /// A list.
+    List(Listed<'a>),
+}
+
+/// Where a name in lower case is written, or a name above it; `None`: the policy is not about it.
+pub fn named_by<'a>(
+    policy: &Policy,
+    catalog: &'a Catalog,
+    lists: &'a PolicyLists,
+    name: &str,
+) -> Option<NamedBy<'a>> {
+    let suffixes = suffixes(name);
+    if policy
+        .domains
+        .iter()
+        .any(|domain| suffixes.contains(&&**domain))
+    {
+        return Some(NamedBy::Policy);
+    }
+    let files = policy.lists.iter().filter_map(|file| lists.get(file));
+    let by_file = files.filter_map(|list| list.names.find(name));
+    let by_file = by_file.filter(|listed| listed.category != Some(Category::NeverBlock));
+    let by_catalog = catalog.lists.find(name).filter(|listed| {
+        let owned = |wanted: &String| {
+            listed
+                .owner
+                .is_some_and(|owner| owner.eq_ignore_ascii_case(wanted))
+        };
+        let bypasses = policy.encrypted_dns.is_some();
+        listed
+            .category
+            .is_some_and(|of| policy.categories.contains(&of))
+            || policy.owners.iter().any(owned)
+            || bypasses && listed.category == Some(Category::DnsBypass)
+    });
+    let listed = by_file.chain(by_catalog).next();
+    let is_discovery =
+        || policy.encrypted_dns.is_some() && DISCOVERY.iter().any(|name| suffixes.contains(name));
+    match listed {
+        Some(listed) => Some(NamedBy::List(listed)),
+        None => is_discovery().then_some(NamedBy::Policy),
     }
 }
 
@@ -490,6 +550,88 @@ impl Claims<'_> {
 }
 
 impl Explanation {
+    /// Adds the verdicts by the names to which a DNS answer led the device from the name that the explanation is
+    /// about, in order.
+    pub fn add_aliases(
+        &mut self,
+        deciding: &Deciding<'_>,
+        device: &DeviceFacts<'_>,
+        (name, port): (&str, Option<u16>),
+        targets: &[Box<str>],
+    ) {
+        let exception = exception(deciding, name);
+        for target in targets {
+            let subject = Subject {
+                what: What::Name(target.to_string()),
+                port,
+            };
+            let by_target = explain(deciding, device, &subject);
+            let refuses = |judgement: &Judgement| matches!(judgement.verdict, "reject" | "drop");
+            for mut judgement in by_target.judgements {
+                let Some(said) = judgement.said.as_mut() else {
+                    continue;
+                };
+                said.reason = Reason::Alias {
+                    name: target.to_string(),
+                    reason: Box::new(said.reason.clone()),
+                };
+                let said = said.clone();
+                // A question goes before the answer.
+                judgement.layers.retain(|layer| *layer != "dns");
+                if !refuses(&judgement) || judgement.before_its_name || judgement.layers.is_empty()
+                {
+                    continue;
+                }
+                let mut policies = deciding.policies.iter();
+                let policy = policies.find(|policy| Some(&policy.name) == said.policy.as_ref());
+                let because = match &exception {
+                    _ if policy.is_some_and(|policy| policy.without_aliases) => {
+                        Some(Loss::WithoutAliases)
+                    }
+                    Some(line) => Some(Loss::NeverBlock(line.clone())),
+                    None => self.overrule(judgement),
+                };
+                if let Some(because) = because {
+                    self.lost.push(Lost { said, because });
+                }
+            }
+        }
+    }
+
+    /// Puts a verdict by another name before those that neither refuse nor allow the name itself at the same
+    /// layers. Gives why it has no effect, if it has none.
+    fn overrule(&mut self, mut by_alias: Judgement) -> Option<Loss> {
+        let is_final = |own: &Judgement| {
+            matches!(own.verdict, "reject" | "drop" | "allow") && !own.at_its_addresses
+        };
+        let finals = self.judgements.iter().filter(|own| is_final(own));
+        let (mut is_allowed, mut decided) = (false, Vec::new());
+        for own in finals {
+            is_allowed |= own.verdict == "allow";
+            decided.extend(own.layers.iter().copied());
+        }
+        by_alias.layers.retain(|layer| !decided.contains(layer));
+        if by_alias.layers.is_empty() {
+            return Some(match is_allowed {
+                true => Loss::NameAllowed,
+                false => Loss::LessSpecific,
+            });
+        }
+        let overruled = |own: &Judgement| !is_final(own) && !own.at_its_addresses;
+        let place = self.judgements.iter().position(overruled);
+        if !by_alias.at_its_addresses {
+            for own in &mut self.judgements {
+                if overruled(own) {
+                    own.layers.retain(|layer| !by_alias.layers.contains(layer));
+                }
+            }
+        }
+        let place = place.unwrap_or(self.judgements.len());
+        self.judgements.insert(place, by_alias);
+        self.judgements.retain(|own| !own.layers.is_empty());
+        None
+    }
+
     /// Adds the verdict on a flow to the address that says no name: where its address does not refuse the
     /// flow, this does.
     pub fn learned(&mut self, policy: Option<String>, verdict: Verdict) {
@@ -679,6 +821,20 @@ fn line(name: &str, listed: &Listed<'_>) -> Line {
         list: listed.list.to_owned(),
         line: listed.line,
     }
+}
+
+/// The exception (`never-block`) of the longest name at or above this one.
+fn exception(deciding: &Deciding<'_>, name: &str) -> Option<Line> {
+    let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+    let of_policies = deciding.lists.iter().map(|(_, list)| &*list.names);
+    let lists: Vec<_> = std::iter::once(&deciding.catalog.lists)
+        .chain(of_policies)
+        .collect();
+    suffixes(&name).into_iter().find_map(|suffix| {
+        let mut listed = lists.iter().filter_map(|lists| lists.of_name(suffix));
+        let exception = listed.find(|listed| listed.category == Some(Category::NeverBlock))?;
+        Some(line(suffix, &exception))
+    })
 }
 
 fn name_claims<'a>(

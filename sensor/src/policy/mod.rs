@@ -20,6 +20,8 @@
 //! | any of these | `sensor allow b.example` | `a.b.example` | allowed |
 //! | any of these | `sensor block b.example` | `a.b.example` | refused |
 //! | `domains = ["b.example"] ports = [443]` reject | | the DNS question for it | not touched |
+//! | `domains = ["b.example"]` reject | | `c.example`, which DNS says is an alias (CNAME) of `b.example` | refused, by the daemon, unless `cname = false` |
+//! | `domains = ["b.example"]` reject | `c.example` allowed or never-block | the same | not touched |
 //! | nothing but `ports = [443]`, reject | `sensor allow b.example` | `b.example` at port 443 | refused, by its address |
 //!
 //! `rule` holds a policy as configured · `compile` makes the tables · `capacity` leaves out policies that
@@ -35,7 +37,7 @@ mod rule;
 mod ruleset;
 mod schedule;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use ipnet::IpNet;
 use sensor_ebpf::policy::{Chain, Rule};
@@ -137,6 +139,8 @@ pub struct Compiled {
     pub prefixes: BTreeMap<IpNet, u32>,
     /// Chains of names.
     pub names: NameTable,
+    /// The hashes of exceptions (`never-block`) under the secret of the names, in ascending order.
+    pub exceptions: Arc<[u64]>,
     /// The rules by name.
     pub name_rules: u64,
     /// The rules by name for whose verdicts packets wait.

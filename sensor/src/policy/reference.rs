@@ -70,6 +70,19 @@ fn holds(above: &str, name: &str) -> bool {
     name == above || name.ends_with(&format!(".{above}"))
 }
 
+/// Whether a list excepts a name.
+fn is_excepted(house: &House, name: &str) -> bool {
+    let of_policies = house.lists.iter().map(|(_, list)| &*list.names);
+    let mut is_excepted = false;
+    for lists in std::iter::once(&house.catalog.lists).chain(of_policies) {
+        lists.each_name(|entry| {
+            is_excepted |=
+                entry.listed.category == Some(Category::NeverBlock) && holds(entry.what, name);
+        });
+    }
+    is_excepted
+}
+
 /// The decision about a name.
 fn of_name<'h>(house: &'h House, asked: &Asked<'_>, name: &str) -> Decided {
     // Commands stand above all: the longest, then the newest, which is kept last.
@@ -285,6 +298,7 @@ proptest! {
         address in an_address(),
         transport in select(&[Transport::Tcp, Transport::Udp][..]),
         port in select(&[443_u16, 80, 853, 8443][..]),
+        leads_to in select(names()),
     ) {
         let (in_force, policies) = house.in_force(&device).expect("it fits");
         let key: FlowKey = key(device.mac, address, transport, port);
@@ -296,7 +310,19 @@ proptest! {
                 asked.layer = layer;
                 let judged = in_force.judge_name(&key, &name, layer);
                 let judged = judged.and_then(|decision| decided(decision, &policies));
-                prop_assert_eq!(judged, of_name(&house, &asked, &name), "{} {:?}", name, layer);
+                let own = of_name(&house, &asked, &name);
+                prop_assert_eq!(&judged, &own, "{} {:?}", name, layer);
+                let targets = [leads_to.clone().into()];
+                let judged = in_force.judge_alias(&key, &name, &targets, layer);
+                let judged = judged.and_then(|decision| decided(decision, &policies));
+                let refuses = |decided: &Decided| {
+                    matches!(decided, Some((_, "reject" | "drop")))
+                };
+                let by_target = of_name(&house, &asked, &leads_to);
+                let is_final = refuses(&own) || matches!(own, Some((_, "allow")));
+                let is_kept = is_final || !refuses(&by_target) || is_excepted(&house, &name);
+                let expected = if is_kept { own } else { by_target };
+                prop_assert_eq!(judged, expected, "{} to {} {:?}", name, leads_to, layer);
             }
         }
     }
@@ -332,6 +358,7 @@ proptest! {
         prop_assert_eq!(again.names.count, whole.names.count);
         prop_assert_eq!(again.name_rules, whole.name_rules);
         prop_assert_eq!(again.strict_rules, whole.strict_rules);
+        prop_assert_eq!(again.exceptions.len(), whole.exceptions.len());
         // Rules have the same numbers in both, and chains need not.
         prop_assert_eq!(&again.rules, &whole.rules);
         let chain = |compiled: &Compiled, number: Option<u32>| {
@@ -362,7 +389,7 @@ proptest! {
         let (mut in_force, _) = house.in_force(&device).expect("it fits");
         let rules = in_force.compiled.rules_of(&others, &house.zone, Some(NOW));
         in_force.devices.insert(others.mac, rules);
-        let learned = at.iter().fold(u64::MAX, |set, name| set & in_force.compiled.refusing(name));
+        let learned = at.iter().fold(u64::MAX, |set, name| set & in_force.compiled.refusing(name, &[]));
         for mac in [device.mac, others.mac, [0; 6]] {
             let key = key(mac, address, transport, port);
             let unnamed = in_force.judge_learned(&key, learned);

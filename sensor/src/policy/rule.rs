@@ -52,6 +52,8 @@ pub struct Policy {
     /// Whether data from the server waits until the flow's name is judged, at most
     /// [`Names::hold`](crate::config::Names::hold).
     pub strict: bool,
+    /// Whether names that lead to its names by a DNS answer (CNAME) are left alone.
+    pub without_aliases: bool,
 }
 
 impl Policy {

@@ -7,8 +7,8 @@ use sensor_ebpf::{
     name::{Suffixes, longest},
     parse::{Address, Family, Mac},
     policy::{
-        Chain, Decision, Layer, Rule, Rules, Verdict, decide, decide_learned, decide_name,
-        rule_flag,
+        Chain, Decision, Layer, MAX_RULES, Rule, Rules, Verdict, decide, decide_learned,
+        decide_name, rule_flag,
     },
 };
 
@@ -34,6 +34,33 @@ impl InForce {
         Some(decide_name(self, key, chain, layer)?.1)
     }
 
+    /// The decision about a flow by the name that it said, from which DNS led the device to other names: the first
+    /// refused one of them refuses the flow, unless a rule allows the name or a list excepts it.
+    pub fn judge_alias(
+        &self,
+        key: &FlowKey,
+        name: &str,
+        targets: &[Box<str>],
+        layer: Layer,
+    ) -> Option<Decision> {
+        let own = self.judge_name(key, name, layer);
+        let is_decided =
+            |decision: &Decision| decision.verdict.refuses() || decision.verdict == Verdict::Allow;
+        if targets.is_empty()
+            || own.as_ref().is_some_and(is_decided)
+            || self.compiled.is_excepted(name)
+        {
+            return own;
+        }
+        let refused = targets.iter().find_map(|target| {
+            let chain = self.compiled.chain_of(target)?;
+            let (rule, decision) = decide_name(self, key, chain, layer)?;
+            let refuses = decision.verdict.refuses() && rule.flags & rule_flag::NO_ALIASES == 0;
+            refuses.then_some(decision)
+        });
+        refused.or(own)
+    }
+
     /// The decision about a flow by its addresses and ports.
     pub fn judge_address(&self, key: &FlowKey) -> Decision {
         decide(self, key)
@@ -52,17 +79,49 @@ impl InForce {
 }
 
 impl Compiled {
-    /// The rules that refuse this name at every address and port, up to the first rule that lets it pass.
-    pub fn refusing(&self, name: &str) -> u64 {
-        let chain = self.chain_of(name);
-        let Some(chain) = chain.and_then(|chain| self.chains.get(chain as usize)) else {
-            return 0;
+    /// The rules that refuse this name, or one of the names to which it leads, at every address and port.
+    pub fn refusing(&self, name: &str, targets: &[Box<str>]) -> u64 {
+        let own = self.refusing_alone(name);
+        let is_allowed = || {
+            let mut rules = self.rules_about(name);
+            rules.any(|(_, rule)| rule.verdict == Verdict::Allow as u8)
         };
+        // The devices that an allowing rule is about are not known here: it counts for all.
+        if targets.is_empty() || is_allowed() || self.is_excepted(name) {
+            return own;
+        }
+        let with_aliases = |number: &u8| {
+            let rule = self.rules.get(usize::from(*number));
+            rule.is_some_and(|rule| rule.flags & rule_flag::NO_ALIASES == 0)
+        };
+        let with_aliases = (0..MAX_RULES as u8).filter(with_aliases);
+        let with_aliases = with_aliases.fold(0_u64, |set, number| set | 1 << number);
+        let by_targets = targets.iter();
+        let by_targets = by_targets.fold(0, |set, target| set | self.refusing_alone(target));
+        own | by_targets & with_aliases
+    }
+
+    /// Whether a list excepts a name from refusal.
+    fn is_excepted(&self, name: &str) -> bool {
+        let lower = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+        let suffixes = Suffixes::of(lower.as_bytes(), self.names.secret);
+        let mut hashes = suffixes.hashes[..suffixes.len as usize].iter();
+        hashes.any(|hash| self.exceptions.binary_search(hash).is_ok())
+    }
+
+    /// The rules about a name, in order, with their numbers.
+    fn rules_about(&self, name: &str) -> impl Iterator<Item = (u8, &Rule)> {
+        let chain = self.chain_of(name);
+        let chain = chain.and_then(|chain| self.chains.get(chain as usize));
+        let numbers = chain.map_or(&[][..], |chain| &chain.rules[..chain.len as usize]);
+        let rule = |number: &u8| Some((*number, self.rules.get(usize::from(*number))?));
+        numbers.iter().filter_map(rule)
+    }
+
+    /// The rules that refuse this name at every address and port, up to the first rule that lets it pass.
+    fn refusing_alone(&self, name: &str) -> u64 {
         let mut set = 0;
-        for number in &chain.rules[..chain.len as usize] {
-            let Some(rule) = self.rules.get(usize::from(*number)) else {
-                continue;
-            };
+        for (number, rule) in self.rules_about(name) {
             if !Verdict::from_number(rule.verdict).refuses() {
                 // The devices of this rule are not known here: a name that it may let pass does not count
                 // as refused.

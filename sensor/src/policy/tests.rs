@@ -12,8 +12,8 @@ use sensor_ebpf::{
 
 use super::{
     explain::{
-        Deciding, Loss, Reason, RefusedBefore, Subject, What, explain, refused_before_a_name,
-        testing::decides,
+        Deciding, Explanation, Judgement, Loss, NamedBy, Reason, RefusedBefore, Said, Subject,
+        What, explain, named_by, refused_before_a_name, testing::decides,
     },
     *,
 };
@@ -629,6 +629,167 @@ fn what_every_address_is_refused_for_says_no_name() {
             ("bedtime", &["dns", "tls", "http"][..], false)
         ]
     );
+}
+
+/// The decision about `c.example`, from which DNS led to two more names, and the explanation of it.
+fn by_alias(house: &House) -> ((String, &'static str), Explanation) {
+    let device = DeviceFacts {
+        mac: MAC,
+        ..DeviceFacts::default()
+    };
+    let targets = ["edge.example".into(), "a.b.example".into()];
+    let (in_force, names) = house.in_force(&device).expect("it fits");
+    let key = key(MAC, ANYWHERE, Transport::Tcp, 443);
+    let decision = in_force.judge_alias(&key, "c.example", &targets, Layer::Tls);
+    let refuses = decision.is_some_and(|decision| decision.verdict.refuses());
+    let learned = in_force.compiled.refusing("c.example", &targets);
+    let learned = learned & in_force.compiled.rules_of(&device, &house.zone, Some(NOW));
+    assert_eq!(learned != 0, refuses, "at its addresses");
+    let decided = decision.and_then(|decision| decided(decision, &names));
+    let decided = decided.map(|(policy, action)| (policy.unwrap_or_default(), action));
+
+    let subject = Subject {
+        what: What::Name("c.example".to_owned()),
+        port: None,
+    };
+    let mut told = explain(&house.deciding(), &device, &subject);
+    told.add_aliases(&house.deciding(), &device, ("c.example", None), &targets);
+    let of_tls = |judgement: &&Judgement| judgement.layers.contains(&"tls");
+    let tls = told.judgements.iter().find(of_tls).expect("it is judged");
+    let read = tls.said.as_ref().map(|said| {
+        let policy = said.policy.clone();
+        (policy.unwrap_or_default(), said.action)
+    });
+    assert_eq!(read, decided, "as it is explained");
+    let dns = told.judgements.iter();
+    let dns = dns.filter(|judgement| judgement.layers.contains(&"dns"));
+    for judgement in dns {
+        let is_alias = |said: &Said| matches!(said.reason, Reason::Alias { .. });
+        assert!(!judgement.said.as_ref().is_some_and(is_alias));
+    }
+    (decided.unwrap_or_default(), told)
+}
+
+#[test]
+fn a_name_that_leads_to_a_refused_one_is_refused() {
+    let rejects = || policy("rejects", &["b.example"], Action::Reject);
+    let refused = ("rejects".to_owned(), "reject");
+    let (decided, told) = by_alias(&house(vec![rejects()], &[]));
+    assert_eq!(decided, refused);
+    let judgement = &told.judgements[0];
+    assert_eq!(judgement.layers, ["tls", "quic", "http"]);
+    let said = judgement.said.as_ref().expect("a policy decides");
+    let reason = Reason::Alias {
+        name: "a.b.example".to_owned(),
+        reason: Box::new(Reason::Domain {
+            name: "b.example".to_owned(),
+        }),
+    };
+    assert_eq!(said.reason, reason);
+    assert_eq!(told.judgements[1].layers, ["dns"]);
+    assert_eq!(told.judgements[1].verdict, "pass");
+
+    // A policy that counts the name decides less than one that refuses where it leads.
+    let counts = policy("counts", &["c.example"], Action::Observe);
+    assert_eq!(by_alias(&house(vec![counts, rejects()], &[])).0, refused);
+    // A list refuses the name to which it leads.
+    let mut listed = policy("listed", &[], Action::Drop);
+    listed.categories = vec![Category::Telemetry];
+    let telemetry = ("b.example", Category::Telemetry);
+    let (decided, _) = by_alias(&house(vec![listed.clone()], &[telemetry]));
+    assert_eq!(decided, ("listed".to_owned(), "drop"));
+
+    // The name itself is refused by another policy, which is told.
+    let own = policy("own", &["c.example"], Action::Drop);
+    let (decided, _) = by_alias(&house(vec![rejects(), own], &[]));
+    assert_eq!(decided, ("own".to_owned(), "drop"));
+}
+
+#[test]
+fn a_name_that_leads_to_a_refused_one_passes_where_it_is_allowed() {
+    let rejects = || policy("rejects", &["b.example"], Action::Reject);
+    let lost = |told: &Explanation| {
+        let lost = told.lost.iter();
+        let lost = lost.filter(|lost| matches!(lost.said.reason, Reason::Alias { .. }));
+        lost.map(|lost| lost.because.clone()).collect::<Vec<_>>()
+    };
+    let nothing = (String::new(), "");
+
+    let mut left_alone = rejects();
+    left_alone.without_aliases = true;
+    let (decided, told) = by_alias(&house(vec![left_alone], &[]));
+    assert_eq!(
+        (decided, lost(&told)),
+        (nothing.clone(), vec![Loss::WithoutAliases])
+    );
+
+    let allows = policy("allows", &["c.example"], Action::Allow);
+    let (decided, told) = by_alias(&house(vec![rejects(), allows], &[]));
+    assert_eq!(decided, ("allows".to_owned(), "allow"));
+    assert_eq!(lost(&told), [Loss::NameAllowed]);
+
+    let mut said = house(vec![rejects()], &[]);
+    said.temporary = vec![Temporary {
+        domain: "c.example".to_owned(),
+        device: None,
+        blocks: false,
+        since: 0.0,
+        holds: Holds::Always,
+    }];
+    assert_eq!(by_alias(&said).0, (String::new(), "allow"));
+
+    let never = ("c.example", Category::NeverBlock);
+    let (decided, told) = by_alias(&house(vec![rejects()], &[never]));
+    assert_eq!(decided, nothing);
+    assert!(matches!(&*lost(&told), [Loss::NeverBlock(line)] if line.name == "c.example"));
+    // It stays an exception when a command is all that is said of names.
+    let mut blocked = house(vec![], &[never]);
+    blocked.temporary = vec![Temporary {
+        domain: "b.example".to_owned(),
+        device: None,
+        blocks: true,
+        since: 0.0,
+        holds: Holds::Always,
+    }];
+    assert_eq!(by_alias(&blocked).0, nothing);
+    blocked.catalog = catalog(&[]);
+    assert_eq!(by_alias(&blocked).0, (String::new(), "reject"));
+
+    // An exception of the name to which it leads.
+    let mut listed = policy("listed", &[], Action::Drop);
+    listed.categories = vec![Category::Telemetry];
+    let entries = [
+        ("b.example", Category::Telemetry),
+        ("a.b.example", Category::NeverBlock),
+    ];
+    assert_eq!(by_alias(&house(vec![listed], &entries)).0, nothing);
+}
+
+#[test]
+fn a_look_at_the_lists_tells_which_line_has_a_refused_name() {
+    let file = Path::new(FILES[0]);
+    let all = Policy {
+        lists: vec![file.to_owned()],
+        categories: vec![Category::Telemetry],
+        encrypted_dns: Some(Action::Reject),
+        ..policy("all", &["b.example"], Action::Reject)
+    };
+    let mut house = house(vec![all], &[("c.example", Category::Telemetry)]);
+    let text = "# A comment.\nd.example\n@@||x.d.example^\n";
+    house.lists = PolicyLists::of(&[(file, text)]).expect("memory is read");
+    let about = |name| named_by(&house.policies[0], &house.catalog, &house.lists, name);
+    let line = |name| match about(name) {
+        Some(NamedBy::List(listed)) => Some((listed.list.to_owned(), listed.line)),
+        _ => None,
+    };
+    assert_eq!(line("a.d.example"), Some((FILES[0].to_owned(), 2)));
+    assert_eq!(line("c.example"), Some(("own".to_owned(), 1)));
+    for named in ["b.example", "a.b.example", "mask.icloud.com"] {
+        assert!(matches!(about(named), Some(NamedBy::Policy)), "{named}");
+    }
+    for other in ["example", "x.d.example", "a.x.d.example", "ab.example"] {
+        assert!(about(other).is_none(), "{other}");
+    }
 }
 
 #[test]

@@ -228,7 +228,7 @@ mod declared {
         PARTIES: Gauge "sensor_parties" []
             "Parties that are known.";
         NAMES_EVICTED: Counter "sensor_names_evicted_total" ["table"]
-            "Entries since the daemon started that left a table of names to make room: addresses that a DNS answer gave a name; names by which flows without one are judged, those too that found no room at their address.";
+            "Entries since the daemon started that left a table of names to make room: addresses that a DNS answer gave a name; names by which flows without one are judged, those too that found no room at their address; refusals of late.";
         NAMES_REFUSED: Counter "sensor_names_refused_total" ["table"]
             "What a table of names had no room for since the daemon started: parties of a device that left for others of its own, which are `other` then; facts about further devices.";
         HTTP_FAILURES: Counter "sensor_http_failures_total" ["reason"]
@@ -695,6 +695,7 @@ fn tables(snapshot: &Snapshot, families: &mut Text) {
     families.extend(declared::NAMES_EVICTED.family([
         (["addresses"], number(names.addresses_evicted)),
         (["names"], number(names.names_evicted)),
+        (["refusals"], number(names.refusals_evicted)),
     ]));
     families.extend(declared::NAMES_REFUSED.family([
         (["parties"], number(names.parties_refused)),

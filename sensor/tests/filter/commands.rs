@@ -127,6 +127,43 @@ fn what_is_said_holds_at_once_and_for_its_device_alone() -> Result<()> {
     );
     all(&lab, phone, BLOCKED, Outcome::Refused)?;
     all(&lab, laptop, BLOCKED, Outcome::Answered)?;
+    let refused = |device: &str| -> Result<Vec<(String, String, String)>> {
+        let told = tell(&lab, &sensor, &["refused", device, "--json"])?;
+        let told: Vec<serde_json::Value> = serde_json::from_str(&told)?;
+        let all = told.iter().filter_map(|of| of["refused"].as_array());
+        let text = |one: &serde_json::Value, key: &str| one[key].as_str().map(str::to_owned);
+        let all = all.flatten().filter_map(|one| {
+            let is_counted = one["count"].as_u64()? > 0;
+            let told = (
+                text(one, "what")?,
+                text(one, "layer")?,
+                text(one, "policy")?,
+            );
+            is_counted.then_some(told)
+        });
+        Ok(all.collect())
+    };
+    for device in [PHONE_MAC, "192.168.77.11"] {
+        let of_phone = refused(device)?;
+        for layer in ["dns", "tls", "http"] {
+            let policy = "blocked-by-command".to_owned();
+            let one = (BLOCKED.name.to_owned(), layer.to_owned(), policy);
+            ensure!(of_phone.contains(&one), "{layer} of {device}: {of_phone:?}");
+        }
+        let by_address = of_phone.iter().find(|(_, layer, _)| layer == "address");
+        ensure!(
+            by_address.is_none(),
+            "{by_address:?} was refused by its name"
+        );
+    }
+    let of_laptop = refused(LAPTOP_MAC)?;
+    ensure!(
+        of_laptop.iter().all(|(what, ..)| what != BLOCKED.name),
+        "{of_laptop:?}"
+    );
+    let device_told = tell(&lab, &sensor, &["devices", PHONE_MAC])?;
+    ensure!(device_told.contains("BECAUSE OF"), "{device_told}");
+    ensure!(tell(&lab, &sensor, &["refused", "nosuch"]).is_err());
     // At the same addresses.
     all(&lab, phone, ALLOWED, Outcome::Answered)?;
 
@@ -325,7 +362,13 @@ fn what_is_refused_by_its_address_stays_so_and_that_is_said() -> Result<()> {
         let refused = attempts.iter().all(|one| one.outcome == Outcome::Refused);
         ensure!(refused, "{}: {attempts:#?}", way.name());
     }
+    let told = tell(&lab, &sensor, &["refused", PHONE_MAC])?;
+    ensure!(
+        told.contains(&format!("{}:443", NEWS.addresses[0])) && told.contains("bedtime"),
+        "{told}"
+    );
     let told = tell(&lab, &sensor, &["explain", PHONE_MAC, NEWS.name])?;
+    ensure!(told.starts_with("BLOCKED by policy `bedtime`"), "{told}");
     let refused = "is refused, and the device is told, by its address, before it says a name: policy \
                    `bedtime`";
     ensure!(told.contains(refused), "{told}");

@@ -5,6 +5,7 @@ use std::{
     io::{self, Write},
 };
 
+use super::refused::print_refused_of;
 use super::text::{
     add_both, ago, counted_u64, grouped, octets, print_table, printable, share, shortened, table,
     total,
@@ -168,6 +169,7 @@ fn print_one(out: &mut impl Write, report: &DeviceReport, now: f64) -> io::Resul
     print_parties(out, report)?;
     print_octets(out, "HIDDEN BY", &device.hidden)?;
     print_octets(out, "CATEGORY", &device.categories)?;
+    print_refused_of(out, &device.refused, now)?;
     print_evidence(out, &device.identity)
 }
 

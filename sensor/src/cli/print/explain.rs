@@ -46,7 +46,8 @@ pub fn print_explanation(
             },
         );
     }
-    writeln!(out, "{} for {}:", printable(subject), printable(device))?;
+    let (subject, device) = (printable(subject), printable(device));
+    writeln!(out, "{}: {subject} for {device}", verdict(explanation))?;
     for judgement in &explanation.judgements {
         let layers = judgement.layers.join(", ");
         writeln!(out, "  {layers:<26}{}", decides(judgement, zone))?;
@@ -72,6 +73,32 @@ pub fn print_explanation(
         )?;
     }
     Ok(())
+}
+
+/// The verdict in a few words, and by what.
+fn verdict(explanation: &Explanation) -> String {
+    let all = || explanation.judgements.iter();
+    let refuses = |judgement: &&Judgement| matches!(judgement.verdict, "reject" | "drop");
+    let by = |judgements: Vec<&Judgement>| {
+        let mut names: Vec<_> = judgements
+            .into_iter()
+            .filter_map(|judgement| judgement.said.as_ref().map(who))
+            .collect();
+        names.dedup();
+        names.join(" and ")
+    };
+    let refused: Vec<_> = all().filter(refuses).collect();
+    if !refused.is_empty() {
+        let is_whole = all().all(|judgement| refuses(&judgement) && !judgement.at_its_addresses);
+        let part = if is_whole { "" } else { " in part," };
+        return format!("BLOCKED{part} by {}", by(refused));
+    }
+    let passes: Vec<_> = all().filter(|judgement| judgement.said.is_some()).collect();
+    match passes.iter().any(|judgement| judgement.verdict == "allow") {
+        _ if passes.is_empty() => "ALLOWED, by no policy".to_owned(),
+        true => format!("ALLOWED by {}", by(passes)),
+        false => format!("ALLOWED, and counted by {}", by(passes)),
+    }
 }
 
 fn decides(judgement: &Judgement, zone: &Zone) -> String {
@@ -120,8 +147,8 @@ fn wants(action: &str) -> &'static str {
     }
 }
 
-fn reason(reason: &Reason, zone: &Zone) -> String {
-    match reason {
+fn reason(of: &Reason, zone: &Zone) -> String {
+    match of {
         Reason::Command {
             name,
             devices,
@@ -156,6 +183,11 @@ fn reason(reason: &Reason, zone: &Zone) -> String {
         Reason::Learned => {
             "DNS, which gave the device this address only for names that it refuses".to_owned()
         }
+        Reason::Alias { name, reason: by } => format!(
+            "a DNS answer to the device (CNAME), which leads to {}: {}",
+            printable(name),
+            reason(by, zone)
+        ),
     }
 }
 
@@ -187,6 +219,8 @@ fn loss(loss: &Loss, zone: &Zone) -> String {
         Loss::LaterInOrder => "what decides stands before it".to_owned(),
         Loss::KeepsLinkAlive => "that keeps the link alive".to_owned(),
         Loss::RefusedByAddress => "what is refused by its address says no name".to_owned(),
+        Loss::WithoutAliases => "it has `cname = false`".to_owned(),
+        Loss::NameAllowed => "the name itself is allowed".to_owned(),
     }
 }
 
@@ -229,7 +263,7 @@ mod tests {
         print_explanation(&mut text, subject, &explanation, output, &zone)?;
         assert_eq!(
             String::from_utf8_lossy(&text),
-            "b.example for Anna's phone:\n  \
+            "BLOCKED by policy `ads`: b.example for Anna's phone\n  \
              dns, tls                  is refused, and the device is told: policy `ads`, by \
              b.example in line 3 of /ads.txt\n\
              where its address is one of those of policy `elsewhere`, that decides before: ask for the \
@@ -250,5 +284,54 @@ mod tests {
         assert_eq!(parsed["judgements"][0]["said"]["reason"]["line"], 3);
         assert_eq!(parsed["lost"][0]["because"], "less_specific");
         Ok(())
+    }
+
+    #[test]
+    fn it_begins_with_the_verdict() {
+        let judged = |verdict, policy: Option<&str>, at_its_addresses| Judgement {
+            layers: vec!["tls"],
+            verdict,
+            said: policy.map(|policy| Said {
+                policy: Some(policy.to_owned()).filter(|policy| policy != "command"),
+                action: verdict,
+                reason: Reason::Everything,
+            }),
+            at_its_addresses,
+            before_its_name: false,
+        };
+        let passes = || judged("pass", None, false);
+        for (judgements, begins) in [
+            (vec![passes()], "ALLOWED, by no policy"),
+            (
+                vec![judged("observe", Some("a"), false), passes()],
+                "ALLOWED, and counted by policy `a`",
+            ),
+            (
+                vec![judged("allow", Some("command"), false)],
+                "ALLOWED by a command",
+            ),
+            (
+                vec![
+                    judged("reject", Some("a"), false),
+                    judged("drop", Some("b"), false),
+                ],
+                "BLOCKED by policy `a` and policy `b`",
+            ),
+            (
+                vec![judged("reject", Some("a"), false), passes()],
+                "BLOCKED in part, by policy `a`",
+            ),
+            (
+                vec![judged("reject", Some("a"), true)],
+                "BLOCKED in part, by policy `a`",
+            ),
+        ] {
+            let explanation = Explanation {
+                judgements,
+                lost: Vec::new(),
+                by_address: Vec::new(),
+            };
+            assert_eq!(verdict(&explanation), begins);
+        }
     }
 }

@@ -7,6 +7,7 @@ use std::{
 
 use super::text::{local_time, print_table, printable, table};
 use crate::{
+    control::protocol::About,
     model::Said,
     policy::{Zone, explain::RefusedBefore},
 };
@@ -79,6 +80,43 @@ pub fn print_missed(out: &mut impl Write, missed: &[impl AsRef<str>]) -> io::Res
     )
 }
 
+/// Prints that there was no override to forget.
+///
+/// # Errors
+///
+/// When the output takes no more.
+pub fn print_none_forgotten(out: &mut impl Write, about: &About) -> io::Result<()> {
+    writeln!(
+        out,
+        "no command said anything of {} for {}; `sensor status` lists what they said",
+        printable(&about.name),
+        printable(about.devices.as_deref().unwrap_or("all devices"))
+    )
+}
+
+/// Prints the overrides of the same name that hold for other devices; nothing where there is none.
+///
+/// # Errors
+///
+/// When the output takes no more.
+pub fn print_others(out: &mut impl Write, others: &[Said], zone: &Zone) -> io::Result<()> {
+    for other in others {
+        writeln!(
+            out,
+            "still {} for {} until {}: `sensor forget {}{}` takes that back",
+            other.is,
+            whom(other),
+            until(other, zone),
+            printable(&other.name),
+            match &other.devices {
+                Some(devices) => format!(" --device '{}'", printable(devices)),
+                None => String::new(),
+            }
+        )?;
+    }
+    Ok(())
+}
+
 /// Prints the override that is no longer in force.
 ///
 /// # Errors
@@ -109,15 +147,20 @@ pub(super) fn print_all_said(out: &mut impl Write, said: &[Said], zone: &Zone) -
             said.is.to_owned(),
             whom(said),
             local_time(zone, said.since),
-            match (said.until, said.rest) {
-                (Some(until), _) => local_time(zone, until),
-                (None, Some(rest)) => when_set(rest),
-                (None, None) => "taken back".to_owned(),
-            },
+            until(said, zone),
         ]);
     }
     print_table(out, &table, "")?;
     writeln!(out)
+}
+
+/// When an override ends.
+fn until(said: &Said, zone: &Zone) -> String {
+    match (said.until, said.rest) {
+        (Some(until), _) => local_time(zone, until),
+        (None, Some(rest)) => when_set(rest),
+        (None, None) => "forgotten".to_owned(),
+    }
 }
 
 /// The end of an override from before the last boot, while the clock is not set.
@@ -163,6 +206,15 @@ mod tests {
              takes it back\n\
              ads.example is no longer allowed by a command for all devices: the policies of the \
              configuration decide\n"
+        );
+        let mut text = Vec::new();
+        said.devices = Some("02:00:00:00:00:01".to_owned());
+        print_others(&mut text, &[], &zone)?;
+        print_others(&mut text, &[said.clone()], &zone)?;
+        assert_eq!(
+            String::from_utf8_lossy(&text),
+            "still allowed for 02:00:00:00:00:01 until forgotten: `sensor forget ads.example --device \
+             '02:00:00:00:00:01'` takes that back\n"
         );
         let mut text = Vec::new();
         print_missed(&mut text, &[""; 0])?;

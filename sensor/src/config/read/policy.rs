@@ -132,6 +132,7 @@ impl Reader {
                 "action",
                 "answer",
                 "strict",
+                "cname",
             ],
         );
         let devices = self.devices(section);
@@ -153,6 +154,7 @@ impl Reader {
             .choice(section, "answer", &ANSWERS, &ANSWERS_ELSEWHERE)
             .unwrap_or_default();
         let strict = self.boolean(Some(section), "strict", false);
+        let without_aliases = !self.boolean(Some(section), "cname", true);
         let (name, span) =
             self.required_text(section, "name", "name = \"trackers\"", value::policy_name)?;
         if let Some(first) = names.add(name.clone(), &span) {
@@ -198,6 +200,7 @@ impl Reader {
             action,
             answer,
             strict,
+            without_aliases,
         };
         Some((policy, places))
     }
@@ -252,6 +255,14 @@ impl Reader {
             doubt(
                 "strict",
                 "`strict` has no effect".to_owned(),
+                "no name decides here",
+                "remove it, or say which names, for example `domains = [\"ads.example.com\"]`",
+            );
+        }
+        if has(&"cname") && !has_names {
+            doubt(
+                "cname",
+                "`cname` has no effect".to_owned(),
                 "no name decides here",
                 "remove it, or say which names, for example `domains = [\"ads.example.com\"]`",
             );

@@ -191,7 +191,7 @@ impl Books {
         mut emit: impl FnMut(Record),
     ) -> Result<(), Error> {
         let settings = self.settings();
-        emit(Record::Tables(Tables {
+        emit(Record::Tables(Box::new(Tables {
             losses: self.losses.read(0),
             flow_capacity: settings.flow_slots as u32,
             device_capacity: self.devices.len() - FIRST_DEVICE,
@@ -206,7 +206,7 @@ impl Books {
             reloads: settings.reloads,
             reloads_refused: settings.reloads_refused,
             clock,
-        }));
+        })));
         for (identity, name) in self.policy_names()? {
             emit(Record::Policy(record::PolicyName { identity, name }));
         }

@@ -217,7 +217,7 @@ pub enum Error {
         source: io::Error,
     },
     /// A map refused.
-    #[error("map {map} cannot be used: {source}")]
+    #[error("map {map} cannot be used: {}", chain(source))]
     Map {
         /// Its name.
         map: &'static str,
@@ -225,7 +225,7 @@ pub enum Error {
         source: MapError,
     },
     /// The kernel refused the object.
-    #[error("the kernel refused the sensor's programs: {0}")]
+    #[error("the kernel refused the sensor's programs: {}", chain(.0))]
     Load(#[from] aya::EbpfError),
     /// The kernel refused a program.
     #[error("the kernel refused program {program}: {}", chain(.source))]

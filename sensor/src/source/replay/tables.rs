@@ -107,7 +107,7 @@ impl Reading {
 
     /// Tells that a reading begins: the state of the tables themselves.
     pub(super) fn begin(losses: Losses) -> Record {
-        Record::Tables(Tables {
+        Record::Tables(Box::new(Tables {
             losses,
             flow_capacity: FLOWS,
             device_capacity: DEVICES,
@@ -119,7 +119,7 @@ impl Reading {
             reloads: 0,
             reloads_refused: 0,
             clock: CLOCK,
-        })
+        }))
     }
 
     /// Tells everything, as a reading of the kernel's tables does.
