@@ -32,7 +32,7 @@
 //! | `RULES` | side and number → [`Rule`](policy::Rule) | reads | writes | 2 × 64 |
 //! | `LOSSES` | 0 → [`Losses`](books::Losses) | adds | reads, subtracts flows that left, gives bytes of the ring, counts hits that it lost itself | 1 |
 //! | `SAMPLES` | ring of [`Judged`](sample::Judged), and of [`Head`](sample::Head)s with pieces of payloads behind them | writes | drains | 1 MiB; under pressure HTTP is left out first, DNS and DHCP last; each is counted by its kind |
-//! | `ASSEMBLIES` | number → [`Assembly`](assembly::Assembly) | makes, writes | – | 1,024; names in several packets are left to user space, counted by reason |
+//! | `ASSEMBLIES` | number → [`Assembly`](assembly::Assembly) | makes, writes | – | 1,024, 256 on a small machine, or as configured; names in several packets are left to user space, counted by reason |
 //! | `ASSEMBLIES_OF` | number of a device → which it has | reads, writes | – | 16 for each device, as above |
 //! | `ASSEMBLY_HANDS` | 0 → where a search for a free one begins | adds | – | 1 |
 //! | `QUIET` | 0 → 1 where a record lies in the ring for which user space was not woken | reads, writes | – | 1 |

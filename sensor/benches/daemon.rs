@@ -36,6 +36,9 @@ const NAMES: u32 = 5_000;
 /// So many flows of a full table have to be there: the sets of a few are full before the table is.
 const PLACED: u32 = FLOWS / 100 * 99;
 
+/// Streams that are put together on a router: the default of a machine with less than 1 GiB of memory.
+const ROUTERS_ASSEMBLIES: u32 = 256;
+
 /// Names of the list of the second daemon.
 const LISTED: u64 = 1_000_000;
 /// How often a name is blocked; the median is told.
@@ -168,6 +171,7 @@ fn configuration(bpffs: &Path) -> String {
     let mut text = format!(
         "[[interface]]\nname = \"lan0\"\n\n\
          [flow_table]\nidle_after = \"1h\"\n\n\
+         [names]\nassemblies = {ROUTERS_ASSEMBLIES}\n\n\
          [daemon]\ntick = \"1s\"\nlisten = \"{LISTEN}\"\npin_directory = \"{}/sensor\"\n\
          state_directory = \"{}\"\nruntime_directory = \"{}\"\nkeep_running = false\n",
         bpffs.display(),
@@ -292,6 +296,8 @@ impl Daemon {
             })
             .collect::<Result<_>>()?;
         cached.sort_by(f64::total_cmp);
+        // At rest, as between two scrapes: the text of the last one is dropped at the next tick.
+        thread::sleep(Duration::from_millis(2_500));
         let (anonymous_kib, resident_kib) = (
             self.line("smaps_rollup", "Anonymous:")?,
             self.line("status", "VmRSS:")?,

@@ -85,6 +85,7 @@ fn the_least_configuration_has_the_documented_defaults() {
         names: Names {
             segments: 4,
             hold: Duration::from_millis(20),
+            assemblies: None,
         },
         parties: Parties {
             top: 20,
@@ -154,6 +155,7 @@ fn every_key_is_read() {
         [names]
         segments = 14
         hold = "1s"
+        assemblies = 4_096
         [parties]
         resolvers = ["192.168.1.53", "FD00::53"]
         top = 1_000
@@ -308,6 +310,7 @@ fn every_key_is_read() {
         names: Names {
             segments: 14,
             hold: Duration::from_secs(1),
+            assemblies: Some(4_096),
         },
         parties: Parties {
             top: 1_000,
@@ -873,6 +876,7 @@ fn near_text() -> impl Strategy<Value = String> {
                 Just("strict"),
                 Just("cname"),
                 Just("hold"),
+                Just("assemblies"),
                 Just("state_directory"),
                 Just("runtime_directory"),
                 Just("time_zone"),

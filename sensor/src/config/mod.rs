@@ -279,6 +279,9 @@ pub struct Names {
     /// How long a server's packets wait for the verdict on a name at most, where a policy is
     /// strict; 1 to 1,000 milliseconds, 20 by default.
     pub hold: Duration,
+    /// Streams that the kernel puts together at a time, 16 to 4,096; by default as many as suit the memory of
+    /// the machine.
+    pub assemblies: Option<u32>,
 }
 
 /// Facts of a device that the user knows better. The sensor finds out those that are left out.

@@ -808,6 +808,7 @@ impl Owner {
         daemon.runtime_directory = old.daemon.runtime_directory;
         self.config.flow_table.capacity = old.flow_table.capacity;
         self.config.device_table = old.device_table;
+        self.config.names.assemblies = old.names.assemblies;
         self.health.set_stale_after(stale_after(&self.config));
         self.look();
         tracing::info!(
@@ -851,6 +852,11 @@ fn later(old: &Config, new: &Config) -> Vec<(&'static str, &'static str)> {
             "device_table.capacity",
             UNLOAD,
             new.device_table.capacity != old.device_table.capacity,
+        ),
+        (
+            "names.assemblies",
+            START,
+            new.names.assemblies != old.names.assemblies,
         ),
     ];
     let changed = keys.into_iter().filter(|(.., has_changed)| *has_changed);
@@ -1079,7 +1085,7 @@ mod tests {
             keys(
                 "[daemon]\nlisten = \"127.0.0.1:1\"\npin_directory = \"/sys/fs/bpf/a\"\n\
                  state_directory = \"/a\"\nruntime_directory = \"/b\"\n[flow_table]\ncapacity = 64\n[device_table]\n\
-                 capacity = 1\n"
+                 capacity = 1\n[names]\nassemblies = 16\n"
             ),
             [
                 "daemon.listen",
@@ -1088,6 +1094,7 @@ mod tests {
                 "daemon.runtime_directory",
                 "flow_table.capacity",
                 "device_table.capacity",
+                "names.assemblies",
             ]
         );
         let others = "[daemon]\ntick = \"2s\"\nhosts = [\"a\"]\nkeep_running = false\n\

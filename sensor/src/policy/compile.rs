@@ -17,7 +17,7 @@ use sensor_ebpf::{
 
 use super::{
     ALLOWED, BLOCKED, Compiled, NameTable, PolicyLists, Temporary, Who,
-    name_table::{self, Added, Buckets, Collision},
+    name_table::{self, Added, Collision},
 };
 use crate::{
     catalog::{
@@ -186,8 +186,22 @@ pub fn recompile(
         return None;
     }
     let mut chains = parts.renumbered(before);
-    let secret = before.names.secret;
-    let mut tree = parts.tree(secret, catalog, Some(&changed)).ok()?;
+    let mut tree = Tree::new(before.names.secret);
+    // A line for each name that may change. All names are visited once, because that is most of the work.
+    let mut affected = String::new();
+    parts.each_name(catalog, Some(&changed), |name, own| {
+        tree.say(name, own);
+        if changed.iter().any(|one| is_at_or_below(name, one)) {
+            affected.push_str(name);
+            affected.push('\n');
+        }
+    });
+    for name in &changed {
+        tree.say(name, &Own::default());
+        affected.push_str(name);
+        affected.push('\n');
+    }
+    tree.sort().ok()?;
     let mut count = before.names.count;
     for name in &changed {
         if let Some(own) = tree.own(name) {
@@ -196,39 +210,25 @@ pub fn recompile(
             count += u64::from(own.has_rules());
         }
     }
-    let mut buckets = before.names.buckets.to_vec();
-    let mut fits = true;
-    let mut put = |name: &str| {
-        if !fits || !changed.iter().any(|one| is_at_or_below(name, one)) {
-            return;
-        }
-        let Some(found) = tree.resolve(name) else {
-            return;
-        };
-        let Ok(number) = chains.number(&tree.chains[found.rules]) else {
-            fits = false;
-            return;
-        };
-        let number = number as u16;
-        // An existing entry stays, even if its chain is that of the name above.
-        if name_table::replace(&mut buckets, found.hash, number) || !tree.is_entry(found) {
-            return;
-        }
-        fits = matches!(
-            name_table::add(&mut buckets, found.hash, number),
-            Added::Yes
-        );
-    };
-    changed.iter().for_each(|name| put(name));
-    parts.each_name(catalog, Some(&changed), |name, _| put(name));
-    if !fits {
-        return None;
-    }
-    let table = NameTable {
+    let mut table = NameTable {
         secret: before.names.secret,
-        buckets: Buckets::Own(buckets),
+        buckets: before.names.buckets.clone(),
+        changes: before.names.changes.clone(),
         count,
     };
+    for name in affected.lines() {
+        let Some(found) = tree.resolve(name) else {
+            continue;
+        };
+        let number = chains.number(&tree.chains[found.rules]).ok()? as u16;
+        // An existing entry stays, even if its chain is that of the name above.
+        if name_table::replace(&mut table, found.hash, number) || !tree.is_entry(found) {
+            continue;
+        }
+        let Added::Yes = name_table::add(&mut table, found.hash, number) else {
+            return None;
+        };
+    }
     let names = (table, Arc::clone(&before.exceptions));
     Some(parts.compiled(chains, before.prefixes.clone(), names, before.policies))
 }
@@ -650,7 +650,7 @@ impl<'p> Parts<'p> {
         catalog: &Catalog,
         chains: &mut Chains,
     ) -> Result<Result<NameTable, Collision>, TooLarge> {
-        let Ok(mut tree) = self.tree(secret, catalog, None) else {
+        let Ok(mut tree) = self.tree(secret, catalog) else {
             return Ok(Err(Collision));
         };
         let owns = || tree.nodes.iter().map(|node| &tree.owns[node.own as usize]);
@@ -729,19 +729,10 @@ impl<'p> Parts<'p> {
         counts.into_iter().max_by_key(by_count)
     }
 
-    /// All names that matter, each with the rules about exactly this name; with `only`, just its names and
-    /// those above or below one of them.
-    fn tree(
-        &self,
-        secret: u64,
-        catalog: &Catalog,
-        only: Option<&BTreeSet<&str>>,
-    ) -> Result<Tree, Collision> {
+    /// All names that matter, each with the rules about exactly this name.
+    fn tree(&self, secret: u64, catalog: &Catalog) -> Result<Tree, Collision> {
         let mut tree = Tree::new(secret);
-        self.each_name(catalog, only, |name, own| tree.say(name, own));
-        for name in only.into_iter().flatten() {
-            tree.say(name, &Own::default());
-        }
+        self.each_name(catalog, None, |name, own| tree.say(name, own));
         tree.sort()?;
         Ok(tree)
     }

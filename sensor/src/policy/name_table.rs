@@ -1,6 +1,6 @@
 //! The table of names, as the kernel has it.
 
-use std::{fmt, ops::Deref, sync::Arc};
+use std::{collections::BTreeMap, fmt, ops::Deref, sync::Arc};
 
 use sensor_ebpf::name::{
     NAME_BUCKET_ENTRIES, NAME_BUCKETS_PROBED, NameBucket, NameEntry, Names, name_bucket,
@@ -8,6 +8,7 @@ use sensor_ebpf::name::{
 
 /// The buckets of a table: in the daemon's own memory until they are put in force, in the kernel's then, so
 /// that there is one copy of them.
+#[derive(Clone)]
 pub enum Buckets {
     /// In the daemon's own memory.
     Own(Vec<NameBucket>),
@@ -37,8 +38,11 @@ impl fmt::Debug for Buckets {
 pub struct NameTable {
     /// The secret of the hashes.
     pub secret: u64,
-    /// A power of two of them.
+    /// A power of two of them, without the changes.
     pub buckets: Buckets,
+    /// The buckets that stand in the place of those with the same numbers: of a million names a command changes
+    /// few, and the others need no copy until they are put in force.
+    pub changes: BTreeMap<usize, NameBucket>,
     /// Names that policies are about; not all need an entry.
     pub count: u64,
 }
@@ -48,8 +52,52 @@ impl Default for NameTable {
         Self {
             secret: 0,
             buckets: Buckets::Own(vec![NameBucket::default()]),
+            changes: BTreeMap::new(),
             count: 0,
         }
+    }
+}
+
+/// Buckets to which entries are written.
+pub(super) trait Writable {
+    /// How many there are.
+    fn len(&self) -> usize;
+
+    /// The bucket with a number below that.
+    fn get(&self, number: usize) -> &NameBucket;
+
+    /// The same, to be changed.
+    fn get_mut(&mut self, number: usize) -> &mut NameBucket;
+}
+
+impl Writable for [NameBucket] {
+    fn len(&self) -> usize {
+        self.len()
+    }
+
+    fn get(&self, number: usize) -> &NameBucket {
+        &self[number]
+    }
+
+    fn get_mut(&mut self, number: usize) -> &mut NameBucket {
+        &mut self[number]
+    }
+}
+
+/// A changed bucket is kept apart.
+impl Writable for NameTable {
+    fn len(&self) -> usize {
+        self.buckets.len()
+    }
+
+    fn get(&self, number: usize) -> &NameBucket {
+        let changed = self.changes.get(&number);
+        changed.unwrap_or_else(|| &self.buckets[number])
+    }
+
+    fn get_mut(&mut self, number: usize) -> &mut NameBucket {
+        let bucket = self.changes.entry(number);
+        bucket.or_insert_with(|| self.buckets[number])
     }
 }
 
@@ -71,7 +119,7 @@ impl NameTable {
             let mut buckets = vec![NameBucket::default(); buckets];
             let mut fits = true;
             for (hash, chain) in entries.clone() {
-                match add(&mut buckets, hash, chain) {
+                match add(&mut *buckets, hash, chain) {
                     Added::Yes => {}
                     Added::Twice => return Err(Collision),
                     Added::NoRoom => fits = false,
@@ -81,7 +129,7 @@ impl NameTable {
                 return Ok(Self {
                     secret,
                     buckets: Buckets::Own(buckets),
-                    count: 0,
+                    ..Self::default()
                 });
             }
         }
@@ -90,12 +138,11 @@ impl NameTable {
 }
 
 /// Puts a hash with its chain into the first place that it may have.
-pub(super) fn add(buckets: &mut [NameBucket], hash: u64, chain: u16) -> Added {
+pub(super) fn add<W: Writable + ?Sized>(buckets: &mut W, hash: u64, chain: u16) -> Added {
     for (bucket, place) in places(buckets.len(), hash) {
-        let place = &mut buckets[bucket].entries[place];
-        let entry = NameEntry(*place);
+        let entry = NameEntry(buckets.get(bucket).entries[place]);
         if entry.is_empty() {
-            *place = NameEntry::new(hash, chain).0;
+            buckets.get_mut(bucket).entries[place] = NameEntry::new(hash, chain).0;
             return Added::Yes;
         }
         if entry.is_of(hash) {
@@ -106,15 +153,14 @@ pub(super) fn add(buckets: &mut [NameBucket], hash: u64, chain: u16) -> Added {
 }
 
 /// Gives another chain to a hash of the table; returns whether the hash is there.
-pub(super) fn replace(buckets: &mut [NameBucket], hash: u64, chain: u16) -> bool {
+pub(super) fn replace<W: Writable + ?Sized>(buckets: &mut W, hash: u64, chain: u16) -> bool {
     for (bucket, place) in places(buckets.len(), hash) {
-        let place = &mut buckets[bucket].entries[place];
-        let entry = NameEntry(*place);
+        let entry = NameEntry(buckets.get(bucket).entries[place]);
         if entry.is_empty() {
             return false;
         }
         if entry.is_of(hash) {
-            *place = NameEntry::new(hash, chain).0;
+            buckets.get_mut(bucket).entries[place] = NameEntry::new(hash, chain).0;
             return true;
         }
     }
@@ -140,7 +186,9 @@ pub(super) enum Added {
 
 impl Names for NameTable {
     fn bucket(&self, number: u32) -> Option<&NameBucket> {
-        self.buckets.get(number as usize)
+        let number = number as usize;
+        let changed = self.changes.get(&number);
+        changed.or_else(|| self.buckets.get(number))
     }
 
     fn mask(&self) -> u32 {

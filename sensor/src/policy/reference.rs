@@ -374,6 +374,15 @@ proptest! {
             let number_again = again.prefixes.get(prefix).copied();
             prop_assert_eq!(chain(&again, number_again), chain(&whole, Some(*number)));
         }
+        // Back, on top of the buckets that are changed already.
+        let said = (&after[..], &before[..]);
+        let back = recompile(&again, said, policies, &house.catalog, &house.lists, &identities);
+        let Some(back) = back else { return Ok(()) };
+        prop_assert_eq!(back.names.count, first.names.count);
+        for name in names() {
+            let of = |compiled: &Compiled| chain(compiled, compiled.chain_of(&name));
+            prop_assert_eq!(of(&back), of(&first), "{}", name);
+        }
     }
 
     #[test]

@@ -108,9 +108,11 @@ pub struct Sources {
 /// Answers until `shutdown` is done and the answers under way are sent.
 pub async fn serve(listener: TcpListener, sources: Sources, shutdown: impl Future<Output = ()>) {
     let failures = sources.failures.clone();
+    let snapshots = sources.snapshots.clone();
+    let rendered = Arc::<Rendered>::default();
     let state = State {
         sources,
-        rendered: Arc::default(),
+        rendered: Arc::clone(&rendered),
     };
     let check = middleware::from_fn_with_state(state.clone(), check_host);
     let router = Router::new()
@@ -122,7 +124,10 @@ pub async fn serve(listener: TcpListener, sources: Sources, shutdown: impl Futur
         .layer(check)
         .with_state(state);
     let service = TowerToHyperService::new(router);
-    connections::serve(listener, service, failures, shutdown).await;
+    tokio::select! {
+        () = connections::serve(listener, service, failures, shutdown) => {}
+        () = rendered.follow(snapshots) => {}
+    }
 }
 
 /// The state that the handlers share.
@@ -155,6 +160,17 @@ impl Rendered {
         // The weak reference keeps the address from being used for another snapshot.
         *rendered = Some((Arc::downgrade(snapshot), text.clone()));
         Ok(text)
+    }
+
+    /// Drops the metrics of each snapshot when the next one is there: between two scrapes they would lie in
+    /// memory for nothing. It never ends.
+    async fn follow(&self, mut snapshots: watch::Receiver<Arc<Snapshot>>) {
+        while snapshots.changed().await.is_ok() {
+            let current = Arc::as_ptr(&snapshots.borrow_and_update());
+            let mut rendered = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            rendered.take_if(|(of, _)| Weak::as_ptr(of) != current);
+        }
+        std::future::pending().await
     }
 }
 
@@ -225,5 +241,28 @@ mod tests {
         let text = metrics(&next);
         assert_ne!(text, first);
         assert_eq!(metrics(&next).as_ptr(), text.as_ptr());
+    }
+
+    #[tokio::test]
+    async fn the_metrics_of_a_snapshot_are_dropped_with_it() {
+        let rendered = Rendered::default();
+        let (publish, snapshots) = watch::channel(Arc::new(Snapshot::default()));
+        let text = rendered.metrics(&snapshots.borrow()).expect("a text");
+        let dropped = async {
+            tokio::task::yield_now().await;
+            assert!(
+                !text.is_unique(),
+                "it is kept while the snapshot is current"
+            );
+            publish.send_replace(Arc::default());
+            while !text.is_unique() {
+                tokio::task::yield_now().await;
+            }
+        };
+        let wait = tokio::time::timeout(std::time::Duration::from_secs(5), dropped);
+        tokio::select! {
+            dropped = wait => assert!(dropped.is_ok(), "the text is kept"),
+            () = rendered.follow(snapshots.clone()) => unreachable!("it never ends"),
+        }
     }
 }

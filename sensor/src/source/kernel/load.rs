@@ -130,7 +130,7 @@ impl Kernel {
         reap::recover(&mut kernel.books)?;
         kernel.shares.recover(&kernel.books)?;
         kernel.books.give_shares_of_the_ring();
-        kernel.books.set_assemblies(ASSEMBLIES);
+        kernel.books.set_assemblies(assemblies(config));
         kernel.share_out(|_| {})?;
         Ok(kernel)
     }
@@ -468,6 +468,7 @@ fn load_object(directory: &Path, config: &Config) -> Result<Ebpf, Error> {
         loader,
         config.flow_table.capacity,
         config.device_table.capacity,
+        assemblies(config),
     )
 }
 
@@ -499,13 +500,31 @@ fn make_names(directory: &Path) -> Result<(), Error> {
         })
 }
 
-/// Streams that are put together at a time, so that the names in them are judged in the kernel.
-pub(super) const ASSEMBLIES: u32 = 1_024;
+/// Streams that the kernel puts together at a time, so that it judges the names in them: as many as the
+/// configuration says, else as many as suit the memory of the machine, because each takes 4.6 KiB.
+fn assemblies(config: &Config) -> u32 {
+    config.names.assemblies.unwrap_or_else(|| {
+        let system = rustix::system::sysinfo();
+        assemblies_by_default(system.totalram as u64 * u64::from(system.mem_unit))
+    })
+}
 
-/// Loads the object with room for so many flows and devices.
-pub(super) fn load(mut loader: EbpfLoader<'_>, flows: u32, devices: u32) -> Result<Ebpf, Error> {
+/// How many streams the kernel puts together on a machine with so many bytes of memory.
+const fn assemblies_by_default(memory: u64) -> u32 {
+    const GIB: u64 = 1 << 30;
+
+    if memory < GIB { 256 } else { 1_024 }
+}
+
+/// Loads the object with room for so many flows, devices, and streams that are put together.
+pub(super) fn load(
+    mut loader: EbpfLoader<'_>,
+    flows: u32,
+    devices: u32,
+    assemblies: u32,
+) -> Result<Ebpf, Error> {
     loader
-        .map_max_entries("ASSEMBLIES", ASSEMBLIES)
+        .map_max_entries("ASSEMBLIES", assemblies)
         .map_max_entries("ASSEMBLIES_OF", devices + FIRST_DEVICE)
         .map_max_entries("FLOW_LINES", sets_for(flows))
         .map_max_entries("FLOW_DETAILS", sets_for(flows) * WAYS)
@@ -622,4 +641,16 @@ pub(super) fn fill(
 
 fn queue(directory: &Path, map: &'static str) -> Result<Queue<MapData, u32>, Error> {
     Queue::try_from(pinned(directory, map)?).map_err(of_map(map))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_small_machine_has_a_small_pool() {
+        for (mib, expected) in [(64, 256), (1_023, 256), (1_024, 1_024), (65_536, 1_024)] {
+            assert_eq!(assemblies_by_default(mib << 20), expected, "{mib}");
+        }
+    }
 }

@@ -273,8 +273,10 @@ fn name_table(
     })?;
     // Written as memory: a call for each bucket would take longer than all the rest.
     let memory = Table::<NameBucket>::map(table.map(), MAP, Access::Write)?;
-    for (number, bucket) in (0..).zip(names.buckets.iter()) {
-        memory.write(number, bucket);
+    // SAFETY: the table was made just now, and no program knows it yet.
+    unsafe { memory.fill(&names.buckets) };
+    for (number, bucket) in &names.changes {
+        memory.write(*number as u32, bucket);
     }
     Ok((table, NamesInKernel(memory)))
 }
@@ -306,7 +308,10 @@ pub(super) fn install(
     // A daemon that was killed here may have left half a policy.
     let written = (tables.clear(side)).and_then(|()| tables.write(side, &compiled, who, learned));
     match written {
-        Ok(names) => compiled.names.buckets = Buckets::Kernels(Arc::new(names)),
+        Ok(names) => {
+            compiled.names.buckets = Buckets::Kernels(Arc::new(names));
+            compiled.names.changes.clear();
+        }
         Err(error) => {
             // Both sides share their room. Entries that cannot be removed now are removed before the next
             // policy.

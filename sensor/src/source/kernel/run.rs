@@ -77,7 +77,9 @@ impl Runner {
     ///
     /// The error that the kernel gives.
     pub fn load(flows: u32, devices: u32, payloads: u8) -> Result<Self, Error> {
-        let mut programs = load(EbpfLoader::new(), flows, devices).map_err(Error::or_privilege)?;
+        // The settings have no room for streams that are put together; a map has one entry at least.
+        let programs = load(EbpfLoader::new(), flows, devices, 1);
+        let mut programs = programs.map_err(Error::or_privilege)?;
         for name in ["upload", "upload_frags", "download"] {
             readers::put(&mut programs, None, name)?;
             loaded(&mut programs, name)?;

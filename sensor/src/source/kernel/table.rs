@@ -151,6 +151,22 @@ impl<T: Wire> Table<T> {
         unsafe { std::slice::from_raw_parts(self.start.as_ptr().cast(), self.entries as usize) }
     }
 
+    /// Writes all entries at once.
+    ///
+    /// # Safety
+    ///
+    /// Nobody else, neither this process nor the kernel, reads or writes them meanwhile.
+    pub(super) unsafe fn fill(&self, entries: &[T]) {
+        assert_eq!(entries.len(), self.entries as usize);
+        // SAFETY: the mapping has room for so many entries, and the entries are plain bytes elsewhere in memory.
+        unsafe {
+            self.start
+                .as_ptr()
+                .cast::<T>()
+                .copy_from_nonoverlapping(entries.as_ptr(), entries.len())
+        };
+    }
+
     /// Writes an entry, word by word. Only for entries that nobody else writes.
     pub(super) fn write(&self, index: u32, value: &T) {
         let words = std::ptr::from_ref(value).cast::<u64>();
