@@ -29,7 +29,7 @@ struct Quota(PathBuf);
 impl Quota {
     /// A tenth; an error says what the machine lacks.
     fn a_tenth(process: u32) -> io::Result<Self> {
-        let name = format!("sensor-test-{}", std::process::id());
+        let name = format!("sensor-test-{process}");
         let (v1, v2) = (Path::new("/sys/fs/cgroup/cpu"), Path::new("/sys/fs/cgroup"));
         let is_v1 = v1.join("cpu.cfs_quota_us").exists();
         let quota = Self(if is_v1 { v1 } else { v2 }.join(name));
