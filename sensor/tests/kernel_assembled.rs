@@ -373,8 +373,12 @@ fn a_request_behind_another_is_refused() -> Result<()> {
     let request = |host: &str| format!("GET /a HTTP/1.1\r\nHost: {host}\r\nAccept: */*\r\n\r\n");
     let mut port = 20_000;
     for (name, refused) in [("www.blocked.example", true), ("allowed.example", false)] {
-        for between in ["", "\r\n"] {
-            let first = [&request("one.example")[..], &request("two.example")].concat();
+        for (between, second) in [
+            ("", "two.example"),
+            ("\r\n", "two.example"),
+            ("", "2001:db8::1"),
+        ] {
+            let first = [&request("one.example")[..], &request(second)].concat();
             let stream = [&first[..], between, &request(name)].concat().into_bytes();
             let last = first.len() + between.len();
             for cut in (1..=stream.len()).filter(|cut| cut % 3 == 0 || *cut + 60 > last) {

@@ -313,7 +313,11 @@ impl Clients {
                 self.http(target, &[first, rest])
             }
             Way::HttpBehind => {
-                let first = format!("GET / HTTP/1.1\r\nHost: {}\r\n\r\n", target.address);
+                let address = Target {
+                    name: String::new(),
+                    ..target.clone()
+                };
+                let first = format!("GET / HTTP/1.1\r\nHost: {}\r\n\r\n", address.host());
                 self.http(target, &[&(first + &request(target, number))])
             }
             Way::Tls => self.tls(target, number, 1, chance),

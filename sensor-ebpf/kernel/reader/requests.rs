@@ -89,11 +89,12 @@ global! {
             reading.found = target;
         }
         let found = reading.found;
-        if found == Found::Unread as u32 || refuses(reading.decided) {
+        if refuses(reading.decided) {
             return finish(found, Layer::Http);
         }
         conclude_with(found, Layer::Http as u32);
-        if reading.source != source::FRAME {
+        // Where the head goes on in later packets, they may say more of one that is unread.
+        if reading.source != source::FRAME && found != Found::Unread as u32 {
             end_assembled(found);
         }
         reading.phase = phase::END;
@@ -113,6 +114,7 @@ global! {
         let end = find_end();
         if end == End::More as u32 {
             return match reading.rest_at == before {
+                true if reading.found == Found::Unread as u32 => leave(1),
                 true => keep_head(),
                 false => reading.rest_at,
             };
