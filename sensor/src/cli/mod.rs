@@ -70,6 +70,8 @@ fn carry_out(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Block(args) => requests::say(&mut out, &config, args, true)?,
         Command::Allow(args) => requests::say(&mut out, &config, args, false)?,
         Command::Forget(args) => requests::forget(&mut out, &config, args)?,
+        Command::Pause(args) => requests::pause(&mut out, &config, args)?,
+        Command::Resume(args) => requests::resume(&mut out, &config, args)?,
         Command::Explain(args) => return requests::explain(&mut out, &config, &problems, args),
         Command::Unload => {
             kernel::unload(pin_directory)?;
