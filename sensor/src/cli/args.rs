@@ -94,6 +94,9 @@ pub struct DevicesArgs {
     /// Show only this device (MAC address, IP address or name), with all that is known of it.
     #[arg(value_name = "DEVICE")]
     pub device: Option<String>,
+    /// Print anew every two seconds until Ctrl-C; with --json, a document each time.
+    #[arg(long)]
+    pub watch: bool,
 }
 
 /// Which flows are printed.
@@ -105,6 +108,9 @@ pub struct FlowsArgs {
     /// Show only the flows of this device (MAC address, IP address or name).
     #[arg(value_name = "DEVICE")]
     pub device: Option<String>,
+    /// Print anew every two seconds until Ctrl-C; with --json, a document each time.
+    #[arg(long)]
+    pub watch: bool,
 }
 
 /// How flows are printed.

@@ -2,6 +2,7 @@
 
 use std::{
     env, fs,
+    process::Stdio,
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
@@ -13,6 +14,7 @@ use sensor::control::{
     protocol::{About, Request, Response},
     socket::Place,
 };
+use serde_json::Value;
 use xtask::{
     command::capture,
     lab::{
@@ -551,6 +553,30 @@ fn in_a_pause_nothing_is_refused_to_its_devices_until_it_is_over() -> Result<()>
     ensure!(begun.elapsed() >= SHORT, "{:?}", begun.elapsed());
     all(&lab, laptop, NEWS, Outcome::Refused)?;
     ensure!(pauses(&lab, &sensor)? == 0);
+    Ok(())
+}
+
+#[test]
+fn a_watched_listing_comes_again_and_again() -> Result<()> {
+    if !can_be()? {
+        return Ok(());
+    }
+    let (lab, sensor) = household()?;
+    for listing in ["devices", "flows", "refused"] {
+        let mut command = sensor.command(&lab, &[listing, "--watch", "--json"]);
+        let mut child = command.stdout(Stdio::piped()).spawn()?;
+        let out = child.stdout.take().context("it is piped")?;
+        let documents = serde_json::Deserializer::from_reader(out).into_iter::<Vec<Value>>();
+        let documents: Result<Vec<_>, _> = documents.take(2).collect();
+        child.kill()?;
+        child.wait()?;
+        let documents = documents.with_context(|| listing.to_owned())?;
+        ensure!(documents.len() == 2, "{listing}: {documents:?}");
+        ensure!(
+            listing != "devices" || !documents[1].is_empty(),
+            "{documents:?}"
+        );
+    }
     Ok(())
 }
 
