@@ -85,6 +85,17 @@ pub struct Said {
     pub rest: Option<f64>,
 }
 
+/// A time in which policies refuse nothing.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Pause {
+    /// The devices that it is for; `None`: all.
+    pub devices: Option<String>,
+    /// Seconds since the Unix epoch of the command.
+    pub since: f64,
+    /// Seconds since the Unix epoch at which it ends; `None`: when a command ends it.
+    pub until: Option<f64>,
+}
+
 /// `upload` leaves the device, `download` reaches it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ByDirection<T> {
@@ -550,6 +561,8 @@ pub struct PolicyState {
     pub reloads_refused: u64,
     /// Devices whose own rules have no place in the kernel: the rules for everybody apply to them.
     pub devices_left_out: u64,
+    /// The pauses that hold.
+    pub pauses: Vec<Pause>,
 }
 
 /// A file that policies may refer to: a list, or a database of networks.

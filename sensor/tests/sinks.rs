@@ -23,8 +23,8 @@ use sensor::{
     model::{
         ByDirection, Conclusion, CutPayloads, DecodeFailures, Device, DeviceTable, EvidenceLine,
         FamilyBooks, Flow, FlowFacts, FlowTable, FlowsRefused, Hook, Interface, Judging, Kind,
-        Latency, NameTables, Party, PartyTraffic, PolicyHits, PolicyList, PolicyState, Ring, Said,
-        SampleCounts, Snapshot, Tally, Ticks, UnreadFlows,
+        Latency, NameTables, Party, PartyTraffic, Pause, PolicyHits, PolicyList, PolicyState, Ring,
+        Said, SampleCounts, Snapshot, Tally, Ticks, UnreadFlows,
     },
     policy::Zone,
     sink::{metrics, web},
@@ -347,6 +347,7 @@ fn snapshot() -> Snapshot {
             reloads: 2,
             reloads_refused: 1,
             devices_left_out: 11,
+            pauses: vec![Pause::default()],
         },
         http_failures: BTreeMap::from([("gave-way", 8), ("no-descriptors", 9)]),
         map_failures: BTreeMap::from([("HITS", 12)]),

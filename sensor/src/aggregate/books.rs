@@ -186,6 +186,7 @@ impl Reading {
                 reloads: tables.reloads,
                 reloads_refused: tables.reloads_refused,
                 devices_left_out: 0,
+                pauses: Vec::new(),
             },
             ticks,
             devices: self

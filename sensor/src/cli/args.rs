@@ -60,6 +60,12 @@ pub enum Command {
     Allow(SayArgs),
     /// Take back a `block` or `allow` of a name for the same devices.
     Forget(ForgetArgs),
+    /// Have policies and blocks refuse nothing for a time; accounting goes on.
+    ///
+    /// Survives a restart of the daemon.
+    Pause(PauseArgs),
+    /// End a `pause` of the same devices; without devices, end every one.
+    Resume(ResumeArgs),
     /// Show whether a device may reach a name or address, and which policy decides.
     Explain(ExplainArgs),
     /// Remove every program, map and link of the sensor from the kernel.
@@ -88,6 +94,9 @@ pub struct DevicesArgs {
     /// Show only this device (MAC address, IP address or name), with all that is known of it.
     #[arg(value_name = "DEVICE")]
     pub device: Option<String>,
+    /// Print anew every two seconds until Ctrl-C; with --json, a document each time.
+    #[arg(long)]
+    pub watch: bool,
 }
 
 /// Which flows are printed.
@@ -99,6 +108,9 @@ pub struct FlowsArgs {
     /// Show only the flows of this device (MAC address, IP address or name).
     #[arg(value_name = "DEVICE")]
     pub device: Option<String>,
+    /// Print anew every two seconds until Ctrl-C; with --json, a document each time.
+    #[arg(long)]
+    pub watch: bool,
 }
 
 /// How flows are printed.
@@ -132,6 +144,26 @@ pub struct ForgetArgs {
     /// The name; everything below it is included.
     #[arg(value_name = "NAME", value_parser = arguments::domain)]
     pub domain: String,
+    /// The devices: a MAC or IP address, a name as `sensor devices` shows it, `group:…`, `vendor:…` or
+    /// `kind:…`; default: all.
+    #[arg(long, value_name = "DEVICES")]
+    pub device: Option<String>,
+}
+
+/// The devices of a pause, and for how long.
+#[derive(Clone, Debug, Args)]
+pub struct PauseArgs {
+    /// The devices.
+    #[command(flatten)]
+    pub about: ResumeArgs,
+    /// How long it holds, 1m to 365d, as in `2h30m`; default: until `sensor resume`.
+    #[arg(long = "for", value_name = "DURATION", value_parser = arguments::holds_for)]
+    pub holds_for: Option<Duration>,
+}
+
+/// The devices of a pause.
+#[derive(Clone, Debug, Args)]
+pub struct ResumeArgs {
     /// The devices: a MAC or IP address, a name as `sensor devices` shows it, `group:…`, `vendor:…` or
     /// `kind:…`; default: all.
     #[arg(long, value_name = "DEVICES")]

@@ -4,6 +4,7 @@ pub mod args;
 pub mod print;
 mod replay;
 mod requests;
+mod watch;
 
 use std::{
     collections::BTreeSet,
@@ -18,7 +19,10 @@ use tracing_subscriber::{
     filter::Targets, layer::SubscriberExt as _, util::SubscriberInitExt as _,
 };
 
-use self::args::{Cli, Command, LogLevel};
+use self::{
+    args::{Cli, Command, LogLevel},
+    watch::Rounds,
+};
 use crate::{
     catalog::Catalog,
     config::{Checked, Config, Level, Problems},
@@ -63,13 +67,24 @@ fn carry_out(cli: &Cli) -> anyhow::Result<ExitCode> {
             ended?;
         }
         Command::Check => print::print_valid(&mut out, &config)?,
-        Command::Devices(args) => requests::devices(&mut out, &config, args)?,
-        Command::Flows(args) => requests::flows(&mut out, &config, args)?,
-        Command::Refused(args) => requests::refused(&mut out, &config, args)?,
+        Command::Devices(args) => {
+            let rounds = Rounds::of(args.watch, args.output);
+            rounds.print(&mut out, |out| requests::devices(out, &config, args))?;
+        }
+        Command::Flows(args) => {
+            let rounds = Rounds::of(args.watch, args.listing.output);
+            rounds.print(&mut out, |out| requests::flows(out, &config, args))?;
+        }
+        Command::Refused(args) => {
+            let rounds = Rounds::of(args.watch, args.output);
+            rounds.print(&mut out, |out| requests::refused(out, &config, args))?;
+        }
         Command::Status(output) => requests::status(&mut out, &config, *output)?,
         Command::Block(args) => requests::say(&mut out, &config, args, true)?,
         Command::Allow(args) => requests::say(&mut out, &config, args, false)?,
         Command::Forget(args) => requests::forget(&mut out, &config, args)?,
+        Command::Pause(args) => requests::pause(&mut out, &config, args)?,
+        Command::Resume(args) => requests::resume(&mut out, &config, args)?,
         Command::Explain(args) => return requests::explain(&mut out, &config, &problems, args),
         Command::Unload => {
             kernel::unload(pin_directory)?;

@@ -6,7 +6,9 @@ use std::{io::Write, process::ExitCode};
 use anyhow::Context as _;
 
 use super::{
-    args::{DevicesArgs, ExplainArgs, FlowsArgs, ForgetArgs, Output, SayArgs},
+    args::{
+        DevicesArgs, ExplainArgs, FlowsArgs, ForgetArgs, Output, PauseArgs, ResumeArgs, SayArgs,
+    },
     now, print,
 };
 use crate::{
@@ -254,6 +256,40 @@ pub(super) fn forget(
     };
     print::print_forgotten(out, &forgotten)?;
     Ok(print::print_others(out, &others, &zone)?)
+}
+
+/// Executes `pause`.
+pub(super) fn pause(out: &mut impl Write, config: &Config, args: &PauseArgs) -> anyhow::Result<()> {
+    let request = Request::Pause {
+        devices: args.about.device.clone(),
+        holds_for: args.holds_for.map(|duration| duration.as_secs()),
+    };
+    let Response::Paused { pause, time_zone } = carried_out(config, &request)? else {
+        return Err(unexpected());
+    };
+    let zone = Zone::named(time_zone.as_deref());
+    Ok(print::print_paused(out, &pause, &zone)?)
+}
+
+/// Executes `resume`.
+pub(super) fn resume(
+    out: &mut impl Write,
+    config: &Config,
+    args: &ResumeArgs,
+) -> anyhow::Result<()> {
+    let request = Request::Resume {
+        devices: args.device.clone(),
+    };
+    let Response::Resumed {
+        ended,
+        others,
+        time_zone,
+    } = carried_out(config, &request)?
+    else {
+        return Err(unexpected());
+    };
+    let zone = Zone::named(time_zone.as_deref());
+    Ok(print::print_resumed(out, &ended, &others, &zone)?)
 }
 
 fn about(args: &ForgetArgs) -> About {

@@ -47,7 +47,7 @@ pub fn holds_for(text: &str) -> Result<Duration, String> {
     match HOLDS.contains(&duration) {
         true => Ok(duration),
         false => Err(format!(
-            "may be {} to {}; without it, the command holds until `sensor forget`",
+            "may be {} to {}; without it, the command holds until `sensor forget` or `sensor resume`",
             value::duration_text(*HOLDS.start()),
             value::duration_text(*HOLDS.end()),
         )),

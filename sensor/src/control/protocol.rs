@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     model::{
         DecodeFailures, Device, DeviceRefused, DeviceTable, Flow, FlowTable, Interface, NameTables,
-        Party, PolicyHits, PolicyState, Ring, Said, Snapshot, Ticks,
+        Party, Pause, PolicyHits, PolicyState, Ring, Said, Snapshot, Ticks,
     },
     policy::explain::{Explanation, RefusedBefore},
 };
@@ -79,6 +79,18 @@ pub enum Request {
     },
     /// Take back a block or allow: a [`Response::Forgotten`].
     Forget(About),
+    /// Have policies refuse nothing for a time: a [`Response::Paused`].
+    Pause {
+        /// The devices, as in [`About`]; `None`: all.
+        devices: Option<String>,
+        /// How long it holds, as in `Override`.
+        holds_for: Option<u64>,
+    },
+    /// End pauses: a [`Response::Resumed`].
+    Resume {
+        /// The devices of the pause; `None`: every pause ends.
+        devices: Option<String>,
+    },
 }
 
 /// Which flows are listed, and in which order.
@@ -151,6 +163,22 @@ pub enum Response {
         others: Vec<Said>,
         /// The name and the devices, as the daemon understood them.
         about: About,
+        /// As in `Status`.
+        time_zone: Option<String>,
+    },
+    /// Policies refuse nothing to these devices from now on.
+    Paused {
+        /// The pause.
+        pause: Pause,
+        /// As in `Status`.
+        time_zone: Option<String>,
+    },
+    /// Pauses ended, at least one.
+    Resumed {
+        /// Those that ended.
+        ended: Vec<Pause>,
+        /// Those that go on.
+        others: Vec<Pause>,
         /// As in `Status`.
         time_zone: Option<String>,
     },

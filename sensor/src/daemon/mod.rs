@@ -617,6 +617,8 @@ impl Owner {
         snapshot.judging = self.line.judging();
         snapshot.names.addresses_evicted += self.line.questions_evicted();
         snapshot.policy.devices_left_out = self.enforcement.crowded_out();
+        let pauses = self.enforcement.pauses().iter();
+        snapshot.policy.pauses = pauses.map(|pause| pause.shown(now.offset())).collect();
         snapshot.policy.lists = self.enforcement.shown_lists(&self.catalog);
         snapshot.is_time_unknown = !now.is_known;
         let said = self.enforcement.temporary().iter();

@@ -21,8 +21,9 @@ use crate::{
         protocol::{About, DeviceReport, Order, Request, Response, Status},
         server::{Handler, Responses},
     },
-    enforcement::{self, Circumstances},
+    enforcement::{self, Circumstances, pauses::Pause},
     model::{DeviceRefused, Flow, Refused, Snapshot},
+    moment::Moment,
     policy::{DeviceSelector, Holds, Temporary},
 };
 
@@ -68,6 +69,14 @@ impl Handler for Requests {
             Request::Forget(about) => {
                 let forget = move |owner: &mut Owner| owner.forget(&about);
                 self.with_owner(forget).await??
+            }
+            Request::Pause { devices, holds_for } => {
+                let pause = move |owner: &mut Owner| owner.pause(devices.as_deref(), holds_for);
+                self.with_owner(pause).await??
+            }
+            Request::Resume { devices } => {
+                let resume = move |owner: &mut Owner| owner.resume(devices.as_deref());
+                self.with_owner(resume).await??
             }
         };
         responses.send(&response).await?;
@@ -281,11 +290,7 @@ impl Owner {
     ) -> anyhow::Result<Response> {
         let domain = arguments::domain(&about.name).map_err(anyhow::Error::msg)?;
         let selector = self.selector(about.devices.as_deref())?;
-        let holds_for = holds_for.map(Duration::from_secs);
-        anyhow::ensure!(
-            holds_for.is_none_or(|holds| !holds.is_zero() && holds <= arguments::LONGEST_OVERRIDE),
-            "a command holds for 1s to 365d"
-        );
+        let holds_for = checked(holds_for)?;
         let snapshot = self.now();
         let device = self.meant(selector.as_ref())?;
         let now = self.clock.now();
@@ -294,10 +299,7 @@ impl Owner {
             device: device.clone(),
             blocks,
             since: now.wall,
-            holds: match holds_for {
-                Some(holds) => Holds::Until(now.steady + holds.as_secs_f64()),
-                None => Holds::Always,
-            },
+            holds: holds(holds_for, &now),
         };
         let shown = said.shown(now.offset());
         let circumstances = Circumstances {
@@ -364,5 +366,85 @@ impl Owner {
             },
             time_zone: self.config.daemon.time_zone.clone(),
         })
+    }
+    /// Executes `pause`; it is in force when this returns.
+    fn pause(&mut self, devices: Option<&str>, holds_for: Option<u64>) -> anyhow::Result<Response> {
+        let selector = self.selector(devices)?;
+        let holds_for = checked(holds_for)?;
+        let snapshot = self.now();
+        let device = self.meant(selector.as_ref())?;
+        let now = self.clock.now();
+        let pause = Pause {
+            device,
+            since: now.wall,
+            holds: holds(holds_for, &now),
+        };
+        let shown = pause.shown(now.offset());
+        let circumstances = Circumstances {
+            kernel: &mut self.kernel,
+            config: &self.config,
+            catalog: &self.catalog,
+            devices: &snapshot.devices,
+            names: self.aggregate.names_at(),
+            now,
+        };
+        self.enforcement.pause(pause, circumstances)?;
+        Ok(Response::Paused {
+            pause: shown,
+            time_zone: self.config.daemon.time_zone.clone(),
+        })
+    }
+
+    /// Executes `resume`.
+    fn resume(&mut self, devices: Option<&str>) -> anyhow::Result<Response> {
+        let typed = self.selector(devices)?;
+        let snapshot = self.now();
+        let mut pauses = self.enforcement.pauses().iter();
+        let device = match pauses.any(|pause| pause.device == typed) {
+            true => typed,
+            false => self.meant(typed.as_ref())?,
+        };
+        let now = self.clock.now();
+        let circumstances = Circumstances {
+            kernel: &mut self.kernel,
+            config: &self.config,
+            catalog: &self.catalog,
+            devices: &snapshot.devices,
+            names: self.aggregate.names_at(),
+            now,
+        };
+        let ended = self.enforcement.resume(device.as_ref(), circumstances)?;
+        anyhow::ensure!(
+            !ended.is_empty(),
+            "no pause is for {}; `sensor status` lists the pauses",
+            match &device {
+                Some(device) => device.to_string(),
+                None => "any device".to_owned(),
+            }
+        );
+        let shown = |pause: &Pause| pause.shown(now.offset());
+        Ok(Response::Resumed {
+            ended: ended.iter().map(shown).collect(),
+            others: self.enforcement.pauses().iter().map(shown).collect(),
+            time_zone: self.config.daemon.time_zone.clone(),
+        })
+    }
+}
+
+/// How long a command holds, in seconds, if that is allowed.
+fn checked(holds_for: Option<u64>) -> anyhow::Result<Option<Duration>> {
+    let holds_for = holds_for.map(Duration::from_secs);
+    anyhow::ensure!(
+        holds_for.is_none_or(|holds| !holds.is_zero() && holds <= arguments::LONGEST_OVERRIDE),
+        "a command holds for 1s to 365d"
+    );
+    Ok(holds_for)
+}
+
+/// From now on for so long.
+fn holds(holds_for: Option<Duration>, now: &Moment) -> Holds {
+    match holds_for {
+        Some(holds) => Holds::Until(now.steady + holds.as_secs_f64()),
+        None => Holds::Always,
     }
 }

@@ -43,6 +43,8 @@ impl Enforcement {
                 explanation.add_aliases(&deciding, &facts, (&name, subject.port), targets);
             }
         }
+        let pause = self.pauses.of(&facts);
+        explanation.paused = pause.map(|pause| pause.shown(now.offset()));
         explanation
     }
 }

@@ -34,8 +34,9 @@ struct Line {
     ends: Option<Ends>,
 }
 
+/// The end of something, by the time since boot.
 #[derive(Serialize, Deserialize)]
-struct Ends {
+pub(super) struct Ends {
     since_boot: f64,
     boot: String,
 }
@@ -48,7 +49,7 @@ struct Ends {
 pub(super) fn read(file: &Path, now: &Moment) -> anyhow::Result<Vec<Temporary>> {
     let lines: Vec<Line> = state::read(file)?;
     let said = lines.into_iter().map(|line| Temporary {
-        holds: holds(&line, now),
+        holds: holds(line.ends.as_ref(), left(&line, now), now),
         domain: line.domain,
         device: line.device,
         blocks: line.blocks,
@@ -57,9 +58,13 @@ pub(super) fn read(file: &Path, now: &Moment) -> anyhow::Result<Vec<Temporary>> 
     Ok(said.filter(|said| said.holds.at(now.steady)).collect())
 }
 
-fn holds(line: &Line, now: &Moment) -> Holds {
-    let left = line.left.or_else(|| Some(line.until? - now.wall));
-    match (&line.ends, left) {
+fn left(line: &Line, now: &Moment) -> Option<f64> {
+    line.left.or_else(|| Some(line.until? - now.wall))
+}
+
+/// How long something holds of which `left` seconds were left when the file was written.
+pub(super) fn holds(ends: Option<&Ends>, left: Option<f64>, now: &Moment) -> Holds {
+    match (ends, left) {
         (Some(ends), _) if now.boot != 0 && ends.boot == boot_text(now) => {
             Holds::Until(now.steady - now.since_boot + ends.since_boot)
         }
@@ -76,18 +81,7 @@ fn holds(line: &Line, now: &Moment) -> Holds {
 /// It cannot be written.
 pub(super) fn write(file: &Path, said: &[Temporary], now: &Moment) -> anyhow::Result<()> {
     let lines = said.iter().map(|said| {
-        let (left, ends) = match said.holds {
-            Holds::Always => (None, None),
-            Holds::Rest(left) => (Some(left), None),
-            Holds::Until(until) => {
-                let left = (until - now.steady).max(0.0);
-                let ends = Ends {
-                    since_boot: now.since_boot + left,
-                    boot: boot_text(now),
-                };
-                (Some(left), Some(ends))
-            }
-        };
+        let (left, ends) = rest(said.holds, now);
         Line {
             domain: said.domain.clone(),
             device: said.device.clone(),
@@ -99,6 +93,22 @@ pub(super) fn write(file: &Path, said: &[Temporary], now: &Moment) -> anyhow::Re
         }
     });
     state::write(file, &lines.collect::<Vec<_>>())
+}
+
+/// The seconds that are left of something, and when it ends by the time since boot, for the file.
+pub(super) fn rest(holds: Holds, now: &Moment) -> (Option<f64>, Option<Ends>) {
+    match holds {
+        Holds::Always => (None, None),
+        Holds::Rest(left) => (Some(left), None),
+        Holds::Until(until) => {
+            let left = (until - now.steady).max(0.0);
+            let ends = Ends {
+                since_boot: now.since_boot + left,
+                boot: boot_text(now),
+            };
+            (Some(left), Some(ends))
+        }
+    }
 }
 
 fn boot_text(now: &Moment) -> String {

@@ -5,6 +5,7 @@ pub mod devices;
 mod explain;
 mod kept;
 mod learned;
+pub mod pauses;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -20,7 +21,10 @@ use sensor_ebpf::{
     policy::{Decision, MAX_DEVICES, Verdict},
 };
 
-use self::learned::Learned;
+use self::{
+    learned::Learned,
+    pauses::{Pause, Pauses},
+};
 use crate::{
     aggregate::{
         address_names::{NamesAt, Place},
@@ -83,6 +87,7 @@ enum PartOf {
 pub struct Enforcement {
     lists: PolicyLists,
     temporary: Vec<Temporary>,
+    pauses: Pauses,
     /// The overrides by commands do not fit, and are not in force.
     without_commands: bool,
     /// The policies in force, where not all of the configuration's fit.
@@ -151,6 +156,7 @@ impl Enforcement {
         Self {
             lists: PolicyLists::default(),
             temporary,
+            pauses: Pauses::new(&config.daemon.state_directory, &now),
             without_commands: false,
             in_part: None,
             file,
@@ -254,6 +260,7 @@ impl Enforcement {
     /// Writes the facts about devices, and how much is left of overrides, for the next daemon.
     pub fn end(&mut self, now: &Moment) {
         self.remembered.keep(now);
+        self.pauses.end(now);
         if self.is_running_out()
             && let Err(error) = kept::write(&self.file, &self.temporary, now)
         {
@@ -550,6 +557,59 @@ impl Enforcement {
         Ok(Some(forgotten))
     }
 
+    /// The pauses that hold.
+    pub fn pauses(&self) -> &[Pause] {
+        self.pauses.all()
+    }
+
+    /// Has policies and blocks refuse nothing to the devices of a pause, at once. It survives the daemon.
+    ///
+    /// # Errors
+    /// There are too many pauses, the kernel refuses it, or the file cannot be written: then the pause holds
+    /// until it is over or the daemon ends.
+    pub fn pause(&mut self, pause: Pause, circumstances: Circumstances<'_>) -> anyhow::Result<()> {
+        let before = self.pauses.all().to_vec();
+        self.pauses.add(pause)?;
+        self.pause_only_these(before, circumstances)
+    }
+
+    /// Ends the pause of these devices (`None`: every pause), and gives those that it ended.
+    ///
+    /// # Errors
+    /// As [`pause`](Self::pause).
+    pub fn resume(
+        &mut self,
+        device: Option<&DeviceSelector>,
+        circumstances: Circumstances<'_>,
+    ) -> anyhow::Result<Vec<Pause>> {
+        let before = self.pauses.all().to_vec();
+        let ended = self.pauses.remove(device);
+        if !ended.is_empty() {
+            self.pause_only_these(before, circumstances)?;
+        }
+        Ok(ended)
+    }
+
+    /// Puts the pauses in force in the place of those of before, and writes them to the file.
+    fn pause_only_these(
+        &mut self,
+        before: Vec<Pause>,
+        circumstances: Circumstances<'_>,
+    ) -> anyhow::Result<()> {
+        let now = circumstances.now;
+        if let Err(error) = self.follow(circumstances) {
+            self.pauses.restore(before);
+            return Err(error);
+        }
+        self.pauses.write(&now).with_context(|| {
+            format!(
+                "it is in force, but not after the daemon ends: {} cannot be written; \
+                 `daemon.state_directory` says where it is to be",
+                self.pauses.file().display()
+            )
+        })
+    }
+
     /// Puts these overrides in force in the place of the earlier ones, and writes them to the file.
     fn hold(
         &mut self,
@@ -579,6 +639,7 @@ impl Enforcement {
     /// The kernel refuses it.
     pub fn keep(&mut self, circumstances: Circumstances<'_>) -> anyhow::Result<()> {
         let now = circumstances.now;
+        self.pauses.keep(&now, KEEP_EVERY);
         let has_begun = self.begin_rests(&now);
         let mut said = self.temporary.iter();
         if said.any(|said| !said.holds.at(now.steady)) {
@@ -595,11 +656,17 @@ impl Enforcement {
         if has_begun || self.is_running_out() && now.steady - self.kept_at >= KEEP_EVERY {
             self.keep_rests(&now);
         }
+        self.follow(circumstances)
+    }
+
+    /// Gives each device the rules that apply to it now, and the addresses those of their names.
+    fn follow(&mut self, circumstances: Circumstances<'_>) -> anyhow::Result<()> {
         let Circumstances {
             kernel,
             config,
             devices,
             names,
+            now,
             ..
         } = circumstances;
         let compiled = Arc::clone(&self.in_force.compiled);
@@ -755,11 +822,19 @@ impl Enforcement {
             .chain(self.remembered.devices())
             .chain(named.iter().copied())
             .collect();
-        let default = compiled.default_rules(zone, now);
+        let refusing = refusing(compiled);
+        let mut default = compiled.default_rules(zone, now);
+        if self.pauses.are_of_all() {
+            default &= !refusing;
+        }
         let rules = all.into_iter().map(|mac| {
             let configured = configured.get(&mac).copied();
             let facts = facts(mac, configured, seen.get(&mac).copied(), &self.remembered);
-            (mac, compiled.rules_of(&facts, zone, now))
+            let rules = compiled.rules_of(&facts, zone, now);
+            match self.pauses.of(&facts) {
+                Some(_) => (mac, rules & !refusing),
+                None => (mac, rules),
+            }
         });
         let mut devices: Vec<_> = rules.filter(|(_, rules)| *rules != default).collect();
         let crowded_out = devices.len().saturating_sub(MAX_DEVICES);
@@ -783,7 +858,9 @@ impl Enforcement {
         let by_policies = config.policies.iter().flat_map(|policy| &policy.devices);
         let by_commands = self.temporary.iter();
         let by_commands = by_commands.filter_map(|said| said.device.as_ref());
-        let named = by_policies.chain(by_commands);
+        let by_pauses = self.pauses.all().iter();
+        let by_pauses = by_pauses.filter_map(|pause| pause.device.as_ref());
+        let named = by_policies.chain(by_commands).chain(by_pauses);
         let named = named.filter_map(|selector| match selector {
             DeviceSelector::Mac(mac) => Some(*mac),
             _ => None,
@@ -857,6 +934,13 @@ impl Enforcement {
         let tell = |news| kernel.set_learned(news);
         Ok(self.learned.update(names, now, refusing, tell)?)
     }
+}
+
+/// The rules that refuse.
+fn refusing(compiled: &Compiled) -> u64 {
+    let rules = compiled.rules.iter().enumerate();
+    let refusing = rules.filter(|(_, rule)| Verdict::from_number(rule.verdict).refuses());
+    refusing.fold(0, |set, (number, _)| set | 1 << number)
 }
 
 /// The rules, for the judgement of the names that are heard.

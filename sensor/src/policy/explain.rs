@@ -17,7 +17,10 @@ use crate::{
         Catalog, NetworkSelector,
         lists::{Category, Listed, Lists},
     },
-    model::word::{self, Word},
+    model::{
+        Pause,
+        word::{self, Word},
+    },
     policy::{Action, DeviceSelector, Policy, Ports, Span, Transport},
 };
 
@@ -82,6 +85,9 @@ pub struct Explanation {
     /// Of a name: policies that apply to the device and are about addresses, which may be those of the
     /// name. There they decide before the name is said.
     pub by_address: Vec<String>,
+    /// The pause in which nothing is refused to the device, whatever the verdicts are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused: Option<Pause>,
 }
 
 /// The verdict of some layers.
@@ -473,6 +479,7 @@ impl Claims<'_> {
             judgements,
             lost,
             by_address: Vec::new(),
+            paused: None,
         }
     }
 

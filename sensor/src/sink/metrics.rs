@@ -187,6 +187,8 @@ mod declared {
             "1 where a list has no place in the kernel's tables: nothing of it is in force but its exceptions.";
         POLICY_DEVICES_LEFT_OUT: Gauge "sensor_policy_devices_left_out" []
             "Devices whose own rules have no place in the kernel: those of everybody apply to them.";
+        POLICY_PAUSES: Gauge "sensor_policy_pauses" []
+            "Pauses that hold (sensor pause): policies refuse nothing to their devices.";
         HELD: Counter "sensor_held_packets_total" []
             "Packets of servers that were not delivered because the verdict on a name was waited for; they come again.";
         HOLD_EXPIRED: Counter "sensor_hold_expired_flows_total" []
@@ -535,6 +537,7 @@ fn policies(snapshot: &Snapshot, families: &mut Text) {
     let left_out = lists(|list| Some(f64::from(u8::from(list.left_out))));
     families.extend(declared::POLICY_LIST_LEFT_OUT.family(left_out));
     families.extend(declared::POLICY_DEVICES_LEFT_OUT.value(number(policy.devices_left_out)));
+    families.extend(declared::POLICY_PAUSES.value(number(policy.pauses.len() as u64)));
     families.extend(declared::HELD.value(number(policy.held)));
     families.extend(declared::HOLD_EXPIRED.value(number(policy.hold_expired)));
     let unassembled = policy.unassembled.iter();

@@ -1,7 +1,8 @@
-//! Tests of `sensor block`, `allow` and `forget`, with the real daemon.
+//! Tests of `sensor block`, `allow`, `forget`, `pause` and `resume`, with the real daemon.
 
 use std::{
     env, fs,
+    process::Stdio,
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
@@ -13,6 +14,7 @@ use sensor::control::{
     protocol::{About, Request, Response},
     socket::Place,
 };
+use serde_json::Value;
 use xtask::{
     command::capture,
     lab::{
@@ -474,6 +476,106 @@ fn what_is_refused_by_its_address_stays_so_and_that_is_said() -> Result<()> {
         let output = sensor.command(&lab, &words).output()?;
         let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
         ensure!(!output.status.success() && text.contains(error), "«{text}»");
+    }
+    Ok(())
+}
+
+/// The pauses that `status` shows.
+fn pauses(lab: &Lab, sensor: &Sensor) -> Result<usize> {
+    let status = sensor.json(lab, "status")?;
+    Ok(status["policy"]["pauses"]
+        .as_array()
+        .context("a list")?
+        .len())
+}
+
+#[test]
+fn in_a_pause_nothing_is_refused_to_its_devices_until_it_is_over() -> Result<()> {
+    const SHORT: Duration = Duration::from_secs(6);
+    if !can_be()? {
+        return Ok(());
+    }
+    let (lab, sensor) = household()?;
+    let configuration = fs::read_to_string(sensor.configuration())?;
+    let (phone, laptop) = (&lab.phone, &lab.laptop);
+    tell(&lab, &sensor, &["block", BLOCKED.name])?;
+    all(&lab, phone, NEWS, Outcome::Refused)?;
+    let device = ["--device", PHONE_MAC];
+    let told = tell(
+        &lab,
+        &sensor,
+        &[&["pause", "--for", "10m"], &device[..]].concat(),
+    )?;
+    ensure!(told.contains(PHONE_MAC), "{told}");
+    for site in [NEWS, SHOP, BLOCKED] {
+        all(&lab, phone, site, Outcome::Answered)?;
+        all(&lab, laptop, site, Outcome::Refused)?;
+    }
+    let told = tell(&lab, &sensor, &["explain", PHONE_MAC, NEWS.name])?;
+    ensure!(
+        told.starts_with("ALLOWED while policies are paused") && told.contains("`named`"),
+        "{told}"
+    );
+    let told = tell(&lab, &sensor, &["explain", LAPTOP_MAC, NEWS.name])?;
+    ensure!(told.starts_with("BLOCKED by policy `named`"), "{told}");
+    let told = tell(&lab, &sensor, &["status"])?;
+    ensure!(told.contains(&format!("paused for {PHONE_MAC}")), "{told}");
+
+    sensor.process.kill()?;
+    let sensor = lab.sensor(binary(), &configuration)?;
+    all(&lab, phone, NEWS, Outcome::Answered)?;
+    all(&lab, laptop, NEWS, Outcome::Refused)?;
+    ensure!(pauses(&lab, &sensor)? == 1);
+    tell(&lab, &sensor, &[&["resume"], &device[..]].concat())?;
+    all(&lab, phone, NEWS, Outcome::Refused)?;
+    all(&lab, phone, BLOCKED, Outcome::Refused)?;
+    ensure!(tell(&lab, &sensor, &["resume"]).is_err());
+
+    // For all devices, and for less time than may be typed.
+    let begun = Instant::now();
+    let request = Request::Pause {
+        devices: None,
+        holds_for: Some(SHORT.as_secs()),
+    };
+    let place = Place::new(&lab.runtime(), &lab.pins());
+    let answer = client::ask(&place, &request)?.context("a daemon runs")?;
+    let Response::Paused { pause, .. } = answer.only()? else {
+        bail!("another response");
+    };
+    ensure!(
+        pause.devices.is_none() && pause.until.is_some(),
+        "{pause:?}"
+    );
+    ensure!(asks(&lab, NEWS)? == Answer::Exists);
+    wait_until("over", Duration::from_secs(20), || {
+        asks(&lab, NEWS).is_ok_and(|answer| answer == Answer::Refused)
+    })?;
+    ensure!(begun.elapsed() >= SHORT, "{:?}", begun.elapsed());
+    all(&lab, laptop, NEWS, Outcome::Refused)?;
+    ensure!(pauses(&lab, &sensor)? == 0);
+    Ok(())
+}
+
+#[test]
+fn a_watched_listing_comes_again_and_again() -> Result<()> {
+    if !can_be()? {
+        return Ok(());
+    }
+    let (lab, sensor) = household()?;
+    for listing in ["devices", "flows", "refused"] {
+        let mut command = sensor.command(&lab, &[listing, "--watch", "--json"]);
+        let mut child = command.stdout(Stdio::piped()).spawn()?;
+        let out = child.stdout.take().context("it is piped")?;
+        let documents = serde_json::Deserializer::from_reader(out).into_iter::<Vec<Value>>();
+        let documents: Result<Vec<_>, _> = documents.take(2).collect();
+        child.kill()?;
+        child.wait()?;
+        let documents = documents.with_context(|| listing.to_owned())?;
+        ensure!(documents.len() == 2, "{listing}: {documents:?}");
+        ensure!(
+            listing != "devices" || !documents[1].is_empty(),
+            "{documents:?}"
+        );
     }
     Ok(())
 }

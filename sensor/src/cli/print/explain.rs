@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use super::{
+    pauses::until,
     said::when_set,
     text::{json, local_time, printable},
 };
@@ -47,7 +48,8 @@ pub fn print_explanation(
         );
     }
     let (subject, device) = (printable(subject), printable(device));
-    writeln!(out, "{}: {subject} for {device}", verdict(explanation))?;
+    let verdict = begins(explanation, zone);
+    writeln!(out, "{verdict}: {subject} for {device}")?;
     for judgement in &explanation.judgements {
         let layers = judgement.layers.join(", ");
         writeln!(out, "  {layers:<26}{}", decides(judgement, zone))?;
@@ -73,6 +75,18 @@ pub fn print_explanation(
         )?;
     }
     Ok(())
+}
+
+/// The verdict, and the pause in which a refusal has no effect.
+fn begins(explanation: &Explanation, zone: &Zone) -> String {
+    let verdict = verdict(explanation);
+    match &explanation.paused {
+        Some(pause) if verdict.starts_with("BLOCKED") => format!(
+            "ALLOWED while policies are paused, until {}; then {verdict}",
+            until(pause, zone)
+        ),
+        _ => verdict,
+    }
 }
 
 /// The verdict in a few words, and by what.
@@ -227,6 +241,7 @@ fn loss(loss: &Loss, zone: &Zone) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Pause;
 
     #[test]
     fn it_tells_who_decides_and_what_has_no_effect() -> io::Result<()> {
@@ -256,6 +271,7 @@ mod tests {
                 because: Loss::LessSpecific,
             }],
             by_address: vec!["elsewhere".to_owned()],
+            paused: None,
         };
         let mut text = Vec::new();
         let (output, zone) = (Output { json: false }, Zone::default());
@@ -330,8 +346,23 @@ mod tests {
                 judgements,
                 lost: Vec::new(),
                 by_address: Vec::new(),
+                paused: None,
             };
             assert_eq!(verdict(&explanation), begins);
+            let is_refused = begins.starts_with("BLOCKED");
+            let paused = Explanation {
+                paused: Some(Pause::default()),
+                ..explanation
+            };
+            let expected = match is_refused {
+                true => {
+                    format!(
+                        "ALLOWED while policies are paused, until `sensor resume`; then {begins}"
+                    )
+                }
+                false => begins.to_owned(),
+            };
+            assert_eq!(super::begins(&paused, &Zone::default()), expected);
         }
     }
 }

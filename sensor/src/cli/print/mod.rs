@@ -3,6 +3,7 @@
 mod devices;
 mod explain;
 mod flows;
+mod pauses;
 mod refused;
 pub mod replay;
 mod said;
@@ -16,6 +17,7 @@ use crate::config::{Config, Level, Problems};
 pub use devices::{print_devices, print_each_device, print_shared, shared_address};
 pub use explain::print_explanation;
 pub use flows::print_flows;
+pub use pauses::{print_paused, print_resumed};
 pub use refused::print_refused;
 pub use said::{
     print_forgotten, print_missed, print_none_forgotten, print_others, print_refused_before,

@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 
 use super::{
+    pauses::print_pauses,
     said::print_all_said,
     text::{add_both, counted_u64, grouped, json, milliseconds, octets, print_table, table},
 };
@@ -32,6 +33,10 @@ pub fn print_status(
     print_hits(out, status)?;
     writeln!(out)?;
     print_all_said(out, &status.commands, zone)?;
+    if !status.policy.pauses.is_empty() {
+        print_pauses(out, &status.policy.pauses, zone)?;
+        writeln!(out)?;
+    }
     if status.is_time_unknown {
         writeln!(
             out,
