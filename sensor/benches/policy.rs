@@ -10,7 +10,7 @@ use std::{
 
 use sensor::{
     catalog::{Catalog, lists::MOST_NAMES},
-    policy::{Action, BLOCKED, Holds, Policy, PolicyLists, Temporary, compile, recompile},
+    policy::{Action, BLOCKED, Holds, Override, Policy, PolicyLists, compile, recompile},
 };
 
 /// How often each is done; the median is told.
@@ -49,7 +49,7 @@ fn main() -> anyhow::Result<()> {
         took.sort();
         // As `sensor block` does.
         let compiled = compile(&policies, &[], &catalog, &lists, &identities)?;
-        let said = [Temporary {
+        let said = [Override {
             domain: "blocked.example".to_owned(),
             device: None,
             blocks: true,

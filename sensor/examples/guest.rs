@@ -25,10 +25,10 @@ use rustix::{
     thread::{LinkNameSpaceType, move_into_link_name_space},
 };
 use sensor::{
-    aggregate::{Aggregate, address_names::NamesAt},
+    aggregate::{Aggregate, address_names::AddressNames},
     catalog::Catalog,
     config::Config,
-    enforcement::{Circumstances, Enforcement},
+    enforcement::{self, Enforcement},
     model::{Hook, Interface, Snapshot, Tally},
     record::Record,
     source::kernel::Kernel,
@@ -100,12 +100,12 @@ fn exercise() -> Result<String> {
     let catalog = Catalog::default();
     let mut enforcement = Enforcement::new(&config("reject")?, 0.0);
     let mut put_in_force = |kernel: &mut Kernel, config: &Config| {
-        enforcement.install(Circumstances {
+        enforcement.install(enforcement::Context {
             kernel,
             config,
             catalog: &catalog,
             devices: &[],
-            names: &mut NamesAt::default(),
+            names: &mut AddressNames::default(),
             now: 0.0.into(),
         })
     };

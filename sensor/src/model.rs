@@ -47,7 +47,7 @@ pub struct Snapshot {
     /// Whether the machine's clock is not set yet: until then no policy with a schedule is in force.
     pub is_time_unknown: bool,
     /// The commands `sensor block` and `allow` that still hold, the newest last.
-    pub commands: Vec<Said>,
+    pub commands: Vec<OverrideState>,
     /// The ticks so far.
     pub ticks: Ticks,
 }
@@ -68,7 +68,7 @@ impl Snapshot {
 
 /// The block or the exception that a command set for a name and everything below it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Said {
+pub struct OverrideState {
     /// The name.
     pub name: String,
     /// `blocked` or `allowed`.

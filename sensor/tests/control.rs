@@ -33,7 +33,7 @@ use sensor::{
         server::{Handler, MOST_CLIENTS, Responses, serve},
         socket::{self, Place},
     },
-    model::{Flow, Said},
+    model::{Flow, OverrideState},
 };
 use tokio::{runtime::Builder, time::sleep};
 
@@ -75,7 +75,7 @@ fn named(text: &str) -> Response {
             name: name.clone(),
             devices: None,
         },
-        forgotten: Some(Said {
+        forgotten: Some(OverrideState {
             name,
             is: "blocked",
             devices: None,

@@ -23,8 +23,8 @@ use sensor::{
     model::{
         ByDirection, Conclusion, CutPayloads, DecodeFailures, Device, DeviceTable, EvidenceLine,
         FamilyBooks, Flow, FlowFacts, FlowTable, FlowsRefused, Hook, Interface, Judging, Kind,
-        Latency, NameTables, Party, PartyTraffic, Pause, PolicyHits, PolicyList, PolicyState, Ring,
-        Said, SampleCounts, Snapshot, Tally, Ticks, UnreadFlows,
+        Latency, NameTables, OverrideState, Party, PartyTraffic, Pause, PolicyHits, PolicyList,
+        PolicyState, Ring, SampleCounts, Snapshot, Tally, Ticks, UnreadFlows,
     },
     policy::Zone,
     sink::{metrics, web},
@@ -202,7 +202,7 @@ fn snapshot() -> Snapshot {
         ..Party::default()
     };
     Snapshot {
-        commands: vec![Said {
+        commands: vec![OverrideState {
             name: "ads.example".to_owned(),
             is: "blocked",
             devices: Some("group:kids".to_owned()),

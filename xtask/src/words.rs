@@ -113,22 +113,7 @@ const RETIRED: &[Retired] = &[
 ];
 
 /// Retired names that are there all the same, by their files; an entry that is no longer needed is a mistake.
-const STILL_THERE: &[(&str, &str)] = &[
-    ("sensor/src/aggregate/address_names.rs", "NamesAt"),
-    ("sensor/src/aggregate/dns_answers.rs", "Told"),
-    ("sensor/src/catalog/lists/mod.rs", "Said"),
-    ("sensor/src/classify/streams.rs", "Told"),
-    ("sensor/src/classify/verdict.rs", "InForce"),
-    ("sensor/src/cli/print/said.rs", "said"),
-    ("sensor/src/daemon/classifier.rs", "Line"),
-    ("sensor/src/daemon/retry.rs", "Mending"),
-    ("sensor/src/enforcement/mod.rs", "Circumstances"),
-    ("sensor/src/model.rs", "Said"),
-    ("sensor/src/policy/explain.rs", "Said"),
-    ("sensor/src/policy/mod.rs", "Temporary"),
-    ("sensor/src/policy/mod.rs", "Who"),
-    ("sensor/src/policy/ruleset.rs", "InForce"),
-];
+const STILL_THERE: &[(&str, &str)] = &[];
 
 /// Words that no user meets, in small letters, and the words to write in their place.
 const UNREAD: &[(&str, &str)] = &[

@@ -54,7 +54,7 @@ pub type Place = (Mac, IpAddr);
 
 /// The names at the addresses that devices know.
 #[derive(Debug)]
-pub struct NamesAt {
+pub struct AddressNames {
     places: Quota<Mac, IpAddr, Names>,
     changed: Changed,
     /// Seconds since the Unix epoch.
@@ -86,7 +86,7 @@ struct Known {
     answered_until: Option<f64>,
 }
 
-impl Default for NamesAt {
+impl Default for AddressNames {
     fn default() -> Self {
         Self {
             places: Quota::new(LIMITS),
@@ -97,7 +97,7 @@ impl Default for NamesAt {
     }
 }
 
-impl NamesAt {
+impl AddressNames {
     /// Takes that a DNS answer to a device gave `name` the address for `ttl` seconds from `now` on, and led from
     /// the name to `aliases` on the way. A name that is too long for a host is ignored.
     pub fn answer(&mut self, name: &str, aliases: &[&str], place: Place, ttl: u32, now: f64) {
@@ -341,18 +341,18 @@ mod tests {
         at(PHONE, last)
     }
 
-    fn rules(names: &NamesAt, now: f64) -> u64 {
+    fn rules(names: &AddressNames, now: f64) -> u64 {
         names.refusing(address(1), now, refusing)
     }
 
-    fn changed(names: &mut NamesAt, now: f64) -> Vec<Place> {
+    fn changed(names: &mut AddressNames, now: f64) -> Vec<Place> {
         let changed = names.changed(now).expect("they are few");
         changed.into_iter().collect()
     }
 
     #[test]
     fn an_address_is_that_of_refused_names_while_no_other_is_there() {
-        let mut names = NamesAt::default();
+        let mut names = AddressNames::default();
         assert_eq!(rules(&names, 0.0), 0);
         names.said("blocked.example", address(1), 0.0);
         assert_eq!(rules(&names, 0.0), 0, "a device's word");
@@ -369,12 +369,13 @@ mod tests {
 
     #[test]
     fn a_name_is_known_with_the_names_to_which_it_leads() {
-        let mut names = NamesAt::default();
+        let mut names = AddressNames::default();
         let cloaked = ["edge.example", "blocked.example"];
         names.answer("shop.example", &cloaked, address(1), 60, 0.0);
         names.answer("shop.example", &cloaked, at(LAPTOP, 2), 60, 0.0);
         assert_eq!(rules(&names, 0.0), 0b01);
-        let aliases = |names: &NamesAt, now| names.aliases(PHONE, "shop.example", now).to_vec();
+        let aliases =
+            |names: &AddressNames, now| names.aliases(PHONE, "shop.example", now).to_vec();
         assert_eq!(*aliases(&names, 0.0), cloaked.map(Box::from));
         changed(&mut names, 0.0);
         // Its own word takes nothing away, and the same answer changes nothing.
@@ -393,7 +394,7 @@ mod tests {
 
     #[test]
     fn what_time_changes_is_told_within_a_minute() {
-        let mut names = NamesAt::default();
+        let mut names = AddressNames::default();
         names.answer("blocked.example", &[], address(1), 7_200, 0.0);
         names.said("allowed.example", address(1), 0.0);
         assert_eq!(changed(&mut names, 0.0), [address(1)]);
@@ -421,8 +422,8 @@ mod tests {
             ("allowed.example", true),
             ("allowed.example", false),
         ] {
-            let mut names = NamesAt::default();
-            let learn = |names: &mut NamesAt, now| match answered {
+            let mut names = AddressNames::default();
+            let learn = |names: &mut AddressNames, now| match answered {
                 true => names.answer(name, &[], address(1), 0, now),
                 false => names.said(name, address(1), now),
             };
@@ -441,7 +442,7 @@ mod tests {
     #[test]
     fn no_word_makes_a_name_count_shorter_and_a_devices_no_blame_longer() {
         const DAY: u32 = 86_400;
-        let mut names = NamesAt::default();
+        let mut names = AddressNames::default();
         names.answer("blocked.example", &[], address(1), DAY, 0.0);
         names.said("blocked.example", address(1), 10.0);
         names.answer("blocked.example", &[], address(1), 0, 20.0);
@@ -456,7 +457,7 @@ mod tests {
 
     #[test]
     fn an_address_of_many_names_is_nobodys_while_they_count() {
-        let mut names = NamesAt::default();
+        let mut names = AddressNames::default();
         for number in 0..=MAX_NAMES {
             let rules = names.refusing(address(1), 0.0, |_, _| 1);
             assert_eq!(rules, u64::from(number > 0));
@@ -474,8 +475,8 @@ mod tests {
 
     #[test]
     fn no_devices_word_or_answer_decides_about_another() {
-        let mut names = NamesAt::default();
-        let of = |names: &NamesAt, device| names.refusing(at(device, 1), 0.0, refusing);
+        let mut names = AddressNames::default();
+        let of = |names: &AddressNames, device| names.refusing(at(device, 1), 0.0, refusing);
         names.answer("blocked.example", &[], at(LAPTOP, 1), 60, 0.0);
         assert_eq!((of(&names, PHONE), of(&names, LAPTOP)), (0, 0b01));
         names.answer("blocked.example", &[], at(PHONE, 1), 60, 0.0);
@@ -496,7 +497,7 @@ mod tests {
     fn a_device_fills_no_memory_and_no_others_share_with_what_it_says() {
         let long = "a".repeat(MAX_NAME - 5);
         for (of_each, suffix) in [(1, ""), (50, ""), (50, &*long)] {
-            let mut names = NamesAt::default();
+            let mut names = AddressNames::default();
             names.answer("blocked.example", &[], at(LAPTOP, 1), 60, 0.0);
             let said = 131_072;
             for number in 0..said {
@@ -514,7 +515,7 @@ mod tests {
             assert_eq!(names.evicted(), u64::from(said) + 1 - known as u64);
             assert!(names.changed.0.len() <= MAX_CHANGED);
             assert_eq!(names.changed(0.0).is_none(), of_each == 1);
-            let laptops = |names: &NamesAt| names.refusing(at(LAPTOP, 1), 0.0, refusing);
+            let laptops = |names: &AddressNames| names.refusing(at(LAPTOP, 1), 0.0, refusing);
             assert_eq!(laptops(&names), 0b01);
             changed(&mut names, AT_LEAST + 1.0);
             assert_eq!((names.places.len(), names.cost()), (0, 0), "all are over");
@@ -523,7 +524,7 @@ mod tests {
 
     #[test]
     fn made_up_devices_fill_what_there_is_for_all_and_no_more() {
-        let mut names = NamesAt::default();
+        let mut names = AddressNames::default();
         names.answer("blocked.example", &[], address(1), 60, 0.0);
         for number in 0..2 * MAX_PLACES as u32 {
             let [_, b, c, d] = number.to_be_bytes();
@@ -535,7 +536,7 @@ mod tests {
 
     #[test]
     fn names_that_have_no_room_at_an_address_are_counted() {
-        let mut names = NamesAt::default();
+        let mut names = AddressNames::default();
         for number in 0..MAX_NAMES + 3 {
             names.said(&number.to_string(), address(1), 0.0);
         }

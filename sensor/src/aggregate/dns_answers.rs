@@ -32,7 +32,7 @@ pub const AT_LEAST: f64 = 3600.0;
 /// The recent answers.
 #[derive(Debug)]
 pub struct Answers {
-    told: Quota<Mac, IpAddr, Told>,
+    told: Quota<Mac, IpAddr, KnownName>,
     /// By address, the device that got the latest answer from a resolver of the house and still has it.
     by_house: HashMap<IpAddr, Mac>,
     /// Names whose servers take encrypted hellos (RFC 9848).
@@ -41,7 +41,7 @@ pub struct Answers {
 
 /// An answer by which a name has the address.
 #[derive(Debug)]
-struct Told {
+struct KnownName {
     name: Arc<str>,
     /// Seconds since the Unix epoch.
     until: f64,
@@ -75,7 +75,7 @@ impl Answers {
         }
         let known = self.told.get(device, &address);
         let known = known.filter(|told| *told.name == *name);
-        let told = Told {
+        let told = KnownName {
             name: known.map_or_else(|| name.into(), |told| Arc::clone(&told.name)),
             until: now + f64::from(ttl).max(AT_LEAST),
             by_house,

@@ -28,12 +28,12 @@ use sensor_ebpf::{
 pub use books::{action, flow, remote_end};
 
 use self::{
-    address_names::NamesAt,
+    address_names::AddressNames,
     books::Reading,
     dns_answers::Answers,
     flows::{FlowState, Flows},
     house::Resolvers,
-    identity::{Fact, Identity, Override},
+    identity::{Fact, Identity, IdentityOverride},
     refused::{Refusal, Refusals},
     traffic::{Amount, Counted, Parties, PartyId, Traffic},
 };
@@ -68,7 +68,7 @@ const LEFT_FOR: f64 = 30.0 * 24.0 * 60.0 * 60.0;
 const SWEEP: f64 = 60.0;
 
 /// The facts about devices in the configuration, by MAC address.
-pub type Overrides = HashMap<Mac, Override>;
+pub type Overrides = HashMap<Mac, IdentityOverride>;
 
 /// All knowledge, put together from records.
 #[derive(Debug)]
@@ -79,7 +79,7 @@ pub struct Aggregate {
     flows: Flows,
     devices: HashMap<Mac, DeviceState>,
     answers: Answers,
-    names_at: NamesAt,
+    address_names: AddressNames,
     resolvers: Resolvers,
     refusals: Refusals,
     parties: Parties,
@@ -132,7 +132,7 @@ impl Aggregate {
             flows: Flows::default(),
             devices: HashMap::new(),
             answers: Answers::default(),
-            names_at: NamesAt::default(),
+            address_names: AddressNames::default(),
             resolvers: Resolvers::default(),
             refusals: Refusals::default(),
             swept: 0.0,
@@ -216,8 +216,8 @@ impl Aggregate {
     }
 
     /// The names at addresses.
-    pub fn names_at(&mut self) -> &mut NamesAt {
-        &mut self.names_at
+    pub fn address_names(&mut self) -> &mut AddressNames {
+        &mut self.address_names
     }
 
     /// Everything as a snapshot. The ticks are the daemon's own, because no table has them.
@@ -271,7 +271,7 @@ impl Aggregate {
         snapshot.names = model::NameTables {
             list_names: self.catalog.lists.len() as u64,
             addresses_evicted: self.answers.evicted(),
-            names_evicted: self.names_at.evicted(),
+            names_evicted: self.address_names.evicted(),
             refusals_evicted: self.refusals.evicted(),
             parties: self.parties.count() as u64,
             parties_refused: self.parties.evicted(),
@@ -447,7 +447,7 @@ impl Aggregate {
     /// Forgets the traffic of a device that left the kernel's table, and keeps its identity.
     fn let_go(&mut self, mac: Mac, settled: bool) {
         self.answers.forget_device(mac);
-        self.names_at.forget_device(mac);
+        self.address_names.forget_device(mac);
         self.parties.forget_device(mac);
         self.refusals.forget_device(mac);
         let Some(device) = self.devices.get_mut(&mac) else {
@@ -637,7 +637,7 @@ impl Aggregate {
             && name.parse::<IpAddr>().is_err()
         {
             let place = (head.key.mac(), remote);
-            self.names_at.said(name, place, self.now);
+            self.address_names.said(name, place, self.now);
         }
         // Counts are booked by the new facts from now on.
         self.flows.take(head.slot, heard);
@@ -693,7 +693,7 @@ impl Aggregate {
                 let aliases = aliases.filter(|alias| alias.name == name);
                 let aliases: Vec<_> = aliases.map(|alias| &*alias.target).collect();
                 let place = (device, address);
-                self.names_at
+                self.address_names
                     .answer(name, &aliases, place, record.ttl, self.now);
                 self.answers
                     .learn(device, (name, address), record.ttl, by_house, self.now);

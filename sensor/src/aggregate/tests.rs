@@ -579,7 +579,7 @@ fn a_forged_answer_changes_nothing_for_another_device() {
         let place = (Mac::new(mac), address);
         house
             .aggregate
-            .names_at
+            .address_names
             .refusing(place, house.now, refusing)
     };
     house.resolve_by(STRANGER, LAPTOP, "blocked.example", REMOTE);
@@ -990,7 +990,7 @@ fn sizes(house: &House) -> Vec<usize> {
         aggregate.parties.count(),
         aggregate.parties.pairs(),
         aggregate.answers.size(),
-        aggregate.names_at.cost(),
+        aggregate.address_names.cost(),
         aggregate.devices.len(),
     ]
 }
@@ -1066,12 +1066,12 @@ fn a_hundred_thousand_destinations_of_one_device_leave_others_as_they_were() {
     };
     assert!(count <= 256 + 6 && pairs <= 256 + 4, "{count} {pairs}");
     assert_eq!((answers, devices), (0, 2), "all answers are over");
-    house.aggregate.names_at().changed(house.now);
+    house.aggregate.address_names().changed(house.now);
     assert!(
-        house.aggregate.names_at.cost() < names.max(1),
+        house.aggregate.address_names.cost() < names.max(1),
         "names are over too"
     );
-    assert_eq!(house.aggregate.names_at.cost(), 0);
+    assert_eq!(house.aggregate.address_names.cost(), 0);
 }
 
 /// Ten minutes of 160 new names and connections a second.
@@ -1110,7 +1110,7 @@ fn a_flood_of_names_by_one_device_ends_in_tables_that_grow_no_more() {
         house.now += 1.0;
         house.reading(&[PHONE, LAPTOP]);
         house.aggregate.snapshot(Ticks::default());
-        house.aggregate.names_at().changed(house.now);
+        house.aggregate.address_names().changed(house.now);
         house
             .classifier
             .forget_unfinished(house.now - UNFINISHED_FOR);

@@ -20,11 +20,13 @@ use sensor_ebpf::{
     sample::{Head, Kind, NO_SLOT},
 };
 
-pub use verdict::{ByAddress, ByName, Concerns, InForce, Judge, Judged, Refused, Ruling, Unread};
+pub use verdict::{
+    ActiveRules, ByAddress, ByName, Concerns, Judge, Judged, Refused, Ruling, Unread,
+};
 
 use self::{
     questions::{Questions, Targets},
-    streams::{Readers, Told},
+    streams::{FlowMemory, Readers},
 };
 use crate::{
     decode::{Failure, dns, tunnel::Tunnel},
@@ -271,7 +273,7 @@ struct Flow {
     /// The hash of the flow's key, which tells whether the slot still has that flow; 0 if there is none.
     hash: u64,
     reading: Option<Box<Reading>>,
-    told: Told,
+    told: FlowMemory,
     name: Option<Number>,
     /// Where the name is from, if there is one.
     source: Option<Source>,
@@ -370,7 +372,7 @@ impl Classifier {
             return Some(heard);
         }
         if head.slot == NO_SLOT {
-            let mut told = Told::default();
+            let mut told = FlowMemory::default();
             Readers::default().sample(&mut told, None, &sample.octets, &mut heard);
             return Some(heard);
         }

@@ -26,7 +26,7 @@ use crate::decode::{
 
 /// The state that outlives the readers of a flow, in few bytes: most flows have no readers any more.
 #[derive(Debug, Default)]
-pub(super) struct Told {
+pub(super) struct FlowMemory {
     /// TCP: the sequence numbers of the SYNs by direction, where [`seen`](Self::SEEN) says that they were seen.
     /// Another number begins another connection.
     initial: [u32; 2],
@@ -35,7 +35,7 @@ pub(super) struct Told {
     marks: u8,
 }
 
-impl Told {
+impl FlowMemory {
     /// Nothing more can be learned; the next bit is the number of the direction that told the last fact.
     const SETTLED: u8 = 1;
     const SETTLED_BY: u32 = 1;
@@ -151,7 +151,7 @@ impl Readers {
     /// flow has told.
     pub(super) fn sample(
         &mut self,
-        told: &mut Told,
+        told: &mut FlowMemory,
         known: Option<&str>,
         octets: &[u8],
         heard: &mut Observation,
@@ -475,7 +475,7 @@ impl Side {
     }
 
     /// Takes payload after the name of a flow.
-    fn go_on(&mut self, told: &Told, octets: &[u8], heard: &mut Observation) {
+    fn go_on(&mut self, told: &FlowMemory, octets: &[u8], heard: &mut Observation) {
         let head = heard.head;
         let is_last = head.flags & Head::LAST != 0;
         match &mut self.state {

@@ -89,7 +89,7 @@ fn refused(layer: Layer) -> Decision {
 
 /// A judge who refuses some names to every device.
 fn judge(names: &'static [&'static str]) -> Judge {
-    Judge::new(Arc::new(InForce {
+    Judge::new(Arc::new(ActiveRules {
         generation: GENERATION,
         by_address: Box::new(|_| None),
         by_name: Box::new(|_, name, _, layer| names.contains(&name).then(|| refused(layer))),
@@ -219,7 +219,7 @@ fn names_are_judged_by_what_told_them() {
         assert_eq!(ruling.generation, GENERATION);
         let passed = judge(&[]).judge(&heard).ruling.expect("a name was told");
         assert_eq!(passed.decision, None);
-        let nobody = Judge::new(Arc::new(InForce::without_names(1)));
+        let nobody = Judge::new(Arc::new(ActiveRules::without_names(1)));
         assert_eq!(nobody.judge(&heard), Judged::default());
     }
     // A payload that reaches the device is not judged.
@@ -576,7 +576,7 @@ fn what_would_be_refused_in_a_stream_of_questions_is_ruled_too() {
         verdict: Verdict::Pass,
         layer: Layer::Dns,
     };
-    let judge = Judge::new(Arc::new(InForce {
+    let judge = Judge::new(Arc::new(ActiveRules {
         generation: GENERATION,
         by_address: Box::new(|_| None),
         by_name: Box::new(move |_, name, _, layer| match name {
@@ -1146,13 +1146,13 @@ fn answer(name: &str, target: &str) -> Vec<u8> {
 
 #[test]
 fn a_name_is_judged_with_those_to_which_dns_led_its_device() {
-    let judge = Judge::new(Arc::new(InForce {
+    let judge = Judge::new(Arc::new(ActiveRules {
         by_name: Box::new(|_, name, targets, layer| {
             let leads = targets.iter().any(|target| &**target == "tracker.test");
             (name == GOOGLE && leads).then(|| refused(layer))
         }),
         concerns: Box::new(|_| true),
-        ..InForce::without_names(GENERATION)
+        ..ActiveRules::without_names(GENERATION)
     }));
     let mut classifier = Classifier::default();
     let dns = |classifier: &mut Classifier, device, direction, octets: &[u8]| {
@@ -1227,10 +1227,10 @@ fn refusals_are_told_once_each_with_what_was_refused() {
     assert_eq!(told(&blocks, &heard), [(Some("b.test".to_owned()), 1)]);
 
     // A flow without a name, at an address of refused names alone.
-    let by_address = Judge::new(Arc::new(InForce {
+    let by_address = Judge::new(Arc::new(ActiveRules {
         by_address: Box::new(|_| Some(refused(Layer::Address))),
         concerns: Box::new(|_| true),
-        ..InForce::without_names(GENERATION)
+        ..ActiveRules::without_names(GENERATION)
     }));
     let nameless = "GET / HTTP/1.1\r\nHost: 198.51.100.9\r\n\r\n";
     requests.octets = Bytes::copy_from_slice(nameless.as_bytes());

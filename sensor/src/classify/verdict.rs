@@ -25,7 +25,7 @@ pub type Concerns = dyn Fn(Mac) -> bool + Send + Sync;
 pub type ByAddress = dyn Fn(&FlowKey) -> Option<Decision> + Send + Sync;
 
 /// The policy in force.
-pub struct InForce {
+pub struct ActiveRules {
     /// The kernel's number for it.
     pub generation: u32,
     /// Decides about a name.
@@ -36,7 +36,7 @@ pub struct InForce {
     pub concerns: Box<Concerns>,
 }
 
-impl InForce {
+impl ActiveRules {
     /// A policy that is about no name.
     pub fn without_names(generation: u32) -> Self {
         Self {
@@ -48,10 +48,10 @@ impl InForce {
     }
 }
 
-impl fmt::Debug for InForce {
+impl fmt::Debug for ActiveRules {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
-            .debug_struct("InForce")
+            .debug_struct("ActiveRules")
             .field("generation", &self.generation)
             .finish_non_exhaustive()
     }
@@ -168,12 +168,12 @@ pub struct Refused {
 /// Judges observations by the policy in force.
 #[derive(Debug)]
 pub struct Judge {
-    in_force: Arc<InForce>,
+    in_force: Arc<ActiveRules>,
 }
 
 impl Judge {
     /// A judge by this policy.
-    pub const fn new(in_force: Arc<InForce>) -> Self {
+    pub const fn new(in_force: Arc<ActiveRules>) -> Self {
         Self { in_force }
     }
 

@@ -12,7 +12,7 @@ use super::{
     now, print,
 };
 use crate::{
-    aggregate::{self, Aggregate, address_names::NamesAt},
+    aggregate::{self, Aggregate, address_names::AddressNames},
     catalog::Catalog,
     config::{Config, Level, Problems},
     control::{
@@ -227,7 +227,7 @@ pub(super) fn say(
     else {
         return Err(unexpected());
     };
-    print::print_said(out, &said, &Zone::named(time_zone.as_deref()))?;
+    print::print_override(out, &said, &Zone::named(time_zone.as_deref()))?;
     print::print_missed(out, &missed)?;
     Ok(print::print_refused_before(out, &refused_before)?)
 }
@@ -348,7 +348,7 @@ pub(super) fn explain(
             let moment = Clock::of_machine().now();
             let mut enforcement = Enforcement::new(config, moment);
             enforcement.read_lists(config, &catalog);
-            let names = NamesAt::default();
+            let names = AddressNames::default();
             let mac = enforcement::devices::called(&args.device, config, &[]);
             let mac = mac.map_err(anyhow::Error::msg)?;
             let explanation =

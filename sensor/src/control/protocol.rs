@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     model::{
         DecodeFailures, Device, DeviceRefused, DeviceTable, Flow, FlowTable, Interface, NameTables,
-        Party, Pause, PolicyHits, PolicyState, Ring, Said, Snapshot, Ticks,
+        OverrideState, Party, Pause, PolicyHits, PolicyState, Ring, Snapshot, Ticks,
     },
     policy::explain::{Explanation, RefusedBefore},
 };
@@ -147,7 +147,7 @@ pub enum Response {
     /// A name is blocked or allowed from now on.
     Overridden {
         /// The override.
-        said: Said,
+        said: OverrideState,
         /// Names of a block that devices or their owners would miss.
         missed: Vec<String>,
         /// The policies that refuse an allowed name all the same, by its address.
@@ -158,9 +158,9 @@ pub enum Response {
     /// An override holds no more, or there was none.
     Forgotten {
         /// The override; `None`: there was none.
-        forgotten: Option<Said>,
+        forgotten: Option<OverrideState>,
         /// The overrides of the same name that hold for other devices.
-        others: Vec<Said>,
+        others: Vec<OverrideState>,
         /// The name and the devices, as the daemon understood them.
         about: About,
         /// As in `Status`.
@@ -251,7 +251,7 @@ pub struct Status {
     /// As in [`Snapshot`].
     pub policy_hits: Vec<PolicyHits>,
     /// As in [`Snapshot`].
-    pub commands: Vec<Said>,
+    pub commands: Vec<OverrideState>,
     /// As in [`Snapshot`].
     pub is_time_unknown: bool,
     /// As in [`Snapshot`].

@@ -32,7 +32,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::{Command, clock::Clock, resets::Resets};
 use crate::{
     classify::{
-        Classified, Classifier, Expired, InForce, Judge, Observation, Outcome, Ruling, Source,
+        ActiveRules, Classified, Classifier, Expired, Judge, Observation, Outcome, Ruling, Source,
         UNFINISHED_FOR, Unread, hash_of,
     },
     model::{CutPayloads, Judging, Latency, UnreadFlows},
@@ -74,12 +74,12 @@ const ALIVE: Duration = Duration::from_secs(1);
 const BEAT: Duration = Duration::from_millis(250);
 
 /// The state that the thread shares with the tasks: commands to it, and its counts.
-pub(super) struct Line {
-    in_force: Mutex<Arc<InForce>>,
+pub(super) struct ListenerHandle {
+    in_force: Mutex<Arc<ActiveRules>>,
     reaped: Mutex<Vec<(u32, FlowKey)>>,
     counts: Mutex<Counts>,
     stops: AtomicBool,
-    bell: OwnedFd,
+    wakeup: OwnedFd,
 }
 
 /// Counts of the judgements so far.
@@ -93,23 +93,23 @@ struct Counts {
     questions_evicted: u64,
 }
 
-impl Line {
+impl ListenerHandle {
     /// A line to a thread that judges by this policy at first.
-    pub(super) fn new(in_force: Arc<InForce>) -> anyhow::Result<Self> {
-        let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+    pub(super) fn new(in_force: Arc<ActiveRules>) -> anyhow::Result<Self> {
+        let wakeup = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .context("no event descriptor from the system")?;
         Ok(Self {
             in_force: Mutex::new(in_force),
             reaped: Mutex::default(),
             counts: Mutex::default(),
             stops: AtomicBool::new(false),
-            bell,
+            wakeup,
         })
     }
 
     /// Publishes the rules that are in force now, or in a moment: the thread judges every known
     /// name again.
-    pub(super) fn publish(&self, in_force: Arc<InForce>) {
+    pub(super) fn publish(&self, in_force: Arc<ActiveRules>) {
         *locked(&self.in_force) = in_force;
         self.ring();
     }
@@ -152,7 +152,7 @@ impl Line {
 
     fn ring(&self) {
         // Full: it rings already.
-        let _ = write(&self.bell, &1_u64.to_ne_bytes());
+        let _ = write(&self.wakeup, &1_u64.to_ne_bytes());
     }
 }
 
@@ -219,14 +219,14 @@ struct Unsure {
 /// The thread.
 pub(super) struct Listener {
     samples: Samples,
-    /// Wakes for the bell while it rings, and for the ring of samples when the kernel asks for it: not for
+    /// Wakes for the wakeup while it rings, and for the ring of samples when the kernel asks for it: not for
     /// records that can wait.
     wakes: OwnedFd,
     /// Whether more than a batch waited in the ring.
     behind: bool,
     verdicts: Verdicts,
     resets: Resets,
-    line: Arc<Line>,
+    line: Arc<ListenerHandle>,
     commands: mpsc::Sender<Command>,
     clock: Clock,
     classifier: Classifier,
@@ -252,11 +252,11 @@ impl Listener {
     pub(super) fn new(
         samples: Samples,
         verdicts: Verdicts,
-        line: Arc<Line>,
+        line: Arc<ListenerHandle>,
         commands: mpsc::Sender<Command>,
         clock: Clock,
     ) -> anyhow::Result<Self> {
-        let wakes = wakes(&samples, &line.bell)
+        let wakes = wakes(&samples, &line.wakeup)
             .context("no descriptor from the system to wait for samples by")?;
         let judge = Judge::new(Arc::clone(&locked(&line.in_force)));
         Ok(Self {
@@ -299,7 +299,7 @@ impl Listener {
         }
     }
 
-    /// Waits for samples, the bell, or the time at which something is due.
+    /// Waits for samples, the wakeup, or the time at which something is due.
     fn wait(&mut self) {
         let limit = if self.behind || self.again < self.classifier.slots() {
             Duration::ZERO
@@ -330,7 +330,7 @@ impl Listener {
     /// Takes new rules and freed slots, and does the work that is due.
     fn attend(&mut self) {
         let mut rung = [0; 8];
-        if read(&self.line.bell, &mut rung).is_ok() {
+        if read(&self.line.wakeup, &mut rung).is_ok() {
             self.take_policy();
         }
         let reaped = std::mem::take(&mut *locked(&self.line.reaped));
@@ -569,14 +569,14 @@ impl Backlog {
     }
 }
 
-/// A descriptor that wakes for samples and for the bell.
-fn wakes(samples: &Samples, bell: &OwnedFd) -> Result<OwnedFd, Errno> {
+/// A descriptor that wakes for samples and for the wakeup.
+fn wakes(samples: &Samples, wakeup: &OwnedFd) -> Result<OwnedFd, Errno> {
     let wakes = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     let data = epoll::EventData::new_u64(0);
     // On the edge: on the level it would wake for records that can wait, one by one.
     let edge = epoll::EventFlags::IN | epoll::EventFlags::ET;
     epoll::add(&wakes, samples, data, edge)?;
-    epoll::add(&wakes, bell, data, epoll::EventFlags::IN)?;
+    epoll::add(&wakes, wakeup, data, epoll::EventFlags::IN)?;
     Ok(wakes)
 }
 
@@ -615,8 +615,8 @@ mod tests {
         layer: Layer::Tls,
     };
 
-    fn refuses(generation: u32) -> Arc<InForce> {
-        Arc::new(InForce {
+    fn refuses(generation: u32) -> Arc<ActiveRules> {
+        Arc::new(ActiveRules {
             generation,
             by_address: Box::new(|_| None),
             by_name: Box::new(|_, name, _, _| (name == GOOGLE).then_some(REFUSED)),
@@ -715,7 +715,7 @@ mod tests {
         enter_own_namespace().expect("root makes namespaces");
         let mut runner = Runner::load(4_096, 16, 4).expect("the programs load");
         let (samples, verdicts) = runner.ears().expect("the maps are there");
-        let line = Arc::new(Line::new(refuses(GENERATION)).expect("a descriptor"));
+        let line = Arc::new(ListenerHandle::new(refuses(GENERATION)).expect("a descriptor"));
         let (commands, mut inbox) = mpsc::channel(1);
         // The owner is busy: its inbox is full.
         commands
@@ -746,7 +746,7 @@ mod tests {
         );
         assert_eq!(latency.counts.iter().sum::<u64>(), u64::from(FLOWS));
 
-        line.publish(Arc::new(InForce::without_names(GENERATION)));
+        line.publish(Arc::new(ActiveRules::without_names(GENERATION)));
         wait_for(&runner, "no rule is about it any more", |judgement| {
             judgement.decision == Decision::PASS
         });
@@ -757,7 +757,7 @@ mod tests {
         let slots = runner.slots();
         assert_eq!(slots.len(), FLOWS as usize);
         line.reaped([(slots[0], runner.flow(slots[0]).key)]);
-        line.publish(Arc::new(InForce::without_names(GENERATION)));
+        line.publish(Arc::new(ActiveRules::without_names(GENERATION)));
         let began = Instant::now();
         while judgement(&runner, slots[1]).decision == REFUSED {
             assert!(began.elapsed() < Duration::from_secs(10));

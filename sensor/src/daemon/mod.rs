@@ -33,8 +33,8 @@ use tokio::{
 use crate::{
     aggregate::{
         Aggregate, Overrides, action,
-        address_names::NamesAt,
-        identity::Override,
+        address_names::AddressNames,
+        identity::IdentityOverride,
         refused::{Cause, Refusal},
         remote_end,
     },
@@ -46,7 +46,7 @@ use crate::{
         socket::{self, Place},
     },
     daemon::systemd::ServiceManager,
-    enforcement::{Circumstances, Enforcement, Material, Prepared},
+    enforcement::{Context, Enforcement, Material, Prepared},
     health::Health,
     model::{Snapshot, Ticks},
     moment::Moment,
@@ -54,11 +54,11 @@ use crate::{
     sink::web::{self, Hosts},
     source::kernel::{self, Kernel, LinkChanges, Messages, Samples, Verdicts},
 };
-use classifier::{Line, Listener, listen};
+use classifier::{Listener, ListenerHandle, listen};
 use clock::Clock;
 use file_changes::FileChanges;
 use requests::Requests;
-use retry::Mending;
+use retry::Retry;
 
 /// A command to the task that owns the kernel's side.
 enum Command {
@@ -93,7 +93,7 @@ pub fn overrides(config: &Config) -> Overrides {
         .devices
         .iter()
         .map(|device| {
-            let says = Override {
+            let says = IdentityOverride {
                 name: device.name.clone(),
                 kind: device.kind,
                 vendor: device.vendor.clone(),
@@ -132,7 +132,7 @@ pub async fn run(file: &Path, config: Config) -> anyhow::Result<()> {
     let (stop, stopped) = watch::channel(());
 
     let mut tasks = JoinSet::new();
-    let line = Arc::new(Line::new(started.enforcement.judge())?);
+    let line = Arc::new(ListenerHandle::new(started.enforcement.judge())?);
     started.enforcement.tell({
         let line = Arc::clone(&line);
         move |in_force| line.publish(in_force)
@@ -213,7 +213,7 @@ pub async fn run(file: &Path, config: Config) -> anyhow::Result<()> {
         ticks: Ticks::default(),
         said: LastErrors::default(),
         is_time_known: None,
-        mending: Mending::default(),
+        retry: Retry::default(),
         trimmed: Instant::now(),
         reread,
         health,
@@ -367,12 +367,12 @@ fn begin(
     enforcement: &mut Enforcement,
     now: Moment,
 ) -> anyhow::Result<()> {
-    let installed = enforcement.start(Circumstances {
+    let installed = enforcement.start(Context {
         kernel,
         config,
         catalog,
         devices: &[],
-        names: &mut NamesAt::default(),
+        names: &mut AddressNames::default(),
         now,
     })?;
     kernel.set_watched_payloads(config.names.segments);
@@ -436,12 +436,12 @@ struct Owner {
     enforcement: Enforcement,
     aggregate: Aggregate,
     /// To the thread that listens.
-    line: Arc<Line>,
+    line: Arc<ListenerHandle>,
     ticks: Ticks,
     said: LastErrors,
     /// Whether the wall clock was right at the last tick.
     is_time_known: Option<bool>,
-    mending: Mending,
+    retry: Retry,
     /// When free memory was given back last.
     trimmed: Instant,
     /// To the task that reads configurations: this one is to be read again, with all that it names.
@@ -591,12 +591,12 @@ impl Owner {
         let mut snapshot = self.aggregate.snapshot(self.ticks);
         snapshot.add_to_times(now.offset());
         self.enforcement.recall(&mut snapshot.devices, &now);
-        let kept = self.enforcement.keep(Circumstances {
+        let kept = self.enforcement.keep(Context {
             kernel: &mut self.kernel,
             config: &self.config,
             catalog: &self.catalog,
             devices: &snapshot.devices,
-            names: self.aggregate.names_at(),
+            names: self.aggregate.address_names(),
             now,
         });
         // The policy of before stays, and the next tick tries again.
@@ -693,7 +693,7 @@ impl Owner {
         } = refused;
         let cause = name.as_ref().map_or_else(Cause::default, |name| {
             let lower = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
-            let names = self.aggregate.names_at();
+            let names = self.aggregate.address_names();
             let targets = || names.aliases(key.mac(), &lower, now);
             let (config, catalog) = (&self.config, &self.catalog);
             (self.enforcement).cause(decision.policy, &lower, targets, config, catalog)
@@ -743,7 +743,7 @@ impl Owner {
     /// Reads lists and databases anew where one has changed.
     fn look_at_files(&mut self) {
         let files = self.enforcement.files(&self.catalog);
-        if self.mending.is_due(files, Instant::now()) {
+        if self.retry.is_due(files, Instant::now()) {
             tracing::info!("a list or database has changed: all are read anew");
             // Full: it is done already.
             let _ = self.reread.try_send(self.config.clone());
@@ -758,12 +758,12 @@ impl Owner {
             policies,
         } = reload;
         let devices = Arc::clone(&self.publish.borrow());
-        let circumstances = Circumstances {
+        let circumstances = Context {
             kernel: &mut self.kernel,
             config: &config,
             catalog: &catalog,
             devices: &devices.devices,
-            names: self.aggregate.names_at(),
+            names: self.aggregate.address_names(),
             now: self.clock.now(),
         };
         let installed = self.enforcement.install_prepared(policies, circumstances);

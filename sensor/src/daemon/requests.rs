@@ -21,10 +21,10 @@ use crate::{
         protocol::{About, DeviceReport, Order, Request, Response, Status},
         server::{Handler, Responses},
     },
-    enforcement::{self, Circumstances, pauses::Pause},
+    enforcement::{self, Context, pauses::Pause},
     model::{DeviceRefused, Flow, Refused, Snapshot},
     moment::Moment,
-    policy::{DeviceSelector, Holds, Temporary},
+    policy::{DeviceSelector, Holds, Override},
 };
 
 /// Flows that the owner gives at a time.
@@ -258,7 +258,7 @@ impl Owner {
             &self.config,
             &self.catalog,
             &snapshot.devices,
-            self.aggregate.names_at(),
+            self.aggregate.address_names(),
             self.clock.now(),
         );
         Ok(Response::Explained {
@@ -294,7 +294,7 @@ impl Owner {
         let snapshot = self.now();
         let device = self.meant(selector.as_ref())?;
         let now = self.clock.now();
-        let said = Temporary {
+        let said = Override {
             domain,
             device: device.clone(),
             blocks,
@@ -302,12 +302,12 @@ impl Owner {
             holds: holds(holds_for, &now),
         };
         let shown = said.shown(now.offset());
-        let circumstances = Circumstances {
+        let circumstances = Context {
             kernel: &mut self.kernel,
             config: &self.config,
             catalog: &self.catalog,
             devices: &snapshot.devices,
-            names: self.aggregate.names_at(),
+            names: self.aggregate.address_names(),
             now,
         };
         self.enforcement.say(said, circumstances)?;
@@ -344,12 +344,12 @@ impl Owner {
             false => self.meant(typed.as_ref())?,
         };
         let now = self.clock.now();
-        let circumstances = Circumstances {
+        let circumstances = Context {
             kernel: &mut self.kernel,
             config: &self.config,
             catalog: &self.catalog,
             devices: &snapshot.devices,
-            names: self.aggregate.names_at(),
+            names: self.aggregate.address_names(),
             now,
         };
         let forgotten = self
@@ -380,12 +380,12 @@ impl Owner {
             holds: holds(holds_for, &now),
         };
         let shown = pause.shown(now.offset());
-        let circumstances = Circumstances {
+        let circumstances = Context {
             kernel: &mut self.kernel,
             config: &self.config,
             catalog: &self.catalog,
             devices: &snapshot.devices,
-            names: self.aggregate.names_at(),
+            names: self.aggregate.address_names(),
             now,
         };
         self.enforcement.pause(pause, circumstances)?;
@@ -405,12 +405,12 @@ impl Owner {
             false => self.meant(typed.as_ref())?,
         };
         let now = self.clock.now();
-        let circumstances = Circumstances {
+        let circumstances = Context {
             kernel: &mut self.kernel,
             config: &self.config,
             catalog: &self.catalog,
             devices: &snapshot.devices,
-            names: self.aggregate.names_at(),
+            names: self.aggregate.address_names(),
             now,
         };
         let ended = self.enforcement.resume(device.as_ref(), circumstances)?;

@@ -16,7 +16,7 @@ const EVERY: Duration = Duration::from_secs(5);
 
 /// The files, and the stamps of each at the last check.
 #[derive(Debug, Default)]
-pub(super) struct Mending {
+pub(super) struct Retry {
     looked: Option<Instant>,
     files: HashMap<PathBuf, Seen>,
 }
@@ -29,7 +29,7 @@ struct Seen {
     tried: Option<FileStamp>,
 }
 
-impl Mending {
+impl Retry {
     /// Whether one of these files, each with its stamp when it was read, is worth trying again: it
     /// has changed since it was read, but not since the last check, so it is not being written.
     pub(super) fn is_due<'f>(
@@ -72,15 +72,15 @@ mod tests {
 
     #[test]
     fn a_file_is_tried_once_it_is_another_and_has_settled() -> io::Result<()> {
-        let name = format!("sensor-mending-{}", std::process::id());
+        let name = format!("sensor-retry-{}", std::process::id());
         let file = std::env::temp_dir().join(name);
         let _ = fs::remove_file(&file);
         let begun = Instant::now();
-        let mut mending = Mending::default();
+        let mut retry = Retry::default();
         let mut number = 0;
         let mut is_due = |when_read: FileStamp| {
             number += 1;
-            mending.is_due([(file.as_path(), when_read)], begun + EVERY * number)
+            retry.is_due([(file.as_path(), when_read)], begun + EVERY * number)
         };
         let missing = FileStamp::of(&file);
         assert!(!is_due(missing));
@@ -107,12 +107,12 @@ mod tests {
 
     #[test]
     fn they_are_not_looked_at_at_every_tick() {
-        let mut mending = Mending::default();
+        let mut retry = Retry::default();
         let begun = Instant::now();
         let none = || [(Path::new("/dev/null"), FileStamp::default())];
-        assert!(!mending.is_due(none(), begun));
-        assert!(!mending.is_due(none(), begun + EVERY / 2));
+        assert!(!retry.is_due(none(), begun));
+        assert!(!retry.is_due(none(), begun + EVERY / 2));
         // Settled, and another than when it was read.
-        assert!(mending.is_due(none(), begun + EVERY));
+        assert!(retry.is_due(none(), begun + EVERY));
     }
 }

@@ -4,7 +4,7 @@ use sensor_ebpf::parse::Mac;
 
 use super::Enforcement;
 use crate::{
-    aggregate::address_names::NamesAt,
+    aggregate::address_names::AddressNames,
     catalog::Catalog,
     config::Config,
     model::Device,
@@ -25,7 +25,7 @@ impl Enforcement {
         config: &Config,
         catalog: &Catalog,
         devices: &[Device],
-        names: &NamesAt,
+        names: &AddressNames,
         now: Moment,
     ) -> Explanation {
         let facts = self.facts(mac, config, devices);

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     moment::Moment,
-    policy::{DeviceSelector, Holds, Temporary},
+    policy::{DeviceSelector, Holds, Override},
     state,
 };
 
@@ -46,9 +46,9 @@ pub(super) struct Ends {
 /// # Errors
 ///
 /// The file cannot be read, or its content is damaged.
-pub(super) fn read(file: &Path, now: &Moment) -> anyhow::Result<Vec<Temporary>> {
+pub(super) fn read(file: &Path, now: &Moment) -> anyhow::Result<Vec<Override>> {
     let lines: Vec<Line> = state::read(file)?;
-    let said = lines.into_iter().map(|line| Temporary {
+    let said = lines.into_iter().map(|line| Override {
         holds: holds(line.ends.as_ref(), left(&line, now), now),
         domain: line.domain,
         device: line.device,
@@ -79,7 +79,7 @@ pub(super) fn holds(ends: Option<&Ends>, left: Option<f64>, now: &Moment) -> Hol
 /// # Errors
 ///
 /// It cannot be written.
-pub(super) fn write(file: &Path, said: &[Temporary], now: &Moment) -> anyhow::Result<()> {
+pub(super) fn write(file: &Path, said: &[Override], now: &Moment) -> anyhow::Result<()> {
     let lines = said.iter().map(|said| {
         let (left, ends) = rest(said.holds, now);
         Line {
@@ -136,8 +136,8 @@ mod tests {
         }
     }
 
-    fn said(holds: Holds) -> Temporary {
-        Temporary {
+    fn said(holds: Holds) -> Override {
+        Override {
             domain: "ads.example".to_owned(),
             device: None,
             blocks: true,

@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
-use crate::aggregate::address_names::{NamesAt, Place};
+use crate::aggregate::address_names::{AddressNames, Place};
 
 /// The rules at addresses, for each device, under the policies in force: other policies have other rules,
 /// and the kernel forgets those it was told. So each policy begins with a new one.
@@ -32,7 +32,7 @@ impl Default for Learned {
 impl Learned {
     /// The rules at all addresses at the moment, for policies that are put in force together with them.
     pub(super) fn of(
-        names: &mut NamesAt,
+        names: &mut AddressNames,
         now: f64,
         refusing: impl Fn(&str, &[Box<str>]) -> u64,
     ) -> Self {
@@ -80,7 +80,7 @@ impl Learned {
     /// Those of `tell`. All is told again the next time.
     pub(super) fn update<E>(
         &mut self,
-        names: &mut NamesAt,
+        names: &mut AddressNames,
         now: f64,
         refusing: impl Fn(&str, &[Box<str>]) -> u64,
         tell: impl FnOnce(Vec<(Place, u64)>) -> Result<(), E>,
@@ -104,7 +104,7 @@ impl Learned {
 
     fn news(
         &self,
-        names: &mut NamesAt,
+        names: &mut AddressNames,
         now: f64,
         refusing: impl Fn(&str, &[Box<str>]) -> u64,
     ) -> Vec<(Place, u64)> {
@@ -180,7 +180,7 @@ mod tests {
         fn the_kernel_has_what_the_names_say_and_nothing_else(steps in vec(a_step(), 1..60)) {
             const HOUR: f64 = 3_600.0;
             let mut kernel: HashMap<Place, u64> = HashMap::new();
-            let (mut learned, mut names) = (Learned::default(), NamesAt::default());
+            let (mut learned, mut names) = (Learned::default(), AddressNames::default());
             let mut refused = vec![NAMES[0], NAMES[1]];
             let mut now = 0.0;
             // All names ever told: the name, where, until when, whether an answer told it.
@@ -240,9 +240,9 @@ mod tests {
 
     #[test]
     fn what_left_among_many_is_forgotten() {
-        let (mut learned, mut names) = (Learned::default(), NamesAt::default());
+        let (mut learned, mut names) = (Learned::default(), AddressNames::default());
         let mut kernel: HashMap<Place, u64> = HashMap::new();
-        let mut tick = |learned: &mut Learned, names: &mut NamesAt| {
+        let mut tick = |learned: &mut Learned, names: &mut AddressNames| {
             learned.update(
                 names,
                 0.0,

@@ -27,7 +27,7 @@ use self::{
 };
 use crate::{
     aggregate::{
-        address_names::{NamesAt, Place},
+        address_names::{AddressNames, Place},
         refused::Cause,
     },
     catalog::{Catalog, file_stamp::FileStamp},
@@ -36,8 +36,8 @@ use crate::{
     model::{self, Device},
     moment::Moment,
     policy::{
-        ALLOWED, BLOCKED, Compiled, DeviceFacts, DeviceSelector, Fitting, Holds, InForce, Policy,
-        PolicyLists, Temporary, TooLarge, TooMuch, Zone, compile,
+        ALLOWED, ActiveRules, BLOCKED, Compiled, DeviceFacts, DeviceSelector, Fitting, Holds,
+        Override, Policy, PolicyLists, TooLarge, TooMuch, Zone, compile,
         explain::{Deciding, NamedBy, RefusedBefore, named_by, refused_before_a_name},
         fitting, policy_names, recompile,
     },
@@ -53,10 +53,10 @@ const FILE: &str = "commands.json";
 const KEEP_EVERY: f64 = 10.0 * 60.0;
 
 /// The most overrides that can hold at a time.
-pub const MOST_TEMPORARY: usize = 1_000;
+pub const MOST_OVERRIDES: usize = 1_000;
 
 /// Everything that policies depend on beside themselves, and the kernel, in which they are put in force.
-pub struct Circumstances<'a> {
+pub struct Context<'a> {
     /// The kernel in which they are put in force.
     pub kernel: &'a mut Kernel,
     /// The configuration.
@@ -66,13 +66,13 @@ pub struct Circumstances<'a> {
     /// The devices that were seen.
     pub devices: &'a [Device],
     /// The names that are known at addresses.
-    pub names: &'a mut NamesAt,
+    pub names: &'a mut AddressNames,
     /// The current time.
     pub now: Moment,
 }
 
 /// Called with the new rules just before the kernel starts using them.
-type Tell = Box<dyn Fn(Arc<classify::InForce>) + Send>;
+type Tell = Box<dyn Fn(Arc<classify::ActiveRules>) + Send>;
 
 /// How much of the policies is put in force, where not all of it fits.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -86,7 +86,7 @@ enum PartOf {
 /// The policies in force.
 pub struct Enforcement {
     lists: PolicyLists,
-    temporary: Vec<Temporary>,
+    temporary: Vec<Override>,
     pauses: Pauses,
     /// The overrides by commands do not fit, and are not in force.
     without_commands: bool,
@@ -97,7 +97,7 @@ pub struct Enforcement {
     kept_at: f64,
     remembered: Remembered,
     zone: Zone,
-    in_force: Arc<InForce>,
+    in_force: Arc<ActiveRules>,
     who: DeviceRules,
     /// The kernel may have rules of devices other than `who`, because a call failed midway.
     devices_unsure: bool,
@@ -112,7 +112,7 @@ pub struct Enforcement {
 /// The state in force, from which the next policies are prepared.
 pub struct Material {
     lists: PolicyLists,
-    temporary: Vec<Temporary>,
+    temporary: Vec<Override>,
     /// Numbers of policies in counters, by their names.
     identities: HashMap<String, u16>,
 }
@@ -121,7 +121,7 @@ pub struct Material {
 pub struct Prepared {
     lists: PolicyLists,
     /// The overrides by commands at that time.
-    temporary: Vec<Temporary>,
+    temporary: Vec<Override>,
     compiled: Result<Compiled, TooLarge>,
 }
 
@@ -174,12 +174,12 @@ impl Enforcement {
     }
 
     /// Has `tell` called, from now on, with all rules that come in force.
-    pub fn tell(&mut self, tell: impl Fn(Arc<classify::InForce>) + Send + 'static) {
+    pub fn tell(&mut self, tell: impl Fn(Arc<classify::ActiveRules>) + Send + 'static) {
         self.tell = Box::new(tell);
     }
 
     /// The rules in force, for the judgement of the names that are heard.
-    pub fn judge(&self) -> Arc<classify::InForce> {
+    pub fn judge(&self) -> Arc<classify::ActiveRules> {
         judge(&self.in_force, &self.learned)
     }
 
@@ -236,7 +236,7 @@ impl Enforcement {
     }
 
     /// The overrides by commands that are in force.
-    pub fn temporary(&self) -> &[Temporary] {
+    pub fn temporary(&self) -> &[Override] {
         match self.without_commands {
             true => &[],
             false => &self.temporary,
@@ -352,7 +352,7 @@ impl Enforcement {
             Some(policy) => named_by(policy, catalog, &self.lists, name),
             None => {
                 let mut said = self.temporary().iter();
-                let holds = |said: &Temporary| {
+                let holds = |said: &Override| {
                     let above = name.strip_suffix(&*said.domain);
                     said.blocks
                         && above.is_some_and(|above| above.is_empty() || above.ends_with('.'))
@@ -424,7 +424,7 @@ impl Enforcement {
         config: &Config,
         catalog: &Catalog,
     ) -> (Option<TooLarge>, Option<TooLarge>) {
-        let error = |temporary: &[Temporary]| {
+        let error = |temporary: &[Override]| {
             let policies = &config.policies;
             let names = policy_names(policies, temporary).map(str::to_owned);
             let identities = names.zip(1..).collect();
@@ -443,7 +443,7 @@ impl Enforcement {
     ///
     /// # Errors
     /// The kernel refuses it.
-    pub fn start(&mut self, circumstances: Circumstances<'_>) -> anyhow::Result<Installed> {
+    pub fn start(&mut self, circumstances: Context<'_>) -> anyhow::Result<Installed> {
         self.load(PartOf::Fitting, circumstances)
     }
 
@@ -451,15 +451,11 @@ impl Enforcement {
     ///
     /// # Errors
     /// It does not fit, or the kernel refuses it; the earlier policies stay in force.
-    pub fn install(&mut self, circumstances: Circumstances<'_>) -> anyhow::Result<Installed> {
+    pub fn install(&mut self, circumstances: Context<'_>) -> anyhow::Result<Installed> {
         self.load(PartOf::All, circumstances)
     }
 
-    fn load(
-        &mut self,
-        part: PartOf,
-        circumstances: Circumstances<'_>,
-    ) -> anyhow::Result<Installed> {
+    fn load(&mut self, part: PartOf, circumstances: Context<'_>) -> anyhow::Result<Installed> {
         let config = circumstances.config;
         let room = circumstances.catalog.room_for_names();
         let lists = PolicyLists::load(&config.policies, room, &self.lists);
@@ -494,7 +490,7 @@ impl Enforcement {
     pub fn install_prepared(
         &mut self,
         prepared: Prepared,
-        circumstances: Circumstances<'_>,
+        circumstances: Context<'_>,
     ) -> anyhow::Result<Installed> {
         let config = circumstances.config;
         let zone = Zone::named(config.daemon.time_zone.as_deref());
@@ -518,7 +514,7 @@ impl Enforcement {
     /// # Errors
     /// As [`install`](Self::install), and where the file cannot be written: then the override is in force
     /// until the daemon ends.
-    pub fn say(&mut self, said: Temporary, circumstances: Circumstances<'_>) -> anyhow::Result<()> {
+    pub fn say(&mut self, said: Override, circumstances: Context<'_>) -> anyhow::Result<()> {
         let now = circumstances.now;
         let mut temporary = self.temporary.clone();
         temporary.retain(|other| {
@@ -526,8 +522,8 @@ impl Enforcement {
                 && !(other.domain == said.domain && other.device == said.device)
         });
         anyhow::ensure!(
-            temporary.len() < MOST_TEMPORARY,
-            "commands have said {MOST_TEMPORARY} things that still hold: put some of them into the \
+            temporary.len() < MOST_OVERRIDES,
+            "commands have said {MOST_OVERRIDES} things that still hold: put some of them into the \
              configuration"
         );
         temporary.push(said);
@@ -542,8 +538,8 @@ impl Enforcement {
         &mut self,
         domain: &str,
         device: Option<&DeviceSelector>,
-        circumstances: Circumstances<'_>,
-    ) -> anyhow::Result<Option<Temporary>> {
+        circumstances: Context<'_>,
+    ) -> anyhow::Result<Option<Override>> {
         let mut temporary = self.temporary.clone();
         temporary.retain(|said| said.holds.at(circumstances.now.steady));
         let place = temporary
@@ -567,7 +563,7 @@ impl Enforcement {
     /// # Errors
     /// There are too many pauses, the kernel refuses it, or the file cannot be written: then the pause holds
     /// until it is over or the daemon ends.
-    pub fn pause(&mut self, pause: Pause, circumstances: Circumstances<'_>) -> anyhow::Result<()> {
+    pub fn pause(&mut self, pause: Pause, circumstances: Context<'_>) -> anyhow::Result<()> {
         let before = self.pauses.all().to_vec();
         self.pauses.add(pause)?;
         self.pause_only_these(before, circumstances)
@@ -580,7 +576,7 @@ impl Enforcement {
     pub fn resume(
         &mut self,
         device: Option<&DeviceSelector>,
-        circumstances: Circumstances<'_>,
+        circumstances: Context<'_>,
     ) -> anyhow::Result<Vec<Pause>> {
         let before = self.pauses.all().to_vec();
         let ended = self.pauses.remove(device);
@@ -594,7 +590,7 @@ impl Enforcement {
     fn pause_only_these(
         &mut self,
         before: Vec<Pause>,
-        circumstances: Circumstances<'_>,
+        circumstances: Context<'_>,
     ) -> anyhow::Result<()> {
         let now = circumstances.now;
         if let Err(error) = self.follow(circumstances) {
@@ -611,11 +607,7 @@ impl Enforcement {
     }
 
     /// Puts these overrides in force in the place of the earlier ones, and writes them to the file.
-    fn hold(
-        &mut self,
-        temporary: Vec<Temporary>,
-        circumstances: Circumstances<'_>,
-    ) -> anyhow::Result<()> {
+    fn hold(&mut self, temporary: Vec<Override>, circumstances: Context<'_>) -> anyhow::Result<()> {
         let now = circumstances.now;
         let before = std::mem::replace(&mut self.temporary, temporary);
         if let Err(error) = self.put_again(PartOf::All, &before, circumstances) {
@@ -637,7 +629,7 @@ impl Enforcement {
     ///
     /// # Errors
     /// The kernel refuses it.
-    pub fn keep(&mut self, circumstances: Circumstances<'_>) -> anyhow::Result<()> {
+    pub fn keep(&mut self, circumstances: Context<'_>) -> anyhow::Result<()> {
         let now = circumstances.now;
         self.pauses.keep(&now, KEEP_EVERY);
         let has_begun = self.begin_rests(&now);
@@ -660,8 +652,8 @@ impl Enforcement {
     }
 
     /// Gives each device the rules that apply to it now, and the addresses those of their names.
-    fn follow(&mut self, circumstances: Circumstances<'_>) -> anyhow::Result<()> {
-        let Circumstances {
+    fn follow(&mut self, circumstances: Context<'_>) -> anyhow::Result<()> {
+        let Context {
             kernel,
             config,
             devices,
@@ -713,8 +705,8 @@ impl Enforcement {
     fn put_again(
         &mut self,
         part: PartOf,
-        said_before: &[Temporary],
-        circumstances: Circumstances<'_>,
+        said_before: &[Override],
+        circumstances: Context<'_>,
     ) -> anyhow::Result<Installed> {
         let policies = self.policies(circumstances.config).to_vec();
         let (lists, zone) = (self.lists.clone(), self.zone.clone());
@@ -742,9 +734,9 @@ impl Enforcement {
         lists: PolicyLists,
         compiled: Option<Compiled>,
         zone: &Zone,
-        circumstances: Circumstances<'_>,
+        circumstances: Context<'_>,
     ) -> anyhow::Result<Installed> {
-        let Circumstances {
+        let Context {
             kernel,
             config,
             catalog,
@@ -909,8 +901,8 @@ impl Enforcement {
         compiled: Arc<Compiled>,
         who: &DeviceRules,
         learned: &Learned,
-    ) -> Arc<InForce> {
-        let in_force = Arc::new(InForce {
+    ) -> Arc<ActiveRules> {
+        let in_force = Arc::new(ActiveRules {
             generation,
             compiled,
             devices: who.devices.clone(),
@@ -920,7 +912,7 @@ impl Enforcement {
         in_force
     }
 
-    fn take(&mut self, in_force: Option<Arc<InForce>>, who: DeviceRules) {
+    fn take(&mut self, in_force: Option<Arc<ActiveRules>>, who: DeviceRules) {
         if let Some(in_force) = in_force {
             self.in_force = in_force;
             self.who = who;
@@ -928,7 +920,12 @@ impl Enforcement {
     }
 
     /// Takes the changes of names at addresses to the kernel.
-    fn learn(&mut self, kernel: &mut Kernel, names: &mut NamesAt, now: f64) -> anyhow::Result<()> {
+    fn learn(
+        &mut self,
+        kernel: &mut Kernel,
+        names: &mut AddressNames,
+        now: f64,
+    ) -> anyhow::Result<()> {
         let in_force = &self.in_force;
         let refusing = |name: &str, targets: &[Box<str>]| in_force.compiled.refusing(name, targets);
         let tell = |news| kernel.set_learned(news);
@@ -944,10 +941,10 @@ fn refusing(compiled: &Compiled) -> u64 {
 }
 
 /// The rules, for the judgement of the names that are heard.
-fn judge(in_force: &Arc<InForce>, learned: &Learned) -> Arc<classify::InForce> {
+fn judge(in_force: &Arc<ActiveRules>, learned: &Learned) -> Arc<classify::ActiveRules> {
     let [by_name, by_address, concerns] = [(); 3].map(|()| Arc::clone(in_force));
     let learned = learned.at();
-    Arc::new(classify::InForce {
+    Arc::new(classify::ActiveRules {
         generation: in_force.generation,
         by_name: Box::new(move |key, name, targets, layer| {
             by_name.judge_alias(key, name, targets, layer)
@@ -1031,8 +1028,8 @@ mod tests {
         config
     }
 
-    fn said(domain: &str, until: Option<f64>) -> Temporary {
-        Temporary {
+    fn said(domain: &str, until: Option<f64>) -> Override {
+        Override {
             domain: domain.to_owned(),
             device: Some(DeviceSelector::Mac([2, 0, 0, 0, 0, 1])),
             blocks: true,
@@ -1114,7 +1111,8 @@ mod tests {
         let Checked { config, .. } =
             Config::parse(&text, Path::new("sensor.toml")).expect("it is valid");
         let mut kernel = Kernel::load(&config)?;
-        let (mut enforcement, mut names) = (Enforcement::new(&config, NOW), NamesAt::default());
+        let (mut enforcement, mut names) =
+            (Enforcement::new(&config, NOW), AddressNames::default());
         let catalog = Catalog::default();
         let (phone, laptop) = (Mac::new([2, 0, 0, 0, 0, 1]), Mac::new([2, 0, 0, 0, 0, 2]));
         let at = |last: u8| (phone, IpAddr::from([192, 0, 2, last]));
@@ -1122,10 +1120,10 @@ mod tests {
         fn circumstances<'a>(
             kernel: &'a mut Kernel,
             (config, catalog): (&'a Config, &'a Catalog),
-            names: &'a mut NamesAt,
+            names: &'a mut AddressNames,
             now: f64,
-        ) -> Circumstances<'a> {
-            Circumstances {
+        ) -> Context<'a> {
+            Context {
                 kernel,
                 config,
                 catalog,
@@ -1202,14 +1200,14 @@ mod tests {
         let configs = policies_in_turn(&pins.0.join("pins"), &state);
         let mut kernel = Kernel::load(&configs[0])?;
         let mut enforcement = Enforcement::new(&configs[0], NOW);
-        let mut names = NamesAt::default();
+        let mut names = AddressNames::default();
         let catalog = Catalog::default();
         let phone = Mac::new([2, 0, 0, 0, 0, 1]);
         let at = |last: u8| (phone, IpAddr::from([192, 0, 2, last]));
         names.answer("blocked.test", &[], at(1), 86_400, NOW);
         macro_rules! circumstances {
             ($config:expr, $devices:expr) => {
-                Circumstances {
+                Context {
                     kernel: &mut kernel,
                     config: $config,
                     catalog: &catalog,
@@ -1309,10 +1307,10 @@ mod tests {
         let few = is_named(3, &pins, &state);
         let mut kernel = Kernel::load(&few)?;
         let mut enforcement = Enforcement::new(&few, NOW);
-        let (catalog, mut names) = (Catalog::default(), NamesAt::default());
+        let (catalog, mut names) = (Catalog::default(), AddressNames::default());
         macro_rules! circumstances {
             ($config:expr, $devices:expr) => {
-                Circumstances {
+                Context {
                     kernel: &mut kernel,
                     config: $config,
                     catalog: &catalog,
@@ -1374,7 +1372,7 @@ mod tests {
         let config = is_named(3, &mounted.0.join("pins"), &state);
         let mut kernel = Kernel::load(&config)?;
         let mut enforcement = Enforcement::new(&config, NOW);
-        let (catalog, mut names) = (Catalog::default(), NamesAt::default());
+        let (catalog, mut names) = (Catalog::default(), AddressNames::default());
         let device = |number: u32| {
             let mut device = Device {
                 mac: Some(Mac::new(mac_of(1 << 20 | number))),
@@ -1385,7 +1383,7 @@ mod tests {
         };
         macro_rules! circumstances {
             ($devices:expr) => {
-                Circumstances {
+                Context {
                     kernel: &mut kernel,
                     config: &config,
                     catalog: &catalog,
@@ -1457,7 +1455,7 @@ mod tests {
         let Checked { config, .. } =
             Config::parse(&text, Path::new("sensor.toml")).expect("it is valid");
         let mut kernel = Kernel::load(&config)?;
-        let (catalog, mut names) = (Catalog::default(), NamesAt::default());
+        let (catalog, mut names) = (Catalog::default(), AddressNames::default());
         // Booted in 1970; then it is set, set back, and set by as much again.
         let moment = |seconds: f64, wall: f64, is_known| Moment {
             steady: 60.0 + seconds,
@@ -1470,7 +1468,7 @@ mod tests {
         let mut enforcement = Enforcement::new(&config, unset);
         macro_rules! circumstances {
             ($now:expr) => {
-                Circumstances {
+                Context {
                     kernel: &mut kernel,
                     config: &config,
                     catalog: &catalog,
@@ -1483,7 +1481,7 @@ mod tests {
         enforcement.start(circumstances!(unset))?;
         let rules = |kernel: &Kernel| kernel.seen().map(|seen| seen.devices.default);
         assert_eq!(rules(&kernel)?, 0b01, "before the time is known");
-        let ten_minutes = |holds| Temporary {
+        let ten_minutes = |holds| Override {
             holds,
             ..said("blocked.example", None)
         };

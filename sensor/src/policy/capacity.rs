@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use super::{Compiled, PolicyLists, Temporary, TooMuch, compile};
+use super::{Compiled, Override, PolicyLists, TooMuch, compile};
 use crate::{catalog::Catalog, policy::Policy};
 
 /// Policies, compiled as far as they fit into the tables.
@@ -24,7 +24,7 @@ pub struct Fitting {
 /// by commands, else the last policy; and so on until the rest fits.
 pub fn fitting(
     policies: &[Policy],
-    temporary: &[Temporary],
+    temporary: &[Override],
     catalog: &Catalog,
     lists: &PolicyLists,
     identities: &HashMap<String, u16>,
@@ -96,8 +96,8 @@ mod tests {
         }
     }
 
-    fn blocked(count: u8) -> Vec<Temporary> {
-        let said = (0..count).map(|number| Temporary {
+    fn blocked(count: u8) -> Vec<Override> {
+        let said = (0..count).map(|number| Override {
             domain: "a.example".to_owned(),
             device: Some(DeviceSelector::Mac([2, 0, 0, 0, 0, number])),
             blocks: true,
@@ -107,7 +107,7 @@ mod tests {
         said.collect()
     }
 
-    fn fit(policies: &[Policy], temporary: &[Temporary], lists: &PolicyLists) -> Fitting {
+    fn fit(policies: &[Policy], temporary: &[Override], lists: &PolicyLists) -> Fitting {
         let names = policy_names(policies, temporary).map(str::to_owned);
         let identities = names.zip(1..).collect();
         fitting(policies, temporary, &Catalog::default(), lists, &identities)

@@ -16,7 +16,7 @@ use sensor_ebpf::{
 };
 
 use super::{
-    ALLOWED, BLOCKED, Compiled, NameTable, PolicyLists, Temporary, Who,
+    ALLOWED, BLOCKED, Compiled, NameTable, Override, PolicyLists, Scope,
     name_table::{self, Added, Collision},
 };
 use crate::{
@@ -135,7 +135,7 @@ const MOST_SECRETS: u32 = 64;
 /// The names under which policies are counted.
 pub fn policy_names<'p>(
     policies: &'p [Policy],
-    temporary: &[Temporary],
+    temporary: &[Override],
 ) -> impl Iterator<Item = &'p str> {
     let said = match temporary.is_empty() {
         true => [].as_slice(),
@@ -151,7 +151,7 @@ pub fn policy_names<'p>(
 /// They do not fit.
 pub fn compile(
     policies: &[Policy],
-    temporary: &[Temporary],
+    temporary: &[Override],
     catalog: &Catalog,
     lists: &PolicyLists,
     identities: &HashMap<String, u16>,
@@ -168,7 +168,7 @@ const MOST_CHANGED: usize = 8;
 /// compiled anew, because too much changed or the earlier tables have no room for the change.
 pub fn recompile(
     before: &Compiled,
-    said: (&[Temporary], &[Temporary]),
+    said: (&[Override], &[Override]),
     policies: &[Policy],
     catalog: &Catalog,
     lists: &PolicyLists,
@@ -244,7 +244,7 @@ fn is_at_or_below(name: &str, above: &str) -> bool {
 /// Takes policies apart, rule by rule.
 fn parts<'p>(
     policies: &'p [Policy],
-    temporary: &'p [Temporary],
+    temporary: &'p [Override],
     catalog: &'p Catalog,
     lists: &'p PolicyLists,
     identities: &HashMap<String, u16>,
@@ -259,7 +259,7 @@ fn parts<'p>(
         let name = if temporary.blocks { BLOCKED } else { ALLOWED };
         let mut rule = rule(identity(name), temporary.action());
         rule.flags = rule_flag::BY_NAME;
-        let who = Who {
+        let who = Scope {
             devices: temporary.device.iter().cloned().collect(),
             schedule: Vec::new(),
         };
@@ -276,7 +276,7 @@ fn parts<'p>(
             && policy.countries.is_empty()
             && policy.networks.is_empty());
         let aside = policy.encrypted_dns.is_some() || policy.quic.is_some();
-        let who = Who {
+        let who = Scope {
             devices: policy.devices.clone(),
             schedule: policy.schedule.clone(),
         };
@@ -403,7 +403,7 @@ struct Parts<'p> {
     /// The lists that are left out.
     left_out: Option<&'p BTreeSet<String>>,
     rules: Vec<Rule>,
-    who: Vec<Who>,
+    who: Vec<Scope>,
     /// Names that a policy names, and whether a command did.
     domains: Vec<(&'p str, u8, bool)>,
     lists: Vec<(&'p crate::catalog::lists::Lists, u8)>,
@@ -421,7 +421,7 @@ struct Parts<'p> {
 
 impl<'p> Parts<'p> {
     /// The number of a rule; the same rule for the same devices has one number.
-    fn rule(&mut self, rule: Rule, who: Who) -> u8 {
+    fn rule(&mut self, rule: Rule, who: Scope) -> u8 {
         let known = self.rules.iter().zip(&self.who);
         let number = known
             .enumerate()

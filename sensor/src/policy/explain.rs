@@ -11,7 +11,7 @@ use sensor_ebpf::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{DeviceFacts, PolicyLists, Temporary, Zone, compile::DISCOVERY};
+use super::{DeviceFacts, Override, PolicyLists, Zone, compile::DISCOVERY};
 use crate::{
     catalog::{
         Catalog, NetworkSelector,
@@ -30,7 +30,7 @@ pub struct Deciding<'a> {
     /// The policies of the configuration, in its order.
     pub policies: &'a [Policy],
     /// The overrides by commands.
-    pub temporary: &'a [Temporary],
+    pub temporary: &'a [Override],
     /// Lists of the sensor and of its owner, resolvers and networks.
     pub catalog: &'a Catalog,
     /// The lists of the policies.
@@ -100,7 +100,7 @@ pub struct Judgement {
     #[serde(deserialize_with = "word::one")]
     pub verdict: Word,
     /// The policy or command that decides; `None` where none is about the subject.
-    pub said: Option<Said>,
+    pub said: Option<Match>,
     /// Whether the verdict holds only at the remote addresses that the policy names.
     pub at_its_addresses: bool,
     /// Of a name: whether the flow is refused by its address and port, before it says the name.
@@ -109,7 +109,7 @@ pub struct Judgement {
 
 /// A policy or command, and why it is about the subject.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Said {
+pub struct Match {
     /// The policy; `None`: a command.
     pub policy: Option<String>,
     /// Its action.
@@ -207,7 +207,7 @@ pub struct Line {
 pub struct Lost {
     /// The policy or command.
     #[serde(flatten)]
-    pub said: Said,
+    pub said: Match,
     /// Why it has no effect.
     pub because: Loss,
 }
@@ -654,7 +654,7 @@ impl Explanation {
         self.judgements.push(Judgement {
             layers: vec!["without a name"],
             verdict: action,
-            said: Some(Said {
+            said: Some(Match {
                 policy,
                 action,
                 reason: Reason::Learned,
@@ -733,7 +733,7 @@ impl Judge {
 
 /// The claim of a policy or a command about a subject.
 struct Claim<'a> {
-    said: Said,
+    said: Match,
     command: bool,
     /// Bytes of the name or bits of the prefix, from 1; 0 for everything.
     specific: usize,
@@ -756,7 +756,7 @@ impl Claim<'_> {
         reason: Reason,
     ) -> Self {
         Self {
-            said: Said {
+            said: Match {
                 policy: Some(policy.name.clone()),
                 action: word(action),
                 reason,
@@ -895,7 +895,7 @@ fn name_claims<'a>(
             let shown = said.shown(deciding.offset);
             let devices: Vec<_> = said.device.iter().cloned().collect();
             claims.push(Claim {
-                said: Said {
+                said: Match {
                     policy: None,
                     action: word(said.action()),
                     reason: Reason::Command {

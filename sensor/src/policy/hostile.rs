@@ -55,7 +55,7 @@ fn refusing(list: &Path) -> [Policy; 1] {
 
 fn compiled(
     policies: &[Policy],
-    temporary: &[Temporary],
+    temporary: &[Override],
     lists: &PolicyLists,
 ) -> Result<Compiled, TooLarge> {
     let names = policy_names(policies, temporary);
@@ -83,7 +83,7 @@ fn a_name_of_too_many_labels_is_a_bad_line_and_taken_for_no_other() {
     assert_eq!(list.report.shown[0].line, 2);
     assert_eq!(list.report.shown[0].reason, Reason::TooManyLabels);
 
-    let said = Temporary {
+    let said = Override {
         domain: format!("x.e.{most}"),
         device: None,
         blocks: true,

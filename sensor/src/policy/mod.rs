@@ -42,7 +42,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use ipnet::IpNet;
 use sensor_ebpf::policy::{Chain, Rule};
 
-use crate::model::{Kind, Said};
+use crate::model::{Kind, OverrideState};
 
 pub use self::{
     capacity::{Fitting, fitting},
@@ -50,7 +50,7 @@ pub use self::{
     lists::PolicyLists,
     name_table::{Buckets, NameTable},
     rule::{Action, Answer, DeviceSelector, Policy, Ports, Span, Transport},
-    ruleset::InForce,
+    ruleset::ActiveRules,
     schedule::Zone,
 };
 
@@ -61,7 +61,7 @@ pub const ALLOWED: &str = "allowed-by-command";
 
 /// An override of the policies: a name that `sensor block` or `sensor allow` was given.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Temporary {
+pub struct Override {
     /// The name, with everything below it.
     pub domain: String,
     /// The devices; `None`: all.
@@ -97,10 +97,10 @@ impl Holds {
     }
 }
 
-impl Temporary {
+impl Override {
     /// The override as shown to people; a steady time plus `offset` is the wall clock's.
-    pub fn shown(&self, offset: f64) -> Said {
-        Said {
+    pub fn shown(&self, offset: f64) -> OverrideState {
+        OverrideState {
             name: self.domain.clone(),
             is: match self.blocks {
                 true => "blocked",
@@ -148,12 +148,12 @@ pub struct Compiled {
     /// How many policies there are, temporary ones aside.
     pub policies: u64,
     /// The devices and times for which each rule applies.
-    who: Vec<Who>,
+    who: Vec<Scope>,
 }
 
 /// The devices and times for which a rule applies.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Who {
+struct Scope {
     devices: Vec<DeviceSelector>,
     schedule: Vec<Span>,
 }
@@ -217,7 +217,7 @@ impl Compiled {
         changes.min_by(f64::total_cmp)
     }
 
-    fn rules_where(&self, zone: &Zone, now: Option<f64>, holds: impl Fn(&Who) -> bool) -> u64 {
+    fn rules_where(&self, zone: &Zone, now: Option<f64>, holds: impl Fn(&Scope) -> bool) -> u64 {
         let is_time = |schedule: &[Span]| match now {
             Some(now) => zone.is_within(schedule, now),
             None => schedule.is_empty(),

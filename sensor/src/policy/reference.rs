@@ -334,7 +334,7 @@ proptest! {
         more in vec((select(names()), any::<bool>(), option::of(0_u8..3)), 0..4),
         seed in 0_usize..8,
     ) {
-        let said = |(domain, blocks, device): (String, bool, Option<u8>)| Temporary {
+        let said = |(domain, blocks, device): (String, bool, Option<u8>)| Override {
             domain,
             device: device.map(|number| DeviceSelector::Mac([2, 0, 0, 0, 0, number])),
             blocks,
@@ -348,7 +348,7 @@ proptest! {
         let identities = policy_names(policies, &after).map(str::to_owned);
         let names_of_all = identities.chain([BLOCKED, ALLOWED].map(str::to_owned));
         let identities: HashMap<_, _> = names_of_all.zip(1..).collect();
-        let of = |said: &[Temporary]| {
+        let of = |said: &[Override]| {
             compile(policies, said, &house.catalog, &house.lists, &identities)
         };
         let (Ok(first), Ok(whole)) = (of(&before), of(&after)) else { return Ok(()) };

@@ -16,7 +16,7 @@ use super::Compiled;
 
 /// Policies in force.
 #[derive(Clone, Debug, Default)]
-pub struct InForce {
+pub struct ActiveRules {
     /// The generation under which the kernel decides.
     pub generation: u32,
     /// The tables.
@@ -27,7 +27,7 @@ pub struct InForce {
     pub default_rules: u64,
 }
 
-impl InForce {
+impl ActiveRules {
     /// The decision about a flow by the name that it said; `None` where no rule is about the name.
     pub fn judge_name(&self, key: &FlowKey, name: &str, layer: Layer) -> Option<Decision> {
         let chain = self.compiled.chain_of(name)?;
@@ -143,7 +143,7 @@ impl Compiled {
     }
 }
 
-impl Rules for InForce {
+impl Rules for ActiveRules {
     fn for_device(&self, mac: Mac) -> u64 {
         let own = self.devices.get(&mac.octets());
         own.copied().unwrap_or(self.default_rules)

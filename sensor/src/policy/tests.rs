@@ -12,7 +12,7 @@ use sensor_ebpf::{
 
 use super::{
     explain::{
-        Deciding, Explanation, Judgement, Loss, NamedBy, Reason, RefusedBefore, Said, Subject,
+        Deciding, Explanation, Judgement, Loss, Match, NamedBy, Reason, RefusedBefore, Subject,
         What, explain, named_by, refused_before_a_name, testing::decides,
     },
     *,
@@ -42,7 +42,7 @@ pub(super) const NOW: f64 = 1_795_435_200.0;
 #[derive(Debug)]
 pub(super) struct House {
     pub(super) policies: Vec<Policy>,
-    pub(super) temporary: Vec<Temporary>,
+    pub(super) temporary: Vec<Override>,
     pub(super) catalog: Catalog,
     pub(super) lists: PolicyLists,
     pub(super) zone: Zone,
@@ -109,7 +109,7 @@ impl House {
     pub(super) fn in_force(
         &self,
         device: &DeviceFacts<'_>,
-    ) -> Result<(InForce, Vec<String>), TooLarge> {
+    ) -> Result<(ActiveRules, Vec<String>), TooLarge> {
         let names = policy_names(&self.policies, &self.temporary);
         let names: Vec<String> = names.map(str::to_owned).collect();
         let numbers = (1..).zip(&names);
@@ -124,7 +124,7 @@ impl House {
             &identities,
         )?;
         let rules = compiled.rules_of(device, &self.zone, Some(NOW));
-        let in_force = InForce {
+        let in_force = ActiveRules {
             generation: 2,
             devices: HashMap::from([(device.mac, rules)]),
             default_rules: compiled.default_rules(&self.zone, Some(NOW)),
@@ -418,8 +418,8 @@ fn a_longer_name_has_its_own_category() {
     check(&house, Layer::Dns, "b.example", REFUSED);
 }
 
-fn said(domain: &str, device: Option<[u8; 6]>, blocks: bool, since: f64) -> Temporary {
-    Temporary {
+fn said(domain: &str, device: Option<[u8; 6]>, blocks: bool, since: f64) -> Override {
+    Override {
         domain: domain.to_owned(),
         device: device.map(DeviceSelector::Mac),
         blocks,
@@ -664,7 +664,7 @@ fn by_alias(house: &House) -> ((String, &'static str), Explanation) {
     let dns = told.judgements.iter();
     let dns = dns.filter(|judgement| judgement.layers.contains(&"dns"));
     for judgement in dns {
-        let is_alias = |said: &Said| matches!(said.reason, Reason::Alias { .. });
+        let is_alias = |said: &Match| matches!(said.reason, Reason::Alias { .. });
         assert!(!judgement.said.as_ref().is_some_and(is_alias));
     }
     (decided.unwrap_or_default(), told)
@@ -729,7 +729,7 @@ fn a_name_that_leads_to_a_refused_one_passes_where_it_is_allowed() {
     assert_eq!(lost(&told), [Loss::NameAllowed]);
 
     let mut said = house(vec![rejects()], &[]);
-    said.temporary = vec![Temporary {
+    said.temporary = vec![Override {
         domain: "c.example".to_owned(),
         device: None,
         blocks: false,
@@ -744,7 +744,7 @@ fn a_name_that_leads_to_a_refused_one_passes_where_it_is_allowed() {
     assert!(matches!(&*lost(&told), [Loss::NeverBlock(line)] if line.name == "c.example"));
     // It stays an exception when a command is all that is said of names.
     let mut blocked = house(vec![], &[never]);
-    blocked.temporary = vec![Temporary {
+    blocked.temporary = vec![Override {
         domain: "b.example".to_owned(),
         device: None,
         blocks: true,
@@ -1037,7 +1037,7 @@ pub(super) fn a_house() -> impl Strategy<Value = House> {
                 House {
                     policies,
                     temporary: commands
-                        .map(|(domain, device, blocks, since)| Temporary {
+                        .map(|(domain, device, blocks, since)| Override {
                             domain,
                             device,
                             blocks,

@@ -110,7 +110,7 @@ pub enum Fact {
 
 /// The facts about a device in the configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Override {
+pub struct IdentityOverride {
     /// Its name.
     pub name: Option<String>,
     /// Its kind; [`Kind::Unknown`] leaves that to the evidence.
@@ -252,7 +252,7 @@ impl Identity {
 
     /// Weighs all that is known. The vendor of the hardware is looked up by the address, unless
     /// that is random.
-    pub fn conclude(&self, mac: Mac, word: Option<&Override>) -> Conclusion {
+    pub fn conclude(&self, mac: Mac, word: Option<&IdentityOverride>) -> Conclusion {
         let word = word.cloned().unwrap_or_default();
         let shared_by = self.behind.count();
         let is_own = |of: &&Evidence| shared_by == 0 || of.source.is_of_the_device();
@@ -417,7 +417,7 @@ impl Agreed<'_> {
 }
 
 /// Kind, vendor and system that have the most support together, of those that agree with each other.
-fn agree<'a>(word: &'a Override, evidence: &[Seen<'a>]) -> Agreed<'a> {
+fn agree<'a>(word: &'a IdentityOverride, evidence: &[Seen<'a>]) -> Agreed<'a> {
     let kinds = evidence
         .iter()
         .filter_map(|(source, _, clue)| clue.hint.kind.map(|(kind, w)| (*source, kind, w)));
@@ -603,7 +603,7 @@ fn with_version(system: &str, kind: Kind, evidence: &[Seen<'_>]) -> String {
     }
 }
 
-fn lines(word: &Override, evidence: &[Seen<'_>]) -> Vec<EvidenceLine> {
+fn lines(word: &IdentityOverride, evidence: &[Seen<'_>]) -> Vec<EvidenceLine> {
     let mut lines = Vec::new();
     let mut line = |source: Source, value: &str, about, suggests: String, weight| {
         lines.push(EvidenceLine {
@@ -984,10 +984,10 @@ mod tests {
         assert_ne!(of_apple, found.model.as_deref() == Some("SM-G991B"));
 
         // The owner's word stands; what contradicts it does not.
-        let word = |kind: Option<Kind>, vendor: &str| Override {
+        let word = |kind: Option<Kind>, vendor: &str| IdentityOverride {
             kind,
             vendor: Some(vendor.to_owned()),
-            ..Override::default()
+            ..IdentityOverride::default()
         };
         let identity = known(&[dhcp("Annas-iPhone", "", IPHONE), agent(SAMSUNG)]);
         let found = identity.conclude(RANDOM, Some(&word(None, "Samsung")));
@@ -1055,7 +1055,7 @@ mod tests {
 
     #[test]
     fn the_owner_is_right() {
-        let word = Override {
+        let word = IdentityOverride {
             name: Some("Anna's old phone".to_owned()),
             kind: Some(Kind::Tablet),
             vendor: Some("Acme".to_owned()),
@@ -1082,7 +1082,7 @@ mod tests {
             ]
         );
         // A name alone leaves the rest to the evidence.
-        let word = Override {
+        let word = IdentityOverride {
             name: Some("Anna".to_owned()),
             kind: Some(Kind::Unknown),
             vendor: None,

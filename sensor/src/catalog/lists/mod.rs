@@ -142,7 +142,7 @@ pub struct BadLine {
 #[derive(Clone, Debug, Default)]
 pub struct Lists {
     names: Names,
-    addresses: HashMap<IpAddr, Said>,
+    addresses: HashMap<IpAddr, Facts>,
     lists: Vec<Box<str>>,
     owners: Vec<Box<str>>,
     owner_numbers: HashMap<Box<str>, u16>,
@@ -150,7 +150,7 @@ pub struct Lists {
 
 /// The facts that one list, or several together, have for a name or an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Said {
+struct Facts {
     line: u32,
     list: u16,
     owner: Option<OwnerNumber>,
@@ -223,7 +223,7 @@ impl Lists {
                 Some(owner) => Some(self.owner_number(owner).ok_or(Reason::Full)?),
                 None => None,
             };
-            let said = Said {
+            let said = Facts {
                 line,
                 list,
                 owner,
@@ -244,13 +244,13 @@ impl Lists {
         let numbers: Vec<Option<OwnerNumber>> = (others.owners.iter())
             .map(|owner| self.owner_number(owner))
             .collect();
-        let here = |said: Said| -> Option<Said> {
+        let here = |said: Facts| -> Option<Facts> {
             let list = u16::try_from(first + usize::from(said.list)).ok()?;
             let owner = match said.owner {
                 Some(number) => Some(numbers[usize::from(number.get()) - 1]?),
                 None => None,
             };
-            Some(Said {
+            Some(Facts {
                 list,
                 owner,
                 ..said
@@ -335,7 +335,7 @@ impl Lists {
         self.names.memory()
     }
 
-    fn add_address(&mut self, address: IpAddr, said: Said) -> Result<(), Reason> {
+    fn add_address(&mut self, address: IpAddr, said: Facts) -> Result<(), Reason> {
         let address = address.to_canonical();
         if let Some(first) = self.addresses.get_mut(&address) {
             *first = first.beside(said);
@@ -357,7 +357,7 @@ impl Lists {
         OwnerNumber::new(number)
     }
 
-    fn listed(&self, said: Said) -> Listed<'_> {
+    fn listed(&self, said: Facts) -> Listed<'_> {
         let owner = |number: OwnerNumber| self.owners.get(usize::from(number.get()) - 1);
         Listed {
             owner: said.owner.and_then(owner).map(|owner| &**owner),
@@ -371,7 +371,7 @@ impl Lists {
     }
 }
 
-impl Said {
+impl Facts {
     /// The facts for a name that has these, and whose parent name has `shorter`.
     fn over(self, shorter: Self) -> Self {
         let source = match (self.category, shorter.category) {

@@ -9,7 +9,7 @@ use std::{
     hash::{BuildHasher, Hasher, RandomState},
 };
 
-use super::{super::domain::LONGEST_NAME, Category, MOST_NAMES, OwnerNumber, Reason, Said};
+use super::{super::domain::LONGEST_NAME, Category, Facts, MOST_NAMES, OwnerNumber, Reason};
 
 /// The most labels that a name of [`LONGEST_NAME`] octets can have.
 const MOST_LABELS: usize = LONGEST_NAME.div_ceil(2);
@@ -45,7 +45,7 @@ impl Names {
     }
 
     /// Adds a name, in any case; if it is there already, its facts are joined with the new ones.
-    pub(super) fn add(&mut self, name: &str, said: Said) -> Result<(), Reason> {
+    pub(super) fn add(&mut self, name: &str, said: Facts) -> Result<(), Reason> {
         let mut lower = [0; LONGEST_NAME];
         let name = lower_case(name, &mut lower).ok_or(Reason::NotAName)?;
         let whole = Suffixes::of(name, &self.hashing).zip(1..).last();
@@ -72,7 +72,7 @@ impl Names {
     }
 
     /// The facts for a name, in any case, joined with those of all names above it.
-    pub(super) fn find(&self, name: &str) -> Option<Said> {
+    pub(super) fn find(&self, name: &str) -> Option<Facts> {
         let mut lower = [0; LONGEST_NAME];
         let name = lower_case(name, &mut lower)?;
         // All hashes first, then all places, so that the processor waits for memory once, not at each label.
@@ -89,11 +89,11 @@ impl Names {
                 let place = self.place(&name[usize::from(suffix.start)..], suffix.hash)?;
                 Some(self.records.said(place))
             })
-            .reduce(Said::over)
+            .reduce(Facts::over)
     }
 
     /// The facts for exactly this name, in lower case.
-    pub(super) fn of(&self, name: &str) -> Option<Said> {
+    pub(super) fn of(&self, name: &str) -> Option<Facts> {
         if name.is_empty() || name.len() > LONGEST_NAME {
             return None;
         }
@@ -102,7 +102,7 @@ impl Names {
     }
 
     /// Visits all, in lower case, in the order in which they were added.
-    pub(super) fn each(&self, mut visit: impl FnMut(&str, Said)) {
+    pub(super) fn each(&self, mut visit: impl FnMut(&str, Facts)) {
         self.records.each(|_, name, said| visit(name, said));
     }
 
@@ -202,7 +202,7 @@ struct Records {
     len: u32,
     last: Record,
     /// The facts of names about which later lists had more to say, by the names' places.
-    amended: HashMap<u32, Said>,
+    amended: HashMap<u32, Facts>,
 }
 
 /// The names from one that is stored whole to the next.
@@ -214,7 +214,7 @@ const RUN: u32 = 16;
 struct Record {
     buffer: [u8; LONGEST_NAME],
     length: u8,
-    said: Said,
+    said: Facts,
 }
 
 impl Default for Record {
@@ -222,7 +222,7 @@ impl Default for Record {
         Self {
             buffer: [0; LONGEST_NAME],
             length: 0,
-            said: Said {
+            said: Facts {
                 line: 0,
                 list: 0,
                 owner: None,
@@ -256,7 +256,7 @@ impl Records {
     const WHOLE: u8 = u8::MAX;
 
     /// Adds a name of at most [`LONGEST_NAME`] octets; its place, unless there is no room.
-    fn add(&mut self, name: &str, said: Said) -> Option<u32> {
+    fn add(&mut self, name: &str, said: Facts) -> Option<u32> {
         let place = self.len;
         let name = name.as_bytes();
         let next = place.checked_add(1)?;
@@ -282,12 +282,12 @@ impl Records {
     }
 
     /// The facts at a place.
-    fn said(&self, place: u32) -> Said {
+    fn said(&self, place: u32) -> Facts {
         let amended = self.amended.get(&place);
         amended.copied().unwrap_or_else(|| self.record(place).said)
     }
 
-    fn say(&mut self, place: u32, said: Said) {
+    fn say(&mut self, place: u32, said: Facts) {
         self.amended.insert(place, said);
     }
 
@@ -310,7 +310,7 @@ impl Records {
         let mut at = at + 3;
         if lines == Self::WHOLE {
             let facts = self.octets[at..].first_chunk().copied().unwrap_or_default();
-            record.said = Said::of_stored(facts);
+            record.said = Facts::of_stored(facts);
             at += Self::FACTS;
         } else {
             record.said.line += u32::from(lines);
@@ -323,7 +323,7 @@ impl Records {
     }
 
     /// Visits all, in the order in which they were added.
-    fn each(&self, mut visit: impl FnMut(u32, &str, Said)) {
+    fn each(&self, mut visit: impl FnMut(u32, &str, Facts)) {
         let mut record = Record::default();
         let mut at = 0;
         for place in 0..self.len {
@@ -343,7 +343,7 @@ impl Records {
     fn memory(&self) -> usize {
         self.octets.capacity()
             + self.runs.capacity() * size_of::<u32>()
-            + self.amended.capacity() * size_of::<(u32, Said)>()
+            + self.amended.capacity() * size_of::<(u32, Facts)>()
     }
 
     fn shrink(&mut self) {
@@ -353,7 +353,7 @@ impl Records {
     }
 }
 
-impl Said {
+impl Facts {
     /// By how many lines it follows another, from which it differs in nothing else; `None` where it does, or
     /// where they are too many for a byte.
     fn lines_after(self, other: Self) -> Option<u8> {
@@ -450,8 +450,8 @@ const fn tag(hash: u32) -> u8 {
 mod tests {
     use super::*;
 
-    fn said(line: u32) -> Said {
-        Said {
+    fn said(line: u32) -> Facts {
+        Facts {
             line,
             list: 3,
             owner: OwnerNumber::new(7),
@@ -475,7 +475,7 @@ mod tests {
                 1 => 5,
                 _ => 5 + number,
             };
-            let facts = Said {
+            let facts = Facts {
                 list: (number / 10) as u16,
                 ..said(line)
             };
@@ -489,7 +489,7 @@ mod tests {
             assert_eq!(names.find(name), Some(*facts), "{name}");
         }
         // Another list has more to say of a name.
-        let first = Said {
+        let first = Facts {
             category: None,
             ..said(1)
         };

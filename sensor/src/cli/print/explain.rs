@@ -5,15 +5,15 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use super::{
+    overrides::when_set,
     pauses::until,
-    said::when_set,
     text::{json, local_time, printable},
 };
 use crate::{
     cli::args::Output,
     policy::{
         Zone,
-        explain::{Explanation, Judgement, Line, Loss, Reason, Said},
+        explain::{Explanation, Judgement, Line, Loss, Match, Reason},
     },
 };
 
@@ -137,7 +137,7 @@ fn decides(judgement: &Judgement, zone: &Zone) -> String {
     )
 }
 
-fn who(said: &Said) -> String {
+fn who(said: &Match) -> String {
     match &said.policy {
         Some(policy) => format!("policy `{policy}`"),
         None => "a command".to_owned(),
@@ -250,7 +250,7 @@ mod tests {
             list: "/ads.txt".to_owned(),
             line: 3,
         };
-        let said = |action, reason| Said {
+        let said = |action, reason| Match {
             policy: Some("ads".to_owned()),
             action,
             reason,
@@ -307,7 +307,7 @@ mod tests {
         let judged = |verdict, policy: Option<&str>, at_its_addresses| Judgement {
             layers: vec!["tls"],
             verdict,
-            said: policy.map(|policy| Said {
+            said: policy.map(|policy| Match {
                 policy: Some(policy.to_owned()).filter(|policy| policy != "command"),
                 action: verdict,
                 reason: Reason::Everything,

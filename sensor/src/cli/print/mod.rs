@@ -3,10 +3,10 @@
 mod devices;
 mod explain;
 mod flows;
+mod overrides;
 mod pauses;
 mod refused;
 pub mod replay;
-mod said;
 mod status;
 mod text;
 
@@ -17,12 +17,12 @@ use crate::config::{Config, Level, Problems};
 pub use devices::{print_devices, print_each_device, print_shared, shared_address};
 pub use explain::print_explanation;
 pub use flows::print_flows;
+pub use overrides::{
+    print_forgotten, print_missed, print_none_forgotten, print_others, print_override,
+    print_refused_before,
+};
 pub use pauses::{print_paused, print_resumed};
 pub use refused::print_refused;
-pub use said::{
-    print_forgotten, print_missed, print_none_forgotten, print_others, print_refused_before,
-    print_said,
-};
 pub use status::print_status;
 pub use text::{print_list, printable_lines};
 

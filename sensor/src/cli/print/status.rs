@@ -3,8 +3,8 @@
 use std::io::{self, Write};
 
 use super::{
+    overrides::print_overrides,
     pauses::print_pauses,
-    said::print_all_said,
     text::{add_both, counted_u64, grouped, json, milliseconds, octets, print_table, table},
 };
 use crate::{
@@ -32,7 +32,7 @@ pub fn print_status(
     writeln!(out)?;
     print_hits(out, status)?;
     writeln!(out)?;
-    print_all_said(out, &status.commands, zone)?;
+    print_overrides(out, &status.commands, zone)?;
     if !status.policy.pauses.is_empty() {
         print_pauses(out, &status.policy.pauses, zone)?;
         writeln!(out)?;

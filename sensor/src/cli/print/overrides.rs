@@ -8,7 +8,7 @@ use std::{
 use super::text::{local_time, print_table, printable, table};
 use crate::{
     control::protocol::About,
-    model::Said,
+    model::OverrideState,
     policy::{Zone, explain::RefusedBefore},
 };
 
@@ -17,7 +17,7 @@ use crate::{
 /// # Errors
 ///
 /// When the output takes no more.
-pub fn print_said(out: &mut impl Write, said: &Said, zone: &Zone) -> io::Result<()> {
+pub fn print_override(out: &mut impl Write, said: &OverrideState, zone: &Zone) -> io::Result<()> {
     writeln!(
         out,
         "{} and everything below it is {} for {} {}",
@@ -99,7 +99,7 @@ pub fn print_none_forgotten(out: &mut impl Write, about: &About) -> io::Result<(
 /// # Errors
 ///
 /// When the output takes no more.
-pub fn print_others(out: &mut impl Write, others: &[Said], zone: &Zone) -> io::Result<()> {
+pub fn print_others(out: &mut impl Write, others: &[OverrideState], zone: &Zone) -> io::Result<()> {
     for other in others {
         writeln!(
             out,
@@ -122,7 +122,7 @@ pub fn print_others(out: &mut impl Write, others: &[Said], zone: &Zone) -> io::R
 /// # Errors
 ///
 /// When the output takes no more.
-pub fn print_forgotten(out: &mut impl Write, said: &Said) -> io::Result<()> {
+pub fn print_forgotten(out: &mut impl Write, said: &OverrideState) -> io::Result<()> {
     writeln!(
         out,
         "{} is no longer {} by a command for {}: the policies of the configuration decide",
@@ -133,7 +133,11 @@ pub fn print_forgotten(out: &mut impl Write, said: &Said) -> io::Result<()> {
 }
 
 /// Prints the overrides of commands that still hold, the newest first; nothing where there is none.
-pub(super) fn print_all_said(out: &mut impl Write, said: &[Said], zone: &Zone) -> io::Result<()> {
+pub(super) fn print_overrides(
+    out: &mut impl Write,
+    said: &[OverrideState],
+    zone: &Zone,
+) -> io::Result<()> {
     if said.is_empty() {
         return Ok(());
     }
@@ -155,7 +159,7 @@ pub(super) fn print_all_said(out: &mut impl Write, said: &[Said], zone: &Zone) -
 }
 
 /// When an override ends.
-fn until(said: &Said, zone: &Zone) -> String {
+fn until(said: &OverrideState, zone: &Zone) -> String {
     match (said.until, said.rest) {
         (Some(until), _) => local_time(zone, until),
         (None, Some(rest)) => when_set(rest),
@@ -169,7 +173,7 @@ pub(super) fn when_set(rest: f64) -> String {
     format!("{minutes} min after the clock is set")
 }
 
-fn whom(said: &Said) -> String {
+fn whom(said: &OverrideState) -> String {
     match &said.devices {
         Some(devices) => printable(devices),
         None => "all devices".to_owned(),
@@ -182,7 +186,7 @@ mod tests {
 
     #[test]
     fn a_sentence_tells_what_for_whom_and_until_when() -> io::Result<()> {
-        let mut said = Said {
+        let mut said = OverrideState {
             name: "ads.example".to_owned(),
             is: "blocked",
             devices: Some("group:kids".to_owned()),
@@ -192,11 +196,11 @@ mod tests {
         };
         let zone = Zone::named(Some("Europe/Berlin"));
         let mut text = Vec::new();
-        print_said(&mut text, &said, &zone)?;
+        print_override(&mut text, &said, &zone)?;
         said.devices = None;
         said.is = "allowed";
         said.until = None;
-        print_said(&mut text, &said, &zone)?;
+        print_override(&mut text, &said, &zone)?;
         print_forgotten(&mut text, &said)?;
         assert_eq!(
             String::from_utf8_lossy(&text),
