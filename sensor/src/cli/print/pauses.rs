@@ -87,8 +87,8 @@ mod tests {
         };
         let mut text = Vec::new();
         print_paused(&mut text, &phone, &zone)?;
-        print_resumed(&mut text, &[all.clone()], &[phone], &zone)?;
-        print_resumed(&mut text, &[], &[all.clone()], &zone)?;
+        print_resumed(&mut text, std::slice::from_ref(&all), &[phone], &zone)?;
+        print_resumed(&mut text, &[], std::slice::from_ref(&all), &zone)?;
         let ends = until(&all, &zone);
         assert!(ends.contains("00:01"), "{ends}");
         assert_eq!(
