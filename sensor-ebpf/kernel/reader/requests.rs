@@ -122,6 +122,10 @@ global! {
         if end == End::Over as u32 && reading.rest_at < reading.there {
             return begin_next();
         }
+        if reading.source == source::FRAME && reading.found == Found::Unread as u32 {
+            // It may be a part of a request that only looks like one.
+            return leave(1);
+        }
         if reading.source != source::FRAME
             && let Some(assembly) = assemblies::numbered(reading.assembly)
         {
