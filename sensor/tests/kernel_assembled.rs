@@ -9,7 +9,10 @@ use programs::{
     Programs, Tables,
     household::{XDP_PASS, XDP_TX, flow_of, frame, hello_with, household, numbered},
 };
-use sensor_ebpf::{assembly::Unassembled, flow::Judgement};
+use sensor_ebpf::{
+    assembly::{Assembly, Unassembled},
+    flow::Judgement,
+};
 
 /// A hello of two segments, with the name before the key share or behind it.
 fn long_hello(name: &str, is_last: bool) -> Vec<u8> {
@@ -206,6 +209,16 @@ fn a_device_has_its_share_of_what_is_put_together() -> Result<()> {
     Ok(())
 }
 
+/// How many assemblies wait for more.
+fn open_assemblies(programs: &Programs) -> Result<usize> {
+    let mut open = 0;
+    for number in 0..Tables::default().assemblies {
+        let one: Assembly = programs.get("ASSEMBLIES", number)?;
+        open += usize::from(one.owner != 0 && one.judged_to == 0);
+    }
+    Ok(open)
+}
+
 /// A request whose host comes in a later segment, and a question to a resolver over TCP.
 #[test]
 fn requests_and_questions_in_several_segments_are_refused() -> Result<()> {
@@ -241,6 +254,7 @@ fn requests_and_questions_in_several_segments_are_refused() -> Result<()> {
                     );
                     ensure!(verdicts.contains(&XDP_TX) == refused, "{what}");
                     ensure!(judgement.named, "{what}");
+                    ensure!(open_assemblies(&programs)? == 0, "{what}: one is left");
                 }
             }
         }

@@ -360,3 +360,22 @@ global! {
         }
     }
 }
+
+global! {
+    /// Notes that the message which begins with the packet at hand was judged, and goes on in later packets up to
+    /// a place behind its beginning: those begin no other.
+    pub(super) fn judged_up_to(to: u32) -> u32 {
+        let Some((sample, reading)) = at_hand() else {
+            return 0;
+        };
+        let place = sample.head.place();
+        if place == Early::SOMEWHERE || reading.claims == 0 {
+            return 0;
+        }
+        reading.assembly = assembly_from(place.wrapping_add(reading.origin));
+        if let Some(assembly) = assemblies::numbered(reading.assembly) {
+            field!(assembly, judged_to).store(to);
+        }
+        0
+    }
+}

@@ -18,7 +18,7 @@ use sensor_ebpf::{
 
 use self::{
     assemble::{
-        claim, end_assembled, fetch_message, is_named, keep_watch, may_be_part, seek,
+        claim, end_assembled, fetch_message, is_named, judged_up_to, keep_watch, may_be_part, seek,
         step_assembled, step_put,
     },
     requests::{step_end, step_host, step_host_found, step_host_name, step_next, step_target},
@@ -361,6 +361,9 @@ global! {
         }
         let next = message_behind(start);
         if next >= reading.there {
+            if next > reading.there && reading.source == source::FRAME {
+                judged_up_to(next);
+            }
             return finish(reading.found, Layer::Dns);
         }
         if next >= question::SEARCHED as u32 {

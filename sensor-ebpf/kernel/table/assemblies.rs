@@ -93,12 +93,19 @@ global! {
             // Another has taken it.
             return VACANT;
         }
-        let silent = now.wrapping_sub(field!(assembly, touched).load());
+        let silent = since(now, field!(assembly, touched).load());
         if silent > SILENT || field!(assembly, judged_to).load() != 0 {
             return silent | 1;
         }
         0
     }
+}
+
+/// Nanoseconds since a time; 0 where that is later, because another CPU noted it.
+#[inline(always)]
+fn since(now: u64, time: u64) -> u64 {
+    let passed = now.wrapping_sub(time);
+    if (passed as i64) < 0 { 0 } else { passed }
 }
 
 /// The word of an owner: [`Owner::word`](sensor_ebpf::assembly::Owner::word).
@@ -141,7 +148,7 @@ global! {
                 break;
             };
             let touched = field!(assembly, touched).load();
-            let idle = now.wrapping_sub(touched);
+            let idle = since(now, touched);
             if touched == 0 || idle > FREE {
                 return number;
             }
@@ -218,7 +225,7 @@ global! {
             return 0;
         }
         let touched = field!(assembly, touched).load();
-        let is_silent = touched == 0 || now.wrapping_sub(touched) > SILENT;
+        let is_silent = touched == 0 || since(now, touched) > SILENT;
         let is_own = field!(assembly, owner).load() >> NUMBER == owner >> NUMBER;
         let is_judged = field!(assembly, judged_to).load() != 0;
         if !(is_silent || is_own && is_judged) {
@@ -248,30 +255,46 @@ global! {
     /// Takes an assembly for a connection of a device. Gives its number; [`NONE`] where there is none, which is
     /// counted.
     pub(crate) fn claim_assembly(device: u32, of_device: u64, base: u32) -> u32 {
+        /// How often it is tried again because another CPU was first.
+        const TRIES: u32 = 4;
+
         let now = clock::nanoseconds();
-        let place = own_place(device, now);
-        if place == NONE {
-            count(Unassembled::OfDevice);
-            return NONE;
+        for _ in 0..TRIES {
+            let place = own_place(device, now);
+            if place == NONE {
+                count(Unassembled::OfDevice);
+                return NONE;
+            }
+            let Some(entry) = own(device, place as usize) else {
+                return NONE;
+            };
+            let before = entry.load();
+            let number = match idle(device, place, now) {
+                VACANT => pick_for(device, now),
+                _ => (before >> NUMBER) as u32 - 1,
+            };
+            if number == NONE {
+                count(Unassembled::Full);
+                return NONE;
+            }
+            if begin_assembly(number, owner(device, of_device), base, now) == 0 {
+                continue;
+            }
+            if entry.compare_exchange(before, of_device | u64::from(number + 1) << NUMBER) {
+                return number;
+            }
+            // Another CPU has taken the place: the assembly is free again.
+            if let Some(assembly) = numbered(number) {
+                field!(assembly, touched).store(0);
+            }
+            // It may have had another segment of the same connection in hand.
+            let found = find_assembly(device, of_device);
+            if found != NONE {
+                return found;
+            }
         }
-        let Some(entry) = own(device, place as usize) else {
-            return NONE;
-        };
-        let before = entry.load();
-        let number = match idle(device, place, now) {
-            VACANT => pick_for(device, now),
-            _ => (before >> NUMBER) as u32 - 1,
-        };
-        if number == NONE {
-            count(Unassembled::Full);
-            return NONE;
-        }
-        if begin_assembly(number, owner(device, of_device), base, now) == 0 {
-            count(Unassembled::Busy);
-            return NONE;
-        }
-        entry.store(of_device | u64::from(number + 1) << NUMBER);
-        number
+        count(Unassembled::Busy);
+        NONE
     }
 }
 
