@@ -22,7 +22,7 @@ const ROOM: usize = CAPACITY + 8;
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Assembly {
-    /// Whose it is, an [`Owner`]'s word; 0: it is free.
+    /// The connection that has it, an [`Owner`]'s word; 0: it is free.
     pub owner: u64,
     /// 1 while a program writes.
     pub lock: u64,
@@ -356,7 +356,7 @@ impl Unassembled {
     }
 }
 
-/// Whose an [`Assembly`] is: which device's, of which connection of which flow.
+/// The owner of an [`Assembly`]: a connection of a flow of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Owner {
     /// The number of the device's record.

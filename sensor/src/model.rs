@@ -142,7 +142,7 @@ pub struct Device {
     /// Bytes of flows for which the lists have a category, since the daemon started.
     #[serde(deserialize_with = "word::keys")]
     pub categories: BTreeMap<Word, ByDirection<u64>>,
-    /// What was refused to it since the daemon started, the latest first; filled where one device is asked for.
+    /// The refusals that it met since the daemon started, the latest first; filled where one device is asked for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub refused: Vec<Refused>,
     /// Flows that are in the table now.

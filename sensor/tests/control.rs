@@ -44,7 +44,7 @@ fn place(name: &str) -> Result<Place> {
     Ok(Place::new(&folder, &PathBuf::from("/test").join(name)))
 }
 
-/// What a handler does with a request.
+/// The answer of a handler to a request.
 #[derive(Clone, Copy)]
 enum Does {
     /// Sends a response that names the request.

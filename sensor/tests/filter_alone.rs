@@ -34,8 +34,8 @@ fn household() -> Result<(Lab, Sensor)> {
     Ok((lab, sensor))
 }
 
-/// What the kernel judges by itself needs no daemon, and races nobody: the server is at no distance, and both CPUs
-/// are busy.
+/// Names that the kernel judges by itself need no daemon, and race nobody: the server is at no distance, and both
+/// CPUs are busy.
 #[test]
 fn no_request_that_the_kernel_judges_without_distance_nor_daemon() -> Result<()> {
     if !geteuid().is_root() && env::var_os("CI").is_none() {

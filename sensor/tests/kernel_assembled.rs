@@ -98,7 +98,7 @@ fn a_hello_in_two_segments_is_refused_with_the_one_that_completes_it() -> Result
                     ensure!(judgement.named, "{what}: {judgement:?}");
                     let expected = if refused { XDP_TX } else { XDP_PASS };
                     ensure!(verdicts.contains(&XDP_TX) == refused, "{what}");
-                    // What comes behind is refused too.
+                    // Later segments are refused too.
                     let more = connection.send(stream.len(), b"more")?;
                     ensure!(more == expected, "{what}: {more}");
                 }

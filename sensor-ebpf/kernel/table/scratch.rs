@@ -101,7 +101,8 @@ pub(crate) struct Reading {
     pub(crate) rest_at: u32,
     /// The last bytes before that place.
     pub(crate) rest_last: u64,
-    /// What the connection's assembly is known by: [`Owner::of_device`](sensor_ebpf::assembly::Owner::of_device).
+    /// The word by which the connection's assembly is known:
+    /// [`Owner::of_device`](sensor_ebpf::assembly::Owner::of_device).
     pub(crate) owner: u64,
 }
 

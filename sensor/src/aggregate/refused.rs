@@ -52,7 +52,7 @@ pub struct Refusals {
     of: Quota<Mac, Key, Entry>,
 }
 
-/// What was refused, and by which layer and policy.
+/// The refused name, and the layer and the policy that refused it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Key {
     what: String,

@@ -1,4 +1,4 @@
-//! What client and daemon send to each other: plain data.
+//! The messages between client and daemon: plain data.
 //!
 //! The daemon speaks first: a line with its [`Hello`]. The client answers with its own and its [`Request`], a line
 //! each, if both have the same number of the protocol. The daemon sends the [`Response`]s, a line each, the last

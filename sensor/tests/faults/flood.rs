@@ -47,7 +47,7 @@ fn new_names_and_connections_of_one_device_take_little_memory() {
                 uploads.send(&hello).expect("sent");
             }
         };
-        // What every house has is there before.
+        // The names that every house asks for are there before.
         flood(0..A_SECOND);
         std::thread::sleep(Duration::from_secs(3));
         let before = anonymous(id);
