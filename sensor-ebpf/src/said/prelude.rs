@@ -1,5 +1,6 @@
-//! The bytes that clients send before TLS or a request: empty lines (RFC 9112, section 2.2), the lines of a dialogue that ends
-//! with STARTTLS, the messages of SOCKS 5 (RFC 1928, RFC 1929), the header of the PROXY protocol (HAProxy, 2014).
+//! The bytes that clients send before TLS or a request: empty lines (RFC 9112, section 2.2), the lines of a dialogue
+//! that ends with STARTTLS, the messages of SOCKS 5 (RFC 1928, RFC 1929), the header of the PROXY protocol (HAProxy,
+//! 2014).
 
 use crate::{kind::LOOKED_AT, packet::Packet};
 

@@ -48,7 +48,7 @@ use crate::{
     daemon::systemd::ServiceManager,
     enforcement::{Context, Enforcement, Material, Prepared},
     health::Health,
-    model::{Snapshot, Ticks},
+    model::{Device, Snapshot, Ticks},
     moment::Moment,
     record::Record,
     sink::web::{self, Hosts},
@@ -579,6 +579,23 @@ impl Owner {
         told
     }
 
+    /// The policies, and everything that they depend on beside themselves.
+    fn enforcing<'a>(
+        &'a mut self,
+        devices: &'a [Device],
+        now: Moment,
+    ) -> (&'a mut Enforcement, Context<'a>) {
+        let context = Context {
+            kernel: &mut self.kernel,
+            config: &self.config,
+            catalog: &self.catalog,
+            devices,
+            names: self.aggregate.address_names(),
+            now,
+        };
+        (&mut self.enforcement, context)
+    }
+
     fn tick(&mut self) -> anyhow::Result<()> {
         let before = cpu_time();
         // The daemon reaches the kernel's maps by their pins. The next look logs why one is missing.
@@ -591,14 +608,8 @@ impl Owner {
         let mut snapshot = self.aggregate.snapshot(self.ticks);
         snapshot.add_to_times(now.offset());
         self.enforcement.recall(&mut snapshot.devices, &now);
-        let kept = self.enforcement.keep(Context {
-            kernel: &mut self.kernel,
-            config: &self.config,
-            catalog: &self.catalog,
-            devices: &snapshot.devices,
-            names: self.aggregate.address_names(),
-            now,
-        });
+        let (enforcement, context) = self.enforcing(&snapshot.devices, now);
+        let kept = enforcement.keep(context);
         // The policy of before stays, and the next tick tries again.
         say_once(
             &mut self.said.policy,

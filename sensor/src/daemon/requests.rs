@@ -21,7 +21,7 @@ use crate::{
         protocol::{About, DeviceReport, Order, Request, Response, Status},
         server::{Handler, Responses},
     },
-    enforcement::{self, Context, pauses::Pause},
+    enforcement::{self, pauses::Pause},
     model::{DeviceRefused, Flow, Refused, Snapshot},
     moment::Moment,
     policy::{DeviceSelector, Holds, Override},
@@ -302,15 +302,8 @@ impl Owner {
             holds: holds(holds_for, &now),
         };
         let shown = said.shown(now.offset());
-        let circumstances = Context {
-            kernel: &mut self.kernel,
-            config: &self.config,
-            catalog: &self.catalog,
-            devices: &snapshot.devices,
-            names: self.aggregate.address_names(),
-            now,
-        };
-        self.enforcement.say(said, circumstances)?;
+        let (enforcement, context) = self.enforcing(&snapshot.devices, now);
+        enforcement.say(said, context)?;
         let missed = match blocks {
             true => self.catalog.missed(&shown.name),
             false => Vec::new(),
@@ -344,17 +337,8 @@ impl Owner {
             false => self.meant(typed.as_ref())?,
         };
         let now = self.clock.now();
-        let circumstances = Context {
-            kernel: &mut self.kernel,
-            config: &self.config,
-            catalog: &self.catalog,
-            devices: &snapshot.devices,
-            names: self.aggregate.address_names(),
-            now,
-        };
-        let forgotten = self
-            .enforcement
-            .forget(&domain, device.as_ref(), circumstances)?;
+        let (enforcement, context) = self.enforcing(&snapshot.devices, now);
+        let forgotten = enforcement.forget(&domain, device.as_ref(), context)?;
         let others = self.enforcement.temporary().iter();
         let others = others.filter(|other| other.domain == domain);
         Ok(Response::Forgotten {
@@ -367,6 +351,7 @@ impl Owner {
             time_zone: self.config.daemon.time_zone.clone(),
         })
     }
+
     /// Executes `pause`; it is in force when this returns.
     fn pause(&mut self, devices: Option<&str>, holds_for: Option<u64>) -> anyhow::Result<Response> {
         let selector = self.selector(devices)?;
@@ -380,15 +365,8 @@ impl Owner {
             holds: holds(holds_for, &now),
         };
         let shown = pause.shown(now.offset());
-        let circumstances = Context {
-            kernel: &mut self.kernel,
-            config: &self.config,
-            catalog: &self.catalog,
-            devices: &snapshot.devices,
-            names: self.aggregate.address_names(),
-            now,
-        };
-        self.enforcement.pause(pause, circumstances)?;
+        let (enforcement, context) = self.enforcing(&snapshot.devices, now);
+        enforcement.pause(pause, context)?;
         Ok(Response::Paused {
             pause: shown,
             time_zone: self.config.daemon.time_zone.clone(),
@@ -405,15 +383,8 @@ impl Owner {
             false => self.meant(typed.as_ref())?,
         };
         let now = self.clock.now();
-        let circumstances = Context {
-            kernel: &mut self.kernel,
-            config: &self.config,
-            catalog: &self.catalog,
-            devices: &snapshot.devices,
-            names: self.aggregate.address_names(),
-            now,
-        };
-        let ended = self.enforcement.resume(device.as_ref(), circumstances)?;
+        let (enforcement, context) = self.enforcing(&snapshot.devices, now);
+        let ended = enforcement.resume(device.as_ref(), context)?;
         anyhow::ensure!(
             !ended.is_empty(),
             "no pause is for {}; `sensor status` lists the pauses",
