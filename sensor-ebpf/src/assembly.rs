@@ -36,11 +36,10 @@ pub struct Assembly {
     pub start: u32,
     /// Where the message ends that was judged last; 0 before.
     pub judged_to: u32,
-    /// [`Assembly::CONFLICT`], [`Assembly::ENOUGH`], [`Assembly::HEAD`].
-    pub flags: u32,
-    /// Keeps the size a multiple of eight; 0.
-    pub reserved: u32,
-    /// The last bytes before the message that is read, where that is the rest of a head.
+    /// [`Assembly::CONFLICT`], [`Assembly::ENOUGH`]. Bits are set one by one, by several CPUs.
+    pub flags: u64,
+    /// The last bytes before the message that is read, where that is the rest of a request's head, whose host is
+    /// judged; 0 where it is not.
     pub rest: u64,
     /// A bit for each byte that is there.
     pub present: [u64; Assembly::WORDS],
@@ -51,7 +50,7 @@ pub struct Assembly {
 wire! {
     Assembly {
         owner: u64, lock: u64, touched: u64, base: u32, filled: u32, start: u32, judged_to: u32,
-        flags: u32, reserved: u32, rest: u64, present: [u64; Assembly::WORDS], bytes: [u8; ROOM],
+        flags: u64, rest: u64, present: [u64; Assembly::WORDS], bytes: [u8; ROOM],
     }
 }
 
@@ -67,11 +66,9 @@ pub enum Put {
 
 impl Assembly {
     /// In `flags`: bytes were said twice, and differ.
-    pub const CONFLICT: u32 = 1;
+    pub const CONFLICT: u64 = 1;
     /// In `flags`: user space has got all packets of the flow that it gets.
-    pub const ENOUGH: u32 = 2;
-    /// In `flags`: the message that is read is the rest of a request's head, whose host is judged.
-    pub const HEAD: u32 = 4;
+    pub const ENOUGH: u64 = 2;
 
     /// Words of `present`.
     pub const WORDS: usize = CAPACITY / 64;
@@ -86,7 +83,6 @@ impl Assembly {
         start: 0,
         judged_to: 0,
         flags: 0,
-        reserved: 0,
         rest: 0,
         present: [0; Self::WORDS],
         bytes: [0; ROOM],

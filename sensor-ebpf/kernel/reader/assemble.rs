@@ -64,7 +64,7 @@ global! {
             reading.claims = 0;
             return 0;
         }
-        reading.untold = flags & Assembly::ENOUGH;
+        reading.untold = u32::from(flags & Assembly::ENOUGH != 0);
         let judged_to = field!(assembly, judged_to).load();
         let at = sample.head.place().wrapping_sub(field!(assembly, base).load());
         if judged_to != 0 && at as i32 >= judged_to as i32 {
@@ -187,7 +187,7 @@ pub(super) fn keep_watch(slot: u32) {
         && !watch.wants(Direction::Upload)
         && field!(assembly, filled).load() < CAPACITY as u32
     {
-        field!(assembly, flags).store(field!(assembly, flags).load() | Assembly::ENOUGH);
+        field!(assembly, flags).set(Assembly::ENOUGH);
         flow.line
             .set_watch(Watch::new(1, watch.of(Direction::Download)));
     }
@@ -227,12 +227,11 @@ global! {
         if sample.head.captured == 0 {
             return leave(0);
         }
-        let flags = field!(assembly, flags);
-        if flags.load() & Assembly::HEAD != 0 {
-            flags.store(flags.load() & !Assembly::HEAD);
+        let rest = field!(assembly, rest).exchange(0);
+        if rest != 0 {
             reading.kind = Kind::Http as u32;
             reading.rest_at = 0;
-            reading.rest_last = field!(assembly, rest).load();
+            reading.rest_last = rest;
             reading.phase = phase::END;
             return 0;
         }

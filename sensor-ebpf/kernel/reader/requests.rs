@@ -1,7 +1,6 @@
 //! Requests: the host that each names, in its field and in its target, and the request behind one that has no body.
 
 use sensor_ebpf::{
-    assembly::Assembly,
     kind::{Kind, LOOKED_AT, classify},
     policy::Layer,
     said::{
@@ -160,7 +159,6 @@ global! {
         }
         field!(assembly, rest).store(reading.rest_last);
         field!(assembly, judged_to).store(0);
-        field!(assembly, flags).store(field!(assembly, flags).load() | Assembly::HEAD);
         tell()
     }
 }

@@ -239,6 +239,7 @@ global! {
         field!(assembly, start).store(0);
         field!(assembly, judged_to).store(0);
         field!(assembly, flags).store(0);
+        field!(assembly, rest).store(0);
         let present = field!(assembly, present);
         for word in 0..Assembly::WORDS {
             // Word by word: the compiler would call a loop.
@@ -413,8 +414,7 @@ global! {
             mark(number, at, len);
         } else if put_each(number, at, from, len) != 0 {
             put = Put::Conflict;
-            let flags = field!(assembly, flags);
-            flags.store(flags.load() | Assembly::CONFLICT);
+            field!(assembly, flags).set(Assembly::CONFLICT);
         }
         advance(number);
         field!(assembly, touched).store(clock::nanoseconds());
