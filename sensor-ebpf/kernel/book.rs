@@ -1,16 +1,16 @@
 //! Books a frame to its flow, or to its device's overflow.
 
 use sensor_ebpf::{
-    books::{FURTHER_DEVICES, Settings},
+    books::FURTHER_DEVICES,
     flow::{Direction, Judgement},
     parse::protocol,
-    policy::{Decision, Rules as _, Verdict},
+    policy::{Decision, Verdict},
     sample::{NO_SLOT, is_service},
 };
 
 use crate::{
     clock,
-    decide::{connect_again, decide_by_address, judge_flow, reopen},
+    decide::{connect_again, decide_by_address, judge_flow, names_are_judged, reopen},
     global,
     hit::count_hit,
     sample::begin_sample,
@@ -18,9 +18,7 @@ use crate::{
     table::{
         devices,
         flows::{self, Flow, NotFound},
-        held, interfaces,
-        rules::Rulebook,
-        settings,
+        held, interfaces, settings,
     },
 };
 
@@ -189,20 +187,11 @@ global! {
         // A device without room for flows still has an identity, and says names.
         if seen.payload == 0
             || settings.watched_payloads == 0
-            || !is_service(&seen.key) && !is_judged(seen, settings)
+            || !is_service(&seen.key) && !names_are_judged(seen, settings)
         {
             return booked.number();
         }
         begin_sample(seen, NO_SLOT, device);
         booked.with_sample().number()
     }
-}
-
-/// Whether a payload without a flow may say a name that a rule is about: each is looked at.
-#[inline(always)]
-fn is_judged(seen: &Seen, settings: &Settings) -> bool {
-    let rules = Rulebook::new(settings::generation(settings), settings);
-    matches!(seen.key.protocol(), protocol::TCP | protocol::UDP)
-        && seen.direction() == Direction::Upload
-        && rules.for_device(seen.key.mac()) & rules.name_rules() != 0
 }

@@ -4,10 +4,11 @@
 //! same time, the second finds what the first stored, and starts from it.
 
 use sensor_ebpf::{
+    books::Settings,
     connection::Syn,
     flow::{Direction, FlowKey, Judgement, Ruling},
-    parse::tcp_flag,
-    policy::{Decision, decide},
+    parse::{protocol, tcp_flag},
+    policy::{Decision, Rules as _, decide},
     sample::Watch,
 };
 
@@ -186,10 +187,20 @@ global! {
     }
 }
 
+/// Whether rules by name apply to what a device says in a packet.
+#[inline(always)]
+pub(crate) fn names_are_judged(seen: &Seen, settings: &Settings) -> bool {
+    let rules = Rulebook::new(settings::generation(settings), settings);
+    matches!(seen.key.protocol(), protocol::TCP | protocol::UDP)
+        && seen.direction() == Direction::Upload
+        && rules.for_device(seen.key.mac()) & rules.name_rules() != 0
+}
+
 global! {
     /// A QUIC Initial by which a device begins a connection, perhaps at the ports of another, or says more in
-    /// one that it began. Of a flow that passed, a little more is read, in which another hello may be. Gives
-    /// the stored judgement.
+    /// one that it began. Of a flow that passed, a little more is read, in which another hello may be; where rules
+    /// by name apply to the device, whatever it sent before, and whichever connection it is. Gives the stored
+    /// judgement.
     ///
     /// A flow that was refused for its name stays refused as long as packets come, because the first
     /// connection's server still speaks, and its packets cannot be told from the answers to the second. A flow
@@ -206,17 +217,14 @@ global! {
         let before = flow.line.judgement_word();
         let judgement = Judgement::unpack(before);
         let known = flow.initial_sequence(Direction::Upload);
-        if known == seen.sequence {
-            return before;
-        }
+        let is_another = known != 0 && known != seen.sequence;
         let refused = judgement.is_refused_by_name();
         let silent = (seen.now as u32).wrapping_sub(flow.line.last_seen());
-        if refused && silent < settings.hz as u32 * FORGOTTEN_AFTER {
+        if refused && (!is_another || silent < settings.hz as u32 * FORGOTTEN_AFTER) {
             return before;
         }
-        flow.set_initial_sequence(Direction::Upload, seen.sequence);
-        if known == 0 {
-            return before;
+        if known != seen.sequence {
+            flow.set_initial_sequence(Direction::Upload, seen.sequence);
         }
         if refused {
             let by_address = by_address(&seen.key, judgement.generation);
@@ -226,10 +234,8 @@ global! {
                     .set_watch(Watch::of_new_flow(&seen.key, settings.watched_payloads));
                 return next.pack();
             }
-        } else if judgement.named {
-            let watch = flow.line.watch();
-            flow.line
-                .set_watch(Watch::new(MORE, watch.of(Direction::Download)));
+        } else if is_another && judgement.named || names_are_judged(seen, settings) {
+            flow.line.set_watch(flow.line.watch().with_uploads(MORE));
         }
         flow.line.judgement_word()
     }

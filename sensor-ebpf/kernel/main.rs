@@ -19,6 +19,7 @@ mod decide;
 mod fragment;
 mod frame;
 mod hit;
+mod initial;
 mod judge;
 mod observe;
 mod port;
@@ -43,7 +44,7 @@ use crate::{
     frame::{LinearFrame, MultiBufferFrame, SocketBuffer},
     port::PortFrame,
     seen::Action,
-    table::ports,
+    table::{ports, readers},
 };
 
 /// Uploads, where a frame lies in one buffer.
@@ -105,7 +106,12 @@ fn download(context: TcContext) -> i32 {
 /// Reads on behind [`upload`].
 #[xdp]
 fn read_upload(context: XdpContext) -> u32 {
-    match reader::read(|at| sample::fetch_xdp(context.ctx, at)) {
+    let action = reader::read(|at| sample::fetch_xdp(context.ctx, at));
+    if reader::has_initial() {
+        readers::open_linear(&context);
+        readers::read_on_linear(&context);
+    }
+    match action {
         Action::Pass => xdp_action::XDP_PASS,
         Action::Drop => xdp_action::XDP_DROP,
         refused => answer::answer_xdp(context.ctx, refused as u32),
@@ -115,7 +121,12 @@ fn read_upload(context: XdpContext) -> u32 {
 /// Reads on behind [`upload_frags`].
 #[xdp(frags)]
 fn read_upload_frags(context: XdpContext) -> u32 {
-    match reader::read(|at| sample::fetch_xdp(context.ctx, at)) {
+    let action = reader::read(|at| sample::fetch_xdp(context.ctx, at));
+    if reader::has_initial() {
+        readers::open_frags(&context);
+        readers::read_on_frags(&context);
+    }
+    match action {
         Action::Pass => xdp_action::XDP_PASS,
         Action::Drop => xdp_action::XDP_DROP,
         refused => answer::answer_xdp(context.ctx, refused as u32),
@@ -125,11 +136,40 @@ fn read_upload_frags(context: XdpContext) -> u32 {
 /// Reads on behind [`upload_tc`] and [`upload_port`].
 #[classifier]
 fn read_upload_tc(context: TcContext) -> i32 {
-    match reader::read(|at| sample::fetch_skb(context.skb.skb, at)) {
+    let action = reader::read(|at| sample::fetch_skb(context.skb.skb, at));
+    if reader::has_initial() {
+        readers::open_skb(&context);
+        readers::read_on_skb(&context, Direction::Upload);
+    }
+    match action {
         Action::Pass => TC_ACT_UNSPEC,
         Action::Drop => TC_ACT_SHOT,
         refused => answer::answer_tc(context.skb.skb, refused as u32) as i32,
     }
+}
+
+/// Opens the Initial that [`read_upload`] came to, and goes back there.
+#[xdp]
+fn open_upload(context: XdpContext) -> u32 {
+    initial::open();
+    readers::read_on_linear(&context);
+    xdp_action::XDP_PASS
+}
+
+/// The same for [`read_upload_frags`].
+#[xdp(frags)]
+fn open_upload_frags(context: XdpContext) -> u32 {
+    initial::open();
+    readers::read_on_frags(&context);
+    xdp_action::XDP_PASS
+}
+
+/// The same for [`read_upload_tc`].
+#[classifier]
+fn open_upload_tc(context: TcContext) -> i32 {
+    initial::open();
+    readers::read_on_skb(&context, Direction::Upload);
+    TC_ACT_UNSPEC
 }
 
 /// Uploads at a port of a bridge: frames that stay in the bridge are counted as local.

@@ -7,7 +7,6 @@ use sensor_ebpf::{
     books::{MULTICAST_DEVICE, Settings, Tally},
     flow::{Direction, FlowKey},
     parse::{Family, Parsed, Piece, parse, plain, protocol, tcp_flag},
-    said::initial,
     sample::NO_SLOT,
     skip::Skip,
 };
@@ -115,12 +114,9 @@ fn account<F: Sampled>(frame: &F, direction: Direction, settings: &Settings) -> 
     let Some(seen) = scratch::seen() else {
         return Action::Pass;
     };
-    if seen.key.protocol() == protocol::UDP
-        && direction == Direction::Upload
-        && seen.key.remote_port() == initial::PORT
-    {
+    if seen.key.protocol() == protocol::UDP && direction == Direction::Upload {
         let payload = frame.forget(seen.payload_offset as usize, seen.now);
-        seen.sequence = frame.connection(payload);
+        seen.sequence = frame.connection(payload, seen.key.remote_port());
     }
     let is_icmp = matches!(seen.key.protocol(), protocol::ICMP | protocol::ICMPV6)
         && seen.piece != Piece::Later as u8;

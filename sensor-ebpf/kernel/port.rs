@@ -89,8 +89,8 @@ impl Sampled for PortFrame {
     }
 
     #[inline(always)]
-    fn connection(&self, offset: usize) -> u32 {
-        self.0.connection(offset)
+    fn connection(&self, offset: usize, port: u16) -> u32 {
+        self.0.connection(offset, port)
     }
 
     #[inline(always)]

@@ -131,8 +131,8 @@ pub(crate) trait Sampled: Frame {
 
     /// The number of the connection that an Initial in a payload at `offset` begins; 0 where none does.
     #[inline(always)]
-    fn connection(&self, offset: usize) -> u32 {
-        initial::connection(self, offset)
+    fn connection(&self, offset: usize, port: u16) -> u32 {
+        connection(self, offset, port)
     }
 
     /// Reads the fields of ICMP and TCP that the parser leaves out.
@@ -184,22 +184,34 @@ impl Sampled for SocketBuffer {
     }
 
     #[inline(always)]
-    fn connection(&self, offset: usize) -> u32 {
+    fn connection(&self, offset: usize, port: u16) -> u32 {
         match self.segment() {
-            0 => initial::connection(self, offset),
-            segment => connections(self.context(), offset as u32, segment),
+            0 => connection(self, offset, port),
+            segment => connections(self.context(), offset as u32, segment, port.into()),
         }
+    }
+}
+
+/// See [`Sampled::connection`]. At other ports than that of HTTP/3, only versions count that are opened: by
+/// chance, too many other packets look like Initials of one that is not known.
+#[inline(always)]
+fn connection<P: Packet + ?Sized>(packet: &P, offset: usize, port: u16) -> u32 {
+    match packet.load::<5>(offset) {
+        Some(first) if port == initial::PORT || initial::is_opened(first) => {
+            initial::connection(packet, offset)
+        }
+        _ => 0,
     }
 }
 
 global! {
     /// The number of the connection that a datagram begins, of those that a socket buffer stands for. Where
     /// several begin one, a number that is none of theirs, and the same each time; 0 where none does.
-    fn connections(skb: *mut __sk_buff, offset: u32, segment: u32) -> u32 {
+    fn connections(skb: *mut __sk_buff, offset: u32, segment: u32, port: u32) -> u32 {
         let mut all = 0;
         let mut at = offset as usize;
         for _ in 0..MAX_DATAGRAMS {
-            let one = connection_at(skb, at as u32);
+            let one = connection_at(skb, at as u32, port);
             if one == NO_DATAGRAM {
                 break;
             }
@@ -218,7 +230,7 @@ const NO_DATAGRAM: u32 = 2;
 global! {
     /// The number of the connection that the datagram at a place in a socket buffer begins; 0 where it
     /// begins none.
-    fn connection_at(skb: *mut __sk_buff, at: u32) -> u32 {
+    fn connection_at(skb: *mut __sk_buff, at: u32, port: u32) -> u32 {
         /// The first bytes of an Initial: up to the identifier's eighth.
         const BEGINNING: u32 = 14;
 
@@ -229,7 +241,7 @@ global! {
             return NO_DATAGRAM;
         }
         sample.head.captured = BEGINNING;
-        initial::connection(&Payload(sample), 0)
+        connection(&Payload(sample), 0, port as u16)
     }
 }
 
@@ -251,6 +263,7 @@ global! {
         reading.rest = rest;
         reading.segment = if is_datagrams { segment } else { 0 };
         reading.packets = 0;
+        reading.opened = 0;
         begin_packet(sample, reading);
         1
     }

@@ -50,11 +50,15 @@ fn may_begin_connection<F: Frame>(
     key: &FlowKey,
     direction: Direction,
 ) -> bool {
-    parsed.protocol == protocol::UDP
-        && direction == Direction::Upload
-        && key.remote_port() == initial::PORT
-        && (frame.segment() != 0
-            || frame
-                .load::<1>(parsed.payload_offset())
-                .is_some_and(|[first]| initial::is_long(first)))
+    if parsed.protocol != protocol::UDP || direction != Direction::Upload {
+        return false;
+    }
+    if frame.segment() != 0 {
+        return true;
+    }
+    match frame.load::<5>(parsed.payload_offset()) {
+        Some(first) if key.remote_port() == initial::PORT => initial::is_long(first[0]),
+        Some(first) => initial::is_opened(first),
+        None => false,
+    }
 }

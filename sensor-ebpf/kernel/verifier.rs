@@ -89,11 +89,30 @@ pub(crate) fn forgotten(offset: usize, noise: u64) -> usize {
     forgotten
 }
 
+/// See [`sha256::compress`](sensor_ebpf::quic::sha256::compress): three instructions, which the compiler would take
+/// apart into rotations, and those into three for each.
+#[inline(always)]
+pub(crate) fn twice(word: u32) -> u64 {
+    let lower = u64::from(word);
+    let mut twice = lower;
+    // SAFETY: register arithmetic only.
+    unsafe {
+        asm!(
+            "{twice} <<= 32",
+            "{twice} |= {lower}",
+            twice = inout(reg) twice,
+            lower = in(reg) lower,
+            options(pure, nomem, nostack),
+        );
+    }
+    twice
+}
+
 /// Declares a global function: its linkage is visible in the object's type information, so the verifier
 /// checks it once, for any argument, instead of once for every way that leads to it.
 ///
 /// The verifier knows a pointer argument to be null or to the whole of its type. A first argument of the
-/// form `name: &Type` is checked for null; where it is, the function gives 0.
+/// form `name: &Type` or `name: &mut Type` is checked for null; where it is, the function gives 0.
 #[macro_export]
 macro_rules! global {
     (
@@ -108,6 +127,23 @@ macro_rules! global {
         $visibility extern "C" fn $name($pointer: *const $to $(, $argument: $of)*) -> $result {
             // SAFETY: null, or the whole of its type: the verifier holds every caller to that.
             let Some($pointer) = (unsafe { $pointer.as_ref() }) else {
+                return 0;
+            };
+            $body
+        }
+    };
+    (
+        $(#[$attribute:meta])*
+        $visibility:vis fn $name:ident(
+            $pointer:ident: &mut $to:ty $(, $argument:ident: $of:ty)* $(,)?
+        ) -> $result:ty $body:block
+    ) => {
+        $(#[$attribute])*
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        $visibility extern "C" fn $name($pointer: *mut $to $(, $argument: $of)*) -> $result {
+            // SAFETY: as above.
+            let Some($pointer) = (unsafe { $pointer.as_mut() }) else {
                 return 0;
             };
             $body

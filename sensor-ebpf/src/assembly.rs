@@ -7,7 +7,7 @@
 //! A byte that was there first stays. Where another says something else, no reader can know which of the two the
 //! server takes: the stream is in [conflict](Assembly::CONFLICT), and is not read.
 
-use crate::{packet::Packet, sample::MAX_PAYLOAD, wire};
+use crate::{packet::Packet, quic::keys::Keys, said::records, sample::MAX_PAYLOAD, wire};
 
 /// The most streams of one device that are put together at a time.
 pub const MOST_OF_DEVICE: usize = 16;
@@ -41,6 +41,8 @@ pub struct Assembly {
     /// The last bytes before the message that is read, where that is the rest of a request's head, whose host is
     /// judged; 0 where it is not.
     pub rest: u64,
+    /// QUIC: the keys of the connection's first Initial.
+    pub keys: Keys,
     /// A bit for each byte that is there.
     pub present: [u64; Assembly::WORDS],
     /// The bytes.
@@ -50,7 +52,7 @@ pub struct Assembly {
 wire! {
     Assembly {
         owner: u64, lock: u64, touched: u64, base: u32, filled: u32, start: u32, judged_to: u32,
-        flags: u64, rest: u64, present: [u64; Assembly::WORDS], bytes: [u8; ROOM],
+        flags: u64, rest: u64, keys: Keys, present: [u64; Assembly::WORDS], bytes: [u8; ROOM],
     }
 }
 
@@ -84,6 +86,7 @@ impl Assembly {
         judged_to: 0,
         flags: 0,
         rest: 0,
+        keys: Keys::NONE,
         present: [0; Self::WORDS],
         bytes: [0; ROOM],
     };
@@ -93,6 +96,17 @@ impl Assembly {
         self.bytes
             .get(self.start as usize..self.filled as usize)
             .unwrap_or_default()
+    }
+
+    /// Writes the header of a record to the beginning of an empty one: so a hello that comes in QUIC's CRYPTO frames
+    /// is read as one that comes in TLS.
+    #[inline(always)]
+    pub fn begin_hello(&mut self) {
+        for (place, byte) in records::ONE.iter().enumerate() {
+            self.bytes[place] = *byte;
+        }
+        self.present[0] = (1 << records::ONE.len()) - 1;
+        self.filled = records::ONE.len() as u32;
     }
 
     /// Puts `len` bytes of a payload, at most [`MAX_PAYLOAD`], to their place behind the first byte that is kept:
@@ -333,6 +347,8 @@ pub enum Unassembled {
     Full = 1,
     /// Another CPU wrote the assembly at that moment.
     Busy = 2,
+    /// QUIC: more Initials than the budgets of the device or of all admit ([`budget`](crate::quic::budget)).
+    Initials = 3,
 }
 
 impl Unassembled {
@@ -340,7 +356,7 @@ impl Unassembled {
     pub const COUNT: usize = Self::ALL.len();
 
     /// All, at the place of their number.
-    pub const ALL: [Self; 3] = [Self::OfDevice, Self::Full, Self::Busy];
+    pub const ALL: [Self; 4] = [Self::OfDevice, Self::Full, Self::Busy, Self::Initials];
 
     /// The metric label.
     pub const fn name(self) -> &'static str {
@@ -348,6 +364,7 @@ impl Unassembled {
             Self::OfDevice => "device",
             Self::Full => "full",
             Self::Busy => "busy",
+            Self::Initials => "initials",
         }
     }
 }
@@ -369,6 +386,12 @@ impl Owner {
     const EPOCH: u32 = 24;
     const CONNECTION: u32 = 30;
     const DEVICE: u32 = 48;
+
+    /// What all connections of a flow have in common of what a device knows them by.
+    #[inline(always)]
+    pub const fn flow_of(of_device: u64) -> u64 {
+        of_device & ((1 << Self::CONNECTION) - 1)
+    }
 
     /// All but the device: what a device knows its own by, below 2^48.
     #[inline(always)]

@@ -258,6 +258,48 @@ pub struct Settings {
     pub reloads_refused: u64,
     /// Streams that can be put together at a time; 0: none is.
     pub assemblies: u64,
+    /// Whether Initials of QUIC are opened: an [`Opens`]'s number.
+    pub opens_initials: u64,
+}
+
+/// Whether the programs open Initials of QUIC, and judge the names in them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u64)]
+pub enum Opens {
+    /// No: the configuration says so.
+    #[default]
+    Off = 0,
+    /// Yes.
+    On = 1,
+    /// No: the kernel interprets programs, which takes a millisecond for each Initial.
+    Interpreted = 2,
+    /// No: the kernel refuses the program that does.
+    Refused = 3,
+}
+
+impl Opens {
+    /// All, at the place of their number.
+    pub const ALL: [Self; 4] = [Self::Off, Self::On, Self::Interpreted, Self::Refused];
+
+    /// The one with this number; an unknown number is off.
+    pub const fn from_number(number: u64) -> Self {
+        match number {
+            1 => Self::On,
+            2 => Self::Interpreted,
+            3 => Self::Refused,
+            _ => Self::Off,
+        }
+    }
+
+    /// As the control socket has it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::On => "on",
+            Self::Interpreted => "interpreted",
+            Self::Refused => "refused",
+        }
+    }
 }
 
 /// The layout of the maps. A daemon adopts tables of its own layout only: raise the first number
@@ -429,7 +471,7 @@ wire! {
         alive_until: u64, watched_payloads: u64, first_sample_bytes: u64, hash_secret: [u64; 6],
         default_rules: [u64; 2], layout: u64, reset_signature: u64, hz: u64, epoch_millis: u64, boot_jiffies: u64,
         policies: u64, prefixes: u64, names: u64, reloads: u64, reloads_refused: u64,
-        assemblies: u64,
+        assemblies: u64, opens_initials: u64,
     }
     HitKey { mac: [u8; 6], policy: u16, verdict: u8, direction: u8, layer: u8, writer: u8 }
     Hit { wire: Tally, decided: u64 }

@@ -63,6 +63,7 @@ pub mod name;
 pub mod packet;
 pub mod parse;
 pub mod policy;
+pub mod quic;
 pub mod quote;
 pub mod said;
 pub mod sample;

@@ -30,3 +30,17 @@ impl Packet for [u8] {
         self.get(offset..)?.first_chunk().copied()
     }
 }
+
+/// A packet that can be written to, where it lies.
+pub trait PacketMut: Packet {
+    /// Writes bytes to their place. `None` where the packet is shorter; nothing is written then.
+    fn store<const N: usize>(&mut self, offset: usize, bytes: [u8; N]) -> Option<()>;
+}
+
+impl PacketMut for [u8] {
+    #[inline(always)]
+    fn store<const N: usize>(&mut self, offset: usize, bytes: [u8; N]) -> Option<()> {
+        *self.get_mut(offset..)?.first_chunk_mut()? = bytes;
+        Some(())
+    }
+}

@@ -73,6 +73,15 @@ impl Watch {
         Self::new(wanted, wanted)
     }
 
+    /// The same, where at least so many of the next uploads are wanted, at most [`MAX`](Self::MAX).
+    #[inline(always)]
+    pub const fn with_uploads(self, least: u8) -> Self {
+        match self.of(Direction::Upload) {
+            left if left < least => Self::new(least, self.of(Direction::Download)),
+            _ => self,
+        }
+    }
+
     /// Whether the next payload in this direction is wanted.
     #[inline(always)]
     pub const fn wants(self, direction: Direction) -> bool {

@@ -553,6 +553,10 @@ pub struct PolicyState {
     /// Streams that the kernel did not put together, by reason: the daemon judges the names in them.
     #[serde(deserialize_with = "word::keys")]
     pub unassembled: BTreeMap<Word, u64>,
+    /// Whether the kernel judges the names in QUIC: `on`; `off`, as configured; `interpreted`, because the kernel
+    /// does not compile programs; `refused`, because it does not take the program.
+    #[serde(deserialize_with = "word::one")]
+    pub kernel_quic: Word,
     /// The files that policies may refer to.
     pub lists: Vec<PolicyList>,
     /// Reloads that took effect since the tables were made.

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use sensor_ebpf::{
-    books::{DeviceRecord, Hit, HitKey, InterfaceRecord, Losses},
+    books::{DeviceRecord, Hit, HitKey, InterfaceRecord, Losses, Opens},
     flow::FlowRecord,
     sample::{Head, Judged},
 };
@@ -65,6 +65,8 @@ pub struct Tables {
     pub reloads: u64,
     /// Reloads that were refused since the tables were made.
     pub reloads_refused: u64,
+    /// Whether Initials of QUIC are opened in the kernel.
+    pub opens_initials: Opens,
     /// How the kernel counts time.
     pub clock: Clock,
 }

@@ -324,6 +324,7 @@ fn snapshot() -> Snapshot {
             generation: 3,
             policies: 1,
             held: 6,
+            kernel_quic: "on",
             unassembled: BTreeMap::from([("device", 7), ("full", 8)]),
             hold_expired: 1,
             lists: vec![

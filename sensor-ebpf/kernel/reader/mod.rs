@@ -8,10 +8,12 @@ mod assemble;
 mod requests;
 
 use sensor_ebpf::{
+    books::Opens,
     flow::Direction,
     kind::{Kind, LOOKED_AT, classify, is_service},
     parse::protocol,
     policy::{Layer, Rules as _, Verdict},
+    quic::header::LEAST_DATAGRAM,
     said::{Found, Place, hello::Walk, question},
     sample::{Head, MAX_PAYLOAD, MAX_PIECES, NO_SLOT, wanted_of},
 };
@@ -71,6 +73,10 @@ pub(crate) mod phase {
     pub(crate) const END: u32 = 13;
     /// The message behind a request in the frame begins: its kind is told.
     pub(crate) const NEXT: u32 = 14;
+    /// A datagram in which an Initial may be: the program that opens it goes on.
+    pub(crate) const INITIAL: u32 = 15;
+    /// A message that could not be read is left to user space.
+    pub(crate) const LEAVE: u32 = 16;
 }
 
 /// Where the bytes are that are read.
@@ -101,6 +107,19 @@ pub(crate) fn read(fetch: impl Fn(u32) -> u32) -> Action {
 #[inline(always)]
 pub(crate) fn copy(fetch: impl Fn(u32) -> u32) -> Action {
     run(fetch, || copy_on())
+}
+
+/// Whether the packet at hand has an Initial that is to be opened before anything else. Where the program that does
+/// is not there, the reader goes on without it.
+#[inline(always)]
+pub(crate) fn has_initial() -> bool {
+    match scratch::reading() {
+        Some(reading) if reading.phase == phase::INITIAL => {
+            reading.phase = phase::LEAVE;
+            true
+        }
+        _ => false,
+    }
 }
 
 #[inline(always)]
@@ -148,6 +167,7 @@ global! {
             phase::ASSEMBLED => step_assembled(),
             phase::END => step_end(),
             phase::NEXT => step_next(),
+            phase::LEAVE => leave(0),
             phase::TELL => tell_piece(),
             _ => DONE,
         }
@@ -227,6 +247,9 @@ global! {
             return 0;
         }
         choose(sample.head.kind.into());
+        if reading.phase == phase::INITIAL {
+            return DONE;
+        }
         if reading.phase == phase::TELL && sample.payload[0] == b'\r' && is_named(sample.head.slot) {
             // Empty lines may stand before a further request.
             reading.phase = phase::NEXT;
@@ -244,6 +267,7 @@ fn choose(kind: u32) {
     const DNS: u32 = Kind::Dns as u32;
     const TLS: u32 = Kind::Tls as u32;
     const HTTP: u32 = Kind::Http as u32;
+    const QUIC: u32 = Kind::Quic as u32;
 
     let Some((sample, reading)) = at_hand() else {
         return;
@@ -256,8 +280,30 @@ fn choose(kind: u32) {
         DNS if is_service(&sample.head.key) => phase::MESSAGE,
         TLS => phase::HELLO,
         HTTP => phase::HOST,
+        QUIC if may_be_opened(sample, reading) => phase::INITIAL,
         _ => phase::TELL,
     };
+}
+
+/// Whether Initials in the datagram at hand are opened: where it is as long as a server wants it, and lies whole in
+/// this CPU's buffer.
+#[inline(always)]
+fn may_be_opened(sample: &Sample, reading: &mut Reading) -> bool {
+    /// One program goes on in another 33 times at most: there and back for each.
+    const MOST: u32 = 12;
+
+    let opens =
+        settings::settings().is_some_and(|settings| settings.opens_initials == Opens::On as u64);
+    if !opens
+        || sample.head.slot == NO_SLOT
+        || (sample.head.captured as usize) < LEAST_DATAGRAM
+        || sample.head.captured != reading.payload
+        || reading.opened >= MOST
+    {
+        return false;
+    }
+    reading.opened += 1;
+    true
 }
 
 /// Leaves a message that could not be read: to the packets that come behind this one, where `is_part` says that
@@ -417,8 +463,12 @@ global! {
             return DONE;
         };
         let found = settled(read_server_name(reading.place));
-        reading.decided = decide_about(found, Layer::Tls as u32);
-        finish(found, Layer::Tls)
+        let layer = match reading.kind == Kind::Quic as u32 {
+            true => Layer::Quic,
+            false => Layer::Tls,
+        };
+        reading.decided = decide_about(found, layer as u32);
+        finish(found, layer)
     }
 }
 

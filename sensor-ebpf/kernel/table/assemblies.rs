@@ -1,9 +1,12 @@
 //! Streams that are put together from several packets.
 
-use aya_ebpf::{macros::map, maps::Array};
+use core::ptr;
+
+use aya_ebpf::{helpers::bpf_get_smp_processor_id, macros::map, maps::Array};
 use sensor_ebpf::{
-    assembly::{Assembly, CAPACITY, EACH, MOST_OF_DEVICE, Put, Unassembled, WINDOW},
+    assembly::{Assembly, CAPACITY, EACH, MOST_OF_DEVICE, Owner, Put, Unassembled, WINDOW},
     packet::Packet,
+    quic,
     said::records,
     sample::MAX_PAYLOAD,
 };
@@ -16,7 +19,7 @@ use crate::{
     verifier::{forgotten, masked},
 };
 
-/// The pool.
+/// The pool, and behind it one for each CPU, for hellos that are whole in one packet.
 #[map]
 static ASSEMBLIES: Array<Assembly> = Array::with_max_entries(1_024, 0);
 
@@ -160,13 +163,6 @@ global! {
     }
 }
 
-/// Whether a device may use the upper half of the pool. Those that are not settled share the lower one, so that a
-/// flood of made-up MAC addresses takes no more.
-#[inline(always)]
-fn is_settled(device: u32) -> bool {
-    devices::record(device).is_some_and(|record| field!(record, settled).load() != 0)
-}
-
 /// Takes the next place from which a half of the pool is searched.
 #[inline(always)]
 fn next_hand(half: usize) -> u32 {
@@ -184,7 +180,8 @@ global! {
         };
         let all = settings.assemblies as u32;
         let lower = all / 2;
-        if is_settled(device) {
+        // Those that are not settled share the lower half, so that a flood of made-up MAC addresses takes no more.
+        if devices::is_settled(device) {
             let number = pick(lower, all.wrapping_sub(lower), next_hand(1), now);
             if number != NONE {
                 return number;
@@ -296,6 +293,117 @@ global! {
         }
         count(Unassembled::Busy);
         NONE
+    }
+}
+
+global! {
+    /// The number of an assembly that a device has for a connection of QUIC in a flow, whose hello is not judged:
+    /// `of_flow` is what all connections of the flow have in common. [`NONE`] where it has none.
+    pub(crate) fn find_other(device: u32, of_flow: u64) -> u32 {
+        let mut number = NONE;
+        for place in 0..MOST_OF_DEVICE {
+            let Some(entry) = own(device, place) else {
+                return NONE;
+            };
+            let entry = entry.load();
+            let found = (entry >> NUMBER) as u32 - 1;
+            if Owner::flow_of(entry & OF_DEVICE) == of_flow
+                && entry & OF_DEVICE != of_flow
+                && let Some(assembly) = numbered(found)
+                && field!(assembly, judged_to).load() == 0
+            {
+                number = found;
+            }
+        }
+        number
+    }
+}
+
+/// The number of this CPU's own assembly.
+#[inline(always)]
+pub(crate) fn of_this_cpu() -> u32 {
+    let pool = settings::settings().map_or(0, |settings| settings.assemblies as u32);
+    // SAFETY: no argument.
+    pool.wrapping_add(unsafe { bpf_get_smp_processor_id() })
+}
+
+global! {
+    /// Empties this CPU's assembly, and gives it to a connection. Gives its number.
+    pub(crate) fn begin_own(device: u32, of_device: u64) -> u32 {
+        let number = of_this_cpu();
+        let Some(assembly) = numbered(number) else {
+            return NONE;
+        };
+        field!(assembly, touched).store(0);
+        match begin_assembly(number, owner(device, of_device), 0, clock::nanoseconds()) {
+            0 => NONE,
+            _ => number,
+        }
+    }
+}
+
+global! {
+    /// Makes an empty assembly that of a hello in CRYPTO frames, and keeps the keys that this CPU has at hand.
+    pub(crate) fn begin_hello(number: u32) -> u32 {
+        if let (Some(assembly), Some(opening)) = (locked(number), scratch::opening()) {
+            assembly.begin_hello();
+            assembly.keys = opening.keys;
+        }
+        0
+    }
+}
+
+global! {
+    /// Has the keys at hand that an assembly keeps.
+    pub(crate) fn fetch_keys(number: u32) -> u32 {
+        if let (Some(assembly), Some(opening)) = (locked(number), scratch::opening()) {
+            opening.keys = assembly.keys;
+        }
+        0
+    }
+}
+
+global! {
+    /// Moves what is in this CPU's assembly to one of the pool, which was just taken. Gives 0 where another CPU
+    /// holds that, or has written it meanwhile.
+    pub(crate) fn move_own(from: u32, to: u32, owner: u64) -> u32 {
+        let (Some(source), Some(target)) = (locked(from), numbered(to)) else {
+            return 0;
+        };
+        if !lock(target) {
+            count(Unassembled::Busy);
+            return 0;
+        }
+        if field!(target, owner).load() != owner || field!(target, filled).load() != 0 {
+            unlock(target);
+            count(Unassembled::Busy);
+            return 0;
+        }
+        let Some(assembly) = locked(to) else {
+            return 0;
+        };
+        assembly.keys = source.keys;
+        assembly.filled = source.filled;
+        for word in 0..Assembly::WORDS {
+            assembly.present[word] = source.present[word];
+        }
+        for word in 0..CAPACITY / 8 {
+            // SAFETY: within the bytes, which begin at a whole word; an element lives as long as the program.
+            unsafe {
+                let bytes = source.bytes.as_ptr().cast::<u64>().add(word);
+                let to = assembly.bytes.as_mut_ptr().cast::<u64>().add(word);
+                ptr::write_volatile(to, ptr::read_volatile(bytes));
+            }
+        }
+        unlock(target);
+        1
+    }
+}
+
+global! {
+    /// Whether the hello in an assembly is there to its end.
+    pub(crate) fn is_whole(number: u32) -> u32 {
+        locked(number).map_or(0, |assembly| quic::is_whole(assembly).into())
     }
 }
 
@@ -507,7 +615,7 @@ global! {
 
 /// Counts that a stream was not put together.
 #[inline(always)]
-fn count(reason: Unassembled) {
+pub(crate) fn count(reason: Unassembled) {
     if let Some(losses) = losses::losses()
         && let Some(counter) = field!(losses, unassembled).nth(reason as usize)
     {

@@ -137,3 +137,9 @@ pub(crate) fn count_overflow(
         family.of(direction).add_tally(wire);
     }
 }
+
+/// Whether a device is settled: see [`DeviceRecord::settled`].
+#[inline(always)]
+pub(crate) fn is_settled(number: u32) -> bool {
+    record(number).is_some_and(|record| field!(record, settled).load() != 0)
+}

@@ -3,6 +3,7 @@
 //! A verb counts its own failures: no caller needs to know how a table can be full.
 
 pub(crate) mod assemblies;
+pub(crate) mod budgets;
 pub(crate) mod devices;
 pub(crate) mod flows;
 pub(crate) mod fragments;

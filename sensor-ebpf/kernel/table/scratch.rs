@@ -6,6 +6,7 @@ use sensor_ebpf::{
     answer::{ANSWER_CAPACITY, Refused, To},
     flow::FlowKey,
     name::Suffixes,
+    quic::Opening,
     said::Text,
     sample::{Head, MAX_PAYLOAD},
 };
@@ -19,6 +20,10 @@ static READING: PerCpuArray<Reading> = PerCpuArray::with_max_entries(1, 0);
 /// Where a sample is put together.
 #[map]
 static SAMPLE: PerCpuArray<Sample> = PerCpuArray::with_max_entries(1, 0);
+
+/// Where an Initial is opened.
+#[map]
+static OPENING: PerCpuArray<Opening> = PerCpuArray::with_max_entries(1, 0);
 
 /// The name that a payload says, and its hashes.
 #[map]
@@ -89,6 +94,10 @@ pub(crate) struct Reading {
     pub(crate) kind: u32,
     /// The number of the assembly that the connection has; [`NONE`](super::assemblies::NONE) where it has none.
     pub(crate) assembly: u32,
+    /// How many Initials of the frame were opened.
+    pub(crate) opened: u32,
+    /// Keep the size a multiple of eight; 0.
+    pub(crate) reserved: u32,
     /// Not 0 where the message in the assembly is read once the packet is in it.
     pub(crate) rereads: u32,
     /// Not 0 where the packet is one that user space does not get.
@@ -138,6 +147,13 @@ pub(crate) fn reading() -> Option<&'static mut Reading> {
 pub(crate) fn sample() -> Option<&'static mut Sample> {
     // SAFETY: the buffer is this CPU's, and no other program's until this one has ended.
     unsafe { SAMPLE.get_ptr_mut(0)?.as_mut() }
+}
+
+/// This CPU's place for what opening an Initial keeps from step to step.
+#[inline(always)]
+pub(crate) fn opening() -> Option<&'static mut Opening> {
+    // SAFETY: as in `sample`.
+    unsafe { OPENING.get_ptr_mut(0)?.as_mut() }
 }
 
 /// This CPU's buffer for a name.

@@ -1,7 +1,7 @@
 //! QUIC Initial packets (RFC 9000, section 17.2.2; RFC 9369, section 3.2), as far as their headers are
 //! in the clear: which connection a client begins.
 
-use crate::packet::Packet;
+use crate::{packet::Packet, quic::header::Version};
 
 /// The port of HTTP/3.
 pub const PORT: u16 = 443;
@@ -13,22 +13,35 @@ pub const fn is_long(first: u8) -> bool {
     first & LONG_AND_FIXED == LONG_AND_FIXED
 }
 
+/// Whether a payload begins with an Initial of a version that is opened in the kernel, by its first five bytes.
+#[inline(always)]
+pub const fn is_opened(first: [u8; 5]) -> bool {
+    let [kind, version @ ..] = first;
+    match Version::from_wire(u32::from_be_bytes(version)) {
+        Some(version) => kind & TYPE == version.initial(),
+        None => false,
+    }
+}
+
+/// The bits of the first byte that say what packet it is.
+const TYPE: u8 = 0xf0;
+
 /// A number for the connection that the Initial in a payload at `offset` is of, never 0; 0 where it is
 /// none, or none with which a client can begin (its identifier has eight octets at least; RFC 9000,
 /// section 7.2).
 #[inline(always)]
 pub fn connection<P: Packet + ?Sized>(packet: &P, offset: usize) -> u32 {
-    const TYPE: u8 = 0xf0;
-    const INITIAL: u8 = 0xc0;
-    const INITIAL_V2: u8 = 0xd0;
-    const V2: u32 = 0x6b33_43cf;
     const LEAST: u8 = 8;
 
     let Some([first, v0, v1, v2, v3, len]) = packet.load::<6>(offset) else {
         return 0;
     };
     let version = u32::from_be_bytes([v0, v1, v2, v3]);
-    let initial = if version == V2 { INITIAL_V2 } else { INITIAL };
+    // Those that are not known have the type of the first one.
+    let initial = match Version::from_wire(version) {
+        Some(known) => known.initial(),
+        None => Version::V1.initial(),
+    };
     if first & TYPE != initial || version == 0 || len < LEAST {
         return 0;
     }
@@ -57,6 +70,8 @@ mod tests {
         assert_ne!(connection(&packet[..], 0), 0);
         packet[5] = 7;
         assert_eq!(connection(&packet[..], 0), 0);
+        assert!(is_opened(*b"\xc3\0\0\0\x01") && is_opened(*b"\xd3\x6b\x33\x43\xcf"));
+        assert!(!is_opened(*b"\xd3\0\0\0\x01") && !is_opened(*b"\xc3\xff\0\0\x1d"));
         assert!(is_long(0xc3) && !is_long(0x43) && !is_long(0x83));
     }
 }

@@ -182,6 +182,7 @@ impl Reading {
                 unassembled: Unassembled::ALL
                     .map(|reason| (reason.name(), tables.losses.unassembled[reason as usize]))
                     .into(),
+                kernel_quic: tables.opens_initials.name(),
                 lists: Vec::new(),
                 reloads: tables.reloads,
                 reloads_refused: tables.reloads_refused,

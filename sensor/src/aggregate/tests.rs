@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use proptest::prelude::*;
 use sensor_ebpf::{
-    books::{DeviceRecord, FIRST_DEVICE, Losses, MULTICAST_DEVICE},
+    books::{DeviceRecord, FIRST_DEVICE, Losses, MULTICAST_DEVICE, Opens},
     parse::{Parsed, parse, protocol},
     sample::Watch,
 };
@@ -128,6 +128,7 @@ impl House {
             names: 0,
             reloads: 0,
             reloads_refused: 0,
+            opens_initials: Opens::On,
             clock: Clock {
                 hz: 1,
                 epoch_millis: 0,

@@ -282,6 +282,8 @@ pub struct Names {
     /// Streams that the kernel puts together at a time, 16 to 4,096; by default as many as suit the memory of
     /// the machine.
     pub assemblies: Option<u32>,
+    /// Whether the kernel opens the Initials of QUIC, where it compiles programs; it does by default.
+    pub kernel_quic: bool,
 }
 
 /// Facts of a device that the user knows better. The sensor finds out those that are left out.

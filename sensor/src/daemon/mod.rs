@@ -806,6 +806,9 @@ impl Owner {
         }
         self.kernel.set_watched_payloads(config.names.segments);
         self.kernel.set_hold(config.names.hold);
+        if config.names.kernel_quic != self.config.names.kernel_quic {
+            self.kernel.set_opens_initials(config.names.kernel_quic);
+        }
         self.enforcement.share(&mut self.kernel, &config);
         self.aggregate
             .learn(Arc::clone(&catalog), overrides(&config));

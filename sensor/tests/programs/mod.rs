@@ -1,6 +1,7 @@
 //! The kernel programs, loaded and never attached: what ring 2 and the bench run frames through.
 
 pub(crate) mod household;
+pub(crate) mod initial;
 
 use std::{
     env, fs,
@@ -14,6 +15,7 @@ use aya::{
     Ebpf, EbpfLoader, Pod, TestRun as _, TestRunOptions,
     maps::{Array, ArrayOfMaps, HashMap, MapData, ProgramArray, Queue},
     programs::{Program, SchedClassifier, Xdp},
+    util::nr_cpus,
 };
 use sensor_ebpf::{
     answer::limit::{DeviceAnswers, FlowAnswers},
@@ -47,11 +49,14 @@ const BPF_F_MMAPABLE: u32 = 1 << 10;
 const BPF_F_INNER_MAP: u32 = 1 << 12;
 
 /// Where the programs that read payloads stand: map, place, program.
-const READERS: [(&str, u32, &str); 4] = [
+const READERS: [(&str, u32, &str); 7] = [
     ("READERS_XDP", 0, "read_upload"),
+    ("READERS_XDP", 1, "open_upload"),
     ("READERS_FRAGS", 0, "read_upload_frags"),
+    ("READERS_FRAGS", 1, "open_upload_frags"),
     ("READERS_TC", 0, "read_upload_tc"),
     ("READERS_TC", 1, "read_download"),
+    ("READERS_TC", 2, "open_upload_tc"),
 ];
 
 /// The interface's record.
@@ -137,7 +142,11 @@ impl Programs {
             .map_max_entries("DEVICES", tables.devices + FIRST_DEVICE)
             .map_max_entries("DEVICE_INDEX", tables.devices)
             .map_max_entries("FREE_DEVICES", tables.devices)
-            .map_max_entries("ASSEMBLIES", tables.assemblies)
+            .map_max_entries(
+                "ASSEMBLIES",
+                tables.assemblies + nr_cpus().map_err(|(_, error)| error)? as u32,
+            )
+            .map_max_entries("BUDGETS_OF", tables.devices + FIRST_DEVICE)
             .map_max_entries("ASSEMBLIES_OF", tables.devices + FIRST_DEVICE)
             .load(&object)
             .context("the object does not load")?;
@@ -165,6 +174,7 @@ impl Programs {
                 flow_slots: u64::from(tables.flows),
                 watched_payloads: 4,
                 assemblies: u64::from(tables.assemblies),
+                opens_initials: 1,
                 // The same at every run: a failure can be had again.
                 hash_secret: [
                     0x9e37_79b9_7f4a_7c15,
@@ -489,6 +499,17 @@ impl Programs {
         }
         clear::<FlowAnswers>(self.map_mut("FLOW_ANSWERS")?)?;
         clear::<DeviceAnswers>(self.map_mut("DEVICE_ANSWERS")?)
+    }
+
+    /// As if no Initial had been opened of late.
+    pub(crate) fn fill_budgets(&mut self) -> Result<()> {
+        for map in ["BUDGETS", "BUDGETS_OF"] {
+            let mut budgets = Array::<_, u64>::try_from(self.map_mut(map)?)?;
+            for number in 0..budgets.len().min(8) {
+                budgets.set(number, 0, 0)?;
+            }
+        }
+        Ok(())
     }
 
     /// The losses of the tables.

@@ -84,6 +84,7 @@ pub fn print_status(
                 grouped(devices.hits_lost),
             ),
         ),
+        ("quic", quic(policy.kernel_quic)),
         (
             "ring",
             format!(
@@ -119,6 +120,17 @@ pub fn print_status(
         )?;
     }
     Ok(())
+}
+
+/// Who judges the names in QUIC.
+fn quic(kernel_quic: &str) -> String {
+    let why = match kernel_quic {
+        "on" => return "the kernel judges names, before the packet goes on".to_owned(),
+        "interpreted" => "the kernel interprets programs (net.core.bpf_jit_enable)",
+        "refused" => "the kernel does not take the program that opens its packets",
+        _ => "[names] kernel_quic is false",
+    };
+    format!("the daemon alone judges names, behind the packet: {why}")
 }
 
 fn names(names: &NameTables) -> String {

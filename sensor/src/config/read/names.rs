@@ -16,7 +16,7 @@ impl Reader {
     pub(super) fn names(&mut self, root: &Section<'_, '_>) -> Names {
         let section = self.section(root, "names", "[names]");
         let section = section.as_ref();
-        self.know_keys_of(section, &["segments", "hold", "assemblies"]);
+        self.know_keys_of(section, &["segments", "hold", "assemblies", "kernel_quic"]);
         let segments = self.number(section, "segments", SEGMENTS, 4);
         Names {
             segments: u8::try_from(segments).unwrap_or(u8::MAX),
@@ -24,6 +24,7 @@ impl Reader {
             assemblies: section
                 .is_some_and(|section| section.get("assemblies").is_some())
                 .then(|| self.number(section, "assemblies", ASSEMBLIES, 1_024)),
+            kernel_quic: self.boolean(section, "kernel_quic", true),
         }
     }
 }

@@ -14,7 +14,7 @@ use aya::maps::{Array, HashMap as KernelHashMap, Map, MapData};
 use sensor_ebpf::{
     books::{
         DeviceRecord, FIRST_DEVICE, FIRST_SAMPLE_BYTES, Hit, HitKey, InterfaceRecord, Journal,
-        Losses, PolicyName, Settings, Tally,
+        Losses, Opens, PolicyName, Settings, Tally,
     },
     flow::{Direction, FlowRecord, Judgement, slot},
     parse::Mac,
@@ -149,6 +149,13 @@ impl Books {
             .store(count.into(), Ordering::Relaxed);
     }
 
+    /// Sets whether Initials of QUIC are opened.
+    pub(super) fn set_opens_initials(&self, opens: Opens) {
+        self.settings
+            .word(0, offset_of!(Settings, opens_initials))
+            .store(opens as u64, Ordering::Relaxed);
+    }
+
     /// Counts a reload, in the tables, because the count must not step back with the daemon.
     pub(super) fn count_reload(&self, applied: bool) {
         let counter = match applied {
@@ -205,6 +212,7 @@ impl Books {
             names: settings.names,
             reloads: settings.reloads,
             reloads_refused: settings.reloads_refused,
+            opens_initials: Opens::from_number(settings.opens_initials),
             clock,
         })));
         for (identity, name) in self.policy_names()? {

@@ -15,10 +15,11 @@ use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, IterableMap as _, MapData, Queue},
     programs::{Program, ProgramError, ProgramFd, Xdp},
+    util::nr_cpus,
 };
 use rustix::rand::{GetRandomFlags, getrandom};
 use sensor_ebpf::{
-    books::{FIRST_DEVICE, LAYOUT, Settings},
+    books::{FIRST_DEVICE, LAYOUT, Opens, Settings},
     flow::{WAYS, sets_for},
     parse::Mac,
 };
@@ -131,6 +132,7 @@ impl Kernel {
         kernel.shares.recover(&kernel.books)?;
         kernel.books.give_shares_of_the_ring();
         kernel.books.set_assemblies(assemblies(config));
+        kernel.set_opens_initials(config.names.kernel_quic);
         kernel.share_out(|_| {})?;
         Ok(kernel)
     }
@@ -342,6 +344,15 @@ impl Kernel {
         self.books.set_watched_payloads(payloads);
     }
 
+    /// Sets whether the kernel opens the Initials of QUIC, where it can. The log says where it cannot.
+    pub fn set_opens_initials(&mut self, wanted: bool) {
+        let opens = match wanted {
+            true => readers::opens(&mut self.programs),
+            false => Opens::Off,
+        };
+        self.books.set_opens_initials(opens);
+    }
+
     /// Sets how long the packets of servers wait for a verdict at most.
     pub fn set_hold(&self, hold: Duration) {
         self.books.set_hold(hold);
@@ -523,9 +534,15 @@ pub(super) fn load(
     devices: u32,
     assemblies: u32,
 ) -> Result<Ebpf, Error> {
+    // Each CPU has one of its own, for hellos that are whole in one packet.
+    let cpus = nr_cpus().map_err(|(_, source)| Error::System {
+        what: "the kernel does not say how many CPUs it may have",
+        source,
+    })? as u32;
     loader
-        .map_max_entries("ASSEMBLIES", assemblies)
+        .map_max_entries("ASSEMBLIES", assemblies + cpus)
         .map_max_entries("ASSEMBLIES_OF", devices + FIRST_DEVICE)
+        .map_max_entries("BUDGETS_OF", devices + FIRST_DEVICE)
         .map_max_entries("FLOW_LINES", sets_for(flows))
         .map_max_entries("FLOW_DETAILS", sets_for(flows) * WAYS)
         .map_max_entries("SPILLED", sets_for(flows))

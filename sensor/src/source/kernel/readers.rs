@@ -16,6 +16,7 @@ use aya::{
     maps::{Map, MapData, ProgramArray},
     programs::{Program, loaded_programs},
 };
+use sensor_ebpf::books::Opens;
 
 use super::{
     Error,
@@ -70,6 +71,64 @@ const READERS: [Reader; 6] = [
     },
 ];
 
+/// The programs that open Initials of QUIC for the readers behind programs in which frames come in: with the place
+/// in the reader's map.
+const OPENERS: [Reader; 4] = [
+    Reader {
+        behind: "upload",
+        map: "READERS_XDP",
+        place: 1,
+        program: "open_upload",
+    },
+    Reader {
+        behind: "upload_frags",
+        map: "READERS_FRAGS",
+        place: 1,
+        program: "open_upload_frags",
+    },
+    Reader {
+        behind: "upload_tc",
+        map: "READERS_TC",
+        place: 2,
+        program: "open_upload_tc",
+    },
+    Reader {
+        behind: "upload_port",
+        map: "READERS_TC",
+        place: 2,
+        program: "open_upload_tc",
+    },
+];
+
+/// Whether the kernel opens Initials: it has to take the program, and to compile it. The log says where it does not.
+pub(super) fn opens(programs: &mut Ebpf) -> Opens {
+    const PROGRAM: &str = "open_upload";
+
+    let loaded = loaded(programs, PROGRAM).and_then(|program| {
+        program.info().map_err(|source| Error::Program {
+            program: PROGRAM,
+            source,
+        })
+    });
+    match loaded {
+        Ok(info) if info.size_jitted() == 0 => {
+            tracing::warn!(
+                "names in QUIC are judged by the daemon alone: the kernel interprets its programs, which is too slow \
+                 to decrypt by; `sysctl net.core.bpf_jit_enable=1`, and start the sensor again"
+            );
+            Opens::Interpreted
+        }
+        Ok(_) => Opens::On,
+        Err(error) => {
+            tracing::warn!(
+                "names in QUIC are judged by the daemon alone: the kernel does not take the program that opens its \
+                 packets: {error}"
+            );
+            Opens::Refused
+        }
+    }
+}
+
 /// How the names of their maps' pins begin.
 const PIN: &str = "readers-";
 
@@ -100,7 +159,24 @@ pub(super) fn put(
     }
     ProgramArray::try_from(map)
         .and_then(|mut map| map.set(reader.place, &loaded, 0))
-        .map_err(refused)
+        .map_err(refused)?;
+    if let Some(opener) = OPENERS.iter().find(|opener| opener.behind == behind)
+        && let Err(error) = put_opener(programs, opener)
+    {
+        // The reader goes on without it.
+        tracing::warn!("names in QUIC are judged by the daemon alone behind `{behind}`: {error}");
+    }
+    Ok(())
+}
+
+fn put_opener(programs: &mut Ebpf, opener: &Reader) -> Result<(), Error> {
+    let loaded = descriptor(loaded(programs, opener.program)?, opener.program)?;
+    let map = programs
+        .map_mut(opener.map)
+        .expect("the embedded object has the map");
+    ProgramArray::try_from(map)
+        .and_then(|mut map| map.set(opener.place, &loaded, 0))
+        .map_err(of_map(opener.map))
 }
 
 fn pin(map: &MapData, directory: &Path, name: &'static str) -> Result<(), Error> {

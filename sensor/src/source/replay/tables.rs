@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use sensor_ebpf::{
-    books::{ByDirection, DeviceRecord, FIRST_DEVICE, InterfaceRecord, Losses, Tally},
+    books::{ByDirection, DeviceRecord, FIRST_DEVICE, InterfaceRecord, Losses, Opens, Tally},
     flow::FlowRecord,
     skip::Skip,
 };
@@ -118,6 +118,7 @@ impl Reading {
             names: 0,
             reloads: 0,
             reloads_refused: 0,
+            opens_initials: Opens::Off,
             clock: CLOCK,
         }))
     }
