@@ -5,12 +5,12 @@
 #[allow(dead_code, reason = "the other test looks at more")]
 mod paths;
 
-use std::{env, path::Path, time::Duration};
+use std::{env, path::Path, thread, time::Duration};
 
 use anyhow::Result;
 use rustix::process::{Signal, geteuid};
 use xtask::{
-    lab::{BLOCKED, Device, Lab, Options, Sensor, Way},
+    lab::{BLOCKED, Device, Host, Lab, Options, Sensor, Way},
     setup::{self, Need},
 };
 
@@ -46,8 +46,8 @@ fn no_request_that_the_kernel_judges_without_distance_nor_daemon() -> Result<()>
     let (lab, mut sensor) = household()?;
     let busy = paths::Busy::begin();
     for daemon in ["a daemon", "none"] {
-        for way in Way::ALL.into_iter().filter(|way| way.is_kernels()) {
-            let figures = paths::attempt(&lab, way, ATTEMPTS)?;
+        let attempt = |host: &Host, way: Way| -> Result<()> {
+            let figures = paths::attempt_from(&lab, host, way, ATTEMPTS)?;
             println!(
                 "{:11} with {daemon}: {} refused, {} silent; {} allowed",
                 way.name(),
@@ -55,8 +55,17 @@ fn no_request_that_the_kernel_judges_without_distance_nor_daemon() -> Result<()>
                 figures.silent,
                 figures.allowed
             );
-            figures.check(way.name())?;
+            figures.check(way.name())
+        };
+        for way in Way::ALL.into_iter().filter(|way| !way.is_quic()) {
+            attempt(&lab.phone, way)?;
         }
+        // They wait most of the time, because each device has a budget.
+        thread::scope(|scope| {
+            let split = scope.spawn(|| attempt(&lab.laptop, Way::QuicSplit));
+            attempt(&lab.phone, Way::Quic)?;
+            split.join().expect("the attempts do not panic")
+        })?;
         if daemon == "a daemon" {
             sensor.process.signal(Signal::KILL)?;
             sensor.process.wait(Duration::from_secs(10))?;

@@ -59,6 +59,9 @@ struct Arguments {
     /// The certificate to trust, PEM
     #[arg(long)]
     authority: PathBuf,
+    /// Milliseconds from the begin of one attempt to the next at least
+    #[arg(long, default_value_t = 0)]
+    pace: u64,
     /// NAME@ADDRESS, or @ADDRESS for an attempt that tells no name; tried in turn. HTTP/3 takes
     /// ADDRESS:PORT too
     #[arg(required = true)]
@@ -77,6 +80,8 @@ enum Way {
     TlsThrice,
     /// HTTP/3
     Quic,
+    /// HTTP/3, with a post-quantum key share, so that the hello takes two Initials
+    QuicSplit,
     /// HTTP
     Http,
     /// HTTP; the request in two writes, split before its host or in it
@@ -158,6 +163,7 @@ fn main() -> Result<()> {
     let clients = Clients::new(&arguments)?;
     let next = AtomicU64::new(0);
     let all = arguments.count * arguments.targets.len() as u64;
+    let begin = Instant::now();
     thread::scope(|scope| {
         let workers: Vec<_> = (0..arguments.parallel)
             .map(|_| {
@@ -170,6 +176,8 @@ fn main() -> Result<()> {
                         if number >= all {
                             return Ok(());
                         }
+                        let due = Duration::from_millis(number * arguments.pace);
+                        thread::sleep(due.saturating_sub(begin.elapsed()));
                         let place = number as usize % arguments.targets.len();
                         let target = &arguments.targets[place];
                         let begun = Instant::now();
@@ -265,7 +273,10 @@ impl Clients {
             _ => rustls::crypto::ring::default_provider(),
         };
         let tls = Arc::new(tls_configuration(provider, &arguments.authority)?);
-        let provider = rustls::crypto::ring::default_provider();
+        let provider = match arguments.path {
+            Way::QuicSplit => rustls::crypto::aws_lc_rs::default_provider(),
+            _ => rustls::crypto::ring::default_provider(),
+        };
         let mut quic = tls_configuration(provider, &arguments.authority)?;
         quic.alpn_protocols = vec![b"h3".to_vec()];
         match arguments.quic {
@@ -323,7 +334,7 @@ impl Clients {
             Way::Tls => self.tls(target, number, 1, chance),
             Way::TlsSplit => self.tls(target, number, 2, chance),
             Way::TlsThrice => self.tls(target, number, 3, chance),
-            Way::Quic => {
+            Way::Quic | Way::QuicSplit => {
                 let limit = match self.hiding {
                     Quic::Plain | Quic::Long => self.limit,
                     // Somebody else's line comes in between.

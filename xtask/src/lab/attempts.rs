@@ -24,6 +24,8 @@ pub enum Way {
     TlsThrice,
     /// HTTP/3.
     Quic,
+    /// HTTP/3, with a post-quantum key share, so that the hello takes two Initials.
+    QuicSplit,
     /// HTTP.
     Http,
     /// HTTP, with the host in the second segment.
@@ -36,21 +38,22 @@ pub enum Way {
 
 impl Way {
     /// All there are.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Dns,
         Self::DnsTcp,
         Self::Tls,
         Self::TlsSplit,
         Self::TlsThrice,
         Self::Quic,
+        Self::QuicSplit,
         Self::Http,
         Self::HttpLate,
         Self::HttpBehind,
     ];
 
-    /// Whether the kernel judges the names of it by itself.
-    pub const fn is_kernels(self) -> bool {
-        !matches!(self, Self::Quic)
+    /// Whether it is HTTP/3.
+    pub const fn is_quic(self) -> bool {
+        matches!(self, Self::Quic | Self::QuicSplit)
     }
 
     /// Whether it is a question to a name server.
@@ -66,6 +69,7 @@ impl Way {
             Self::TlsSplit => "tls-split",
             Self::TlsThrice => "tls-thrice",
             Self::Quic => "quic",
+            Self::QuicSplit => "quic-split",
             Self::Http => "http",
             Self::HttpLate => "http-late",
             Self::HttpBehind => "http-behind",
@@ -123,7 +127,7 @@ pub struct Attempt {
 
 impl Lab {
     /// Makes `count` attempts at each of the targets in turn, four at a time, each from a port of
-    /// its own. A target is a name (empty: none is told) and an address, of a name server for
+    /// its own; those over HTTP/3 so slowly that the kernel opens all of their Initials. A target is a name (empty: none is told) and an address, of a name server for
     /// [`Way::Dns`], with a port for [`Way::Quic`] where that is not 443.
     ///
     /// # Errors
@@ -194,8 +198,15 @@ impl Lab {
         count: usize,
         targets: &[(&str, &str)],
     ) -> Command {
+        /// Milliseconds: so a device says 40 Initials in a second, three for an attempt: the hello in up to two, and
+        /// what answers the server.
+        const PACE: &str = "75";
+
         let binary = build::example("attempts").display().to_string();
         let mut command = host.command(&binary, ["--path", way.name()]);
+        if way.is_quic() {
+            command.args(["--pace", PACE]);
+        }
         command
             .arg("--count")
             .arg(count.to_string())
