@@ -42,6 +42,7 @@ global! {
             return 0;
         };
         reading.assembly = NONE;
+        reading.state = 0;
         reading.phase = match budgets::admit_initial(reading.device) {
             0 => phase::LEAVE,
             _ if take_datagram() == Taken::Some as u32 => ready(),
@@ -136,11 +137,7 @@ impl Datagram for AtHand<'_> {
 
     #[inline(always)]
     fn take(&mut self, from: usize, end: usize) -> Taken {
-        match take_frames(from as u32, end as u32) {
-            1 => Taken::Some,
-            2 => Taken::Conflict,
-            _ => Taken::Nothing,
-        }
+        Taken::from_number(take_frames(from as u32, end as u32))
     }
 }
 
@@ -234,6 +231,13 @@ global! {
     /// [`quic::take`]. Gives a [`Taken`]'s number.
     fn take_frames(from: u32, end: u32) -> u32 {
         quic::take(&mut Plain, from as usize, end as usize) as u32
+    }
+}
+
+global! {
+    /// [`quic::take_one`].
+    fn take_frame(at: u32, end: u32) -> u32 {
+        quic::take_one(&mut Plain, at as usize, end as usize) as u32
     }
 }
 
@@ -416,6 +420,25 @@ impl PacketMut for Written<'_> {
 struct Plain;
 
 impl Frames for Plain {
+    #[inline(always)]
+    fn take_one(&mut self, at: usize, end: usize) -> usize {
+        take_frame(at as u32, end as u32) as usize
+    }
+
+    #[inline(always)]
+    fn note(&mut self, taken: Taken) {
+        if let Some(reading) = scratch::reading() {
+            reading.state |= taken as u64;
+        }
+    }
+
+    #[inline(always)]
+    fn taken(&self) -> Taken {
+        scratch::reading().map_or(Taken::Nothing, |reading| {
+            Taken::from_number(reading.state as u32)
+        })
+    }
+
     #[inline(always)]
     fn skip_padding(&mut self, at: usize, end: usize) -> usize {
         skip_padding(at as u32, end as u32) as usize

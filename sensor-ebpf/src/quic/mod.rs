@@ -195,11 +195,13 @@ pub fn unprotect<P: PacketMut + ?Sized>(opening: &mut Opening, packet: &mut P) -
     let start = opening.header.start as usize;
     let number = opening.header.number as usize;
     let end = opening.header.end as usize;
-    let (Some(sample), Some([first]), Some(bytes)) = (
-        packet.load::<16>(number + SAMPLE),
-        packet.load::<1>(start),
-        packet.load::<4>(number),
-    ) else {
+    let Some(sample) = packet.load::<16>(number + SAMPLE) else {
+        return 0;
+    };
+    let Some([first]) = packet.load::<1>(start) else {
+        return 0;
+    };
+    let Some(bytes) = packet.load::<4>(number) else {
         return 0;
     };
     let mask = aes::encrypt(columns(sample), &opening.round_keys);
@@ -362,8 +364,21 @@ pub enum Taken {
     Nothing = 0,
     /// Some bytes.
     Some = 1,
-    /// Bytes that were said otherwise before: nobody knows which of them the server takes.
-    Conflict = 2,
+    /// Bytes that were said otherwise before: nobody knows which of them the server takes. It has the bits of the
+    /// others.
+    Conflict = 3,
+}
+
+impl Taken {
+    /// The one with this number.
+    #[inline(always)]
+    pub const fn from_number(number: u32) -> Self {
+        match number & 3 {
+            0 => Self::Nothing,
+            1 => Self::Some,
+            _ => Self::Conflict,
+        }
+    }
 }
 
 /// Takes the hello's bytes of all packets in a datagram.
@@ -408,6 +423,12 @@ pub const BEFORE: usize = records::ONE.len();
 
 /// How the frames of a packet are gone through.
 pub trait Frames {
+    /// [`take_one`].
+    fn take_one(&mut self, at: usize, end: usize) -> usize;
+    /// Notes what a frame had of the hello.
+    fn note(&mut self, taken: Taken);
+    /// The most that was noted of all frames of the datagram.
+    fn taken(&self) -> Taken;
     /// The place behind the padding at a place.
     fn skip_padding(&mut self, at: usize, end: usize) -> usize;
     /// [`frames::read`].
@@ -418,36 +439,43 @@ pub trait Frames {
     fn put(&mut self, at: usize, from: usize, len: usize) -> Put;
 }
 
-/// Puts the hello's bytes of a packet's frames to their places. A packet with a frame that no Initial has is left
-/// out from there on.
+/// Puts the hello's bytes of a packet's frames to their places.
 #[inline(always)]
 pub fn take<F: Frames>(frames: &mut F, from: usize, end: usize) -> Taken {
-    let mut taken = Taken::Nothing;
     let mut at = from;
     for _ in 0..frames::MAX_FRAMES {
-        at = frames.skip_padding(at, end);
+        at = frames.take_one(at, end);
         if at >= end {
             break;
         }
-        let behind = frames.skip_ack(at);
-        if behind != 0 {
-            at = behind;
-            continue;
-        }
-        let frame = frames.read(at, end);
-        if frame.next == 0 {
-            break;
-        }
-        if frame.len != 0 {
-            let place = BEFORE + frame.at as usize;
-            match frames.put(place, frame.from as usize, frame.len as usize) {
-                Put::There => taken = Taken::Some,
-                Put::Conflict => return Taken::Conflict,
-            }
-        }
-        at = frame.next as usize;
     }
-    taken
+    frames.taken()
+}
+
+/// Puts the hello's bytes of the frame at a place, behind padding, to their place, and notes what it had. Gives where
+/// the next frame begins: `end` where there is none, or this one is none that an Initial has.
+#[inline(always)]
+pub fn take_one<F: Frames>(frames: &mut F, at: usize, end: usize) -> usize {
+    let at = frames.skip_padding(at, end);
+    if at >= end {
+        return end;
+    }
+    let behind = frames.skip_ack(at);
+    if behind != 0 {
+        return behind;
+    }
+    let frame = frames.read(at, end);
+    if frame.next == 0 {
+        return end;
+    }
+    if frame.len != 0 {
+        let place = BEFORE + frame.at as usize;
+        match frames.put(place, frame.from as usize, frame.len as usize) {
+            Put::There => frames.note(Taken::Some),
+            Put::Conflict => frames.note(Taken::Conflict),
+        }
+    }
+    frame.next as usize
 }
 
 /// Whether the hello in an assembly is there to its end, by its first bytes and how many are there without a hole.
@@ -470,6 +498,7 @@ pub struct Reader<'a> {
     opening: &'a mut Opening,
     datagram: &'a mut [u8],
     assembly: &'a mut Assembly,
+    taken: u32,
 }
 
 impl<'a> Reader<'a> {
@@ -484,6 +513,7 @@ impl<'a> Reader<'a> {
             opening,
             datagram,
             assembly,
+            taken: 0,
         }
     }
 
@@ -526,6 +556,18 @@ impl Datagram for Reader<'_> {
 }
 
 impl Frames for Reader<'_> {
+    fn take_one(&mut self, at: usize, end: usize) -> usize {
+        take_one(self, at, end)
+    }
+
+    fn note(&mut self, taken: Taken) {
+        self.taken |= taken as u32;
+    }
+
+    fn taken(&self) -> Taken {
+        Taken::from_number(self.taken)
+    }
+
     fn skip_padding(&mut self, at: usize, end: usize) -> usize {
         frames::skip_padding(self.datagram, at, end)
     }
