@@ -8,8 +8,9 @@ use sensor_ebpf::{
     kind::Kind,
     packet::{Packet, PacketMut},
     quic::{
-        self, Datagram, Frames, Opening, Steps, Taken,
+        self, Datagram, Frames, Opening, Steps, Taken, aes,
         frames::{self, Frame},
+        ghash::{self, Ghash},
         header::{self, Header, Read},
         keys, sha256,
     },
@@ -26,7 +27,7 @@ use crate::{
         budgets,
         scratch::{self, Reading, Sample},
     },
-    verifier::{masked, twice},
+    verifier::{entry_32, entry_64, masked, opaque, twice},
 };
 
 /// Opens the datagram at hand, and says how the reader goes on.
@@ -304,7 +305,7 @@ global! {
 global! {
     /// [`quic::expand`].
     fn expand_key(opening: &mut Opening, is_header: u32) -> u32 {
-        quic::expand(opening, is_header != 0);
+        quic::expand(opening, is_header != 0, TablesAtHand::new());
         0
     }
 }
@@ -313,7 +314,7 @@ global! {
     /// [`quic::unprotect`].
     fn unprotect(opening: &mut Opening) -> u32 {
         match scratch::sample() {
-            Some(sample) => quic::unprotect(opening, &mut Written(sample)) as u32,
+            Some(sample) => quic::unprotect(opening, &mut Written(sample), TablesAtHand::new()) as u32,
             None => 0,
         }
     }
@@ -332,7 +333,7 @@ global! {
 global! {
     /// [`quic::begin_hash`].
     fn begin_hash(opening: &mut Opening) -> u32 {
-        quic::begin_hash(opening);
+        quic::begin_hash(opening, TablesAtHand::new());
         0
     }
 }
@@ -341,7 +342,8 @@ global! {
     /// [`quic::hash_blocks`].
     fn hash_blocks(opening: &mut Opening, from: u32, count: u32) -> u32 {
         if let Some(sample) = scratch::sample() {
-            quic::hash_blocks(&mut opening.hash, &Payload(sample), from as usize, count as usize);
+            let (from, count) = (from as usize, count as usize);
+            quic::hash_blocks(&mut opening.hash, &Payload(sample), from, count, MultiplesAtHand);
         }
         0
     }
@@ -351,7 +353,8 @@ global! {
     /// [`quic::hash_rest`].
     fn hash_rest(opening: &mut Opening, from: u32, len: u32) -> u32 {
         if let Some(sample) = scratch::sample() {
-            quic::hash_rest(&mut opening.hash, &Payload(sample), from as usize, len as usize);
+            let (from, len) = (from as usize, len as usize);
+            quic::hash_rest(&mut opening.hash, &Payload(sample), from, len, MultiplesAtHand);
         }
         0
     }
@@ -362,7 +365,8 @@ global! {
     fn decrypt_blocks(opening: &mut Opening, from: u32, first: u32, count: u32) -> u32 {
         if let Some(sample) = scratch::sample() {
             let (from, first, count) = (from as usize, first as usize, count as usize);
-            quic::decrypt_blocks(opening, &mut Written(sample), from, first, count);
+            let tables = TablesAtHand::new();
+            quic::decrypt_blocks(opening, &mut Written(sample), from, first, count, tables);
         }
         0
     }
@@ -374,10 +378,41 @@ global! {
         match scratch::sample() {
             Some(sample) => {
                 let (header_len, len) = (header_len as usize, len as usize);
-                quic::is_tag(opening, &Payload(sample), header_len, len).into()
+                quic::is_tag(opening, &Payload(sample), header_len, len, MultiplesAtHand).into()
             }
             None => 0,
         }
+    }
+}
+
+/// The tables of AES, from where they begin.
+#[derive(Clone, Copy)]
+struct TablesAtHand(*const u8);
+
+impl TablesAtHand {
+    #[inline(always)]
+    fn new() -> Self {
+        Self(opaque(aes::TABLES.as_ptr().cast()))
+    }
+}
+
+impl aes::Tables for TablesAtHand {
+    #[inline(always)]
+    fn entry<const ROW: usize, const OF: usize>(self, column: u32) -> u32 {
+        // SAFETY: there are four tables, which are constants.
+        unsafe { entry_32::<ROW, OF>(self.0, column) }
+    }
+}
+
+/// The multiples of a hash key.
+#[derive(Clone, Copy)]
+struct MultiplesAtHand;
+
+impl ghash::Multiples for MultiplesAtHand {
+    #[inline(always)]
+    fn of<const BYTE: u32>(self, hash: &Ghash, word: u64) -> ghash::Element {
+        // SAFETY: the table is that of the hash.
+        unsafe { entry_64::<BYTE>(hash.multiples.as_ptr().cast(), word) }
     }
 }
 

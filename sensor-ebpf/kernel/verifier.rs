@@ -108,6 +108,99 @@ pub(crate) fn twice(word: u32) -> u64 {
     twice
 }
 
+/// The same place, of which the compiler knows nothing: it would load the address again at every use.
+#[inline(always)]
+pub(crate) fn opaque(place: *const u8) -> *const u8 {
+    let mut same = place;
+    // SAFETY: no instruction at all.
+    unsafe {
+        asm!("/* {same} */", same = inout(reg) same, options(pure, nomem, nostack, preserves_flags));
+    }
+    same
+}
+
+/// The entry for a byte of a word, 0 for the lowest, in one of some tables of 256 entries of four bytes. The compiler
+/// would take two instructions more for each, and compute the places of many before it loads from the first: more than
+/// there are registers.
+///
+/// # Safety
+/// `TABLE` of the tables that begin there, and one more, are there, and are never written.
+#[inline(always)]
+pub(crate) unsafe fn entry_32<const TABLE: usize, const BYTE: usize>(
+    tables: *const u8,
+    word: u32,
+) -> u32 {
+    let mut entry = u64::from(word);
+    // SAFETY: the scaled byte is below 1,024; as the caller says.
+    unsafe {
+        if BYTE == 0 {
+            asm!(
+                "{entry} <<= 2",
+                "{entry} &= 1020",
+                "{entry} += {tables}",
+                "{entry} = *(u32 *)({entry} + {table})",
+                entry = inout(reg) entry,
+                tables = in(reg) tables,
+                table = const 1_024 * TABLE,
+                options(pure, readonly, nostack),
+            );
+        } else {
+            asm!(
+                "{entry} >>= {shift}",
+                "{entry} &= 1020",
+                "{entry} += {tables}",
+                "{entry} = *(u32 *)({entry} + {table})",
+                entry = inout(reg) entry,
+                tables = in(reg) tables,
+                shift = const (8 * BYTE).saturating_sub(2),
+                table = const 1_024 * TABLE,
+                options(pure, readonly, nostack),
+            );
+        }
+    }
+    entry as u32
+}
+
+/// The same for a byte of a word of 64 bits, 0 for the highest, in a table of 256 entries of 16 bytes.
+///
+/// # Safety
+/// The table is there.
+#[inline(always)]
+pub(crate) unsafe fn entry_64<const BYTE: u32>(table: *const u8, word: u64) -> [u64; 2] {
+    let mut second = word;
+    let first: u64;
+    // SAFETY: the scaled byte is below 4,096; as the caller says.
+    unsafe {
+        if BYTE == 7 {
+            asm!(
+                "{second} <<= 4",
+                "{second} &= 4080",
+                "{second} += {table}",
+                "{first} = *(u64 *)({second} + 0)",
+                "{second} = *(u64 *)({second} + 8)",
+                second = inout(reg) second,
+                first = out(reg) first,
+                table = in(reg) table,
+                options(pure, readonly, nostack),
+            );
+        } else {
+            asm!(
+                "{second} >>= {shift}",
+                "{second} &= 4080",
+                "{second} += {table}",
+                "{first} = *(u64 *)({second} + 0)",
+                "{second} = *(u64 *)({second} + 8)",
+                second = inout(reg) second,
+                first = out(reg) first,
+                table = in(reg) table,
+                shift = const (56 - 8 * BYTE).saturating_sub(4),
+                options(pure, readonly, nostack),
+            );
+        }
+    }
+    [first, second]
+}
+
 /// Declares a global function: its linkage is visible in the object's type information, so the verifier
 /// checks it once, for any argument, instead of once for every way that leads to it.
 ///

@@ -32,18 +32,19 @@
 //! | `RULES` | side and number → [`Rule`](policy::Rule) | reads | writes | 2 × 64 |
 //! | `LOSSES` | 0 → [`Losses`](books::Losses) | adds | reads, subtracts flows that left, gives bytes of the ring, counts hits that it lost itself | 1 |
 //! | `SAMPLES` | ring of [`Judged`](sample::Judged), and of [`Head`](sample::Head)s with pieces of payloads behind them | writes | drains | 1 MiB; under pressure HTTP is left out first, DNS and DHCP last; each is counted by its kind |
-//! | `ASSEMBLIES` | number → [`Assembly`](assembly::Assembly) | makes, writes | – | 1,024, 256 on a small machine, or as configured; names in several packets are left to user space, counted by reason |
+//! | `ASSEMBLIES` | number → [`Assembly`](assembly::Assembly) | makes, writes | – | 1,024, 256 on a small machine, or as configured, and one for each CPU; names in several packets are left to user space, counted by reason |
 //! | `ASSEMBLIES_OF` | number of a device → which it has | reads, writes | – | 16 for each device, as above |
 //! | `ASSEMBLY_HANDS` | 0 → where a search for a free one begins | adds | – | 1 |
+//! | `BUDGETS_OF`, `BUDGETS` | number of a device; 0 for all, 1 for those not settled → when its [`Budget`](quic::budget::Budget) of Initials is full again | reads, writes | – | one for each device; 2 |
 //! | `QUIET` | 0 → 1 where a record lies in the ring for which user space was not woken | reads, writes | – | 1 |
 //! | `JOURNAL` | 0 → [`Journal`](books::Journal) | – | reads, writes | 1 |
 //! | `POLICY_NAMES` | identity → [`PolicyName`](books::PolicyName) | – | reads, writes | 4,096; a reload with one more is refused |
 //! | `ANSWER` | two buffers for each CPU | writes | – | 2 |
-//! | `READERS_XDP`, `READERS_FRAGS`, `READERS_TC` | place → program | goes on in | writes | 1, 1, 2; where none is, packets pass as not judged |
+//! | `READERS_XDP`, `READERS_FRAGS`, `READERS_TC` | place → program | goes on in | writes | 2, 2, 3; where none is, packets pass as not judged |
 //! | `DEVICE_ANSWERS` | MAC → [`DeviceAnswers`](answer::limit::DeviceAnswers) | reads, writes | – | 1,024, oldest leaves; its device is answered as if it had got no answers |
 //! | `FLOW_ANSWERS` | hash of a flow's key → [`FlowAnswers`](answer::limit::FlowAnswers) | reads, writes | – | 4,096, oldest leaves; as above |
 //! | `TOLD` | hash of device and name → when it was told last, and how often it was not since | reads, writes | – | 4,096, oldest leaves; its name is told at once |
-//! | `READING`, `SAMPLE`, `SAID`, `REFUSED`, `QUOTED` | one buffer for each CPU | writes | – | 1 |
+//! | `READING`, `SAMPLE`, `OPENING`, `SAID`, `REFUSED`, `QUOTED` | one buffer for each CPU | writes | – | 1 |
 
 #![no_std]
 #![forbid(clippy::undocumented_unsafe_blocks)]

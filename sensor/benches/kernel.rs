@@ -22,7 +22,11 @@ use std::{collections::HashMap, env, fs, path::Path, process};
 use anyhow::{Context as _, Result, ensure};
 use arguments::options;
 use aya::maps::{LpmTrie, ProgramArray, RingBuf, lpm_trie};
-use programs::{Programs, Raw, Tables};
+use programs::{
+    Programs, Raw, Tables,
+    household::{frame, hello_with, household},
+    initial::{Client, crypto},
+};
 use sandbox::Sandbox;
 use sensor::{
     catalog::{Catalog, lists::MOST_NAMES},
@@ -56,6 +60,13 @@ const ROUNDS: usize = 5;
 /// The figures of hellos in two segments, and how many of them are one sample.
 const ASSEMBLED: &str = "a full segment assembled";
 const CONNECTIONS: u16 = 1_000;
+
+/// The figures of Initials, and how many of them one device may say at once.
+const INITIAL: &str = "an initial";
+const AT_ONCE: u32 = 60;
+
+/// Bytes of the header of a record before a hello.
+const RECORD: usize = 5;
 
 /// Bytes of Ethernet, IPv4 and TCP before a payload, and where the port and the sequence number lie.
 const HEADERS: usize = 54;
@@ -265,6 +276,11 @@ fn main() -> Result<()> {
             .chain(&naming)
     };
 
+    if only.as_deref() == Some(INITIAL) {
+        cases.add_initials(&drivers)?;
+        print(&cases.figures());
+        return Ok(());
+    }
     if only.as_deref() == Some(ASSEMBLED) {
         cases.add_assembled(&drivers, &naming[0])?;
         print(&cases.figures());
@@ -315,6 +331,7 @@ fn main() -> Result<()> {
         cases.add_opening(&mut drivers, *family)?;
     }
     cases.add_assembled(&drivers, &naming[0])?;
+    cases.add_initials(&drivers)?;
     let losses = copying.losses()?;
     for kind in [Kind::Tls, Kind::Dns] {
         let copied = losses.samples[kind as usize];
@@ -498,6 +515,97 @@ impl<'a> Cases<'a> {
         let named = named.count();
         ensure!(
             named >= expected,
+            "{named} of {expected} hellos were judged"
+        );
+        Ok(())
+    }
+
+    /// Measures Initials of 1,200 bytes that are opened and judged: the same one again and again, and those of hellos in
+    /// two, of which the second finds the keys of the first. The latter are runs of their own, as those of segments.
+    fn add_initials(&mut self, drivers: &Programs) -> Result<()> {
+        let name = |what: &str| format!("{INITIAL} of 1,200 bytes, {what}");
+        let floor = self.add(&name("floor"), None, "noop", None, &[], None);
+        let left_alone = self.add(
+            &name("left to the daemon"),
+            None,
+            "noop",
+            None,
+            &[],
+            Some(floor),
+        );
+        let hot = self.add(&name("judged"), None, "noop", None, &[], Some(floor));
+        let once = self.add(&name("floor of one run"), None, "noop", None, &[], None);
+        let [begins, completes] = ["begins", "completes"].map(|what| {
+            self.add(
+                &name(&format!("{what} a hello")),
+                None,
+                "noop",
+                None,
+                &[],
+                Some(once),
+            )
+        });
+        let mut programs = household(Tables::default())?;
+        let whole = hello_with(GOOD_NAME, 7, None)[RECORD..].to_vec();
+        let long = hello_with(GOOD_NAME, 7, Some(1_700))[RECORD..].to_vec();
+        let (half, rest) = long.split_at(1_000);
+        let client = Client::new(1);
+        let sealed = |client: &Client, port: u16, number: u32, at: usize, bytes: &[u8]| {
+            frame(
+                false,
+                17,
+                (port, 443),
+                0,
+                &client.seal(number, &crypto(at, bytes), 1_200),
+            )
+        };
+        let same = sealed(&client, 1_023, 0, 0, &whole);
+        let short = frame(
+            false,
+            17,
+            (1_022, 443),
+            0,
+            &client.seal(0, &crypto(0, &whole), 1_199),
+        );
+        for round in 0..ROUNDS as u16 {
+            let mut samples: [Vec<f64>; 6] = Default::default();
+            for connection in 0..CONNECTIONS / 5 {
+                let port = 1_024 + round * CONNECTIONS + connection;
+                let client = Client::new(port.into());
+                let [first, second] = [(0, 0, half), (1, 1_000, rest)]
+                    .map(|(number, at, bytes)| sealed(&client, port, number, at, bytes));
+                programs.fill_budgets()?;
+                for (place, is_floor, frame, repeat) in [
+                    (0, true, &same, AT_ONCE),
+                    (1, false, &short, AT_ONCE),
+                    (2, false, &same, AT_ONCE),
+                    (3, true, &first, 1),
+                    (4, false, &first, 1),
+                    (5, false, &second, 1),
+                ] {
+                    let outcome = match is_floor {
+                        true => drivers.run_xdp("noop", frame, repeat)?,
+                        false => programs.run_xdp("upload", frame, repeat)?,
+                    };
+                    ensure!(outcome.verdict == XDP_PASS, "{}", outcome.verdict);
+                    samples[place].push(outcome.duration.as_nanos() as f64);
+                }
+                let mut ring = RingBuf::try_from(programs.map("SAMPLES")?)?;
+                while ring.next().is_some() {}
+            }
+            let cases = [floor, left_alone, hot, once, begins, completes];
+            for (case, mut samples) in cases.into_iter().zip(samples) {
+                samples.sort_by(f64::total_cmp);
+                self.0[case].samples.push(samples[samples.len() / 2]);
+            }
+        }
+        let named = programs
+            .flows()?
+            .into_iter()
+            .filter(|flow| flow.judgement().named);
+        let (named, expected) = (named.count(), 1 + ROUNDS * usize::from(CONNECTIONS / 5));
+        ensure!(
+            named == expected,
             "{named} of {expected} hellos were judged"
         );
         Ok(())

@@ -143,6 +143,7 @@ fn exercise() -> Result<String> {
         enter(port, || converse(port)).with_context(|| of_port("a conversation"))?;
         enter(port, || odd_frames(port)).with_context(|| of_port("odd frames"))?;
         enter(port, refused).with_context(|| of_port("a refused destination"))?;
+        enter(port, || initials(port)).with_context(|| of_port("a refused name in QUIC"))?;
     }
     let first = balanced(&mut kernel, Duration::from_secs(3600)).context("after the traffic")?;
     for port in &PORTS {
@@ -219,7 +220,8 @@ fn config(action: &str) -> Result<Config> {
     text += &format!(
         "[flow_table]\ncapacity = 1024\nidle_after = \"1s\"\n[daemon]\npin_directory = \"{PINS}\"\n\
          [[policy]]\nname = \"refused\"\nremotes = [\"203.0.113.0/24\", \"2001:db8:bad::/48\"]\n\
-         action = \"{action}\"\n"
+         action = \"{action}\"\n\
+         [[policy]]\nname = \"named\"\ndomains = [\"example.com\"]\naction = \"{action}\"\n"
     );
     let checked = Config::parse(&text, Path::new("guest.toml"))
         .map_err(|problems| anyhow!("{}", problems.render(false)))?;
@@ -432,6 +434,31 @@ fn refused() -> Result<()> {
             "the refusal of {host} took {:?}",
             begun.elapsed()
         );
+    }
+    Ok(())
+}
+
+/// The Initials of the RFCs, which name a host that is refused, to a server that would send them back.
+fn initials(port: &Port) -> Result<()> {
+    const PACKETS: [&[u8]; 2] = [
+        include_bytes!("../tests/data/initial-rfc9001-a2.bin"),
+        include_bytes!("../tests/data/initial-rfc9369-a2.bin"),
+    ];
+
+    for (host, packet) in port.gateway.into_iter().zip(PACKETS) {
+        let to = address(host, UDP_PORT)?;
+        let socket = UdpSocket::bind(match to {
+            SocketAddr::V4(_) => "0.0.0.0:0",
+            SocketAddr::V6(_) => "[::]:0",
+        })?;
+        socket.connect(to)?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.send(packet)?;
+        match socket.recv(&mut [0; 2048]) {
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => {}
+            Err(error) => return Err(error).context(host),
+            Ok(len) => bail!("{host} sent {len} bytes back"),
+        }
     }
     Ok(())
 }

@@ -28,7 +28,7 @@ const fn targets(kind: Kind) -> &'static [&'static str] {
         Kind::Dhcp4 => &["dhcp4"],
         Kind::Dhcp6 => &["dhcp6"],
         Kind::Http => &["http", "request", "stream", "prelude"],
-        Kind::Tls => &["tls", "hello", "stream", "prelude"],
+        Kind::Tls => &["tls", "hello", "stream", "prelude", "records"],
         Kind::Quic => &["quic", "initial"],
         Kind::Tunnel => &["tunnel"],
         Kind::Stream => &["stream", "tls", "prelude", "http2"],

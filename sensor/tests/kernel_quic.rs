@@ -480,35 +480,3 @@ fn nonsense_that_is_sealed_well_harms_nothing() -> Result<()> {
     ensure!(send(&mut programs, ends, &packet)? == XDP_TX);
     Ok(())
 }
-
-#[test]
-fn zz_measure() -> Result<()> {
-    programs::enter_own_namespace()?;
-    let mut programs = home()?;
-    for (name, n) in programs.verified()? {
-        println!("{name} {n}");
-    }
-    let ends = Ends::new(20_000);
-    let client = Client::new(1);
-    let hello = hello(ALLOWED, 32, false);
-    for frames in [
-        crypto(0, &hello),
-        (0..hello.len())
-            .step_by(30)
-            .map(|at| crypto(at, &hello[at..hello.len().min(at + 30)]))
-            .collect::<Vec<_>>()
-            .concat(),
-        vec![1; 100],
-    ] {
-        let packet = client.seal(0, &frames, 1_200);
-        let packet = frame(false, 17, (ends.local, ends.remote), 0, &packet);
-        let mut samples = Vec::new();
-        for _ in 0..200 {
-            rest(&mut programs)?;
-            samples.push(programs.run_xdp("upload", &packet, 60)?.duration.as_nanos());
-        }
-        samples.sort();
-        println!("{} {} {}", samples[0], samples[100], samples[190]);
-    }
-    Ok(())
-}

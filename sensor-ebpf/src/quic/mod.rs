@@ -16,9 +16,9 @@ pub mod keys;
 pub mod sha256;
 
 use self::{
-    aes::{Block, Counter, ROUND_KEYS, RoundKeys},
+    aes::{Block, Counter, ROUND_KEYS, RoundKeys, Tables},
     frames::Frame,
-    ghash::Ghash,
+    ghash::{Ghash, Multiples},
     header::{Header, Read},
     keys::Keys,
     sha256::{Schedule, State},
@@ -173,7 +173,7 @@ fn hash<S: Steps>(steps: &mut S, from: usize, len: usize) {
 
 /// Makes round keys: of the header's key, or of the payload's.
 #[inline(always)]
-pub fn expand(opening: &mut Opening, is_header: bool) {
+pub fn expand(opening: &mut Opening, is_header: bool, tables: impl Tables) {
     let key = if is_header {
         opening.keys.header
     } else {
@@ -182,13 +182,17 @@ pub fn expand(opening: &mut Opening, is_header: bool) {
     for at in 0..4 {
         opening.round_keys[at] = key[at];
     }
-    aes::expand(&mut opening.round_keys);
+    aes::expand(&mut opening.round_keys, tables);
 }
 
 /// Takes the header's protection away (RFC 9001, section 5.4), and makes the nonce of its number (section 5.3).
 /// Gives where the payload begins behind the header; 0 where the packet is too short.
 #[inline(always)]
-pub fn unprotect<P: PacketMut + ?Sized>(opening: &mut Opening, packet: &mut P) -> usize {
+pub fn unprotect<P: PacketMut + ?Sized>(
+    opening: &mut Opening,
+    packet: &mut P,
+    tables: impl Tables,
+) -> usize {
     /// Bytes behind the number's first one, where those stand that the mask is made of.
     const SAMPLE: usize = 4;
 
@@ -204,7 +208,7 @@ pub fn unprotect<P: PacketMut + ?Sized>(opening: &mut Opening, packet: &mut P) -
     let Some(bytes) = packet.load::<4>(number) else {
         return 0;
     };
-    let mask = aes::encrypt(columns(sample), &opening.round_keys);
+    let mask = aes::encrypt(columns(sample), &opening.round_keys, tables);
     opening.protected = [first.into(), u32::from_le_bytes(bytes)];
     let first = first ^ mask[0] as u8 & 0x0f;
     let len = (first & 3) as usize + 1;
@@ -230,18 +234,24 @@ pub fn protect<P: PacketMut + ?Sized>(opening: &Opening, packet: &mut P) {
 
 /// Makes of the payload's round keys all that its blocks have in common.
 #[inline(always)]
-pub fn begin_hash(opening: &mut Opening) {
-    let counter = Counter::new(opening.nonce, &opening.round_keys);
-    opening.tag = element(counter.block(1, &opening.round_keys));
+pub fn begin_hash(opening: &mut Opening, tables: impl Tables) {
+    let counter = Counter::new(opening.nonce, &opening.round_keys, tables);
+    opening.tag = element(counter.block(1, &opening.round_keys, tables));
     opening.counter = counter;
     opening
         .hash
-        .begin(element(aes::encrypt([0; 4], &opening.round_keys)));
+        .begin(element(aes::encrypt([0; 4], &opening.round_keys, tables)));
 }
 
 /// Hashes at most [`BLOCKS_AT_ONCE`] blocks.
 #[inline(always)]
-pub fn hash_blocks<P: Packet + ?Sized>(hash: &mut Ghash, packet: &P, from: usize, count: usize) {
+pub fn hash_blocks<P: Packet + ?Sized>(
+    hash: &mut Ghash,
+    packet: &P,
+    from: usize,
+    count: usize,
+    multiples: impl Multiples,
+) {
     let mut at = from;
     for done in 0..BLOCKS_AT_ONCE {
         if done >= count {
@@ -250,21 +260,28 @@ pub fn hash_blocks<P: Packet + ?Sized>(hash: &mut Ghash, packet: &P, from: usize
         let Some(block) = packet.load::<BLOCK>(at) else {
             break;
         };
-        hash.add(words(block));
+        hash.add(words(block), multiples);
         at = packet.forget(at + BLOCK, hash.sum[0]);
     }
 }
 
 /// Hashes the first 1 to 15 bytes of a block, filled up with zeros.
 #[inline(always)]
-pub fn hash_rest<P: Packet + ?Sized>(hash: &mut Ghash, packet: &P, from: usize, len: usize) {
+pub fn hash_rest<P: Packet + ?Sized>(
+    hash: &mut Ghash,
+    packet: &P,
+    from: usize,
+    len: usize,
+    multiples: impl Multiples,
+) {
     let Some(block) = packet.load::<BLOCK>(from) else {
         return;
     };
     let [high, low] = words(block);
     let bits = 8 * (len as u32 % BLOCK as u32);
     let kept = |bits: u32| !(u64::MAX.checked_shr(bits).unwrap_or(0));
-    hash.add([high & kept(bits), low & kept(bits.saturating_sub(64))]);
+    let rest = [high & kept(bits), low & kept(bits.saturating_sub(64))];
+    hash.add(rest, multiples);
 }
 
 /// Decrypts at most [`BLOCKS_AT_ONCE`] blocks, of which the first has a number.
@@ -275,6 +292,7 @@ pub fn decrypt_blocks<P: PacketMut + ?Sized>(
     from: usize,
     first: usize,
     count: usize,
+    tables: impl Tables,
 ) {
     /// The first counter encrypts the tag.
     const FIRST_COUNTER: u32 = 2;
@@ -288,7 +306,9 @@ pub fn decrypt_blocks<P: PacketMut + ?Sized>(
             break;
         };
         let counter = FIRST_COUNTER + (first + done) as u32;
-        let [a, b, c, d] = opening.counter.block(counter & 0xff, &opening.round_keys);
+        let [a, b, c, d] = opening
+            .counter
+            .block(counter & 0xff, &opening.round_keys, tables);
         let mask = u128::from(a) | u128::from(b) << 32 | u128::from(c) << 64 | u128::from(d) << 96;
         let plain = u128::from_le_bytes(block) ^ mask;
         packet.store(at, plain.to_le_bytes());
@@ -303,8 +323,10 @@ pub fn is_tag<P: Packet + ?Sized>(
     packet: &P,
     header_len: usize,
     len: usize,
+    multiples: impl Multiples,
 ) -> bool {
-    opening.hash.add([8 * header_len as u64, 8 * len as u64]);
+    let lens = [8 * header_len as u64, 8 * len as u64];
+    opening.hash.add(lens, multiples);
     let Some(tag) = packet.load::<TAG>(opening.header.end as usize - TAG) else {
         return false;
     };
@@ -603,11 +625,11 @@ impl Steps for Reader<'_> {
     }
 
     fn expand(&mut self, is_header: bool) {
-        expand(self.opening, is_header);
+        expand(self.opening, is_header, aes::Plain);
     }
 
     fn unprotect(&mut self) -> usize {
-        unprotect(self.opening, self.datagram)
+        unprotect(self.opening, self.datagram, aes::Plain)
     }
 
     fn protect(&mut self) {
@@ -615,23 +637,35 @@ impl Steps for Reader<'_> {
     }
 
     fn begin_hash(&mut self) {
-        begin_hash(self.opening);
+        begin_hash(self.opening, aes::Plain);
     }
 
     fn hash_blocks(&mut self, from: usize, count: usize) {
-        hash_blocks(&mut self.opening.hash, self.datagram, from, count);
+        hash_blocks(
+            &mut self.opening.hash,
+            self.datagram,
+            from,
+            count,
+            ghash::Plain,
+        );
     }
 
     fn hash_rest(&mut self, from: usize, len: usize) {
-        hash_rest(&mut self.opening.hash, self.datagram, from, len);
+        hash_rest(
+            &mut self.opening.hash,
+            self.datagram,
+            from,
+            len,
+            ghash::Plain,
+        );
     }
 
     fn decrypt_blocks(&mut self, from: usize, first: usize, count: usize) {
-        decrypt_blocks(self.opening, self.datagram, from, first, count);
+        decrypt_blocks(self.opening, self.datagram, from, first, count, aes::Plain);
     }
 
     fn is_tag(&mut self, header_len: usize, len: usize) -> bool {
-        is_tag(self.opening, self.datagram, header_len, len)
+        is_tag(self.opening, self.datagram, header_len, len, ghash::Plain)
     }
 }
 

@@ -1,4 +1,5 @@
-//! Frames of Initial packets, encrypted as a client would: under the keys of RFC 9001, appendix A.1.
+//! Frames of Initial packets, encrypted as a client would: under the keys of RFC 9001, appendix A.1. The decoder reads
+//! them, and the kernel's reader beside it.
 #![no_main]
 
 use aes::{
@@ -7,7 +8,12 @@ use aes::{
 };
 use aes_gcm::{Aes128Gcm, aead::AeadInOut};
 use libfuzzer_sys::fuzz_target;
-use sensor::decode::quic::Initials;
+use sensor::decode::{Progress, name, quic::Initials};
+use sensor_ebpf::{
+    assembly::Assembly,
+    quic::{Opening, Reader, Taken},
+    said::{Found, Text, hello},
+};
 
 const KEY: u128 = 0x1f369613dd76d5467730efcbe3b1a22d;
 const HEADER_KEY: u128 = 0x9f50449e04a0e810283a1e9933adedd2;
@@ -18,9 +24,31 @@ const IV: [u8; 12] = [
 
 fuzz_target!(|packets: Vec<Vec<u8>>| {
     let mut initials = Initials::new();
+    let mut opening = Box::new(Opening::EMPTY);
+    let mut assembly = Box::new(Assembly::EMPTY);
     for (number, frames) in packets.iter().enumerate() {
-        let outcome = initials.datagram(true, &seal(number as u32, frames));
+        let packet = seal(number as u32, frames);
+        let outcome = initials.datagram(true, &packet);
         assert_ne!(outcome, Err(sensor::decode::Failure::Undecryptable));
+
+        let mut datagram = packet.clone();
+        let taken = Reader::new(&mut opening, &mut datagram, &mut assembly).read();
+        if taken == Taken::Conflict || assembly.flags & Assembly::CONFLICT != 0 {
+            // Nobody reads it any more.
+            return;
+        }
+        let message = assembly.message();
+        let mut text = Text::default();
+        let found = hello::name(message, hello::names(message), &mut text);
+        if let Ok(Progress::Complete(decoded)) = outcome {
+            match (found, decoded.hello.server_name) {
+                (Found::Name, decoded) => assert_eq!(name::host(text.as_octets()), decoded),
+                (Found::Nameless, decoded) => assert_eq!(decoded, None),
+                // The kernel's reader is strict, and may leave a packet to the decoder.
+                (Found::Unread | Found::NoHostName, _) => {}
+            }
+            return;
+        }
     }
 });
 
