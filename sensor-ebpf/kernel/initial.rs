@@ -15,7 +15,7 @@ use sensor_ebpf::{
         keys, sha256,
     },
     said::initial,
-    sample::MAX_PAYLOAD,
+    sample::{MAX_PAYLOAD, NO_SLOT},
 };
 
 use crate::{
@@ -33,26 +33,17 @@ use crate::{
 /// Opens the datagram at hand, and says how the reader goes on.
 #[inline(always)]
 pub(crate) fn open() {
-    open_datagram();
-}
-
-global! {
-    /// See [`open`].
-    fn open_datagram() -> u32 {
-        let (Some(sample), Some(reading)) = (scratch::sample(), scratch::reading()) else {
-            return 0;
-        };
-        reading.assembly = NONE;
-        reading.state = 0;
-        reading.phase = match budgets::admit_initial(reading.device) {
-            0 => phase::LEAVE,
-            _ if take_datagram() == Taken::Some as u32 => ready(),
-            _ => phase::LEAVE,
-        };
-        // It is decrypted where it lies: user space gets it from the frame.
-        sample.head.captured = 0;
-        0
-    }
+    let (Some(sample), Some(reading)) = (scratch::sample(), scratch::reading()) else {
+        return;
+    };
+    reading.assembly = NONE;
+    reading.state = 0;
+    reading.phase = match take_datagram() {
+        0 => phase::LEAVE,
+        _ => ready(),
+    };
+    // It is decrypted where it lies: user space gets it from the frame.
+    sample.head.captured = 0;
 }
 
 global! {
@@ -72,11 +63,16 @@ global! {
         let Some(reading) = scratch::reading() else {
             return phase::LEAVE;
         };
-        if reading.assembly == assemblies::of_this_cpu() && assemblies::is_whole(reading.assembly) == 0 {
-            let own = reading.assembly;
+        let own = assemblies::of_this_cpu();
+        if reading.assembly == own && reading.claims != 0 && assemblies::is_whole(own) == 0 {
             let taken = assemblies::claim_assembly(reading.device, reading.owner, 0);
-            if taken != NONE && assemblies::move_own(own, taken, word(reading)) != 0 {
+            if taken != NONE {
                 reading.assembly = taken;
+                if assemblies::move_own(own, taken, word(reading)) == 0 {
+                    // Another CPU has more of the same hello in hand.
+                    assemblies::begin_hello(taken);
+                    take_again();
+                }
             }
         }
         let Some(assembly) = assemblies::numbered(reading.assembly) else {
@@ -119,6 +115,11 @@ impl Datagram for AtHand<'_> {
     }
 
     #[inline(always)]
+    fn admit(&mut self) -> bool {
+        scratch::reading().is_some_and(|reading| budgets::admit_initial(reading.device) != 0)
+    }
+
+    #[inline(always)]
     fn begin(&mut self) -> bool {
         begin_connection(self.0) != 0
     }
@@ -138,7 +139,12 @@ impl Datagram for AtHand<'_> {
 
     #[inline(always)]
     fn take(&mut self, from: usize, end: usize) -> Taken {
-        Taken::from_number(take_frames(from as u32, end as u32))
+        self.0.from = from as u32;
+        let taken = Taken::from_number(take_frames(from as u32, end as u32));
+        match taken {
+            Taken::Conflict => Taken::from_number(take_alone()),
+            taken => taken,
+        }
     }
 }
 
@@ -170,15 +176,60 @@ global! {
             connection,
         };
         reading.owner = owner.of_device();
-        reading.assembly = assemblies::find_assembly(reading.device, reading.owner);
-        if reading.assembly != NONE {
-            return assemblies::fetch_keys(reading.assembly) | 1;
+        reading.claims = u32::from(sample.head.slot != NO_SLOT);
+        if reading.claims != 0 {
+            reading.assembly = assemblies::find_assembly(reading.device, reading.owner);
         }
-        begin_keys(opening);
-        derive_keys(opening, opening.header.version);
-        reading.assembly = assemblies::begin_own(reading.device, reading.owner);
-        assemblies::begin_hello(reading.assembly) | 1
+        let Some(assembly) = assemblies::numbered(reading.assembly) else {
+            begin_keys(opening);
+            derive_keys(opening, opening.header.version);
+            return begin_alone() | 1;
+        };
+        assemblies::fetch_keys(reading.assembly);
+        if field!(assembly, flags).load() & Assembly::CONFLICT != 0 {
+            reading.claims = 0;
+            begin_alone();
+        }
+        1
     }
+}
+
+global! {
+    /// Begins the hello in this CPU's own assembly.
+    fn begin_alone() -> u32 {
+        let Some(reading) = scratch::reading() else {
+            return 0;
+        };
+        reading.assembly = assemblies::begin_own(reading.device, reading.owner);
+        assemblies::begin_hello(reading.assembly)
+    }
+}
+
+global! {
+    /// Takes the packet at hand by itself, because its bytes are not what was said before: nobody knows which of
+    /// them the server takes, but what is whole in a packet is judged. Gives a [`Taken`]'s number.
+    fn take_alone() -> u32 {
+        let Some(reading) = scratch::reading() else {
+            return 0;
+        };
+        reading.claims = 0;
+        begin_alone();
+        take_again()
+    }
+}
+
+/// Takes the frames of the packet at hand again. Gives a [`Taken`]'s number. No function of its own: those that call
+/// each other may be eight deep.
+#[inline(always)]
+fn take_again() -> u32 {
+    let (Some(opening), Some(reading)) = (scratch::opening(), scratch::reading()) else {
+        return 0;
+    };
+    reading.state = 0;
+    take_frames(
+        opening.from,
+        opening.header.end.wrapping_sub(quic::TAG as u32),
+    )
 }
 
 global! {
@@ -212,6 +263,9 @@ global! {
             connection: 0,
         }
         .of_device();
+        if sample.head.slot == NO_SLOT {
+            return 0;
+        }
         reading.assembly = assemblies::find_other(reading.device, of_flow);
         let Some(assembly) = assemblies::numbered(reading.assembly) else {
             return 0;

@@ -98,15 +98,14 @@ impl Assembly {
             .unwrap_or_default()
     }
 
-    /// Writes the header of a record to the beginning of an empty one: so a hello that comes in QUIC's CRYPTO frames
-    /// is read as one that comes in TLS.
+    /// Writes the header of a record to the beginning: so a hello that comes in QUIC's CRYPTO frames is read as one
+    /// that comes in TLS. [`advance`](Self::advance) has to follow.
     #[inline(always)]
     pub fn begin_hello(&mut self) {
         for (place, byte) in records::ONE.iter().enumerate() {
             self.bytes[place] = *byte;
         }
-        self.present[0] = (1 << records::ONE.len()) - 1;
-        self.filled = records::ONE.len() as u32;
+        self.present[0] |= (1 << records::ONE.len()) - 1;
     }
 
     /// Puts `len` bytes of a payload, at most [`MAX_PAYLOAD`], to their place behind the first byte that is kept:

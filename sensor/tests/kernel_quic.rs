@@ -405,6 +405,14 @@ fn bytes_that_are_said_twice_and_differ_are_left_to_the_daemon() -> Result<()> {
         ensure!(send(&mut programs, ends, &packet)? == XDP_PASS);
     }
     ensure!(!judgement(&programs, ends)?.named);
+    // A hello that is whole in one packet is judged as ever.
+    let whole = client.seal(7, &crypto(0, &hello(BLOCKED, 600, true)), 1_200);
+    ensure!(send(&mut programs, ends, &whole)? == XDP_TX);
+    // Also one that is itself what differs.
+    let ends = Ends::new(20_001);
+    let first = client.seal(0, &crypto(0, &one[..cut]), 1_200);
+    ensure!(send(&mut programs, ends, &first)? == XDP_PASS);
+    ensure!(send(&mut programs, ends, &whole)? == XDP_TX);
     Ok(())
 }
 

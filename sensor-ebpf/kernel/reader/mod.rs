@@ -13,8 +13,8 @@ use sensor_ebpf::{
     kind::{Kind, LOOKED_AT, classify, is_service},
     parse::protocol,
     policy::{Layer, Rules as _, Verdict},
-    quic::header::LEAST_DATAGRAM,
-    said::{Found, Place, hello::Walk, question},
+    quic::header::{LEAST_DATAGRAM, Version},
+    said::{Found, Place, hello::Walk, initial, question},
     sample::{Head, MAX_PAYLOAD, MAX_PIECES, NO_SLOT, wanted_of},
 };
 
@@ -294,8 +294,10 @@ fn may_be_opened(sample: &Sample, reading: &mut Reading) -> bool {
 
     let opens =
         settings::settings().is_some_and(|settings| settings.opens_initials == Opens::On as u64);
+    let [first, version @ .., _, _, _] = *sample.payload.first_chunk::<8>().unwrap_or(&[0; 8]);
     if !opens
-        || sample.head.slot == NO_SLOT
+        || !initial::is_long(first)
+        || Version::from_wire(u32::from_be_bytes(version)).is_none()
         || (sample.head.captured as usize) < LEAST_DATAGRAM
         || sample.head.captured != reading.payload
         || reading.opened >= MOST

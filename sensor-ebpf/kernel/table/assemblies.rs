@@ -343,12 +343,21 @@ global! {
 }
 
 global! {
-    /// Makes an empty assembly that of a hello in CRYPTO frames, and keeps the keys that this CPU has at hand.
+    /// Makes an assembly that of a hello in CRYPTO frames, and keeps the keys that this CPU has at hand.
     pub(crate) fn begin_hello(number: u32) -> u32 {
+        let Some(shared) = numbered(number) else {
+            return 0;
+        };
+        if !lock(shared) {
+            count(Unassembled::Busy);
+            return 0;
+        }
         if let (Some(assembly), Some(opening)) = (locked(number), scratch::opening()) {
             assembly.begin_hello();
             assembly.keys = opening.keys;
         }
+        advance(number);
+        unlock(shared);
         0
     }
 }
@@ -364,24 +373,37 @@ global! {
 }
 
 global! {
+    /// Whether any byte is there. A function of its own: the compiler would keep 64 places on the stack of one that
+    /// goes on to write there.
+    fn holds_any(number: u32) -> u32 {
+        let Some(assembly) = locked(number) else {
+            return 0;
+        };
+        let mut there = 0;
+        for word in 0..Assembly::WORDS {
+            there |= assembly.present[word];
+        }
+        u32::from(there != 0)
+    }
+}
+
+global! {
     /// Moves what is in this CPU's assembly to one of the pool, which was just taken. Gives 0 where another CPU
-    /// holds that, or has written it meanwhile.
+    /// holds that, or has put bytes there meanwhile.
     pub(crate) fn move_own(from: u32, to: u32, owner: u64) -> u32 {
         let (Some(source), Some(target)) = (locked(from), numbered(to)) else {
             return 0;
         };
         if !lock(target) {
-            count(Unassembled::Busy);
-            return 0;
-        }
-        if field!(target, owner).load() != owner || field!(target, filled).load() != 0 {
-            unlock(target);
-            count(Unassembled::Busy);
             return 0;
         }
         let Some(assembly) = locked(to) else {
             return 0;
         };
+        if field!(target, owner).load() != owner || holds_any(to) != 0 {
+            unlock(target);
+            return 0;
+        }
         assembly.keys = source.keys;
         assembly.filled = source.filled;
         for word in 0..Assembly::WORDS {

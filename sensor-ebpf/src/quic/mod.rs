@@ -52,8 +52,8 @@ pub struct Opening {
     pub protected: [u32; 2],
     /// The nonce of the packet.
     pub nonce: [u32; 3],
-    /// Keep the size a multiple of eight; 0.
-    pub reserved: u32,
+    /// Where its frames begin.
+    pub from: u32,
     /// What the hash is added to for the tag.
     pub tag: ghash::Element,
     /// The hash over the packet.
@@ -78,7 +78,7 @@ impl Opening {
         counter: Counter::NONE,
         protected: [0; 2],
         nonce: [0; 3],
-        reserved: 0,
+        from: 0,
         tag: [0; 2],
         hash: Ghash::EMPTY,
         keys: Keys::NONE,
@@ -364,6 +364,8 @@ fn element([a, b, c, d]: Block) -> ghash::Element {
 pub trait Datagram {
     /// Reads the header of the packet at a place.
     fn header(&mut self, start: usize) -> (Read, Header);
+    /// Whether one datagram more with an Initial is opened.
+    fn admit(&mut self) -> bool;
     /// Goes over to the connection of the packet whose header was read, and has its keys there: those that are
     /// kept of it, or those that are derived. `false` where no connection begins with such a packet.
     fn begin(&mut self) -> bool;
@@ -419,6 +421,9 @@ pub fn datagram<D: Datagram>(datagram: &mut D) -> Taken {
         start = header.end as usize;
         if read == Read::Skipped {
             continue;
+        }
+        if is_first && !datagram.admit() {
+            break;
         }
         let mut from = None;
         if !is_first || datagram.begin() {
@@ -552,12 +557,17 @@ impl Datagram for Reader<'_> {
         (read, self.opening.header)
     }
 
+    fn admit(&mut self) -> bool {
+        true
+    }
+
     fn begin(&mut self) -> bool {
         keys::begin(self.opening, self.datagram);
         let version = self.opening.header.version as usize;
         keys::derive(self, version);
         if self.assembly.filled == 0 {
             self.assembly.begin_hello();
+            self.assembly.advance(|number, _| number);
             self.assembly.keys = self.opening.keys;
         }
         true
