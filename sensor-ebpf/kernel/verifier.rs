@@ -114,7 +114,7 @@ pub(crate) fn opaque(place: *const u8) -> *const u8 {
     let mut same = place;
     // SAFETY: no instruction at all.
     unsafe {
-        asm!("/* {same} */", same = inout(reg) same, options(pure, nomem, nostack, preserves_flags));
+        asm!("/* {same} */", same = inout(reg) same, options(pure, readonly, nostack));
     }
     same
 }

@@ -86,6 +86,7 @@ fn the_least_configuration_has_the_documented_defaults() {
             segments: 4,
             hold: Duration::from_millis(20),
             assemblies: None,
+            kernel_quic: true,
         },
         parties: Parties {
             top: 20,
@@ -156,6 +157,7 @@ fn every_key_is_read() {
         segments = 14
         hold = "1s"
         assemblies = 4_096
+        kernel_quic = false
         [parties]
         resolvers = ["192.168.1.53", "FD00::53"]
         top = 1_000
@@ -311,6 +313,7 @@ fn every_key_is_read() {
             segments: 14,
             hold: Duration::from_secs(1),
             assemblies: Some(4_096),
+            kernel_quic: false,
         },
         parties: Parties {
             top: 1_000,
@@ -877,6 +880,7 @@ fn near_text() -> impl Strategy<Value = String> {
                 Just("cname"),
                 Just("hold"),
                 Just("assemblies"),
+                Just("kernel_quic"),
                 Just("state_directory"),
                 Just("runtime_directory"),
                 Just("time_zone"),

@@ -166,7 +166,7 @@ impl Counter {
 
 /// Twice a number in the field of 256 (FIPS 197, section 4.2.1).
 const fn doubled(number: u32) -> u32 {
-    (number << 1 ^ (number >> 7) * 0x11b) & 0xff
+    ((number << 1) ^ ((number >> 7) * 0x11b)) & 0xff
 }
 
 const fn tables() -> [[u32; 256]; 4] {

@@ -102,9 +102,8 @@ pub fn skip_ack<P: Packet + ?Sized>(packet: &P, at: usize) -> usize {
     }
     let mut place = at + 1;
     let mut left = FIELDS as u64;
-    let mut field = 0;
     let counts = if kind == kind::ACK_ECN { COUNTS } else { 0 };
-    for _ in 0..FIELDS + 2 * MAX_RANGES as usize + COUNTS {
+    for field in 0..FIELDS + 2 * MAX_RANGES as usize + COUNTS {
         if left == 0 {
             return place;
         }
@@ -118,7 +117,6 @@ pub fn skip_ack<P: Packet + ?Sized>(packet: &P, at: usize) -> usize {
             }
             left += 2 * number.value + counts as u64;
         }
-        field += 1;
         left -= 1;
         place = packet.forget(place + number.bytes, number.value);
     }

@@ -242,9 +242,7 @@ fn begin_hmac<S: Steps>(steps: &mut S, pad: u32) {
 #[inline(always)]
 fn expand<S: Steps>(steps: &mut S, label: &[u32; BLOCK]) {
     let opening = steps.opening();
-    for at in 0..BLOCK {
-        opening.schedule[at] = label[at];
-    }
+    opening.schedule[..BLOCK].copy_from_slice(label);
     opening.state = opening.inner;
     steps.compress();
     let outer = steps.opening().outer;

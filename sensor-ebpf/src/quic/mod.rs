@@ -166,7 +166,7 @@ fn hash<S: Steps>(steps: &mut S, from: usize, len: usize) {
         steps.hash_blocks(from + done * BLOCK, blocks - done);
         done += BLOCKS_AT_ONCE;
     }
-    if len % BLOCK != 0 {
+    if !len.is_multiple_of(BLOCK) {
         steps.hash_rest(from + blocks * BLOCK, len % BLOCK);
     }
 }
@@ -179,9 +179,7 @@ pub fn expand(opening: &mut Opening, is_header: bool, tables: impl Tables) {
     } else {
         opening.keys.payload
     };
-    for at in 0..4 {
-        opening.round_keys[at] = key[at];
-    }
+    opening.round_keys[..4].copy_from_slice(&key);
     aes::expand(&mut opening.round_keys, tables);
 }
 
