@@ -42,7 +42,7 @@ mod kind {
 const MAX_STREAM: u64 = 0xffff;
 
 /// Reads the frame at a place, of a packet whose frames end at `end`, once the padding before it is
-/// [skipped](skip_padding). An ACK frame's ranges are up to [`skip_ranges`].
+/// [skipped](skip_padding). ACK frames are those of [`skip_ack`].
 #[inline(always)]
 pub fn read<P: Packet + ?Sized>(packet: &P, at: usize, end: usize) -> Frame {
     let none = Frame::default();
