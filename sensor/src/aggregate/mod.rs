@@ -103,6 +103,8 @@ struct DeviceState {
     /// The conclusion, until a new fact may change it.
     conclusion: Option<model::Conclusion>,
     traffic: Traffic,
+    /// Its traffic by party as snapshots have it, until another booking.
+    shown: Option<ShownParties>,
     /// Whether it is in the kernel's table.
     is_listed: bool,
     /// The time of the first fact, or of its leaving the table, in seconds since the Unix epoch.
@@ -111,6 +113,13 @@ struct DeviceState {
     first_seen: f64,
     /// Whether it was settled when it left the table: its identity is kept, and its traffic is not.
     left: Option<bool>,
+}
+
+/// The traffic of a device with the parties that have a series.
+#[derive(Clone, Debug)]
+struct ShownParties {
+    parties: Box<[PartyId]>,
+    traffic: Arc<[PartyTraffic]>,
 }
 
 impl Default for Aggregate {
@@ -153,6 +162,8 @@ impl Aggregate {
         self.overrides = overrides;
         for device in self.devices.values_mut() {
             device.conclusion = None;
+            // Another number of them may have a series.
+            device.shown = None;
         }
         self.flows.forget_parties();
     }
@@ -199,9 +210,17 @@ impl Aggregate {
                 self.book(*slot, flow, true);
                 self.flows.forget(*slot);
             }
+            Record::Discarded(slot) => self.flows.forget(*slot),
             _ => {}
         }
         self.reading.apply(record);
+    }
+
+    /// Whether the flow in a slot has these bytes, by number of the direction, and they are booked: then its record
+    /// would change nothing but the sums of live flows.
+    #[inline]
+    pub fn has_booked(&self, slot: u32, bytes: [u64; 2]) -> bool {
+        self.flows.booked(slot) == Some(bytes)
     }
 
     /// Takes a refusal of a device. `now` is in seconds of steady time.
@@ -226,14 +245,23 @@ impl Aggregate {
         self.forget_what_is_over();
         let mut snapshot = self.reading.snapshot(ticks);
         let top = self.catalog.top;
+        for mac in self.parties.take_losers() {
+            if let Some(device) = self.devices.get_mut(&mac) {
+                device.shown = None;
+            }
+        }
         let mut named = vec![];
         let mut places = HashMap::new();
         for (place, device) in snapshot.devices.iter_mut().enumerate() {
             let Some(mac) = device.mac else { continue };
             let state = self.devices.entry(mac).or_default();
             places.insert(mac, place);
-            self.parties.choose(mac, top);
-            describe(device, mac, state, &self.parties);
+            let shown = state.shown.take().unwrap_or_else(|| {
+                self.parties.choose(mac, top);
+                shown_parties(mac, &state.traffic, &self.parties)
+            });
+            device.parties = Arc::clone(&state.shown.insert(shown).traffic);
+            describe(device, state);
             if state.first_seen != 0.0 {
                 device.first_seen = device.first_seen.min(state.first_seen);
             }
@@ -285,8 +313,8 @@ impl Aggregate {
         let mut shown: Vec<_> = snapshot
             .devices
             .iter()
-            .filter_map(|device| device.mac)
-            .flat_map(|mac| self.parties.shown(mac).map(|(party, ..)| party))
+            .filter_map(|device| self.devices.get(&device.mac?)?.shown.as_ref())
+            .flat_map(|shown| shown.parties.iter().copied())
             .chain([PartyId::OTHER])
             .collect();
         shown.sort_unstable();
@@ -508,21 +536,21 @@ impl Aggregate {
     fn book(&mut self, slot: u32, record: &FlowRecord, last: bool) {
         let key = &record.key;
         let counted = [record.upload_bytes, record.download_bytes];
-        let state = self.flows.enter(slot, key);
-        if state.is_opened() && state.booked == counted {
+        self.flows.enter(slot, key);
+        let booked = self.flows.booked(slot);
+        if booked == Some(counted) {
             return;
         }
-        let opens = !state.is_opened();
+        let opens = booked.is_none();
         let began = self.clock.unix_seconds(record.first_seen);
         if opens && began < self.since {
-            state.open();
-            state.booked = counted;
+            self.flows.set_booked(slot, counted);
             return self.note_flow(record, None);
         }
         let Some(remote) = ip_of(key, key.remote()) else {
             return self.account(slot, record, counted, PartyId::LOCAL, None);
         };
-        if !state.is_named() {
+        if !self.flows.enter(slot, key).is_named() {
             // Its name may still be in the ring.
             if !last && self.now - began < PATIENCE {
                 return;
@@ -586,16 +614,16 @@ impl Aggregate {
         party: PartyId,
         hidden: Option<Hidden>,
     ) {
-        let state = self.flows.enter(slot, &record.key);
         let mut amount = Amount::default();
-        for (direction, counted) in counted.into_iter().enumerate() {
-            amount.bytes[direction] = counted.saturating_sub(state.booked[direction]);
-        }
-        if !state.is_opened() {
-            state.open();
+        let booked = self.flows.booked(slot).unwrap_or_else(|| {
             amount.flows[usize::from(record.opened_by & 1)] = 1;
+            [0; 2]
+        });
+        for (sum, (counted, booked)) in amount.bytes.iter_mut().zip(counted.into_iter().zip(booked))
+        {
+            *sum = counted.saturating_sub(booked);
         }
-        state.booked = counted;
+        self.flows.set_booked(slot, counted);
         let of = Counted {
             party,
             hidden,
@@ -607,6 +635,7 @@ impl Aggregate {
         if let Some(device) = self.devices.get_mut(&mac) {
             let place = (mac, &mut self.parties);
             device.traffic.book(of, amount, place, self.now);
+            device.shown = None;
         }
     }
 
@@ -637,7 +666,7 @@ impl Aggregate {
             && name.parse::<IpAddr>().is_err()
         {
             let place = (head.key.mac(), remote);
-            self.address_names.said(name, place, self.now);
+            self.address_names.said(Arc::clone(name), place, self.now);
         }
         // Counts are booked by the new facts from now on.
         self.flows.take(head.slot, heard);
@@ -687,14 +716,19 @@ impl Aggregate {
                     self.answers.learn_key(device, &question.name);
                 }
             }
+            let mut shared: Option<Arc<str>> = None;
             for record in &message.addresses {
                 let (name, address) = (&*record.name, record.address);
+                // Most messages have one name, and several addresses of it.
+                shared.take_if(|shared| **shared != *name);
+                let known = shared.get_or_insert_with(|| name.into());
                 let aliases = message.aliases.iter();
                 let aliases = aliases.filter(|alias| alias.name == name);
                 let aliases: Vec<_> = aliases.map(|alias| &*alias.target).collect();
                 let place = (device, address);
+                let known = Arc::clone(known);
                 self.address_names
-                    .answer(name, &aliases, place, record.ttl, self.now);
+                    .answer(known, &aliases, place, record.ttl, self.now);
                 self.answers
                     .learn(device, (name, address), record.ttl, by_house, self.now);
             }
@@ -928,16 +962,22 @@ fn addresses(identity: &Identity) -> Vec<IpAddr> {
     addresses.into_iter().map(|(address, _)| address).collect()
 }
 
-/// Adds the traffic of a device by party, by reason of hiding and by category.
-fn describe(device: &mut model::Device, mac: Mac, state: &DeviceState, parties: &Parties) {
-    let bytes = |amount: Amount| ByDirection {
+fn bytes(amount: Amount) -> ByDirection<u64> {
+    ByDirection {
         upload: amount.bytes[0],
         download: amount.bytes[1],
-    };
-    let flows = |amount: Amount| ByDirection {
+    }
+}
+
+fn flows(amount: Amount) -> ByDirection<u64> {
+    ByDirection {
         upload: amount.flows[0],
         download: amount.flows[1],
-    };
+    }
+}
+
+/// The traffic of a device by party, those with a series by their names, and `other` last.
+fn shown_parties(mac: Mac, traffic: &Traffic, parties: &Parties) -> ShownParties {
     let with = |party, shown: Amount, all: Amount| PartyTraffic {
         party: parties.info(party).name.to_string(),
         category: parties.info(party).category.map(|category| category.name()),
@@ -946,21 +986,23 @@ fn describe(device: &mut model::Device, mac: Mac, state: &DeviceState, parties: 
         bytes_in_all: bytes(all),
         flows_in_all: flows(all),
     };
-    device.addresses = addresses(&state.identity);
-    device.parties = parties
-        .shown(mac)
-        .map(|(party, shown, all)| with(party, shown, all))
+    let shown: Vec<_> = parties.shown(mac).collect();
+    let mut by_name: Vec<_> = shown
+        .iter()
+        .map(|(party, shown, all)| with(*party, *shown, *all))
         .collect();
-    device
-        .parties
-        .sort_by(|one, other| (&one.party, one.category).cmp(&(&other.party, other.category)));
-    device.parties.push(with(
-        PartyId::OTHER,
-        state.traffic.other(),
-        state
-            .traffic
-            .other_in_all(parties.shown(mac).map(|(.., all)| all)),
-    ));
+    by_name.sort_by(|one, other| (&one.party, one.category).cmp(&(&other.party, other.category)));
+    let in_all = traffic.other_in_all(shown.iter().map(|(.., all)| *all));
+    by_name.push(with(PartyId::OTHER, traffic.other(), in_all));
+    ShownParties {
+        parties: shown.iter().map(|(party, ..)| *party).collect(),
+        traffic: by_name.into(),
+    }
+}
+
+/// Adds the addresses of a device, and its traffic by reason of hiding and by category.
+fn describe(device: &mut model::Device, state: &DeviceState) {
+    device.addresses = addresses(&state.identity);
     device.hidden = state
         .traffic
         .hidden()

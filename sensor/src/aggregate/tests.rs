@@ -210,7 +210,7 @@ impl House {
         let devices = snapshot.devices.into_iter();
         devices
             .filter(|device| device.device == name)
-            .flat_map(|device| device.parties)
+            .flat_map(|device| device.parties.to_vec())
             .map(|with| {
                 let bytes = with.bytes_in_all;
                 (with.party, bytes.upload + bytes.download)
