@@ -100,7 +100,7 @@ enum Few {
     #[default]
     None,
     One(Known),
-    More(Box<Vec<Known>>),
+    More(Vec<Known>),
 }
 
 impl Deref for Few {
@@ -129,7 +129,7 @@ impl Few {
     fn push(&mut self, known: Known) {
         *self = match mem::take(self) {
             Self::None => Self::One(known),
-            Self::One(first) => Self::More(Box::new(vec![first, known])),
+            Self::One(first) => Self::More(vec![first, known]),
             Self::More(mut all) => {
                 all.push(known);
                 Self::More(all)

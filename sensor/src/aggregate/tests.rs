@@ -11,7 +11,7 @@ use sensor_ebpf::{
 use super::*;
 use crate::{
     classify::{Classified, Classifier, MAX_WAITING, MAX_WAITING_OF_DEVICE, UNFINISHED_FOR},
-    record::{DeviceReading, Sample, Tables},
+    record::{DeviceReading, FlowCounts, FlowSums, Sample, Tables},
 };
 
 const HELLO: &[u8] = include_bytes!("../../tests/data/hello-zeek-google-de-51833.bin");
@@ -1153,6 +1153,42 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+#[test]
+fn snapshots_share_the_parties_of_a_device_that_exchanges_nothing() {
+    let mut house = House::new();
+    let mut parties = |bytes| {
+        house.reading(&[PHONE, LAPTOP]);
+        house.now += PATIENCE;
+        house.apply(Record::Flow(1, flow_of(tcp(1), bytes, 0)));
+        let snapshot = house.aggregate.snapshot(Ticks::default());
+        let mut devices = snapshot.devices.into_iter();
+        let phone = devices.find(|device| device.mac == Some(Mac::new(PHONE)));
+        phone.expect("it is there").parties
+    };
+    let all = |parties: &[PartyTraffic]| -> u64 {
+        let bytes = parties.iter().map(|with| with.bytes_in_all.upload);
+        bytes.sum()
+    };
+    let first = parties(100);
+    assert_eq!(all(&first), 100);
+    let same = parties(100);
+    assert!(Arc::ptr_eq(&first, &same));
+    let more = parties(150);
+    assert_eq!((all(&first), all(&more)), (100, 150));
+}
+
+#[test]
+fn a_discarded_slot_has_no_booked_flow() {
+    let mut house = House::new();
+    house.now += PATIENCE;
+    house.apply(Record::Flow(1, flow_of(tcp(1), 100, 7)));
+    assert!(house.aggregate.has_booked(1, [100, 7]));
+    assert!(!house.aggregate.has_booked(1, [100, 8]));
+    assert!(!house.aggregate.has_booked(2, [0, 0]));
+    house.apply(Record::Discarded(1));
+    assert!(!house.aggregate.has_booked(1, [100, 7]));
+}
+
 proptest! {
     #[test]
     fn every_octet_is_booked_once(
@@ -1191,10 +1227,24 @@ proptest! {
                 }
                 Step::Read => {
                     house.reading(&[PHONE, LAPTOP]);
-                    for (slot, flow) in flows.iter().enumerate() {
-                        house.apply(Record::Flow(slot as u32, *flow));
+                    let mut steady = FlowSums::new(FIRST_DEVICE + 1, 1);
+                    for (slot, flow) in (0..).zip(&flows) {
+                        let bytes = [flow.upload_bytes, flow.download_bytes];
+                        match house.aggregate.has_booked(slot, bytes) {
+                            true => steady.add(&FlowCounts::from(flow)),
+                            false => house.apply(Record::Flow(slot, *flow)),
+                        }
                     }
-                    house.parties();
+                    house.apply(Record::Steady(Box::new(steady)));
+                    let snapshot = house.aggregate.snapshot(Ticks::default());
+                    prop_assert_eq!(snapshot.flow_table.size, flows.len() as u64);
+                    let phone = snapshot.devices.iter().find(|device| device.live_flows > 0);
+                    let phone = phone.expect("it has flows");
+                    prop_assert_eq!(phone.live_flows, flows.len() as u64);
+                    let traffic = phone.families["ipv4"].traffic;
+                    let up: u64 = flows.iter().map(|flow| flow.upload_bytes).sum();
+                    let down: u64 = flows.iter().map(|flow| flow.download_bytes).sum();
+                    prop_assert_eq!((traffic.upload.bytes, traffic.download.bytes), (up, down));
                 }
                 Step::Hello(slot) => {
                     let of = Payload::up(flows[slot as usize].key, 0);

@@ -519,7 +519,7 @@ impl Index {
 
     /// The slot at which a search begins: the highest bits of the hash choose it.
     fn first(&self, hash: u32) -> usize {
-        (u64::from(hash) * self.slots.len() as u64 >> u32::BITS) as usize
+        ((u64::from(hash) * self.slots.len() as u64) >> u32::BITS) as usize
     }
 
     fn next(&self, at: usize) -> usize {
@@ -587,6 +587,50 @@ mod tests {
         assert_eq!(names.find("new.example"), Some(said(9)));
         names.each(|name, facts| assert!(name != "new.example" || facts == said(9)));
         assert_eq!(names.len(), 1_001);
+    }
+
+    #[test]
+    fn names_about_others_are_those_at_above_and_below_them() {
+        let all = [
+            "a.b.example",
+            "b.example",
+            "xb.example",
+            "example",
+            "c.a.b.example",
+            "other.test",
+            "b.example.test",
+            "le",
+            "test",
+        ];
+        let mut names = Names::default();
+        for (line, name) in (1..).zip(all) {
+            names.add(name, said(line)).expect("there is room");
+        }
+        names.shrink();
+        let about: [&[&str]; 7] = [
+            &["b.example"],
+            &["a.b.example", "test"],
+            &["nothing.example"],
+            &["le"],
+            &["x.c.a.b.example"],
+            &["a-very-long-name.of.no.list"],
+            &[],
+        ];
+        for about in about {
+            let mut found = Vec::new();
+            names.each_about(about, |name, facts| {
+                assert_eq!(names.of(name), Some(facts));
+                found.push(name.to_owned());
+            });
+            found.sort_unstable();
+            let is_near = |name: &&str| {
+                let mut about = about.iter();
+                about.any(|one| is_at_or_below(name, one) || is_at_or_below(one, name))
+            };
+            let mut expected: Vec<_> = all.into_iter().filter(is_near).collect();
+            expected.sort_unstable();
+            assert_eq!(found, expected, "{about:?}");
+        }
     }
 
     #[test]
