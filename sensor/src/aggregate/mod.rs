@@ -543,7 +543,10 @@ impl Aggregate {
         }
         let opens = booked.is_none();
         let began = self.clock.unix_seconds(record.first_seen);
-        if opens && began < self.since {
+        // A start reaps what was idle before it reads anything: such flows are from before, whatever their time says
+        // without a clock.
+        let is_from_before = self.clock.hz == 0 || began < self.since;
+        if opens && is_from_before {
             self.flows.set_booked(slot, counted);
             return self.note_flow(record, None);
         }

@@ -94,6 +94,16 @@ impl House {
         Self::since(0.0)
     }
 
+    /// One that nothing was read in yet.
+    fn unread() -> Self {
+        Self {
+            classifier: Classifier::default(),
+            aggregate: Aggregate::new(Arc::default(), Overrides::default(), 0.0),
+            now: BEGAN as f64,
+            settled: 0,
+        }
+    }
+
     fn since(since: f64) -> Self {
         let mut house = Self {
             classifier: Classifier::default(),
@@ -508,6 +518,19 @@ fn a_slot_that_another_flow_took_keeps_its_readers() {
     assert_eq!(house.failures(), [], "the one that waited in vain is gone");
     house.sample(3, Kind::Stream, Payload::up(tcp(2), 1400), &octets[1400..]);
     assert_eq!(house.name(3, tcp(2)).as_deref(), Some(GOOGLE));
+}
+
+/// A start reaps before it reads for the first time, and knows no time of day until then.
+#[test]
+fn a_flow_that_is_reaped_before_the_first_reading_is_booked_to_nobody() {
+    let mut house = House::unread();
+    house.apply(Record::Reaped(3, flow_of(tcp(1), 1_000, 500)));
+    house.reading(&[PHONE]);
+    house.apply(Record::Flow(3, flow_of(tcp(2), 70, 0)));
+    house.now += 100.0;
+    house.reading(&[PHONE]);
+    house.apply(Record::Flow(3, flow_of(tcp(2), 70, 0)));
+    assert_eq!(house.parties().values().sum::<u64>(), 70);
 }
 
 #[test]
