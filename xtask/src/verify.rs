@@ -55,6 +55,14 @@ const RACE: Part = Part {
     tests: &[("kernel_flows", "no_ruling_is_lost_while_programs_decide")],
 };
 
+const INITIALS: Part = Part {
+    name: "initials",
+    tests: &[(
+        "kernel_corpus",
+        "the_programs_and_the_host_say_the_same_of_odd_initials",
+    )],
+};
+
 const EVASION: Part = Part {
     name: "evasion",
     tests: &[("evasion", "each_comes_to_what_the_table_says")],
@@ -82,16 +90,17 @@ const FLOOD: Part = Part {
     )],
 };
 
-const PARTS: [Part; 6] = [SWAPS, KILLS, RACE, EVASION, SLOW, FLOOD];
+const PARTS: [Part; 7] = [SWAPS, KILLS, RACE, INITIALS, EVASION, SLOW, FLOOD];
 
 /// The part without tests: the fuzz targets, by the fuzzer's own command.
 const FUZZ: &str = "fuzz";
 
 /// The names of the parts.
-pub const NAMES: [&str; 7] = [
+pub const NAMES: [&str; 8] = [
     SWAPS.name,
     KILLS.name,
     RACE.name,
+    INITIALS.name,
     EVASION.name,
     SLOW.name,
     FLOOD.name,
