@@ -254,9 +254,10 @@ fn the_programs_read_the_names_that_the_daemon_reads_in_the_captures() -> Result
             }
         }
     }
+    // The captures have more of QUIC, of older versions.
     println!("{quic} names in QUIC, {tls} in TLS");
     ensure!(
-        quic >= 10 && tls >= 100,
+        quic >= 5 && tls >= 150,
         "{quic} names in QUIC, {tls} in TLS"
     );
     Ok(())
