@@ -208,6 +208,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "catalog",
             "classify",
             "policy",
+            "sink",
             "aggregate",
             "config",
             "control",

@@ -8,6 +8,7 @@ pub mod address_names;
 mod books;
 pub mod dns_answers;
 mod flows;
+pub mod history;
 mod house;
 pub mod identity;
 pub mod refused;
@@ -32,6 +33,7 @@ use self::{
     books::Reading,
     dns_answers::Answers,
     flows::{FlowState, Flows},
+    history::Pending,
     house::Resolvers,
     identity::{Fact, Identity, IdentityOverride},
     refused::{Refusal, Refusals},
@@ -90,6 +92,8 @@ pub struct Aggregate {
     unlisted: usize,
     questions: Option<Kept>,
     devices_refused: u64,
+    /// The amounts for the history, where one is kept.
+    history: Option<Box<Pending>>,
     clock: Clock,
     /// The time at which it began to count, in seconds since the Unix epoch.
     since: f64,
@@ -141,6 +145,7 @@ impl Aggregate {
             unlisted: 0,
             questions: None,
             devices_refused: 0,
+            history: None,
             since,
             clock: Clock::default(),
             now: 0.0,
@@ -189,7 +194,10 @@ impl Aggregate {
     pub fn apply(&mut self, record: Record, now: f64) {
         self.now = now;
         match &record {
-            Record::Tables(tables) => self.clock = tables.clock,
+            Record::Tables(tables) => {
+                self.clock = tables.clock;
+                self.begin_history_reading();
+            }
             Record::Device(reading) if books::is_device(reading.number) => {
                 self.list(Mac::from_word(reading.record.mac));
             }
@@ -198,6 +206,7 @@ impl Aggregate {
             Record::Reaped(slot, flow) => {
                 self.book(*slot, flow, true);
                 self.flows.forget(*slot);
+                self.reap_in_history(*slot);
             }
             _ => {}
         }
@@ -206,7 +215,12 @@ impl Aggregate {
 
     /// Takes a refusal of a device. `now` is in seconds of steady time.
     pub fn refuse(&mut self, device: Mac, refusal: Refusal, now: f64) {
-        self.refusals.add(device, refusal, now);
+        self.now = now;
+        let told = self.history.is_some().then(|| refusal.clone());
+        let retried = self.refusals.add(device, refusal, now);
+        if let Some(refusal) = told {
+            self.refuse_in_history(device, &refusal, retried);
+        }
     }
 
     /// The refusals of a device, the latest first.
@@ -446,6 +460,7 @@ impl Aggregate {
 
     /// Forgets the traffic of a device that left the kernel's table, and keeps its identity.
     fn let_go(&mut self, mac: Mac, settled: bool) {
+        self.leave_history(mac);
         self.answers.forget_device(mac);
         self.address_names.forget_device(mac);
         self.parties.forget_device(mac);
@@ -517,6 +532,7 @@ impl Aggregate {
         if opens && began < self.since {
             state.open();
             state.booked = counted;
+            self.skip_in_history(slot, record);
             return self.note_flow(record, None);
         }
         let Some(remote) = ip_of(key, key.remote()) else {
@@ -525,7 +541,9 @@ impl Aggregate {
         if !state.is_named() {
             // Its name may still be in the ring.
             if !last && self.now - began < PATIENCE {
-                return;
+                let booked = state.booked;
+                let bytes = [0, 1].map(|at| counted[at].saturating_sub(booked[at]));
+                return self.wait_in_history(slot, record, bytes, opens);
             }
             if let Some((name, source)) = self.name_by_dns(key, remote) {
                 self.flows.set_name(slot, key, &name, source);
@@ -591,11 +609,13 @@ impl Aggregate {
         for (direction, counted) in counted.into_iter().enumerate() {
             amount.bytes[direction] = counted.saturating_sub(state.booked[direction]);
         }
-        if !state.is_opened() {
+        let opens = !state.is_opened();
+        if opens {
             state.open();
             amount.flows[usize::from(record.opened_by & 1)] = 1;
         }
         state.booked = counted;
+        self.book_in_history(slot, record, amount.bytes, opens, party);
         let of = Counted {
             party,
             hidden,

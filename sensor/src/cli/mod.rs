@@ -1,6 +1,7 @@
 //! Executes the commands of the command line.
 
 pub mod args;
+mod history;
 pub mod print;
 mod replay;
 mod requests;
@@ -82,7 +83,13 @@ fn carry_out(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Status(output) => requests::status(&mut out, &config, *output)?,
         Command::Block(args) => requests::say(&mut out, &config, args, true)?,
         Command::Allow(args) => requests::say(&mut out, &config, args, false)?,
-        Command::Forget(args) => requests::forget(&mut out, &config, args)?,
+        Command::Forget(args) => match &args.domain {
+            Some(domain) => {
+                requests::forget(&mut out, &config, domain, args.device.as_deref())?;
+            }
+            None => history::forget(&mut out, &config, args.device.as_deref())?,
+        },
+        Command::History(args) => history::history(&mut out, &config, args)?,
         Command::Pause(args) => requests::pause(&mut out, &config, args)?,
         Command::Resume(args) => requests::resume(&mut out, &config, args)?,
         Command::Explain(args) => return requests::explain(&mut out, &config, &problems, args),

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 
 use super::{
     args::{
-        DevicesArgs, ExplainArgs, FlowsArgs, ForgetArgs, Output, PauseArgs, ResumeArgs, SayArgs,
+        AboutArgs, DevicesArgs, ExplainArgs, FlowsArgs, Output, PauseArgs, ResumeArgs, SayArgs,
     },
     now, print,
 };
@@ -31,14 +31,14 @@ use crate::{
 const PAGE: usize = 256;
 
 /// Sends a request to the daemon of a configuration; `None` where none answers.
-fn ask(config: &Config, request: &Request) -> anyhow::Result<Option<Answer>> {
+pub(super) fn ask(config: &Config, request: &Request) -> anyhow::Result<Option<Answer>> {
     let daemon = &config.daemon;
     let place = Place::new(&daemon.runtime_directory, &daemon.pin_directory);
     client::ask(&place, request)
 }
 
 /// A daemon sent a response to another request.
-fn unexpected() -> anyhow::Error {
+pub(super) fn unexpected() -> anyhow::Error {
     anyhow::anyhow!(
         "the daemon sent a response to another request: restart it (`systemctl restart gateway-sensor`)"
     )
@@ -236,14 +236,19 @@ pub(super) fn say(
 pub(super) fn forget(
     out: &mut impl Write,
     config: &Config,
-    args: &ForgetArgs,
+    domain: &str,
+    devices: Option<&str>,
 ) -> anyhow::Result<()> {
+    let about = About {
+        name: domain.to_owned(),
+        devices: devices.map(str::to_owned),
+    };
     let Response::Forgotten {
         forgotten,
         others,
         about,
         time_zone,
-    } = carried_out(config, &Request::Forget(about(args)))?
+    } = carried_out(config, &Request::Forget(about))?
     else {
         return Err(unexpected());
     };
@@ -292,7 +297,7 @@ pub(super) fn resume(
     Ok(print::print_resumed(out, &ended, &others, &zone)?)
 }
 
-fn about(args: &ForgetArgs) -> About {
+fn about(args: &AboutArgs) -> About {
     About {
         name: args.domain.clone(),
         devices: args.device.clone(),

@@ -8,7 +8,7 @@ use jiff::{
     tz::TimeZone,
 };
 
-use crate::policy::Span;
+use crate::{model::history::Hour, policy::Span};
 
 /// A time zone.
 #[derive(Clone, Debug)]
@@ -61,6 +61,19 @@ impl Zone {
         let time = Timestamp::from_second(time as i64).ok()?;
         let zoned = time.to_zoned(self.0.clone());
         Some(zoned.strftime("%Y-%m-%d %H:%M:%S %Z").to_string())
+    }
+
+    /// The full local hour of a time in seconds since the Unix epoch; `None` outside of the years -9999 to 9999.
+    pub fn hour(&self, time: f64) -> Option<Hour> {
+        let second = time.floor() as i64;
+        let time = Timestamp::from_second(second).ok()?;
+        let ahead = i64::from(self.0.to_offset(time).seconds());
+        let local = second.checked_add(ahead)?;
+        let date = self.0.to_datetime(time).date();
+        Some(Hour {
+            start: second - local.rem_euclid(3_600),
+            day: date.to_string(),
+        })
     }
 
     /// When a span begins or ends next, in seconds since the Unix epoch; `None`: never.
