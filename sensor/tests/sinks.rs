@@ -15,7 +15,10 @@ use std::{
 
 use rustix::time::{ClockId, clock_gettime};
 use sensor::{
-    cli::{args, print},
+    cli::{
+        args,
+        print::{self, Habit, Past},
+    },
     config::Config,
     control::protocol::{DeviceReport, Status},
     enforcement,
@@ -27,7 +30,7 @@ use sensor::{
         PolicyState, Ring, SampleCounts, Snapshot, Tally, Ticks, UnreadFlows, history::StoreState,
     },
     policy::Zone,
-    sink::{metrics, web},
+    sink::{metrics, store::read::Since, web},
 };
 use sensor_ebpf::parse::Mac;
 use serde::{Serialize, de::DeserializeOwned};
@@ -598,7 +601,25 @@ fn devices(snapshot: &Snapshot, device: Option<&str>, json: bool) -> String {
         let devices = reports.map(|report| Ok(report.device));
         print::print_list(&mut out, devices).unwrap();
     } else if device.is_some() {
-        print::print_each_device(&mut out, reports.collect(), NOW).unwrap();
+        let past = |device: &str| {
+            let day = 86_400;
+            (device == "a4:50:46:1f:00:2c").then(|| Past {
+                since: vec![Since {
+                    party: "miui.com".to_owned(),
+                    category: "telemetry".to_owned(),
+                    first_seen: NOW as i64 - 30 * day,
+                    last_seen: NOW as i64 - 60,
+                }],
+                habit: Some(Habit {
+                    today: 150_000,
+                    usual: Some(50_000),
+                    days: 4,
+                    weekday: "Friday",
+                }),
+                zone: Zone::named(Some("Asia/Kolkata")),
+            })
+        };
+        print::print_each_device(&mut out, reports.collect(), NOW, past).unwrap();
     } else {
         print::print_devices(&mut out, reports.collect(), NOW).unwrap();
     }

@@ -1,12 +1,19 @@
 //! Executes `history` and its commands. The file is read directly: it can be read while no daemon runs.
 
-use std::{collections::HashSet, io::Write, path::Path, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    io::Write,
+    path::Path,
+    time::Duration,
+};
 
 use sensor_ebpf::parse::Mac;
 
 use super::{
     args::{ByWord, ExportArgs, ExportFormat, HistoryArgs, HistoryCommand, ViewName},
-    now, print, requests,
+    now,
+    print::{self, Habit, Past},
+    requests,
 };
 use crate::{
     config::Config,
@@ -207,4 +214,88 @@ fn shows_sites(config: &Config) -> HashSet<String> {
     devices
         .map(|device| Mac::new(device.mac).to_string())
         .collect()
+}
+
+/// The weeks of which the same weekdays are a device's habit.
+const WEEKS: i64 = 5;
+
+/// What the history tells of a device: since when it has its parties, and its habit. `None` where there is no
+/// history, or nothing of the device in it.
+pub(super) fn past(config: &Config, device: &str) -> Option<Past> {
+    const DAY: i64 = 24 * 3_600;
+
+    let reader = Reader::open(config.history_directory()).ok()?;
+    let zone = Zone::named(config.daemon.time_zone.as_deref());
+    let now = now() as i64;
+    let hours = reader.hours(device, now - (7 * WEEKS + 1) * DAY).ok()?;
+    let since = reader.parties_since(device).ok()?;
+    if hours.is_empty() && since.is_empty() {
+        return None;
+    }
+    let hours = hours
+        .iter()
+        .map(|hour| (hour.start, hour.upload_bytes.unsigned_abs()));
+    Some(Past {
+        since,
+        habit: habit(&zone, now, hours),
+        zone,
+    })
+}
+
+/// The upload of today up to this hour, and the median of the same on the same weekdays before, of which there have
+/// to be three. `hours` are starts of hours in seconds since the Unix epoch, and bytes.
+fn habit(zone: &Zone, now: i64, hours: impl Iterator<Item = (i64, u64)>) -> Option<Habit> {
+    const FEWEST: usize = 3;
+
+    let today = zone.time_of_week(now as f64)?;
+    let mut days: BTreeMap<String, u64> = BTreeMap::new();
+    for (start, bytes) in hours {
+        let Some(of_week) = zone.time_of_week(start as f64) else {
+            continue;
+        };
+        let is_same = of_week.weekday == today.weekday && of_week.minutes <= today.minutes;
+        // A day of which only later hours have something counts as one without any until now.
+        let day = days.entry(of_week.day).or_default();
+        if is_same {
+            *day += bytes;
+        } else if of_week.weekday != today.weekday {
+            *day = u64::MAX;
+        }
+    }
+    let upload = days.remove(&today.day).unwrap_or_default();
+    let mut before: Vec<_> = days.into_values().filter(|day| *day != u64::MAX).collect();
+    before.sort_unstable();
+    let usual = (before.len() >= FEWEST).then(|| before[before.len() / 2]);
+    Some(Habit {
+        today: upload,
+        usual,
+        days: before.len(),
+        weekday: today.weekday,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_habit_is_the_median_of_the_same_weekdays_until_this_hour() {
+        const HOUR: i64 = 3_600;
+        // 2026-11-30, a Monday, 12:30 in Kolkata.
+        let now = 1_795_996_800 + 7 * HOUR;
+        let zone = Zone::named(Some("Asia/Kolkata"));
+        let mut hours = Vec::new();
+        for (week, bytes) in [(0, 500), (1, 10), (2, 30), (3, 20)] {
+            let of_day = now - HOUR / 2 * 25 - week * 7 * 24 * HOUR;
+            hours.push((of_day + 9 * HOUR, bytes));
+            // Later than now on that day; on another day.
+            hours.push((of_day + 20 * HOUR, 1_000_000));
+            hours.push((of_day - 24 * HOUR + 9 * HOUR, 7_000));
+        }
+        let told = habit(&zone, now, hours.iter().copied()).expect("a time");
+        assert_eq!((told.today, told.usual, told.days), (500, Some(20), 3));
+        assert_eq!(told.weekday, "Monday");
+        let told = habit(&zone, now, hours.iter().copied().take(6)).expect("a time");
+        assert_eq!((told.today, told.usual, told.days), (500, None, 1));
+    }
 }

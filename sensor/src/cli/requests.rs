@@ -9,7 +9,7 @@ use super::{
     args::{
         AboutArgs, DevicesArgs, ExplainArgs, FlowsArgs, Output, PauseArgs, ResumeArgs, SayArgs,
     },
-    now, print,
+    history, now, print,
 };
 use crate::{
     aggregate::{self, Aggregate, address_names::AddressNames},
@@ -54,7 +54,7 @@ pub(super) fn devices(
         device: args.device.clone(),
     };
     match ask(config, &request)? {
-        Some(answer) => print_devices(out, answer.map(report), args),
+        Some(answer) => print_devices(out, config, answer.map(report), args),
         None => {
             let snapshot = snapshot(&Books::look(&config.daemon.pin_directory)?)?;
             say_names_are_missing();
@@ -67,7 +67,7 @@ pub(super) fn devices(
                 let device = &snapshot.devices[place];
                 Ok(DeviceReport::full(device, &snapshot))
             });
-            print_devices(out, reports, args)
+            print_devices(out, config, reports, args)
         }
     }
 }
@@ -81,6 +81,7 @@ fn report(response: anyhow::Result<Response>) -> anyhow::Result<DeviceReport> {
 
 fn print_devices(
     out: &mut impl Write,
+    config: &Config,
     reports: impl Iterator<Item = anyhow::Result<DeviceReport>>,
     args: &DevicesArgs,
 ) -> anyhow::Result<()> {
@@ -90,7 +91,10 @@ fn print_devices(
     }
     let reports = reports.collect::<anyhow::Result<Vec<_>>>()?;
     Ok(match args.device {
-        Some(_) => print::print_each_device(out, reports, now()),
+        Some(_) => {
+            let past = |device: &str| history::past(config, device);
+            print::print_each_device(out, reports, now(), past)
+        }
         None => print::print_devices(out, reports, now()),
     }?)
 }

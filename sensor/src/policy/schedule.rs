@@ -10,6 +10,17 @@ use jiff::{
 
 use crate::{model::history::Hour, policy::Span};
 
+/// A time as the week of people has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TimeOfWeek {
+    /// The local day, as in `2026-11-30`.
+    pub day: String,
+    /// The weekday's name.
+    pub weekday: &'static str,
+    /// Minutes after midnight that the clock shows.
+    pub minutes: u16,
+}
+
 /// A time zone.
 #[derive(Clone, Debug)]
 pub struct Zone(TimeZone);
@@ -73,6 +84,26 @@ impl Zone {
         Some(Hour {
             start: second - local.rem_euclid(3_600),
             day: date.to_string(),
+        })
+    }
+
+    /// The local day and time of day of a time in seconds since the Unix epoch; `None` as for [`hour`](Self::hour).
+    pub fn time_of_week(&self, time: f64) -> Option<TimeOfWeek> {
+        const DAYS: [&str; 7] = [
+            "Monday",
+            "Tuesday",
+            "Wednesday",
+            "Thursday",
+            "Friday",
+            "Saturday",
+            "Sunday",
+        ];
+        let (now, date) = self.day_of(time)?;
+        let clock = self.0.to_datetime(now).time();
+        Some(TimeOfWeek {
+            day: date.to_string(),
+            weekday: DAYS[date.weekday().to_monday_zero_offset() as usize],
+            minutes: clock.hour() as u16 * 60 + clock.minute() as u16,
         })
     }
 

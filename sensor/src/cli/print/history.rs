@@ -7,8 +7,69 @@ use serde::Serialize;
 use super::text::{counted_u64, grouped, json, json_line, local_time, octets, print_table, table};
 use crate::{
     policy::Zone,
-    sink::store::read::{By, Cell, Gap, Sum},
+    sink::store::read::{By, Cell, Gap, Since, Sum},
 };
+
+/// What the history tells of a device.
+#[derive(Clone, Debug)]
+pub struct Past {
+    /// Its parties, the earliest first.
+    pub since: Vec<Since>,
+    /// Its habit.
+    pub habit: Option<Habit>,
+    /// The time zone of the times.
+    pub zone: Zone,
+}
+
+/// The upload of today up to now, beside that of the same weekdays before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Habit {
+    /// Bytes of today.
+    pub today: u64,
+    /// The median of the same weekdays before, until the same hour; `None` where there are too few.
+    pub usual: Option<u64>,
+    /// How many there are.
+    pub days: usize,
+    /// The weekday's name.
+    pub weekday: &'static str,
+}
+
+/// Prints what the history tells of a device.
+///
+/// # Errors
+///
+/// When the output takes no more.
+pub(super) fn print_past(out: &mut impl Write, past: &Past) -> io::Result<()> {
+    if !past.since.is_empty() {
+        let mut listing = table(["PARTY", "CATEGORY", "SINCE", "LAST"], 4..=4);
+        for since in &past.since {
+            listing.add_row([
+                since.party.clone(),
+                match &*since.category {
+                    "" => "-".to_owned(),
+                    category => category.to_owned(),
+                },
+                local_time(&past.zone, since.first_seen as f64),
+                local_time(&past.zone, since.last_seen as f64),
+            ]);
+        }
+        writeln!(out, "\nin the history:")?;
+        print_table(out, &listing, "")?;
+    }
+    if let Some(habit) = &past.habit {
+        let usual = match habit.usual {
+            Some(usual) => format!(
+                "; on the last {} {}s it was {} until this hour (median)",
+                habit.days,
+                habit.weekday,
+                octets(usual)
+            ),
+            None => String::new(),
+        };
+        writeln!(out, "\ntoday {} were uploaded{usual}", octets(habit.today))?;
+    }
+    Ok(())
+}
 
 /// The characters of the longest bar.
 const BAR: u64 = 20;

@@ -19,7 +19,8 @@ pub use devices::{print_devices, print_each_device, print_shared, shared_address
 pub use explain::print_explanation;
 pub use flows::print_flows;
 pub use history::{
-    print_csv_header, print_csv_row, print_history, print_history_json, print_ndjson_row,
+    Habit, Past, print_csv_header, print_csv_row, print_history, print_history_json,
+    print_ndjson_row,
 };
 pub use overrides::{
     print_forgotten, print_missed, print_none_forgotten, print_others, print_override,

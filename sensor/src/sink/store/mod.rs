@@ -244,16 +244,23 @@ impl Writer {
     fn try_write(&mut self) -> Result<(), Problem> {
         let settings = self.settings.clone();
         let problem = |error| Problem::of(&settings.directory, error);
-        while let Some(batch) = self.waiting.front() {
-            let (start, end) = (batch.start, batch.end);
-            let is_last = batch.is_last;
-            let batch = batch.clone();
-            let until = self.until;
-            let connection = self.open()?;
-            // The file may be another one than before.
-            let committed =
-                commit::commit(connection, &settings, &batch, until.min(start)).map_err(problem)?;
+        while let Some(batch) = self.waiting.pop_front() {
+            let (end, is_last, until) = (batch.end, batch.is_last, self.until);
+            let committed = self.open().and_then(|connection| {
+                // The file may be another one than before.
+                commit::commit(connection, &settings, &batch, until.min(batch.start))
+                    .map_err(problem)
+            });
+            let committed = match committed {
+                Ok(committed) => committed,
+                Err(problem) => {
+                    self.waiting.push_front(batch);
+                    return Err(problem);
+                }
+            };
             drop(batch);
+            self.until = end;
+            let connection = self.open()?;
             if committed.hour_is_over {
                 upkeep::expire(connection, &settings, end as i64).map_err(problem)?;
             }
@@ -275,8 +282,6 @@ impl Writer {
                 upkeep::checkpoint(connection).map_err(problem)?;
             }
             let used = upkeep::used(connection).map_err(problem)?;
-            self.waiting.pop_front();
-            self.until = end;
             let mut state = lock(&self.state);
             state.commits += 1;
             state.until = end;

@@ -146,6 +146,17 @@ pub struct Since {
     pub category: String,
     /// Seconds since the Unix epoch.
     pub first_seen: i64,
+    /// Seconds since the Unix epoch, to the hour.
+    pub last_seen: i64,
+}
+
+/// An hour of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HourOfDevice {
+    /// Seconds since the Unix epoch at which it began.
+    pub start: i64,
+    /// Bytes that left the device.
+    pub upload_bytes: i64,
 }
 
 /// The open history.
@@ -304,23 +315,42 @@ impl Reader {
         Ok(gaps.collect::<Result<_, _>>()?)
     }
 
-    /// The parties of a device that have names, and since when it has them.
+    /// The parties of a device that have names, and since when it has them, the earliest first.
     ///
     /// # Errors
     /// The database cannot be read.
     pub fn parties_since(&self, device: &str) -> anyhow::Result<Vec<Since>> {
         let mut statement = self.connection.prepare(
-            "SELECT p.party, p.category, s.first_seen FROM seen s JOIN devices d ON d.id = s.device \
-             JOIN parties p ON p.id = s.party WHERE d.device = ?1 AND p.kind = 'party' ORDER BY 1, 2",
+            "SELECT p.party, p.category, s.first_seen, s.last_seen FROM seen s JOIN devices d ON d.id = s.device \
+             JOIN parties p ON p.id = s.party WHERE d.device = ?1 AND p.kind = 'party' ORDER BY s.first_seen, 1, 2",
         )?;
         let parties = statement.query_map([device], |row| {
             Ok(Since {
                 party: row.get(0)?,
                 category: row.get(1)?,
                 first_seen: row.get(2)?,
+                last_seen: row.get(3)?,
             })
         })?;
         Ok(parties.collect::<Result<_, _>>()?)
+    }
+
+    /// The hours of a device since a time, in seconds since the Unix epoch, in order.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn hours(&self, device: &str, since: i64) -> anyhow::Result<Vec<HourOfDevice>> {
+        let mut statement = self.connection.prepare(
+            "SELECT t.hour, t.upload_bytes FROM device_hours t JOIN devices d ON d.id = t.device \
+             WHERE d.device = ?1 AND t.hour >= ?2 ORDER BY t.hour",
+        )?;
+        let hours = statement.query_map(rusqlite::params![device, since], |row| {
+            Ok(HourOfDevice {
+                start: row.get(0)?,
+                upload_bytes: row.get(1)?,
+            })
+        })?;
+        Ok(hours.collect::<Result<_, _>>()?)
     }
 
     /// The columns of a view.
