@@ -26,7 +26,7 @@ use self::{
 };
 use crate::{
     catalog::Catalog,
-    config::{Checked, Config, Level, Problems},
+    config::{Checked, Config, KeptNames, Level, Problems},
     daemon::{self, clock::Clock, memory::restrain_allocator},
     enforcement::Enforcement,
     policy::Action,
@@ -290,6 +290,16 @@ fn doctor(out: &mut impl std::io::Write, config: &Config) -> anyhow::Result<Exit
             }
         };
         writeln!(out, "{mark:<8}{}: {text}", finding.what)?;
+    }
+    if config.history.keep != KeptNames::Off {
+        let (mark, text) = match history::place(config.history_directory()) {
+            Ok(text) => ("ok", text),
+            Err(text) => {
+                well = false;
+                ("missing", text)
+            }
+        };
+        writeln!(out, "{mark:<8}history: {text}")?;
     }
     Ok(if well {
         ExitCode::SUCCESS

@@ -34,6 +34,11 @@ pub use text::{print_list, printable_lines};
 
 use text::counted;
 
+/// Bytes for people.
+pub fn bytes(bytes: u64) -> String {
+    text::octets(bytes)
+}
+
 /// Prints the result of `check` for a valid configuration.
 pub fn print_valid(out: &mut impl Write, config: &Config) -> io::Result<()> {
     writeln!(
