@@ -828,7 +828,11 @@ fn names_of_sites_are_shown_only_where_the_configuration_says_so() {
         sums.map(|sum| (sum.of, sum.upload_bytes))
             .collect::<Vec<_>>()
     };
-    assert_eq!(of(&[]), [("a site".to_owned(), 30)]);
+    assert_eq!(
+        of(&[]),
+        [("a site".to_owned(), 30)],
+        "without a category, which tells a site too"
+    );
     assert_eq!(
         of(&[PHONE]),
         [

@@ -29,12 +29,17 @@ const OTHER: &str = "other";
 /// The shared record of group addresses.
 const MULTICAST: &str = "multicast";
 
+/// Seconds to which the last time of a party is exact: within the weeks of its hours, these are exact to one.
+const SEEN_EVERY: i64 = 24 * HOUR;
+
 /// Seconds of an hour.
 const HOUR: i64 = 3_600;
 
 /// The result of a commit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Committed {
+    /// Whether there was anything to write.
+    pub(super) is_written: bool,
     /// Whether an hour, and a day, is over with it.
     pub(super) hour_is_over: bool,
     pub(super) day_is_over: bool,
@@ -64,7 +69,13 @@ pub(super) fn commit(
     until: f64,
 ) -> rusqlite::Result<Committed> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let committed = Commit::begin(&transaction, settings, batch, until)?.run()?;
+    let mut commit = Commit::begin(&transaction, settings, batch)?;
+    if commit.changes_nothing(until)? {
+        // Flash wears by every write, and a household sleeps.
+        return Ok(Committed::default());
+    }
+    commit.find_gap(until)?;
+    let committed = commit.run()?;
     transaction.commit()?;
     Ok(committed)
 }
@@ -88,7 +99,6 @@ impl<'a> Commit<'a> {
         on: &'a Transaction<'a>,
         settings: &'a Settings,
         batch: &'a Batch,
-        until: f64,
     ) -> rusqlite::Result<Self> {
         let before = on
             .prepare_cached("SELECT tables, boot, end, since_boot FROM state")?
@@ -111,12 +121,45 @@ impl<'a> Commit<'a> {
             has_moved: false,
             is_rolled: false,
         };
-        match commit.counts_anew() {
-            true => drop(on.execute("DELETE FROM positions", [])?),
-            false => commit.positions = positions(on)?,
+        if !commit.counts_anew() {
+            commit.positions = positions(on)?;
         }
-        commit.find_gap(until)?;
         Ok(commit)
+    }
+
+    /// Whether the file has everything of the batch already.
+    fn changes_nothing(&self, until: f64) -> rusqlite::Result<bool> {
+        let Some(before) = &self.before else {
+            return Ok(false);
+        };
+        let (batch, of) = (self.batch, &self.batch.of);
+        let is_same = |device: &DeviceBatch| {
+            let known = self.positions.get(&device.device);
+            let position = known.map(|(began, position)| (*began, *position));
+            device.parties.is_empty()
+                && position
+                    == device
+                        .position
+                        .map(|position| (device.began as i64, position))
+        };
+        if batch.is_first
+            || batch.is_last
+            || batch.hour.is_none()
+            || self.counts_anew()
+            || batch.start - before.end.max(until) > TOLERANCE
+            || !of.unrecorded.is_empty()
+            || !of.moved.is_zero()
+            || of.devices.len() != self.positions.len()
+            || !of.devices.iter().all(is_same)
+        {
+            return Ok(false);
+        }
+        let hour = batch.hour.as_ref().map_or(0, |hour| hour.start);
+        let others = self
+            .on
+            .prepare_cached("SELECT 1 FROM hours WHERE rolled = 0 AND hour <> ?1")?
+            .exists([hour])?;
+        Ok(!others)
     }
 
     /// Whether the kernel's tables were made since the last commit.
@@ -126,7 +169,13 @@ impl<'a> Commit<'a> {
     }
 
     fn run(mut self) -> rusqlite::Result<Committed> {
-        let mut committed = Committed::default();
+        let mut committed = Committed {
+            is_written: true,
+            ..Committed::default()
+        };
+        if self.counts_anew() {
+            self.on.execute("DELETE FROM positions", [])?;
+        }
         if let Some(hour) = &self.batch.hour {
             (committed.hour_is_over, committed.day_is_over) = self.enter_hour(hour)?;
         }
@@ -454,7 +503,7 @@ impl<'a> Commit<'a> {
                 "INSERT INTO seen (device, party, first_seen, last_seen) VALUES (?1, ?2, ?3, ?4) \
                  ON CONFLICT DO UPDATE SET last_seen = ?4 WHERE last_seen <= ?4 - ?5",
             )?
-            .execute(params![device, id, hour.start.min(now), now, HOUR])?;
+            .execute(params![device, id, hour.start.min(now), now, SEEN_EVERY])?;
         Ok(())
     }
 

@@ -260,6 +260,10 @@ impl Writer {
             };
             drop(batch);
             self.until = end;
+            if !committed.is_written {
+                lock(&self.state).until = end;
+                continue;
+            }
             let connection = self.open()?;
             if committed.hour_is_over {
                 upkeep::expire(connection, &settings, end as i64).map_err(problem)?;
@@ -279,7 +283,7 @@ impl Writer {
                 if free > pages / 8 {
                     upkeep::give_back(connection).map_err(problem)?;
                 }
-                upkeep::checkpoint(connection).map_err(problem)?;
+                upkeep::begin_log_anew(connection).map_err(problem)?;
             }
             let used = upkeep::used(connection).map_err(problem)?;
             let mut state = lock(&self.state);

@@ -1,6 +1,6 @@
 //! Questions to the history: sums for people, and whole views for other programs.
 
-use std::path::Path;
+use std::{cmp::Reverse, collections::HashMap, path::Path};
 
 use rusqlite::{
     Connection, params_from_iter,
@@ -120,6 +120,14 @@ pub struct Sum {
     pub retried: i64,
 }
 
+/// Sorts sums by their bytes, the largest first.
+fn sort(sums: &mut [Sum]) {
+    sums.sort_by_cached_key(|sum| {
+        let bytes = sum.upload_bytes.saturating_add(sum.download_bytes);
+        (Reverse(bytes), sum.of.clone(), sum.about.clone())
+    });
+}
+
 /// A time that no hour has, and the bytes in it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Gap {
@@ -146,7 +154,7 @@ pub struct Since {
     pub category: String,
     /// Seconds since the Unix epoch.
     pub first_seen: i64,
-    /// Seconds since the Unix epoch, to the hour.
+    /// Seconds since the Unix epoch, to the day.
     pub last_seen: i64,
 }
 
@@ -210,35 +218,23 @@ impl Reader {
         };
         let query = match by {
             By::Device => format!(
-                "SELECT d.device, d.name, '', {SUMS} FROM (SELECT * FROM device_hours WHERE hour >= ? UNION ALL \
+                "SELECT d.device, d.name, {SUMS} FROM (SELECT * FROM device_hours WHERE hour >= ? UNION ALL \
                  SELECT t.* FROM gap_devices t JOIN gaps g ON g.id = t.gap WHERE g.end >= ?) t \
                  JOIN devices d ON d.id = t.device WHERE t.device {chosen} GROUP BY t.device"
             ),
             By::Hour => format!(
-                "SELECT t.hour, NULL, '', {SUMS} FROM device_hours t WHERE t.hour >= ? AND t.hour >= ? \
+                "SELECT t.hour, NULL, {SUMS} FROM device_hours t WHERE t.hour >= ? AND t.hour >= ? \
                  AND t.device {chosen} GROUP BY t.hour ORDER BY t.hour"
             ),
             By::Day => format!(
-                "SELECT t.day, NULL, '', {SUMS} FROM (SELECT day, device, upload_bytes, download_bytes, \
+                "SELECT t.day, NULL, {SUMS} FROM (SELECT day, device, upload_bytes, download_bytes, \
                  flows, refused, retried FROM device_days UNION ALL SELECT h.day, t.device, t.upload_bytes, \
                  t.download_bytes, t.flows, t.refused, t.retried FROM hours h JOIN device_hours t \
                  ON t.hour = h.hour WHERE h.rolled = 0) t WHERE t.day >= date(?, 'unixepoch') \
                  AND t.day >= date(?, 'unixepoch') AND t.device {chosen} GROUP BY t.day ORDER BY t.day"
             ),
             By::Party | By::Owner | By::Country => {
-                let of = match by {
-                    By::Party => "p.party, nullif(p.category, '')",
-                    By::Owner => "coalesce(p.owner, '-'), NULL",
-                    _ => "coalesce(p.country, '-'), NULL",
-                };
-                format!(
-                    "SELECT {of}, CASE p.kind WHEN 'site' THEN d.device ELSE '' END, {SUMS} \
-                     FROM (SELECT party, device, SUM(upload_bytes) AS upload_bytes, \
-                     SUM(download_bytes) AS download_bytes, SUM(flows) AS flows, SUM(refused) AS refused, \
-                     SUM(retried) AS retried FROM party_hours WHERE hour >= ? AND hour >= ? \
-                     AND device {chosen} GROUP BY party, device) t \
-                     JOIN parties p ON p.id = t.party JOIN devices d ON d.id = t.device GROUP BY 1, 2, 3"
-                )
+                return self.sums_of_parties(devices, since, by, shows_sites);
             }
         };
         let mut statement = self.connection.prepare(&query)?;
@@ -247,46 +243,87 @@ impl Reader {
         let mut rows = statement.query(params_from_iter(parameters.into_iter().chain(devices)))?;
         let mut sums: Vec<Sum> = Vec::new();
         while let Some(row) = rows.next()? {
-            let of = match row.get_ref(0)? {
-                ValueRef::Integer(number) => number.to_string(),
-                other => other.as_str()?.to_owned(),
-            };
-            let site_of: String = row.get(2)?;
-            let is_hidden = by == By::Party && !site_of.is_empty() && !shows_sites(&site_of);
-            let sum = Sum {
-                of: match is_hidden {
-                    true => A_SITE.to_owned(),
-                    false => of,
+            sums.push(Sum {
+                of: match row.get_ref(0)? {
+                    ValueRef::Integer(number) => number.to_string(),
+                    other => other.as_str()?.to_owned(),
                 },
                 about: row.get(1)?,
-                upload_bytes: row.get(3)?,
-                download_bytes: row.get(4)?,
-                flows: row.get(5)?,
-                refused: row.get(6)?,
-                retried: row.get(7)?,
-            };
-            let same = sums.iter_mut().rev().find(|before| {
-                matches!(by, By::Party | By::Owner | By::Country)
-                    && before.of == sum.of
-                    && before.about == sum.about
+                upload_bytes: row.get(2)?,
+                download_bytes: row.get(3)?,
+                flows: row.get(4)?,
+                refused: row.get(5)?,
+                retried: row.get(6)?,
             });
-            match same {
-                Some(before) => {
-                    before.upload_bytes += sum.upload_bytes;
-                    before.download_bytes += sum.download_bytes;
-                    before.flows += sum.flows;
-                    before.refused += sum.refused;
-                    before.retried += sum.retried;
+        }
+        if by == By::Device {
+            sort(&mut sums);
+        }
+        Ok(sums)
+    }
+
+    /// Sums by party, or by a fact about it. The rows of a month are added up here: SQLite would sort all of them.
+    fn sums_of_parties(
+        &self,
+        devices: Option<&[String]>,
+        since: i64,
+        by: By,
+        shows_sites: impl Fn(&str) -> bool,
+    ) -> anyhow::Result<Vec<Sum>> {
+        let mut statement = self.connection.prepare("SELECT id, device FROM devices")?;
+        let names = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let mut names: HashMap<i64, String> = names.collect::<Result<_, _>>()?;
+        if let Some(devices) = devices {
+            names.retain(|_, name| devices.contains(name));
+        }
+        let mut statement = self.connection.prepare(
+            "SELECT device, party, upload_bytes, download_bytes, flows, refused, retried FROM party_hours \
+             WHERE hour >= ?1",
+        )?;
+        let mut rows = statement.query([since])?;
+        let mut by_party: HashMap<(i64, i64), [i64; 5]> = HashMap::new();
+        while let Some(row) = rows.next()? {
+            let device: i64 = row.get(0)?;
+            if names.contains_key(&device) {
+                let sum = by_party.entry((row.get(1)?, device)).or_default();
+                for (place, sum) in (2..).zip(sum) {
+                    *sum = sum.saturating_add(row.get(place)?);
                 }
-                None => sums.push(sum),
             }
         }
-        if !matches!(by, By::Hour | By::Day) {
-            sums.sort_by_key(|sum| {
-                let bytes = sum.upload_bytes.saturating_add(sum.download_bytes);
-                (std::cmp::Reverse(bytes), sum.of.clone())
+        let mut statement = self.connection.prepare(
+            "SELECT kind, party, nullif(category, ''), owner, country FROM parties WHERE id = ?1",
+        )?;
+        let mut sums: HashMap<(String, Option<String>), Sum> = HashMap::new();
+        for ((party, device), amounts) in by_party {
+            let key = statement.query_row([party], |row| {
+                let is_site = row.get_ref(0)?.as_str()? == "site";
+                let is_hidden = is_site && names.get(&device).is_none_or(|name| !shows_sites(name));
+                let fact: Option<String> = row.get(match by {
+                    By::Owner => 3,
+                    By::Country => 4,
+                    _ => 1,
+                })?;
+                Ok(match by {
+                    By::Party if is_hidden => (A_SITE.to_owned(), None),
+                    By::Party => (fact.unwrap_or_default(), row.get(2)?),
+                    _ => (fact.unwrap_or_else(|| "-".to_owned()), None),
+                })
+            })?;
+            let sum = sums.entry(key.clone()).or_insert_with(|| Sum {
+                of: key.0,
+                about: key.1,
+                ..Sum::default()
             });
+            let [upload, download, flows, refused, retried] = amounts;
+            sum.upload_bytes += upload;
+            sum.download_bytes += download;
+            sum.flows += flows;
+            sum.refused += refused;
+            sum.retried += retried;
         }
+        let mut sums: Vec<_> = sums.into_values().collect();
+        sort(&mut sums);
         Ok(sums)
     }
 
