@@ -3,7 +3,7 @@
 pub mod history;
 pub(crate) mod word;
 
-use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use sensor_ebpf::parse::Mac;
 use serde::{Deserialize, Serialize};
@@ -137,8 +137,9 @@ pub struct Device {
     /// Books by family: `ipv4`, `ipv6`, `other`.
     #[serde(deserialize_with = "word::keys")]
     pub families: BTreeMap<Word, FamilyBooks>,
-    /// The parties with which it exchanged most since the daemon started, by name, and `other` last.
-    pub parties: Vec<PartyTraffic>,
+    /// The parties with which it exchanged most since the daemon started, by name, and `other` last. Snapshots
+    /// share them while the device exchanges nothing.
+    pub parties: Arc<[PartyTraffic]>,
     /// Bytes of flows whose name is hidden, by reason, since the daemon started.
     #[serde(deserialize_with = "word::keys")]
     pub hidden: BTreeMap<Word, ByDirection<u64>>,

@@ -2,8 +2,12 @@
 
 use bytes::Bytes;
 use sensor_ebpf::{
-    books::{DeviceRecord, Hit, HitKey, InterfaceRecord, Losses, Opens},
+    books::{
+        ByDirection, DeviceRecord, FAMILIES, Hit, HitKey, InterfaceRecord, Losses, Opens, Tally,
+        family_index,
+    },
     flow::FlowRecord,
+    parse::Family,
     sample::{Head, Judged},
 };
 
@@ -21,8 +25,13 @@ pub enum Record {
     Device(DeviceReading),
     /// A live flow's record and the number of its slot.
     Flow(u32, FlowRecord),
+    /// The sums of the live flows of this reading that have no record of their own; behind the records of devices
+    /// and interfaces.
+    Steady(Box<FlowSums>),
     /// The last counts of a flow whose slot is free from now on.
     Reaped(u32, FlowRecord),
+    /// A slot that held what no flow can be, and is free from now on.
+    Discarded(u32),
     /// A device, as a MAC address's word, that has no record of its own any more, and whether it was settled.
     Left(u64, bool),
     /// How often a policy applied.
@@ -31,6 +40,141 @@ pub enum Record {
     Judged(Judged),
     /// An early payload of a flow; boxed, because there are few of them and many flows.
     Sample(Box<Sample>),
+}
+
+/// Takes the records of a source.
+pub trait Reader {
+    /// Takes a record.
+    fn take(&mut self, record: Record);
+
+    /// Whether the flow in a slot is known with these bytes, by number of the direction: then it needs no record of
+    /// its own, and is in the [sums](Record::Steady). A slot that was given back, as a record tells, has no known
+    /// flow.
+    fn knows(&self, slot: u32, bytes: [u64; 2]) -> bool;
+}
+
+/// A closure knows no flow.
+impl<F: FnMut(Record)> Reader for F {
+    fn take(&mut self, record: Record) {
+        self(record);
+    }
+
+    fn knows(&self, _: u32, _: [u64; 2]) -> bool {
+        false
+    }
+}
+
+/// The part of a live flow that sums need.
+#[derive(Clone, Copy, Debug)]
+pub struct FlowCounts {
+    /// Number of the device's record.
+    pub device: u32,
+    /// Number of the interface's record; out of range where it has none.
+    pub interface: u32,
+    /// The family of its addresses.
+    pub family: Family,
+    /// The direction of the first packet, by number.
+    pub opened_by: u8,
+    /// When the last packet came, in jiffies since boot.
+    pub last_seen: u64,
+    /// Packets and bytes.
+    pub wire: ByDirection<Tally>,
+}
+
+impl From<&FlowRecord> for FlowCounts {
+    fn from(flow: &FlowRecord) -> Self {
+        Self {
+            device: flow.device,
+            interface: flow.interface,
+            family: flow.key.family(),
+            opened_by: flow.opened_by,
+            last_seen: flow.last_seen,
+            wire: [
+                Tally {
+                    packets: flow.upload_packets,
+                    bytes: flow.upload_bytes,
+                },
+                Tally {
+                    packets: flow.download_packets,
+                    bytes: flow.download_bytes,
+                },
+            ],
+        }
+    }
+}
+
+/// Sums over live flows.
+#[derive(Clone, Debug)]
+pub struct FlowSums {
+    /// How many flows there are.
+    pub flows: u64,
+    /// By number of the device's record.
+    pub devices: Box<[OfFlows]>,
+    /// Packets and bytes by number of the interface's record.
+    pub interfaces: Box<[ByDirection<Tally>]>,
+}
+
+impl FlowSums {
+    /// The sums over no flow, with room for so many devices and interfaces.
+    pub fn new(devices: u32, interfaces: u32) -> Self {
+        Self {
+            flows: 0,
+            devices: vec![OfFlows::default(); devices as usize].into(),
+            interfaces: vec![ByDirection::default(); interfaces as usize].into(),
+        }
+    }
+
+    /// Adds a flow. Its counts are in no sum by a number for which there is no room.
+    pub fn add(&mut self, flow: &FlowCounts) {
+        self.flows += 1;
+        if let Some(sums) = self.interfaces.get_mut(flow.interface as usize) {
+            add(sums, flow.wire);
+        }
+        if let Some(of_flows) = self.devices.get_mut(flow.device as usize) {
+            of_flows.add(flow);
+        }
+    }
+}
+
+/// The sums of the live flows of a device.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OfFlows {
+    /// Packets and bytes by number of the family.
+    pub tallies: [ByDirection<Tally>; FAMILIES],
+    /// Flows by number of the family and direction of their first packet.
+    pub opened: [ByDirection<u64>; FAMILIES],
+    /// The time of the last packet, in jiffies since boot; 0 without flows.
+    pub last_seen: u64,
+}
+
+impl OfFlows {
+    /// Adds a flow of the device.
+    pub fn add(&mut self, flow: &FlowCounts) {
+        let family = family_index(flow.family);
+        add(&mut self.tallies[family], flow.wire);
+        self.opened[family][usize::from(flow.opened_by & 1)] += 1;
+        self.last_seen = self.last_seen.max(flow.last_seen);
+    }
+
+    /// Adds the sums of other flows of the device.
+    pub fn join(&mut self, others: &Self) {
+        for (sums, more) in self.tallies.iter_mut().zip(others.tallies) {
+            add(sums, more);
+        }
+        let opened = self.opened.as_flattened_mut().iter_mut();
+        for (sum, more) in opened.zip(others.opened.as_flattened()) {
+            *sum += more;
+        }
+        self.last_seen = self.last_seen.max(others.last_seen);
+    }
+}
+
+/// Adds packets and bytes, direction by direction.
+pub fn add(sums: &mut ByDirection<Tally>, more: ByDirection<Tally>) {
+    for (sum, more) in sums.iter_mut().zip(more) {
+        sum.packets += more.packets;
+        sum.bytes += more.bytes;
+    }
 }
 
 /// A payload that may carry a name or an identity.

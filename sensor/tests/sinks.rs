@@ -116,7 +116,7 @@ fn phone() -> Device {
             "192.168.1.20".parse().unwrap(),
         ],
         families: BTreeMap::from([("ipv4", ipv4), ("other", other)]),
-        parties: vec![
+        parties: [
             with("example.org", None, both(20_000, 3_000_000), 8),
             with("miui.com", None, both(1_000, 9_000), 2),
             PartyTraffic {
@@ -130,7 +130,8 @@ fn phone() -> Device {
                 flows_in_all: both(10, 0),
                 ..with("other", None, both(50_000, 951_000), 13)
             },
-        ],
+        ]
+        .into(),
         hidden: BTreeMap::from([
             ("ech", both(0, 0)),
             ("encrypted-dns", both(9_000, 21_000)),
@@ -189,7 +190,7 @@ fn same_phone() -> Device {
             ..Conclusion::default()
         },
         probably_same_as: Some(PHONE.to_owned()),
-        parties: vec![with("other", None, both(0, 0), 0)],
+        parties: [with("other", None, both(0, 0), 0)].into(),
         first_seen: NOW - 300_000.0,
         last_seen: NOW - 200_000.0,
         ..Device::default()
@@ -699,7 +700,7 @@ fn hostile_snapshot() -> Snapshot {
     identity.model = Some(hostile_name());
     identity.evidence[0].value = hostile_name();
     identity.evidence[0].suggests = hostile_name();
-    phone.parties[0].party = hostile_name();
+    Arc::make_mut(&mut phone.parties)[0].party = hostile_name();
     snapshot.parties[0].party = hostile_name();
     snapshot.parties[0].owner = Some(hostile_name());
     snapshot

@@ -50,6 +50,12 @@ const LAWS: &[Law] = &[
         why: "aya is named only under sensor/src/source/kernel/ (law 8)",
     },
     Law {
+        what: Named::Crate("aya_obj"),
+        within: &["sensor/src/"],
+        except: &["sensor/src/source/kernel/"],
+        why: "aya is named only under sensor/src/source/kernel/ (law 8)",
+    },
+    Law {
         what: Named::Crate("tokio"),
         within: &[
             "sensor/src/decode",

@@ -1,7 +1,5 @@
 //! SHA-256 (FIPS 180-4), as far as HKDF over short inputs needs it.
 
-use core::ptr;
-
 /// The state between two blocks: eight words.
 pub type State = [u32; 8];
 
@@ -99,14 +97,14 @@ pub type Schedule = [u32; ROUNDS];
 #[inline(always)]
 pub fn compress(state: &mut State, schedule: &mut Schedule, twice: impl Fn(u32) -> u64) {
     for at in BLOCK..ROUNDS {
-        let [before, after] = [load(schedule, at - 15), load(schedule, at - 2)];
+        let [before, after] = [schedule[at - 15], schedule[at - 2]];
         let early = twice(before);
         let late = twice(after);
         let early = (early >> 7 ^ early >> 18) as u32 ^ before >> 3;
         let late = (late >> 17 ^ late >> 19) as u32 ^ after >> 10;
-        schedule[at] = load(schedule, at - 16)
+        schedule[at] = schedule[at - 16]
             .wrapping_add(early)
-            .wrapping_add(load(schedule, at - 7))
+            .wrapping_add(schedule[at - 7])
             .wrapping_add(late);
     }
     let [mut a, mut b, mut c, mut d, mut e, mut f, mut g, mut h] = *state;
@@ -119,7 +117,7 @@ pub fn compress(state: &mut State, schedule: &mut Schedule, twice: impl Fn(u32) 
                     .wrapping_add((twice_e >> 6 ^ twice_e >> 11 ^ twice_e >> 25) as u32)
                     .wrapping_add($g ^ $e & ($f ^ $g))
                     .wrapping_add(CONSTANTS[at + $at])
-                    .wrapping_add(load(schedule, at + $at));
+                    .wrapping_add(schedule[at + $at]);
                 $d = $d.wrapping_add(first);
                 $h = first
                     .wrapping_add((twice_a >> 2 ^ twice_a >> 13 ^ twice_a >> 22) as u32)
@@ -138,13 +136,6 @@ pub fn compress(state: &mut State, schedule: &mut Schedule, twice: impl Fn(u32) 
     for (word, more) in state.iter_mut().zip([a, b, c, d, e, f, g, h]) {
         *word = word.wrapping_add(more);
     }
-}
-
-/// A word of the schedule. The compiler would keep sixteen of them on the stack, which the kernel's machine has not.
-#[inline(always)]
-fn load(schedule: &Schedule, at: usize) -> u32 {
-    // SAFETY: a reference is valid for a read.
-    unsafe { ptr::read_volatile(&schedule[at]) }
 }
 
 /// A word twice, for [`compress`].

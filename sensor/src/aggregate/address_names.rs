@@ -8,7 +8,14 @@
 //! An answer blames the address for the device that got it, and a name excuses it for the device that sent the
 //! name: no device decides about another.
 
-use std::{collections::HashSet, net::IpAddr};
+use std::{
+    collections::HashSet,
+    mem,
+    net::IpAddr,
+    ops::{Deref, DerefMut},
+    slice,
+    sync::Arc,
+};
 
 use sensor_ebpf::parse::Mac;
 
@@ -70,7 +77,7 @@ struct Changed(HashSet<Place>);
 /// The names at an address. Times are seconds since the Unix epoch.
 #[derive(Debug, Default)]
 struct Names {
-    known: Vec<Known>,
+    known: Few,
     /// The time until which a name counts that found no room.
     crowded_until: Option<f64>,
 }
@@ -78,12 +85,65 @@ struct Names {
 /// A name at an address. Times are seconds since the Unix epoch.
 #[derive(Debug)]
 struct Known {
-    name: Box<str>,
+    /// Shared with the flows, and with other addresses, that have the name.
+    name: Arc<str>,
     /// The further names to which the latest answer led from it.
     aliases: Box<[Box<str>]>,
     until: f64,
     /// The time until which a DNS answer gives it; `None` if only the device sent it to the address.
     answered_until: Option<f64>,
+}
+
+/// Names, in the order in which they came. Most addresses have one, which takes no memory of its own.
+#[derive(Debug, Default)]
+enum Few {
+    #[default]
+    None,
+    One(Known),
+    More(Vec<Known>),
+}
+
+impl Deref for Few {
+    type Target = [Known];
+
+    fn deref(&self) -> &[Known] {
+        match self {
+            Self::None => &[],
+            Self::One(known) => slice::from_ref(known),
+            Self::More(all) => all,
+        }
+    }
+}
+
+impl DerefMut for Few {
+    fn deref_mut(&mut self) -> &mut [Known] {
+        match self {
+            Self::None => &mut [],
+            Self::One(known) => slice::from_mut(known),
+            Self::More(all) => all,
+        }
+    }
+}
+
+impl Few {
+    fn push(&mut self, known: Known) {
+        *self = match mem::take(self) {
+            Self::None => Self::One(known),
+            Self::One(first) => Self::More(vec![first, known]),
+            Self::More(mut all) => {
+                all.push(known);
+                Self::More(all)
+            }
+        };
+    }
+
+    fn retain(&mut self, keep: impl Fn(&Known) -> bool) {
+        match self {
+            Self::One(known) if !keep(known) => *self = Self::None,
+            Self::None | Self::One(_) => {}
+            Self::More(all) => all.retain(keep),
+        }
+    }
 }
 
 impl Default for AddressNames {
@@ -100,7 +160,14 @@ impl Default for AddressNames {
 impl AddressNames {
     /// Takes that a DNS answer to a device gave `name` the address for `ttl` seconds from `now` on, and led from
     /// the name to `aliases` on the way. A name that is too long for a host is ignored.
-    pub fn answer(&mut self, name: &str, aliases: &[&str], place: Place, ttl: u32, now: f64) {
+    pub fn answer(
+        &mut self,
+        name: impl Into<Arc<str>>,
+        aliases: &[&str],
+        place: Place,
+        ttl: u32,
+        now: f64,
+    ) {
         let until = now + f64::from(ttl).clamp(AT_LEAST, AT_MOST);
         let aliases = aliases.iter().filter(|alias| alias.len() <= MAX_NAME);
         let aliases = aliases.map(|alias| Box::from(*alias)).collect();
@@ -115,7 +182,7 @@ impl AddressNames {
 
     /// Takes that a device sent `name` to the address. Because a device may send any name, this one can excuse
     /// the address, and never blame it.
-    pub fn said(&mut self, name: &str, place: Place, now: f64) {
+    pub fn said(&mut self, name: impl Into<Arc<str>>, place: Place, now: f64) {
         let learned = Known {
             name: name.into(),
             aliases: Box::default(),
@@ -153,8 +220,6 @@ impl AddressNames {
             names.crowded_until = Some(before.max(learned.until));
             self.evicted += 1;
         } else {
-            // Most addresses have one name, and a vector would make room for four.
-            names.known.reserve_exact(1);
             names.known.push(learned);
         }
         let cost = names.cost();
@@ -170,7 +235,7 @@ impl AddressNames {
         let known = self
             .places
             .iter_of(device)
-            .flat_map(|(_, names)| &names.known);
+            .flat_map(|(_, names)| names.known.iter());
         let answered = known.filter(|known| *known.name == *name);
         let valid = answered.filter_map(|known| {
             let until = known.answered_until.filter(|until| now <= *until)?;
@@ -188,7 +253,7 @@ impl AddressNames {
             self.swept = now;
             self.forget_expired(now);
         }
-        let Changed(changed) = std::mem::take(&mut self.changed);
+        let Changed(changed) = mem::take(&mut self.changed);
         (changed.len() < MAX_CHANGED).then_some(changed)
     }
 
@@ -278,7 +343,7 @@ impl Names {
     fn forget_words(&mut self, now: f64) -> bool {
         let is_over = |until: &mut f64| *until < now;
         let mut is_changed = self.crowded_until.take_if(is_over).is_some();
-        for known in &mut self.known {
+        for known in self.known.iter_mut() {
             is_changed |= known.answered_until.take_if(is_over).is_some();
         }
         is_changed
@@ -461,7 +526,7 @@ mod tests {
         for number in 0..=MAX_NAMES {
             let rules = names.refusing(address(1), 0.0, |_, _| 1);
             assert_eq!(rules, u64::from(number > 0));
-            names.answer(&format!("{number}.example"), &[], address(1), 7_200, 0.0);
+            names.answer(format!("{number}.example"), &[], address(1), 7_200, 0.0);
         }
         assert_eq!(names.refusing(address(1), 0.0, |_, _| 1), 0);
         changed(&mut names, 7_200.0);
@@ -486,7 +551,7 @@ mod tests {
         assert_eq!(changed(&mut names, 0.0), [at(LAPTOP, 1)]);
         assert_eq!((of(&names, PHONE), of(&names, LAPTOP)), (0b01, 0));
         for number in 0..=MAX_NAMES {
-            names.said(&format!("{number}.example"), at(LAPTOP, 1), 0.0);
+            names.said(format!("{number}.example"), at(LAPTOP, 1), 0.0);
         }
         assert_eq!(of(&names, PHONE), 0b01);
         names.forget_device(LAPTOP);
@@ -502,7 +567,7 @@ mod tests {
             let said = 131_072;
             for number in 0..said {
                 let place = address(number / of_each);
-                names.said(&format!("{:05}{suffix}", number % 99_999), place, 0.0);
+                names.said(format!("{:05}{suffix}", number % 99_999), place, 0.0);
             }
             let of_phone = names.places.cost_of(PHONE);
             let largest = ADDRESS_COST + 50 * (NAME_COST + MAX_NAME);
@@ -538,7 +603,7 @@ mod tests {
     fn names_that_have_no_room_at_an_address_are_counted() {
         let mut names = AddressNames::default();
         for number in 0..MAX_NAMES + 3 {
-            names.said(&number.to_string(), address(1), 0.0);
+            names.said(number.to_string(), address(1), 0.0);
         }
         assert_eq!(names.evicted(), 3);
         // Those whose time is over make room.

@@ -14,7 +14,7 @@ use sensor_ebpf::{
     assembly::Unassembled,
     books::{
         self, ByDirection as Both, DeviceRecord, FAMILIES, FAMILY_NAMES, FURTHER_DEVICES, Hit,
-        HitKey, MULTICAST_DEVICE, Way, family_index,
+        HitKey, MULTICAST_DEVICE, Way,
     },
     flow::{Direction, FlowKey, FlowRecord},
     parse::{Address, Family, Mac, icmp, protocol},
@@ -29,7 +29,9 @@ use crate::{
         Hook, Interface, PolicyHits, PolicyState, Ring, SampleCounts, Snapshot, Tally, Ticks,
         history::Counts,
     },
-    record::{Clock, DeviceReading, InterfaceReading, Record, Tables},
+    record::{
+        self, Clock, DeviceReading, FlowCounts, FlowSums, InterfaceReading, OfFlows, Record, Tables,
+    },
 };
 
 /// One reading of the tables, being put together.
@@ -47,14 +49,6 @@ pub(super) struct Reading {
 
 /// The key of hits: MAC address, policy, verdict and layer.
 type HitsOf = ([u8; 6], u16, u8, u8);
-
-/// The sums of the live flows of a device.
-#[derive(Clone, Copy, Debug, Default)]
-struct OfFlows {
-    tallies: [Both<books::Tally>; FAMILIES],
-    opened: [Both<u64>; FAMILIES],
-    last_seen: u64,
-}
 
 impl Reading {
     /// Takes one record.
@@ -78,38 +72,37 @@ impl Reading {
                     .insert(reading.number, (reading, OfFlows::default()));
             }
             Record::Flow(_, flow) => self.flow(&flow),
+            Record::Steady(sums) => self.steady(&sums),
             Record::Hits(key, tally) => self.hits(key, tally),
             // Its counts are in the records of its device and its interface by now.
-            Record::Reaped(..) | Record::Left(..) => {}
+            Record::Reaped(..) | Record::Discarded(_) | Record::Left(..) => {}
             // The daemon logs the flows that policies matched; the counts are in the hits.
             Record::Judged(_) | Record::Sample(_) => {}
         }
     }
 
     fn flow(&mut self, flow: &FlowRecord) {
+        let flow = FlowCounts::from(flow);
         self.live_flows += 1;
-        let counts = [
-            books::Tally {
-                packets: flow.upload_packets,
-                bytes: flow.upload_bytes,
-            },
-            books::Tally {
-                packets: flow.download_packets,
-                bytes: flow.download_bytes,
-            },
-        ];
         if let Some((_, tallies)) = self.interfaces.get_mut(&flow.interface) {
-            for (sum, count) in tallies.iter_mut().zip(counts) {
-                *sum = plus(*sum, count);
-            }
+            record::add(tallies, flow.wire);
         }
         if let Some((_, flows)) = self.devices.get_mut(&flow.device) {
-            let family = family_index(flow.key.family());
-            for (sum, count) in flows.tallies[family].iter_mut().zip(counts) {
-                *sum = plus(*sum, count);
+            flows.add(&flow);
+        }
+    }
+
+    fn steady(&mut self, sums: &FlowSums) {
+        self.live_flows += sums.flows;
+        for (number, (_, tallies)) in &mut self.interfaces {
+            if let Some(more) = sums.interfaces.get(*number as usize) {
+                record::add(tallies, *more);
             }
-            flows.opened[family][usize::from(flow.opened_by & 1)] += 1;
-            flows.last_seen = flows.last_seen.max(flow.last_seen);
+        }
+        for (number, (_, flows)) in &mut self.devices {
+            if let Some(more) = sums.devices.get(*number as usize) {
+                flows.join(more);
+            }
         }
     }
 

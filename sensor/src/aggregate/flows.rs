@@ -12,26 +12,30 @@ use crate::{
     slots::Slots,
 };
 
-/// The most bytes that the state of a flow may take.
+/// The most bytes that the state of a flow may take, the booked ones included.
 const MOST_BYTES: usize = 40;
 
-const _: () = assert!(size_of::<FlowState>() <= MOST_BYTES);
+const _: () = assert!(size_of::<FlowState>() + size_of::<[u64; 2]>() <= MOST_BYTES);
 
 /// The state of all flows.
 #[derive(Debug, Default)]
 pub(super) struct Flows {
     states: Slots<FlowState>,
+    /// The bytes that are booked of the flow in each slot, by number of the direction; [`UNBOOKED`] without one. In
+    /// the order of the slots, because each tick compares all of them.
+    booked: Vec<[u64; 2]>,
     names: Interned<str>,
     details: Interned<Details>,
 }
+
+/// No flow has so many bytes.
+const UNBOOKED: [u64; 2] = [u64::MAX; 2];
 
 /// The state of the flow in a slot.
 #[derive(Debug)]
 pub(super) struct FlowState {
     /// The hash of the flow's key, which tells whether the slot still has that flow; 0 in [`NONE`](Self::NONE).
     hash: u64,
-    /// The bytes of it that are booked, by number of the direction.
-    pub(super) booked: [u64; 2],
     name: Option<Number>,
     /// Rarer facts.
     details: Option<Number>,
@@ -50,7 +54,6 @@ impl FlowState {
     /// No flow, of which nothing is known.
     pub(super) const NONE: Self = Self {
         hash: 0,
-        booked: [0; 2],
         name: None,
         details: None,
         party: None,
@@ -60,19 +63,8 @@ impl FlowState {
         marks: 0,
     };
 
-    const OPENED: u8 = 1;
-    const SPOKE: u8 = 1 << 1;
-    const DNS: u8 = 1 << 2;
-
-    /// Whether its opening is booked.
-    pub(super) const fn is_opened(&self) -> bool {
-        self.marks & Self::OPENED != 0
-    }
-
-    /// Takes that its opening is booked.
-    pub(super) const fn open(&mut self) {
-        self.marks |= Self::OPENED;
-    }
+    const SPOKE: u8 = 1;
+    const DNS: u8 = 1 << 1;
 
     /// Whether some payload was seen.
     pub(super) const fn spoke(&self) -> bool {
@@ -103,10 +95,26 @@ impl Flows {
         (state.hash == hash_of(key)).then_some(state)
     }
 
+    /// The bytes of the flow in a slot that are booked, by number of the direction; `None` until its opening is.
+    #[inline]
+    pub(super) fn booked(&self, slot: u32) -> Option<[u64; 2]> {
+        let booked = self.booked.get(slot as usize).copied();
+        booked.filter(|booked| *booked != UNBOOKED)
+    }
+
+    /// Takes that the opening of the flow in a slot is booked, and these bytes of it.
+    pub(super) fn set_booked(&mut self, slot: u32, bytes: [u64; 2]) {
+        let slot = slot as usize;
+        if slot >= self.booked.len() {
+            self.booked.resize(slot + 1, UNBOOKED);
+        }
+        self.booked[slot] = bytes;
+    }
+
     /// Whether the slot has another flow, which is booked: such a one keeps its slot until it is reaped.
     pub(super) fn has_another(&self, slot: u32, key: &FlowKey) -> bool {
         let state = self.states.get(slot);
-        state.is_some_and(|state| state.is_opened() && state.hash != hash_of(key))
+        self.booked(slot).is_some() && state.is_some_and(|state| state.hash != hash_of(key))
     }
 
     /// The state of the flow in a slot, which is that of a new flow if the slot had another one.
@@ -124,6 +132,9 @@ impl Flows {
 
     /// Forgets the flow in a slot.
     pub(super) fn forget(&mut self, slot: u32) {
+        if let Some(booked) = self.booked.get_mut(slot as usize) {
+            *booked = UNBOOKED;
+        }
         if let Some(FlowState { name, details, .. }) = self.states.remove(slot) {
             self.release(name, details);
         }
@@ -164,7 +175,7 @@ impl Flows {
         if heard.another {
             let (name, details) = (state.name.take(), state.details.take());
             (state.tunnel, state.unread) = (None, None);
-            state.marks &= FlowState::OPENED;
+            state.marks = 0;
             self.release(name, details);
         }
         if let Outcome::Name(name, source) = &heard.outcome {

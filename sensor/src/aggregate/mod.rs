@@ -107,6 +107,8 @@ struct DeviceState {
     /// The conclusion, until a new fact may change it.
     conclusion: Option<model::Conclusion>,
     traffic: Traffic,
+    /// Its traffic by party as snapshots have it, until another booking.
+    shown: Option<ShownParties>,
     /// Whether it is in the kernel's table.
     is_listed: bool,
     /// The time of the first fact, or of its leaving the table, in seconds since the Unix epoch.
@@ -115,6 +117,13 @@ struct DeviceState {
     first_seen: f64,
     /// Whether it was settled when it left the table: its identity is kept, and its traffic is not.
     left: Option<bool>,
+}
+
+/// The traffic of a device with the parties that have a series.
+#[derive(Clone, Debug)]
+struct ShownParties {
+    parties: Box<[PartyId]>,
+    traffic: Arc<[PartyTraffic]>,
 }
 
 impl Default for Aggregate {
@@ -158,6 +167,8 @@ impl Aggregate {
         self.overrides = overrides;
         for device in self.devices.values_mut() {
             device.conclusion = None;
+            // Another number of them may have a series.
+            device.shown = None;
         }
         self.flows.forget_parties();
     }
@@ -208,9 +219,20 @@ impl Aggregate {
                 self.flows.forget(*slot);
                 self.reap_in_history(*slot);
             }
+            Record::Discarded(slot) => {
+                self.flows.forget(*slot);
+                self.reap_in_history(*slot);
+            }
             _ => {}
         }
         self.reading.apply(record);
+    }
+
+    /// Whether the flow in a slot has these bytes, by number of the direction, and they are booked: then its record
+    /// would change nothing but the sums of live flows.
+    #[inline]
+    pub fn has_booked(&self, slot: u32, bytes: [u64; 2]) -> bool {
+        self.flows.booked(slot) == Some(bytes)
     }
 
     /// Takes a refusal of a device. `now` is in seconds of steady time.
@@ -240,14 +262,23 @@ impl Aggregate {
         self.forget_what_is_over();
         let mut snapshot = self.reading.snapshot(ticks);
         let top = self.catalog.top;
+        for mac in self.parties.take_losers() {
+            if let Some(device) = self.devices.get_mut(&mac) {
+                device.shown = None;
+            }
+        }
         let mut named = vec![];
         let mut places = HashMap::new();
         for (place, device) in snapshot.devices.iter_mut().enumerate() {
             let Some(mac) = device.mac else { continue };
             let state = self.devices.entry(mac).or_default();
             places.insert(mac, place);
-            self.parties.choose(mac, top);
-            describe(device, mac, state, &self.parties);
+            let shown = state.shown.take().unwrap_or_else(|| {
+                self.parties.choose(mac, top);
+                shown_parties(mac, &state.traffic, &self.parties)
+            });
+            device.parties = Arc::clone(&state.shown.insert(shown).traffic);
+            describe(device, state);
             if state.first_seen != 0.0 {
                 device.first_seen = device.first_seen.min(state.first_seen);
             }
@@ -299,8 +330,8 @@ impl Aggregate {
         let mut shown: Vec<_> = snapshot
             .devices
             .iter()
-            .filter_map(|device| device.mac)
-            .flat_map(|mac| self.parties.shown(mac).map(|(party, ..)| party))
+            .filter_map(|device| self.devices.get(&device.mac?)?.shown.as_ref())
+            .flat_map(|shown| shown.parties.iter().copied())
             .chain([PartyId::OTHER])
             .collect();
         shown.sort_unstable();
@@ -523,25 +554,28 @@ impl Aggregate {
     fn book(&mut self, slot: u32, record: &FlowRecord, last: bool) {
         let key = &record.key;
         let counted = [record.upload_bytes, record.download_bytes];
-        let state = self.flows.enter(slot, key);
-        if state.is_opened() && state.booked == counted {
+        self.flows.enter(slot, key);
+        let booked = self.flows.booked(slot);
+        if booked == Some(counted) {
             return;
         }
-        let opens = !state.is_opened();
+        let opens = booked.is_none();
         let began = self.clock.unix_seconds(record.first_seen);
-        if opens && began < self.since {
-            state.open();
-            state.booked = counted;
+        // A start reaps what was idle before it reads anything: such flows are from before, whatever their time says
+        // without a clock.
+        let is_from_before = self.clock.hz == 0 || began < self.since;
+        if opens && is_from_before {
+            self.flows.set_booked(slot, counted);
             self.skip_in_history(slot, record);
             return self.note_flow(record, None);
         }
         let Some(remote) = ip_of(key, key.remote()) else {
             return self.account(slot, record, counted, PartyId::LOCAL, None);
         };
-        if !state.is_named() {
+        if !self.flows.enter(slot, key).is_named() {
             // Its name may still be in the ring.
             if !last && self.now - began < PATIENCE {
-                let booked = state.booked;
+                let booked = booked.unwrap_or_default();
                 let bytes = [0, 1].map(|at| counted[at].saturating_sub(booked[at]));
                 return self.wait_in_history(slot, record, bytes, opens);
             }
@@ -604,17 +638,18 @@ impl Aggregate {
         party: PartyId,
         hidden: Option<Hidden>,
     ) {
-        let state = self.flows.enter(slot, &record.key);
         let mut amount = Amount::default();
-        for (direction, counted) in counted.into_iter().enumerate() {
-            amount.bytes[direction] = counted.saturating_sub(state.booked[direction]);
-        }
-        let opens = !state.is_opened();
-        if opens {
-            state.open();
+        let booked = self.flows.booked(slot);
+        let opens = booked.is_none();
+        let booked = booked.unwrap_or_else(|| {
             amount.flows[usize::from(record.opened_by & 1)] = 1;
+            [0; 2]
+        });
+        for (sum, (counted, booked)) in amount.bytes.iter_mut().zip(counted.into_iter().zip(booked))
+        {
+            *sum = counted.saturating_sub(booked);
         }
-        state.booked = counted;
+        self.flows.set_booked(slot, counted);
         self.book_in_history(slot, record, amount.bytes, opens, party);
         let of = Counted {
             party,
@@ -627,6 +662,7 @@ impl Aggregate {
         if let Some(device) = self.devices.get_mut(&mac) {
             let place = (mac, &mut self.parties);
             device.traffic.book(of, amount, place, self.now);
+            device.shown = None;
         }
     }
 
@@ -657,7 +693,7 @@ impl Aggregate {
             && name.parse::<IpAddr>().is_err()
         {
             let place = (head.key.mac(), remote);
-            self.address_names.said(name, place, self.now);
+            self.address_names.said(Arc::clone(name), place, self.now);
         }
         // Counts are booked by the new facts from now on.
         self.flows.take(head.slot, heard);
@@ -707,14 +743,19 @@ impl Aggregate {
                     self.answers.learn_key(device, &question.name);
                 }
             }
+            let mut shared: Option<Arc<str>> = None;
             for record in &message.addresses {
                 let (name, address) = (&*record.name, record.address);
+                // Most messages have one name, and several addresses of it.
+                shared.take_if(|shared| **shared != *name);
+                let known = shared.get_or_insert_with(|| name.into());
                 let aliases = message.aliases.iter();
                 let aliases = aliases.filter(|alias| alias.name == name);
                 let aliases: Vec<_> = aliases.map(|alias| &*alias.target).collect();
                 let place = (device, address);
+                let known = Arc::clone(known);
                 self.address_names
-                    .answer(name, &aliases, place, record.ttl, self.now);
+                    .answer(known, &aliases, place, record.ttl, self.now);
                 self.answers
                     .learn(device, (name, address), record.ttl, by_house, self.now);
             }
@@ -948,16 +989,22 @@ fn addresses(identity: &Identity) -> Vec<IpAddr> {
     addresses.into_iter().map(|(address, _)| address).collect()
 }
 
-/// Adds the traffic of a device by party, by reason of hiding and by category.
-fn describe(device: &mut model::Device, mac: Mac, state: &DeviceState, parties: &Parties) {
-    let bytes = |amount: Amount| ByDirection {
+fn bytes(amount: Amount) -> ByDirection<u64> {
+    ByDirection {
         upload: amount.bytes[0],
         download: amount.bytes[1],
-    };
-    let flows = |amount: Amount| ByDirection {
+    }
+}
+
+fn flows(amount: Amount) -> ByDirection<u64> {
+    ByDirection {
         upload: amount.flows[0],
         download: amount.flows[1],
-    };
+    }
+}
+
+/// The traffic of a device by party, those with a series by their names, and `other` last.
+fn shown_parties(mac: Mac, traffic: &Traffic, parties: &Parties) -> ShownParties {
     let with = |party, shown: Amount, all: Amount| PartyTraffic {
         party: parties.info(party).name.to_string(),
         category: parties.info(party).category.map(|category| category.name()),
@@ -966,21 +1013,23 @@ fn describe(device: &mut model::Device, mac: Mac, state: &DeviceState, parties: 
         bytes_in_all: bytes(all),
         flows_in_all: flows(all),
     };
-    device.addresses = addresses(&state.identity);
-    device.parties = parties
-        .shown(mac)
-        .map(|(party, shown, all)| with(party, shown, all))
+    let shown: Vec<_> = parties.shown(mac).collect();
+    let mut by_name: Vec<_> = shown
+        .iter()
+        .map(|(party, shown, all)| with(*party, *shown, *all))
         .collect();
-    device
-        .parties
-        .sort_by(|one, other| (&one.party, one.category).cmp(&(&other.party, other.category)));
-    device.parties.push(with(
-        PartyId::OTHER,
-        state.traffic.other(),
-        state
-            .traffic
-            .other_in_all(parties.shown(mac).map(|(.., all)| all)),
-    ));
+    by_name.sort_by(|one, other| (&one.party, one.category).cmp(&(&other.party, other.category)));
+    let in_all = traffic.other_in_all(shown.iter().map(|(.., all)| *all));
+    by_name.push(with(PartyId::OTHER, traffic.other(), in_all));
+    ShownParties {
+        parties: shown.iter().map(|(party, ..)| *party).collect(),
+        traffic: by_name.into(),
+    }
+}
+
+/// Adds the addresses of a device, and its traffic by reason of hiding and by category.
+fn describe(device: &mut model::Device, state: &DeviceState) {
+    device.addresses = addresses(&state.identity);
     device.hidden = state
         .traffic
         .hidden()

@@ -11,7 +11,7 @@ use sensor_ebpf::{
 use super::*;
 use crate::{
     classify::{Classified, Classifier, MAX_WAITING, MAX_WAITING_OF_DEVICE, UNFINISHED_FOR},
-    record::{DeviceReading, Sample, Tables},
+    record::{DeviceReading, FlowCounts, FlowSums, Sample, Tables},
 };
 
 const HELLO: &[u8] = include_bytes!("../../tests/data/hello-zeek-google-de-51833.bin");
@@ -92,6 +92,16 @@ struct House {
 impl House {
     fn new() -> Self {
         Self::since(0.0)
+    }
+
+    /// One that nothing was read in yet.
+    fn unread() -> Self {
+        Self {
+            classifier: Classifier::default(),
+            aggregate: Aggregate::new(Arc::default(), Overrides::default(), 0.0),
+            now: BEGAN as f64,
+            settled: 0,
+        }
     }
 
     fn since(since: f64) -> Self {
@@ -210,7 +220,7 @@ impl House {
         let devices = snapshot.devices.into_iter();
         devices
             .filter(|device| device.device == name)
-            .flat_map(|device| device.parties)
+            .flat_map(|device| device.parties.to_vec())
             .map(|with| {
                 let bytes = with.bytes_in_all;
                 (with.party, bytes.upload + bytes.download)
@@ -508,6 +518,19 @@ fn a_slot_that_another_flow_took_keeps_its_readers() {
     assert_eq!(house.failures(), [], "the one that waited in vain is gone");
     house.sample(3, Kind::Stream, Payload::up(tcp(2), 1400), &octets[1400..]);
     assert_eq!(house.name(3, tcp(2)).as_deref(), Some(GOOGLE));
+}
+
+/// A start reaps before it reads for the first time, and knows no time of day until then.
+#[test]
+fn a_flow_that_is_reaped_before_the_first_reading_is_booked_to_nobody() {
+    let mut house = House::unread();
+    house.apply(Record::Reaped(3, flow_of(tcp(1), 1_000, 500)));
+    house.reading(&[PHONE]);
+    house.apply(Record::Flow(3, flow_of(tcp(2), 70, 0)));
+    house.now += 100.0;
+    house.reading(&[PHONE]);
+    house.apply(Record::Flow(3, flow_of(tcp(2), 70, 0)));
+    assert_eq!(house.parties().values().sum::<u64>(), 70);
 }
 
 #[test]
@@ -1153,6 +1176,42 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+#[test]
+fn snapshots_share_the_parties_of_a_device_that_exchanges_nothing() {
+    let mut house = House::new();
+    let mut parties = |bytes| {
+        house.reading(&[PHONE, LAPTOP]);
+        house.now += PATIENCE;
+        house.apply(Record::Flow(1, flow_of(tcp(1), bytes, 0)));
+        let snapshot = house.aggregate.snapshot(Ticks::default());
+        let mut devices = snapshot.devices.into_iter();
+        let phone = devices.find(|device| device.mac == Some(Mac::new(PHONE)));
+        phone.expect("it is there").parties
+    };
+    let all = |parties: &[PartyTraffic]| -> u64 {
+        let bytes = parties.iter().map(|with| with.bytes_in_all.upload);
+        bytes.sum()
+    };
+    let first = parties(100);
+    assert_eq!(all(&first), 100);
+    let same = parties(100);
+    assert!(Arc::ptr_eq(&first, &same));
+    let more = parties(150);
+    assert_eq!((all(&first), all(&more)), (100, 150));
+}
+
+#[test]
+fn a_discarded_slot_has_no_booked_flow() {
+    let mut house = House::new();
+    house.now += PATIENCE;
+    house.apply(Record::Flow(1, flow_of(tcp(1), 100, 7)));
+    assert!(house.aggregate.has_booked(1, [100, 7]));
+    assert!(!house.aggregate.has_booked(1, [100, 8]));
+    assert!(!house.aggregate.has_booked(2, [0, 0]));
+    house.apply(Record::Discarded(1));
+    assert!(!house.aggregate.has_booked(1, [100, 7]));
+}
+
 proptest! {
     #[test]
     fn every_octet_is_booked_once(
@@ -1191,10 +1250,24 @@ proptest! {
                 }
                 Step::Read => {
                     house.reading(&[PHONE, LAPTOP]);
-                    for (slot, flow) in flows.iter().enumerate() {
-                        house.apply(Record::Flow(slot as u32, *flow));
+                    let mut steady = FlowSums::new(FIRST_DEVICE + 1, 1);
+                    for (slot, flow) in (0..).zip(&flows) {
+                        let bytes = [flow.upload_bytes, flow.download_bytes];
+                        match house.aggregate.has_booked(slot, bytes) {
+                            true => steady.add(&FlowCounts::from(flow)),
+                            false => house.apply(Record::Flow(slot, *flow)),
+                        }
                     }
-                    house.parties();
+                    house.apply(Record::Steady(Box::new(steady)));
+                    let snapshot = house.aggregate.snapshot(Ticks::default());
+                    prop_assert_eq!(snapshot.flow_table.size, flows.len() as u64);
+                    let phone = snapshot.devices.iter().find(|device| device.live_flows > 0);
+                    let phone = phone.expect("it has flows");
+                    prop_assert_eq!(phone.live_flows, flows.len() as u64);
+                    let traffic = phone.families["ipv4"].traffic;
+                    let up: u64 = flows.iter().map(|flow| flow.upload_bytes).sum();
+                    let down: u64 = flows.iter().map(|flow| flow.download_bytes).sum();
+                    prop_assert_eq!((traffic.upload.bytes, traffic.download.bytes), (up, down));
                 }
                 Step::Hello(slot) => {
                     let of = Payload::up(flows[slot as usize].key, 0);

@@ -10,7 +10,11 @@
 //! a new one. A party without a series that is silent for long is forgotten, and begins anew when it comes
 //! back.
 
-use std::{collections::HashMap, num::NonZeroU32, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    num::NonZeroU32,
+    sync::Arc,
+};
 
 use sensor_ebpf::parse::Mac;
 
@@ -75,6 +79,8 @@ pub struct Parties {
     /// The latest number given.
     last: PartyId,
     pairs: Quota<Mac, PartyId, WithParty>,
+    /// Devices that lost a party to another device, until they are taken.
+    losers: HashSet<Mac>,
 }
 
 /// A party, and how many devices have it.
@@ -91,6 +97,7 @@ impl Default for Parties {
             known: HashMap::new(),
             last: PartyId::LOCAL,
             pairs: Quota::new(PARTIES),
+            losers: HashSet::new(),
         };
         // So that a name `other` is no second party of this name.
         for (id, name) in [(PartyId::OTHER, "other"), (PartyId::LOCAL, "local")] {
@@ -157,7 +164,13 @@ impl Parties {
         self.pairs.evicted()
     }
 
-    /// Gives series to the `top` largest parties of a device.
+    /// The devices that lost a party to another device since the last call.
+    pub fn take_losers(&mut self) -> impl Iterator<Item = Mac> + use<> {
+        std::mem::take(&mut self.losers).into_iter()
+    }
+
+    /// Gives series to the `top` largest parties of a device. Once more, without a booking in between, it changes
+    /// nothing.
     ///
     /// A party with a series keeps it until another is twice as large, so that parties of about equal size do
     /// not come and go.
@@ -234,11 +247,12 @@ impl Parties {
             let known = self.known.get_mut(&id)?;
             known.devices += 1;
             let mut gone = Vec::new();
-            let leaves = |_, party, _| gone.push(party);
+            let leaves = |loser, party, _| gone.push((loser, party));
             self.pairs
                 .insert(device, id, WithParty::default(), 1, leaves);
-            for party in gone {
+            for (loser, party) in gone {
                 self.let_go(party);
+                self.losers.insert(loser);
             }
         }
         let with = self.pairs.renew(device, &id)?;

@@ -6,6 +6,14 @@ use std::net::IpAddr;
 /// wire, of which one is the first length and one the root).
 pub const LONGEST_NAME: usize = 253;
 
+/// Whether a name is another, or below it.
+pub fn is_at_or_below(name: &str, above: &str) -> bool {
+    let Some(rest) = name.strip_suffix(above) else {
+        return false;
+    };
+    rest.is_empty() || rest.ends_with('.')
+}
+
 /// The public suffix of a name and one label more: `bbc.co.uk` of `www.bbc.co.uk`. The case is the
 /// argument's own, and a final dot is cut off.
 ///

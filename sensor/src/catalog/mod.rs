@@ -197,12 +197,9 @@ impl Catalog {
 
     /// The names of category `never-block` that are refused where this name and all below it are, in order.
     pub fn missed(&self, name: &str) -> Vec<String> {
-        let is_below = |below: &str| {
-            let above = below.strip_suffix(name);
-            above.is_some_and(|above| above.is_empty() || above.ends_with('.'))
-        };
+        let is_below = |below: &str| domain::is_at_or_below(below, name);
         let mut missed = Vec::new();
-        self.lists.each_name(|entry| {
+        self.lists.each_name_about(&[name], |entry| {
             if entry.listed.category == Some(Category::NeverBlock) && is_below(entry.what) {
                 missed.push(entry.what.to_owned());
             }

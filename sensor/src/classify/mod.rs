@@ -11,7 +11,11 @@ mod start;
 mod streams;
 mod verdict;
 
-use std::{mem, sync::Arc};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    mem,
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use sensor_ebpf::{
@@ -215,6 +219,8 @@ pub struct Expired {
 pub struct Classifier {
     flows: Slots<Flow>,
     names: Interned<str>,
+    /// The readers of flows that wait for more, or keep bytes, by slot: few have any.
+    readings: HashMap<u32, Box<Reading>>,
     /// Flows whose readers wait for more, by slot and hash, in the order in which they began.
     waiting: Quota<Mac, (u32, u64), Waiting>,
     /// Flows of which bytes that were read are kept, by slot and hash, the oldest first. Some of them have
@@ -229,6 +235,7 @@ impl Default for Classifier {
         Self {
             flows: Slots::default(),
             names: Interned::default(),
+            readings: HashMap::new(),
             waiting: Quota::new(Limits {
                 of_device: MAX_WAITING_OF_DEVICE,
                 in_all: MAX_WAITING,
@@ -272,7 +279,6 @@ struct Waiting {
 struct Flow {
     /// The hash of the flow's key, which tells whether the slot still has that flow; 0 if there is none.
     hash: u64,
-    reading: Option<Box<Reading>>,
     told: FlowMemory,
     name: Option<Number>,
     /// Where the name is from, if there is one.
@@ -282,7 +288,7 @@ struct Flow {
 }
 
 /// The most bytes that the state of a flow may take: there are as many as the kernel's table has flows.
-const MOST_BYTES: usize = 40;
+const MOST_BYTES: usize = 32;
 
 const _: () = assert!(size_of::<Flow>() <= MOST_BYTES);
 
@@ -379,8 +385,9 @@ impl Classifier {
         if head.flags & Head::NAME != 0 {
             return self.named(sample, kind, heard);
         }
-        let flow = enter(&mut self.flows, &mut self.names, head.slot, &head.key);
-        let mut reading = flow.reading.take().unwrap_or_default();
+        self.leave_to(head.slot, &head.key);
+        let flow = enter(&mut self.flows, head.slot, &head.key);
+        let mut reading = self.readings.remove(&head.slot).unwrap_or_default();
         let waited = reading.readers.wait();
         let went_on = reading.readers.go_on();
         let unfinished = waited.and_then(|_| reading.readers.unfinished());
@@ -421,7 +428,7 @@ impl Classifier {
             reading.waits_since = now;
         }
         if !reading.readers.are_fresh() {
-            flow.reading = Some(reading);
+            self.readings.insert(head.slot, reading);
         }
         if goes_on && (!went_on || heard.another) {
             let hash = flow.hash;
@@ -462,7 +469,8 @@ impl Classifier {
         };
         let name: Arc<str> = str::from_utf8(&sample.octets).ok()?.into();
         let head = &sample.head;
-        let flow = enter(&mut self.flows, &mut self.names, head.slot, &head.key);
+        self.leave_to(head.slot, &head.key);
+        let flow = enter(&mut self.flows, head.slot, &head.key);
         if flow
             .name(&self.names)
             .is_some_and(|(known, _)| *known == name)
@@ -535,6 +543,22 @@ impl Classifier {
             && let Some(mut flow) = self.flows.remove(slot)
         {
             flow.set_name(&mut self.names, None);
+            self.readings.remove(&slot);
+        }
+    }
+
+    /// Forgets the flow in a slot where it is another one than that of a key.
+    fn leave_to(&mut self, slot: u32, key: &FlowKey) {
+        let hash = hash_of(key);
+        if let Some(flow) = self.flows.get_mut(slot)
+            && flow.hash != hash
+        {
+            flow.set_name(&mut self.names, None);
+            *flow = Flow {
+                hash,
+                ..Flow::default()
+            };
+            self.readings.remove(&slot);
         }
     }
 
@@ -558,13 +582,13 @@ impl Classifier {
         let leaves = |_, flow, ()| gone.push(flow);
         self.kept.insert(mac, (slot, hash), (), 1, leaves);
         for (slot, hash) in gone {
-            if let Some(flow) = self.flows.get_mut(slot)
-                && flow.hash == hash
-                && let Some(reading) = &mut flow.reading
+            let flow = self.flows.get(slot);
+            if flow.is_some_and(|flow| flow.hash == hash)
+                && let Some(reading) = self.readings.get_mut(&slot)
             {
                 reading.readers.forget_kept();
                 if reading.readers.wait().is_none() && !reading.readers.go_on() {
-                    flow.reading = None;
+                    self.readings.remove(&slot);
                 }
             }
         }
@@ -572,19 +596,17 @@ impl Classifier {
 
     /// Lets the readers of a flow go, where they still wait for the same.
     fn let_go(&mut self, waiting: Waiting, why: Failure) {
-        let is_same = |flow: &&mut Flow| {
-            flow.hash == hash_of(&waiting.key)
-                && flow.reading.as_ref().is_some_and(|reading| {
-                    reading.waits_since == waiting.since && reading.readers.wait().is_some()
-                })
-        };
-        let flow = self.flows.get_mut(waiting.slot).filter(is_same);
-        let Some(flow) = flow else {
+        let flow = self.flows.get(waiting.slot);
+        if flow.is_none_or(|flow| flow.hash != hash_of(&waiting.key)) {
+            return;
+        }
+        let Entry::Occupied(reading) = self.readings.entry(waiting.slot) else {
             return;
         };
-        let Some(mut reading) = flow.reading.take() else {
+        if reading.get().waits_since != waiting.since || reading.get().readers.wait().is_none() {
             return;
-        };
+        }
+        let mut reading = reading.remove();
         if let Some(decoder) = reading.readers.unfinished() {
             self.given_up.push(Expired {
                 key: waiting.key,
@@ -594,28 +616,17 @@ impl Classifier {
                 unread: None,
             });
         } else if reading.readers.stop_waiting() {
-            flow.reading = Some(reading);
+            self.readings.insert(waiting.slot, reading);
         }
     }
 }
 
-/// The state of the flow in a slot, reset if the slot had another flow.
-fn enter<'f>(
-    flows: &'f mut Slots<Flow>,
-    names: &mut Interned<str>,
-    slot: u32,
-    key: &FlowKey,
-) -> &'f mut Flow {
-    let flow = flows.get_or_insert_with(slot, Flow::default);
-    let hash = hash_of(key);
-    if flow.hash != hash {
-        flow.set_name(names, None);
-        *flow = Flow {
-            hash,
-            ..Flow::default()
-        };
-    }
-    flow
+/// The state of the flow in a slot, which has no other flow.
+fn enter<'f>(flows: &'f mut Slots<Flow>, slot: u32, key: &FlowKey) -> &'f mut Flow {
+    flows.get_or_insert_with(slot, || Flow {
+        hash: hash_of(key),
+        ..Flow::default()
+    })
 }
 
 impl Flow {
@@ -638,8 +649,7 @@ impl Flow {
 impl Classifier {
     /// How many flows have readers.
     pub(crate) fn readers(&self) -> usize {
-        let flows = self.flows.values();
-        flows.filter(|flow| flow.reading.is_some()).count()
+        self.readings.len()
     }
 
     /// How many flows wait for more, or did until they were settled.
@@ -654,7 +664,7 @@ impl Classifier {
 
     /// Whether the readers of the flow in a slot, which has some, wait for more.
     pub(crate) fn waits(&self, slot: u32) -> Option<bool> {
-        let reading = self.flows.get(slot)?.reading.as_ref()?;
+        let reading = self.readings.get(&slot)?;
         Some(reading.readers.wait().is_some())
     }
 }

@@ -51,7 +51,7 @@ use crate::{
     health::Health,
     model::{Device, Snapshot, Ticks},
     moment::Moment,
-    record::Record,
+    record::{Reader, Record},
     sink::web::{self, Hosts},
     source::kernel::{self, Kernel, LinkChanges, Messages, Samples, Verdicts},
 };
@@ -433,6 +433,32 @@ fn say_once(last: &mut Option<String>, outcome: Result<(), impl std::fmt::Displa
     *last = error;
 }
 
+/// Has the aggregate take records, and notes which flows gave their slots back.
+struct Taking<'a> {
+    aggregate: &'a mut Aggregate,
+    now: f64,
+    reaped: Vec<(u32, FlowKey)>,
+}
+
+impl Reader for &mut Taking<'_> {
+    fn take(&mut self, record: Record) {
+        Taking::take(self, record);
+    }
+
+    fn knows(&self, slot: u32, bytes: [u64; 2]) -> bool {
+        self.aggregate.has_booked(slot, bytes)
+    }
+}
+
+impl Taking<'_> {
+    fn take(&mut self, record: Record) {
+        if let Record::Reaped(slot, flow) = &record {
+            self.reaped.push((*slot, flow.key));
+        }
+        self.aggregate.apply(record, self.now);
+    }
+}
+
 /// The task that owns the kernel's side.
 struct Owner {
     clock: Clock,
@@ -491,6 +517,7 @@ impl Owner {
             // After a reload too: only now is the new policy in force.
             if reloaded || (first && self.ticks.count > 0) {
                 memory::trim();
+                memory::unmap_unused_code();
                 supervisor.ready(&self.status());
             }
             if self.config.daemon.tick != tick_before {
@@ -575,18 +602,15 @@ impl Owner {
     /// their slots back.
     fn apply(
         &mut self,
-        tell: impl FnOnce(&mut Kernel, &mut dyn FnMut(Record)) -> Result<(), kernel::Error>,
+        tell: impl FnOnce(&mut Kernel, &mut Taking<'_>) -> Result<(), kernel::Error>,
     ) -> Result<(), kernel::Error> {
-        let aggregate = &mut self.aggregate;
-        let now = self.clock.now().steady;
-        let mut reaped = Vec::new();
-        let told = tell(&mut self.kernel, &mut |record| {
-            if let Record::Reaped(slot, flow) = &record {
-                reaped.push((*slot, flow.key));
-            }
-            aggregate.apply(record, now);
-        });
-        self.line.reaped(reaped);
+        let mut taking = Taking {
+            aggregate: &mut self.aggregate,
+            now: self.clock.now().steady,
+            reaped: Vec::new(),
+        };
+        let told = tell(&mut self.kernel, &mut taking);
+        self.line.reaped(taking.reaped);
         told
     }
 
@@ -613,9 +637,9 @@ impl Owner {
         let _ = self.kernel.keep_pins();
         let now = self.clock.now();
         self.report_clock(&now);
-        self.apply(|kernel, emit| kernel.share_out(emit))?;
+        self.apply(|kernel, taking| kernel.share_out(|record| taking.take(record)))?;
         let idle_after = self.config.flow_table.idle_after;
-        self.apply(|kernel, emit| kernel.read(idle_after, &now, emit))?;
+        self.apply(|kernel, taking| kernel.read(idle_after, &now, taking))?;
         let mut snapshot = self.aggregate.snapshot(self.ticks);
         snapshot.add_to_times(now.offset());
         self.enforcement.recall(&mut snapshot.devices, &now);
@@ -761,7 +785,7 @@ impl Owner {
     fn look(&mut self) {
         let pinned = self.kernel.keep_pins();
         let looked = self.kernel.look(&self.config.interfaces);
-        let shared = self.apply(|kernel, emit| kernel.share_out(emit));
+        let shared = self.apply(|kernel, taking| kernel.share_out(|record| taking.take(record)));
         say_once(&mut self.said.look, pinned.and(looked).and(shared));
     }
 

@@ -22,8 +22,9 @@ use super::{
 use crate::{
     catalog::{
         Catalog,
+        domain::is_at_or_below,
         embedded::Embedded,
-        lists::{Category, Listed},
+        lists::{Category, Entry, Listed, Lists},
     },
     policy::{Action, Answer, Policy, Ports, Transport},
 };
@@ -178,6 +179,7 @@ pub fn recompile(
     let gone = said_before.iter().filter(|one| !said.contains(one));
     let come = said.iter().filter(|one| !said_before.contains(one));
     let changed: BTreeSet<&str> = gone.chain(come).map(|one| one.domain.as_str()).collect();
+    let changed = Vec::from_iter(changed);
     if changed.len() > MOST_CHANGED {
         return None;
     }
@@ -187,7 +189,7 @@ pub fn recompile(
     }
     let mut chains = parts.renumbered(before);
     let mut tree = Tree::new(before.names.secret);
-    // A line for each name that may change. All names are visited once, because that is most of the work.
+    // A line for each name that may change. All names are looked at once, because that is most of the work.
     let mut affected = String::new();
     parts.each_name(catalog, Some(&changed), |name, own| {
         tree.say(name, own);
@@ -231,14 +233,6 @@ pub fn recompile(
     }
     let names = (table, Arc::clone(&before.exceptions));
     Some(parts.compiled(chains, before.prefixes.clone(), names, before.policies))
-}
-
-/// Whether a name is another, or below it.
-fn is_at_or_below(name: &str, above: &str) -> bool {
-    let Some(rest) = name.strip_suffix(above) else {
-        return false;
-    };
-    rest.is_empty() || rest.ends_with('.')
 }
 
 /// Takes policies apart, rule by rule.
@@ -406,7 +400,7 @@ struct Parts<'p> {
     who: Vec<Scope>,
     /// Names that a policy names, and whether a command did.
     domains: Vec<(&'p str, u8, bool)>,
-    lists: Vec<(&'p crate::catalog::lists::Lists, u8)>,
+    lists: Vec<(&'p Lists, u8)>,
     owners: Vec<(&'p str, u8)>,
     categories: Vec<(Category, u8)>,
     /// Rules about resolvers that answer encrypted.
@@ -680,9 +674,10 @@ impl<'p> Parts<'p> {
             }
         });
         result?;
-        let entries = tree.nodes.iter();
+        let entries = tree.nodes.into_iter();
         let entries = entries.filter(|node| node.chain != Node::NO_ENTRY);
-        let entries = entries.map(|node| (node.hash, node.chain as u16));
+        // These take the memory of the nodes.
+        let entries = entries.map(|node| (node.hash, node.chain as u16)).collect();
         Ok(NameTable::new(secret, entries).map(|table| NameTable {
             count: count as u64,
             ..table
@@ -743,7 +738,7 @@ impl<'p> Parts<'p> {
     fn each_name(
         &self,
         catalog: &Catalog,
-        only: Option<&BTreeSet<&str>>,
+        only: Option<&[&str]>,
         mut visit: impl FnMut(&str, &Own),
     ) {
         let matters = |name: &str| {
@@ -751,6 +746,10 @@ impl<'p> Parts<'p> {
                 only.iter()
                     .any(|one| is_at_or_below(name, one) || is_at_or_below(one, name))
             })
+        };
+        let each_of = |lists: &Lists, visit: &mut dyn FnMut(Entry<'_, &str>)| match only {
+            Some(names) => lists.each_name_about(names, visit),
+            None => lists.each_name(visit),
         };
         let mut is_about_names = only.is_some();
         let mut said: BTreeMap<&str, Vec<u8>> = BTreeMap::new();
@@ -789,10 +788,7 @@ impl<'p> Parts<'p> {
                 listed: 1 << number,
                 ..Own::default()
             };
-            list.each_name(|entry| {
-                if !matters(entry.what) {
-                    return;
-                }
+            each_of(list, &mut |entry| {
                 // The exceptions of a list that is left out still count.
                 let own = match entry.listed.category {
                     Some(Category::NeverBlock) => &never,
@@ -817,10 +813,8 @@ impl<'p> Parts<'p> {
             }
         }
         if is_about_names || !self.owners.is_empty() || !self.categories.is_empty() {
-            catalog.lists.each_name(|entry| {
-                if matters(entry.what)
-                    && let Some(own) = self.own_of_known(&entry.listed)
-                {
+            each_of(&catalog.lists, &mut |entry| {
+                if let Some(own) = self.own_of_known(&entry.listed) {
                     visit(entry.what, &own);
                 }
             });

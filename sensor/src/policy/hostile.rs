@@ -120,11 +120,11 @@ fn names_that_crowd_into_one_place_take_another_secret_not_more_memory() {
             .collect::<Vec<_>>()
     };
     let most = u64::from(NAME_BUCKETS_PROBED) * NAME_BUCKET_ENTRIES as u64;
-    let fits = NameTable::new(0, crowd(most).into_iter());
+    let fits = NameTable::new(0, crowd(most));
     assert!(fits.is_ok());
     // More tables would have them no less crowded.
-    assert!(NameTable::new(0, crowd(most + 1).into_iter()).is_err());
-    assert!(NameTable::new(0, [(1 << 40, 0), (1 << 40, 1)].into_iter()).is_err());
+    assert!(NameTable::new(0, crowd(most + 1)).is_err());
+    assert!(NameTable::new(0, vec![(1 << 40, 0), (1 << 40, 1)]).is_err());
 }
 
 #[test]

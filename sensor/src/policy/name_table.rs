@@ -1,6 +1,6 @@
 //! The table of names, as the kernel has it.
 
-use std::{collections::BTreeMap, fmt, ops::Deref, sync::Arc};
+use std::{cmp::Reverse, collections::BTreeMap, fmt, ops::Deref, sync::Arc};
 
 use sensor_ebpf::name::{
     NAME_BUCKET_ENTRIES, NAME_BUCKETS_PROBED, NameBucket, NameEntry, Names, name_bucket,
@@ -70,20 +70,6 @@ pub(super) trait Writable {
     fn get_mut(&mut self, number: usize) -> &mut NameBucket;
 }
 
-impl Writable for [NameBucket] {
-    fn len(&self) -> usize {
-        self.len()
-    }
-
-    fn get(&self, number: usize) -> &NameBucket {
-        &self[number]
-    }
-
-    fn get_mut(&mut self, number: usize) -> &mut NameBucket {
-        &mut self[number]
-    }
-}
-
 /// A changed bucket is kept apart.
 impl Writable for NameTable {
     fn len(&self) -> usize {
@@ -107,33 +93,80 @@ pub(super) struct Collision;
 impl NameTable {
     /// The table of hashes and their chains: half full at most, and an eighth at least, but for
     /// rounding up.
-    pub(super) fn new(
-        secret: u64,
-        entries: impl Iterator<Item = (u64, u16)> + Clone,
-    ) -> Result<Self, Collision> {
-        let half_full = (entries.clone().count() * 2)
+    ///
+    /// Of a million names, entries and table take 16 MiB each. The table is filled in the order of its buckets, and
+    /// memory that no entry is in any more goes back meanwhile, so that both together take little more than one.
+    pub(super) fn new(secret: u64, mut entries: Vec<(u64, u16)>) -> Result<Self, Collision> {
+        /// After so many entries their memory is given back.
+        const GIVEN_BACK: usize = 1 << 16;
+
+        let half_full = (entries.len() * 2)
             .div_ceil(NAME_BUCKET_ENTRIES)
             .next_power_of_two();
         // Names that still crowd into the same buckets do so under this secret alone.
-        for buckets in [1, 2, 4].map(|times| half_full * times) {
-            let mut buckets = vec![NameBucket::default(); buckets];
-            let mut fits = true;
-            for (hash, chain) in entries.clone() {
-                match add(&mut *buckets, hash, chain) {
-                    Added::Yes => {}
-                    Added::Twice => return Err(Collision),
-                    Added::NoRoom => fits = false,
+        for size in [1, 2, 4].map(|times| half_full * times) {
+            let bucket_of = |hash: u64| name_bucket(hash, size as u32 - 1);
+            entries.sort_unstable_by_key(|(hash, _)| Reverse(bucket_of(*hash)));
+            let hashes = entries.iter().rev().map(|(hash, _)| *hash);
+            if !fit(size, hashes) {
+                continue;
+            }
+            let mut growing = Growing {
+                size,
+                buckets: Vec::with_capacity(size),
+            };
+            while let Some((hash, chain)) = entries.pop() {
+                let Added::Yes = add(&mut growing, hash, chain) else {
+                    return Err(Collision);
+                };
+                if entries.len().is_multiple_of(GIVEN_BACK) {
+                    entries.shrink_to_fit();
                 }
             }
-            if fits {
-                return Ok(Self {
-                    secret,
-                    buckets: Buckets::Own(buckets),
-                    ..Self::default()
-                });
-            }
+            growing.buckets.resize(size, NameBucket::default());
+            return Ok(Self {
+                secret,
+                buckets: Buckets::Own(growing.buckets),
+                ..Self::default()
+            });
         }
         Err(Collision)
+    }
+}
+
+/// Whether so many buckets have a place for each of these hashes, taken in this order.
+fn fit(size: usize, mut hashes: impl Iterator<Item = u64>) -> bool {
+    let mut used = vec![0_u8; size];
+    hashes.all(|hash| {
+        let mut buckets = buckets(size, hash);
+        let free = buckets.find(|bucket| usize::from(used[*bucket]) < NAME_BUCKET_ENTRIES);
+        free.inspect(|bucket| used[*bucket] += 1).is_some()
+    })
+}
+
+/// A table that is filled from its first bucket on, and takes memory as far as it is filled.
+struct Growing {
+    size: usize,
+    buckets: Vec<NameBucket>,
+}
+
+impl Writable for Growing {
+    fn len(&self) -> usize {
+        self.size
+    }
+
+    fn get(&self, number: usize) -> &NameBucket {
+        const EMPTY: &NameBucket = &NameBucket {
+            entries: [0; NAME_BUCKET_ENTRIES],
+        };
+        self.buckets.get(number).unwrap_or(EMPTY)
+    }
+
+    fn get_mut(&mut self, number: usize) -> &mut NameBucket {
+        if number >= self.buckets.len() {
+            self.buckets.resize(number + 1, NameBucket::default());
+        }
+        &mut self.buckets[number]
     }
 }
 
@@ -169,12 +202,16 @@ pub(super) fn replace<W: Writable + ?Sized>(buckets: &mut W, hash: u64, chain: u
 
 /// The places that a hash may have among so many buckets, in the order in which they are looked at: buckets,
 /// and the places in each.
-fn places(buckets: usize, hash: u64) -> impl Iterator<Item = (usize, usize)> {
-    let mask = buckets as u32 - 1;
+fn places(size: usize, hash: u64) -> impl Iterator<Item = (usize, usize)> {
+    buckets(size, hash)
+        .flat_map(|bucket| (0..NAME_BUCKET_ENTRIES).map(move |place| (bucket, place)))
+}
+
+/// The buckets in which a hash may lie among so many, in the order in which they are looked at.
+fn buckets(size: usize, hash: u64) -> impl Iterator<Item = usize> {
+    let mask = size as u32 - 1;
     let first = name_bucket(hash, mask);
-    let buckets =
-        (0..NAME_BUCKETS_PROBED).map(move |step| (first.wrapping_add(step) & mask) as usize);
-    buckets.flat_map(|bucket| (0..NAME_BUCKET_ENTRIES).map(move |place| (bucket, place)))
+    (0..NAME_BUCKETS_PROBED).map(move |step| (first.wrapping_add(step) & mask) as usize)
 }
 
 /// The outcome of adding an entry.

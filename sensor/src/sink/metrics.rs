@@ -6,13 +6,11 @@
 //! Names stand in the `_info` series alone, joined by `device` or by `party` and `category`: a
 //! device that changes its name does not begin all its series anew.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
 
 use prometheus::{
     TextEncoder,
-    proto::{
-        Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType, Summary,
-    },
+    proto::{Bucket, Histogram, Metric, MetricFamily, MetricType, Summary},
 };
 
 pub use prometheus::Error;
@@ -257,51 +255,132 @@ mod declared {
 }
 
 impl<const N: usize> Declared<N> {
-    /// The metric with its series; `None` where it has none.
-    fn family<'a>(
+    /// The metric with its series.
+    fn family<'a, S: IntoIterator<Item = ([&'a str; N], f64)>>(
         &self,
-        series: impl IntoIterator<Item = ([&'a str; N], f64)>,
-    ) -> Option<MetricFamily> {
-        let metrics: Vec<Metric> = series
-            .into_iter()
-            .map(|(values, value)| {
-                let labels = self.labels.iter().zip(values);
-                let mut metric =
-                    Metric::from_label(labels.map(|(name, value)| label(name, value)).collect());
-                match self.kind {
-                    Kind::Counter => {
-                        let mut counter = Counter::default();
-                        counter.set_value(value);
-                        metric.set_counter(counter);
-                    }
-                    Kind::Gauge => {
-                        let mut gauge = Gauge::default();
-                        gauge.set_value(value);
-                        metric.set_gauge(gauge);
-                    }
-                }
-                metric
-            })
-            .collect();
-        let kind = match self.kind {
-            Kind::Counter => MetricType::COUNTER,
-            Kind::Gauge => MetricType::GAUGE,
-        };
-        family(self.name, self.help, kind, metrics)
+        series: S,
+    ) -> Series<'_, N, S> {
+        Series { of: self, series }
     }
 }
 
 impl Declared<0> {
-    fn value(&self, value: f64) -> Option<MetricFamily> {
+    fn value(&self, value: f64) -> Series<'_, 0, [([&'static str; 0], f64); 1]> {
         self.family([([], value)])
     }
 }
 
-fn label(name: &str, value: &str) -> LabelPair {
-    let mut pair = LabelPair::default();
-    pair.set_name(name.to_owned());
-    pair.set_value(value.to_owned());
-    pair
+/// A family of the text.
+trait Family {
+    /// Writes the family behind the text; nothing where it has no series.
+    fn write(self, text: &mut String) -> Result<(), Error>;
+}
+
+impl Family for Option<MetricFamily> {
+    fn write(self, text: &mut String) -> Result<(), Error> {
+        match self {
+            Some(family) => TextEncoder::new().encode_utf8(&[family], text),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The series of a counter or a gauge.
+struct Series<'d, const N: usize, S> {
+    of: &'d Declared<N>,
+    series: S,
+}
+
+/// The encoder of the crate wants each label of each series in memory of its own, and tens of thousands of series
+/// would take most of a scrape's time. This writes the same text.
+impl<'a, const N: usize, S: IntoIterator<Item = ([&'a str; N], f64)>> Family for Series<'_, N, S> {
+    fn write(self, text: &mut String) -> Result<(), Error> {
+        let Declared {
+            name, kind, labels, ..
+        } = self.of;
+        let start = text.len();
+        let kind = match kind {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+        };
+        for part in ["# HELP ", name, " "] {
+            text.push_str(part);
+        }
+        escape(self.of.help, false, text);
+        for part in ["\n# TYPE ", name, " ", kind, "\n"] {
+            text.push_str(part);
+        }
+        let first = text.len();
+        // Neighbours mostly share their first labels: these are copied as they stand in the line before.
+        let mut before = [""; N];
+        let mut ends = [0; N];
+        let mut line = first;
+        for (values, value) in self.series {
+            let start = text.len();
+            let alike = match start == first {
+                true => 0,
+                false => count_alike(&before, &values),
+            };
+            match alike.checked_sub(1) {
+                Some(last) => text.extend_from_within(line..line + ends[last]),
+                None => text.push_str(name),
+            }
+            for place in alike..N {
+                text.push(if place == 0 { '{' } else { ',' });
+                text.push_str(labels[place]);
+                text.push_str("=\"");
+                escape(values[place], true, text);
+                text.push('"');
+                ends[place] = text.len() - start;
+            }
+            (before, line) = (values, start);
+            if N > 0 {
+                text.push('}');
+            }
+            text.push(' ');
+            push_value(text, value);
+            text.push('\n');
+        }
+        if text.len() == first {
+            text.truncate(start);
+        }
+        Ok(())
+    }
+}
+
+/// How many of the first labels are the same text in memory.
+fn count_alike<const N: usize>(before: &[&str; N], values: &[&str; N]) -> usize {
+    let pairs = before.iter().zip(values);
+    pairs
+        .take_while(|(one, other)| std::ptr::eq(**one, **other))
+        .count()
+}
+
+/// A text as it stands in a help line, or between quotes.
+fn escape(value: &str, is_quoted: bool, text: &mut String) {
+    let is_special = |octet: &u8| matches!(*octet, b'\\' | b'\n') || is_quoted && *octet == b'"';
+    if !value.as_bytes().iter().any(is_special) {
+        return text.push_str(value);
+    }
+    for character in value.chars() {
+        match character {
+            '\\' => text.push_str(r"\\"),
+            '\n' => text.push_str(r"\n"),
+            '"' if is_quoted => text.push_str(r#"\""#),
+            other => text.push(other),
+        }
+    }
+}
+
+/// A value as the encoder of the crate writes it. Nearly all are whole numbers.
+fn push_value(text: &mut String, value: f64) {
+    const EXACT: f64 = (1_u64 << 53) as f64;
+
+    // Writing to a string never fails.
+    let _ = match value.fract() == 0.0 && value.is_sign_positive() && value < EXACT {
+        true => write!(text, "{}", value as u64),
+        false => write!(text, "{value}"),
+    };
 }
 
 /// The encoder refuses a family without series.
@@ -349,14 +428,12 @@ fn history(snapshot: &Snapshot, families: &mut Text) {
 /// made: all of them together take several times the memory of the text.
 struct Text(Result<String, Error>);
 
-impl Extend<MetricFamily> for Text {
-    fn extend<T: IntoIterator<Item = MetricFamily>>(&mut self, families: T) {
-        for family in families {
-            if let Ok(text) = &mut self.0
-                && let Err(error) = TextEncoder::new().encode_utf8(&[family], text)
-            {
-                self.0 = Err(error);
-            }
+impl Text {
+    fn extend(&mut self, family: impl Family) {
+        if let Ok(text) = &mut self.0
+            && let Err(error) = family.write(text)
+        {
+            self.0 = Err(error);
         }
     }
 }
@@ -754,4 +831,109 @@ fn ticks(snapshot: &Snapshot, families: &mut Text) {
     let (name, help) = declared::TICK_DURATION;
     families.extend(family(name, help, MetricType::SUMMARY, vec![metric]));
     families.extend(declared::TICK_LAST.value(seconds(ticks.last)));
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus::proto::{Counter, Gauge, LabelPair};
+
+    use super::*;
+
+    /// The family as the encoder of the crate writes it.
+    fn encoded<const N: usize>(of: &Declared<N>, series: &[([&str; N], f64)]) -> String {
+        let metrics = series.iter().map(|(values, value)| {
+            let labels = of.labels.iter().zip(values).map(|(name, value)| {
+                let mut pair = LabelPair::default();
+                pair.set_name((*name).to_owned());
+                pair.set_value((*value).to_owned());
+                pair
+            });
+            let mut metric = Metric::from_label(labels.collect());
+            match of.kind {
+                Kind::Counter => {
+                    let mut counter = Counter::default();
+                    counter.set_value(*value);
+                    metric.set_counter(counter);
+                }
+                Kind::Gauge => {
+                    let mut gauge = Gauge::default();
+                    gauge.set_value(*value);
+                    metric.set_gauge(gauge);
+                }
+            }
+            metric
+        });
+        let kind = match of.kind {
+            Kind::Counter => MetricType::COUNTER,
+            Kind::Gauge => MetricType::GAUGE,
+        };
+        let mut text = "# before\n".to_owned();
+        let family = family(of.name, of.help, kind, metrics.collect());
+        family.write(&mut text).expect("it can be written");
+        text
+    }
+
+    fn written<const N: usize>(of: &Declared<N>, series: &[([&str; N], f64)]) -> String {
+        let mut text = "# before\n".to_owned();
+        let family = of.family(series.iter().copied());
+        family.write(&mut text).expect("it can be written");
+        text
+    }
+
+    #[test]
+    fn series_are_written_as_the_crate_writes_them() {
+        const NONE: Declared<0> = Declared {
+            name: "sensor_a",
+            kind: Kind::Gauge,
+            labels: [],
+            help: "A \\ and\na line, \"quoted\".",
+        };
+        const THREE: Declared<3> = Declared {
+            name: "sensor_b_total",
+            kind: Kind::Counter,
+            labels: ["device", "name", "direction"],
+            help: "B.",
+        };
+        let exact = (1_u64 << 53) as f64;
+        let values = [
+            0.0,
+            -0.0,
+            1.0,
+            0.25,
+            -7.0,
+            exact - 1.0,
+            exact,
+            exact * 3.0,
+            1e-9,
+            1e22,
+            f64::MAX,
+            f64::INFINITY,
+            f64::NAN,
+        ];
+        for value in values {
+            assert_eq!(
+                written(&NONE, &[([], value)]),
+                encoded(&NONE, &[([], value)])
+            );
+        }
+        let (one, other) = ("02:00:00:00:00:01", "02:00:00:00:00:02");
+        let odd = "a \"b\" \\ c\nd é";
+        let series: Vec<_> = [
+            [one, "x", "upload"],
+            [one, "x", "download"],
+            [one, odd, "upload"],
+            [one, odd, "download"],
+            [other, odd, "download"],
+            [other, "", "download"],
+            [other, "", "download"],
+            ["", "", ""],
+        ]
+        .into_iter()
+        .zip(values)
+        .collect();
+        for count in 0..=series.len() {
+            let series = &series[..count];
+            assert_eq!(written(&THREE, series), encoded(&THREE, series));
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! Initials of QUIC clients, sealed by rustls.
 
 use rustls::{
-    Side, SupportedCipherSuite,
+    Side, Tls13CipherSuite,
     crypto::ring::cipher_suite::TLS13_AES_128_GCM_SHA256,
     quic::{Keys, Version},
 };
@@ -47,8 +47,9 @@ impl Client {
             V2 => (Version::V2, 0xd0),
             _ => (Version::V1, 0xc0),
         };
-        let SupportedCipherSuite::Tls13(suite) = TLS13_AES_128_GCM_SHA256;
-        let quic = suite.quic_suite().expect("ring has QUIC");
+        let suite = TLS13_AES_128_GCM_SHA256.tls13();
+        let quic = suite.and_then(Tls13CipherSuite::quic_suite);
+        let quic = quic.expect("ring has QUIC for it");
         let keys = Keys::initial(version, quic.suite, quic.quic, &self.first, Side::Client).local;
 
         let mut header = vec![kind | (self.number_len as u8 - 1)];

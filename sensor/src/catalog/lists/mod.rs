@@ -304,6 +304,16 @@ impl Lists {
         });
     }
 
+    /// Visits every name that is one of these, in lower case, or above or below one of them.
+    pub fn each_name_about(&self, names: &[&str], mut visit: impl FnMut(Entry<'_, &str>)) {
+        self.names.each_about(names, |name, said| {
+            visit(Entry {
+                what: name,
+                listed: self.listed(said),
+            });
+        });
+    }
+
     /// Every address, in no order.
     pub fn addresses(&self) -> impl Iterator<Item = Entry<'_, IpAddr>> {
         self.addresses.iter().map(|(address, said)| Entry {

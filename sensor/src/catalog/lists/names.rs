@@ -5,11 +5,14 @@
 //! to be slow.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     hash::{BuildHasher, Hasher, RandomState},
 };
 
-use super::{super::domain::LONGEST_NAME, Category, Facts, MOST_NAMES, OwnerNumber, Reason};
+use super::{
+    super::domain::{LONGEST_NAME, is_at_or_below},
+    Category, Facts, MOST_NAMES, OwnerNumber, Reason,
+};
 
 /// The most labels that a name of [`LONGEST_NAME`] octets can have.
 const MOST_LABELS: usize = LONGEST_NAME.div_ceil(2);
@@ -63,7 +66,7 @@ impl Names {
         }
         let place = self.records.add(name, said).ok_or(Reason::Full)?;
         if self.index.is_full() {
-            self.index = self.index_larger();
+            self.index_anew((self.index.slots.len() * 2).max(Index::LEAST_SLOTS));
         } else {
             self.index.add(hash, place);
         }
@@ -106,6 +109,25 @@ impl Names {
         self.records.each(|_, name, said| visit(name, said));
     }
 
+    /// Visits those that are one of these, in lower case, or above or below one of them.
+    pub(super) fn each_about(&self, about: &[&str], mut visit: impl FnMut(&str, Facts)) {
+        let mut above = BTreeSet::new();
+        for name in about {
+            let mut rest = *name;
+            while let Some((_, shorter)) = rest.split_once('.') {
+                rest = shorter;
+                above.insert(rest);
+            }
+        }
+        above.retain(|name| !about.iter().any(|other| is_at_or_below(name, other)));
+        for name in above {
+            if let Some(said) = self.of(name) {
+                visit(name, said);
+            }
+        }
+        self.records.each_below(about, visit);
+    }
+
     /// How many there are.
     pub(super) fn len(&self) -> usize {
         self.index.used
@@ -119,17 +141,23 @@ impl Names {
     /// Gives back the memory that was reserved for further ones.
     pub(super) fn shrink(&mut self) {
         self.records.shrink();
+        let enough = Index::slots_for(self.len());
+        if enough < self.index.slots.len() {
+            self.index_anew(enough);
+        }
     }
 
-    /// The index of all names, with room for more.
-    fn index_larger(&self) -> Index {
-        let mut index = self.index.larger();
+    /// Makes the index of all names anew, with so many slots. The old one goes first, so that memory never holds
+    /// both.
+    fn index_anew(&mut self, slots: usize) {
+        self.index = Index::default();
+        let mut index = Index::with_slots(slots);
         self.records.each(|place, name, _| {
             if let Some(whole) = Suffixes::of(name, &self.hashing).last() {
                 index.add(whole.hash, place);
             }
         });
-        index
+        self.index = index;
     }
 
     fn place(&self, name: &str, hash: u32) -> Option<u32> {
@@ -248,6 +276,35 @@ impl Record {
     }
 }
 
+/// The last bytes of a name, at most eight, by which a name below it is known from nearly all others.
+struct End {
+    bytes: u64,
+    /// The bits that count.
+    mask: u64,
+}
+
+impl End {
+    fn of(name: &str) -> Self {
+        let name = name.as_bytes();
+        let (mut bytes, mut mask) = ([0; 8], [0; 8]);
+        let known = name.iter().rev().zip(bytes.iter_mut().zip(&mut mask).rev());
+        for (octet, (byte, bits)) in known {
+            (*byte, *bits) = (*octet, u8::MAX);
+        }
+        Self {
+            bytes: u64::from_ne_bytes(bytes),
+            mask: u64::from_ne_bytes(mask),
+        }
+    }
+
+    /// Whether the record's name may end so. Before a short name lies the end of another one, so that it may be
+    /// taken for a longer one.
+    fn is_of(&self, record: &Record) -> bool {
+        let last = record.buffer.last_chunk().copied().unwrap_or_default();
+        (u64::from_ne_bytes(last) ^ self.bytes) & self.mask == 0
+    }
+}
+
 impl Records {
     /// Bytes of whole facts: line, list, owner and category.
     const FACTS: usize = 9;
@@ -322,6 +379,21 @@ impl Records {
         at + rest.len()
     }
 
+    /// Visits those that are one of these names or below one.
+    fn each_below(&self, names: &[&str], mut visit: impl FnMut(&str, Facts)) {
+        let ends: Vec<End> = names.iter().map(|name| End::of(name)).collect();
+        let mut record = Record::default();
+        let mut at = 0;
+        for place in 0..self.len {
+            at = self.read(at, &mut record);
+            // Of a million names hardly one is looked at as a text.
+            let is_near = ends.iter().any(|end| end.is_of(&record));
+            if is_near && names.iter().any(|name| is_at_or_below(record.name(), name)) {
+                visit(record.name(), self.said(place));
+            }
+        }
+    }
+
     /// Visits all, in the order in which they were added.
     fn each(&self, mut visit: impl FnMut(u32, &str, Facts)) {
         let mut record = Record::default();
@@ -386,9 +458,9 @@ impl Facts {
 /// From a hash to the places that may have it: open addressing with linear steps.
 #[derive(Clone, Debug, Default)]
 struct Index {
-    /// Places; none, or a power of two, at most three quarters of them in use.
+    /// Places; at most three quarters of them in use.
     slots: Vec<u32>,
-    /// The highest bits of the hash of the name at each place: nearly no other name has to be read.
+    /// The lowest bits of the hash of the name at each place: nearly no other name has to be read.
     tags: Vec<u8>,
     used: usize,
 }
@@ -400,8 +472,10 @@ impl Index {
     const FREE: u32 = u32::MAX;
 
     fn find(&self, hash: u32, mut is_it: impl FnMut(u32) -> bool) -> Option<u32> {
-        let mask = self.slots.len().checked_sub(1)?;
-        let mut at = hash as usize & mask;
+        if self.slots.is_empty() {
+            return None;
+        }
+        let mut at = self.first(hash);
         loop {
             let place = self.slots[at];
             if place == Self::FREE {
@@ -410,7 +484,7 @@ impl Index {
             if self.tags[at] == tag(hash) && is_it(place) {
                 return Some(place);
             }
-            at = (at + 1) & mask;
+            at = self.next(at);
         }
     }
 
@@ -419,9 +493,13 @@ impl Index {
         (self.used + 1) * 4 > self.slots.len() * 3
     }
 
-    /// Empty, with room for twice as many.
-    fn larger(&self) -> Self {
-        let slots = (self.slots.len() * 2).max(Self::LEAST_SLOTS);
+    /// How many slots so many places take.
+    fn slots_for(used: usize) -> usize {
+        (used * 4).div_ceil(3).max(Self::LEAST_SLOTS)
+    }
+
+    /// Empty, with so many slots, of which there are at least [`LEAST_SLOTS`](Self::LEAST_SLOTS).
+    fn with_slots(slots: usize) -> Self {
         Self {
             slots: vec![Self::FREE; slots],
             tags: vec![0; slots],
@@ -430,20 +508,31 @@ impl Index {
     }
 
     fn add(&mut self, hash: u32, place: u32) {
-        let mask = self.slots.len() - 1;
-        let mut at = hash as usize & mask;
+        let mut at = self.first(hash);
         while self.slots[at] != Self::FREE {
-            at = (at + 1) & mask;
+            at = self.next(at);
         }
         self.slots[at] = place;
         self.tags[at] = tag(hash);
         self.used += 1;
     }
+
+    /// The slot at which a search begins: the highest bits of the hash choose it.
+    fn first(&self, hash: u32) -> usize {
+        ((u64::from(hash) * self.slots.len() as u64) >> u32::BITS) as usize
+    }
+
+    fn next(&self, at: usize) -> usize {
+        match at + 1 {
+            next if next < self.slots.len() => next,
+            _ => 0,
+        }
+    }
 }
 
 /// The bits of a hash by which slots are told apart.
 const fn tag(hash: u32) -> u8 {
-    (hash >> 24) as u8
+    hash as u8
 }
 
 #[cfg(test)]
@@ -498,6 +587,50 @@ mod tests {
         assert_eq!(names.find("new.example"), Some(said(9)));
         names.each(|name, facts| assert!(name != "new.example" || facts == said(9)));
         assert_eq!(names.len(), 1_001);
+    }
+
+    #[test]
+    fn names_about_others_are_those_at_above_and_below_them() {
+        let all = [
+            "a.b.example",
+            "b.example",
+            "xb.example",
+            "example",
+            "c.a.b.example",
+            "other.test",
+            "b.example.test",
+            "le",
+            "test",
+        ];
+        let mut names = Names::default();
+        for (line, name) in (1..).zip(all) {
+            names.add(name, said(line)).expect("there is room");
+        }
+        names.shrink();
+        let about: [&[&str]; 7] = [
+            &["b.example"],
+            &["a.b.example", "test"],
+            &["nothing.example"],
+            &["le"],
+            &["x.c.a.b.example"],
+            &["a-very-long-name.of.no.list"],
+            &[],
+        ];
+        for about in about {
+            let mut found = Vec::new();
+            names.each_about(about, |name, facts| {
+                assert_eq!(names.of(name), Some(facts));
+                found.push(name.to_owned());
+            });
+            found.sort_unstable();
+            let is_near = |name: &&str| {
+                let mut about = about.iter();
+                about.any(|one| is_at_or_below(name, one) || is_at_or_below(one, name))
+            };
+            let mut expected: Vec<_> = all.into_iter().filter(is_near).collect();
+            expected.sort_unstable();
+            assert_eq!(found, expected, "{about:?}");
+        }
     }
 
     #[test]

@@ -28,7 +28,9 @@ use super::{
     table::{Access, Raw, Table},
     text,
 };
-use crate::record::{self, Clock, DeviceReading, InterfaceReading, Record, Tables};
+use crate::record::{
+    self, Clock, DeviceReading, FlowCounts, FlowSums, InterfaceReading, Reader, Record, Tables,
+};
 
 /// The map of hits, by its name in the object.
 const HITS: &str = "HITS";
@@ -46,6 +48,8 @@ pub struct Books {
     pub(super) policy_names: Array<MapData, Raw<PolicyName>>,
     /// Slots of the flow table in which no flow could be, since they were opened.
     pub(super) damaged: u64,
+    /// Slots in which the last reading saw no possible flow.
+    pub(super) suspects: Vec<u32>,
 }
 
 /// A live flow, and the names that its numbers stand for.
@@ -101,6 +105,7 @@ impl Books {
             hits: KernelHashMap::try_from(map(HITS)?).map_err(of_map(HITS))?,
             policy_names: Array::try_from(map("POLICY_NAMES")?).map_err(of_map("POLICY_NAMES"))?,
             damaged: 0,
+            suspects: Vec::new(),
         })
     }
 
@@ -188,17 +193,37 @@ impl Books {
     ///
     /// When the kernel refuses a map.
     pub fn read_all(&self, emit: impl FnMut(Record)) -> Result<(), Error> {
-        self.read(self.clock(), &mut ReadHits::default(), emit)
+        let (mut hits, mut suspects) = (ReadHits::default(), Vec::new());
+        self.read_tables(self.clock(), &mut hits, &mut suspects, emit)
     }
 
+    /// Reads everything, and keeps which slots it saw without a possible flow.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses a map.
     pub(super) fn read(
+        &mut self,
+        clock: Clock,
+        before: &mut ReadHits,
+        reader: impl Reader,
+    ) -> Result<(), Error> {
+        let mut suspects = std::mem::take(&mut self.suspects);
+        suspects.clear();
+        let read = self.read_tables(clock, before, &mut suspects, reader);
+        self.suspects = suspects;
+        read
+    }
+
+    fn read_tables(
         &self,
         clock: Clock,
         before: &mut ReadHits,
-        mut emit: impl FnMut(Record),
+        suspects: &mut Vec<u32>,
+        mut reader: impl Reader,
     ) -> Result<(), Error> {
         let settings = self.settings();
-        emit(Record::Tables(Box::new(Tables {
+        reader.take(Record::Tables(Box::new(Tables {
             losses: self.losses.read(0),
             flow_capacity: settings.flow_slots as u32,
             device_capacity: self.devices.len() - FIRST_DEVICE,
@@ -216,10 +241,10 @@ impl Books {
             clock,
         })));
         for (identity, name) in self.policy_names()? {
-            emit(Record::Policy(record::PolicyName { identity, name }));
+            reader.take(Record::Policy(record::PolicyName { identity, name }));
         }
         for (number, record) in self.interface_records() {
-            emit(Record::Interface(Box::new(InterfaceReading {
+            reader.take(Record::Interface(Box::new(InterfaceReading {
                 number,
                 record,
             })));
@@ -235,19 +260,42 @@ impl Books {
                 continue;
             }
             let record = self.devices.read(number);
-            emit(Record::Device(DeviceReading { number, record }));
+            reader.take(Record::Device(DeviceReading { number, record }));
         }
         // Hits are read before the flows, so that packets which the end of a decision moves from a flow to
         // the hits meanwhile are not told twice: they are missed until the next time. A reading is too
         // small then, so that the most of any reading is told.
         let mut hits = self.all_hits()?;
         let now = self.now();
-        for (slot, record) in self.live_flows(now) {
+        let mut steady = FlowSums::new(self.devices.len(), self.interfaces.len());
+        for slot in self.flows.used() {
+            if self.is_damaged(slot) {
+                suspects.push(slot);
+                continue;
+            }
+            let is_known = |counts: &FlowCounts| {
+                let [upload, download] = counts.wire;
+                reader.knows(slot, [upload.bytes, download.bytes])
+            };
+            // Of tens of thousands, most are as they were a tick ago, and no policy decided about them.
+            if !self.flows.is_decided(slot) {
+                let counts = self.flows.counts(slot, now);
+                if is_known(&counts) {
+                    steady.add(&counts);
+                    continue;
+                }
+            }
+            let record = self.flows.read(slot, now);
             add_hits(&mut hits, &record);
-            emit(Record::Flow(slot, record));
+            let counts = FlowCounts::from(&record);
+            match is_known(&counts) {
+                true => steady.add(&counts),
+                false => reader.take(Record::Flow(slot, record)),
+            }
         }
+        reader.take(Record::Steady(Box::new(steady)));
         for (key, hit) in before.most(hits) {
-            emit(Record::Hits(key, hit));
+            reader.take(Record::Hits(key, hit));
         }
         Ok(())
     }
@@ -323,6 +371,7 @@ impl Books {
     /// Whether a taken slot cannot hold a flow, because it names a state or a device that does not exist.
     /// Its records belong to no flow, and its counts to nobody. A fault of the machine's memory does that,
     /// or another program that writes into the table.
+    #[inline]
     pub(super) fn is_damaged(&self, slot: u32) -> bool {
         self.flows.state(slot).load(Ordering::Acquire) > slot::LEAVING
             || self.flows.device(slot) >= self.devices.len()

@@ -14,9 +14,10 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, IterableMap as _, MapData, Queue},
-    programs::{Program, ProgramError, ProgramFd, Xdp},
+    programs::{Program, ProgramError, ProgramFd, SchedClassifier, Xdp},
     util::nr_cpus,
 };
+use aya_obj::programs::XdpAttachType;
 use rustix::rand::{GetRandomFlags, getrandom};
 use sensor_ebpf::{
     books::{FIRST_DEVICE, LAYOUT, Opens, Settings},
@@ -44,7 +45,7 @@ use crate::{
     config::{Config, Interface},
     moment::Moment,
     policy::Compiled,
-    record::{Clock, Record},
+    record::{Clock, Reader, Record},
 };
 
 /// The object that `cargo xtask build` made.
@@ -80,6 +81,8 @@ pub(super) const PINNED: [&str; 23] = [
 /// The daemon's hold on the kernel: programs, tables, and the locks that keep others out.
 pub struct Kernel {
     programs: Ebpf,
+    /// The programs whose code this process let go, or could not.
+    without_code: HashSet<String>,
     books: Books,
     policy: policy::Tables,
     shares: Shares,
@@ -118,6 +121,7 @@ impl Kernel {
         let books = Books::open(directory, Access::Write)?;
         let mut kernel = Self {
             programs,
+            without_code: HashSet::new(),
             books,
             policy: policy::Tables::open(directory)?,
             shares: Shares::open(directory)?,
@@ -199,7 +203,26 @@ impl Kernel {
     /// When the kernel does not list the interfaces: nothing was changed.
     pub fn look(&mut self, wanted: &[Interface]) -> Result<(), Error> {
         let (attachments, means) = self.parts();
-        attachments.look(means, wanted)
+        let looked = attachments.look(means, wanted);
+        self.let_code_go();
+        looked
+    }
+
+    /// Lets the code of the programs go that are loaded: the kernel has it, and a copy takes a tenth of the
+    /// daemon's memory. The loader keeps the code of a program that it has loaded itself, and none of one that it
+    /// opens by a pin, which is there for that moment only.
+    fn let_code_go(&mut self) {
+        let pin = self.pin_directory.join("code");
+        for (name, program) in self.programs.programs_mut() {
+            if !is_loaded(program) || self.without_code.contains(name) {
+                continue;
+            }
+            match opened_by_pin(program, &pin) {
+                Ok(opened) => *program = opened,
+                Err(error) => tracing::debug!("the code of program {name} stays: {error}"),
+            }
+            self.without_code.insert(name.to_owned());
+        }
     }
 
     /// Pins maps and links again that lost their pins, because one without a pin ends with this process.
@@ -419,7 +442,7 @@ impl Kernel {
         self.books.clock()
     }
 
-    /// Reaps idle flows, emits their last counts, and reads everything. The times that it gives are in
+    /// Reaps idle flows, has the reader take their last counts, and reads everything. The times that it gives are in
     /// steady time.
     ///
     /// # Errors
@@ -429,16 +452,18 @@ impl Kernel {
         &mut self,
         idle_after: Duration,
         moment: &Moment,
-        mut emit: impl FnMut(Record),
+        mut reader: impl Reader,
     ) -> Result<(), Error> {
         let clock: &mut Xdp = program(&mut self.programs, "clock");
         let now = clock::now(clock, self.hz)?;
         let wall = Clock::at(self.hz, now.jiffies, moment.wall);
         self.books.set_clock(&now, wall);
         let idle = idle_after.as_millis() as u64 * self.hz / 1000;
-        reap::reap(&mut self.books, now.jiffies, idle, &mut emit)?;
+        reap::reap(&mut self.books, now.jiffies, idle, |record| {
+            reader.take(record);
+        })?;
         let steady = Clock::at(self.hz, now.jiffies, moment.steady);
-        self.books.read(steady, &mut self.read_hits, emit)
+        self.books.read(steady, &mut self.read_hits, reader)
     }
 }
 
@@ -473,6 +498,33 @@ fn load_one(program: &mut Program) -> Result<(), ProgramError> {
         Program::SchedClassifier(program) if program.fd().is_err() => program.load(),
         _ => Ok(()),
     }
+}
+
+fn is_loaded(program: &Program) -> bool {
+    match program {
+        Program::Xdp(program) => program.fd().is_ok(),
+        Program::SchedClassifier(program) => program.fd().is_ok(),
+        _ => false,
+    }
+}
+
+/// A loaded program, opened once more by a pin that is taken back.
+fn opened_by_pin(program: &mut Program, pin: &Path) -> anyhow::Result<Program> {
+    // That of a daemon that was killed in between.
+    let _ = fs::remove_file(pin);
+    let opened = match program {
+        Program::Xdp(program) => {
+            program.pin(pin)?;
+            Xdp::from_pin(pin, XdpAttachType::Interface).map(Program::Xdp)
+        }
+        Program::SchedClassifier(program) => {
+            program.pin(pin)?;
+            SchedClassifier::from_pin(pin).map(Program::SchedClassifier)
+        }
+        _ => anyhow::bail!("it is of another type"),
+    };
+    fs::remove_file(pin)?;
+    Ok(opened?)
 }
 
 /// A descriptor of a loaded program.

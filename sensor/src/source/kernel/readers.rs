@@ -220,8 +220,8 @@ fn id(name: &str) -> Option<u32> {
     name.strip_prefix(PIN)?.parse().ok()
 }
 
-/// Removes the pins of maps that no loaded program uses: those of earlier starts. Where the kernel does not
-/// list the loaded programs, all pins stay.
+/// Removes the pins of maps that no program uses in which frames come in: those of earlier starts. Where the kernel does
+/// not list the loaded programs, all pins stay.
 pub(super) fn sweep(directory: &Path) {
     let Some(used) = used() else { return };
     for (path, id) in pins(directory) {
@@ -241,11 +241,24 @@ fn pins(directory: &Path) -> impl Iterator<Item = (PathBuf, u32)> {
     })
 }
 
-/// The numbers of all maps that programs use; `None` where one cannot be asked.
+/// The numbers of all maps that programs use in which frames come in; `None` where one cannot be asked.
+///
+/// Readers do not count, nor what opens Initials: they go on to each other by the map that they stand in, and so hold
+/// it as long as it holds them.
 fn used() -> Option<HashSet<u32>> {
+    /// The kernel cuts the names of programs off (`BPF_OBJ_NAME_LEN`).
+    const NAME: usize = 15;
+
+    let cut = |name: &'static str| &name.as_bytes()[..name.len().min(NAME)];
     let mut used = HashSet::new();
     for program in loaded_programs() {
-        used.extend(program.ok()?.map_ids().ok()??);
+        let program = program.ok()?;
+        if READERS
+            .iter()
+            .any(|reader| cut(reader.behind) == program.name())
+        {
+            used.extend(program.map_ids().ok()??);
+        }
     }
     Some(used)
 }

@@ -34,13 +34,15 @@ pub(super) fn reap(
 ) -> Result<(), Error> {
     let deadline = now.saturating_sub(idle);
     let mut leaving = Vec::new();
+    // The number of its device lies beside what is read of each flow here, and the last reading looked at it.
+    for number in std::mem::take(&mut books.suspects) {
+        let state = books.flows.state(number);
+        if state.load(Ordering::Acquire) == slot::LIVE && books.is_damaged(number) {
+            state.store(slot::LEAVING, Ordering::Release);
+        }
+    }
     for number in books.flows.used() {
         let state = books.flows.state(number);
-        if books.is_damaged(number) {
-            books.flows.fingerprint(number).store(0, Ordering::Release);
-            leaving.push(number);
-            continue;
-        }
         if state.load(Ordering::Acquire) == slot::LIVE {
             if last_seen(books.flows.last_seen(number), now) >= deadline {
                 continue;
@@ -84,6 +86,7 @@ fn take_last_counts(
     for number in leaving {
         if books.is_damaged(number) {
             discard(books, number);
+            emit(Record::Discarded(number));
         } else {
             emit(Record::Reaped(number, retire(books, number, now)?));
         }

@@ -102,24 +102,31 @@ impl<T: Wire> Table<T> {
     }
 
     /// How many entries there are.
+    #[inline]
     pub(super) fn len(&self) -> u32 {
         self.entries
     }
 
     /// A copy of an entry, each word of it read in one piece.
+    #[inline]
     pub(super) fn read(&self, index: u32) -> T {
         let mut copy = std::mem::MaybeUninit::<T>::uninit();
         let words = copy.as_mut_ptr().cast::<u64>();
+        let entry = self.place(index, 0, 1).cast::<u64>();
         for word in 0..Self::STRIDE / 8 {
-            let value = self.word(index, word * 8).load(Ordering::Relaxed);
-            // SAFETY: `word` is within the value, which is a multiple of eight octets.
-            unsafe { words.add(word).write(value) };
+            // SAFETY: `word` is within the entry and within the value, which are a multiple of eight octets, and
+            // the entry is aligned as its words are.
+            unsafe {
+                let value = AtomicU64::from_ptr(entry.add(word)).load(Ordering::Relaxed);
+                words.add(word).write(value);
+            }
         }
         // SAFETY: every word was written, and every bit pattern is a value (`Wire`).
         unsafe { copy.assume_init() }
     }
 
     /// The word at an offset (`offset_of!`) in an entry.
+    #[inline]
     pub(super) fn word(&self, index: u32, offset: usize) -> &AtomicU64 {
         let place = self.place(index, offset, 8).cast();
         // SAFETY: within the mapping and aligned, as `place` asserts; it lives as long as `self`.
@@ -127,6 +134,7 @@ impl<T: Wire> Table<T> {
     }
 
     /// The half word at an offset in an entry.
+    #[inline]
     pub(super) fn half(&self, index: u32, offset: usize) -> &AtomicU32 {
         let place = self.place(index, offset, 4).cast();
         // SAFETY: as in `word`.
@@ -134,6 +142,7 @@ impl<T: Wire> Table<T> {
     }
 
     /// The octet at an offset in an entry.
+    #[inline]
     pub(super) fn octet(&self, index: u32, offset: usize) -> &AtomicU8 {
         let place = self.place(index, offset, 1);
         // SAFETY: as in `word`.
@@ -177,6 +186,7 @@ impl<T: Wire> Table<T> {
         }
     }
 
+    #[inline]
     fn place(&self, index: u32, offset: usize, size: usize) -> *mut u8 {
         assert!(index < self.entries, "entry {index} of {}", self.entries);
         assert!(offset + size <= Self::STRIDE && offset.is_multiple_of(size));
