@@ -1,5 +1,6 @@
 //! The data that sinks read: plain structs, made by the aggregate at every tick.
 
+pub mod history;
 pub(crate) mod word;
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
@@ -48,6 +49,8 @@ pub struct Snapshot {
     pub is_time_unknown: bool,
     /// The commands `sensor block` and `allow` that still hold, the newest last.
     pub commands: Vec<OverrideState>,
+    /// The store of the history; `None` where there is none.
+    pub history: Option<history::StoreState>,
     /// The ticks so far.
     pub ticks: Ticks,
 }

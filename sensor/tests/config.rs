@@ -17,7 +17,8 @@ use proptest::prelude::*;
 use sensor::{
     catalog::{List, NetworkSelector, Parties, lists::Category},
     config::{
-        Config, Daemon, DeviceOverride, DeviceTable, FlowTable, HookChoice, Interface, Level, Names,
+        Config, Daemon, DeviceOverride, DeviceTable, FlowTable, History, HookChoice, Interface,
+        KeptNames, Level, Names,
     },
     model::Kind,
     policy::{Action, Answer, DeviceSelector, Policy, Ports, Span, Transport},
@@ -97,7 +98,18 @@ fn the_least_configuration_has_the_documented_defaults() {
         },
         lists: Vec::new(),
         devices: Vec::new(),
+        history: History {
+            keep: KeptNames::Parties,
+            directory: None,
+            batch: Duration::from_mins(5),
+            max_mib: 128,
+            party_hours: Duration::from_hours(24 * 35),
+            device_hours: Duration::from_hours(24 * 100),
+            device_days: Duration::from_hours(24 * 760),
+        },
     };
+    let directory = checked.config.history_directory();
+    assert_eq!(directory, Path::new("/var/lib/gateway-sensor"));
     assert_eq!(checked.config, expected);
 }
 
@@ -176,9 +188,19 @@ fn every_key_is_read() {
         kind = "phone"
         vendor = "Xiaomi"
         groups = ["kids", "Anna's"]
+        history = false
         [[device]]
         mac = "a4:50:46:1f:00:2d"
         kind = "iot"
+        show_sites = true
+        [history]
+        keep = "all"
+        directory = "/srv/history"
+        batch = "1s"
+        max_mib = 65_536
+        party_hours = "1d"
+        device_hours = "48h"
+        device_days = "3650d"
     "#;
     let ports = |first, last, transport| Ports {
         first,
@@ -344,6 +366,8 @@ fn every_key_is_read() {
                 kind: Some(Kind::Phone),
                 vendor: Some("Xiaomi".to_owned()),
                 groups: vec!["kids".to_owned(), "Anna's".to_owned()],
+                history: false,
+                show_sites: false,
             },
             DeviceOverride {
                 mac: [0xa4, 0x50, 0x46, 0x1f, 0x00, 0x2d],
@@ -351,8 +375,19 @@ fn every_key_is_read() {
                 kind: Some(Kind::Iot),
                 vendor: None,
                 groups: Vec::new(),
+                history: true,
+                show_sites: true,
             },
         ],
+        history: History {
+            keep: KeptNames::All,
+            directory: Some("/srv/history".into()),
+            batch: Duration::from_secs(1),
+            max_mib: 65_536,
+            party_hours: Duration::from_hours(24),
+            device_hours: Duration::from_hours(48),
+            device_days: Duration::from_hours(24 * 3_650),
+        },
     };
     let checked = Config::parse(text, Path::new(FILE)).unwrap();
     assert_eq!(checked.config, expected);

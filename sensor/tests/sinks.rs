@@ -15,7 +15,10 @@ use std::{
 
 use rustix::time::{ClockId, clock_gettime};
 use sensor::{
-    cli::{args, print},
+    cli::{
+        args,
+        print::{self, Habit, Past},
+    },
     config::Config,
     control::protocol::{DeviceReport, Status},
     enforcement,
@@ -24,10 +27,10 @@ use sensor::{
         ByDirection, Conclusion, CutPayloads, DecodeFailures, Device, DeviceTable, EvidenceLine,
         FamilyBooks, Flow, FlowFacts, FlowTable, FlowsRefused, Hook, Interface, Judging, Kind,
         Latency, NameTables, OverrideState, Party, PartyTraffic, Pause, PolicyHits, PolicyList,
-        PolicyState, Ring, SampleCounts, Snapshot, Tally, Ticks, UnreadFlows,
+        PolicyState, Ring, SampleCounts, Snapshot, Tally, Ticks, UnreadFlows, history::StoreState,
     },
     policy::Zone,
-    sink::{metrics, web},
+    sink::{metrics, store::read::Since, web},
 };
 use sensor_ebpf::parse::Mac;
 use serde::{Serialize, de::DeserializeOwned};
@@ -355,6 +358,18 @@ fn snapshot() -> Snapshot {
         map_failures: BTreeMap::from([("HITS", 12)]),
         damaged_flows: 13,
         is_time_unknown: true,
+        history: Some(StoreState {
+            file: "/var/lib/gateway-sensor/history.db".to_owned(),
+            problem: Some("the history in /var/lib/gateway-sensor cannot be used".to_owned()),
+            set_aside: Some("/var/lib/gateway-sensor/history.db.damaged-1".to_owned()),
+            bytes: 12 << 20,
+            most_bytes: 128 << 20,
+            until: NOW - 300.0,
+            commits: 12,
+            failures: 2,
+            batches_lost: 1,
+            rows_evicted: 512,
+        }),
         ticks: Ticks {
             count: 10,
             total: Duration::from_millis(25),
@@ -587,7 +602,25 @@ fn devices(snapshot: &Snapshot, device: Option<&str>, json: bool) -> String {
         let devices = reports.map(|report| Ok(report.device));
         print::print_list(&mut out, devices).unwrap();
     } else if device.is_some() {
-        print::print_each_device(&mut out, reports.collect(), NOW).unwrap();
+        let past = |device: &str| {
+            let day = 86_400;
+            (device == "a4:50:46:1f:00:2c").then(|| Past {
+                since: vec![Since {
+                    party: "miui.com".to_owned(),
+                    category: "telemetry".to_owned(),
+                    first_seen: NOW as i64 - 30 * day,
+                    last_seen: NOW as i64 - 60,
+                }],
+                habit: Some(Habit {
+                    today: 150_000,
+                    usual: Some(50_000),
+                    days: 4,
+                    weekday: "Friday",
+                }),
+                zone: Zone::named(Some("Asia/Kolkata")),
+            })
+        };
+        print::print_each_device(&mut out, reports.collect(), NOW, past).unwrap();
     } else {
         print::print_devices(&mut out, reports.collect(), NOW).unwrap();
     }

@@ -214,6 +214,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "catalog",
             "classify",
             "policy",
+            "sink",
             "aggregate",
             "config",
             "control",

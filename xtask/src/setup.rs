@@ -61,6 +61,7 @@ impl Need {
                 "curl",
                 "iputils-ping",
                 "ethtool",
+                "e2fsprogs",
             ],
             Self::Browser => &["chromium"],
             Self::Prometheus => &["prometheus"],

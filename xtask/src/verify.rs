@@ -47,7 +47,19 @@ const KILLS: Part = Part {
         ),
         ("books", "killed_and_started_again_under_load"),
         ("books", "killed_while_devices_leave"),
+        (
+            "history_lab",
+            "killed_again_and_again_the_history_is_that_of_the_kernel",
+        ),
     ],
+};
+
+const POWER: Part = Part {
+    name: "power",
+    tests: &[(
+        "history_power",
+        "a_power_cut_costs_one_batch_at_most_and_never_the_file",
+    )],
 };
 
 const RACE: Part = Part {
@@ -90,20 +102,25 @@ const FLOOD: Part = Part {
     )],
 };
 
-const PARTS: [Part; 7] = [SWAPS, KILLS, RACE, INITIALS, EVASION, SLOW, FLOOD];
+const PARTS: [Part; 8] = [SWAPS, KILLS, POWER, RACE, INITIALS, EVASION, SLOW, FLOOD];
 
-/// The part without tests: the fuzz targets, by the fuzzer's own command.
+/// A part without tests: the fuzz targets, by the fuzzer's own command.
 const FUZZ: &str = "fuzz";
 
+/// The part that measures: a month of a large household's history, in simulated time.
+const LOAD: &str = "load";
+
 /// The names of the parts.
-pub const NAMES: [&str; 8] = [
+pub const NAMES: [&str; 10] = [
     SWAPS.name,
     KILLS.name,
+    POWER.name,
     RACE.name,
     INITIALS.name,
     EVASION.name,
     SLOW.name,
     FLOOD.name,
+    LOAD,
     FUZZ,
 ];
 
@@ -130,6 +147,12 @@ pub fn verify(only: Option<&str>) -> Result<()> {
             )
             .with_context(|| part.name)?;
         }
+    }
+    if is_wanted(LOAD) {
+        say(&format!("\n· {LOAD}"));
+        let mut bench = build::host_cargo();
+        bench.args(["bench", "--package", "sensor", "--bench", "history"]);
+        run_shown(&mut bench).context(LOAD)?;
     }
     if is_wanted(FUZZ) {
         fuzz::fuzz(MINUTES, None)?;

@@ -13,8 +13,8 @@ use sensor_ebpf::{
     answer::limit::Silence,
     assembly::Unassembled,
     books::{
-        self, ByDirection as Both, FAMILY_NAMES, FURTHER_DEVICES, Hit, HitKey, MULTICAST_DEVICE,
-        Way,
+        self, ByDirection as Both, DeviceRecord, FAMILIES, FAMILY_NAMES, FURTHER_DEVICES, Hit,
+        HitKey, MULTICAST_DEVICE, Way,
     },
     flow::{Direction, FlowKey, FlowRecord},
     parse::{Address, Family, Mac, icmp, protocol},
@@ -27,6 +27,7 @@ use crate::{
     model::{
         ByDirection, Device, DeviceTable, FamilyBooks, Flow, FlowFacts, FlowTable, FlowsRefused,
         Hook, Interface, PolicyHits, PolicyState, Ring, SampleCounts, Snapshot, Tally, Ticks,
+        history::Counts,
     },
     record::{
         self, Clock, DeviceReading, FlowCounts, FlowSums, InterfaceReading, OfFlows, Record, Tables,
@@ -192,6 +193,33 @@ impl Reading {
             interfaces,
             ..Snapshot::default()
         }
+    }
+
+    /// The devices: number, record, and everything that was counted for it.
+    pub(super) fn positions(&self) -> impl Iterator<Item = (u32, &DeviceRecord, Counts)> {
+        self.devices.values().map(|(reading, flows)| {
+            let record = &reading.record;
+            let mut counts = Counts::default();
+            for family in 0..FAMILIES {
+                for direction in 0..2 {
+                    let of_flows = plus(
+                        flows.tallies[family][direction],
+                        record.retired[family][direction],
+                    );
+                    let sum = plus(of_flows, record.overflow[family][direction]);
+                    counts.bytes[direction] += sum.bytes;
+                    counts.packets[direction] += sum.packets;
+                    counts.flows +=
+                        flows.opened[family][direction] + record.retired_flows[family][direction];
+                }
+            }
+            (reading.number, record, counts)
+        })
+    }
+
+    /// The name of a policy by its identity, if the reading has it.
+    pub(super) fn name_of(&self, identity: u16) -> Option<&str> {
+        self.policies.get(&identity).map(String::as_str)
     }
 
     /// The name of a policy by its identity.

@@ -8,6 +8,7 @@ pub mod address_names;
 mod books;
 pub mod dns_answers;
 mod flows;
+pub mod history;
 mod house;
 pub mod identity;
 pub mod refused;
@@ -32,6 +33,7 @@ use self::{
     books::Reading,
     dns_answers::Answers,
     flows::{FlowState, Flows},
+    history::Pending,
     house::Resolvers,
     identity::{Fact, Identity, IdentityOverride},
     refused::{Refusal, Refusals},
@@ -90,6 +92,8 @@ pub struct Aggregate {
     unlisted: usize,
     questions: Option<Kept>,
     devices_refused: u64,
+    /// The amounts for the history, where one is kept.
+    history: Option<Box<Pending>>,
     clock: Clock,
     /// The time at which it began to count, in seconds since the Unix epoch.
     since: f64,
@@ -150,6 +154,7 @@ impl Aggregate {
             unlisted: 0,
             questions: None,
             devices_refused: 0,
+            history: None,
             since,
             clock: Clock::default(),
             now: 0.0,
@@ -200,7 +205,10 @@ impl Aggregate {
     pub fn apply(&mut self, record: Record, now: f64) {
         self.now = now;
         match &record {
-            Record::Tables(tables) => self.clock = tables.clock,
+            Record::Tables(tables) => {
+                self.clock = tables.clock;
+                self.begin_history_reading();
+            }
             Record::Device(reading) if books::is_device(reading.number) => {
                 self.list(Mac::from_word(reading.record.mac));
             }
@@ -209,8 +217,12 @@ impl Aggregate {
             Record::Reaped(slot, flow) => {
                 self.book(*slot, flow, true);
                 self.flows.forget(*slot);
+                self.reap_in_history(*slot);
             }
-            Record::Discarded(slot) => self.flows.forget(*slot),
+            Record::Discarded(slot) => {
+                self.flows.forget(*slot);
+                self.reap_in_history(*slot);
+            }
             _ => {}
         }
         self.reading.apply(record);
@@ -225,7 +237,12 @@ impl Aggregate {
 
     /// Takes a refusal of a device. `now` is in seconds of steady time.
     pub fn refuse(&mut self, device: Mac, refusal: Refusal, now: f64) {
-        self.refusals.add(device, refusal, now);
+        self.now = now;
+        let told = self.history.is_some().then(|| refusal.clone());
+        let retried = self.refusals.add(device, refusal, now);
+        if let Some(refusal) = told {
+            self.refuse_in_history(device, &refusal, retried);
+        }
     }
 
     /// The refusals of a device, the latest first.
@@ -474,6 +491,7 @@ impl Aggregate {
 
     /// Forgets the traffic of a device that left the kernel's table, and keeps its identity.
     fn let_go(&mut self, mac: Mac, settled: bool) {
+        self.leave_history(mac);
         self.answers.forget_device(mac);
         self.address_names.forget_device(mac);
         self.parties.forget_device(mac);
@@ -548,6 +566,7 @@ impl Aggregate {
         let is_from_before = self.clock.hz == 0 || began < self.since;
         if opens && is_from_before {
             self.flows.set_booked(slot, counted);
+            self.skip_in_history(slot, record);
             return self.note_flow(record, None);
         }
         let Some(remote) = ip_of(key, key.remote()) else {
@@ -556,7 +575,9 @@ impl Aggregate {
         if !self.flows.enter(slot, key).is_named() {
             // Its name may still be in the ring.
             if !last && self.now - began < PATIENCE {
-                return;
+                let booked = booked.unwrap_or_default();
+                let bytes = [0, 1].map(|at| counted[at].saturating_sub(booked[at]));
+                return self.wait_in_history(slot, record, bytes, opens);
             }
             if let Some((name, source)) = self.name_by_dns(key, remote) {
                 self.flows.set_name(slot, key, &name, source);
@@ -618,7 +639,9 @@ impl Aggregate {
         hidden: Option<Hidden>,
     ) {
         let mut amount = Amount::default();
-        let booked = self.flows.booked(slot).unwrap_or_else(|| {
+        let booked = self.flows.booked(slot);
+        let opens = booked.is_none();
+        let booked = booked.unwrap_or_else(|| {
             amount.flows[usize::from(record.opened_by & 1)] = 1;
             [0; 2]
         });
@@ -627,6 +650,7 @@ impl Aggregate {
             *sum = counted.saturating_sub(booked);
         }
         self.flows.set_booked(slot, counted);
+        self.book_in_history(slot, record, amount.bytes, opens, party);
         let of = Counted {
             party,
             hidden,

@@ -20,6 +20,9 @@ pub const LIMITS: Limits = Limits {
 /// The cost of a refusal beside its texts.
 const COST: usize = 224;
 
+/// A refusal of the same within so many seconds is a retry.
+const RETRY: f64 = 600.0;
+
 /// A refusal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
@@ -78,14 +81,22 @@ impl Default for Refusals {
 }
 
 impl Refusals {
-    /// Takes a refusal of a device. `now` is in seconds of steady time.
-    pub fn add(&mut self, device: Mac, refusal: Refusal, now: f64) {
+    /// Takes a refusal of a device, and gives how many of it came shortly after the same was refused before.
+    /// `now` is in seconds of steady time.
+    pub fn add(&mut self, device: Mac, refusal: Refusal, now: f64) -> u64 {
         let key = Key {
             what: refusal.what,
             layer: refusal.layer as u8,
             policy: refusal.policy,
         };
         let before = self.of.remove(device, &key);
+        let is_again = before
+            .as_ref()
+            .is_some_and(|entry| now - entry.last <= RETRY);
+        let retried = match is_again {
+            true => refusal.count,
+            false => refusal.count.saturating_sub(1),
+        };
         let before = before.map_or(0, |entry| entry.count);
         let list = refusal.cause.listed.as_ref();
         let texts = [
@@ -101,6 +112,7 @@ impl Refusals {
             last: now,
         };
         self.of.insert(device, key, entry, cost, |_, _, _| {});
+        retried
     }
 
     /// The refusals of a device, the latest first. `name` gives the name of a policy by its identity.

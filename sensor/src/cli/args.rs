@@ -47,6 +47,11 @@ pub enum Command {
     Flows(FlowsArgs),
     /// Show what was refused since the daemon started, for whom, by which policy and list.
     Refused(DevicesArgs),
+    /// Show what devices sent and received, by device, day, hour, party, owner or country.
+    ///
+    /// Sites that a device visited are one line `sites`: their names are not kept, unless the configuration
+    /// asks for that.
+    History(HistoryArgs),
     /// Show hooks, tables, policy, names and losses.
     Status(Output),
     /// Block a name and everything below it, at once, in the running daemon.
@@ -58,7 +63,7 @@ pub enum Command {
     /// Overrides every policy about names, and survives a restart of the daemon. Does not override
     /// policies that block by address, port or `quic`, or that block everything.
     Allow(SayArgs),
-    /// Take back a `block` or `allow` of a name for the same devices.
+    /// Take back a `block` or `allow` of a name for the same devices; with `--history`, delete the history.
     Forget(ForgetArgs),
     /// Have policies and blocks refuse nothing for a time; accounting goes on.
     ///
@@ -127,20 +132,136 @@ pub struct ListingArgs {
     pub wide: bool,
 }
 
+/// Which part of the history is printed, or what is done with it.
+#[derive(Clone, Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct HistoryArgs {
+    /// The command; without one, the history is shown.
+    #[command(subcommand)]
+    pub command: Option<HistoryCommand>,
+    /// Show only this device (MAC address or name).
+    #[arg(value_name = "DEVICE")]
+    pub device: Option<String>,
+    /// How far back, as in `36h` or `30d`.
+    #[arg(long, value_name = "DURATION", default_value = "7d", value_parser = arguments::since)]
+    pub since: Duration,
+    /// How amounts are added up; default: by device, and by day for one device.
+    #[arg(long, value_name = "WORD")]
+    pub by: Option<ByWord>,
+    /// How it is printed.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// The commands about the history.
+#[derive(Clone, Debug, Subcommand)]
+pub enum HistoryCommand {
+    /// Print rows for other programs.
+    Export(ExportArgs),
+    /// Write a copy of the history into a new file, while the daemon runs.
+    Backup {
+        /// The new file.
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Put a backup in the place of the history, while no daemon runs.
+    Restore {
+        /// The backup.
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+}
+
+/// Which rows are exported, and how.
+#[derive(Clone, Debug, Args)]
+pub struct ExportArgs {
+    /// The form of the rows.
+    #[arg(long, value_name = "FORMAT")]
+    pub format: ExportFormat,
+    /// The view of the database.
+    #[arg(long, value_name = "VIEW", default_value = "party-hour")]
+    pub view: ViewName,
+    /// How far back, as in `36h` or `30d`; default: everything.
+    #[arg(long, value_name = "DURATION", value_parser = arguments::since)]
+    pub since: Option<Duration>,
+    /// Only this device (MAC address or name).
+    #[arg(value_name = "DEVICE")]
+    pub device: Option<String>,
+}
+
+/// The form of exported rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ExportFormat {
+    /// Comma-separated values, with a header (RFC 4180).
+    Csv,
+    /// A JSON object on each line.
+    Ndjson,
+}
+
+/// A view of the database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ViewName {
+    /// By device, party and hour.
+    PartyHour,
+    /// By device and hour.
+    DeviceHour,
+    /// By device and local day.
+    DeviceDay,
+    /// By device and local month.
+    DeviceMonth,
+    /// Times that no hour has, with the bytes in them.
+    Gap,
+    /// The first and the last time of each party of a device.
+    PartySeen,
+    /// The first and the last time of each device.
+    DeviceSeen,
+}
+
+/// How amounts are added up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ByWord {
+    /// By device.
+    Device,
+    /// By hour.
+    Hour,
+    /// By local day.
+    Day,
+    /// By party.
+    Party,
+    /// By the owner of the party.
+    Owner,
+    /// By the country of the party's first address.
+    Country,
+}
+
 /// A name to block or allow, the devices, and for how long.
 #[derive(Clone, Debug, Args)]
 pub struct SayArgs {
     /// The name and the devices.
     #[command(flatten)]
-    pub about: ForgetArgs,
+    pub about: AboutArgs,
     /// How long it holds, 1m to 365d, as in `2h30m`; default: until `sensor forget`.
     #[arg(long = "for", value_name = "DURATION", value_parser = arguments::holds_for)]
     pub holds_for: Option<Duration>,
 }
 
-/// A name, and the devices for which it is blocked or allowed.
+/// A name, and the devices for which a block or exception of it is taken back; or the history.
 #[derive(Clone, Debug, Args)]
 pub struct ForgetArgs {
+    /// The name; everything below it is included.
+    #[arg(value_name = "NAME", value_parser = arguments::domain, required_unless_present = "history", conflicts_with = "history")]
+    pub domain: Option<String>,
+    /// The devices, as for `block`; with `--history` one device: its MAC or IP address or its name; default: all.
+    #[arg(long, value_name = "DEVICES")]
+    pub device: Option<String>,
+    /// Delete the history of the device, or of all devices.
+    #[arg(long)]
+    pub history: bool,
+}
+
+/// A name, and the devices for which it is blocked or allowed.
+#[derive(Clone, Debug, Args)]
+pub struct AboutArgs {
     /// The name; everything below it is included.
     #[arg(value_name = "NAME", value_parser = arguments::domain)]
     pub domain: String,
@@ -268,13 +389,27 @@ mod tests {
         let Ok(Command::Forget(args)) = parsed("forget ads.example") else {
             panic!("it is a command");
         };
-        assert_eq!((&*args.domain, args.device), ("ads.example", None));
+        assert_eq!(
+            (args.domain.as_deref(), args.device, args.history),
+            (Some("ads.example"), None, false)
+        );
+        let Ok(Command::Forget(args)) = parsed("forget --history --device Anna") else {
+            panic!("it is a command");
+        };
+        assert_eq!(
+            (args.domain, args.device.as_deref(), args.history),
+            (None, Some("Anna"), true)
+        );
         for (words, says) in [
             ("allow 192.0.2.1", "is an address"),
             ("allow ads", "one word"),
             ("block ads.example --for 59s", "may be 1m to 365d"),
             ("block ads.example --for 366d", "may be 1m to 365d"),
             ("forget ads.example --for 2h", "unexpected argument"),
+            ("forget", "<NAME>"),
+            ("forget ads.example --history", "cannot be used with"),
+            ("history --since 1s", "may be 1m to 3650d"),
+            ("history export", "--format"),
         ] {
             let error = parsed(words).err().unwrap_or_default();
             assert!(error.contains(says), "{words}: {error}");

@@ -1,6 +1,7 @@
 //! Executes the commands of the command line.
 
 pub mod args;
+mod history;
 pub mod print;
 mod replay;
 mod requests;
@@ -25,7 +26,7 @@ use self::{
 };
 use crate::{
     catalog::Catalog,
-    config::{Checked, Config, Level, Problems},
+    config::{Checked, Config, KeptNames, Level, Problems},
     daemon::{self, clock::Clock, memory::restrain_allocator},
     enforcement::Enforcement,
     policy::Action,
@@ -82,7 +83,13 @@ fn carry_out(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Status(output) => requests::status(&mut out, &config, *output)?,
         Command::Block(args) => requests::say(&mut out, &config, args, true)?,
         Command::Allow(args) => requests::say(&mut out, &config, args, false)?,
-        Command::Forget(args) => requests::forget(&mut out, &config, args)?,
+        Command::Forget(args) => match &args.domain {
+            Some(domain) => {
+                requests::forget(&mut out, &config, domain, args.device.as_deref())?;
+            }
+            None => history::forget(&mut out, &config, args.device.as_deref())?,
+        },
+        Command::History(args) => history::history(&mut out, &config, args)?,
         Command::Pause(args) => requests::pause(&mut out, &config, args)?,
         Command::Resume(args) => requests::resume(&mut out, &config, args)?,
         Command::Explain(args) => return requests::explain(&mut out, &config, &problems, args),
@@ -283,6 +290,16 @@ fn doctor(out: &mut impl std::io::Write, config: &Config) -> anyhow::Result<Exit
             }
         };
         writeln!(out, "{mark:<8}{}: {text}", finding.what)?;
+    }
+    if config.history.keep != KeptNames::Off {
+        let (mark, text) = match history::place(config.history_directory()) {
+            Ok(text) => ("ok", text),
+            Err(text) => {
+                well = false;
+                ("missing", text)
+            }
+        };
+        writeln!(out, "{mark:<8}history: {text}")?;
     }
     Ok(if well {
         ExitCode::SUCCESS

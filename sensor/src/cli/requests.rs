@@ -7,9 +7,9 @@ use anyhow::Context as _;
 
 use super::{
     args::{
-        DevicesArgs, ExplainArgs, FlowsArgs, ForgetArgs, Output, PauseArgs, ResumeArgs, SayArgs,
+        AboutArgs, DevicesArgs, ExplainArgs, FlowsArgs, Output, PauseArgs, ResumeArgs, SayArgs,
     },
-    now, print,
+    history, now, print,
 };
 use crate::{
     aggregate::{self, Aggregate, address_names::AddressNames},
@@ -31,14 +31,14 @@ use crate::{
 const PAGE: usize = 256;
 
 /// Sends a request to the daemon of a configuration; `None` where none answers.
-fn ask(config: &Config, request: &Request) -> anyhow::Result<Option<Answer>> {
+pub(super) fn ask(config: &Config, request: &Request) -> anyhow::Result<Option<Answer>> {
     let daemon = &config.daemon;
     let place = Place::new(&daemon.runtime_directory, &daemon.pin_directory);
     client::ask(&place, request)
 }
 
 /// A daemon sent a response to another request.
-fn unexpected() -> anyhow::Error {
+pub(super) fn unexpected() -> anyhow::Error {
     anyhow::anyhow!(
         "the daemon sent a response to another request: restart it (`systemctl restart gateway-sensor`)"
     )
@@ -54,7 +54,7 @@ pub(super) fn devices(
         device: args.device.clone(),
     };
     match ask(config, &request)? {
-        Some(answer) => print_devices(out, answer.map(report), args),
+        Some(answer) => print_devices(out, config, answer.map(report), args),
         None => {
             let snapshot = snapshot(&Books::look(&config.daemon.pin_directory)?)?;
             say_names_are_missing();
@@ -67,7 +67,7 @@ pub(super) fn devices(
                 let device = &snapshot.devices[place];
                 Ok(DeviceReport::full(device, &snapshot))
             });
-            print_devices(out, reports, args)
+            print_devices(out, config, reports, args)
         }
     }
 }
@@ -81,6 +81,7 @@ fn report(response: anyhow::Result<Response>) -> anyhow::Result<DeviceReport> {
 
 fn print_devices(
     out: &mut impl Write,
+    config: &Config,
     reports: impl Iterator<Item = anyhow::Result<DeviceReport>>,
     args: &DevicesArgs,
 ) -> anyhow::Result<()> {
@@ -90,7 +91,10 @@ fn print_devices(
     }
     let reports = reports.collect::<anyhow::Result<Vec<_>>>()?;
     Ok(match args.device {
-        Some(_) => print::print_each_device(out, reports, now()),
+        Some(_) => {
+            let past = |device: &str| history::past(config, device);
+            print::print_each_device(out, reports, now(), past)
+        }
         None => print::print_devices(out, reports, now()),
     }?)
 }
@@ -236,14 +240,19 @@ pub(super) fn say(
 pub(super) fn forget(
     out: &mut impl Write,
     config: &Config,
-    args: &ForgetArgs,
+    domain: &str,
+    devices: Option<&str>,
 ) -> anyhow::Result<()> {
+    let about = About {
+        name: domain.to_owned(),
+        devices: devices.map(str::to_owned),
+    };
     let Response::Forgotten {
         forgotten,
         others,
         about,
         time_zone,
-    } = carried_out(config, &Request::Forget(about(args)))?
+    } = carried_out(config, &Request::Forget(about))?
     else {
         return Err(unexpected());
     };
@@ -292,7 +301,7 @@ pub(super) fn resume(
     Ok(print::print_resumed(out, &ended, &others, &zone)?)
 }
 
-fn about(args: &ForgetArgs) -> About {
+fn about(args: &AboutArgs) -> About {
     About {
         name: args.domain.clone(),
         devices: args.device.clone(),

@@ -54,6 +54,25 @@ pub fn holds_for(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// Reads how far back a command looks: a duration as in the configuration, 1 minute to 10 years.
+///
+/// # Errors
+/// The problem with it, and its remedy.
+pub fn since(text: &str) -> Result<Duration, String> {
+    const SPAN: RangeInclusive<Duration> =
+        Duration::from_secs(60)..=Duration::from_hours(24 * 3_650);
+
+    let duration = value::duration(text).map_err(|complaint| sentence(&complaint))?;
+    match SPAN.contains(&duration) {
+        true => Ok(duration),
+        false => Err(format!(
+            "may be {} to {}",
+            value::duration_text(*SPAN.start()),
+            value::duration_text(*SPAN.end()),
+        )),
+    }
+}
+
 /// Devices, as in `devices`.
 ///
 /// # Errors
@@ -173,6 +192,8 @@ mod tests {
             kind: None,
             vendor: None,
             groups: vec!["kids".to_owned()],
+            history: true,
+            show_sites: false,
         }];
         for (text, expected) in [
             (

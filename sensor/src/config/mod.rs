@@ -56,6 +56,8 @@ pub struct Config {
     pub lists: Vec<List>,
     /// Facts of devices that the user knows better, in the order of the file, no device twice.
     pub devices: Vec<DeviceOverride>,
+    /// The history.
+    pub history: History,
 }
 
 impl Config {
@@ -286,6 +288,45 @@ pub struct Names {
     pub kernel_quic: bool,
 }
 
+/// The history: who sent how much with whom, kept on disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct History {
+    /// The names that are kept; those of parties by default.
+    pub keep: KeptNames,
+    /// Where it is kept, absolute; `None`: in the state directory.
+    pub directory: Option<PathBuf>,
+    /// How often it is written, 1 s to 1 h; 5 minutes by default.
+    pub batch: Duration,
+    /// The size in MiB at which the oldest rows are deleted, 4 to 65,536; 128 by default.
+    pub max_mib: u32,
+    /// How long rows by device, party and hour are kept, 1 to 3,650 days; 35 days by default.
+    pub party_hours: Duration,
+    /// How long rows by device and hour are kept, 1 to 3,650 days; 100 days by default.
+    pub device_hours: Duration,
+    /// How long rows by device and day are kept, 1 to 3,650 days; 760 days by default, 25 months.
+    pub device_days: Duration,
+}
+
+/// The names that the history keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeptNames {
+    /// Those that tell of the device, and not of its user: of listed telemetry, advertising and DNS bypasses,
+    /// of the device's vendor, and those that a policy names.
+    Parties,
+    /// All, visited sites among them.
+    All,
+    /// There is no history.
+    Off,
+}
+
+impl Config {
+    /// The directory of the history.
+    pub fn history_directory(&self) -> &Path {
+        let own = self.history.directory.as_deref();
+        own.unwrap_or(&self.daemon.state_directory)
+    }
+}
+
 /// Facts of a device that the user knows better. The sensor finds out those that are left out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceOverride {
@@ -299,4 +340,8 @@ pub struct DeviceOverride {
     pub vendor: Option<String>,
     /// The groups it belongs to, each 1 to 63 bytes.
     pub groups: Vec<String>,
+    /// Whether the history has it; true by default.
+    pub history: bool,
+    /// Whether the names of sites that it visited are shown, where the history has them; false by default.
+    pub show_sites: bool,
 }

@@ -12,6 +12,7 @@ use crate::{
     model::{
         DecodeFailures, Device, DeviceRefused, DeviceTable, Flow, FlowTable, Interface, NameTables,
         OverrideState, Party, Pause, PolicyHits, PolicyState, Ring, Snapshot, Ticks,
+        history::StoreState,
     },
     policy::explain::{Explanation, RefusedBefore},
 };
@@ -90,6 +91,13 @@ pub enum Request {
     Resume {
         /// The devices of the pause; `None`: every pause ends.
         devices: Option<String>,
+    },
+    /// Write the history up to now: a [`Response::HistoryWritten`].
+    WriteHistory,
+    /// Delete the history: a [`Response::HistoryForgotten`].
+    ForgetHistory {
+        /// The device, by its MAC address, IP address or name; `None`: all.
+        device: Option<String>,
     },
 }
 
@@ -182,6 +190,18 @@ pub enum Response {
         /// As in `Status`.
         time_zone: Option<String>,
     },
+    /// The history is on disk up to now.
+    HistoryWritten {
+        /// The file; `None` where there is no history.
+        file: Option<String>,
+    },
+    /// The history of a device, or of all, is deleted.
+    HistoryForgotten {
+        /// The MAC address of the device; `None`: all.
+        device: Option<String>,
+        /// Whether there was any.
+        was_there: bool,
+    },
     /// The request failed, for this reason. Nothing follows.
     Failed(String),
     /// That was all.
@@ -255,6 +275,9 @@ pub struct Status {
     /// As in [`Snapshot`].
     pub is_time_unknown: bool,
     /// As in [`Snapshot`].
+    #[serde(default)]
+    pub history: Option<StoreState>,
+    /// As in [`Snapshot`].
     pub ticks: Ticks,
 }
 
@@ -272,6 +295,7 @@ impl From<&Snapshot> for Status {
             policy_hits: snapshot.policy_hits.clone(),
             commands: snapshot.commands.clone(),
             is_time_unknown: snapshot.is_time_unknown,
+            history: snapshot.history.clone(),
             ticks: snapshot.ticks,
         }
     }

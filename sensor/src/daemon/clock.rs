@@ -70,6 +70,11 @@ impl Clock {
             boot: self.boot,
         }
     }
+
+    /// Whether something keeps the wall clock right.
+    pub(crate) fn is_synchronised(&self) -> bool {
+        (self.read)().is_synchronised
+    }
 }
 
 /// The number that the kernel gave to the time since the last boot (random(4)); 0 where it cannot be read: then

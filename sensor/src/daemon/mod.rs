@@ -8,6 +8,7 @@
 mod classifier;
 pub(crate) mod clock;
 mod file_changes;
+mod history;
 pub(crate) mod memory;
 mod requests;
 mod resets;
@@ -40,7 +41,7 @@ use crate::{
     },
     catalog::Catalog,
     classify::{Classified, Refused},
-    config::{Checked, Config},
+    config::{Checked, Config, KeptNames},
     control::{
         server,
         socket::{self, Place},
@@ -57,6 +58,7 @@ use crate::{
 use classifier::{Listener, ListenerHandle, listen};
 use clock::Clock;
 use file_changes::FileChanges;
+use history::History;
 use requests::Requests;
 use retry::Retry;
 
@@ -197,11 +199,14 @@ pub async fn run(file: &Path, config: Config) -> anyhow::Result<()> {
         true => 0.0,
         false => begun,
     };
-    let aggregate = Aggregate::new(
+    let mut aggregate = Aggregate::new(
         Arc::clone(&started.catalog),
         overrides(&started.config),
         since,
     );
+    aggregate.keep_history(history::rules(&started.config));
+    let tables = started.kernel.tables_identity();
+    let history = History::start(&started.config, tables, begun);
     let mut owner = Owner {
         clock,
         kernel: started.kernel,
@@ -209,6 +214,7 @@ pub async fn run(file: &Path, config: Config) -> anyhow::Result<()> {
         catalog: started.catalog,
         enforcement: started.enforcement,
         aggregate,
+        history,
         line,
         ticks: Ticks::default(),
         said: LastErrors::default(),
@@ -461,6 +467,8 @@ struct Owner {
     catalog: Arc<Catalog>,
     enforcement: Enforcement,
     aggregate: Aggregate,
+    /// The history, where the configuration asks for one.
+    history: Option<History>,
     /// To the thread that listens.
     line: Arc<ListenerHandle>,
     ticks: Ticks,
@@ -519,6 +527,9 @@ impl Owner {
         let pin_directory = self.config.daemon.pin_directory.clone();
         let keep_running = self.config.daemon.keep_running;
         self.enforcement.end(&self.clock.now());
+        self = spawn_blocking(move || self.end_history())
+            .await
+            .context("the end of the history failed")?;
         drop(self);
         if keep_running {
             tracing::info!(
@@ -632,6 +643,16 @@ impl Owner {
         let mut snapshot = self.aggregate.snapshot(self.ticks);
         snapshot.add_to_times(now.offset());
         self.enforcement.recall(&mut snapshot.devices, &now);
+        if let Some(history) = &mut self.history {
+            let is_synchronised = self.clock.is_synchronised();
+            history.tick(
+                &mut self.aggregate,
+                &snapshot.devices,
+                &now,
+                is_synchronised,
+            );
+            snapshot.history = Some(history.state());
+        }
         let (enforcement, context) = self.enforcing(&snapshot.devices, now);
         let kept = enforcement.keep(context);
         // The policy of before stays, and the next tick tries again.
@@ -775,6 +796,19 @@ impl Owner {
         say_once(&mut self.said.tick, ticked);
     }
 
+    /// Writes the history up to now, and waits until that is done.
+    fn end_history(mut self) -> Self {
+        if self.history.is_some() {
+            // The last tick may be a minute ago.
+            self.try_tick();
+        }
+        if let Some(mut history) = self.history.take() {
+            let (now, is_synchronised) = (self.clock.now(), self.clock.is_synchronised());
+            history.hand_over_now(&mut self.aggregate, &now, is_synchronised, true);
+        }
+        self
+    }
+
     /// Reads lists and databases anew where one has changed.
     fn look_at_files(&mut self) {
         let files = self.enforcement.files(&self.catalog);
@@ -782,6 +816,16 @@ impl Owner {
             tracing::info!("a list or database has changed: all are read anew");
             // Full: it is done already.
             let _ = self.reread.try_send(self.config.clone());
+        }
+    }
+
+    /// Takes the settings of the history; it begins or ends at the next start.
+    fn change_history(&mut self, config: &Config) {
+        if let Some(history) = &mut self.history
+            && let Some(rules) = history::rules(config)
+        {
+            self.aggregate.keep_history(Some(rules));
+            history.change(config);
         }
     }
 
@@ -837,6 +881,7 @@ impl Owner {
         self.aggregate
             .learn(Arc::clone(&catalog), overrides(&config));
         self.catalog = catalog;
+        self.change_history(&config);
         self.hosts
             .send_replace(Hosts::new(config.daemon.hosts.clone()));
         let old = std::mem::replace(&mut self.config, config);
@@ -846,6 +891,10 @@ impl Owner {
         daemon.pin_directory = old.daemon.pin_directory;
         daemon.state_directory = old.daemon.state_directory;
         daemon.runtime_directory = old.daemon.runtime_directory;
+        self.config.history.directory = old.history.directory;
+        if (self.config.history.keep == KeptNames::Off) != (old.history.keep == KeptNames::Off) {
+            self.config.history.keep = old.history.keep;
+        }
         self.config.flow_table.capacity = old.flow_table.capacity;
         self.config.device_table = old.device_table;
         self.config.names.assemblies = old.names.assemblies;
@@ -877,6 +926,16 @@ fn later(old: &Config, new: &Config) -> Vec<(&'static str, &'static str)> {
             "daemon.state_directory",
             START,
             daemon.state_directory != old_daemon.state_directory,
+        ),
+        (
+            "history.keep",
+            START,
+            (new.history.keep == KeptNames::Off) != (old.history.keep == KeptNames::Off),
+        ),
+        (
+            "history.directory",
+            START,
+            new.history.directory != old.history.directory,
         ),
         (
             "daemon.runtime_directory",

@@ -78,6 +78,8 @@ impl Handler for Requests {
                 let resume = move |owner: &mut Owner| owner.resume(devices.as_deref());
                 self.with_owner(resume).await??
             }
+            Request::WriteHistory => self.write_history().await?,
+            Request::ForgetHistory { device } => self.forget_history(device).await?,
         };
         responses.send(&response).await?;
         Ok(0)
@@ -99,6 +101,54 @@ impl Requests {
             Err(_) => None,
         };
         done.context("the daemon ends; `sensor status` shows whether the request is carried out")
+    }
+
+    /// Has the history written up to now.
+    async fn write_history(&self) -> anyhow::Result<Response> {
+        let write = move |owner: &mut Owner| {
+            owner.try_tick();
+            let history = owner.history.as_mut()?;
+            let (now, is_synchronised) = (owner.clock.now(), owner.clock.is_synchronised());
+            history.hand_over_now(&mut owner.aggregate, &now, is_synchronised, false);
+            let (give, given) = oneshot::channel();
+            history
+                .store()
+                .flush(move |written| drop(give.send(written)));
+            Some((history.state().file, given))
+        };
+        let Some((file, written)) = self.with_owner(write).await? else {
+            return Ok(Response::HistoryWritten { file: None });
+        };
+        done(written).await?;
+        Ok(Response::HistoryWritten { file: Some(file) })
+    }
+
+    /// Has the history of a device, or all of it, deleted.
+    async fn forget_history(&self, device: Option<String>) -> anyhow::Result<Response> {
+        let choose = move |owner: &mut Owner| -> anyhow::Result<_> {
+            let snapshot = owner.now();
+            // A device that nobody has seen for long may be in the history all the same.
+            let mac = device
+                .map(|text| enforcement::devices::called(&text, &owner.config, &snapshot.devices))
+                .transpose()
+                .map_err(anyhow::Error::msg)?;
+            let history = owner
+                .history
+                .as_mut()
+                .context("this daemon keeps no history: `keep = \"off\"` stands in [history]")?;
+            let (now, is_synchronised) = (owner.clock.now(), owner.clock.is_synchronised());
+            // The kernel's positions are written first: bytes from before are not counted again.
+            history.hand_over_now(&mut owner.aggregate, &now, is_synchronised, false);
+            owner.aggregate.forget_history(mac);
+            let (give, given) = oneshot::channel();
+            let text = mac.map(|mac| mac.to_string());
+            let store = history.store();
+            store.forget(text.clone(), move |forgotten| drop(give.send(forgotten)));
+            Ok((text, given))
+        };
+        let (device, forgotten) = self.with_owner(choose).await??;
+        let was_there = done(forgotten).await?;
+        Ok(Response::HistoryForgotten { device, was_there })
     }
 
     async fn list_devices(
@@ -400,6 +450,15 @@ impl Owner {
             time_zone: self.config.daemon.time_zone.clone(),
         })
     }
+}
+
+/// The result of work for the history's thread.
+async fn done<T>(given: oneshot::Receiver<Result<T, String>>) -> anyhow::Result<T> {
+    let outcome = given.await;
+    let outcome = outcome.context(
+        "the history's thread has too much to do, or the daemon ends: try again in a minute",
+    )?;
+    outcome.map_err(anyhow::Error::msg)
 }
 
 /// How long a command holds, in seconds, if that is allowed.

@@ -51,7 +51,7 @@ pub use self::{
     name_table::{Buckets, NameTable},
     rule::{Action, Answer, DeviceSelector, Policy, Ports, Span, Transport},
     ruleset::ActiveRules,
-    schedule::Zone,
+    schedule::{TimeOfWeek, Zone},
 };
 
 /// The policy name under which refusals by `sensor block` are counted.

@@ -8,7 +8,18 @@ use jiff::{
     tz::TimeZone,
 };
 
-use crate::policy::Span;
+use crate::{model::history::Hour, policy::Span};
+
+/// A time as the week of people has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TimeOfWeek {
+    /// The local day, as in `2026-11-30`.
+    pub day: String,
+    /// The weekday's name.
+    pub weekday: &'static str,
+    /// Minutes after midnight that the clock shows.
+    pub minutes: u16,
+}
 
 /// A time zone.
 #[derive(Clone, Debug)]
@@ -61,6 +72,39 @@ impl Zone {
         let time = Timestamp::from_second(time as i64).ok()?;
         let zoned = time.to_zoned(self.0.clone());
         Some(zoned.strftime("%Y-%m-%d %H:%M:%S %Z").to_string())
+    }
+
+    /// The full local hour of a time in seconds since the Unix epoch; `None` outside of the years -9999 to 9999.
+    pub fn hour(&self, time: f64) -> Option<Hour> {
+        let second = time.floor() as i64;
+        let time = Timestamp::from_second(second).ok()?;
+        let ahead = i64::from(self.0.to_offset(time).seconds());
+        let local = second.checked_add(ahead)?;
+        let date = self.0.to_datetime(time).date();
+        Some(Hour {
+            start: second - local.rem_euclid(3_600),
+            day: date.to_string(),
+        })
+    }
+
+    /// The local day and time of day of a time in seconds since the Unix epoch; `None` as for [`hour`](Self::hour).
+    pub fn time_of_week(&self, time: f64) -> Option<TimeOfWeek> {
+        const DAYS: [&str; 7] = [
+            "Monday",
+            "Tuesday",
+            "Wednesday",
+            "Thursday",
+            "Friday",
+            "Saturday",
+            "Sunday",
+        ];
+        let (now, date) = self.day_of(time)?;
+        let clock = self.0.to_datetime(now).time();
+        Some(TimeOfWeek {
+            day: date.to_string(),
+            weekday: DAYS[date.weekday().to_monday_zero_offset() as usize],
+            minutes: clock.hour() as u16 * 60 + clock.minute() as u16,
+        })
     }
 
     /// When a span begins or ends next, in seconds since the Unix epoch; `None`: never.

@@ -239,6 +239,16 @@ mod declared {
             "Slots of the flow table that held no possible flow since the daemon started: each was given back, and what it counted is booked to nobody.";
         CLOCK_KNOWN: Gauge "sensor_clock_known" []
             "1 where the machine's clock is synchronised or not before the date of the program; 0: no policy with a schedule is in force.";
+        HISTORY_COMMITS: Counter "sensor_history_commits_total" []
+            "Batches of the history that were written since the daemon started.";
+        HISTORY_FAILURES: Counter "sensor_history_failures_total" []
+            "Attempts to write the history that failed since the daemon started; batches wait, and are tried again.";
+        HISTORY_LOST: Counter "sensor_history_lost_total" ["reason"]
+            "What the history lost since the daemon started: batches whose parties are lost, because the disk was too slow or took nothing (their bytes are unattributed), and rows that were deleted because the file reached its size.";
+        HISTORY_BYTES: Gauge "sensor_history_size_bytes" []
+            "Bytes of the history's file that are in use.";
+        HISTORY_UNTIL: Gauge "sensor_history_written_timestamp_seconds" []
+            "Unix time up to which the history is on disk; 0 before the first write.";
         TICK_LAST: Gauge "sensor_tick_last_duration_seconds" []
             "CPU time that the last tick took.";
     }
@@ -395,8 +405,23 @@ pub fn render(snapshot: &Snapshot, build: Build) -> Result<String, Error> {
     policies(snapshot, &mut families);
     interfaces(snapshot, &mut families);
     tables(snapshot, &mut families);
+    history(snapshot, &mut families);
     ticks(snapshot, &mut families);
     families.0
+}
+
+fn history(snapshot: &Snapshot, families: &mut Text) {
+    let Some(history) = &snapshot.history else {
+        return;
+    };
+    families.extend(declared::HISTORY_COMMITS.value(history.commits as f64));
+    families.extend(declared::HISTORY_FAILURES.value(history.failures as f64));
+    families.extend(declared::HISTORY_LOST.family([
+        (["batch"], history.batches_lost as f64),
+        (["row"], history.rows_evicted as f64),
+    ]));
+    families.extend(declared::HISTORY_BYTES.value(history.bytes as f64));
+    families.extend(declared::HISTORY_UNTIL.value(history.until));
 }
 
 /// The text so far, or why there is none. Each family is written and gone before the next one is

@@ -5,10 +5,13 @@ use std::{
     io::{self, Write},
 };
 
-use super::refused::print_refused_of;
 use super::text::{
     add_both, ago, counted_u64, grouped, octets, print_table, printable, share, shortened, table,
     total,
+};
+use super::{
+    history::{Past, print_past},
+    refused::print_refused_of,
 };
 use crate::{
     control::protocol::DeviceReport,
@@ -23,7 +26,7 @@ const VENDOR: usize = 14;
 const SURE: f32 = 0.5;
 
 /// Prints devices one after the other with all that is known of them, the busiest first; `now` is in seconds
-/// since the Unix epoch.
+/// since the Unix epoch. `past` gives what the history tells of a device.
 ///
 /// # Errors
 ///
@@ -32,13 +35,14 @@ pub fn print_each_device(
     out: &mut impl Write,
     mut reports: Vec<DeviceReport>,
     now: f64,
+    past: impl Fn(&str) -> Option<Past>,
 ) -> io::Result<()> {
     sort(&mut reports);
     for (number, report) in reports.iter().enumerate() {
         if number > 0 {
             writeln!(out)?;
         }
-        print_one(out, report, now)?;
+        print_one(out, report, now, past(&report.device.device).as_ref())?;
     }
     Ok(())
 }
@@ -163,10 +167,18 @@ fn kind(identity: &Conclusion) -> String {
     }
 }
 
-fn print_one(out: &mut impl Write, report: &DeviceReport, now: f64) -> io::Result<()> {
+fn print_one(
+    out: &mut impl Write,
+    report: &DeviceReport,
+    now: f64,
+    past: Option<&Past>,
+) -> io::Result<()> {
     let device = &report.device;
     print_facts(out, report, now)?;
     print_parties(out, report)?;
+    if let Some(past) = past {
+        print_past(out, past)?;
+    }
     print_octets(out, "HIDDEN BY", &device.hidden)?;
     print_octets(out, "CATEGORY", &device.categories)?;
     print_refused_of(out, &device.refused, now)?;

@@ -3,6 +3,7 @@
 mod devices;
 mod explain;
 mod flows;
+mod history;
 mod overrides;
 mod pauses;
 mod refused;
@@ -17,6 +18,10 @@ use crate::config::{Config, Level, Problems};
 pub use devices::{print_devices, print_each_device, print_shared, shared_address};
 pub use explain::print_explanation;
 pub use flows::print_flows;
+pub use history::{
+    Habit, Past, print_csv_header, print_csv_row, print_history, print_history_json,
+    print_ndjson_row,
+};
 pub use overrides::{
     print_forgotten, print_missed, print_none_forgotten, print_others, print_override,
     print_refused_before,
@@ -24,9 +29,15 @@ pub use overrides::{
 pub use pauses::{print_paused, print_resumed};
 pub use refused::print_refused;
 pub use status::print_status;
+
 pub use text::{print_list, printable_lines};
 
 use text::counted;
+
+/// Bytes for people.
+pub fn bytes(bytes: u64) -> String {
+    text::octets(bytes)
+}
 
 /// Prints the result of `check` for a valid configuration.
 pub fn print_valid(out: &mut impl Write, config: &Config) -> io::Result<()> {

@@ -5,14 +5,44 @@ use std::io::{self, Write};
 use super::{
     overrides::print_overrides,
     pauses::print_pauses,
-    text::{add_both, counted_u64, grouped, json, milliseconds, octets, print_table, table},
+    text::{
+        add_both, counted_u64, grouped, json, local_time, milliseconds, octets, print_table,
+        printable, table,
+    },
 };
 use crate::{
     cli::args::Output,
     control::protocol::Status,
-    model::{ByDirection, Hook, NameTables, Ring, SampleCounts, Tally},
+    model::{ByDirection, Hook, NameTables, Ring, SampleCounts, Tally, history::StoreState},
     policy::Zone,
 };
+
+/// The state of the history in a line.
+fn history_line(history: &StoreState, zone: &Zone) -> String {
+    let until = match history.until {
+        0.0 => "nothing written yet".to_owned(),
+        until => format!("written up to {}", local_time(zone, until)),
+    };
+    let mut line = format!(
+        "{}, {} of {}, {until}",
+        printable(&history.file),
+        octets(history.bytes),
+        octets(history.most_bytes)
+    );
+    if history.batches_lost > 0 {
+        line += &format!(
+            "; the parties of {} are lost",
+            counted_u64(history.batches_lost, "batch", "batches")
+        );
+    }
+    if history.rows_evicted > 0 {
+        line += &format!(
+            "; {} deleted for its size",
+            counted_u64(history.rows_evicted, "row", "rows")
+        );
+    }
+    line
+}
 
 /// Prints hooks, tables, policy and losses; also names, where a daemon has ticked.
 ///
@@ -106,6 +136,20 @@ pub fn print_status(
             "books",
             grouped(status.unbooked_packets)
         )?;
+    }
+    if let Some(history) = &status.history {
+        writeln!(out, "{:<14}{}", "history", history_line(history, zone))?;
+        if let Some(problem) = &history.problem {
+            writeln!(out, "{:<14}{}", "", printable(problem))?;
+        }
+        if let Some(aside) = &history.set_aside {
+            writeln!(
+                out,
+                "{:<14}a damaged file is now {}; `sensor history restore` takes a backup",
+                "",
+                printable(aside)
+            )?;
+        }
     }
     // Only a running daemon knows these.
     if status.ticks.count > 0 {

@@ -50,11 +50,24 @@ impl Reader {
             .sections(root, "device", "[[device]]")
             .unwrap_or_default();
         for section in &sections {
-            self.know_keys(section, &["mac", "name", "kind", "vendor", "groups"]);
+            self.know_keys(
+                section,
+                &[
+                    "mac",
+                    "name",
+                    "kind",
+                    "vendor",
+                    "groups",
+                    "history",
+                    "show_sites",
+                ],
+            );
             let name = self.label(section, "name", "name = \"Anna's phone\"");
             let kind = self.choice(section, "kind", &KINDS, &KINDS_ELSEWHERE);
             let vendor = self.label(section, "vendor", "vendor = \"Xiaomi\"");
             let groups = self.groups(section);
+            let history = self.boolean(Some(section), "history", true);
+            let show_sites = self.boolean(Some(section), "show_sites", false);
             self.device_names.extend(name.clone());
             self.groups.extend(groups.iter().cloned());
             let Some((mac, span)) =
@@ -73,7 +86,7 @@ impl Reader {
                 });
                 continue;
             }
-            let says_nothing = ["name", "kind", "vendor", "groups"]
+            let says_nothing = ["name", "kind", "vendor", "groups", "history", "show_sites"]
                 .iter()
                 .all(|key| section.get(key).is_none());
             if says_nothing {
@@ -93,6 +106,8 @@ impl Reader {
                 kind,
                 vendor,
                 groups,
+                history,
+                show_sites,
             });
         }
         devices

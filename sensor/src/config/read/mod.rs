@@ -2,6 +2,7 @@
 
 mod daemon;
 mod device;
+mod history;
 mod interface;
 mod list;
 mod names;
@@ -159,6 +160,7 @@ impl Reader {
                 "parties",
                 "list",
                 "device",
+                "history",
             ],
         );
         // Policies name devices.
@@ -172,6 +174,7 @@ impl Reader {
             names: self.names(&root),
             parties: self.parties(&root),
             lists: self.lists(&root),
+            history: self.history(&root),
             devices,
         };
         self.need_databases(&root, &config);

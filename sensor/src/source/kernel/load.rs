@@ -24,6 +24,7 @@ use sensor_ebpf::{
     flow::{WAYS, sets_for},
     parse::Mac,
 };
+use sha2::{Digest as _, Sha256};
 
 use super::{
     Error,
@@ -168,6 +169,20 @@ impl Kernel {
     /// Whether the tables were made just now; otherwise they were adopted with all their counts.
     pub fn tables_made(&self) -> bool {
         self.tables_made
+    }
+
+    /// The identity of the tables: another one means that they count from zero. It tells nothing of the secret
+    /// that it is made of.
+    pub fn tables_identity(&self) -> String {
+        let mut digest = Sha256::new_with_prefix("identity of the tables");
+        for word in self.books.settings().hash_secret {
+            digest.update(word.to_le_bytes());
+        }
+        let digest = digest.finalize();
+        digest[..16]
+            .iter()
+            .map(|octet| format!("{octet:02x}"))
+            .collect()
     }
 
     /// Puts the programs on an interface, or new ones in the place of those left there.
