@@ -502,7 +502,7 @@ fn the_unit_gives_the_daemon_what_it_needs() {
     let log = daemon.end();
     assert!(!log.contains("WARN") && !log.contains("ERROR"), "{log}");
     assert_eq!(left(&settings.runtime), [""; 0]);
-    assert_eq!(left(&settings.state), ["commands.json"]);
+    assert_eq!(left(&settings.state), ["commands.json", "history.db"]);
     fs::remove_file(&socket).expect("removed");
 }
 
