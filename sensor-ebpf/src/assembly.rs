@@ -386,7 +386,7 @@ impl Owner {
     const CONNECTION: u32 = 30;
     const DEVICE: u32 = 48;
 
-    /// What all connections of a flow have in common of what a device knows them by.
+    /// The part of [`of_device`](Self::of_device) that all connections of a flow have in common.
     #[inline(always)]
     pub const fn flow_of(of_device: u64) -> u64 {
         of_device & ((1 << Self::CONNECTION) - 1)

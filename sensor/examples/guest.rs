@@ -348,7 +348,8 @@ fn address(host: &str, port: u16) -> Result<SocketAddr> {
     Ok(SocketAddr::new(host.parse()?, port))
 }
 
-fn udp(host: &str) -> Result<()> {
+/// A socket that speaks to a host's UDP server.
+fn connected(host: &str) -> Result<UdpSocket> {
     let to = address(host, UDP_PORT)?;
     let socket = UdpSocket::bind(match to {
         SocketAddr::V4(_) => "0.0.0.0:0",
@@ -356,6 +357,11 @@ fn udp(host: &str) -> Result<()> {
     })?;
     socket.connect(to)?;
     socket.set_read_timeout(Some(PATIENCE))?;
+    Ok(socket)
+}
+
+fn udp(host: &str) -> Result<()> {
+    let socket = connected(host)?;
     let mut octets = [0; 2048];
     for round in 0..ROUNDS {
         socket.send(&[7; 1000][..50 * round])?;
@@ -446,13 +452,7 @@ fn initials(port: &Port) -> Result<()> {
     ];
 
     for (host, packet) in port.gateway.into_iter().zip(PACKETS) {
-        let to = address(host, UDP_PORT)?;
-        let socket = UdpSocket::bind(match to {
-            SocketAddr::V4(_) => "0.0.0.0:0",
-            SocketAddr::V6(_) => "[::]:0",
-        })?;
-        socket.connect(to)?;
-        socket.set_read_timeout(Some(PATIENCE))?;
+        let socket = connected(host)?;
         socket.send(packet)?;
         match socket.recv(&mut [0; 2048]) {
             Err(error) if error.kind() == ErrorKind::ConnectionRefused => {}

@@ -371,7 +371,7 @@ fn a_power_cut_costs_one_batch_at_most_and_never_the_file() -> Result<()> {
         ensure!(flushes > 3, "cut {cut}: {flushes} flushes");
         drop(store);
         drop(mounted);
-        // Of what was in the cache, any sector may be there, in any of its versions.
+        // Any sector that was in the cache may be there, in any of its versions.
         let mut content = disk.content();
         let cached = std::mem::take(&mut content.cached);
         for (sector, versions) in cached {

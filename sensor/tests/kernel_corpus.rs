@@ -142,7 +142,7 @@ fn flows(path: &Path) -> Result<HashMap<(FlowKey, u64), (Kind, Payloads)>> {
             let is_new = !flows.contains_key(&(head.key, head.epoch));
             let is_wanted = match kind {
                 Some(Kind::Tls | Kind::Quic) => true,
-                // What follows the beginning of a hello looks like nothing.
+                // The further segments of a hello look like no message.
                 Some(Kind::Stream) => !is_new,
                 _ => false,
             };

@@ -221,7 +221,7 @@ fn a_packet_whose_tag_is_wrong_says_nothing() -> Result<()> {
             verdict == XDP_PASS && !judgement.named,
             "{place}: {judgement:?}"
         );
-        // What is sent then is read.
+        // The next packet of the connection is read.
         let whole = client.seal(1, &crypto(0, &hello(BLOCKED, 32, false)), 1_200);
         ensure!(send(&mut programs, ends, &whole)? == XDP_TX, "{place}");
     }

@@ -54,7 +54,7 @@ pub struct Opening {
     pub nonce: [u32; 3],
     /// Where its frames begin.
     pub from: u32,
-    /// What the hash is added to for the tag.
+    /// The block to which the hash is added for the tag: the first counter block, encrypted.
     pub tag: ghash::Element,
     /// The hash over the packet.
     pub hash: Ghash,
@@ -378,7 +378,7 @@ pub trait Datagram {
     fn take(&mut self, from: usize, end: usize) -> Taken;
 }
 
-/// What a packet had of a hello.
+/// The part of a hello that a packet had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Taken {

@@ -266,7 +266,7 @@ pub(super) fn place(directory: &Path) -> Result<String, String> {
 /// The weeks of which the same weekdays are a device's habit.
 const WEEKS: i64 = 5;
 
-/// What the history tells of a device: since when it has its parties, and its habit. `None` where there is no
+/// The past of a device, by the history: since when it has its parties, and its habit. `None` where there is no
 /// history, or nothing of the device in it.
 pub(super) fn past(config: &Config, device: &str) -> Option<Past> {
     const DAY: i64 = 24 * 3_600;

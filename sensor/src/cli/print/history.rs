@@ -10,7 +10,7 @@ use crate::{
     sink::store::read::{By, Cell, Gap, Since, Sum},
 };
 
-/// What the history tells of a device.
+/// The past of a device, by the history.
 #[derive(Clone, Debug)]
 pub struct Past {
     /// Its parties, the earliest first.

@@ -166,7 +166,7 @@ pub fn print_status(
     Ok(())
 }
 
-/// Who judges the names in QUIC.
+/// The line that says by whom names in QUIC are judged, and why.
 fn quic(kernel_quic: &str) -> String {
     let why = match kernel_quic {
         "on" => return "the kernel judges names, before the packet goes on".to_owned(),
