@@ -22,6 +22,7 @@ use sensor::{
         read::{By, Reader},
     },
 };
+use xtask::command::capture;
 
 const DEVICES: u64 = 50;
 const PARTIES: u64 = 60;
@@ -40,14 +41,9 @@ const LONGEST_QUERY: Duration = Duration::from_secs(1);
 const START: u64 = 1_795_996_800;
 
 fn run(program: &str, words: &[&str]) -> Result<String> {
-    let output = Command::new(program).args(words).output();
-    let output = output.with_context(|| format!("{program} cannot be started"))?;
-    ensure!(
-        output.status.success(),
-        "{program} {words:?}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+    Ok(capture(Command::new(program).args(words))?
+        .trim()
+        .to_owned())
 }
 
 /// A file system of its own on a loop device, gone with this.

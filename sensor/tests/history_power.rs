@@ -26,7 +26,7 @@ use sensor::{
     model::history::{Batch, Counts, DeviceBatch, Differences, Hour, Party, PartyKind},
     sink::store::{FILE, Settings, Store},
 };
-use xtask::verify::times;
+use xtask::{command::capture, verify::times};
 
 const SECTOR: usize = 512;
 const SIZE: u64 = 48 << 20;
@@ -36,14 +36,9 @@ const DEVICE: &str = "02:00:00:00:00:01";
 const MONDAY: i64 = 1_795_996_800;
 
 fn run(program: &str, words: &[&str]) -> Result<String> {
-    let output = Command::new(program).args(words).output();
-    let output = output.with_context(|| format!("{program} cannot be started"))?;
-    ensure!(
-        output.status.success(),
-        "{program} {words:?}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+    Ok(capture(Command::new(program).args(words))?
+        .trim()
+        .to_owned())
 }
 
 /// Numbers by chance, the same for the same seed (xorshift).
