@@ -4,13 +4,20 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use sensor_ebpf::{
     books::{DeviceRecord, FIRST_DEVICE, Losses, MULTICAST_DEVICE, Opens},
+    flow::{Direction, FlowRecord},
     parse::{Parsed, parse, protocol},
-    sample::Watch,
+    sample::{Head, Kind, NO_SLOT, Watch},
 };
 
-use super::*;
+use super::{
+    booking::PATIENCE,
+    devices::{MAX_LEFT, MAX_UNLISTED},
+    snapshot::UNLISTED_FOR,
+    *,
+};
 use crate::{
-    classify::{Classified, Classifier, MAX_WAITING, MAX_WAITING_OF_DEVICE, UNFINISHED_FOR},
+    classify::{Classifier, MAX_WAITING, MAX_WAITING_OF_DEVICE, UNFINISHED_FOR},
+    model::{FlowFacts, PartyTraffic, Snapshot, Ticks},
     record::{DeviceReading, FlowCounts, FlowSums, Sample, Tables},
 };
 
