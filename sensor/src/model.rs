@@ -403,8 +403,18 @@ impl Interface {
 }
 
 /// The hook at which a program is attached.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    strum::EnumString,
+    strum::IntoStaticStr,
+    strum::VariantArray,
+)]
+#[strum(serialize_all = "kebab-case")]
 pub enum Hook {
     /// Not attached: the interface is gone.
     #[default]
@@ -443,14 +453,8 @@ impl Hook {
     }
 
     /// The metric label.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::XdpNative => "xdp-native",
-            Self::XdpGeneric => "xdp-generic",
-            Self::Tcx => "tcx",
-            Self::Clsact => "clsact",
-        }
+    pub fn name(self) -> &'static str {
+        self.into()
     }
 }
 
@@ -695,9 +699,20 @@ pub struct DnsQuestion {
 
 /// The kind of a device.
 #[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    strum::EnumString,
+    strum::IntoStaticStr,
+    strum::VariantArray,
 )]
-#[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "kebab-case")]
 pub enum Kind {
     /// A telephone.
     Phone,
@@ -717,30 +732,13 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// All.
-    pub const ALL: [Self; 7] = [
-        Self::Phone,
-        Self::Tablet,
-        Self::Computer,
-        Self::Tv,
-        Self::Iot,
-        Self::Router,
-        Self::Unknown,
-    ];
-
     /// The word for it in the configuration, in metrics and in JSON.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Phone => "phone",
-            Self::Tablet => "tablet",
-            Self::Computer => "computer",
-            Self::Tv => "tv",
-            Self::Iot => "iot",
-            Self::Router => "router",
-            Self::Unknown => "unknown",
-        }
+    pub fn name(self) -> &'static str {
+        self.into()
     }
 }
+
+word::serde_by_word!(Kind, Hook);
 
 /// The identity of a device, as far as it can be concluded, and the evidence for it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

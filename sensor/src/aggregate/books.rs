@@ -29,6 +29,7 @@ use crate::{
         Hook, Interface, PolicyHits, PolicyState, Ring, SampleCounts, Snapshot, Tally, Ticks,
         history::Counts,
     },
+    policy::Action,
     record::{
         self, Clock, DeviceReading, FlowCounts, FlowSums, InterfaceReading, OfFlows, Record, Tables,
     },
@@ -250,13 +251,8 @@ impl Reading {
 }
 
 /// The action of a policy by the verdict it leads to.
-pub const fn action(verdict: Verdict) -> &'static str {
-    match verdict {
-        Verdict::Pass => "observe",
-        Verdict::Allow => "allow",
-        Verdict::Reject => "reject",
-        Verdict::Drop => "drop",
-    }
+pub fn action(verdict: Verdict) -> &'static str {
+    Action::from(verdict).name()
 }
 
 /// Whether a record is that of one device, and not shared.

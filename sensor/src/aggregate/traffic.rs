@@ -17,6 +17,7 @@ use std::{
 };
 
 use sensor_ebpf::parse::Mac;
+use strum::VariantArray as _;
 
 use crate::{
     catalog::{PartyInfo, lists::Category, resolvers::Hidden},
@@ -74,7 +75,7 @@ impl PartyId {
 #[derive(Debug)]
 pub struct Parties {
     /// By domain, and by category: none, then as they are numbered.
-    numbers: HashMap<Arc<str>, [Option<PartyId>; 1 + Category::ALL.len()]>,
+    numbers: HashMap<Arc<str>, [Option<PartyId>; 1 + Category::VARIANTS.len()]>,
     known: HashMap<PartyId, Known>,
     /// The latest number given.
     last: PartyId,
@@ -333,8 +334,8 @@ struct WithParty {
 pub struct Traffic {
     all: Amount,
     other: Amount,
-    hidden: [Amount; Hidden::ALL.len()],
-    categories: [Amount; Category::ALL.len()],
+    hidden: [Amount; Hidden::VARIANTS.len()],
+    categories: [Amount; Category::VARIANTS.len()],
 }
 
 /// The labels of a count.
@@ -398,12 +399,12 @@ impl Traffic {
 
     /// The traffic without a name, by reason.
     pub fn hidden(&self) -> impl Iterator<Item = (Hidden, Amount)> {
-        Hidden::ALL.into_iter().zip(self.hidden)
+        Hidden::VARIANTS.iter().copied().zip(self.hidden)
     }
 
     /// The traffic for which the lists have a category.
     pub fn categories(&self) -> impl Iterator<Item = (Category, Amount)> {
-        Category::ALL.into_iter().zip(self.categories)
+        Category::VARIANTS.iter().copied().zip(self.categories)
     }
 }
 

@@ -7,7 +7,20 @@ use sensor_ebpf::parse::protocol;
 use super::lists::{Category, Lists};
 
 /// Why a flow has no name. The [name](Self::name) is the metric label `reason`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    strum::EnumString,
+    strum::IntoStaticStr,
+    strum::VariantArray,
+)]
+#[strum(serialize_all = "kebab-case")]
 pub enum Hidden {
     /// Its ClientHello is encrypted (ECH): the name that it shows is not the one that is meant.
     Ech,
@@ -16,30 +29,17 @@ pub enum Hidden {
     /// It is a tunnel, which may carry anything.
     Vpn,
     /// No name was asked for or shown; the address alone was known.
+    #[strum(serialize = "plain-address")]
     Address,
     /// It has not shown enough yet.
+    #[strum(serialize = "not-yet-seen")]
     Unseen,
 }
 
 impl Hidden {
-    /// All, in the order of their declaration.
-    pub const ALL: [Self; 5] = [
-        Self::Ech,
-        Self::EncryptedDns,
-        Self::Vpn,
-        Self::Address,
-        Self::Unseen,
-    ];
-
     /// The metric label.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Ech => "ech",
-            Self::EncryptedDns => "encrypted-dns",
-            Self::Vpn => "vpn",
-            Self::Address => "plain-address",
-            Self::Unseen => "not-yet-seen",
-        }
+    pub fn name(self) -> &'static str {
+        self.into()
     }
 }
 

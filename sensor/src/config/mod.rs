@@ -212,7 +212,18 @@ pub struct Interface {
 }
 
 /// Where the upload program is to sit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    strum::EnumString,
+    strum::IntoStaticStr,
+    strum::VariantArray,
+)]
+#[strum(serialize_all = "kebab-case")]
 pub enum HookChoice {
     /// XDP in the driver, else the best that counts exactly.
     #[default]
@@ -308,7 +319,10 @@ pub struct History {
 }
 
 /// The names that the history keeps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, strum::EnumString, strum::IntoStaticStr, strum::VariantArray,
+)]
+#[strum(serialize_all = "kebab-case")]
 pub enum KeptNames {
     /// Those that tell of the device, and not of its user: of listed telemetry, advertising and DNS bypasses,
     /// of the device's vendor, and those that a policy names.

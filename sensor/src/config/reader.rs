@@ -373,14 +373,14 @@ impl Reader {
         });
     }
 
-    pub(super) fn choice<T: Copy>(
+    pub(super) fn choice<T: Copy + Into<&'static str>>(
         &mut self,
         section: &Section<'_, '_>,
         key: &str,
-        choices: &[(&str, T)],
+        choices: &[T],
         elsewhere: &[(&str, &str)],
     ) -> Option<T> {
-        let example = format!("{key} = \"{}\"", choices.first()?.0);
+        let example = format!("{key} = \"{}\"", (*choices.first()?).into() as &str);
         let written = |name: &str| format!("{key} = \"{name}\"");
         let chosen = self.optional_text(Some(section), key, &example, |text| {
             chosen(text, key, choices, elsewhere, written)
@@ -531,17 +531,18 @@ fn what_it_is(value: &DeValue<'_>) -> String {
 }
 
 /// The choice with the name that is written; `written` is how a name is to be written there.
-pub(super) fn chosen<T: Copy>(
+pub(super) fn chosen<T: Copy + Into<&'static str>>(
     text: &str,
     key: &str,
-    choices: &[(&str, T)],
+    choices: &[T],
     elsewhere: &[(&str, &str)],
     written: impl Fn(&str) -> String,
 ) -> Result<T, Complaint> {
-    if let Some((_, choice)) = choices.iter().find(|(name, _)| *name == text) {
+    let names = || choices.iter().map(|choice| (*choice).into());
+    let mut named = choices.iter().zip(names());
+    if let Some((choice, _)) = named.find(|(_, name)| *name == text) {
         return Ok(*choice);
     }
-    let names = || choices.iter().map(|(name, _)| *name);
     let lower = text.to_ascii_lowercase();
     let meant = elsewhere
         .iter()

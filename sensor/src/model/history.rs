@@ -61,7 +61,20 @@ impl Counts {
 }
 
 /// The way in which the other side of traffic is written down.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    strum::EnumString,
+    strum::IntoStaticStr,
+    strum::VariantArray,
+)]
+#[strum(serialize_all = "kebab-case")]
 pub enum PartyKind {
     /// By its name.
     Party,
@@ -78,26 +91,9 @@ pub enum PartyKind {
 }
 
 impl PartyKind {
-    /// All, in the order of their numbers in the store.
-    pub const ALL: [Self; 6] = [
-        Self::Party,
-        Self::Site,
-        Self::Sites,
-        Self::Local,
-        Self::Other,
-        Self::Unattributed,
-    ];
-
     /// As the store has it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Party => "party",
-            Self::Site => "site",
-            Self::Sites => "sites",
-            Self::Local => "local",
-            Self::Other => "other",
-            Self::Unattributed => "unattributed",
-        }
+    pub fn name(self) -> &'static str {
+        self.into()
     }
 }
 

@@ -35,6 +35,30 @@ fn word<E: Error>(text: &str) -> Result<Word, E> {
     Ok(new)
 }
 
+/// Has enums read and written by the words that they have everywhere else.
+macro_rules! serde_by_word {
+    ($($words:ty),*) => { $(
+        impl serde::Serialize for $words {
+            fn serialize<S: serde::Serializer>(&self, into: S) -> Result<S::Ok, S::Error> {
+                into.serialize_str(self.into())
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $words {
+            fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+                let text = String::deserialize(from)?;
+                text.parse().map_err(|_| {
+                    serde::de::Error::custom(format_args!(
+                        "{text:?} is no {}",
+                        stringify!($words)
+                    ))
+                })
+            }
+        }
+    )* };
+}
+pub(crate) use serde_by_word;
+
 /// Reads a word.
 ///
 /// # Errors

@@ -648,8 +648,8 @@ impl Explanation {
         }
         let action = match verdict {
             Verdict::Pass | Verdict::Allow => return,
-            Verdict::Reject => word(Action::Reject),
-            Verdict::Drop => word(Action::Drop),
+            Verdict::Reject => Action::Reject.name(),
+            Verdict::Drop => Action::Drop.name(),
         };
         self.judgements.push(Judgement {
             layers: vec!["without a name"],
@@ -758,7 +758,7 @@ impl Claim<'_> {
         Self {
             said: Match {
                 policy: Some(policy.name.clone()),
-                action: word(action),
+                action: action.name(),
                 reason,
             },
             command: false,
@@ -804,15 +804,6 @@ fn applies(
     (!zone.is_within(schedule, now)).then(|| Loss::OutOfSchedule {
         next: zone.next_change(schedule, now),
     })
-}
-
-const fn word(action: Action) -> &'static str {
-    match action {
-        Action::Observe => "observe",
-        Action::Allow => "allow",
-        Action::Reject => "reject",
-        Action::Drop => "drop",
-    }
 }
 
 /// A name and all names above it, the longest first; of very long ones the last labels.
@@ -897,7 +888,7 @@ fn name_claims<'a>(
             claims.push(Claim {
                 said: Match {
                     policy: None,
-                    action: word(said.action()),
+                    action: said.action().name(),
                     reason: Reason::Command {
                         name: said.domain.clone(),
                         devices: said.device.as_ref().map(ToString::to_string),

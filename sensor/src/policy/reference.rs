@@ -57,15 +57,6 @@ fn is_anywhere(policy: &Policy) -> bool {
 
 type Decided = Option<(Option<String>, &'static str)>;
 
-fn word(action: Action) -> &'static str {
-    match action {
-        Action::Observe => "observe",
-        Action::Allow => "allow",
-        Action::Reject => "reject",
-        Action::Drop => "drop",
-    }
-}
-
 fn holds(above: &str, name: &str) -> bool {
     name == above || name.ends_with(&format!(".{above}"))
 }
@@ -90,7 +81,7 @@ fn of_name<'h>(house: &'h House, asked: &Asked<'_>, name: &str) -> Decided {
     said.retain(|said| holds(&said.domain, name) && asked.is_of(said.device.as_slice()));
     said.sort_by_key(|said| std::cmp::Reverse(said.domain.len()));
     if let Some(said) = said.first() {
-        return Some((None, word(said.action())));
+        return Some((None, said.action().name()));
     }
 
     let of_name = |lists: &'h Lists| {
@@ -192,7 +183,7 @@ fn of_name<'h>(house: &'h House, asked: &Asked<'_>, name: &str) -> Decided {
             }
         }
     }
-    best.map(|(_, policy, action)| (Some(policy.name.clone()), word(action)))
+    best.map(|(_, policy, action)| (Some(policy.name.clone()), action.name()))
 }
 
 /// The decision about an address.
@@ -268,7 +259,7 @@ fn of_address(house: &House, asked: &Asked<'_>) -> Decided {
             }
         }
     }
-    best.map(|(_, policy, action)| (Some(policy.name.clone()), word(action)))
+    best.map(|(_, policy, action)| (Some(policy.name.clone()), action.name()))
 }
 
 /// Names that the policies of a house may be about, their neighbours, and names below.

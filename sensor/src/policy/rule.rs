@@ -3,7 +3,7 @@
 use std::{fmt, path::PathBuf};
 
 use ipnet::IpNet;
-use sensor_ebpf::parse::Mac;
+use sensor_ebpf::{parse::Mac, policy::Verdict};
 
 use crate::{
     catalog::{NetworkSelector, lists::Category},
@@ -123,7 +123,18 @@ pub struct Span {
 }
 
 /// How a refused DNS question is answered.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    strum::EnumString,
+    strum::IntoStaticStr,
+    strum::VariantArray,
+)]
+#[strum(serialize_all = "lowercase")]
 pub enum Answer {
     /// The name does not exist (RFC 2308).
     #[default]
@@ -155,7 +166,18 @@ pub enum Transport {
 }
 
 /// The action on flows and questions that a policy matches.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    strum::EnumString,
+    strum::IntoStaticStr,
+    strum::VariantArray,
+)]
+#[strum(serialize_all = "kebab-case")]
 pub enum Action {
     /// It passes, and is counted as traffic that would have been refused.
     #[default]
@@ -166,4 +188,22 @@ pub enum Action {
     Reject,
     /// It goes no further, in silence.
     Drop,
+}
+
+impl Action {
+    /// As in the configuration and in metrics.
+    pub fn name(self) -> &'static str {
+        self.into()
+    }
+}
+
+impl From<Verdict> for Action {
+    fn from(verdict: Verdict) -> Self {
+        match verdict {
+            Verdict::Pass => Self::Observe,
+            Verdict::Allow => Self::Allow,
+            Verdict::Reject => Self::Reject,
+            Verdict::Drop => Self::Drop,
+        }
+    }
 }

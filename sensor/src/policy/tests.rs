@@ -9,6 +9,7 @@ use sensor_ebpf::{
     parse::{Address, Family, Mac, Parsed, Piece, Ports as WirePorts},
     policy::{Decision, Layer, Verdict},
 };
+use strum::VariantArray as _;
 
 use super::{
     explain::{
@@ -828,7 +829,7 @@ fn an_action() -> impl Strategy<Value = Action> {
 }
 
 fn a_category() -> impl Strategy<Value = Category> {
-    select(&Category::ALL[..])
+    select(Category::VARIANTS)
 }
 
 fn a_device() -> impl Strategy<Value = DeviceSelector> {
@@ -947,7 +948,7 @@ fn a_policy() -> impl Strategy<Value = Policy> {
         prop::collection::vec(a_name(), 0..=3),
         maybe(&FILES),
         maybe(&["Xiaomi", "google"]),
-        maybe(&Category::ALL),
+        maybe(Category::VARIANTS),
     );
     let rest = (
         (

@@ -5,7 +5,20 @@ use crate::model::Kind;
 /// The source of an observation, the most trusted first.
 ///
 /// The device's own statements stand before its habits, and both before the maker of its network hardware.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    strum::EnumString,
+    strum::IntoStaticStr,
+    strum::VariantArray,
+)]
+#[strum(serialize_all = "kebab-case")]
 pub enum Source {
     /// The owner's word in the configuration.
     Configuration,
@@ -42,23 +55,8 @@ impl Source {
     pub const COUNT: usize = Self::Behaviour as usize + 1;
 
     /// The word for it in JSON.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Configuration => "configuration",
-            Self::DhcpHostName => "dhcp-host-name",
-            Self::DhcpFqdn => "dhcp-fqdn",
-            Self::DhcpVendorClass => "dhcp-vendor-class",
-            Self::DhcpParameters => "dhcp-parameters",
-            Self::Dhcp6Fqdn => "dhcp6-fqdn",
-            Self::Dhcp6VendorClass => "dhcp6-vendor-class",
-            Self::Dhcp6Enterprise => "dhcp6-enterprise",
-            Self::MdnsHost => "mdns-host",
-            Self::MdnsService => "mdns-service",
-            Self::Name => "name",
-            Self::UserAgent => "user-agent",
-            Self::Oui => "oui",
-            Self::Behaviour => "behaviour",
-        }
+    pub fn name(self) -> &'static str {
+        self.into()
     }
 
     /// Whether it is of the very device whose MAC address it has, where other devices are behind that. Their

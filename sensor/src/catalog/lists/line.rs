@@ -168,7 +168,7 @@ fn header(comment: &[u8]) -> Option<Item<'_>> {
     let value = value.trim();
     match key.trim() {
         "owner" if is_owner(value) => Some(Item::Owner(value)),
-        "category" => Category::from_name(value).map(Item::Category),
+        "category" => value.parse().ok().map(Item::Category),
         _ => None,
     }
 }

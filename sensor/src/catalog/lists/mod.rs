@@ -34,7 +34,20 @@ pub const MOST_ADDRESSES: usize = 65_536;
 pub const MOST_SHOWN: usize = 5;
 
 /// The purpose of a name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    strum::EnumString,
+    strum::IntoStaticStr,
+    strum::VariantArray,
+)]
+#[strum(serialize_all = "kebab-case")]
 pub enum Category {
     /// Tells its owner what the device does.
     Telemetry,
@@ -47,29 +60,9 @@ pub enum Category {
 }
 
 impl Category {
-    /// All, in the order of their names in the documentation.
-    pub const ALL: [Self; 4] = [
-        Self::Telemetry,
-        Self::Advertising,
-        Self::DnsBypass,
-        Self::NeverBlock,
-    ];
-
     /// As in the configuration, in lists and in metrics.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Telemetry => "telemetry",
-            Self::Advertising => "advertising",
-            Self::DnsBypass => "dns-bypass",
-            Self::NeverBlock => "never-block",
-        }
-    }
-
-    /// The category with this name.
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL
-            .into_iter()
-            .find(|category| category.name() == name)
+    pub fn name(self) -> &'static str {
+        self.into()
     }
 }
 

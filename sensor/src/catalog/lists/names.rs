@@ -9,6 +9,8 @@ use std::{
     hash::{BuildHasher, Hasher, RandomState},
 };
 
+use strum::VariantArray as _;
+
 use super::{
     super::domain::{LONGEST_NAME, is_at_or_below},
     Category, Facts, MOST_NAMES, OwnerNumber, Reason,
@@ -450,7 +452,7 @@ impl Facts {
             line: u32::from_le_bytes([a, b, c, d]),
             list: u16::from_le_bytes([e, f]),
             owner: OwnerNumber::new(u16::from_le_bytes([g, h])),
-            category: category.and_then(|number| Category::ALL.get(number).copied()),
+            category: category.and_then(|number| Category::VARIANTS.get(number).copied()),
         }
     }
 }

@@ -12,13 +12,14 @@ use crate::{
     model::Kind,
 };
 
-pub(super) const KINDS: [(&str, Kind); 6] = [
-    ("phone", Kind::Phone),
-    ("tablet", Kind::Tablet),
-    ("computer", Kind::Computer),
-    ("tv", Kind::Tv),
-    ("iot", Kind::Iot),
-    ("router", Kind::Router),
+/// The kinds that an owner may say: all that are known.
+pub(super) const KINDS: [Kind; 6] = [
+    Kind::Phone,
+    Kind::Tablet,
+    Kind::Computer,
+    Kind::Tv,
+    Kind::Iot,
+    Kind::Router,
 ];
 
 /// Other words for a kind of device.

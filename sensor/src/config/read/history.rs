@@ -2,6 +2,8 @@
 
 use std::{ops::RangeInclusive, time::Duration};
 
+use strum::VariantArray as _;
+
 use crate::config::{
     History, KeptNames,
     problem::{Level, Problem},
@@ -12,12 +14,6 @@ use crate::config::{
 const BATCH: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(1);
 const MAX_MIB: RangeInclusive<u32> = 4..=65_536;
 const KEPT: RangeInclusive<Duration> = days(1)..=days(3_650);
-
-const KEEP: [(&str, KeptNames); 3] = [
-    ("parties", KeptNames::Parties),
-    ("all", KeptNames::All),
-    ("off", KeptNames::Off),
-];
 
 /// Other words for the names that are kept.
 const KEEP_ELSEWHERE: [(&str, &str); 6] = [
@@ -59,7 +55,8 @@ impl Reader {
                 })
             },
         );
-        let keep = section.and_then(|section| self.choice(section, "keep", &KEEP, &KEEP_ELSEWHERE));
+        let keep = section
+            .and_then(|section| self.choice(section, "keep", KeptNames::VARIANTS, &KEEP_ELSEWHERE));
         if let Some(section) = section
             && keep == Some(KeptNames::All)
             && let Some(value) = section.get("keep")

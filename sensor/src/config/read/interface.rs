@@ -1,19 +1,13 @@
 //! `[[interface]]`.
 
+use strum::VariantArray as _;
+
 use crate::config::{
     HookChoice, Interface,
     problem::{Level, Problem},
     reader::{Reader, Section, Unique},
     value,
 };
-
-const HOOKS: [(&str, HookChoice); 5] = [
-    ("auto", HookChoice::Auto),
-    ("xdp-native", HookChoice::XdpNative),
-    ("xdp-generic", HookChoice::XdpGeneric),
-    ("tc", HookChoice::Tc),
-    ("clsact", HookChoice::Clsact),
-];
 
 /// Words that other tools use for a hook.
 const HOOKS_ELSEWHERE: [(&str, &str); 6] = [
@@ -36,7 +30,7 @@ impl Reader {
         for section in sections.iter().flatten() {
             self.know_keys(section, &["name", "hook", "ports", "local"]);
             let hook = self
-                .choice(section, "hook", &HOOKS, &HOOKS_ELSEWHERE)
+                .choice(section, "hook", HookChoice::VARIANTS, &HOOKS_ELSEWHERE)
                 .unwrap_or_default();
             let ports = self.boolean(Some(section), "ports", false);
             let local = self.boolean(Some(section), "local", false);

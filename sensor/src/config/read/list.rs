@@ -1,5 +1,7 @@
 //! `[[list]]`.
 
+use strum::VariantArray as _;
+
 use crate::{
     catalog::{List, lists::Category},
     config::{
@@ -11,13 +13,6 @@ use crate::{
 
 /// The most `[[list]]`.
 const MOST_LISTS: usize = 256;
-
-pub(super) const CATEGORIES: [(&str, Category); 4] = [
-    (Category::Telemetry.name(), Category::Telemetry),
-    (Category::Advertising.name(), Category::Advertising),
-    (Category::DnsBypass.name(), Category::DnsBypass),
-    (Category::NeverBlock.name(), Category::NeverBlock),
-];
 
 /// Words that other lists use for a category.
 pub(super) const CATEGORIES_ELSEWHERE: [(&str, &str); 13] = [
@@ -58,7 +53,12 @@ impl Reader {
         for section in &sections {
             const EXAMPLE: &str = "file = \"/etc/gateway-sensor/lists/mine.txt\"";
             self.know_keys(section, &["file", "category", "owner"]);
-            let category = self.choice(section, "category", &CATEGORIES, &CATEGORIES_ELSEWHERE);
+            let category = self.choice(
+                section,
+                "category",
+                Category::VARIANTS,
+                &CATEGORIES_ELSEWHERE,
+            );
             let owner = self.label(section, "owner", "owner = \"Xiaomi\"");
             let Some((file, span)) = self.required_text(section, "file", EXAMPLE, |text| {
                 value::absolute_path(text, || format!("write for example `{EXAMPLE}`"))

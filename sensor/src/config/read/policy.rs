@@ -4,13 +4,14 @@ use std::{ops::Range, path::PathBuf};
 
 use ipnet::IpNet;
 use sensor_ebpf::policy::{MAX_PORT_RANGES, MAX_RULES};
+use strum::VariantArray as _;
 use toml::de::DeValue;
 
 use sensor_ebpf::parse::Mac;
 
 use super::{
     device::{KINDS, KINDS_ELSEWHERE},
-    list::{CATEGORIES, CATEGORIES_ELSEWHERE},
+    list::CATEGORIES_ELSEWHERE,
 };
 use crate::{
     catalog::{NetworkSelector, lists::Category},
@@ -24,13 +25,6 @@ use crate::{
     policy::{Action, Answer, DeviceSelector, Policy, Ports, Span},
 };
 
-const ACTIONS: [(&str, Action); 4] = [
-    ("observe", Action::Observe),
-    ("allow", Action::Allow),
-    ("reject", Action::Reject),
-    ("drop", Action::Drop),
-];
-
 /// Words that other firewalls use for an action.
 const ACTIONS_ELSEWHERE: [(&str, &str); 7] = [
     ("accept", "allow"),
@@ -41,8 +35,6 @@ const ACTIONS_ELSEWHERE: [(&str, &str); 7] = [
     ("refuse", "reject"),
     ("discard", "drop"),
 ];
-
-const ANSWERS: [(&str, Answer); 2] = [("nxdomain", Answer::NxDomain), ("zero", Answer::Zero)];
 
 /// Words that other resolvers use for an answer.
 const ANSWERS_ELSEWHERE: [(&str, &str); 7] = [
@@ -144,14 +136,19 @@ impl Reader {
         let (countries, country_places) = self.countries(section);
         let (networks, network_places) = self.network_selectors(section);
         let ports = self.ports(section);
-        let encrypted_dns = self.choice(section, "encrypted_dns", &ACTIONS, &ACTIONS_ELSEWHERE);
-        let quic = self.choice(section, "quic", &ACTIONS, &ACTIONS_ELSEWHERE);
+        let encrypted_dns = self.choice(
+            section,
+            "encrypted_dns",
+            Action::VARIANTS,
+            &ACTIONS_ELSEWHERE,
+        );
+        let quic = self.choice(section, "quic", Action::VARIANTS, &ACTIONS_ELSEWHERE);
         let schedule = self.schedule(section);
         let action = self
-            .choice(section, "action", &ACTIONS, &ACTIONS_ELSEWHERE)
+            .choice(section, "action", Action::VARIANTS, &ACTIONS_ELSEWHERE)
             .unwrap_or_default();
         let answer = self
-            .choice(section, "answer", &ANSWERS, &ANSWERS_ELSEWHERE)
+            .choice(section, "answer", Answer::VARIANTS, &ANSWERS_ELSEWHERE)
             .unwrap_or_default();
         let strict = self.boolean(Some(section), "strict", false);
         let without_aliases = !self.boolean(Some(section), "cname", true);
@@ -366,7 +363,7 @@ impl Reader {
 
     fn unknown_device(&self, name: &str) -> Complaint {
         let lower = name.to_lowercase();
-        let kind = KINDS.iter().map(|(kind, _)| *kind);
+        let kind = KINDS.iter().map(|kind| kind.name());
         let elsewhere = name.split_once(':').and_then(|(key, rest)| {
             let key = key.to_lowercase();
             let (_, better) = SELECTORS_ELSEWHERE
@@ -439,7 +436,7 @@ impl Reader {
                 chosen(
                     text,
                     "category",
-                    &CATEGORIES,
+                    Category::VARIANTS,
                     &CATEGORIES_ELSEWHERE,
                     written,
                 )

@@ -14,7 +14,10 @@ use super::file;
 pub const A_SITE: &str = "a site";
 
 /// The view that is exported.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, strum::EnumString, strum::IntoStaticStr, strum::VariantArray,
+)]
+#[strum(serialize_all = "snake_case")]
 pub enum View {
     /// By device, party and hour.
     PartyHour,
@@ -34,16 +37,8 @@ pub enum View {
 
 impl View {
     /// Its name in the database.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::PartyHour => "party_hour",
-            Self::DeviceHour => "device_hour",
-            Self::DeviceDay => "device_day",
-            Self::DeviceMonth => "device_month",
-            Self::Gap => "gap",
-            Self::PartySeen => "party_seen",
-            Self::DeviceSeen => "device_seen",
-        }
+    pub fn name(self) -> &'static str {
+        self.into()
     }
 
     /// The condition for rows since a time, which is the first parameter, and their order.
