@@ -160,6 +160,7 @@ impl House {
                     category: Some("telemetry"),
                     owner: Some("A Vendor".into()),
                     country: Some("US".into()),
+                    stacks: vec![format!("{:012x}", party % 3)],
                 };
                 parties.push((party, counts));
             }

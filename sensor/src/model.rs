@@ -657,6 +657,12 @@ pub struct FlowFacts {
     pub ech: bool,
     /// The version of QUIC, for example `1`, `draft-29`, `Q046`.
     pub quic_version: Option<String>,
+    /// The JA4 fingerprint of the client, by its hello.
+    pub ja4: Option<String>,
+    /// The TLS stack of the client: the second field of the JA4 of a hello over TCP. A QUIC flow has that of the
+    /// device's hellos over TCP for the same name, where there were some in the last 24 hours, and all of one
+    /// stack.
+    pub stack: Option<String>,
     /// As in [`PartyTraffic`]; `None` where the flow is not IP.
     pub party: Option<String>,
     /// The owner of the party.

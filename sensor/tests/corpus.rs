@@ -1,8 +1,8 @@
-//! The whole way from a capture to a name, against what other systems' own test suites say.
+//! The whole way from a capture to a name and a fingerprint, against what other systems' own test suites say.
 //!
-//! `expected.tsv` is theirs. Where a row of it is not found, and the packets say that it need not be,
-//! the row stands in `corpus-disputed.tsv` with the reason, and does not count; a disputed row that
-//! is found after all fails the test.
+//! `expected.tsv` and `ja4.tsv` are theirs. Where a row of them is not found, and the packets or the
+//! specification say that it need not be, the row stands in `corpus-disputed.tsv` or `ja4-disputed.tsv` with the
+//! reason, and does not count; a disputed row that is found after all fails the test.
 
 #[allow(dead_code, reason = "other tests use the rest")]
 mod capture;
@@ -45,7 +45,7 @@ struct Found {
 fn names_are_those_that_others_find() -> Result<()> {
     let rows = rows()?;
     let disputed = disputed()?;
-    let found = found(&rows)?;
+    let found = found(rows.iter().map(|row| &row.capture))?;
     let mut counts: BTreeMap<&str, (u32, u32)> = BTreeMap::new();
     let mut used = BTreeSet::new();
     let mut missed = Vec::new();
@@ -81,6 +81,57 @@ fn names_are_those_that_others_find() -> Result<()> {
             "{source}: {share:.2} % of {of_source} rows are found, {goal} % are aimed at: {missed:#?}"
         );
     }
+    Ok(())
+}
+
+/// The fingerprints of clients are those of nDPI, or differ from them as the specification of JA4 has it.
+#[test]
+fn fingerprints_are_those_that_others_find() -> Result<()> {
+    let rows = table(&fs::read_to_string(Path::new(CORPUS).join("ja4.tsv"))?)?;
+    let disputed = table(include_str!("ja4-disputed.tsv"))?;
+    let found = found(rows.iter().map(|[capture, ..]| capture))?;
+    let mut used = BTreeSet::new();
+    let mut missed = Vec::new();
+    let mut hits = 0;
+    for [capture, _, client, server, theirs] in &rows {
+        let flows = &found[capture].flows;
+        let has = |flow: &Value, ja4: &String| flow["ja4"].as_str().unwrap_or("-") == ja4;
+        // A capture may begin with the server's segment, and then the other suite prints the ends reversed.
+        let is_between = |flow: &Value, one: &str, other: &str| {
+            is_end(client, &flow[one]) && is_end(server, &flow[other])
+        };
+        let is_found = flows.iter().any(|flow| {
+            let is_it = is_between(flow, "local", "remote") || is_between(flow, "remote", "local");
+            is_it && has(flow, theirs)
+        });
+        let dispute = disputed
+            .iter()
+            .find(|[of, end, stated, ..]| (of, end, stated) == (capture, client, theirs));
+        match dispute {
+            Some(row @ [.., ours, reason]) => {
+                ensure!(!reason.is_empty(), "a reason: {row:?}");
+                ensure!(!is_found, "disputed, and found: {row:?}");
+                let is_ours = |flow: &Value| is_end(client, &flow["local"]) && has(flow, ours);
+                ensure!(
+                    flows.iter().any(is_ours),
+                    "not as the table has it: {row:?}"
+                );
+                used.insert(row);
+            }
+            None if is_found => hits += 1,
+            None => missed.push([capture, client, server, theirs]),
+        }
+    }
+    ensure!(
+        used.len() == disputed.len(),
+        "a disputed row is no row: {disputed:#?}"
+    );
+    println!(
+        "{hits} of {} fingerprints are found, {} are disputed",
+        rows.len(),
+        used.len()
+    );
+    ensure!(missed.is_empty(), "not found: {missed:#?}");
     Ok(())
 }
 
@@ -131,8 +182,8 @@ fn is_end(expected: &str, end: &Value) -> bool {
 }
 
 /// The output of `sensor replay` for the captures that have rows.
-fn found(rows: &[Row]) -> Result<HashMap<String, Found>> {
-    let captures: BTreeSet<_> = rows.iter().map(|row| &row.capture).collect();
+fn found<'a>(captures: impl Iterator<Item = &'a String>) -> Result<HashMap<String, Found>> {
+    let captures: BTreeSet<_> = captures.collect();
     let output = Command::new(env!("CARGO_BIN_EXE_sensor"))
         .current_dir(CORPUS)
         .args(["replay", "--json"])
@@ -177,6 +228,18 @@ fn rows() -> Result<Vec<Row>> {
             name: field()?,
             quic_version: field()?,
         })
+    };
+    text.lines().skip(1).map(row).collect()
+}
+
+/// The lines of a table of five columns, below its head.
+fn table(text: &str) -> Result<Vec<[String; 5]>> {
+    let row = |line: &str| {
+        let fields: Vec<_> = line.split('\t').map(str::to_owned).collect();
+        fields
+            .try_into()
+            .ok()
+            .with_context(|| format!("five fields: {line}"))
     };
     text.lines().skip(1).map(row).collect()
 }

@@ -4,7 +4,11 @@ use std::ops::Range;
 
 use proptest::prelude::*;
 use rustls::server::Acceptor;
-use sensor::decode::{Progress, stream::Stream, tls};
+use sensor::decode::{
+    Progress,
+    stream::Stream,
+    tls::{self, Transport},
+};
 
 /// The handshake messages and whom they ask for; `data/README.md` says where they are from.
 const HELLOS: [(&[u8], &str); 4] = [
@@ -74,7 +78,8 @@ fn two_segments_cut_anywhere_in_both_orders() {
 fn what_is_cut_off_is_incomplete() {
     for (hello, _) in HELLOS {
         for cut in 0..hello.len() {
-            assert_eq!(tls::handshake(&hello[..cut]), Ok(Progress::Incomplete));
+            let cut = tls::handshake(&hello[..cut], Transport::Quic);
+            assert_eq!(cut, Ok(Progress::Incomplete));
         }
         let octets = records(hello, 700);
         for cut in 0..octets.len() {
@@ -102,7 +107,7 @@ fn a_hole_is_no_name() {
 #[test]
 fn everything_else_in_them_is_read_too() {
     for (hello, _) in HELLOS {
-        let Ok(Progress::Complete(hello)) = tls::handshake(hello) else {
+        let Ok(Progress::Complete(hello)) = tls::handshake(hello, Transport::Quic) else {
             panic!("it is a whole hello");
         };
         assert_eq!(hello.version, Some(0x0304));

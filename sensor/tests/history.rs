@@ -14,7 +14,7 @@ use std::{
 use proptest::prelude::*;
 use rusqlite::Connection;
 use sensor::{
-    model::history::{Batch, Counts, DeviceBatch, Differences, Party, PartyKind},
+    model::history::{Batch, Counts, DeviceBatch, Differences, MOST_STACKS, Party, PartyKind},
     policy::Zone,
     sink::store::{
         self, FILE, MOST_NEW_DEVICES, MOST_PARTIES, Settings, Store,
@@ -24,6 +24,10 @@ use sensor::{
 
 const PHONE: &str = "02:00:00:00:00:01";
 const LAPTOP: &str = "02:00:00:00:00:02";
+
+/// TLS stacks of a phone.
+const BROWSER: &str = "46e7e9700bed";
+const SYSTEM: &str = "c866b44c5a26";
 
 /// Midnight in UTC of a Monday: 2026-11-30.
 const MONDAY: f64 = 1_795_996_800.0;
@@ -125,6 +129,7 @@ fn party(name: &str) -> Party {
         category: Some("telemetry"),
         owner: Some("Xiaomi".into()),
         country: Some("CN".into()),
+        stacks: vec![BROWSER.to_owned()],
     }
 }
 
@@ -857,6 +862,63 @@ fn names_of_sites_are_shown_only_where_the_configuration_says_so() {
         !text.contains("visited") && text.contains("a site"),
         "{text}"
     );
+}
+
+#[test]
+fn a_party_has_the_stacks_by_which_a_device_reached_it() {
+    let folder = Folder::new("stacks");
+    let store = Store::start(settings(&folder.0, "UTC")).unwrap();
+    let mut house = House::new("UTC", MONDAY);
+    store.send(house.batch());
+    let by = |stacks: &[&str]| Party {
+        stacks: stacks.iter().copied().map(str::to_owned).collect(),
+        ..party("t.vendor.example")
+    };
+    let of_phone = |reader: &Reader, since| -> Vec<String> {
+        let phone = [PHONE.to_owned()];
+        let sums = reader.sums(Some(&phone), since, By::Party, |_| false);
+        sums.unwrap()
+            .into_iter()
+            .flat_map(|sum| sum.stacks)
+            .collect()
+    };
+    house.exchange(PHONE, &by(&[BROWSER]), counts(10));
+    house.exchange(LAPTOP, &by(&["d83cc789557e"]), counts(10));
+    house.now += 60.0;
+    store.send(house.batch());
+    house.exchange(PHONE, &by(&[SYSTEM]), counts(10));
+    house.now += 60.0;
+    store.send(house.batch());
+    flush(&store).unwrap();
+    let reader = Reader::open(&folder.0).unwrap();
+    assert_eq!(of_phone(&reader, 0), [BROWSER, SYSTEM]);
+    // Of a stack that is not used any more, a later question is told nothing.
+    for _ in 0..3 {
+        house.now += 24.0 * HOUR;
+        store.send(house.batch());
+        house.exchange(PHONE, &by(&[SYSTEM]), counts(10));
+        house.now += 60.0;
+        store.send(house.batch());
+    }
+    flush(&store).unwrap();
+    assert_eq!(of_phone(&reader, (house.now - HOUR) as i64), [SYSTEM]);
+    assert_eq!(of_phone(&reader, 0), [BROWSER, SYSTEM]);
+    // A device that makes stacks up has the latest few.
+    let made_up: Vec<_> = (0..40).map(|number| format!("{number:012x}")).collect();
+    for stacks in made_up.chunks(4) {
+        let stacks: Vec<_> = stacks.iter().map(String::as_str).collect();
+        house.exchange(PHONE, &by(&stacks), counts(10));
+        house.now += 60.0;
+        store.send(house.batch());
+        flush(&store).unwrap();
+    }
+    assert_eq!(of_phone(&reader, 0), made_up[40 - MOST_STACKS..]);
+    let others = "SELECT count(*) FROM party_stack WHERE stack = 'd83cc789557e'";
+    assert_eq!(folder.number(others), 1);
+    let (give, given) = channel();
+    store.forget(Some(PHONE.to_owned()), move |gone| give.send(gone).unwrap());
+    assert_eq!(given.recv().unwrap(), Ok(true));
+    assert_eq!(folder.number("SELECT count(*) FROM stacks"), 1);
 }
 
 /// A step of a household.

@@ -278,6 +278,7 @@ fn batch(boot: u64, second: i64, position: &mut Counts) -> Batch {
             category: Some("telemetry"),
             owner: None,
             country: None,
+            stacks: Vec::new(),
         };
         parties.push((party, counts));
     }

@@ -834,6 +834,7 @@ fn flows_are_named_and_limited() {
             facts: FlowFacts {
                 owner: Some("Xiaomi".to_owned()),
                 category: Some("telemetry"),
+                stack: Some("c866b44c5a26".to_owned()),
                 ..telemetry.facts
             },
             policy: Some("trackers".to_owned()),

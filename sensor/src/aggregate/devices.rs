@@ -82,6 +82,7 @@ impl Aggregate {
         self.leave_history(mac);
         self.answers.forget_device(mac);
         self.address_names.forget_device(mac);
+        self.stacks.forget_device(mac);
         self.parties.forget_device(mac);
         self.refusals.forget_device(mac);
         let Some(device) = self.devices.get_mut(&mac) else {

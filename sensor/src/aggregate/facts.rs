@@ -11,6 +11,7 @@ use super::{Aggregate, booking::PATIENCE, flows::FlowState, ip_of};
 use crate::{
     catalog::Shown,
     classify::{ECH_PROVIDERS, Source, Unread},
+    decode::tls::Stack,
     model::FlowFacts,
 };
 
@@ -52,6 +53,8 @@ impl Aggregate {
                 .filter(|alpn| !alpn.is_empty()),
             ech: details.is_some_and(|details| details.ech),
             quic_version: details.and_then(|details| details.quic_version.clone()),
+            ja4: details.and_then(|details| Some(details.ja4?.to_string())),
+            stack: self.stack(key, flow).map(|stack| stack.to_string()),
             hidden: hidden.map(|hidden| hidden.name()),
             unread: flow.unread.filter(|_| !is_refused).map(Unread::name),
         }
@@ -86,6 +89,15 @@ impl Aggregate {
             is_readable: flow.is_dns() || is_service(key) && !is_unheard && !flow.spoke(),
             spoke: flow.spoke() || !watch.wants(Direction::Upload),
         }
+    }
+
+    /// The TLS stack of a flow; `None` where it is not told.
+    pub(super) fn stack(&self, key: &FlowKey, flow: &FlowState) -> Option<Stack> {
+        let ja4 = self.flows.details(flow)?.ja4?;
+        ja4.stack().or_else(|| {
+            let (name, _) = self.flows.name(flow)?;
+            self.stacks.find(key.mac(), name, self.now)
+        })
     }
 
     pub(super) fn name_by_dns(&self, key: &FlowKey, remote: IpAddr) -> Option<(Arc<str>, Source)> {

@@ -23,9 +23,10 @@ use sensor_ebpf::{
 use super::{Aggregate, books, refused::Refusal, traffic::PartyId};
 use crate::{
     catalog::{PartyInfo, lists::Category},
+    decode::tls::Stack,
     model::{
         Device,
-        history::{Counts, DeviceBatch, Differences, Party, PartyKind},
+        history::{Counts, DeviceBatch, Differences, MOST_STACKS, Party, PartyKind},
     },
     policy::BLOCKED,
     slots::Slots,
@@ -73,7 +74,26 @@ struct Known {
 
 /// The amounts of a device by party.
 #[derive(Debug, Default)]
-struct OfDevice(HashMap<(PartyKind, Option<PartyId>), (Party, Counts)>);
+struct OfDevice(HashMap<(PartyKind, Option<PartyId>), OfParty>);
+
+/// The amounts of a device with one party.
+#[derive(Debug)]
+struct OfParty {
+    party: Party,
+    counts: Counts,
+    /// The TLS stacks by which the device reached it, where it has a name.
+    stacks: Vec<Stack>,
+}
+
+impl OfParty {
+    fn new(party: Party) -> Self {
+        Self {
+            party,
+            counts: Counts::default(),
+            stacks: Vec::new(),
+        }
+    }
+}
 
 impl OfDevice {
     fn add(
@@ -81,22 +101,44 @@ impl OfDevice {
         kind: PartyKind,
         id: Option<PartyId>,
         counts: &Counts,
+        stack: Option<Stack>,
         party: impl FnOnce() -> Party,
     ) {
         let is_new = !self.0.contains_key(&(kind, id));
-        let (key, party): (_, Party) = match is_new && id.is_some() && self.0.len() >= MOST_PARTIES
-        {
-            true => ((PartyKind::Other, None), Party::all_of(PartyKind::Other)),
-            false if is_new => ((kind, id), party()),
+        let is_surplus = is_new && id.is_some() && self.0.len() >= MOST_PARTIES;
+        let of_party = match is_surplus {
+            true => {
+                let other = || OfParty::new(Party::all_of(PartyKind::Other));
+                let place = self.0.entry((PartyKind::Other, None));
+                place.or_insert_with(other)
+            }
             false => {
-                if let Some((_, all)) = self.0.get_mut(&(kind, id)) {
-                    all.add(counts);
-                }
-                return;
+                let place = self.0.entry((kind, id));
+                place.or_insert_with(|| OfParty::new(party()))
             }
         };
-        let (_, all) = self.0.entry(key).or_insert((party, Counts::default()));
-        all.add(counts);
+        of_party.counts.add(counts);
+        if let Some(stack) = stack
+            && id.is_some()
+            && !is_surplus
+            && of_party.stacks.len() < MOST_STACKS
+            && !of_party.stacks.contains(&stack)
+        {
+            of_party.stacks.push(stack);
+        }
+    }
+
+    /// As a batch has them.
+    fn into_parties(self) -> Vec<(Party, Counts)> {
+        let finished = |of_party: OfParty| {
+            let stacks = of_party.stacks.iter().map(Stack::to_string).collect();
+            let party = Party {
+                stacks,
+                ..of_party.party
+            };
+            (party, of_party.counts)
+        };
+        self.0.into_values().map(finished).collect()
     }
 }
 
@@ -142,6 +184,7 @@ impl Pending {
         info: &PartyInfo,
         is_named: bool,
         counts: &Counts,
+        stack: Option<Stack>,
     ) {
         if counts.is_zero() || self.rules.unrecorded.contains(&device) {
             return;
@@ -156,12 +199,13 @@ impl Pending {
                     category: info.category.map(Category::name),
                     owner: info.owner.clone(),
                     country: info.network.country.as_deref().map(Arc::from),
+                    stacks: Vec::new(),
                 }),
             ),
             _ => (None, Box::new(|| Party::all_of(kind))),
         };
         let of_device = self.devices.entry(device).or_default();
-        of_device.add(kind, id, counts, party);
+        of_device.add(kind, id, counts, stack, party);
     }
 
     /// The packets of a flow that were not booked before, which are booked from now on.
@@ -274,6 +318,8 @@ impl Aggregate {
         opens: bool,
         party: PartyId,
     ) {
+        let flow = self.flows.get(slot, &record.key);
+        let stack = flow.and_then(|flow| self.stack(&record.key, flow));
         let Some(history) = &mut self.history else {
             return;
         };
@@ -287,7 +333,8 @@ impl Aggregate {
         let is_named = decision.verdict != Verdict::Allow
             && history.is_named(self.reading.name_of(decision.policy), decision.layer);
         let info = self.parties.info(party);
-        history.add(record.key.mac(), Some(party), info, is_named, &counts);
+        let mac = record.key.mac();
+        history.add(mac, Some(party), info, is_named, &counts, stack);
     }
 
     /// Takes a refusal of a device, of which `retried` came shortly after the same was refused before.
@@ -322,7 +369,7 @@ impl Aggregate {
             }
             _ => None,
         };
-        history.add(device, id, &info, is_named, &counts);
+        history.add(device, id, &info, is_named, &counts, None);
     }
 
     /// Takes that the kernel's counts of a device went to those of `other`.
@@ -378,7 +425,7 @@ impl Aggregate {
                 began: 0,
                 began_at: 0.0,
                 position: None,
-                parties: of_device.0.into_values().collect(),
+                parties: of_device.into_parties(),
             });
         }
         for (number, record, counts) in self.reading.positions() {
@@ -408,7 +455,7 @@ impl Aggregate {
                     None => 0.0,
                 },
                 position: Some(counts.without(waiting.unwrap_or(&Counts::default()))),
-                parties: of_device.map_or_else(Vec::new, |of| of.0.into_values().collect()),
+                parties: of_device.map_or_else(Vec::new, OfDevice::into_parties),
             });
         }
         // Devices without a record have no position to be compared with: they come with their record.

@@ -18,6 +18,7 @@ mod observe;
 mod questions;
 pub mod refused;
 mod snapshot;
+mod stacks;
 pub mod traffic;
 
 use std::{
@@ -44,6 +45,7 @@ use self::{
     identity::IdentityOverride,
     questions::Kept,
     refused::{Refusal, Refusals},
+    stacks::Stacks,
     traffic::Parties,
 };
 use crate::{
@@ -71,6 +73,7 @@ pub struct Aggregate {
     answers: Answers,
     address_names: AddressNames,
     resolvers: Resolvers,
+    stacks: Stacks,
     refusals: Refusals,
     parties: Parties,
     /// The time of the last search for expired entries, in seconds since the Unix epoch.
@@ -109,6 +112,7 @@ impl Aggregate {
             answers: Answers::default(),
             address_names: AddressNames::default(),
             resolvers: Resolvers::default(),
+            stacks: Stacks::default(),
             refusals: Refusals::default(),
             swept: 0.0,
             parties: Parties::default(),
@@ -212,6 +216,7 @@ impl Aggregate {
         }
         self.swept = self.now;
         self.answers.forget_expired(self.now);
+        self.stacks.forget_expired(self.now);
         self.parties.forget_silent(self.now);
     }
 }

@@ -44,6 +44,11 @@ impl Aggregate {
             let place = (head.key.mac(), remote);
             self.address_names.said(Arc::clone(name), place, self.now);
         }
+        if let Outcome::Name(name, _) = &heard.outcome
+            && let Some(stack) = heard.stack()
+        {
+            self.stacks.learn(head.key.mac(), name, stack, self.now);
+        }
         // Counts are booked by the new facts from now on.
         self.flows.take(head.slot, heard);
     }

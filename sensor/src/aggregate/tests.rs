@@ -846,6 +846,65 @@ fn an_encrypted_hello_counts_where_it_hides_a_name() {
 }
 
 #[test]
+fn a_quic_flow_has_the_stack_that_the_devices_tcp_hellos_tell() {
+    let mut house = House::new();
+    let of = Payload {
+        syn: None,
+        ..Payload::up(udp(443), 0)
+    };
+    house.sample(3, Kind::Quic, of, INITIAL);
+    let facts = house.facts(3, udp(443));
+    assert_eq!(
+        (facts.name.as_deref(), facts.stack),
+        (Some("example.com"), None)
+    );
+    assert!(facts.ja4.unwrap().starts_with("q13d"));
+    // Another device, and another name, tell nothing.
+    let laptop = key_of(LAPTOP, protocol::TCP, 1, (REMOTE, 443));
+    let hello = encrypted_hello(Some("example.com"));
+    house.sample(4, Kind::Tls, Payload::up(laptop, 0), &hello);
+    let other = encrypted_hello(Some("other.example"));
+    house.sample(5, Kind::Tls, Payload::up(tcp(1), 0), &other);
+    assert_eq!(house.facts(3, udp(443)).stack, None);
+    house.sample(6, Kind::Tls, Payload::up(tcp(2), 0), &hello);
+    let stack = house.facts(6, tcp(2)).stack;
+    assert!(stack.is_some());
+    assert_eq!(house.facts(3, udp(443)).stack, stack);
+}
+
+#[test]
+fn the_history_has_the_stacks_of_parties_with_names_alone() {
+    let mut house = House::new();
+    let rules = history::Rules {
+        all_names: true,
+        ..history::Rules::default()
+    };
+    house.aggregate.keep_history(Some(rules));
+    let hello = encrypted_hello(Some("example.com"));
+    house.sample(3, Kind::Tls, Payload::up(tcp(1), 0), &hello);
+    let stack = house.facts(3, tcp(1)).stack.unwrap();
+    let stacks = |house: &mut House| -> Vec<_> {
+        house.reading(&[PHONE, LAPTOP]);
+        house.apply(Record::Flow(3, flow_of(tcp(1), 100, 0)));
+        let of = house.aggregate.take_history().unwrap();
+        let parties = of.devices.into_iter().flat_map(|device| device.parties);
+        parties
+            .map(|(party, _)| (party.kind, party.stacks))
+            .collect()
+    };
+    let site = model::history::PartyKind::Site;
+    assert_eq!(stacks(&mut house), [(site, vec![stack])]);
+
+    let mut house = House::new();
+    house
+        .aggregate
+        .keep_history(Some(history::Rules::default()));
+    house.sample(3, Kind::Tls, Payload::up(tcp(1), 0), &hello);
+    let sites = model::history::PartyKind::Sites;
+    assert_eq!(stacks(&mut house), [(sites, vec![])]);
+}
+
+#[test]
 fn a_device_is_what_it_says_itself() {
     let mut house = House::new();
     let key = udp(5353);

@@ -33,7 +33,11 @@ use self::{
     streams::{FlowMemory, Readers},
 };
 use crate::{
-    decode::{Failure, dns, tunnel::Tunnel},
+    decode::{
+        Failure, dns,
+        tls::{Ja4, Stack},
+        tunnel::Tunnel,
+    },
     interned::{Interned, Number},
     quota::{Limits, Quota},
     record::{Record, Sample},
@@ -94,6 +98,8 @@ pub struct Details {
     pub ech: bool,
     /// The version of QUIC.
     pub quic_version: Option<String>,
+    /// The fingerprint of the client.
+    pub ja4: Option<Ja4>,
 }
 
 /// The knowledge of a flow's name after a payload.
@@ -188,6 +194,11 @@ impl Observation {
             unread: None,
             refused: Vec::new(),
         }
+    }
+
+    /// The TLS stack that a hello over TCP in it tells.
+    pub fn stack(&self) -> Option<Stack> {
+        self.details.as_ref()?.ja4?.stack()
     }
 
     /// Whether a device tells of itself in it, and not to the party of a flow.

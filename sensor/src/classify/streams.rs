@@ -364,11 +364,12 @@ fn learn(
     quic_version: Option<String>,
     heard: &mut Observation,
 ) {
-    if hello.ech || !hello.alpn.is_empty() || quic_version.is_some() {
+    if hello.ja4.is_some() || quic_version.is_some() {
         heard.details = Some(Box::new(Details {
             alpn: hello.alpn,
             ech: hello.ech,
             quic_version,
+            ja4: hello.ja4,
         }));
     }
     match hello.server_name {

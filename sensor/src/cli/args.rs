@@ -213,6 +213,8 @@ pub enum ViewName {
     Gap,
     /// The first and the last time of each party of a device.
     PartySeen,
+    /// The TLS stacks of each party of a device.
+    PartyStack,
     /// The first and the last time of each device.
     DeviceSeen,
 }

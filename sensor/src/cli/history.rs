@@ -88,6 +88,7 @@ fn export(out: &mut impl Write, config: &Config, args: &ExportArgs) -> anyhow::R
         ViewName::DeviceMonth => View::DeviceMonth,
         ViewName::Gap => View::Gap,
         ViewName::PartySeen => View::PartySeen,
+        ViewName::PartyStack => View::PartyStack,
         ViewName::DeviceSeen => View::DeviceSeen,
     };
     let shown = shows_sites(config);

@@ -12,7 +12,7 @@ use super::{
     Failure, Progress,
     reader::Reader,
     stream::{MAX_STREAM, Stream},
-    tls::{self, ClientHello},
+    tls::{self, ClientHello, Transport},
 };
 
 /// Packets of one datagram that are looked at.
@@ -311,7 +311,7 @@ impl Attempt {
         let octets = self.crypto.contiguous();
         let hello = match self.version {
             Version::Q(_) => google::hello(octets)?,
-            _ => match tls::handshake(octets)? {
+            _ => match tls::handshake(octets, Transport::Quic)? {
                 Progress::Complete(hello) => Progress::Complete((hello, None)),
                 Progress::Incomplete => Progress::Incomplete,
             },

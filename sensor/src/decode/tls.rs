@@ -3,6 +3,10 @@
 //! A hello that no server would take gives no name: the rules of the RFCs are enforced where OpenSSL, Go and
 //! rustls enforce them, because a hello that all of them refuse opens no connection.
 
+mod ja4;
+
+use self::ja4::Parts;
+pub use self::ja4::{Ja4, Stack, Transport};
 use super::{Failure, Progress, name, reader::Reader, stream::MAX_STREAM};
 
 /// The longest hello that is read, in bytes, with its handshake header.
@@ -36,6 +40,8 @@ pub struct ClientHello {
     /// The highest version it offers, as on the wire: 0x0303 is TLS 1.2, 0x0304 is TLS 1.3, drafts
     /// of TLS 1.3 count as it. `None` where it offers none that exists, and in gQUIC's own hello.
     pub version: Option<u16>,
+    /// The fingerprint of the client; `None` for gQUIC's own hello, which is not of TLS.
+    pub ja4: Option<Ja4>,
 }
 
 /// Whether the first payload of a flow may be the start of a hello, as far as it goes: also one
@@ -77,7 +83,7 @@ pub fn client_hello(stream: &[u8]) -> Result<Progress<ClientHello>, Failure> {
         match record.content {
             content::HANDSHAKE if gathered.is_empty() => {
                 // A hello within one record is read where it lies.
-                if let Progress::Complete(hello) = handshake(record.fragment)? {
+                if let Progress::Complete(hello) = handshake(record.fragment, Transport::Tcp)? {
                     return Ok(Progress::Complete(hello));
                 }
                 gathered.extend_from_slice(record.fragment);
@@ -85,7 +91,7 @@ pub fn client_hello(stream: &[u8]) -> Result<Progress<ClientHello>, Failure> {
             content::HANDSHAKE => {
                 gathered.extend_from_slice(record.fragment);
                 if is_whole(&gathered) {
-                    return handshake(&gathered);
+                    return handshake(&gathered, Transport::Tcp);
                 }
             }
             // RFC 8446, section 5.1: nothing may come between the records of one message.
@@ -104,12 +110,12 @@ pub fn client_hello(stream: &[u8]) -> Result<Progress<ClientHello>, Failure> {
     Ok(Progress::Incomplete)
 }
 
-/// Reads a hello without records, as QUIC carries it in its CRYPTO frames.
+/// Reads a hello without records, as QUIC carries it in its CRYPTO frames. The transport is a part of its JA4.
 ///
 /// # Errors
 /// [`Failure::Limit`] for a hello longer than [`MAX_HELLO`]; [`Failure::Malformed`] for bytes that are no
 /// hello, or for one that contradicts itself.
-pub fn handshake(octets: &[u8]) -> Result<Progress<ClientHello>, Failure> {
+pub fn handshake(octets: &[u8], transport: Transport) -> Result<Progress<ClientHello>, Failure> {
     match *octets {
         [] | [CLIENT_HELLO] | [CLIENT_HELLO, 0] | [CLIENT_HELLO, 0, _] => Ok(Progress::Incomplete),
         [CLIENT_HELLO, 0, high, low, ref body @ ..] => {
@@ -118,7 +124,7 @@ pub fn handshake(octets: &[u8]) -> Result<Progress<ClientHello>, Failure> {
                 return Err(Failure::Limit);
             }
             match body.get(..len) {
-                Some(body) => read_hello(body)
+                Some(body) => read_hello(body, transport)
                     .map(Progress::Complete)
                     .ok_or(Failure::Malformed),
                 None => Ok(Progress::Incomplete),
@@ -138,6 +144,7 @@ mod content {
 /// Extensions (IANA, TLS ExtensionType Values).
 mod extension {
     pub(super) const SERVER_NAME: u16 = 0;
+    pub(super) const SIGNATURE_ALGORITHMS: u16 = 13;
     pub(super) const ALPN: u16 = 16;
     pub(super) const SUPPORTED_VERSIONS: u16 = 43;
     /// RFC 9849.
@@ -222,7 +229,7 @@ fn is_whole(handshake: &[u8]) -> bool {
 
 /// The fields of RFC 8446, section 4.1.2, in their order; without extensions also as in RFC 5246,
 /// section 7.4.1.2. `None` where a length does not fit.
-fn read_hello(body: &[u8]) -> Option<ClientHello> {
+fn read_hello(body: &[u8], transport: Transport) -> Option<ClientHello> {
     let mut body = Reader(body);
     let legacy_version = body.u16()?;
     body.take(32)?;
@@ -240,7 +247,13 @@ fn read_hello(body: &[u8]) -> Option<ClientHello> {
         version: real_version(legacy_version),
         ..ClientHello::default()
     };
+    let mut parts = Parts {
+        version: legacy_version,
+        ciphers: suites.0,
+        ..Parts::default()
+    };
     if body.is_empty() {
+        hello.ja4 = Some(parts.ja4(transport));
         return Some(hello);
     }
     let mut extensions = body.vector16()?;
@@ -255,6 +268,7 @@ fn read_hello(body: &[u8]) -> Option<ClientHello> {
         if !seen.first(kind) {
             return None;
         }
+        parts.take(kind, data);
         match kind {
             extension::SERVER_NAME => {
                 if let Some(name) = read_server_name(data)? {
@@ -269,6 +283,7 @@ fn read_hello(body: &[u8]) -> Option<ClientHello> {
             _ => {}
         }
     }
+    hello.ja4 = Some(parts.ja4(transport));
     Some(hello)
 }
 
@@ -436,7 +451,7 @@ mod tests {
     }
 
     fn read(extensions: &[Vec<u8>]) -> Result<ClientHello, Failure> {
-        match handshake(&hello(extensions))? {
+        match handshake(&hello(extensions), Transport::Tcp)? {
             Progress::Complete(hello) => Ok(hello),
             Progress::Incomplete => panic!("a whole hello was taken for a part"),
         }
@@ -455,7 +470,7 @@ mod tests {
 
     #[test]
     fn everything_asked_for_is_read() {
-        let hello = read(&[
+        let mut hello = read(&[
             extension(0x1a1a, &[]),
             named(b"WWW.Example.org"),
             extension(10, &vector16(&[0x11, 0xec])),
@@ -469,19 +484,79 @@ mod tests {
             ech: true,
             version: Some(0x0304),
             no_host_name: false,
+            ja4: None,
         };
+        let fingerprint = hello.as_mut().map(|hello| hello.ja4.take());
+        let fingerprint = fingerprint.ok().flatten().map(|ja4| ja4.to_string());
         assert_eq!(hello, Ok(expected));
+        assert_eq!(
+            fingerprint.as_deref(),
+            Some("t13d0205h2_c1929292aa6b_d3d5ca3005c1")
+        );
     }
 
     #[test]
     fn a_hello_without_extensions_has_no_name() {
-        let expected = ClientHello {
-            version: Some(0x0303),
-            ..ClientHello::default()
+        let Ok(Progress::Complete(bare)) = handshake(&message(&start()), Transport::Tcp) else {
+            panic!("it is a whole hello");
         };
-        let bare = handshake(&message(&start()));
-        assert_eq!(bare, Ok(Progress::Complete(expected.clone())));
-        assert_eq!(read(&[]), Ok(expected));
+        assert_eq!((&bare.server_name, bare.version), (&None, Some(0x0303)));
+        assert_eq!(ja4(&bare), "t12i020000_c1929292aa6b_000000000000");
+        assert_eq!(read(&[]), Ok(bare));
+    }
+
+    fn ja4(hello: &ClientHello) -> String {
+        hello.ja4.map(|ja4| ja4.to_string()).unwrap_or_default()
+    }
+
+    /// The hashes are those of `sha256sum`.
+    #[test]
+    fn the_fingerprint_has_every_part_of_the_hello() {
+        let of = |extensions: &[Vec<u8>]| read(extensions).map(|hello| ja4(&hello));
+        let fingerprint = |text: &str| Ok(text.to_owned());
+        let [grease, name] = [extension(0xdada, &[]), named(b"a.example")];
+        let versions = extension(43, &vector8(&[0x3a, 0x3a, 3, 4, 3, 3]));
+        let signatures = extension(13, &vector16(&[0x5a, 0x5a, 4, 3, 8, 4]));
+        let all = [
+            grease,
+            name,
+            versions.clone(),
+            alpn(&[&b"\x0a\x0a"[..], b"h2"]),
+            signatures,
+        ];
+        assert_eq!(
+            of(&all),
+            fingerprint("t13d0204h2_c1929292aa6b_ef5f37ab036a")
+        );
+        let unsigned = [versions.clone(), extension(13, &vector16(&[]))];
+        let expected = fingerprint("t13i020200_c1929292aa6b_90f4629a5905");
+        assert_eq!(of(&unsigned), expected);
+        // A list longer than its extension tells no algorithms.
+        let unfit = [versions.clone(), extension(13, &[0, 4, 4, 3])];
+        assert_eq!(of(&unfit), expected);
+        let mut other_protocol = unsigned.to_vec();
+        other_protocol.push(alpn(&[&[0xe6, 0x97, 0xa5]]));
+        assert_eq!(
+            of(&other_protocol),
+            fingerprint("t13i0203e5_c1929292aa6b_90f4629a5905")
+        );
+    }
+
+    #[test]
+    fn a_cut_hello_has_no_fingerprint() {
+        let hello = hello(&[named(b"a.example"), alpn(&[b"h2"])]);
+        for cut in 0..hello.len() {
+            for transport in [Transport::Tcp, Transport::Quic] {
+                let read = handshake(&hello[..cut], transport);
+                assert_eq!(read, Ok(Progress::Incomplete), "cut at {cut}");
+            }
+        }
+        let of = |transport| match handshake(&hello, transport) {
+            Ok(Progress::Complete(hello)) => ja4(&hello),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(of(Transport::Tcp), "t12d0202h2_c1929292aa6b_000000000000");
+        assert_eq!(of(Transport::Quic), "q12d0202h2_c1929292aa6b_000000000000");
     }
 
     #[test]
@@ -528,11 +603,11 @@ mod tests {
         for cut in 1..whole.len() {
             // A hello without any extensions is right.
             if cut != start().len() {
-                let cut = handshake(&message(&whole[..cut]));
+                let cut = handshake(&message(&whole[..cut]), Transport::Tcp);
                 assert_eq!(cut, Err(Failure::Malformed));
             }
         }
-        let longer = handshake(&message(&[&whole[..], &[0]].concat()));
+        let longer = handshake(&message(&[&whole[..], &[0]].concat()), Transport::Tcp);
         assert_eq!(longer, Err(Failure::Malformed));
     }
 
@@ -654,10 +729,11 @@ mod tests {
     #[test]
     fn a_hello_beyond_the_bound_is_told_at_once() {
         for header in [[1, 1, 0, 0], [1, 0, 0x40, 0]] {
-            assert_eq!(handshake(&header), Err(Failure::Limit));
+            assert_eq!(handshake(&header, Transport::Tcp), Err(Failure::Limit));
             let stream = record(content::HANDSHAKE, &header);
             assert_eq!(client_hello(&stream), Err(Failure::Limit));
         }
-        assert_eq!(handshake(&[1, 0, 0x3f, 0xfc]), Ok(Progress::Incomplete));
+        let longest = handshake(&[1, 0, 0x3f, 0xfc], Transport::Tcp);
+        assert_eq!(longest, Ok(Progress::Incomplete));
     }
 }

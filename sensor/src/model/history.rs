@@ -110,7 +110,12 @@ pub struct Party {
     pub owner: Option<Arc<str>>,
     /// The country of its first address, two capital letters (ISO 3166-1).
     pub country: Option<Arc<str>>,
+    /// The TLS stacks by which the device reached it, at most [`MOST_STACKS`]; none where it has no name.
+    pub stacks: Vec<String>,
 }
+
+/// The most TLS stacks of a device that are kept for one party.
+pub const MOST_STACKS: usize = 8;
 
 impl Party {
     /// All of a kind that has no names.
@@ -121,6 +126,7 @@ impl Party {
             category: None,
             owner: None,
             country: None,
+            stacks: Vec::new(),
         }
     }
 }

@@ -73,7 +73,7 @@ fn narrow(flows: &[Flow], now: f64) -> Listing<10> {
     table
 }
 
-fn wide(flows: &[Flow], now: f64) -> Listing<15> {
+fn wide(flows: &[Flow], now: f64) -> Listing<16> {
     let mut table = table(
         [
             "DEVICE",
@@ -85,6 +85,7 @@ fn wide(flows: &[Flow], now: f64) -> Listing<15> {
             "BY",
             "OWNER",
             "CATEGORY",
+            "STACK",
             "UPLOAD",
             "DOWNLOAD",
             "PACKETS",
@@ -92,7 +93,7 @@ fn wide(flows: &[Flow], now: f64) -> Listing<15> {
             "POLICY",
             "LAST SEEN",
         ],
-        9..=11,
+        10..=12,
     );
     for flow in flows {
         let facts = &flow.facts;
@@ -106,6 +107,7 @@ fn wide(flows: &[Flow], now: f64) -> Listing<15> {
             facts.name_source.unwrap_or("-"),
             facts.owner.as_deref().unwrap_or("-"),
             facts.category.unwrap_or("-"),
+            facts.stack.as_deref().unwrap_or("-"),
             &octets(flow.traffic.upload.bytes),
             &octets(flow.traffic.download.bytes),
             &grouped(total(&flow.traffic).packets),

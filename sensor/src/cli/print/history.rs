@@ -87,16 +87,18 @@ pub fn print_history(
     zone: &Zone,
 ) -> io::Result<()> {
     let header = match by {
-        By::Device => ["DEVICE", "NAME"],
-        By::Hour => ["HOUR", ""],
-        By::Day => ["DAY", ""],
-        By::Party => ["PARTY", "CATEGORY"],
-        By::Owner => ["OWNER", ""],
-        By::Country => ["COUNTRY", ""],
+        By::Device => ["DEVICE", "NAME", ""],
+        By::Hour => ["HOUR", "", ""],
+        By::Day => ["DAY", "", ""],
+        By::Party => ["PARTY", "CATEGORY", "STACK"],
+        By::Owner => ["OWNER", "", ""],
+        By::Country => ["COUNTRY", "", ""],
     };
-    let [of, about] = header;
+    let [of, about, stack] = header;
     let mut listing = table(
-        [of, about, "UPLOAD", "", "DOWNLOAD", "FLOWS", "REFUSED"],
+        [
+            of, about, "UPLOAD", "", "DOWNLOAD", "FLOWS", "REFUSED", stack,
+        ],
         2..=2,
     );
     let most = sums.iter().map(|sum| bytes(sum.upload_bytes)).max();
@@ -113,6 +115,7 @@ pub fn print_history(
             octets(bytes(sum.download_bytes)),
             grouped(bytes(sum.flows)),
             refused(sum),
+            stacks(sum),
         ]);
     }
     print_table(out, &listing, "the history has nothing of that time")?;
@@ -149,6 +152,16 @@ fn refused(sum: &Sum) -> String {
             grouped(bytes(sum.refused)),
             counted_u64(bytes(retried), "retry", "retries")
         ),
+    }
+}
+
+/// The TLS stacks of a party; one beside the number of further ones, where there are several.
+fn stacks(sum: &Sum) -> String {
+    let mut stacks = sum.stacks.iter();
+    match (stacks.next(), stacks.len()) {
+        (None, _) => String::new(),
+        (Some(stack), 0) => stack.clone(),
+        (Some(stack), more) => format!("{stack} +{more}"),
     }
 }
 

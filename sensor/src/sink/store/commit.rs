@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior, params};
 
 use super::Settings;
-use crate::model::history::{Batch, Counts, DeviceBatch, Hour, Party, PartyKind};
+use crate::model::history::{Batch, Counts, DeviceBatch, Hour, MOST_STACKS, Party, PartyKind};
 
 /// The most parties of a device in an hour; further ones are the party `other`.
 pub const MOST_PARTIES: i64 = 96;
@@ -30,7 +30,7 @@ const OTHER: &str = "other";
 const MULTICAST: &str = "multicast";
 
 /// Seconds to which the last time of a party is exact: within the weeks of its hours, these are exact to one.
-const SEEN_EVERY: i64 = 24 * HOUR;
+pub(super) const SEEN_EVERY: i64 = 24 * HOUR;
 
 /// Seconds of an hour.
 const HOUR: i64 = 3_600;
@@ -481,7 +481,8 @@ impl<'a> Commit<'a> {
             None => false,
         };
         let is_named = matches!(party.kind, PartyKind::Party | PartyKind::Site);
-        if !has_row && is_named && *rows >= MOST_PARTIES {
+        let is_surplus = !has_row && is_named && *rows >= MOST_PARTIES;
+        if is_surplus {
             id = Some(self.party(&Party::all_of(PartyKind::Other))?);
         } else if !has_row {
             *rows += 1;
@@ -504,6 +505,32 @@ impl<'a> Commit<'a> {
                  ON CONFLICT DO UPDATE SET last_seen = ?4 WHERE last_seen <= ?4 - ?5",
             )?
             .execute(params![device, id, hour.start.min(now), now, SEEN_EVERY])?;
+        if is_named && !is_surplus {
+            self.file_stacks(device, id, &party.stacks)?;
+        }
+        Ok(())
+    }
+
+    /// Notes the TLS stacks by which a device reached a party. Of too many, those that are longest ago go.
+    fn file_stacks(&self, device: i64, party: i64, stacks: &[String]) -> rusqlite::Result<()> {
+        let now = self.batch.end as i64;
+        for stack in stacks {
+            let written = self
+                .on
+                .prepare_cached(
+                    "INSERT INTO stacks (device, party, stack, first_seen, last_seen) VALUES (?1, ?2, ?3, ?4, ?4) \
+                     ON CONFLICT DO UPDATE SET last_seen = ?4 WHERE last_seen <= ?4 - ?5",
+                )?
+                .execute(params![device, party, stack, now, SEEN_EVERY])?;
+            if written > 0 {
+                self.on
+                    .prepare_cached(
+                        "DELETE FROM stacks WHERE device = ?1 AND party = ?2 AND stack IN (SELECT stack FROM stacks \
+                         WHERE device = ?1 AND party = ?2 ORDER BY last_seen DESC LIMIT -1 OFFSET ?3)",
+                    )?
+                    .execute(params![device, party, MOST_STACKS as i64])?;
+            }
+        }
         Ok(())
     }
 

@@ -1,6 +1,10 @@
 //! Questions to the history: sums for people, and whole views for other programs.
 
-use std::{cmp::Reverse, collections::HashMap, path::Path};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeSet, HashMap},
+    path::Path,
+};
 
 use rusqlite::{
     Connection, params_from_iter,
@@ -8,7 +12,7 @@ use rusqlite::{
 };
 use serde::Serialize;
 
-use super::file;
+use super::{commit::SEEN_EVERY, file};
 
 /// The name of all visited sites whose names are not shown.
 pub const A_SITE: &str = "a site";
@@ -31,6 +35,8 @@ pub enum View {
     Gap,
     /// The first and the last time of each party of a device.
     PartySeen,
+    /// The TLS stacks of each party of a device, and their first and last time.
+    PartyStack,
     /// The first and the last time of each device.
     DeviceSeen,
 }
@@ -55,6 +61,10 @@ impl View {
                 "id, device",
             ),
             Self::PartySeen => (
+                "last_seen >= strftime('%Y-%m-%dT%H:%M:%SZ', ?1, 'unixepoch')",
+                "device, first_seen",
+            ),
+            Self::PartyStack => (
                 "last_seen >= strftime('%Y-%m-%dT%H:%M:%SZ', ?1, 'unixepoch')",
                 "device, first_seen",
             ),
@@ -113,6 +123,9 @@ pub struct Sum {
     pub refused: i64,
     /// Those of `refused` that came within ten minutes after the same was refused.
     pub retried: i64,
+    /// The TLS stacks by which devices reached the party since then, to the day, in their order.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub stacks: BTreeSet<String>,
 }
 
 /// Sorts sums by their bytes, the largest first.
@@ -249,6 +262,7 @@ impl Reader {
                 flows: row.get(4)?,
                 refused: row.get(5)?,
                 retried: row.get(6)?,
+                stacks: BTreeSet::new(),
             });
         }
         if by == By::Device {
@@ -289,6 +303,9 @@ impl Reader {
         let mut statement = self.connection.prepare(
             "SELECT kind, party, nullif(category, ''), owner, country FROM parties WHERE id = ?1",
         )?;
+        let mut stacks = self.connection.prepare(
+            "SELECT stack FROM stacks WHERE device = ?1 AND party = ?2 AND last_seen >= ?3",
+        )?;
         let mut sums: HashMap<(String, Option<String>), Sum> = HashMap::new();
         for ((party, device), amounts) in by_party {
             let key = statement.query_row([party], |row| {
@@ -316,6 +333,12 @@ impl Reader {
             sum.flows += flows;
             sum.refused += refused;
             sum.retried += retried;
+            if by == By::Party {
+                let of = [device, party, since.saturating_sub(SEEN_EVERY)];
+                for stack in stacks.query_map(of, |row| row.get(0))? {
+                    sum.stacks.insert(stack?);
+                }
+            }
         }
         let mut sums: Vec<_> = sums.into_values().collect();
         sort(&mut sums);

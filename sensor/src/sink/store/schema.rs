@@ -9,7 +9,7 @@ use rusqlite::Connection;
 pub const APPLICATION: i32 = 0x4777_5365;
 
 /// The steps from each version to the next; the number of a version is in `PRAGMA user_version`.
-const STEPS: [&str; 1] = [V1];
+const STEPS: [&str; 2] = [V1, V2];
 
 /// The version of this program.
 pub const VERSION: i32 = STEPS.len() as i32;
@@ -122,6 +122,18 @@ const V1: &str = concat!(
     " AS last_seen, evicted FROM devices;\n",
 );
 
+/// The TLS stacks by which devices reached parties.
+const V2: &str = concat!(
+    "CREATE TABLE stacks (device INTEGER NOT NULL, party INTEGER NOT NULL, stack TEXT NOT NULL, \
+     first_seen INTEGER NOT NULL, last_seen INTEGER NOT NULL, PRIMARY KEY (device, party, stack)) \
+     STRICT, WITHOUT ROWID;\n",
+    "CREATE VIEW party_stack AS SELECT d.device, d.name, p.kind, p.party, p.category, p.owner, s.stack, ",
+    utc!("s.first_seen"),
+    " AS first_seen, ",
+    utc!("s.last_seen"),
+    " AS last_seen FROM stacks s JOIN devices d ON d.id = s.device JOIN parties p ON p.id = s.party;\n",
+);
+
 /// The version of an open file; 0 where it is empty.
 pub fn version(connection: &Connection) -> rusqlite::Result<i32> {
     connection.pragma_query_value(None, "user_version", |row| row.get(0))
@@ -164,6 +176,7 @@ mod tests {
             "device_month",
             "gap",
             "party_seen",
+            "party_stack",
             "device_seen",
         ] {
             let rows = format!("SELECT count(*) FROM {view}");

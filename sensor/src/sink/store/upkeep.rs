@@ -55,6 +55,10 @@ pub(super) fn tidy(connection: &mut Connection) -> rusqlite::Result<()> {
         [MOST_SEEN],
     )?;
     transaction.execute(
+        "DELETE FROM stacks WHERE (device, party) NOT IN (SELECT device, party FROM seen)",
+        [],
+    )?;
+    transaction.execute(
         "DELETE FROM parties WHERE id NOT IN (SELECT party FROM seen) \
          AND id NOT IN (SELECT party FROM party_hours)",
         [],
@@ -166,6 +170,7 @@ pub(super) fn forget(connection: &mut Connection, device: Option<&str>) -> rusql
                 "device_months",
                 "gap_devices",
                 "seen",
+                "stacks",
             ] {
                 transaction.execute(&format!("DELETE FROM {table} WHERE device = ?1"), [id])?;
             }
@@ -181,6 +186,7 @@ pub(super) fn forget(connection: &mut Connection, device: Option<&str>) -> rusql
                 "gap_devices",
                 "gaps",
                 "seen",
+                "stacks",
                 "hours",
                 "devices",
                 "positions",
