@@ -71,6 +71,7 @@ fn seeds(folder: &Path) -> Result<()> {
         say("no captures beside the checkout: the fuzzer begins without seeds");
         return Ok(());
     }
+    // Not optimised: that takes longer than the reading of all captures.
     run(build::host_cargo()
         .args([
             "run",
@@ -79,8 +80,8 @@ fn seeds(folder: &Path) -> Result<()> {
             "sensor",
             "--example",
             "seeds",
+            "--",
         ])
-        .args(["--release", "--"])
         .arg(folder)
         .args(&captures))
 }
