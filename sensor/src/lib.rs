@@ -2,6 +2,7 @@
 
 pub mod aggregate;
 pub mod catalog;
+pub mod causes;
 pub mod classify;
 pub mod cli;
 pub mod config;

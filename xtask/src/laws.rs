@@ -143,6 +143,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("slots", &[]),
     ("health", &[]),
     ("moment", &[]),
+    ("causes", &[]),
     ("model", &[]),
     ("record", &[]),
     ("catalog", &["decode"]),
@@ -160,10 +161,12 @@ const IMPORTS: &[(&str, &[&str])] = &[
         ],
     ),
     ("config", &["model", "catalog", "policy"]),
-    ("control", &["model", "policy"]),
+    ("control", &["causes", "model", "policy"]),
     (
         "source",
-        &["moment", "model", "record", "classify", "policy", "config"],
+        &[
+            "moment", "causes", "model", "record", "classify", "policy", "config",
+        ],
     ),
     (
         "state",
@@ -190,6 +193,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "quota",
             "health",
             "moment",
+            "causes",
             "model",
             "record",
             "catalog",
@@ -209,6 +213,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
         &[
             "decode",
             "moment",
+            "causes",
             "model",
             "record",
             "catalog",

@@ -26,6 +26,7 @@ use self::{
 };
 use crate::{
     catalog::Catalog,
+    causes::in_one_line,
     config::{Checked, Config, KeptNames, Level, Problems},
     daemon::{self, clock::Clock, memory::restrain_allocator},
     enforcement::Enforcement,
@@ -40,7 +41,7 @@ use crate::{
 /// The error, without characters that a terminal would obey.
 pub fn execute(cli: &Cli) -> anyhow::Result<ExitCode> {
     carry_out(cli)
-        .map_err(|error| anyhow::Error::msg(print::printable_lines(&format!("{error:#}"))))
+        .map_err(|error| anyhow::Error::msg(print::printable_lines(&in_one_line(error.as_ref()))))
 }
 
 fn carry_out(cli: &Cli) -> anyhow::Result<ExitCode> {

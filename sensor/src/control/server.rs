@@ -23,6 +23,7 @@ use super::{
     protocol::{Hello, PROTOCOL, Request, Response},
     socket::{Listener, trusted_user},
 };
+use crate::causes::in_one_line;
 
 /// The most bytes of a client's hello and request together.
 const LONGEST_REQUEST: u64 = 4_096;
@@ -198,9 +199,9 @@ async fn converse(responses: &mut Responses, handler: &impl Handler) -> anyhow::
         Ok(None) => return Ok(()),
         Ok(Some(request)) => match handler.handle(request, responses).await {
             Ok(left_out) => Response::End { left_out },
-            Err(error) => Response::Failed(format!("{error:#}")),
+            Err(error) => Response::Failed(in_one_line(error.as_ref())),
         },
-        Err(error) => Response::Failed(format!("{error:#}")),
+        Err(error) => Response::Failed(in_one_line(error.as_ref())),
     };
     responses.line(&last)?;
     responses.flush().await?;

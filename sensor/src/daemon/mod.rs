@@ -53,6 +53,7 @@ use self::{
 use crate::{
     aggregate::{Aggregate, Overrides, identity::IdentityOverride},
     catalog::Catalog,
+    causes::in_one_line,
     classify::Classified,
     config::Config,
     control::{
@@ -123,7 +124,7 @@ pub async fn run(file: &Path, config: Config) -> anyhow::Result<()> {
     let daemon = &started.config.daemon;
     let place = Place::new(&daemon.runtime_directory, &daemon.pin_directory);
     let socket = socket::bind(&place)
-        .inspect_err(|error| tracing::warn!("{error:#}"))
+        .inspect_err(|error| tracing::warn!("{}", in_one_line(error.as_ref())))
         .ok();
     let health = Health::new(stale_after(&started.config), Instant::now());
     let (publish, snapshots) = watch::channel(Arc::new(Snapshot::default()));

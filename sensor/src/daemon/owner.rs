@@ -19,6 +19,7 @@ use super::{
 use crate::{
     aggregate::Aggregate,
     catalog::Catalog,
+    causes::in_one_line,
     config::Config,
     enforcement::{Context, Enforcement},
     health::Health,
@@ -193,7 +194,8 @@ impl Owner {
                     // The receiver may be gone.
                     Ok(material) => drop(give.send((Arc::clone(&self.catalog), material))),
                     Err(error) => {
-                        tracing::error!("the new configuration cannot be prepared: {error:#}");
+                        let error = in_one_line(error.as_ref());
+                        tracing::error!("the new configuration cannot be prepared: {error}");
                     }
                 }
                 return self;

@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     catalog::Catalog,
+    causes::in_one_line,
     config::{Checked, Config, KeptNames},
     enforcement::{Context, Prepared},
     sink::web::Hosts,
@@ -153,7 +154,8 @@ impl Owner {
         let installed = match installed {
             Ok(installed) => installed,
             Err(error) => {
-                tracing::error!("the new configuration is refused, the old one stays: {error:#}");
+                let error = in_one_line(error.as_ref());
+                tracing::error!("the new configuration is refused, the old one stays: {error}");
                 self.kernel.count_reload(false);
                 return;
             }

@@ -8,7 +8,7 @@ use std::{
 use rustix::time::{ClockId, clock_gettime};
 
 use super::owner::{Owner, say_once};
-use crate::{model::Snapshot, moment::Moment, source::kernel};
+use crate::{causes::in_one_line, model::Snapshot, moment::Moment, source::kernel};
 
 impl Owner {
     pub(super) fn tick(&mut self) -> anyhow::Result<()> {
@@ -38,7 +38,7 @@ impl Owner {
         // The policy of before stays, and the next tick tries again.
         say_once(
             &mut self.said.policy,
-            kept.map_err(|error| format!("{error:#}")),
+            kept.map_err(|error| in_one_line(error.as_ref())),
         );
         for attached in self.kernel.attached() {
             let mut interfaces = snapshot.interfaces.iter_mut();
@@ -88,7 +88,7 @@ impl Owner {
     /// Reads the tables. An error ends nothing, because without the daemon names would no longer be
     /// judged: the next tick tries again, and [`Health`](crate::health::Health) tells for how long the tables were not read.
     pub(super) fn try_tick(&mut self) {
-        let ticked = self.tick().map_err(|error| format!("{error:#}"));
+        let ticked = self.tick().map_err(|error| in_one_line(error.as_ref()));
         say_once(&mut self.said.tick, ticked);
     }
 

@@ -33,10 +33,21 @@ pub fn seen(text: &str, config: &Config, devices: &[Device]) -> Result<Vec<usize
 /// The device that a command is about, whether it was seen or not.
 ///
 /// # Errors
-/// No device is called so.
+/// No device is called so, or several are.
 pub fn called(text: &str, config: &Config, devices: &[Device]) -> Result<Mac, String> {
-    let called = all_called(text, config, devices);
-    called.first().copied().ok_or_else(|| nobody(text))
+    match &*all_called(text, config, devices) {
+        [] => Err(nobody(text)),
+        [mac] => Ok(*mac),
+        macs => Err(several(text, macs)),
+    }
+}
+
+fn several(text: &str, macs: &[Mac]) -> String {
+    let macs = macs.iter().map(|mac| mac.to_string());
+    format!(
+        "several devices are called `{text}`: say which by its MAC address, {}",
+        macs.collect::<Vec<_>>().join(" or ")
+    )
 }
 
 fn nobody(text: &str) -> String {
@@ -65,13 +76,7 @@ pub fn meant(
                      takes a changed configuration"
                 )),
                 [mac] => Ok(DeviceSelector::Mac(mac.octets())),
-                several => {
-                    let several = several.iter().map(|mac| mac.to_string());
-                    Err(format!(
-                        "several devices are called `{name}`: say which by its MAC address, {}",
-                        several.collect::<Vec<_>>().join(" or ")
-                    ))
-                }
+                macs => Err(several(name, macs)),
             }
         }
         DeviceSelector::Group(group) if configured.all(|device| !device.groups.contains(group)) => {
@@ -188,11 +193,13 @@ mod tests {
             called("pixel-7", &config, &devices),
             Ok(Mac::new([2, 0, 0, 0, 0, 2]))
         );
-        let error = name("TV").expect_err("there are two");
-        assert!(
-            error.contains("02:00:00:00:00:03 or 02:00:00:00:00:04"),
-            "{error}"
-        );
+        let several = called("tv", &config, &devices).expect_err("there are two");
+        for error in [name("TV").expect_err("there are two"), several] {
+            assert!(
+                error.contains("02:00:00:00:00:03 or 02:00:00:00:00:04"),
+                "{error}"
+            );
+        }
         let error = name("Bert's phone").expect_err("nobody has it");
         assert!(
             error.contains("no device is called `Bert's phone`"),

@@ -41,6 +41,8 @@ use std::{io, path::PathBuf};
 
 use aya::maps::MapError;
 
+use crate::causes::in_one_line;
+
 pub use attach::{Attached, available, counted_twice, ifindex, unload};
 pub use books::{Books, FlowLine};
 pub use clock::is_synchronised;
@@ -217,7 +219,7 @@ pub enum Error {
         source: io::Error,
     },
     /// A map refused.
-    #[error("map {map} cannot be used: {}", chain(source))]
+    #[error("map {map} cannot be used: {}", in_one_line(source))]
     Map {
         /// Its name.
         map: &'static str,
@@ -225,10 +227,10 @@ pub enum Error {
         source: MapError,
     },
     /// The kernel refused the object.
-    #[error("the kernel refused the sensor's programs: {}", chain(.0))]
+    #[error("the kernel refused the sensor's programs: {}", in_one_line(.0))]
     Load(#[from] aya::EbpfError),
     /// The kernel refused a program.
-    #[error("the kernel refused program {program}: {}", chain(.source))]
+    #[error("the kernel refused program {program}: {}", in_one_line(.source))]
     Program {
         /// Its name.
         program: &'static str,
@@ -319,20 +321,6 @@ fn advice(error: &io::Error) -> &'static str {
 fn text(octets: &[u8]) -> String {
     let end = octets.iter().position(|octet| *octet == 0);
     String::from_utf8_lossy(&octets[..end.unwrap_or(octets.len())]).into_owned()
-}
-
-/// An error with its chain of causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.contains(&next) {
-            text = format!("{text}: {next}");
-        }
-        cause = error.source();
-    }
-    text
 }
 
 /// Waits until every BPF program that runs now has ended.
