@@ -9,6 +9,7 @@ mod booking;
 mod books;
 mod devices;
 pub mod dns_answers;
+pub mod echo;
 mod facts;
 mod flows;
 pub mod history;

@@ -154,7 +154,7 @@ pub(crate) struct Event {
 pub(crate) struct Simulated {
     pub(crate) hosts: Vec<Host>,
     pub(crate) events: Vec<Event>,
-    /// The times of the visits that told a name, those less than three seconds apart as one.
+    /// The times of the visits that told a name, those within six seconds as one.
     pub(crate) visits: Vec<f64>,
     pub(crate) end: f64,
 }
@@ -218,7 +218,7 @@ impl Simulation {
         let mut openings = Vec::new();
         let mut time = START + 600.0;
         let random = &mut self.random;
-        let mut site = |random: &mut Random| {
+        let site = |random: &mut Random| {
             let mut at = random.share() * sum;
             let place = weights.iter().position(|weight| {
                 at -= weight;
@@ -270,13 +270,22 @@ impl Simulation {
                 (self.host(name, Kind::Embedded, false, BROWSER), share)
             })
             .collect();
-        let everywhere = self.host("everywhere.example".into(), Kind::Everywhere, false, BROWSER);
+        let everywhere = self.host(
+            "everywhere.example".into(),
+            Kind::Everywhere,
+            false,
+            BROWSER,
+        );
         let rotating = self.host("rotating.example".into(), Kind::Embedded, true, BROWSER);
         let mut pages = Vec::new();
         for site in 0..SITES {
             let own = self.host(format!("site{site}.example"), Kind::Site, false, BROWSER);
             let mut page = vec![(own, 1.0), (everywhere, 1.0)];
-            page.extend(on.iter().filter(|(_, share)| self.random.is(*share)).map(|on| (on.0, 1.0)));
+            page.extend(
+                on.iter()
+                    .filter(|(_, share)| self.random.is(*share))
+                    .map(|on| (on.0, 1.0)),
+            );
             if self.random.is(0.4) {
                 page.push((rotating, 0.5));
             }
@@ -378,14 +387,19 @@ impl Simulation {
             let name = format!("app{number}.background{number}.example");
             let stack = if number % 3 == 0 { BROWSER } else { SYSTEM };
             let host = self.host(name, Kind::Background, number % 2 == 0, stack);
+            // Of many programs, most are not as busy as one each minute.
+            let kind = match number {
+                0..24 => number % 12,
+                _ => 3 + number % 9,
+            };
             // Some at all times, most in sessions only.
             let all = [(START, end)];
-            let spans = match number % 12 {
+            let spans = match kind {
                 0..=4 => &all[..],
                 _ => &sessions[..],
             };
             for (from, to) in spans {
-                self.program(number % 12, host, *from, *to);
+                self.program(kind, host, *from, *to);
             }
         }
         let unlock = self.host("sync.unlock.example".into(), Kind::Unlock, false, SYSTEM);
@@ -433,7 +447,8 @@ impl Simulation {
     }
 
     fn finish(mut self, openings: &[Opening], end: f64) -> Simulated {
-        self.contacts.sort_by(|one, other| one.0.total_cmp(&other.0));
+        self.contacts
+            .sort_by(|one, other| one.0.total_cmp(&other.0));
         let mut events = Vec::with_capacity(2 * self.contacts.len());
         let mut told: HashMap<usize, Vec<f64>> = HashMap::new();
         for (time, number, bytes) in &self.contacts {
@@ -461,7 +476,14 @@ impl Simulation {
         events.sort_by(|one, other| one.time.total_cmp(&other.time));
         let mut visits: Vec<_> = told.into_values().flatten().collect();
         visits.sort_by(f64::total_cmp);
-        visits.dedup_by(|next, before| *next - *before < 3.0);
+        let mut first = f64::NEG_INFINITY;
+        visits.retain(|visit| {
+            let is_first = visit - first > 6.0;
+            if is_first {
+                first = *visit;
+            }
+            is_first
+        });
         assert!(openings.len() >= visits.len());
         Simulated {
             hosts: self.hosts,

@@ -55,8 +55,7 @@ fn exactly(hits: usize, chances: &[f64]) -> f64 {
         // A number of successes from which the rest cannot lead to `hits` needs no update.
         let first = hits.saturating_sub(chances.len() - trial);
         for number in (first.max(1)..hits.min(trial + 2)).rev() {
-            successes[number] =
-                successes[number] * (1.0 - chance) + successes[number - 1] * chance;
+            successes[number] = successes[number] * (1.0 - chance) + successes[number - 1] * chance;
         }
         successes[0] *= 1.0 - chance;
     }
@@ -162,7 +161,10 @@ mod tests {
     fn coins() {
         let check = |(least, tosses), expected: f64| {
             let found = heads(least, tosses);
-            assert!((found - expected).abs() < 1e-12, "{least} of {tosses}: {found}");
+            assert!(
+                (found - expected).abs() < 1e-12,
+                "{least} of {tosses}: {found}"
+            );
         };
         check((0, 0), 1.0);
         check((0, 5), 1.0);

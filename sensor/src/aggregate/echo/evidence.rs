@@ -16,8 +16,9 @@ const FEWEST_TOLD: usize = 10;
 /// The share of told uploads from which they come beside the page.
 const BESIDE: f64 = 0.95;
 
-/// The share of told visits from which a stack is one of the visits'.
-const OF_VISITS: f64 = 0.05;
+/// The share of told visits from which a stack is one of the visits'. A few visits are none, but a program's own
+/// contacts.
+const OF_VISITS: f64 = 0.1;
 
 /// The stack from which uploads come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,11 +83,13 @@ impl Trials {
     /// Whether no other visit is less than so many seconds from a time.
     fn is_alone(&self, time: i32, width: i32) -> bool {
         let near = self.all.partition_point(|visit| *visit <= time - width);
-        let mut near = self.all[near..].iter().take_while(|visit| **visit < time + width);
+        let mut near = self.all[near..]
+            .iter()
+            .take_while(|visit| **visit < time + width);
         !near.any(|visit| *visit != time)
     }
 
-    /// Notes the stacks of visits: those of at least a twentieth of the visits that tell theirs, if enough do.
+    /// Notes the stacks of visits: those of at least a tenth of the visits that tell theirs, if enough do.
     pub(super) fn note_stacks(&mut self, visits: &[Mark]) {
         let told = || visits.iter().filter(|visit| visit.stack != 0);
         let count = told().count();
@@ -97,9 +100,8 @@ impl Trials {
         for visit in told() {
             counts[usize::from(visit.stack)] += 1;
         }
-        let is_main = |stack: &StackNumber| {
-            counts[usize::from(*stack)] as f64 >= OF_VISITS * count as f64
-        };
+        let is_main =
+            |stack: &StackNumber| counts[usize::from(*stack)] as f64 >= OF_VISITS * count as f64;
         self.stacks = (1..=StackNumber::MAX).filter(is_main).collect();
     }
 }
@@ -116,10 +118,19 @@ pub(super) struct Found {
 }
 
 /// The evidence of an echo; `uploads` are seconds since the base of the trials, `marks` the same with their stacks.
-pub(super) fn evidence(found: &Found, trials: &Trials, uploads: &[i32], marks: &[Mark]) -> Evidence {
+pub(super) fn evidence(
+    found: &Found,
+    trials: &Trials,
+    uploads: &[i32],
+    marks: &[Mark],
+) -> Evidence {
     let shown = found.band.shown();
     let is_followed = |time: i32, band: Band| band.first_in(time, uploads).is_some();
-    let followed = trials.times.iter().filter(|time| is_followed(**time, shown)).count();
+    let followed = trials
+        .times
+        .iter()
+        .filter(|time| is_followed(**time, shown))
+        .count();
     let (mut instants, mut hits, mut with_control) = (0_u32, 0_u32, 0_u32);
     for visit in &trials.all {
         let alone = CONTROL.map(|before| visit - before);
@@ -168,7 +179,9 @@ fn followed_visits(trials: &Trials, uploads: &[i32], band: Band) -> Vec<Followed
         let own = time + band.from + 1..=time + band.to;
         let is_other = |at: i32| {
             let first = uploads.partition_point(|upload| *upload <= at + band.from);
-            let mut in_band = uploads[first..].iter().take_while(|upload| **upload <= at + band.to);
+            let mut in_band = uploads[first..]
+                .iter()
+                .take_while(|upload| **upload <= at + band.to);
             in_band.any(|upload| !own.contains(upload))
         };
         let seconds = time - AROUND..time + AROUND;
@@ -227,6 +240,7 @@ mod tests {
         let mark = |time: &i32| Mark {
             time: *time as u32,
             site: 0,
+            is_second: false,
             stack,
         };
         uploads.iter().map(mark).collect()
@@ -238,7 +252,9 @@ mod tests {
         let trials = trials(&visits);
         // Four of five visits, 14 to 16 seconds later.
         let uploads = visits.iter().enumerate().filter(|(at, _)| at % 5 != 0);
-        let uploads: Vec<_> = uploads.map(|(at, visit)| visit + 14 + at as i32 % 3).collect();
+        let uploads: Vec<_> = uploads
+            .map(|(at, visit)| visit + 14 + at as i32 % 3)
+            .collect();
         let of = evidence(&FOUND, &trials, &uploads, &marks(&uploads, 2));
         assert_eq!((of.visits, of.followed, of.lag), (100, 80, 15));
         assert_eq!(of.control, Some(0.0));
@@ -261,7 +277,9 @@ mod tests {
     fn a_stack_is_told_by_ten_uploads_of_which_nearly_all_are_of_another() {
         let trials = trials(&[0; 20]);
         let of = |told: &[(u8, usize)]| {
-            let marks = told.iter().flat_map(|(stack, count)| marks(&vec![0; *count], *stack));
+            let marks = told
+                .iter()
+                .flat_map(|(stack, count)| marks(&vec![0; *count], *stack));
             stack(&trials, &marks.collect::<Vec<_>>()).0
         };
         assert_eq!(of(&[(2, 9), (0, 100)]), Stack::NotTold);
@@ -276,7 +294,7 @@ mod tests {
         let mut trials = Trials::default();
         trials.note_stacks(&marks(&[0; 9], 3));
         assert_eq!(trials.stacks, []);
-        let visits = [marks(&[0; 30], 3), marks(&[0; 2], 4), marks(&[0; 1], 5)].concat();
+        let visits = [marks(&[0; 30], 3), marks(&[0; 4], 4), marks(&[0; 3], 5)].concat();
         trials.note_stacks(&visits);
         assert_eq!(trials.stacks, [3, 4]);
     }

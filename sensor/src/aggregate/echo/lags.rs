@@ -166,16 +166,13 @@ pub(super) fn test(visits: &[i32], uploads: &[i32], scratch: &mut Scratch) -> Te
 /// Tests all bands from one side.
 fn scan(side: Side, trials: &[i32], events: &[i32], scratch: &mut Scratch, best: &mut Tested) {
     for band in BANDS {
-        let hits = tally(trials, events, band, scratch);
-        let least = least(&scratch.seconds) * TESTS;
-        best.least = best.least.min(least);
-        let sum = |of: fn(i64) -> i64| -> f64 {
-            let seconds = scratch.seconds.iter();
-            seconds.map(|seconds| of((*seconds).into())).sum::<i64>() as f64
-        };
-        let expected = sum(|seconds| seconds) / f64::from(BIN);
-        let variance = sum(|seconds| seconds * (i64::from(BIN) - seconds));
-        let deviation = variance.sqrt() / f64::from(BIN);
+        let tally = tally(trials, events, band, scratch);
+        best.least = best.least.min(least(&scratch.seconds) * TESTS);
+        let bin = f64::from(BIN);
+        let hits = tally.hits;
+        let expected = tally.seconds as f64 / bin;
+        let variance = tally.seconds as f64 * bin - tally.squares as f64;
+        let deviation = variance.sqrt() / bin;
         if hits as f64 <= expected + PROMISING * deviation {
             continue;
         }
@@ -192,9 +189,19 @@ fn scan(side: Side, trials: &[i32], events: &[i32], scratch: &mut Scratch, best:
     }
 }
 
-/// The number of trials that an event follows in the band; the scratch has the seconds of each one's minute that
-/// would have been hits.
-fn tally(trials: &[i32], events: &[i32], band: Band, scratch: &mut Scratch) -> usize {
+/// Trials at one lag.
+#[derive(Clone, Copy, Debug, Default)]
+struct Tally {
+    /// Trials that an event follows.
+    hits: usize,
+    /// The sum of the seconds in the trials' minutes that would have been hits, and of their squares.
+    seconds: u64,
+    squares: u64,
+}
+
+/// Counts the trials that an event follows in the band; the scratch has the seconds of each one's minute that would
+/// have been hits.
+fn tally(trials: &[i32], events: &[i32], band: Band, scratch: &mut Scratch) -> Tally {
     // An event makes hits of the seconds from `event - to` to `event - from - 1`; those of an earlier one are not
     // counted again.
     scratch.covered.clear();
@@ -224,7 +231,7 @@ fn tally(trials: &[i32], events: &[i32], band: Band, scratch: &mut Scratch) -> u
         }
     };
     scratch.seconds.clear();
-    let mut hits = 0;
+    let mut tally = Tally::default();
     let (mut at_begin, mut at_end, mut after) = (0, 0, 0);
     let mut known = (i32::MIN, 0);
     for trial in trials {
@@ -240,13 +247,15 @@ fn tally(trials: &[i32], events: &[i32], band: Band, scratch: &mut Scratch) -> u
             known = (bin, before(bin + BIN, at_end) - before(bin, at_begin));
         }
         scratch.seconds.push(known.1 as u8);
+        tally.seconds += known.1 as u64;
+        tally.squares += (known.1 * known.1) as u64;
         while after < events.len() && events[after] <= trial + band.from {
             after += 1;
         }
         let is_hit = events.get(after).is_some_and(|at| *at <= trial + band.to);
-        hits += usize::from(is_hit);
+        tally.hits += usize::from(is_hit);
     }
-    hits
+    tally
 }
 
 /// The lowest probability that hits could have: that of a hit wherever one is possible.
@@ -302,7 +311,7 @@ mod tests {
     fn hits_and_chances_that_were_counted_by_hand() {
         let check = |trials: &[i32], events: &[i32], band, hits, seconds: &[u8]| {
             let mut scratch = Scratch::default();
-            let found = tally(trials, events, band, &mut scratch);
+            let found = tally(trials, events, band, &mut scratch).hits;
             assert_eq!((found, &*scratch.seconds), (hits, seconds), "{band:?}");
         };
         let five = Band::AT_ONCE;
@@ -337,13 +346,25 @@ mod tests {
                     events.any(|event| (time + band.from + 1..=time + band.to).contains(event))
                 };
                 let mut scratch = Scratch::default();
-                let hits = tally(&trials, &events, band, &mut scratch);
-                assert_eq!(hits, trials.iter().filter(|time| is_hit(**time)).count());
+                let tally = tally(&trials, &events, band, &mut scratch);
+                assert_eq!(
+                    tally.hits,
+                    trials.iter().filter(|time| is_hit(**time)).count()
+                );
                 let chances = trials.iter().map(|trial| {
                     let bin = trial.div_euclid(BIN) * BIN;
                     (bin..bin + BIN).filter(|time| is_hit(*time)).count() as u8
                 });
                 assert_eq!(scratch.seconds, chances.collect::<Vec<_>>(), "{band:?}");
+                let sum = |of: fn(u64) -> u64| -> u64 {
+                    scratch
+                        .seconds
+                        .iter()
+                        .map(|seconds| of((*seconds).into()))
+                        .sum()
+                };
+                assert_eq!(tally.seconds, sum(|seconds| seconds));
+                assert_eq!(tally.squares, sum(|seconds| seconds * seconds));
             }
         }
     }
@@ -378,7 +399,13 @@ mod tests {
             reversed.collect::<Vec<_>>()
         });
         let mut best = Tested::NOTHING;
-        scan(Side::Reports, &reversed, &events, &mut Scratch::default(), &mut best);
+        scan(
+            Side::Reports,
+            &reversed,
+            &events,
+            &mut Scratch::default(),
+            &mut best,
+        );
         assert_eq!(best.at, Some((Side::Reports, Band::new(0, 2))));
         // Two or four seconds of each report's minute would have been hits.
         let least = TESTS * (2.0_f64 / 60.0).powi(10);
@@ -403,6 +430,9 @@ mod tests {
         let least = (1.0_f64 / 60.0).powi(5) * TESTS;
         assert!((tested.least / least - 1.0).abs() < 1e-9, "{tested:?}");
         assert!((tested.p / least - 1.0).abs() < 1e-9, "{tested:?}");
-        assert_eq!(test(&visits, &uploads[..4], &mut Scratch::default()), Tested::NOTHING);
+        assert_eq!(
+            test(&visits, &uploads[..4], &mut Scratch::default()),
+            Tested::NOTHING
+        );
     }
 }

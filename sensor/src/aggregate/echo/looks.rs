@@ -118,7 +118,9 @@ mod tests {
         // Three could pass: 0.01 · 3, then 0.02 · 2, then 0.03 · 1, which is not below the one before.
         let passing = |error| -> Vec<_> {
             let values = passing(&of, error).into_iter();
-            values.map(|(place, p)| (place, (p * 1e6).round() as u32)).collect()
+            values
+                .map(|(place, p)| (place, (p * 1e6).round() as u32))
+                .collect()
         };
         assert_eq!(passing(0.05), [(1, 30_000), (2, 40_000), (0, 40_000)]);
         assert_eq!(passing(0.035), [(1, 30_000)]);

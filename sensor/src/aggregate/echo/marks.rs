@@ -23,13 +23,13 @@ pub(super) const MOST_PARTIES: usize = 512;
 const ENTRY: usize = 96;
 
 /// The network stack of a device from which a connection came, by its number on that device, from 1.
-pub type StackNumber = u8;
+pub(super) type StackNumber = u8;
 
 /// Times in whole seconds in ascending order, each with the number of a site and of a stack, where one is told.
 ///
-/// Each mark is the difference to the one before in groups of seven bits, the lowest first, and then the site's
-/// number in the same form, in a series that has sites. A byte 0, which no difference has, and a byte behind it
-/// are the stack of all marks from there on.
+/// Each mark is the difference to the one before in groups of seven bits, the lowest first. A byte 0, which no
+/// difference has, and a byte behind it are the stack of all marks from there on. In a series that has sites, the
+/// difference is one higher, and twice the site's number follows, and one if the mark is a second choice.
 #[derive(Debug, Default)]
 pub(super) struct Series {
     bytes: Vec<u8>,
@@ -48,6 +48,8 @@ pub(super) struct Mark {
     pub(super) time: u32,
     /// The site's number; 0 in a series without sites.
     pub(super) site: u16,
+    /// Whether it is the visit only if the mark before it turns out to be none.
+    pub(super) is_second: bool,
     /// The stack; 0 where it is not told.
     pub(super) stack: StackNumber,
 }
@@ -69,7 +71,8 @@ impl Series {
             self.first_stack = mark.stack;
             self.stack = mark.stack;
         }
-        if mark.time <= self.last {
+        let is_late = mark.time < self.last || mark.time == self.last && !mark.is_second;
+        if is_late {
             return;
         }
         // A vector that doubles would waste half of a budget that is counted in bytes.
@@ -81,9 +84,14 @@ impl Series {
             self.bytes.extend([0, mark.stack]);
             self.stack = mark.stack;
         }
-        write(&mut self.bytes, mark.time - self.last);
-        if self.has_sites {
-            write(&mut self.bytes, mark.site.into());
+        let difference = mark.time - self.last;
+        match self.has_sites {
+            true => {
+                write(&mut self.bytes, difference + 1);
+                let site = u32::from(mark.site) << 1;
+                write(&mut self.bytes, site | u32::from(mark.is_second));
+            }
+            false => write(&mut self.bytes, difference),
         }
         self.last = mark.time;
     }
@@ -99,6 +107,7 @@ impl Series {
         let mut mark = Mark {
             time: self.base,
             site: 0,
+            is_second: false,
             stack: self.first_stack,
         };
         std::iter::from_fn(move || {
@@ -108,7 +117,10 @@ impl Series {
             }
             mark.time += read(&self.bytes, &mut at);
             if self.has_sites {
-                mark.site = read(&self.bytes, &mut at) as u16;
+                mark.time -= 1;
+                let site = read(&self.bytes, &mut at);
+                mark.site = (site >> 1) as u16;
+                mark.is_second = site & 1 == 1;
             }
             Some((mark, at))
         })
@@ -119,10 +131,14 @@ impl Series {
         if self.base >= since {
             return;
         }
-        let gone = self.places().take_while(|(mark, _)| mark.time < since).last();
+        let gone = self
+            .places()
+            .take_while(|(mark, _)| mark.time < since)
+            .last();
         let Some((last, end)) = gone else { return };
         self.bytes.drain(..end);
-        self.bytes.shrink_to(self.bytes.len() + self.bytes.len() / 8);
+        self.bytes
+            .shrink_to(self.bytes.len() + self.bytes.len() / 8);
         self.base = last.time;
         self.first_stack = last.stack;
     }
@@ -297,7 +313,12 @@ mod tests {
     use super::*;
 
     const fn mark(time: u32, site: u16, stack: u8) -> Mark {
-        Mark { time, site, stack }
+        Mark {
+            time,
+            site,
+            is_second: false,
+            stack,
+        }
     }
 
     #[test]
@@ -316,6 +337,13 @@ mod tests {
             uploads.push(mark);
         }
         assert!(visits.iter().eq(marks));
+        // A second choice may be in the same second.
+        let second = Mark {
+            is_second: true,
+            ..marks[4]
+        };
+        visits.push(second);
+        assert_eq!(visits.iter().last(), Some(second));
         let without_sites = marks.map(|mark| Mark { site: 0, ..mark });
         assert!(uploads.iter().eq(without_sites));
         // One byte up to 127 seconds; two for each change of the stack.

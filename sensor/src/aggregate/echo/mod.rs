@@ -181,7 +181,7 @@ impl Watched {
     /// Takes a visit.
     fn visit(&mut self, visit: Mark) {
         self.marks.visit(visit);
-        if self.guard.admit(visit.time).is_none() {
+        if visit.is_second || self.guard.admit(visit.time).is_none() {
             return;
         }
         self.progress.visits += 1;
@@ -203,7 +203,10 @@ struct Guard {
 impl Guard {
     /// Takes a visit; the number of its session, if it counts.
     fn admit(&mut self, time: u32) -> Option<u32> {
-        if self.last.is_none_or(|last| time.saturating_sub(last) >= IDLE) {
+        if self
+            .last
+            .is_none_or(|last| time.saturating_sub(last) >= IDLE)
+        {
             self.until = time + GUARD;
             self.session += 1;
         }
@@ -234,9 +237,11 @@ impl Echo {
         let name = Name {
             domain: domain_of(name.party),
             can_be_site: name.can_be_site,
-            stack: self.stacks.of_name(device, domain_of(name.host), name.stack, time),
+            stack: self
+                .stacks
+                .of_name(device, domain_of(name.host), name.stack, time),
         };
-        if let Some(visit) = self.detector.name(device, name, time) {
+        for visit in self.detector.name(device, name, time).into_iter().flatten() {
             self.visit(device, visit);
         }
     }
@@ -263,6 +268,7 @@ impl Echo {
             let mark = Mark {
                 time: time.ceil() as u32,
                 site: 0,
+                is_second: false,
                 stack,
             };
             watched.marks.upload(recipient, mark);
@@ -276,7 +282,7 @@ impl Echo {
     pub fn step(&mut self, now: f64, steps: usize) {
         let devices: Vec<_> = self.devices.keys().copied().collect();
         for device in devices {
-            if let Some(visit) = self.detector.close(device, now) {
+            for visit in self.detector.close(device, now).into_iter().flatten() {
                 self.visit(device, visit);
             }
             if let Some(watched) = self.devices.get_mut(&device) {
@@ -290,26 +296,27 @@ impl Echo {
             && let Some(device) = self.next_turn(now as u32)
             && let Some(watched) = self.devices.get_mut(&device)
         {
-            let is_site = |domain: Domain| self.detector.is_site(device, domain);
-            let site = |domain: Domain| self.detector.site(device, domain);
-            let used = watched.go_on(&mut self.scratch, is_site, site, now as u32);
+            let used = watched.go_on(device, &self.detector, &mut self.scratch, now as u32);
             left = left.saturating_sub(used);
         }
     }
 
     /// The device whose look goes on, or begins: devices take turns.
     fn next_turn(&mut self, now: u32) -> Option<Mac> {
-        let is_waiting = |watched: &Watched| {
-            watched.look.is_some() || watched.due.is_some_and(|due| due <= now)
-        };
+        let is_waiting =
+            |watched: &Watched| watched.look.is_some() || watched.due.is_some_and(|due| due <= now);
         let current = self.turn.and_then(|turn| self.devices.get(&turn));
         if current.is_some_and(|watched| watched.look.is_some()) {
             return self.turn;
         }
-        let after = self.turn.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
+        let after = self
+            .turn
+            .map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
         let rest = self.devices.range((after, std::ops::Bound::Unbounded));
         let mut order = rest.chain(self.devices.iter());
-        self.turn = order.find(|(_, watched)| is_waiting(watched)).map(|(device, _)| *device);
+        self.turn = order
+            .find(|(_, watched)| is_waiting(watched))
+            .map(|(device, _)| *device);
         self.turn
     }
 
@@ -345,7 +352,9 @@ impl Echo {
     /// The times of a device's visits, in seconds.
     pub fn visits(&self, device: Mac) -> impl Iterator<Item = u32> {
         let watched = self.devices.get(&device).into_iter();
-        watched.flat_map(|watched| watched.marks.visits().map(|visit| visit.time))
+        let visits = watched.flat_map(|watched| watched.marks.visits());
+        let visits = self.detector.settle(device, visits).into_iter();
+        visits.map(|visit| visit.time)
     }
 
     /// The bytes that all marks take.
@@ -402,13 +411,13 @@ impl Watched {
     /// Does one part of a look; the result is the number of steps that it took.
     fn go_on(
         &mut self,
+        device: Mac,
+        detector: &Detector,
         scratch: &mut Scratch,
-        is_site: impl Fn(Domain) -> bool,
-        site: impl Fn(Domain) -> u16,
         now: u32,
     ) -> usize {
         let Some(mut look) = self.look.take() else {
-            self.begin(is_site);
+            self.begin(device, detector);
             return 1 + self.look.as_ref().map_or(0, |look| look.trials.all.len());
         };
         let place = look.tested.len();
@@ -416,7 +425,7 @@ impl Watched {
             let uploads = self.uploads(&look, recipient);
             let uploads: Vec<_> = uploads.iter().map(|mark| look.second(mark)).collect();
             // Visits to a party's own site are no trials of it.
-            let own = site(recipient.domain);
+            let own = detector.site(device, recipient.domain);
             let without: Vec<_>;
             let visits = match own != 0 && look.trials.sites.contains(&own) {
                 true => {
@@ -476,7 +485,7 @@ impl Watched {
     }
 
     /// Begins the look that is due.
-    fn begin(&mut self, is_site: impl Fn(Domain) -> bool) {
+    fn begin(&mut self, device: Mac, detector: &Detector) {
         let Some(due) = self.due.take() else { return };
         self.progress.looks += 1;
         let until = due - SETTLED;
@@ -485,7 +494,7 @@ impl Watched {
         let mut trials = Trials::default();
         let mut guard = Guard::default();
         let visits = self.marks.visits().take_while(|visit| visit.time <= until);
-        let visits: Vec<_> = visits.collect();
+        let visits = detector.settle(device, visits);
         for visit in &visits {
             let time = (visit.time - base) as i32;
             trials.all.push(time);
@@ -497,7 +506,8 @@ impl Watched {
         }
         trials.note_stacks(&visits);
         let recipients = self.marks.parties();
-        let recipients = recipients.filter(|recipient| !is_site(recipient.domain));
+        let is_site = |recipient: &Recipient| detector.is_site(device, recipient.domain);
+        let recipients = recipients.filter(|recipient| !is_site(recipient));
         let mut recipients: Vec<_> = recipients.cloned().collect();
         recipients.sort_unstable();
         self.look = Some(Box::new(Look {

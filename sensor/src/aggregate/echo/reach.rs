@@ -166,9 +166,15 @@ mod tests {
 
     #[test]
     fn a_party_on_all_sites_and_one_on_some() {
-        assert_eq!(reach(&visits(40, 160, |_, _, _| true)), Reach::NearlyEverySite);
+        assert_eq!(
+            reach(&visits(40, 160, |_, _, _| true)),
+            Reach::NearlyEverySite
+        );
         let four_of_five = visits(40, 160, |number, _, _| number % 5 != 0);
-        assert!(matches!(reach(&four_of_five), Reach::NearlyEverySite | Reach::SomeSites));
+        assert!(matches!(
+            reach(&four_of_five),
+            Reach::NearlyEverySite | Reach::SomeSites
+        ));
         let some = reach(&visits(40, 160, |_, site, _| site % 3 == 0));
         assert_eq!(some, Reach::SomeSites);
         let sessions = reach(&visits(40, 160, |_, _, session| session % 2 == 0));

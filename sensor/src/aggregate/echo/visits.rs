@@ -6,7 +6,7 @@
 //! server in the background looks like a site of which nothing is embedded, so a group without further domains is
 //! no visit, and a domain that comes alone in most of its groups is no site.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use sensor_ebpf::parse::Mac;
 
@@ -19,8 +19,12 @@ const GAP: f64 = 3.0;
 /// The most seconds that a group spans.
 const SPAN: f64 = 6.0;
 
-/// Further domains in the group of a site that was never visited before.
-const COMPANY: usize = 2;
+/// Seconds after a site's name in which the first part of its page is contacted, and in which its parts are counted.
+const FIRST_PART: f64 = 1.0;
+const PARTS: f64 = 2.0;
+
+/// By so many more parts a name shows that it is a site, if it comes while another page still loads.
+const CONTINUING: usize = 6;
 
 /// The most domains of a group that are told apart.
 const MOST_MEMBERS: usize = 64;
@@ -36,6 +40,9 @@ const MANY: u16 = 64;
 
 /// A domain by a hash, by which it cannot be listed.
 pub(super) type Domain = u64;
+
+/// The marks of a group's visit: the first name that can be it, and the next one.
+pub(super) type Visit = [Option<Mark>; 2];
 
 /// A name that a device told.
 #[derive(Clone, Copy, Debug)]
@@ -75,6 +82,21 @@ struct Group {
     members: Vec<(Name, f64)>,
 }
 
+impl Group {
+    /// The further domains that come right behind one: the parts of its page, if it is a site.
+    fn company(&self, place: usize) -> usize {
+        let mut times = self.members[place..].iter().map(|(_, time)| *time);
+        let Some(time) = times.next() else { return 0 };
+        let mut parts = times.peekable();
+        match parts.peek() {
+            Some(first) if *first <= time + FIRST_PART => {
+                parts.take_while(|part| *part <= time + PARTS).count()
+            }
+            _ => 0,
+        }
+    }
+}
+
 /// The groups in which a domain was.
 #[derive(Clone, Copy, Debug, Default)]
 struct History {
@@ -89,11 +111,29 @@ struct History {
 }
 
 impl History {
-    /// Whether its groups do not speak against a site: it never came behind another one, or led more often than
-    /// that, and it came alone in half of them at most, where one group decides nothing.
-    const fn can_be_site(&self) -> bool {
-        let leads = self.behind == 0 || self.led > self.behind;
-        leads && 2 * self.led + 1 >= self.led + self.behind + self.alone
+    /// Whether a device visits it: it led others, and neither came alone in most of its groups nor behind a site in
+    /// nearly all of them.
+    const fn is_site(&self) -> bool {
+        self.led > 0 && self.behind <= 2 * self.led && self.alone <= self.led
+    }
+
+    /// Whether little speaks against it: it came alone once at most, or no more often than it led.
+    const fn may_be_site(&self) -> bool {
+        self.alone <= 1 || self.alone <= self.led
+    }
+
+    /// Whether it is the site of a group in which so many domains come right behind it.
+    const fn leads(&self, company: usize, continues: bool) -> bool {
+        let is_mostly_behind = self.behind > 0 && self.behind >= self.led;
+        if self.led > 0 && !is_mostly_behind && self.alone <= self.led {
+            // Connections to all parts of a page may still be open.
+            return company > 0 || self.alone < self.led;
+        }
+        // The more groups speak against it, the more domains must speak for it. One that shows up while a page still
+        // loads is a part of that page, unless it brings many more.
+        let against = (self.behind + self.alone) as usize;
+        let continuing = if continues { CONTINUING } else { 0 };
+        company > against + continuing
     }
 
     const fn age(&mut self) {
@@ -117,7 +157,7 @@ impl Default for Detector {
 impl Detector {
     /// Takes a device's name at a time in seconds; the result is the visit of the group before it, if that is over
     /// now.
-    pub(super) fn name(&mut self, device: Mac, name: Name, time: f64) -> Option<Mark> {
+    pub(super) fn name(&mut self, device: Mac, name: Name, time: f64) -> Visit {
         let visit = self.close(device, time);
         let names = self.devices.entry(device).or_default();
         match &mut names.group {
@@ -143,23 +183,55 @@ impl Detector {
     }
 
     /// Ends the group of a device if no name at this time would belong to it; the result is its visit.
-    pub(super) fn close(&mut self, device: Mac, now: f64) -> Option<Mark> {
-        let names = self.devices.get_mut(&device)?;
-        let group = names.group.as_ref()?;
+    pub(super) fn close(&mut self, device: Mac, now: f64) -> Visit {
+        let names = self.devices.get_mut(&device);
+        let open = names.and_then(|names| Some((names.group.as_ref()?.start, names.last)));
+        let Some((start, last)) = open else {
+            return [None; 2];
+        };
         // After a step back of time a group ends, too.
-        let since = now - names.last.unwrap_or(group.start);
-        let lasts = since < GAP && (0.0..=SPAN).contains(&(now - group.start));
+        let since = now - last.unwrap_or(start);
+        let lasts = since < GAP && (0.0..=SPAN).contains(&(now - start));
         if lasts {
-            return None;
+            return [None; 2];
         }
-        let group = names.group.take()?;
-        self.visit_of(device, &group)
+        let names = self.devices.get_mut(&device);
+        let group = names.and_then(|names| names.group.take());
+        group.map_or([None; 2], |group| self.visit_of(device, &group))
     }
 
     /// Whether a device visited a domain in most of its groups.
     pub(super) fn is_site(&self, device: Mac, domain: Domain) -> bool {
         let history = self.domains.get(device, &domain);
-        history.is_some_and(|history| history.site != 0 && history.can_be_site())
+        history.is_some_and(|history| history.site != 0 && history.is_site())
+    }
+
+    /// Of marks, those of visits, one for each group. A domain that was taken for a site, until more was known of it,
+    /// is none any more: then the second choice of its group is the visit.
+    pub(super) fn settle(&self, device: Mac, marks: impl Iterator<Item = Mark>) -> Vec<Mark> {
+        let domains = self.domains.iter_of(device).map(|(_, history)| history);
+        let (mut sites, mut others) = (HashSet::new(), HashSet::new());
+        for history in domains.filter(|history| history.site != 0) {
+            if history.is_site() {
+                sites.insert(history.site);
+            }
+            if history.may_be_site() {
+                others.insert(history.site);
+            }
+        }
+        let mut visits = Vec::new();
+        let mut has_visit = false;
+        for mark in marks {
+            let is_visit = match mark.is_second {
+                false => sites.contains(&mark.site),
+                true => !has_visit && others.contains(&mark.site),
+            };
+            has_visit = is_visit;
+            if is_visit {
+                visits.push(mark);
+            }
+        }
+        visits
     }
 
     /// The number of a domain as a site of a device; 0 where it never was one.
@@ -174,59 +246,63 @@ impl Detector {
         drop(self.domains.remove_device(device));
     }
 
-    fn visit_of(&mut self, device: Mac, group: &Group) -> Option<Mark> {
-        let behind = |place: usize| group.members.len() - place - 1;
+    fn visit_of(&mut self, device: Mac, group: &Group) -> Visit {
+        let company = |place| group.company(place);
         let is_site = |place: usize, name: &Name| {
             let history = self.domains.get(device, &name.domain);
             let history = history.copied().unwrap_or_default();
-            let is_known = history.led > 0;
-            // A domain that shows up while a page still loads is a part of that page.
-            let is_new_part = group.continues && !is_known;
-            let company = match is_known {
-                true => 1,
-                false => COMPANY,
-            };
-            name.can_be_site
-                && history.can_be_site()
-                && !is_new_part
-                && behind(place) >= company
+            name.can_be_site && history.leads(company(place), group.continues)
         };
-        let mut members = group.members.iter().enumerate();
-        let site = members.find(|(place, (name, _))| is_site(*place, name));
-        let site = site.map(|(place, _)| place);
+        let members = group.members.iter().enumerate();
+        let mut choices = members.filter(|(place, (name, _))| is_site(*place, name));
+        let site = choices.next().map(|(place, _)| place);
+        let second = choices.next().map(|(place, _)| place);
+        drop(choices);
         for (place, (name, _)) in group.members.iter().enumerate() {
             if !name.can_be_site {
                 continue;
             }
-            let comes_first = place == 0 && !group.continues && behind(0) >= COMPANY;
-            let history = self.history(device, name.domain)?;
+            let comes_first = place == 0 && !group.continues && company(0) > 0;
+            let leads = comes_first || site == Some(place) && company(place) > 0;
+            let Some(history) = self.history(device, name.domain) else {
+                continue;
+            };
             match site {
-                _ if comes_first || site == Some(place) => history.led += 1,
+                _ if leads => history.led += 1,
                 Some(site) if place > site => history.behind += 1,
                 _ => history.alone += 1,
             }
             history.age();
         }
-        let (name, time) = group.members[site?];
+        [(site, false), (second, true)].map(|(place, is_second)| {
+            let (name, time) = group.members[place?];
+            Some(Mark {
+                time: time as u32,
+                site: self.number(device, name.domain)?,
+                is_second,
+                stack: name.stack,
+            })
+        })
+    }
+
+    /// The number of a device's domain as a site.
+    fn number(&mut self, device: Mac, domain: Domain) -> Option<u16> {
         let names = self.devices.get_mut(&device)?;
-        let history = self.domains.get_mut(device, &name.domain)?;
+        let history = self.domains.get_mut(device, &domain)?;
         if history.site == 0 {
             // Numbers go around after 65,535 sites; 0 is none.
             names.sites = names.sites.checked_add(1).unwrap_or(1);
             history.site = names.sites;
         }
-        Some(Mark {
-            time: time as u32,
-            site: history.site,
-            stack: name.stack,
-        })
+        Some(history.site)
     }
 
     /// The history of a device's domain, which becomes its latest; it begins here if there is none.
     fn history(&mut self, device: Mac, domain: Domain) -> Option<&mut History> {
         if self.domains.get(device, &domain).is_none() {
             let history = History::default();
-            self.domains.insert(device, domain, history, 1, |_, _, _| {});
+            self.domains
+                .insert(device, domain, history, 1, |_, _, _| {});
         }
         self.domains.renew(device, &domain)
     }
@@ -260,17 +336,21 @@ mod tests {
         let mut detector = Detector::default();
         let mut visits: Vec<_> = names
             .iter()
-            .filter_map(|(time, domain)| detector.name(PHONE, name(*domain), *time))
+            .filter_map(|(time, domain)| detector.name(PHONE, name(*domain), *time)[0])
             .collect();
-        visits.extend(detector.close(PHONE, f64::INFINITY));
-        visits.iter().map(|visit| (visit.time, visit.site)).collect()
+        visits.extend(detector.close(PHONE, f64::INFINITY)[0]);
+        visits
+            .iter()
+            .map(|visit| (visit.time, visit.site))
+            .collect()
     }
 
     #[test]
     fn the_first_name_of_a_group_is_the_visit() {
         let page = |at: f64, site| [(at, site), (at + 0.4, ADS), (at + 1.2, FONTS)];
         let names: Vec<_> = [page(100.9, NEWS), page(130.0, SHOP), page(190.0, NEWS)].concat();
-        assert_eq!(visits(&names), [(100, 1), (130, 2), (190, 1)]);
+        // The second number is that of a part, which could as well have been the site.
+        assert_eq!(visits(&names), [(100, 1), (130, 3), (190, 1)]);
         // Three tabs within two seconds are one trial.
         let names = [page(100.0, NEWS), page(101.5, SHOP)].concat();
         assert_eq!(visits(&names), [(100, 1)]);
@@ -278,9 +358,17 @@ mod tests {
 
     #[test]
     fn names_that_are_no_sites_begin_no_group_and_are_company() {
-        let names = [(100.0, LISTED), (101.0, NEWS), (101.5, LISTED), (101.7, ADS)];
+        let names = [
+            (100.0, LISTED),
+            (101.0, NEWS),
+            (101.5, LISTED),
+            (101.7, ADS),
+        ];
         assert_eq!(visits(&names), [(101, 1)]);
-        assert_eq!(visits(&[(100.0, LISTED), (101.0, LISTED + 1), (102.0, LISTED + 2)]), []);
+        assert_eq!(
+            visits(&[(100.0, LISTED), (101.0, LISTED + 1), (102.0, LISTED + 2)]),
+            []
+        );
     }
 
     #[test]
@@ -294,7 +382,30 @@ mod tests {
         }
         let visits = visits(&names);
         let times: Vec<_> = visits.iter().map(|(time, _)| *time).collect();
-        assert_eq!(times, [0, 60, 120, 180, 240]);
+        // The first time nothing tells the late parts from a site.
+        assert_eq!(times, [0, 12, 60, 120, 180, 240]);
+    }
+
+    #[test]
+    fn a_second_choice_stands_in_for_a_first_one_that_was_none() {
+        let mut detector = Detector::default();
+        let mut marks = Vec::new();
+        // A program's contact right before a page, and later many alone.
+        let first = [(100.2, APP), (100.9, NEWS), (101.2, ADS), (101.4, FONTS)];
+        let later = (1..9).map(|hour| (f64::from(hour) * 3_600.0, APP));
+        for (time, domain) in first.into_iter().chain(later) {
+            marks.extend(
+                detector
+                    .name(PHONE, name(domain), time)
+                    .into_iter()
+                    .flatten(),
+            );
+        }
+        let visits = detector.settle(PHONE, marks.iter().copied());
+        let [visit] = *visits else {
+            panic!("{visits:?}")
+        };
+        assert_eq!(visit.site, detector.site(PHONE, NEWS));
     }
 
     #[test]
@@ -311,7 +422,12 @@ mod tests {
             names.push((f64::from(hour) * 3_600.0, APP));
         }
         // It shares a group with others now and then.
-        names.extend([(80_000.0, APP), (80_001.0, NEWS), (80_001.5, ADS), (80_001.9, FONTS)]);
+        names.extend([
+            (80_000.0, APP),
+            (80_001.0, NEWS),
+            (80_001.5, ADS),
+            (80_001.9, FONTS),
+        ]);
         assert_eq!(visits(&names), [(80_001, 1)]);
     }
 
