@@ -127,6 +127,7 @@ impl Tested {
 pub(super) struct Scratch {
     reports: Vec<i32>,
     visits: Vec<i32>,
+    near: Vec<i32>,
     /// For each trial, the seconds of its minute that would have been hits.
     seconds: Vec<u8>,
     chances: Vec<f64>,
@@ -165,6 +166,29 @@ pub(super) fn test(visits: &[i32], uploads: &[i32], scratch: &mut Scratch) -> Te
 
 /// Tests all bands from one side.
 fn scan(side: Side, trials: &[i32], events: &[i32], scratch: &mut Scratch, best: &mut Tested) {
+    let mut near = std::mem::take(&mut scratch.near);
+    near.clear();
+    near.extend(near_events(trials, events));
+    scan_near(side, &near, events, scratch, best);
+    scratch.near = near;
+}
+
+/// The trials in whose minute some second would have been a hit in some band. The others can neither be hits nor
+/// change a probability.
+fn near_events(trials: &[i32], events: &[i32]) -> impl Iterator<Item = i32> {
+    let mut next = 0;
+    trials.iter().copied().filter(move |trial| {
+        let bin = trial.div_euclid(BIN) * BIN;
+        while events.get(next).is_some_and(|event| *event <= bin) {
+            next += 1;
+        }
+        events
+            .get(next)
+            .is_some_and(|event| *event < bin + BIN + LONGEST)
+    })
+}
+
+fn scan_near(side: Side, trials: &[i32], events: &[i32], scratch: &mut Scratch, best: &mut Tested) {
     for band in BANDS {
         let tally = tally(trials, events, band, scratch);
         best.least = best.least.min(least(&scratch.seconds) * TESTS);
@@ -365,6 +389,22 @@ mod tests {
                 };
                 assert_eq!(tally.seconds, sum(|seconds| seconds));
                 assert_eq!(tally.squares, sum(|seconds| seconds * seconds));
+            }
+        }
+    }
+
+    #[test]
+    fn trials_far_from_events_cannot_be_hits() {
+        let mut next = numbers(3);
+        for _ in 0..200 {
+            let (trials, events) = (times(&mut next, 20, 3_000), times(&mut next, 6, 3_000));
+            let near: Vec<_> = near_events(&trials, &events).collect();
+            let mut scratch = Scratch::default();
+            for band in BANDS {
+                tally(&trials, &events, band, &mut scratch);
+                for (trial, seconds) in trials.iter().zip(&scratch.seconds) {
+                    assert!(*seconds == 0 || near.contains(trial), "{trial} {events:?}");
+                }
             }
         }
     }
