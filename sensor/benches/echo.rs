@@ -80,17 +80,15 @@ fn main() -> Result<()> {
         match party {
             Some(party) => {
                 let upload = Upload {
-                    host: None,
                     stack: None,
                     bytes: 1_000,
                 };
-                echo.upload(device(number), [&parties[party]], &upload, at);
+                echo.upload(device(number), [&parties[party]], upload, at);
             }
             None => {
                 let site = format!("site{}.example", random.below(70));
                 for (after, name) in [(0.0, &*site), (0.3, "a.example"), (0.6, "b.example")] {
                     let name = ToldName {
-                        host: name,
                         party: name,
                         can_be_site: true,
                         stack: None,

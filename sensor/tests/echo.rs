@@ -59,22 +59,20 @@ impl Run {
             }
             let (host, party) = (&of.hosts[event.host], &parties[event.host]);
             match event.what {
-                What::Name(stack) => {
+                What::Name => {
                     let name = ToldName {
-                        host: &host.name,
                         party: &party.name,
                         can_be_site: !host.is_listed,
-                        stack,
+                        stack: event.stack,
                     };
                     echo.name(PHONE, &name, event.time);
                 }
                 What::Upload(bytes) => {
                     let upload = Upload {
-                        host: Some(&host.name),
-                        stack: None,
+                        stack: event.stack,
                         bytes,
                     };
-                    echo.upload(PHONE, [party], &upload, event.time);
+                    echo.upload(PHONE, [party], upload, event.time);
                 }
             }
         }

@@ -131,14 +131,15 @@ pub(crate) struct Host {
     pub(crate) is_listed: bool,
     stack: u64,
     is_quic: bool,
+    told: Option<u64>,
     /// The time of the last byte of its connection.
     open: f64,
 }
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum What {
-    /// A hello, and the stack that it tells.
-    Name(Option<u64>),
+    /// A hello.
+    Name,
     /// Bytes up, in a reading.
     Upload(u64),
 }
@@ -147,6 +148,8 @@ pub(crate) enum What {
 pub(crate) struct Event {
     pub(crate) time: f64,
     pub(crate) host: usize,
+    /// The stack, where a hello of that host has told it.
+    pub(crate) stack: Option<u64>,
     pub(crate) what: What,
 }
 
@@ -207,6 +210,7 @@ impl Simulation {
             is_listed,
             stack,
             is_quic,
+            told: None,
             open: f64::NEG_INFINITY,
         });
         self.hosts.len() - 1
@@ -455,11 +459,14 @@ impl Simulation {
             let host = &mut self.hosts[*number];
             if time - host.open > OPEN_FOR {
                 // One connection in five of a QUIC host is TCP.
-                let is_told = !host.is_quic || self.random.is(0.2);
+                if !host.is_quic || self.random.is(0.2) {
+                    host.told = Some(host.stack);
+                }
                 events.push(Event {
                     time: *time,
                     host: *number,
-                    what: What::Name(is_told.then_some(host.stack)),
+                    stack: host.told,
+                    what: What::Name,
                 });
                 if host.kind == Kind::Site {
                     told.entry(*number).or_default().push(*time);
@@ -470,6 +477,7 @@ impl Simulation {
                 // The kernel's tables are read each second.
                 time: (time + 0.2).ceil(),
                 host: *number,
+                stack: host.told,
                 what: What::Upload(*bytes),
             });
         }

@@ -13,7 +13,6 @@ mod lags;
 mod looks;
 mod marks;
 mod reach;
-mod stacks;
 mod visits;
 
 use std::{
@@ -32,8 +31,7 @@ pub use self::{
 use self::{
     evidence::{Found, Trials},
     lags::{LONGEST, Scratch, Tested},
-    marks::{IN_ALL, Mark, Marks},
-    stacks::Stacks,
+    marks::{IN_ALL, Mark, Marks, StackNumber},
     visits::{Detector, Domain, Name},
 };
 
@@ -51,6 +49,9 @@ const SETTLED: u32 = LONGEST as u32 + 60;
 
 /// Looks in a row without significance after which an echo is withdrawn.
 const MISSES: u32 = 2;
+
+/// The most stacks of one device that are told apart; further ones are not told.
+const MOST_STACKS: usize = 32;
 
 /// The steps that the evidence of one echo is counted as, for each visit.
 const EVIDENCE_COST: usize = 200;
@@ -94,8 +95,6 @@ fn domain_of(name: &str) -> Domain {
 /// A name that a device told, in a hello, a request or a DNS question.
 #[derive(Clone, Copy, Debug)]
 pub struct ToldName<'a> {
-    /// The name.
-    pub host: &'a str,
     /// Its registrable domain.
     pub party: &'a str,
     /// Whether neither lists nor the vendor have it, and it is no resolver and no CDN.
@@ -106,9 +105,7 @@ pub struct ToldName<'a> {
 
 /// Bytes that a connection uploaded since the last reading.
 #[derive(Clone, Copy, Debug)]
-pub struct Upload<'a> {
-    /// The name of the connection; `None` where it has none.
-    pub host: Option<&'a str>,
+pub struct Upload {
     /// The stack of the connection, by its list of ciphers; `None` where it is not told.
     pub stack: Option<u64>,
     /// The bytes.
@@ -143,7 +140,6 @@ pub struct Progress {
 #[derive(Debug, Default)]
 pub struct Echo {
     detector: Detector,
-    stacks: Stacks,
     devices: BTreeMap<Mac, Watched>,
     /// Bytes of all marks.
     size: usize,
@@ -161,6 +157,8 @@ struct Watched {
     due: Option<u32>,
     look: Option<Box<Look>>,
     verdicts: HashMap<Recipient, Verdict>,
+    /// The stacks that were told, by their number from 1.
+    stacks: Vec<u64>,
 }
 
 impl Watched {
@@ -175,6 +173,23 @@ impl Watched {
             due: None,
             look: None,
             verdicts: HashMap::new(),
+            stacks: Vec::new(),
+        }
+    }
+
+    /// The number of a stack; 0 where it is not told, or one too many.
+    fn stack(&mut self, told: Option<u64>) -> StackNumber {
+        let Some(told) = told else { return 0 };
+        let place = self.stacks.iter().position(|stack| *stack == told);
+        let place = place.unwrap_or_else(|| {
+            if self.stacks.len() < MOST_STACKS {
+                self.stacks.push(told);
+            }
+            self.stacks.len() - 1
+        });
+        match self.stacks[place] == told {
+            true => place as StackNumber + 1,
+            false => 0,
         }
     }
 
@@ -234,12 +249,11 @@ struct Look {
 impl Echo {
     /// Takes a name that a device told at a time in seconds of steady time.
     pub fn name(&mut self, device: Mac, name: &ToldName<'_>, time: f64) {
+        let watched = watched(&mut self.devices, &mut self.size, device, time);
         let name = Name {
             domain: domain_of(name.party),
             can_be_site: name.can_be_site,
-            stack: self
-                .stacks
-                .of_name(device, domain_of(name.host), name.stack, time),
+            stack: watched.stack(name.stack),
         };
         for visit in self.detector.name(device, name, time).into_iter().flatten() {
             self.visit(device, visit);
@@ -252,18 +266,15 @@ impl Echo {
         &mut self,
         device: Mac,
         to: impl IntoIterator<Item = &'a Recipient>,
-        upload: &Upload<'_>,
+        upload: Upload,
         time: f64,
     ) {
         if upload.bytes < LEAST_BYTES {
             return;
         }
-        let stack = upload.host.map_or(0, |host| {
-            let host = domain_of(host);
-            self.stacks.of_name(device, host, upload.stack, time)
-        });
         let watched = watched(&mut self.devices, &mut self.size, device, time);
         let before = watched.marks.size();
+        let stack = watched.stack(upload.stack);
         for recipient in to {
             let mark = Mark {
                 time: time.ceil() as u32,
@@ -368,7 +379,6 @@ impl Echo {
             self.size -= watched.marks.size();
         }
         self.detector.forget(device);
-        self.stacks.forget(device);
     }
 
     fn visit(&mut self, device: Mac, visit: Mark) {
@@ -552,5 +562,144 @@ impl Look {
     /// The time of a mark, in seconds since the base.
     fn second(&self, mark: &Mark) -> i32 {
         (mark.time - self.base) as i32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PHONE: Mac = Mac::new([2, 0, 0, 0, 0, 1]);
+    const LAPTOP: Mac = Mac::new([2, 0, 0, 0, 0, 2]);
+
+    /// A device that opens a page every so many seconds, with a report from another stack a second later.
+    fn browse(echo: &mut Echo, device: Mac, times: impl Iterator<Item = u32>, reports: bool) {
+        let vendor = Recipient::party("vendor.example".into());
+        for time in times {
+            let site = format!("site{}.example", time / 60 % 7);
+            for (after, party) in [(0.0, &*site), (0.4, "part.example")] {
+                let name = ToldName {
+                    party,
+                    can_be_site: true,
+                    stack: Some(0xa),
+                };
+                echo.name(device, &name, f64::from(time) + after);
+            }
+            if reports {
+                let upload = Upload {
+                    stack: Some(0xb),
+                    bytes: 1_000,
+                };
+                echo.upload(device, [&vendor], upload, f64::from(time) + 0.9);
+            }
+            finish(echo, f64::from(time));
+        }
+    }
+
+    fn finish(echo: &mut Echo, now: f64) {
+        echo.step(now, 1);
+        while echo.is_busy(now) {
+            echo.step(now, 10_000);
+        }
+    }
+
+    /// Times at which a person opens pages: not at the same second of each minute.
+    fn times(from: u32, count: u32) -> impl Iterator<Item = u32> {
+        (0..count).map(move |visit| from + visit * 67 + visit * visit % 13)
+    }
+
+    #[test]
+    fn an_echo_is_found_at_a_look_and_withdrawn_after_two_without_it() {
+        let mut echo = Echo::default();
+        let found = |echo: &Echo, device| {
+            let verdicts = echo.verdicts(device).into_iter();
+            let verdicts = verdicts.map(|(recipient, verdict)| {
+                (recipient.name.to_string(), verdict.withdrawn.is_some())
+            });
+            verdicts.collect::<Vec<_>>()
+        };
+        browse(&mut echo, PHONE, times(1_000, 22), true);
+        browse(&mut echo, LAPTOP, times(1_000, 22), false);
+        // Its minute is not over: nothing is known before.
+        assert_eq!(found(&echo, PHONE), []);
+        finish(&mut echo, 1_000.0 + 67.0 * 24.0);
+        assert_eq!(found(&echo, PHONE), [("vendor.example".to_owned(), false)]);
+        let (_, verdict) = echo.verdicts(PHONE)[0];
+        assert_eq!((verdict.evidence.visits, verdict.evidence.lag), (20, 1));
+        assert_eq!(verdict.evidence.stack, Stack::BesideThePage);
+        assert_eq!(found(&echo, LAPTOP), []);
+        // Eight days later its reports are gone from the marks: the next look does without.
+        let later = 9 * 86_400;
+        browse(&mut echo, PHONE, times(later, 24), false);
+        finish(&mut echo, f64::from(later) + 67.0 * 30.0);
+        assert_eq!(echo.progress(PHONE).looks, 2);
+        assert_eq!(found(&echo, PHONE), [("vendor.example".to_owned(), false)]);
+        browse(&mut echo, PHONE, times(later + 86_400, 48), false);
+        finish(&mut echo, f64::from(later + 86_400) + 67.0 * 60.0);
+        assert_eq!(echo.progress(PHONE).looks, 3);
+        assert_eq!(found(&echo, PHONE), [("vendor.example".to_owned(), true)]);
+        echo.forget(PHONE);
+        assert_eq!(found(&echo, PHONE), []);
+    }
+
+    #[test]
+    fn small_uploads_leave_no_mark() {
+        let mut echo = Echo::default();
+        let party = Recipient::party("a.example".into());
+        let upload = |bytes| Upload { stack: None, bytes };
+        echo.upload(PHONE, [&party], upload(LEAST_BYTES - 1), 100.0);
+        assert_eq!(echo.since(PHONE), None);
+        echo.upload(PHONE, [&party], upload(LEAST_BYTES), 100.0);
+        assert_eq!(echo.since(PHONE), Some((100, false)));
+    }
+
+    #[test]
+    fn all_devices_together_keep_to_the_limit() {
+        let mut echo = Echo::default();
+        let parties: Vec<_> = (0..100)
+            .map(|number| Recipient::party(format!("{number}.example").into()))
+            .collect();
+        let upload = Upload {
+            stack: None,
+            bytes: 1_000,
+        };
+        echo.upload(LAPTOP, [&parties[0]], upload, 1.0);
+        let devices: Vec<_> = (10..70)
+            .map(|last| Mac::new([2, 0, 0, 0, 0, last]))
+            .collect();
+        for time in 0..1_500_u32 {
+            for device in &devices {
+                let at = f64::from(time) * 30.0;
+                echo.upload(*device, &parties, upload, at);
+            }
+            assert!(echo.size() <= IN_ALL);
+        }
+        // The small device lost nothing.
+        assert_eq!(echo.since(LAPTOP), Some((1, false)));
+        assert!(
+            devices
+                .iter()
+                .any(|device| echo.since(*device).is_some_and(|since| since.1))
+        );
+        let counted: usize = echo
+            .devices
+            .values()
+            .map(|watched| watched.marks.size())
+            .sum();
+        assert_eq!(echo.size(), counted);
+    }
+
+    #[test]
+    fn stacks_that_are_made_up_are_not_told() {
+        let mut watched = Watched::new(0);
+        assert_eq!(watched.stack(None), 0);
+        for number in 0..1_000 {
+            let expected = match number < MOST_STACKS as u64 {
+                true => number as StackNumber + 1,
+                false => 0,
+            };
+            assert_eq!(watched.stack(Some(number)), expected);
+        }
+        assert_eq!(watched.stack(Some(0)), 1);
     }
 }
