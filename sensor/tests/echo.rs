@@ -116,9 +116,7 @@ fn share(part: usize, all: usize) -> f64 {
 
 #[test]
 fn visits_are_found_in_names() {
-    let plans: Vec<_> = (0..times(8, 50))
-        .map(|seed| Plan::new(1_000 + seed))
-        .collect();
+    let plans: Vec<_> = (0..50).map(|seed| Plan::new(1_000 + seed)).collect();
     let sums = Mutex::new([0; 4]);
     run_all(&plans, |_, run| {
         let found: Vec<_> = run.echo.visits(PHONE).map(f64::from).collect();

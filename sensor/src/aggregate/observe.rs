@@ -43,6 +43,9 @@ impl Aggregate {
         {
             let place = (head.key.mac(), remote);
             self.address_names.said(Arc::clone(name), place, self.now);
+            if !heard.told_before {
+                self.name_to_echo(&head.key, name, remote, None);
+            }
         }
         if let Outcome::Name(name, _) = &heard.outcome
             && let Some(stack) = heard.stack()

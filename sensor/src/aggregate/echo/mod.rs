@@ -347,6 +347,11 @@ impl Echo {
         verdicts
     }
 
+    /// The devices of which there are marks.
+    pub fn devices(&self) -> impl Iterator<Item = Mac> {
+        self.devices.keys().copied()
+    }
+
     /// How far a device is.
     pub fn progress(&self, device: Mac) -> Progress {
         let watched = self.devices.get(&device);
