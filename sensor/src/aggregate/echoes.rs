@@ -19,7 +19,8 @@ use crate::{
         lists::{Category, Listed},
     },
     classify::ECH_PROVIDERS,
-    model::echo::{DeviceEchoes, Echo, Reach, Stack},
+    decode::tls::Stack,
+    model::echo::{self as shown, DeviceEchoes},
 };
 
 /// The port of HTTPS, at which a resolver answers encrypted.
@@ -32,7 +33,7 @@ impl Aggregate {
         key: &FlowKey,
         name: &str,
         remote: IpAddr,
-        stack: Option<u64>,
+        stack: Option<Stack>,
     ) {
         let device = key.mac();
         // The outer name of an encrypted hello is the provider's; DNS may have told the inner one.
@@ -45,7 +46,7 @@ impl Aggregate {
         let told = ToldName {
             party,
             can_be_site: !self.serves_others(name, remote) && !self.is_known(device, name),
-            stack,
+            stack: stack.map(Stack::number),
         };
         self.echo.name(device, &told, self.now);
     }
@@ -57,7 +58,7 @@ impl Aggregate {
         name: Option<&str>,
         party: PartyId,
         bytes: u64,
-        stack: Option<u64>,
+        stack: Option<Stack>,
     ) {
         if bytes < LEAST_BYTES || matches!(party, PartyId::LOCAL | PartyId::OTHER) {
             return;
@@ -75,7 +76,10 @@ impl Aggregate {
         let party = Recipient::party(Arc::clone(&info.name));
         let host = name.filter(|name| **name != *info.name && self.is_known(device, name));
         let host = host.map(|host| Recipient::host(host.into(), &info.name));
-        let upload = Upload { stack, bytes };
+        let upload = Upload {
+            stack: stack.map(Stack::number),
+            bytes,
+        };
         let to = std::iter::once(&party).chain(&host);
         self.echo.upload(device, to, upload, self.now);
     }
@@ -104,7 +108,10 @@ impl Aggregate {
             since: since.into(),
             is_cut,
             echoes: verdicts
-                .map(|(recipient, verdict)| shown(recipient, verdict, self.listed(&recipient.name)))
+                .map(|(recipient, verdict)| {
+                    let listed = self.listed(&recipient.name);
+                    echo_of(recipient, verdict, listed)
+                })
                 .collect(),
         })
     }
@@ -137,17 +144,17 @@ impl Aggregate {
     }
 }
 
-fn shown(recipient: &Recipient, verdict: &Verdict, listed: Option<Listed<'_>>) -> Echo {
+fn echo_of(recipient: &Recipient, verdict: &Verdict, listed: Option<Listed<'_>>) -> shown::Echo {
     let of = &verdict.evidence;
     let (reach, at_least) = match of.reach {
-        echo::Reach::NearlyEverySite => (Reach::NearlyEverySite, None),
-        echo::Reach::SomeSites => (Reach::SomeSites, None),
-        echo::Reach::SomeSessions => (Reach::SomeSessions, None),
-        echo::Reach::Unclear(at_least) => (Reach::Unclear, Some(at_least)),
+        echo::Reach::NearlyEverySite => (shown::Reach::NearlyEverySite, None),
+        echo::Reach::SomeSites => (shown::Reach::SomeSites, None),
+        echo::Reach::SomeSessions => (shown::Reach::SomeSessions, None),
+        echo::Reach::Unclear(at_least) => (shown::Reach::Unclear, Some(at_least)),
     };
     let owner = listed.as_ref().and_then(|listed| listed.owner);
     let category = listed.as_ref().and_then(|listed| listed.category);
-    Echo {
+    shown::Echo {
         name: recipient.name.to_string(),
         is_host: recipient.is_host,
         owner: owner.map(str::to_owned),
@@ -167,9 +174,9 @@ fn shown(recipient: &Recipient, verdict: &Verdict, listed: Option<Listed<'_>>) -
         reach,
         at_least,
         stack: match of.stack {
-            echo::Stack::BesideThePage => Stack::BesideThePage,
-            echo::Stack::Same => Stack::SameStack,
-            echo::Stack::NotTold => Stack::NotTold,
+            echo::Stack::BesideThePage => shown::Stack::BesideThePage,
+            echo::Stack::Same => shown::Stack::SameStack,
+            echo::Stack::NotTold => shown::Stack::NotTold,
         },
         beside: of.beside.0,
         told: of.beside.1,

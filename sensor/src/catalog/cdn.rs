@@ -55,7 +55,12 @@ mod tests {
     #[test]
     fn names_at_and_below_them_are_those_of_networks() {
         assert!(DOMAINS.is_sorted());
-        for name in ["gstatic.com", "akadns.net", "unpkg.com", "d111111abcdef8.cloudfront.net"] {
+        for name in [
+            "gstatic.com",
+            "akadns.net",
+            "unpkg.com",
+            "d111111abcdef8.cloudfront.net",
+        ] {
             assert!(is_cdn(name), "{name}");
         }
         for name in ["example.com", "net", "mygstatic.com", ""] {

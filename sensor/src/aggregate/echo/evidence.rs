@@ -293,7 +293,7 @@ mod tests {
     fn the_stacks_of_visits_are_those_of_more_than_a_few() {
         let mut trials = Trials::default();
         trials.note_stacks(&marks(&[0; 9], 3));
-        assert_eq!(trials.stacks, []);
+        assert!(trials.stacks.is_empty());
         let visits = [marks(&[0; 30], 3), marks(&[0; 4], 4), marks(&[0; 3], 5)].concat();
         trials.note_stacks(&visits);
         assert_eq!(trials.stacks, [3, 4]);
