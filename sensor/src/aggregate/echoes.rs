@@ -9,11 +9,12 @@ use sensor_ebpf::{
 
 use super::{
     Aggregate,
-    echo::{self, LEAST_BYTES, Recipient, ToldName, Upload, Verdict},
+    echo::{self, Echo, LEAST_BYTES, Recipient, ToldName, Upload, Verdict},
     traffic::PartyId,
 };
 use crate::{
     catalog::{
+        Catalog,
         cdn::is_cdn,
         domain::registrable,
         lists::{Category, Listed},
@@ -142,6 +143,20 @@ impl Aggregate {
         };
         listed.category.is_some() || is_vendors
     }
+}
+
+/// The echoes of a device that may be written down, where a look is over since this was called last.
+pub(super) fn new_echoes(echo: &mut Echo, catalog: &Catalog, device: Mac) -> Vec<shown::Echo> {
+    if !echo.take_looked(device) {
+        return Vec::new();
+    }
+    let verdicts = echo.verdicts(device).into_iter();
+    let echoes = verdicts.map(|(recipient, verdict)| {
+        let listed = catalog.lists.find(&recipient.name);
+        echo_of(recipient, verdict, listed)
+    });
+    // Of the others, some are parts of one site: their names would tell it.
+    echoes.filter(shown::Echo::tells_no_site).collect()
 }
 
 fn echo_of(recipient: &Recipient, verdict: &Verdict, listed: Option<Listed<'_>>) -> shown::Echo {

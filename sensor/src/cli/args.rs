@@ -219,6 +219,8 @@ pub enum ViewName {
     PartySeen,
     /// The TLS stacks of each party of a device.
     PartyStack,
+    /// The parties that followed visits, by local day.
+    EchoDay,
     /// The first and the last time of each device.
     DeviceSeen,
 }

@@ -3,8 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 /// The sites after which an echo comes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, strum::IntoStaticStr)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
 pub enum Reach {
     /// Nearly every site.
     NearlyEverySite,
@@ -14,6 +15,13 @@ pub enum Reach {
     SomeSessions,
     /// It cannot be told; `at_least` has the share of sites.
     Unclear,
+}
+
+impl Reach {
+    /// As in JSON and in the store.
+    pub fn name(self) -> &'static str {
+        self.into()
+    }
 }
 
 /// The TLS stack from which an echo comes.
@@ -77,6 +85,12 @@ pub struct Echo {
 }
 
 impl Echo {
+    /// Whether its name tells nothing of the sites that were visited: lists have it, or it comes after nearly every
+    /// site.
+    pub fn tells_no_site(&self) -> bool {
+        self.is_host || self.category.is_some() || self.reach == Reach::NearlyEverySite
+    }
+
     /// Whether the sites are an unlikely cause: it comes after nearly every one of them, and from another stack.
     pub fn is_hardly_of_sites(&self) -> bool {
         self.reach == Reach::NearlyEverySite && self.stack == Stack::BesideThePage

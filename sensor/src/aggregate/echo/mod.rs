@@ -157,6 +157,8 @@ struct Watched {
     due: Option<u32>,
     look: Option<Box<Look>>,
     verdicts: HashMap<Recipient, Verdict>,
+    /// Whether a look is over of which nobody took the outcome.
+    is_looked_at: bool,
     /// The stacks that were told, by their number from 1.
     stacks: Vec<u64>,
 }
@@ -173,6 +175,7 @@ impl Watched {
             due: None,
             look: None,
             verdicts: HashMap::new(),
+            is_looked_at: false,
             stacks: Vec::new(),
         }
     }
@@ -350,6 +353,12 @@ impl Echo {
     /// The devices of which there are marks.
     pub fn devices(&self) -> impl Iterator<Item = Mac> {
         self.devices.keys().copied()
+    }
+
+    /// Whether a look at a device is over since this was called last.
+    pub fn take_looked(&mut self, device: Mac) -> bool {
+        let watched = self.devices.get_mut(&device);
+        watched.is_some_and(|watched| std::mem::take(&mut watched.is_looked_at))
     }
 
     /// How far a device is.
@@ -548,6 +557,7 @@ impl Watched {
 
     /// Ends a look: counts those that are no longer significant.
     fn end(&mut self, look: &Look, now: u32) {
+        self.is_looked_at = true;
         for verdict in self.verdicts.values_mut() {
             if verdict.withdrawn.is_some() {
                 continue;
@@ -661,7 +671,7 @@ mod tests {
     #[test]
     fn all_devices_together_keep_to_the_limit() {
         let mut echo = Echo::default();
-        let parties: Vec<_> = (0..100)
+        let parties: Vec<_> = (0..300)
             .map(|number| Recipient::party(format!("{number}.example").into()))
             .collect();
         let upload = Upload {
@@ -669,12 +679,12 @@ mod tests {
             bytes: 1_000,
         };
         echo.upload(LAPTOP, [&parties[0]], upload, 1.0);
-        let devices: Vec<_> = (10..70)
+        let devices: Vec<_> = (10..60)
             .map(|last| Mac::new([2, 0, 0, 0, 0, last]))
             .collect();
-        for time in 0..1_500_u32 {
+        for time in 0..150_u32 {
             for device in &devices {
-                let at = f64::from(time) * 30.0;
+                let at = f64::from(time) * 3_000.0;
                 echo.upload(*device, &parties, upload, at);
             }
             assert!(echo.size() <= IN_ALL);
