@@ -171,6 +171,7 @@ impl House {
                 began_at: START as f64,
                 position: Some(*position),
                 parties,
+                echoes: Vec::new(),
             });
         }
         Batch {

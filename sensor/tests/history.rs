@@ -14,7 +14,10 @@ use std::{
 use proptest::prelude::*;
 use rusqlite::Connection;
 use sensor::{
-    model::history::{Batch, Counts, DeviceBatch, Differences, MOST_STACKS, Party, PartyKind},
+    model::{
+        echo::{Echo, Reach, Stack},
+        history::{Batch, Counts, DeviceBatch, Differences, MOST_STACKS, Party, PartyKind},
+    },
     policy::Zone,
     sink::store::{
         self, FILE, MOST_NEW_DEVICES, MOST_PARTIES, Settings, Store,
@@ -145,6 +148,7 @@ struct House {
     is_first: bool,
     kernel: BTreeMap<String, (u64, f64, Counts)>,
     parties: BTreeMap<String, Vec<(Party, Counts)>>,
+    echoes: BTreeMap<String, Vec<Echo>>,
     left: Vec<DeviceBatch>,
     devices: u64,
 }
@@ -161,6 +165,7 @@ impl House {
             is_first: true,
             kernel: BTreeMap::new(),
             parties: BTreeMap::new(),
+            echoes: BTreeMap::new(),
             left: Vec::new(),
             devices: 0,
         };
@@ -213,6 +218,7 @@ impl House {
             began_at: 0.0,
             position: None,
             parties: self.parties.remove(device).unwrap_or_default(),
+            echoes: Vec::new(),
         });
     }
 
@@ -238,6 +244,7 @@ impl House {
                 began_at: *began_at,
                 position: Some(*position),
                 parties: self.parties.remove(device).unwrap_or_default(),
+                echoes: self.echoes.remove(device).unwrap_or_default(),
             });
         }
         let (first, last) = (self.zone.hour(self.start), self.zone.hour(self.now));
@@ -919,6 +926,81 @@ fn a_party_has_the_stacks_by_which_a_device_reached_it() {
     store.forget(Some(PHONE.to_owned()), move |gone| give.send(gone).unwrap());
     assert_eq!(given.recv().unwrap(), Ok(true));
     assert_eq!(folder.number("SELECT count(*) FROM stacks"), 1);
+}
+
+#[test]
+fn a_party_that_follows_visits_has_a_row_for_each_day_of_a_look() {
+    let folder = Folder::new("echoes");
+    let store = Store::start(settings(&folder.0, "UTC")).unwrap();
+    let mut house = House::new("UTC", MONDAY);
+    house.exchange(PHONE, &party("t.vendor.example"), counts(10));
+    store.send(house.batch());
+    let echo = |followed, withdrawn| Echo {
+        name: "t.vendor.example".to_owned(),
+        is_host: true,
+        owner: None,
+        category: None,
+        found: MONDAY,
+        withdrawn,
+        visits: 100,
+        followed,
+        from: 12,
+        to: 18,
+        lag: 15,
+        control: Some(0.0416),
+        p: 1e-9,
+        hypotheses: 61,
+        since: MONDAY,
+        until: MONDAY,
+        reach: Reach::NearlyEverySite,
+        at_least: None,
+        stack: Stack::BesideThePage,
+        beside: 90,
+        told: 91,
+    };
+    let look = |house: &mut House, echo| {
+        house.now += 600.0;
+        house.echoes.insert(PHONE.to_owned(), vec![echo]);
+        store.send(house.batch());
+    };
+    look(&mut house, echo(70, None));
+    // The later look of a day counts, and a batch with an echo alone is written.
+    look(&mut house, echo(82, None));
+    house.now += 24.0 * HOUR;
+    look(&mut house, echo(10, Some(MONDAY)));
+    flush(&store).unwrap();
+    let connection = Connection::open(folder.0.join(FILE)).unwrap();
+    let mut rows = connection
+        .prepare("SELECT day, recipient, followed, control_permille, reach, verdict FROM echo_day ORDER BY day")
+        .unwrap();
+    let rows: Vec<(String, String, i64, i64, String, String)> = rows
+        .query_map([], |row| {
+            let text = |at| row.get::<_, String>(at);
+            Ok((
+                text(0)?,
+                text(1)?,
+                row.get(2)?,
+                row.get(3)?,
+                text(4)?,
+                text(5)?,
+            ))
+        })
+        .unwrap()
+        .map(Result::unwrap)
+        .collect();
+    let row = |day: &str, followed, verdict: &str| {
+        let [day, name, reach] = [day, "t.vendor.example", "nearly-every-site"].map(str::to_owned);
+        (day, name, followed, 42, reach, verdict.to_owned())
+    };
+    let expected = [
+        row("2026-11-30", 82, "found"),
+        row("2026-12-01", 10, "withdrawn"),
+    ];
+    assert_eq!(rows, expected);
+    let (give, given) = channel();
+    store.forget(Some(PHONE.to_owned()), move |gone| give.send(gone).unwrap());
+    assert_eq!(given.recv().unwrap(), Ok(true));
+    assert_eq!(folder.number("SELECT count(*) FROM echoes"), 0);
 }
 
 /// A step of a household.

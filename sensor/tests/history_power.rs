@@ -305,6 +305,7 @@ fn batch(boot: u64, second: i64, position: &mut Counts) -> Batch {
                 began_at: 0.0,
                 position: Some(*position),
                 parties,
+                echoes: Vec::new(),
             }],
             ..Differences::default()
         },

@@ -85,6 +85,7 @@ impl Aggregate {
         self.stacks.forget_device(mac);
         self.parties.forget_device(mac);
         self.refusals.forget_device(mac);
+        self.echo.forget(mac);
         let Some(device) = self.devices.get_mut(&mac) else {
             return;
         };

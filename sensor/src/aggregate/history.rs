@@ -20,7 +20,7 @@ use sensor_ebpf::{
     policy::{Layer, Verdict},
 };
 
-use super::{Aggregate, books, refused::Refusal, traffic::PartyId};
+use super::{Aggregate, books, echoes::new_echoes, refused::Refusal, traffic::PartyId};
 use crate::{
     catalog::{PartyInfo, lists::Category},
     decode::tls::Stack,
@@ -426,6 +426,7 @@ impl Aggregate {
                 began_at: 0.0,
                 position: None,
                 parties: of_device.into_parties(),
+                echoes: Vec::new(),
             });
         }
         for (number, record, counts) in self.reading.positions() {
@@ -456,6 +457,9 @@ impl Aggregate {
                 },
                 position: Some(counts.without(waiting.unwrap_or(&Counts::default()))),
                 parties: of_device.map_or_else(Vec::new, OfDevice::into_parties),
+                echoes: mac.map_or_else(Vec::new, |mac| {
+                    new_echoes(&mut self.echo, &self.catalog, mac)
+                }),
             });
         }
         // Devices without a record have no position to be compared with: they come with their record.

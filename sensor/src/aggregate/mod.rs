@@ -2,13 +2,16 @@
 //!
 //! A reading of the tables gives the books (`books`); [observations](crate::classify) in between give names to
 //! flows, to addresses ([dns_answers]) and to devices ([identity]). The counts of flows are booked to
-//! parties when a reading comes ([traffic]), as the [catalog](crate::catalog) names them.
+//! parties when a reading comes ([traffic]), as the [catalog](crate::catalog) names them. Parties that follow each
+//! visit to a site are found on the way ([echo]).
 
 pub mod address_names;
 mod booking;
 mod books;
 mod devices;
 pub mod dns_answers;
+pub mod echo;
+mod echoes;
 mod facts;
 mod flows;
 pub mod history;
@@ -39,6 +42,7 @@ use self::{
     books::Reading,
     devices::DeviceState,
     dns_answers::Answers,
+    echo::Echo,
     flows::Flows,
     history::Pending,
     house::Resolvers,
@@ -76,6 +80,7 @@ pub struct Aggregate {
     stacks: Stacks,
     refusals: Refusals,
     parties: Parties,
+    echo: Echo,
     /// The time of the last search for expired entries, in seconds since the Unix epoch.
     swept: f64,
     failures: BTreeMap<(&'static str, Failure), u64>,
@@ -116,6 +121,7 @@ impl Aggregate {
             refusals: Refusals::default(),
             swept: 0.0,
             parties: Parties::default(),
+            echo: Echo::default(),
             failures: BTreeMap::new(),
             unlisted: 0,
             questions: None,

@@ -43,6 +43,12 @@ impl Aggregate {
         {
             let place = (head.key.mac(), remote);
             self.address_names.said(Arc::clone(name), place, self.now);
+            if !heard.told_before {
+                let is_hello = heard.details.as_ref().is_some_and(|of| of.ja4.is_some());
+                let by_name = || self.stacks.find(head.key.mac(), name, self.now);
+                let stack = heard.stack().or_else(|| is_hello.then(by_name)?);
+                self.name_to_echo(&head.key, name, remote, stack);
+            }
         }
         if let Outcome::Name(name, _) = &heard.outcome
             && let Some(stack) = heard.stack()

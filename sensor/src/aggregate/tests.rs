@@ -1400,3 +1400,65 @@ fn first_and_last_seen_are_those_of_the_clock_as_it_is_now() {
         assert_eq!(times("multicast"), (0.0, 150.0 + offset));
     }
 }
+
+/// A phone that opens a site each minute or so; a part of the page is contacted, and perhaps a host of its vendor.
+#[test]
+fn a_host_of_the_vendor_that_hears_of_each_visit_is_an_echo() {
+    const TRACKING: &str = "tracking.intl.miui.com";
+
+    let mut house = House::new();
+    for visit in 0..30_u32 {
+        let start = house.now;
+        let site = format!("site{}.example", visit % 7);
+        let hosts: &[&str] = match visit % 5 {
+            4 => &[&site, "cdn.part.example", "fonts.gstatic.com"],
+            _ => &[&site, "cdn.part.example", "fonts.gstatic.com", TRACKING],
+        };
+        for (number, host) in (0_u32..).zip(hosts) {
+            house.now = start + f64::from(number) * 0.3;
+            let slot = 10 + number;
+            let port = 10_000 + (visit * 10 + number) as u16;
+            let key = key_of(
+                PHONE,
+                protocol::TCP,
+                port,
+                ([203, 0, 113, 1 + number as u8], 80),
+            );
+            let request = format!("POST / HTTP/1.1\r\nHost: {host}\r\n\r\n");
+            house.sample(slot, Kind::Http, Payload::up(key, 0), request.as_bytes());
+            let flow = FlowRecord {
+                first_seen: house.now as u64,
+                ..flow_of(key, 900, 0)
+            };
+            house.now = start + 1.0;
+            house.apply(Record::Flow(slot, flow));
+            house.apply(Record::Reaped(slot, flow));
+        }
+        house.now = start + 61.0 + f64::from(visit * visit % 13);
+        house.reading(&[PHONE, LAPTOP]);
+        house.aggregate.look_for_echoes(1_000_000);
+    }
+    house.now += 200.0;
+    house.reading(&[PHONE, LAPTOP]);
+    house.aggregate.look_for_echoes(1_000_000);
+    let echoes = house.aggregate.snapshot(Ticks::default()).echoes;
+    let [phone] = &*echoes else {
+        panic!("{echoes:?}")
+    };
+    assert_eq!(
+        (phone.device.as_str(), phone.looks),
+        ("64:cc:2e:01:02:03", 1)
+    );
+    let mut names = phone.echoes.iter().map(|echo| (&*echo.name, echo.is_host));
+    // A site is no echo of itself, and a CDN is none; the part of the pages is one, which is on every site.
+    let expected = [
+        ("miui.com", false),
+        ("part.example", false),
+        (TRACKING, true),
+    ];
+    assert!(names.by_ref().eq(expected), "{:?}", phone.echoes);
+    let tracking = &phone.echoes[2];
+    assert_eq!(tracking.owner.as_deref(), Some("Xiaomi"));
+    assert_eq!(tracking.category.as_deref(), Some("telemetry"));
+    assert_eq!((tracking.visits, tracking.followed), (20, 16));
+}

@@ -1,5 +1,6 @@
 //! Reference data: lists of names, resolvers, and databases of networks, as files and the program have them.
 
+pub mod cdn;
 pub mod domain;
 pub mod embedded;
 pub mod file_stamp;

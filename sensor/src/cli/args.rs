@@ -47,6 +47,10 @@ pub enum Command {
     Flows(FlowsArgs),
     /// Show what was refused since the daemon started, for whom, by which policy and list.
     Refused(DevicesArgs),
+    /// Show which parties a device sends data to whenever it visits a website, and how surely.
+    ///
+    /// Nobody can see what is sent, by which app, and why. A device is looked at after 20, 40, 80, … visits.
+    Findings(DevicesArgs),
     /// Show what devices sent and received, by device, day, hour, party, owner or country.
     ///
     /// Sites that a device visited are one line `sites`: their names are not kept, unless the configuration
@@ -215,6 +219,8 @@ pub enum ViewName {
     PartySeen,
     /// The TLS stacks of each party of a device.
     PartyStack,
+    /// The parties that followed visits, by local day.
+    EchoDay,
     /// The first and the last time of each device.
     DeviceSeen,
 }

@@ -89,6 +89,7 @@ fn export(out: &mut impl Write, config: &Config, args: &ExportArgs) -> anyhow::R
         ViewName::Gap => View::Gap,
         ViewName::PartySeen => View::PartySeen,
         ViewName::PartyStack => View::PartyStack,
+        ViewName::EchoDay => View::EchoDay,
         ViewName::DeviceSeen => View::DeviceSeen,
     };
     let shown = shows_sites(config);

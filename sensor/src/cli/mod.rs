@@ -81,6 +81,10 @@ fn carry_out(cli: &Cli) -> anyhow::Result<ExitCode> {
             let rounds = Rounds::of(args.watch, args.output);
             rounds.print(&mut out, |out| requests::refused(out, &config, args))?;
         }
+        Command::Findings(args) => {
+            let rounds = Rounds::of(args.watch, args.output);
+            rounds.print(&mut out, |out| requests::findings(out, &config, args))?;
+        }
         Command::Status(output) => requests::status(&mut out, &config, *output)?,
         Command::Block(args) => requests::say(&mut out, &config, args, true)?,
         Command::Allow(args) => requests::say(&mut out, &config, args, false)?,

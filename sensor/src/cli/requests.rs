@@ -126,6 +126,33 @@ pub(super) fn refused(
     Ok(print::print_refused(out, &devices, now())?)
 }
 
+/// Executes `findings`.
+pub(super) fn findings(
+    out: &mut impl Write,
+    config: &Config,
+    args: &DevicesArgs,
+) -> anyhow::Result<()> {
+    let request = Request::Findings {
+        device: args.device.clone(),
+    };
+    let answer = ask(config, &request)?;
+    let answer = answer.with_context(|| {
+        format!(
+            "{}: the daemon alone knows what devices do after visits; start one (`systemctl start gateway-sensor`)",
+            nobody_answers()
+        )
+    })?;
+    let devices = answer.map(|response| match response? {
+        Response::Findings(device) => Ok(*device),
+        _ => Err(unexpected()),
+    });
+    if args.output.json {
+        return print::print_list(out, devices);
+    }
+    let devices = devices.collect::<anyhow::Result<Vec<_>>>()?;
+    Ok(print::print_findings(out, &devices, now())?)
+}
+
 /// Executes `flows`.
 pub(super) fn flows(out: &mut impl Write, config: &Config, args: &FlowsArgs) -> anyhow::Result<()> {
     let listing = &args.listing;

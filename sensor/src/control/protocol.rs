@@ -12,7 +12,7 @@ use crate::{
     model::{
         DecodeFailures, Device, DeviceRefused, DeviceTable, Flow, FlowTable, Interface, NameTables,
         OverrideState, Party, Pause, PolicyHits, PolicyState, Ring, Snapshot, Ticks,
-        history::StoreState,
+        echo::DeviceEchoes, history::StoreState,
     },
     policy::explain::{Explanation, RefusedBefore},
 };
@@ -57,6 +57,11 @@ pub enum Request {
     },
     /// The names and addresses that were refused: a [`Response::Refused`] for each device that was refused any.
     Refused {
+        /// Only those of the devices of this MAC address, IP address or name.
+        device: Option<String>,
+    },
+    /// The parties that follow visits: a [`Response::Findings`] for each device of which visits or uploads are marked.
+    Findings {
         /// Only those of the devices of this MAC address, IP address or name.
         device: Option<String>,
     },
@@ -138,6 +143,8 @@ pub enum Response {
     Flow(Box<Flow>),
     /// The names and addresses that were refused to a device.
     Refused(DeviceRefused),
+    /// The parties to which a device uploads something after visits.
+    Findings(Box<DeviceEchoes>),
     /// Hooks, tables, policy, names and losses.
     Status {
         /// The numbers.

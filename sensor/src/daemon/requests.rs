@@ -50,6 +50,7 @@ impl Handler for Requests {
         let response = match request {
             Request::Devices { device } => return self.list_devices(device, responses).await,
             Request::Refused { device } => return self.list_refused(device, responses).await,
+            Request::Findings { device } => return self.list_findings(device, responses).await,
             Request::Flows { device, order } => {
                 return self.list_flows(device, order, responses).await;
             }
@@ -172,6 +173,24 @@ impl Requests {
                 false => DeviceReport::brief(device, &snapshot),
             };
             responses.send(&Response::Device(Box::new(report))).await?;
+        }
+        Ok(0)
+    }
+
+    async fn list_findings(
+        &self,
+        device: Option<String>,
+        responses: &mut Responses,
+    ) -> anyhow::Result<u64> {
+        let choose = move |owner: &mut Owner| owner.choose_devices(device.as_deref());
+        let (snapshot, places) = self.with_owner(choose).await??;
+        for place in places {
+            let device = &snapshot.devices[place].device;
+            let mut echoes = snapshot.echoes.iter();
+            if let Some(echoes) = echoes.find(|echoes| echoes.device == *device) {
+                let response = Response::Findings(Box::new(echoes.clone()));
+                responses.send(&response).await?;
+            }
         }
         Ok(0)
     }

@@ -10,6 +10,10 @@ use rustix::time::{ClockId, clock_gettime};
 use super::owner::{Owner, say_once};
 use crate::{causes::in_one_line, model::Snapshot, moment::Moment, source::kernel};
 
+/// Steps of looks for echoes in a tick: a step is one upload or visit at one lag, and so many take a few
+/// milliseconds.
+const STEPS: usize = 200_000;
+
 impl Owner {
     pub(super) fn tick(&mut self) -> anyhow::Result<()> {
         let before = cpu_time();
@@ -20,6 +24,7 @@ impl Owner {
         self.apply(|kernel, taking| kernel.share_out(|record| taking.take(record)))?;
         let idle_after = self.config.flow_table.idle_after;
         self.apply(|kernel, taking| kernel.read(idle_after, &now, taking))?;
+        self.aggregate.look_for_echoes(STEPS);
         let mut snapshot = self.aggregate.snapshot(self.ticks);
         snapshot.add_to_times(now.offset());
         self.enforcement.recall(&mut snapshot.devices, &now);

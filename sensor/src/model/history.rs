@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::echo::Echo;
+
 /// The amounts of a time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -148,6 +150,8 @@ pub struct DeviceBatch {
     pub position: Option<Counts>,
     /// The amounts by party.
     pub parties: Vec<(Party, Counts)>,
+    /// The parties that follow visits, where a look is over since the last batch.
+    pub echoes: Vec<Echo>,
 }
 
 /// The amounts of all devices since they were taken last.
@@ -198,8 +202,9 @@ pub struct Batch {
 impl Batch {
     /// How many rows it has at most.
     pub fn rows(&self) -> usize {
-        let parties = self.of.devices.iter().map(|device| device.parties.len());
-        self.of.devices.len() + parties.sum::<usize>()
+        let devices = self.of.devices.iter();
+        let rows = devices.map(|device| 1 + device.parties.len() + device.echoes.len());
+        rows.sum()
     }
 }
 

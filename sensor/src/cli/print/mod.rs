@@ -2,6 +2,7 @@
 
 mod devices;
 mod explain;
+mod findings;
 mod flows;
 mod history;
 mod overrides;
@@ -17,6 +18,7 @@ use crate::config::{Config, Level, Problems};
 
 pub use devices::{print_devices, print_each_device, print_shared, shared_address};
 pub use explain::print_explanation;
+pub use findings::print_findings;
 pub use flows::print_flows;
 pub use history::{
     Habit, Past, print_csv_header, print_csv_row, print_history, print_history_json,

@@ -170,6 +170,15 @@ impl fmt::Debug for Ja4 {
     }
 }
 
+impl Stack {
+    /// Its twelve digits as a number.
+    pub fn number(self) -> u64 {
+        self.0
+            .iter()
+            .fold(0, |number, byte| number << 8 | u64::from(*byte))
+    }
+}
+
 impl fmt::Display for Stack {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))

@@ -137,6 +137,7 @@ impl<'a> Commit<'a> {
             let known = self.positions.get(&device.device);
             let position = known.map(|(began, position)| (*began, *position));
             device.parties.is_empty()
+                && device.echoes.is_empty()
                 && position
                     == device
                         .position
@@ -372,6 +373,7 @@ impl<'a> Commit<'a> {
         };
         let unattributed = position.without(&before).without(&by_parties);
         self.file_parties(device, &unattributed)?;
+        self.file_echoes(device)?;
         if !is_stored {
             self.on
                 .prepare_cached(
@@ -511,6 +513,45 @@ impl<'a> Commit<'a> {
         Ok(())
     }
 
+    /// Writes the rows of the day about parties that follow visits. Without a day there are none: the next look has
+    /// them.
+    fn file_echoes(&self, device: &DeviceBatch) -> rusqlite::Result<()> {
+        let Some(hour) = &self.batch.hour else {
+            return Ok(());
+        };
+        if device.echoes.is_empty() {
+            return Ok(());
+        }
+        let id = self.device(device)?;
+        for echo in &device.echoes {
+            let verdict = match echo.withdrawn {
+                Some(_) => "withdrawn",
+                None => "found",
+            };
+            self.on
+                .prepare_cached(
+                    "INSERT OR REPLACE INTO echoes (day, device, recipient, is_host, visits, followed, \
+                     control_permille, lag, beside, told, reach, verdict) \
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+                )?
+                .execute(params![
+                    hour.day,
+                    id,
+                    echo.name,
+                    echo.is_host,
+                    echo.visits,
+                    echo.followed,
+                    echo.control.map(|control| (1_000.0 * control).round() as i64),
+                    echo.lag,
+                    echo.beside,
+                    echo.told,
+                    echo.reach.name(),
+                    verdict,
+                ])?;
+        }
+        Ok(())
+    }
+
     /// Notes the TLS stacks by which a device reached a party. Of too many, those that are longest ago go.
     fn file_stacks(&self, device: i64, party: i64, stacks: &[String]) -> rusqlite::Result<()> {
         let now = self.batch.end as i64;
@@ -582,6 +623,7 @@ impl<'a> Commit<'a> {
                     began_at: 0.0,
                     position: None,
                     parties: Vec::new(),
+                    echoes: Vec::new(),
                 });
             }
             self.on

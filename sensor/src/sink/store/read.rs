@@ -37,6 +37,8 @@ pub enum View {
     PartySeen,
     /// The TLS stacks of each party of a device, and their first and last time.
     PartyStack,
+    /// The parties that followed visits, by device and local day.
+    EchoDay,
     /// The first and the last time of each device.
     DeviceSeen,
 }
@@ -67,6 +69,10 @@ impl View {
             Self::PartyStack => (
                 "last_seen >= strftime('%Y-%m-%dT%H:%M:%SZ', ?1, 'unixepoch')",
                 "device, first_seen",
+            ),
+            Self::EchoDay => (
+                "day >= date(?1, 'unixepoch')",
+                "day, device, recipient, is_host",
             ),
             Self::DeviceSeen => (
                 "last_seen >= strftime('%Y-%m-%dT%H:%M:%SZ', ?1, 'unixepoch')",

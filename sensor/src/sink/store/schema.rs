@@ -9,7 +9,7 @@ use rusqlite::Connection;
 pub const APPLICATION: i32 = 0x4777_5365;
 
 /// The steps from each version to the next; the number of a version is in `PRAGMA user_version`.
-const STEPS: [&str; 2] = [V1, V2];
+const STEPS: [&str; 3] = [V1, V2, V3];
 
 /// The version of this program.
 pub const VERSION: i32 = STEPS.len() as i32;
@@ -134,6 +134,15 @@ const V2: &str = concat!(
     " AS last_seen FROM stacks s JOIN devices d ON d.id = s.device JOIN parties p ON p.id = s.party;\n",
 );
 
+/// The parties that follow visits.
+const V3: &str = "CREATE TABLE echoes (day TEXT NOT NULL, device INTEGER NOT NULL, recipient TEXT NOT NULL, \
+     is_host INTEGER NOT NULL, visits INTEGER NOT NULL, followed INTEGER NOT NULL, control_permille INTEGER, \
+     lag INTEGER NOT NULL, beside INTEGER NOT NULL, told INTEGER NOT NULL, reach TEXT NOT NULL, \
+     verdict TEXT NOT NULL, PRIMARY KEY (day, device, recipient, is_host)) STRICT, WITHOUT ROWID;\n\
+     CREATE VIEW echo_day AS SELECT e.day, d.device, d.name, e.recipient, e.is_host, e.visits, e.followed, \
+     e.control_permille, e.lag, e.beside, e.told, e.reach, e.verdict \
+     FROM echoes e JOIN devices d ON d.id = e.device;\n";
+
 /// The version of an open file; 0 where it is empty.
 pub fn version(connection: &Connection) -> rusqlite::Result<i32> {
     connection.pragma_query_value(None, "user_version", |row| row.get(0))
@@ -177,6 +186,7 @@ mod tests {
             "gap",
             "party_seen",
             "party_stack",
+            "echo_day",
             "device_seen",
         ] {
             let rows = format!("SELECT count(*) FROM {view}");

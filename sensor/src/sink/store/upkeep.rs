@@ -36,6 +36,10 @@ pub(super) fn expire(
         [before(settings.device_days)],
     )?;
     transaction.execute(
+        "DELETE FROM echoes WHERE day < date(?1, 'unixepoch')",
+        [before(settings.device_days)],
+    )?;
+    transaction.execute(
         "DELETE FROM gap_devices WHERE gap IN (SELECT id FROM gaps WHERE end < ?1)",
         [before(settings.device_days)],
     )?;
@@ -171,6 +175,7 @@ pub(super) fn forget(connection: &mut Connection, device: Option<&str>) -> rusql
                 "gap_devices",
                 "seen",
                 "stacks",
+                "echoes",
             ] {
                 transaction.execute(&format!("DELETE FROM {table} WHERE device = ?1"), [id])?;
             }
@@ -187,6 +192,7 @@ pub(super) fn forget(connection: &mut Connection, device: Option<&str>) -> rusql
                 "gaps",
                 "seen",
                 "stacks",
+                "echoes",
                 "hours",
                 "devices",
                 "positions",
