@@ -17,6 +17,7 @@ pub mod moment;
 pub mod policy;
 pub mod quota;
 pub mod record;
+pub mod report;
 pub mod sink;
 pub mod slots;
 pub mod source;

@@ -17,8 +17,10 @@ use sensor::{
     model::{
         echo::{Echo, Reach, Stack},
         history::{Batch, Counts, DeviceBatch, Differences, MOST_STACKS, Party, PartyKind},
+        report::Change,
     },
     policy::Zone,
+    report::{self, Live, Wanted},
     sink::store::{
         self, FILE, MOST_NEW_DEVICES, MOST_PARTIES, Settings, Store,
         read::{By, Cell, Reader, View},
@@ -1095,4 +1097,107 @@ proptest! {
         prop_assert_eq!(folder.number(differs), 0);
         prop_assert_eq!(folder.text("PRAGMA integrity_check"), "ok");
     }
+}
+
+#[test]
+fn a_report_has_the_totals_of_the_kernel_and_says_what_changed() {
+    let folder = Folder::new("report");
+    let store = Store::start(settings(&folder.0, "Europe/Berlin")).unwrap();
+    let mut house = House::new("Europe/Berlin", MONDAY - 72.0 * HOUR);
+    store.send(house.batch());
+    let xiaomi = party("miui.com");
+    let new = Party {
+        country: Some("RU".into()),
+        ..party("mistat.example")
+    };
+    let sites = Party::all_of(PartyKind::Sites);
+    let mut at_begin = Counts::default();
+    for hour in 0..72 {
+        if hour == 48 {
+            at_begin = house.kernel[PHONE].2;
+        }
+        house.now += HOUR - 1.0;
+        house.exchange(PHONE, &xiaomi, counts(1_000));
+        house.exchange(PHONE, &sites, counts(5_000));
+        house.exchange(LAPTOP, &sites, counts(70_000));
+        if hour >= 50 {
+            house.exchange(PHONE, &new, counts(2 << 20));
+        }
+        store.send(house.batch());
+        house.now += 1.0;
+        house.start = house.now;
+    }
+    // Nobody looks for a while; the kernel counts on.
+    house.kill(HOUR);
+    house.overflow(PHONE, counts(333));
+    house.now += 60.0;
+    store.send(house.batch());
+    flush(&store).unwrap();
+
+    let reader = Reader::open(&folder.0).unwrap();
+    let zone = Zone::named(Some("Europe/Berlin"));
+    let wanted = Wanted {
+        device: PHONE,
+        name: Some("Anna's phone"),
+        since: MONDAY as i64 - 24 * 3_600,
+        now: house.now as i64,
+        zone: &zone,
+        shows_sites: false,
+    };
+    let report = report::make(&reader, &wanted, Live::default()).unwrap();
+    let kernel = total(&house.kernel[PHONE].2);
+    let begin = total(&at_begin);
+    assert_eq!(
+        [report.total.upload_bytes, report.total.download_bytes],
+        [0, 1].map(|place| (kernel[place] - begin[place]) as u64)
+    );
+    assert_eq!(report.total.flows, (kernel[4] - begin[4]) as u64);
+    let hours: u64 = report.days.iter().map(|day| day.amounts.upload_bytes).sum();
+    assert_eq!(hours, 24 * 6_000 + 22 * (2 << 20));
+    let telemetry: u64 = report
+        .days
+        .iter()
+        .map(|day| day.telemetry_upload_bytes)
+        .sum();
+    assert_eq!(telemetry, 24 * 1_000 + 22 * (2 << 20));
+    // 2026-11-29 from one o'clock in Berlin, and the first hour of the 30th.
+    let days: Vec<_> = report.days.iter().map(|day| &*day.day).collect();
+    assert_eq!(days, ["2026-11-29", "2026-11-30"]);
+    let owners: Vec<_> = report.owners.iter().map(|row| &*row.owner).collect();
+    assert_eq!(owners, ["Xiaomi", "websites, by names that are not kept"]);
+    assert_eq!(report.owners[0].parties, ["mistat.example", "miui.com"]);
+    assert_eq!(report.owners[0].countries, ["CN", "RU"]);
+    assert!(report.owners[1].is_no_party);
+    assert_eq!(report.gaps.len(), 1);
+    assert_eq!(report.before.unwrap().upload_bytes, 25 * 6_000);
+    let new = report.changes.iter().any(
+        |change| matches!(change, Change::NewParty { party, .. } if party == "mistat.example"),
+    );
+    let country = report
+        .changes
+        .iter()
+        .any(|change| matches!(change, Change::NewCountry { country, .. } if country == "RU"));
+    let more = report.changes.iter().any(|change| {
+        matches!(change, Change::MoreToOwner { owner, before: 25_000, .. } if owner == "Xiaomi")
+    });
+    assert!(new && country && more, "{:?}", report.changes);
+    assert_eq!(report.sentences.len(), 3);
+    assert!(
+        report.sentences[0].contains("none runs"),
+        "{:?}",
+        report.sentences
+    );
+    assert!(
+        report.sentences[1].contains("Xiaomi (CN, RU)"),
+        "{:?}",
+        report.sentences
+    );
+
+    // A history that does not reach back tells of no change.
+    let long = Wanted {
+        since: MONDAY as i64 - 70 * 3_600,
+        ..wanted
+    };
+    let report = report::make(&reader, &long, Live::default()).unwrap();
+    assert_eq!((report.before, report.changes.len()), (None, 0));
 }

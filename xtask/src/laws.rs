@@ -160,6 +160,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "policy",
         ],
     ),
+    ("report", &["decode", "model", "policy", "sink"]),
     ("config", &["model", "catalog", "policy"]),
     ("control", &["causes", "model", "policy"]),
     (
@@ -220,6 +221,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "classify",
             "policy",
             "sink",
+            "report",
             "aggregate",
             "config",
             "control",

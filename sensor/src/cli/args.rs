@@ -56,6 +56,11 @@ pub enum Command {
     /// Sites that a device visited are one line `sites`: their names are not kept, unless the configuration
     /// asks for that.
     History(HistoryArgs),
+    /// Write a report: what a device sent, to whom, who hears of its visits, and what changed.
+    ///
+    /// With `--format html` it is one file without outside resources, for a browser and for A4:
+    /// `sensor report --device "Anna's phone" --format html > report.html`
+    Report(ReportArgs),
     /// Show hooks, tables, policy, names and losses.
     Status(Output),
     /// Block a name and everything below it, at once, in the running daemon.
@@ -174,6 +179,33 @@ pub enum HistoryCommand {
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
+}
+
+/// The device and the time of a report, and its form.
+#[derive(Clone, Debug, Args)]
+pub struct ReportArgs {
+    /// Only this device (MAC address or name); default: each that the history has.
+    #[arg(long, value_name = "DEVICE")]
+    pub device: Option<String>,
+    /// How far back, as in `24h`, `7d` or `30d`.
+    #[arg(long, value_name = "DURATION", default_value = "7d", value_parser = arguments::since)]
+    pub since: Duration,
+    /// The form of the report.
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub format: ReportFormat,
+}
+
+/// The form of a report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ReportFormat {
+    /// For a terminal.
+    Text,
+    /// Markdown.
+    Md,
+    /// JSON, with exact numbers.
+    Json,
+    /// One HTML file.
+    Html,
 }
 
 /// Which rows are exported, and how.

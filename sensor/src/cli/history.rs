@@ -168,7 +168,7 @@ pub(super) fn forget(
 
 /// Has the daemon write the history up to now, if one runs. Where it cannot, the log of this command says so, and
 /// the history is that of before.
-fn write_up_to_now(config: &Config) -> anyhow::Result<()> {
+pub(super) fn write_up_to_now(config: &Config) -> anyhow::Result<()> {
     let Some(answer) = requests::ask(config, &Request::WriteHistory)? else {
         return Ok(());
     };
@@ -181,7 +181,7 @@ fn write_up_to_now(config: &Config) -> anyhow::Result<()> {
 }
 
 /// The MAC addresses of the devices that a text means; `None` where there is none.
-fn chosen(
+pub(super) fn chosen(
     config: &Config,
     reader: &Reader,
     text: Option<&str>,
@@ -207,12 +207,12 @@ fn chosen(
 }
 
 /// Seconds since the Unix epoch, so long ago.
-fn since(span: Duration) -> i64 {
+pub(super) fn since(span: Duration) -> i64 {
     (now() - span.as_secs_f64()) as i64
 }
 
 /// The devices of which the configuration has the visited sites shown.
-fn shows_sites(config: &Config) -> HashSet<String> {
+pub(super) fn shows_sites(config: &Config) -> HashSet<String> {
     let devices = config.devices.iter().filter(|device| device.show_sites);
     devices
         .map(|device| Mac::new(device.mac).to_string())

@@ -4,6 +4,7 @@ pub mod args;
 mod history;
 pub mod print;
 mod replay;
+mod report;
 mod requests;
 mod watch;
 
@@ -95,6 +96,7 @@ fn carry_out(cli: &Cli) -> anyhow::Result<ExitCode> {
             None => history::forget(&mut out, &config, args.device.as_deref())?,
         },
         Command::History(args) => history::history(&mut out, &config, args)?,
+        Command::Report(args) => report::report(&mut out, &config, args)?,
         Command::Pause(args) => requests::pause(&mut out, &config, args)?,
         Command::Resume(args) => requests::resume(&mut out, &config, args)?,
         Command::Explain(args) => return requests::explain(&mut out, &config, &problems, args),

@@ -320,7 +320,7 @@ impl Simulation {
     fn load(&mut self, opening: &Opening, pages: &[Vec<(usize, f64)>]) {
         let page = &pages[opening.site];
         self.contact(opening.time, page[0].0);
-        let is_heartbeat = opening.site % 9 == 0;
+        let is_heartbeat = opening.site.is_multiple_of(9);
         for (host, chance) in &page[1..] {
             if self.random.is(*chance) {
                 let after = 0.1 + self.random.exponential(0.7).min(5.0);

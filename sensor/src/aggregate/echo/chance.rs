@@ -134,7 +134,7 @@ mod tests {
         for trials in 1..=12 {
             for _ in 0..20 {
                 // Some that are certain or impossible.
-                let chance = |share: f64| ((share * 1.2 - 0.1).max(0.0)).min(1.0);
+                let chance = |share: f64| (share * 1.2 - 0.1).clamp(0.0, 1.0);
                 let chances: Vec<_> = (0..trials).map(|_| chance(next())).collect();
                 for hits in 0..=trials + 1 {
                     let expected = by_outcomes(hits, &chances);

@@ -9,12 +9,16 @@ mod overrides;
 mod pauses;
 mod refused;
 pub mod replay;
+mod report;
 mod status;
 mod text;
 
 use std::io::{self, Write};
 
-use crate::config::{Config, Level, Problems};
+use crate::{
+    config::{Config, Level, Problems},
+    policy::Zone,
+};
 
 pub use devices::{print_devices, print_each_device, print_shared, shared_address};
 pub use explain::print_explanation;
@@ -30,6 +34,7 @@ pub use overrides::{
 };
 pub use pauses::{print_paused, print_resumed};
 pub use refused::print_refused;
+pub use report::{print_reports, print_reports_as_markdown};
 pub use status::print_status;
 
 pub use text::{print_list, printable_lines};
@@ -39,6 +44,11 @@ use text::counted;
 /// Bytes for people.
 pub fn bytes(bytes: u64) -> String {
     text::octets(bytes)
+}
+
+/// A time in seconds since the Unix epoch, as a clock in that zone shows it.
+pub fn time(zone: &Zone, moment: f64) -> String {
+    text::local_time(zone, moment)
 }
 
 /// Prints the result of `check` for a valid configuration.

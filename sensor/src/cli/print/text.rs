@@ -9,6 +9,7 @@ use std::{
 use comfy_table::{CellAlignment, ContentArrangement, Table};
 use serde::{Serialize, Serializer as _, ser::SerializeSeq as _};
 
+pub(super) use crate::model::text::{bytes as octets, counted as counted_u64, grouped};
 use crate::{
     decode::text::is_format,
     model::{ByDirection, Tally},
@@ -196,49 +197,8 @@ pub(super) fn add_both(a: ByDirection<Tally>, b: &ByDirection<Tally>) -> ByDirec
     }
 }
 
-/// Octets for people: exact below 1 KiB, then three digits and a binary unit.
-pub(super) fn octets(octets: u64) -> String {
-    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-    if octets < 1024 {
-        return format!("{octets} B");
-    }
-    let mut value = octets as f64 / 1024.0;
-    let mut units = UNITS.iter();
-    let mut unit = units.next().unwrap_or(&"KiB");
-    // 999.5 and more would be written with four digits.
-    while value >= 999.5
-        && let Some(next) = units.next()
-    {
-        value /= 1024.0;
-        unit = next;
-    }
-    let decimals = match value {
-        value if value < 9.995 => 2,
-        value if value < 99.95 => 1,
-        _ => 0,
-    };
-    format!("{value:.decimals$} {unit}")
-}
-
-/// A number with commas between the thousands.
-pub(super) fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut grouped = String::with_capacity(digits.len() + digits.len() / 3);
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            grouped.push(',');
-        }
-        grouped.push(digit);
-    }
-    grouped
-}
-
 pub(super) fn counted(count: usize, one: &str, many: &str) -> String {
     counted_u64(count as u64, one, many)
-}
-
-pub(super) fn counted_u64(count: u64, one: &str, many: &str) -> String {
-    format!("{} {}", grouped(count), if count == 1 { one } else { many })
 }
 
 /// How long ago a moment was, both in seconds since the Unix epoch.

@@ -7,6 +7,7 @@
 
 mod commit;
 mod file;
+pub mod of_device;
 pub mod read;
 pub mod schema;
 mod upkeep;

@@ -184,7 +184,7 @@ pub struct HourOfDevice {
 /// The open history.
 #[derive(Debug)]
 pub struct Reader {
-    connection: Connection,
+    pub(super) connection: Connection,
 }
 
 impl Reader {

@@ -2,6 +2,7 @@
 
 mod connections;
 mod hosts;
+pub mod report;
 
 use std::{
     fmt,
