@@ -966,6 +966,13 @@ fn a_party_that_follows_visits_has_a_row_for_each_day_of_a_look() {
     look(&mut house, echo(70, None));
     // The later look of a day counts, and a batch with an echo alone is written.
     look(&mut house, echo(82, None));
+    flush(&store).unwrap();
+    let reader = Reader::open(&folder.0).unwrap();
+    let earlier = reader.echoes(PHONE).unwrap();
+    let [found] = &*earlier else {
+        panic!("{earlier:?}")
+    };
+    assert_eq!((&*found.found_on, found.followed), ("2026-11-30", 82));
     house.now += 24.0 * HOUR;
     look(&mut house, echo(10, Some(MONDAY)));
     flush(&store).unwrap();
@@ -997,6 +1004,8 @@ fn a_party_that_follows_visits_has_a_row_for_each_day_of_a_look() {
         row("2026-12-01", 10, "withdrawn"),
     ];
     assert_eq!(rows, expected);
+    // It was withdrawn since.
+    assert_eq!(reader.echoes(PHONE).unwrap(), []);
     let (give, given) = channel();
     store.forget(Some(PHONE.to_owned()), move |gone| give.send(gone).unwrap());
     assert_eq!(given.recv().unwrap(), Ok(true));

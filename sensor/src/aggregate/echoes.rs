@@ -114,6 +114,7 @@ impl Aggregate {
                     echo_of(recipient, verdict, listed)
                 })
                 .collect(),
+            earlier: Vec::new(),
         })
     }
 
