@@ -31,7 +31,7 @@ pub use self::{
 use self::{
     evidence::{Found, Trials},
     lags::{LONGEST, Scratch, Tested},
-    marks::{IN_ALL, Mark, Marks, StackNumber},
+    marks::{IN_ALL, KEPT_FOR, MOST_PARTIES, Mark, Marks, StackNumber},
     visits::{Detector, Domain, Name},
 };
 
@@ -150,7 +150,7 @@ pub struct Echo {
 
 #[derive(Debug)]
 struct Watched {
-    marks: Marks<Recipient>,
+    marks: Marks,
     guard: Guard,
     progress: Progress,
     /// The time at which the next look begins.
@@ -482,7 +482,8 @@ impl Watched {
         let recipient = look.recipients[place].clone();
         let marks = self.uploads(&look, &recipient);
         let uploads: Vec<_> = marks.iter().map(|mark| look.second(mark)).collect();
-        if let Some((side, band)) = look.tested[place].at {
+        let has_room = self.verdicts.len() < MOST_PARTIES || self.verdicts.contains_key(&recipient);
+        if has_room && let Some((side, band)) = look.tested[place].at {
             let found = Found {
                 side,
                 band,
@@ -555,7 +556,7 @@ impl Watched {
         uploads.take_while(|mark| mark.time <= last).collect()
     }
 
-    /// Ends a look: counts those that are no longer significant.
+    /// Ends a look: counts those that are no longer significant, and forgets those that were withdrawn long ago.
     fn end(&mut self, look: &Look, now: u32) {
         self.is_looked_at = true;
         for verdict in self.verdicts.values_mut() {
@@ -570,6 +571,9 @@ impl Watched {
                 verdict.withdrawn = Some(now);
             }
         }
+        let is_long_ago = |at: u32| now.saturating_sub(at) > KEPT_FOR;
+        self.verdicts
+            .retain(|_, verdict| !verdict.withdrawn.is_some_and(is_long_ago));
     }
 }
 
