@@ -20,7 +20,7 @@ const START: u32 = 1_796_000_000;
 const LONGEST: Duration = Duration::from_secs(3);
 const MOST_BYTES: usize = 6 << 20;
 /// The steps of a tick, and the longest that one may last.
-const STEPS: usize = 200_000;
+const STEPS: usize = 100_000;
 const LONGEST_TICK: Duration = Duration::from_millis(20);
 
 /// Numbers that look random, the same in each run.

@@ -48,9 +48,10 @@ impl Aggregate {
         };
         let name = by_dns.as_deref().unwrap_or(name);
         let party = registrable(name).unwrap_or(name);
+        let is_other = self.resolves(name, remote) || is_cdn(name) || self.is_known(device, name);
         let told = ToldName {
             party,
-            can_be_site: !self.serves_others(name, remote) && !self.is_known(device, name),
+            can_be_site: !is_other,
             stack: stack.map(Stack::number),
         };
         self.echo.name(device, &told, self.now);
@@ -78,12 +79,14 @@ impl Aggregate {
         let name = flow.and_then(|flow| self.flows.name(flow));
         let name = name.map(|(name, _)| &**name);
         let info = self.parties.info(party);
+        let called = name.unwrap_or(&info.name);
+        let is_known = self.is_known(device, called);
         // Resolvers and relays follow each visit by their nature, and a CDN serves the pages themselves.
-        if self.serves_others(name.unwrap_or(&info.name), remote) {
+        if self.resolves(called, remote) || is_cdn(called) && !is_known {
             return;
         }
         let party = Recipient::party(Arc::clone(&info.name));
-        let host = name.filter(|name| *name != &*info.name && self.is_known(device, name));
+        let host = name.filter(|name| is_known && *name != &*info.name);
         let host = host.map(|host| Recipient::host(host.into(), &info.name));
         let upload = Upload {
             stack: stack.map(Stack::number),
@@ -136,11 +139,10 @@ impl Aggregate {
         self.catalog.lists.find(name)
     }
 
-    /// Whether a name is no site and no party to a visit: that of a resolver, a relay or a CDN.
-    fn serves_others(&self, name: &str, remote: IpAddr) -> bool {
+    /// Whether a name is that of a resolver or a relay.
+    fn resolves(&self, name: &str, remote: IpAddr) -> bool {
         let resolvers = &self.catalog.resolvers;
-        is_cdn(name)
-            || resolvers.is_encrypted_dns(Some(name), remote, protocol::TCP, HTTPS)
+        resolvers.is_encrypted_dns(Some(name), remote, protocol::TCP, HTTPS)
             || resolvers.is_relay(Some(name), protocol::TCP, HTTPS)
     }
 

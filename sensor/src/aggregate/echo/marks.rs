@@ -218,16 +218,22 @@ impl Marks {
         self.size
     }
 
-    /// Adds a visit.
+    /// Adds a visit, unless marks of its time went already.
     pub(super) fn visit(&mut self, visit: Mark) {
+        if visit.time < self.since {
+            return;
+        }
         self.size -= self.visits.size();
         self.visits.push(visit);
         self.size += self.visits.size();
         self.keep_to_share(visit.time);
     }
 
-    /// Adds an upload to a party.
+    /// Adds an upload to a party, unless marks of its time went already.
     pub(super) fn upload(&mut self, party: &Recipient, upload: Mark) {
+        if upload.time < self.since {
+            return;
+        }
         if !self.uploads.contains_key(party) {
             self.make_room();
             self.uploads.insert(party.clone(), Series::default());
@@ -418,6 +424,24 @@ mod tests {
             assert!(kept.abs_diff((time - since) / 30) <= 1, "{kept}");
         }
         assert_eq!(marks.size(), marks.counted());
+    }
+
+    #[test]
+    fn marks_of_a_time_that_went_are_not_added() {
+        let mut marks = Marks::new(1_000);
+        marks.visit(mark(999, 1, 0));
+        marks.upload(&party(1), mark(999, 0, 0));
+        assert_eq!((marks.visits().count(), marks.parties().count()), (0, 0));
+        // A device that makes up so many names in one second that they have no room loses them.
+        for number in 0..10 * MOST_PARTIES {
+            let name = format!("{number}.{}.example", "a".repeat(240));
+            marks.upload(&Recipient::party(name.into()), mark(1_000, 0, 0));
+            assert!(marks.size() <= OF_DEVICE);
+        }
+        let since = marks.since();
+        assert!(since > 1_000, "{since}");
+        marks.visit(mark(1_000, 1, 0));
+        assert!(marks.visits().all(|visit| visit.time >= since));
     }
 
     #[test]

@@ -686,7 +686,7 @@ mod tests {
         let devices: Vec<_> = (10..60)
             .map(|last| Mac::new([2, 0, 0, 0, 0, last]))
             .collect();
-        for time in 0..150_u32 {
+        for time in 0..190_u32 {
             for device in &devices {
                 let at = f64::from(time) * 3_000.0;
                 echo.upload(*device, &parties, upload, at);
