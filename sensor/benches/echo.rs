@@ -81,6 +81,7 @@ fn main() -> Result<()> {
             Some(party) => {
                 let upload = Upload {
                     stack: None,
+                    owner: None,
                     bytes: 1_000,
                 };
                 echo.upload(device(number), [&parties[party]], upload, at);
@@ -92,6 +93,7 @@ fn main() -> Result<()> {
                         party: name,
                         can_be_site: true,
                         stack: None,
+                        owner: None,
                     };
                     echo.name(device(number), &name, at + after);
                 }

@@ -53,6 +53,11 @@ impl Aggregate {
             party,
             can_be_site: !is_other,
             stack: stack.map(Stack::number),
+            owner: self
+                .catalog
+                .lists
+                .find(name)
+                .and_then(|listed| listed.owner),
         };
         self.echo.name(device, &told, self.now);
     }
@@ -90,6 +95,7 @@ impl Aggregate {
         let host = host.map(|host| Recipient::host(host.into(), &info.name));
         let upload = Upload {
             stack: stack.map(Stack::number),
+            owner: info.owner.as_deref(),
             bytes,
         };
         let to = std::iter::once(&party).chain(&host);

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use super::Recipient;
+use super::{Recipient, visits::Owner};
 
 /// Seconds for which marks are kept: seven days.
 pub(super) const KEPT_FOR: u32 = 7 * 86_400;
@@ -35,6 +35,7 @@ pub(super) type StackNumber = u8;
 pub(super) struct Series {
     bytes: Vec<u8>,
     has_sites: bool,
+    owner: Option<Owner>,
     /// The time before the first mark, and the stack before it.
     base: u32,
     first_stack: StackNumber,
@@ -229,8 +230,8 @@ impl Marks {
         self.keep_to_share(visit.time);
     }
 
-    /// Adds an upload to a party, unless marks of its time went already.
-    pub(super) fn upload(&mut self, party: &Recipient, upload: Mark) {
+    /// Adds an upload to a party of this owner, unless marks of its time went already.
+    pub(super) fn upload(&mut self, party: &Recipient, owner: Option<Owner>, upload: Mark) {
         if upload.time < self.since {
             return;
         }
@@ -242,6 +243,7 @@ impl Marks {
         if let Some(series) = self.uploads.get_mut(party) {
             self.size -= series.size();
             series.push(upload);
+            series.owner = owner;
             self.size += series.size();
         }
         self.keep_to_share(upload.time);
@@ -260,6 +262,11 @@ impl Marks {
     /// The uploads to a party, the oldest first.
     pub(super) fn uploads(&self, party: &Recipient) -> impl Iterator<Item = Mark> {
         self.uploads.get(party).into_iter().flat_map(Series::iter)
+    }
+
+    /// The owner of a party, where lists know it.
+    pub(super) fn owner(&self, party: &Recipient) -> Option<Owner> {
+        self.uploads.get(party)?.owner
     }
 
     /// Removes the oldest sixteenth of the time that is covered, at least a second.
@@ -393,9 +400,9 @@ mod tests {
         let mut marks = Marks::new(0);
         for day in 0..30 {
             marks.visit(mark(day * 86_400 + 1, 1, 0));
-            marks.upload(&party(1), mark(day * 86_400 + 2, 0, 0));
+            marks.upload(&party(1), None, mark(day * 86_400 + 2, 0, 0));
         }
-        marks.upload(&party(2), mark(29 * 86_400 + 3, 0, 0));
+        marks.upload(&party(2), None, mark(29 * 86_400 + 3, 0, 0));
         assert_eq!(marks.visits().count(), 8);
         assert_eq!(marks.uploads(&party(1)).count(), 8);
         assert!(!marks.is_cut());
@@ -410,7 +417,7 @@ mod tests {
         let mut time = 1;
         while time < 5 * 86_400 {
             for party in &parties {
-                marks.upload(party, mark(time, 0, 0));
+                marks.upload(party, None, mark(time, 0, 0));
             }
             assert!(marks.size() <= OF_DEVICE);
             time += 30;
@@ -430,12 +437,12 @@ mod tests {
     fn marks_of_a_time_that_went_are_not_added() {
         let mut marks = Marks::new(1_000);
         marks.visit(mark(999, 1, 0));
-        marks.upload(&party(1), mark(999, 0, 0));
+        marks.upload(&party(1), None, mark(999, 0, 0));
         assert_eq!((marks.visits().count(), marks.parties().count()), (0, 0));
         // A device that makes up so many names in one second that they have no room loses them.
         for number in 0..10 * MOST_PARTIES {
             let name = format!("{number}.{}.example", "a".repeat(240));
-            marks.upload(&Recipient::party(name.into()), mark(1_000, 0, 0));
+            marks.upload(&Recipient::party(name.into()), None, mark(1_000, 0, 0));
             assert!(marks.size() <= OF_DEVICE);
         }
         let since = marks.since();
@@ -449,8 +456,8 @@ mod tests {
         let mut marks = Marks::new(0);
         for number in 0..MOST_PARTIES + 10 {
             let mark = mark(100 + number as u32, 0, 0);
-            marks.upload(&party(number), mark);
-            marks.upload(&party(0), mark);
+            marks.upload(&party(number), None, mark);
+            marks.upload(&party(0), None, mark);
         }
         assert_eq!(marks.parties().count(), MOST_PARTIES);
         assert_eq!(marks.size(), marks.counted());
