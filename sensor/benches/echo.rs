@@ -20,7 +20,7 @@ const START: u32 = 1_796_000_000;
 const LONGEST: Duration = Duration::from_secs(3);
 const MOST_BYTES: usize = 6 << 20;
 /// The steps of a tick, and the longest that one may last.
-const STEPS: usize = 200_000;
+const STEPS: usize = 100_000;
 const LONGEST_TICK: Duration = Duration::from_millis(20);
 
 /// Numbers that look random, the same in each run.
@@ -81,6 +81,7 @@ fn main() -> Result<()> {
             Some(party) => {
                 let upload = Upload {
                     stack: None,
+                    owner: None,
                     bytes: 1_000,
                 };
                 echo.upload(device(number), [&parties[party]], upload, at);
@@ -92,6 +93,7 @@ fn main() -> Result<()> {
                         party: name,
                         can_be_site: true,
                         stack: None,
+                        owner: None,
                     };
                     echo.name(device(number), &name, at + after);
                 }

@@ -64,12 +64,14 @@ impl Run {
                         party: &party.name,
                         can_be_site: !host.is_listed,
                         stack: event.stack,
+                        owner: None,
                     };
                     echo.name(PHONE, &name, event.time);
                 }
                 What::Upload(bytes) => {
                     let upload = Upload {
                         stack: event.stack,
+                        owner: None,
                         bytes,
                     };
                     echo.upload(PHONE, [party], upload, event.time);

@@ -575,7 +575,8 @@ fn old_rows_go_and_days_and_months_stay() {
 fn ten_days_of_invented_names_of_one_device_leave_the_rows_of_others_alone() {
     let folder = Folder::new("names");
     let mut settings = settings(&folder.0, "UTC");
-    settings.most_bytes = 1 << 20;
+    // A MiB, and the first pages of tables that have no rows here.
+    settings.most_bytes = (1 << 20) + 3 * 4_096;
     let store = Store::start(settings).unwrap();
     let mut house = House::new("UTC", MONDAY);
     store.send(house.batch());
@@ -968,7 +969,15 @@ fn a_party_that_follows_visits_has_a_row_for_each_day_of_a_look() {
     look(&mut house, echo(70, None));
     // The later look of a day counts, and a batch with an echo alone is written.
     look(&mut house, echo(82, None));
+    flush(&store).unwrap();
+    let reader = Reader::open(&folder.0).unwrap();
+    let earlier = reader.echoes(PHONE).unwrap();
+    let [found] = &*earlier else {
+        panic!("{earlier:?}")
+    };
+    assert_eq!((&*found.found_on, found.followed), ("2026-11-30", 82));
     house.now += 24.0 * HOUR;
+    store.send(house.batch());
     look(&mut house, echo(10, Some(MONDAY)));
     flush(&store).unwrap();
     let connection = Connection::open(folder.0.join(FILE)).unwrap();
@@ -999,6 +1008,8 @@ fn a_party_that_follows_visits_has_a_row_for_each_day_of_a_look() {
         row("2026-12-01", 10, "withdrawn"),
     ];
     assert_eq!(rows, expected);
+    // It was withdrawn since.
+    assert_eq!(reader.echoes(PHONE).unwrap(), []);
     let (give, given) = channel();
     store.forget(Some(PHONE.to_owned()), move |gone| give.send(gone).unwrap());
     assert_eq!(given.recv().unwrap(), Ok(true));

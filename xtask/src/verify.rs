@@ -102,16 +102,28 @@ const FLOOD: Part = Part {
     )],
 };
 
-const PARTS: [Part; 8] = [SWAPS, KILLS, POWER, RACE, INITIALS, EVASION, SLOW, FLOOD];
+const ECHO: Part = Part {
+    name: "echo",
+    tests: &[
+        ("echo", "visits_are_found_in_names"),
+        ("echo", "beacons_are_found_within_200_visits"),
+        ("echo", "programs_that_know_nothing_of_visits_are_no_echo"),
+    ],
+};
+
+const PARTS: [Part; 9] = [
+    SWAPS, KILLS, POWER, RACE, INITIALS, EVASION, SLOW, FLOOD, ECHO,
+];
 
 /// A part without tests: the fuzz targets, by the fuzzer's own command.
 const FUZZ: &str = "fuzz";
 
-/// The part that measures: a month of a large household's history, in simulated time.
+/// The part that measures: a month of a large household's history, and the marks and looks of its echoes, in
+/// simulated time.
 const LOAD: &str = "load";
 
 /// The names of the parts.
-pub const NAMES: [&str; 10] = [
+pub const NAMES: [&str; 11] = [
     SWAPS.name,
     KILLS.name,
     POWER.name,
@@ -120,6 +132,7 @@ pub const NAMES: [&str; 10] = [
     EVASION.name,
     SLOW.name,
     FLOOD.name,
+    ECHO.name,
     LOAD,
     FUZZ,
 ];
@@ -150,9 +163,11 @@ pub fn verify(only: Option<&str>) -> Result<()> {
     }
     if is_wanted(LOAD) {
         say(&format!("\n· {LOAD}"));
-        let mut bench = build::host_cargo();
-        bench.args(["bench", "--package", "sensor", "--bench", "history"]);
-        run_shown(&mut bench).context(LOAD)?;
+        for bench in ["history", "echo"] {
+            let mut cargo = build::host_cargo();
+            cargo.args(["bench", "--package", "sensor", "--bench", bench]);
+            run_shown(&mut cargo).context(LOAD)?;
+        }
     }
     if is_wanted(FUZZ) {
         fuzz::fuzz(MINUTES, None)?;

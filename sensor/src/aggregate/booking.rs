@@ -119,11 +119,6 @@ impl Aggregate {
         }
         self.flows.set_booked(slot, counted);
         self.book_in_history(slot, record, amount.bytes, opens, party);
-        let flow = self.flows.get(slot, &record.key);
-        let stack = flow.and_then(|flow| self.stack(&record.key, flow));
-        let name = flow.and_then(|flow| self.flows.name(flow));
-        let name = name.map(|(name, _)| Arc::clone(name));
-        self.upload_to_echo(record, name.as_deref(), party, amount.bytes[0], stack);
         let of = Counted {
             party,
             hidden,
@@ -137,5 +132,6 @@ impl Aggregate {
             device.traffic.book(of, amount, place, self.now);
             device.shown = None;
         }
+        self.upload_to_echo(slot, record, party, amount.bytes[0]);
     }
 }

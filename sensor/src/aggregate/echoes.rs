@@ -10,6 +10,7 @@ use sensor_ebpf::{
 use super::{
     Aggregate,
     echo::{self, Echo, LEAST_BYTES, Recipient, ToldName, Upload, Verdict},
+    ip_of,
     traffic::PartyId,
 };
 use crate::{
@@ -37,6 +38,9 @@ impl Aggregate {
         stack: Option<Stack>,
     ) {
         let device = key.mac();
+        if !self.is_listed(device) {
+            return;
+        }
         // The outer name of an encrypted hello is the provider's; DNS may have told the inner one.
         let by_dns = match ECH_PROVIDERS.contains(&name) {
             true => self.answers.find(device, remote, self.now),
@@ -44,41 +48,54 @@ impl Aggregate {
         };
         let name = by_dns.as_deref().unwrap_or(name);
         let party = registrable(name).unwrap_or(name);
+        let is_other = self.resolves(name, remote) || is_cdn(name) || self.is_known(device, name);
         let told = ToldName {
             party,
-            can_be_site: !self.serves_others(name, remote) && !self.is_known(device, name),
+            can_be_site: !is_other,
             stack: stack.map(Stack::number),
+            owner: self
+                .catalog
+                .lists
+                .find(name)
+                .and_then(|listed| listed.owner),
         };
         self.echo.name(device, &told, self.now);
     }
 
-    /// Takes bytes that a flow uploaded since the last reading.
+    /// Takes bytes that the flow in a slot uploaded since the last reading.
     pub(super) fn upload_to_echo(
         &mut self,
+        slot: u32,
         record: &FlowRecord,
-        name: Option<&str>,
         party: PartyId,
         bytes: u64,
-        stack: Option<Stack>,
     ) {
-        if bytes < LEAST_BYTES || matches!(party, PartyId::LOCAL | PartyId::OTHER) {
+        let key = &record.key;
+        let device = key.mac();
+        let is_of_nobody = matches!(party, PartyId::LOCAL | PartyId::OTHER);
+        if bytes < LEAST_BYTES || is_of_nobody || !self.is_listed(device) {
             return;
         }
-        let device = record.key.mac();
-        let Some(remote) = super::ip_of(&record.key, record.key.remote()) else {
+        let Some(remote) = ip_of(key, key.remote()) else {
             return;
         };
+        let flow = self.flows.get(slot, key);
+        let stack = flow.and_then(|flow| self.stack(key, flow));
+        let name = flow.and_then(|flow| self.flows.name(flow));
+        let name = name.map(|(name, _)| &**name);
         let info = self.parties.info(party);
-        let name = name.filter(|name| name.parse::<IpAddr>().is_err());
+        let called = name.unwrap_or(&info.name);
+        let is_known = self.is_known(device, called);
         // Resolvers and relays follow each visit by their nature, and a CDN serves the pages themselves.
-        if self.serves_others(name.unwrap_or(&info.name), remote) {
+        if self.resolves(called, remote) || is_cdn(called) && !is_known {
             return;
         }
         let party = Recipient::party(Arc::clone(&info.name));
-        let host = name.filter(|name| **name != *info.name && self.is_known(device, name));
+        let host = name.filter(|name| is_known && *name != &*info.name);
         let host = host.map(|host| Recipient::host(host.into(), &info.name));
         let upload = Upload {
             stack: stack.map(Stack::number),
+            owner: info.owner.as_deref(),
             bytes,
         };
         let to = std::iter::once(&party).chain(&host);
@@ -114,18 +131,24 @@ impl Aggregate {
                     echo_of(recipient, verdict, listed)
                 })
                 .collect(),
+            earlier: Vec::new(),
         })
+    }
+
+    /// Whether a device is in the kernel's table, which bounds the devices of which there are marks.
+    fn is_listed(&self, device: Mac) -> bool {
+        let device = self.devices.get(&device);
+        device.is_some_and(|device| device.is_listed)
     }
 
     fn listed(&self, name: &str) -> Option<Listed<'_>> {
         self.catalog.lists.find(name)
     }
 
-    /// Whether a name is no site and no party to a visit: that of a resolver, a relay or a CDN.
-    fn serves_others(&self, name: &str, remote: IpAddr) -> bool {
+    /// Whether a name is that of a resolver or a relay.
+    fn resolves(&self, name: &str, remote: IpAddr) -> bool {
         let resolvers = &self.catalog.resolvers;
-        is_cdn(name)
-            || resolvers.is_encrypted_dns(Some(name), remote, protocol::TCP, HTTPS)
+        resolvers.is_encrypted_dns(Some(name), remote, protocol::TCP, HTTPS)
             || resolvers.is_relay(Some(name), protocol::TCP, HTTPS)
     }
 

@@ -19,6 +19,7 @@ use super::{
 use crate::{
     config::Config,
     control::protocol::{Request, Response},
+    model::echo::{DeviceEchoes, EarlierEcho, Echo},
     policy::Zone,
     sink::store::{
         self,
@@ -267,6 +268,18 @@ pub(super) fn place(directory: &Path) -> Result<String, String> {
 
 /// The weeks of which the same weekdays are a device's habit.
 const WEEKS: i64 = 5;
+
+/// The echoes of a device that only the history has; none where there is no history.
+pub(super) fn earlier_echoes(config: &Config, of: &DeviceEchoes) -> Vec<EarlierEcho> {
+    let reader = Reader::open(config.history_directory()).ok();
+    let earlier = reader.and_then(|reader| reader.echoes(&of.device).ok());
+    let is_gone = |earlier: &EarlierEcho| {
+        let same = |echo: &Echo| (&echo.name, echo.is_host) == (&earlier.name, earlier.is_host);
+        !of.echoes.iter().any(same)
+    };
+    let earlier = earlier.unwrap_or_default().into_iter();
+    earlier.filter(is_gone).collect()
+}
 
 /// The past of a device, by the history: since when it has its parties, and its habit. `None` where there is no
 /// history, or nothing of the device in it.

@@ -143,7 +143,10 @@ pub(super) fn findings(
         )
     })?;
     let devices = answer.map(|response| match response? {
-        Response::Findings(device) => Ok(*device),
+        Response::Findings(mut device) => {
+            device.earlier = history::earlier_echoes(config, &device);
+            Ok(*device)
+        }
         _ => Err(unexpected()),
     });
     if args.output.json {

@@ -10,9 +10,9 @@ use rustix::time::{ClockId, clock_gettime};
 use super::owner::{Owner, say_once};
 use crate::{causes::in_one_line, model::Snapshot, moment::Moment, source::kernel};
 
-/// Steps of looks for echoes in a tick: a step is one upload or visit at one lag, and so many take a few
-/// milliseconds.
-const STEPS: usize = 200_000;
+/// Steps of looks for echoes in a tick: a step is one upload or visit at one lag, and so many take a millisecond or
+/// two.
+const STEPS: usize = 100_000;
 
 impl Owner {
     pub(super) fn tick(&mut self) -> anyhow::Result<()> {

@@ -97,6 +97,23 @@ impl Echo {
     }
 }
 
+/// An echo that was found before the daemon started: its marks are gone, and the history has its figures.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EarlierEcho {
+    /// As in [`Echo`].
+    pub name: String,
+    /// As in [`Echo`].
+    pub is_host: bool,
+    /// The local day on which it was found first, as in `2026-11-14`.
+    pub found_on: String,
+    /// The visits of the latest look at which it was significant.
+    pub visits: u32,
+    /// Those that an upload followed.
+    pub followed: u32,
+    /// The median lag in seconds.
+    pub lag: u32,
+}
+
 /// The echoes of a device, and how much is known.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct DeviceEchoes {
@@ -116,6 +133,9 @@ pub struct DeviceEchoes {
     pub is_cut: bool,
     /// The echoes, in the order of their names.
     pub echoes: Vec<Echo>,
+    /// Those that only the history has.
+    #[serde(default)]
+    pub earlier: Vec<EarlierEcho>,
 }
 
 impl DeviceEchoes {

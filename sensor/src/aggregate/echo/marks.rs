@@ -5,7 +5,8 @@
 //! All marks of a device reach back to the same time, its *since*.
 
 use std::collections::HashMap;
-use std::hash::Hash;
+
+use super::{Recipient, visits::Owner};
 
 /// Seconds for which marks are kept: seven days.
 pub(super) const KEPT_FOR: u32 = 7 * 86_400;
@@ -19,7 +20,7 @@ pub(super) const IN_ALL: usize = 6 << 20;
 /// The most parties of one device that have marks; the one without an upload for longest makes room for another.
 pub(super) const MOST_PARTIES: usize = 512;
 
-/// Bytes that the table's entry of a series takes, its key included.
+/// Bytes that the table's entry of a series takes, beside the name of its party.
 const ENTRY: usize = 96;
 
 /// The network stack of a device from which a connection came, by its number on that device, from 1.
@@ -34,6 +35,7 @@ pub(super) type StackNumber = u8;
 pub(super) struct Series {
     bytes: Vec<u8>,
     has_sites: bool,
+    owner: Option<Owner>,
     /// The time before the first mark, and the stack before it.
     base: u32,
     first_stack: StackNumber,
@@ -153,7 +155,7 @@ impl Series {
     }
 
     fn size(&self) -> usize {
-        ENTRY + self.bytes.capacity()
+        self.bytes.capacity()
     }
 }
 
@@ -179,17 +181,22 @@ fn read(bytes: &[u8], at: &mut usize) -> u32 {
     number
 }
 
-/// The marks of one device; a party is known by a `K`.
+/// The marks of one device.
 #[derive(Debug)]
-pub(super) struct Marks<K> {
+pub(super) struct Marks {
     visits: Series,
-    uploads: HashMap<K, Series>,
+    uploads: HashMap<Recipient, Series>,
     since: u32,
     size: usize,
     is_cut: bool,
 }
 
-impl<K: Clone + Eq + Hash> Marks<K> {
+/// The bytes of an entry without its marks.
+fn entry(party: &Recipient) -> usize {
+    ENTRY + party.name.len()
+}
+
+impl Marks {
     /// Without marks, from a time on.
     pub(super) fn new(since: u32) -> Self {
         let visits = Series::of_visits();
@@ -212,24 +219,31 @@ impl<K: Clone + Eq + Hash> Marks<K> {
         self.size
     }
 
-    /// Adds a visit.
+    /// Adds a visit, unless marks of its time went already.
     pub(super) fn visit(&mut self, visit: Mark) {
+        if visit.time < self.since {
+            return;
+        }
         self.size -= self.visits.size();
         self.visits.push(visit);
         self.size += self.visits.size();
         self.keep_to_share(visit.time);
     }
 
-    /// Adds an upload to a party.
-    pub(super) fn upload(&mut self, party: &K, upload: Mark) {
+    /// Adds an upload to a party of this owner, unless marks of its time went already.
+    pub(super) fn upload(&mut self, party: &Recipient, owner: Option<Owner>, upload: Mark) {
+        if upload.time < self.since {
+            return;
+        }
         if !self.uploads.contains_key(party) {
             self.make_room();
             self.uploads.insert(party.clone(), Series::default());
-            self.size += ENTRY;
+            self.size += entry(party);
         }
         if let Some(series) = self.uploads.get_mut(party) {
             self.size -= series.size();
             series.push(upload);
+            series.owner = owner;
             self.size += series.size();
         }
         self.keep_to_share(upload.time);
@@ -241,13 +255,18 @@ impl<K: Clone + Eq + Hash> Marks<K> {
     }
 
     /// The parties that have uploads, in no order.
-    pub(super) fn parties(&self) -> impl Iterator<Item = &K> {
+    pub(super) fn parties(&self) -> impl Iterator<Item = &Recipient> {
         self.uploads.keys()
     }
 
     /// The uploads to a party, the oldest first.
-    pub(super) fn uploads<'a>(&'a self, party: &K) -> impl Iterator<Item = Mark> + use<'a, K> {
+    pub(super) fn uploads(&self, party: &Recipient) -> impl Iterator<Item = Mark> {
         self.uploads.get(party).into_iter().flat_map(Series::iter)
+    }
+
+    /// The owner of a party, where lists know it.
+    pub(super) fn owner(&self, party: &Recipient) -> Option<Owner> {
+        self.uploads.get(party)?.owner
     }
 
     /// Removes the oldest sixteenth of the time that is covered, at least a second.
@@ -281,7 +300,7 @@ impl<K: Clone + Eq + Hash> Marks<K> {
         if let Some(party) = silent.map(|(party, _)| party.clone())
             && let Some(series) = self.uploads.remove(&party)
         {
-            self.size -= series.size();
+            self.size -= entry(&party) + series.size();
         }
     }
 
@@ -303,8 +322,13 @@ impl<K: Clone + Eq + Hash> Marks<K> {
             series.trim(since);
             !series.is_empty()
         });
-        let uploads = self.uploads.values().map(Series::size).sum::<usize>();
-        self.size = self.visits.size() + uploads;
+        self.size = self.counted();
+    }
+
+    fn counted(&self) -> usize {
+        let uploads = self.uploads.iter();
+        let uploads = uploads.map(|(party, series)| entry(party) + series.size());
+        self.visits.size() + uploads.sum::<usize>()
     }
 }
 
@@ -319,6 +343,10 @@ mod tests {
             is_second: false,
             stack,
         }
+    }
+
+    fn party(number: usize) -> Recipient {
+        Recipient::party(format!("{number}.example").into())
     }
 
     #[test]
@@ -372,11 +400,11 @@ mod tests {
         let mut marks = Marks::new(0);
         for day in 0..30 {
             marks.visit(mark(day * 86_400 + 1, 1, 0));
-            marks.upload(&"a", mark(day * 86_400 + 2, 0, 0));
+            marks.upload(&party(1), None, mark(day * 86_400 + 2, 0, 0));
         }
-        marks.upload(&"b", mark(29 * 86_400 + 3, 0, 0));
+        marks.upload(&party(2), None, mark(29 * 86_400 + 3, 0, 0));
         assert_eq!(marks.visits().count(), 8);
-        assert_eq!(marks.uploads(&"a").count(), 8);
+        assert_eq!(marks.uploads(&party(1)).count(), 8);
         assert!(!marks.is_cut());
         marks.expire(50 * 86_400);
         assert_eq!((marks.visits().count(), marks.parties().count()), (0, 0));
@@ -385,10 +413,11 @@ mod tests {
     #[test]
     fn a_device_keeps_to_its_share() {
         let mut marks = Marks::new(0);
+        let parties: Vec<_> = (0..20).map(party).collect();
         let mut time = 1;
         while time < 5 * 86_400 {
-            for party in 0..20 {
-                marks.upload(&party, mark(time, 0, 0));
+            for party in &parties {
+                marks.upload(party, None, mark(time, 0, 0));
             }
             assert!(marks.size() <= OF_DEVICE);
             time += 30;
@@ -397,23 +426,42 @@ mod tests {
         // Each party's marks begin at the same time, and none of a later one is missing.
         let since = marks.since();
         assert!(since > 86_400 && since < 4 * 86_400, "{since}");
-        for party in 0..20 {
-            let kept = marks.uploads(&party).count() as u32;
+        for party in &parties {
+            let kept = marks.uploads(party).count() as u32;
             assert!(kept.abs_diff((time - since) / 30) <= 1, "{kept}");
         }
-        let counted = marks.uploads.values().map(Series::size).sum::<usize>();
-        assert_eq!(marks.size(), counted + marks.visits.size());
+        assert_eq!(marks.size(), marks.counted());
+    }
+
+    #[test]
+    fn marks_of_a_time_that_went_are_not_added() {
+        let mut marks = Marks::new(1_000);
+        marks.visit(mark(999, 1, 0));
+        marks.upload(&party(1), None, mark(999, 0, 0));
+        assert_eq!((marks.visits().count(), marks.parties().count()), (0, 0));
+        // A device that makes up so many names in one second that they have no room loses them.
+        for number in 0..10 * MOST_PARTIES {
+            let name = format!("{number}.{}.example", "a".repeat(240));
+            marks.upload(&Recipient::party(name.into()), None, mark(1_000, 0, 0));
+            assert!(marks.size() <= OF_DEVICE);
+        }
+        let since = marks.since();
+        assert!(since > 1_000, "{since}");
+        marks.visit(mark(1_000, 1, 0));
+        assert!(marks.visits().all(|visit| visit.time >= since));
     }
 
     #[test]
     fn parties_beyond_the_most_take_the_place_of_the_most_silent_one() {
         let mut marks = Marks::new(0);
-        for party in 0..MOST_PARTIES as u32 + 10 {
-            marks.upload(&party, mark(100 + party, 0, 0));
-            marks.upload(&0, mark(100 + party, 0, 0));
+        for number in 0..MOST_PARTIES + 10 {
+            let mark = mark(100 + number as u32, 0, 0);
+            marks.upload(&party(number), None, mark);
+            marks.upload(&party(0), None, mark);
         }
         assert_eq!(marks.parties().count(), MOST_PARTIES);
-        assert!(marks.uploads(&0).count() > MOST_PARTIES);
-        assert_eq!(marks.uploads(&1).count(), 0);
+        assert_eq!(marks.size(), marks.counted());
+        assert!(marks.uploads(&party(0)).count() > MOST_PARTIES);
+        assert_eq!(marks.uploads(&party(1)).count(), 0);
     }
 }

@@ -31,7 +31,7 @@ pub use self::{
 use self::{
     evidence::{Found, Trials},
     lags::{LONGEST, Scratch, Tested},
-    marks::{IN_ALL, Mark, Marks, StackNumber},
+    marks::{IN_ALL, KEPT_FOR, MOST_PARTIES, Mark, Marks, StackNumber},
     visits::{Detector, Domain, Name},
 };
 
@@ -70,7 +70,7 @@ impl Recipient {
     /// A party by its registrable domain, or by its address.
     pub fn party(name: Arc<str>) -> Self {
         Self {
-            domain: domain_of(&name),
+            domain: hash_of(&name),
             name,
             is_host: false,
         }
@@ -79,14 +79,15 @@ impl Recipient {
     /// A host of a party.
     pub fn host(name: Arc<str>, party: &str) -> Self {
         Self {
-            domain: domain_of(party),
+            domain: hash_of(party),
             name,
             is_host: true,
         }
     }
 }
 
-fn domain_of(name: &str) -> Domain {
+/// A hash of the name of a domain or an owner.
+fn hash_of(name: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
     name.hash(&mut hasher);
     hasher.finish()
@@ -101,13 +102,17 @@ pub struct ToldName<'a> {
     pub can_be_site: bool,
     /// The stack of the connection, by its list of ciphers; `None` where it is not told.
     pub stack: Option<u64>,
+    /// The owner of the domain, where lists know it.
+    pub owner: Option<&'a str>,
 }
 
 /// Bytes that a connection uploaded since the last reading.
 #[derive(Clone, Copy, Debug)]
-pub struct Upload {
+pub struct Upload<'a> {
     /// The stack of the connection, by its list of ciphers; `None` where it is not told.
     pub stack: Option<u64>,
+    /// The owner of the party, where lists know it.
+    pub owner: Option<&'a str>,
     /// The bytes.
     pub bytes: u64,
 }
@@ -150,7 +155,7 @@ pub struct Echo {
 
 #[derive(Debug)]
 struct Watched {
-    marks: Marks<Recipient>,
+    marks: Marks,
     guard: Guard,
     progress: Progress,
     /// The time at which the next look begins.
@@ -254,9 +259,10 @@ impl Echo {
     pub fn name(&mut self, device: Mac, name: &ToldName<'_>, time: f64) {
         let watched = watched(&mut self.devices, &mut self.size, device, time);
         let name = Name {
-            domain: domain_of(name.party),
+            domain: hash_of(name.party),
             can_be_site: name.can_be_site,
             stack: watched.stack(name.stack),
+            owner: name.owner.map(hash_of),
         };
         for visit in self.detector.name(device, name, time).into_iter().flatten() {
             self.visit(device, visit);
@@ -269,7 +275,7 @@ impl Echo {
         &mut self,
         device: Mac,
         to: impl IntoIterator<Item = &'a Recipient>,
-        upload: Upload,
+        upload: Upload<'_>,
         time: f64,
     ) {
         if upload.bytes < LEAST_BYTES {
@@ -278,6 +284,7 @@ impl Echo {
         let watched = watched(&mut self.devices, &mut self.size, device, time);
         let before = watched.marks.size();
         let stack = watched.stack(upload.stack);
+        let owner = upload.owner.map(hash_of);
         for recipient in to {
             let mark = Mark {
                 time: time.ceil() as u32,
@@ -285,7 +292,7 @@ impl Echo {
                 is_second: false,
                 stack,
             };
-            watched.marks.upload(recipient, mark);
+            watched.marks.upload(recipient, owner, mark);
         }
         self.size = self.size - before + watched.marks.size();
         self.keep_to_limit();
@@ -448,13 +455,15 @@ impl Watched {
         if let Some(recipient) = look.recipients.get(place) {
             let uploads = self.uploads(&look, recipient);
             let uploads: Vec<_> = uploads.iter().map(|mark| look.second(mark)).collect();
-            // Visits to a party's own site are no trials of it.
-            let own = detector.site(device, recipient.domain);
+            // Visits to sites of the party, or of its owner, are no trials of it.
+            let owner = self.marks.owner(recipient);
+            let own = detector.sites_of(device, recipient.domain, owner);
+            let is_own = |site: &u16| own.contains(site);
             let without: Vec<_>;
-            let visits = match own != 0 && look.trials.sites.contains(&own) {
+            let visits = match look.trials.sites.iter().any(is_own) {
                 true => {
                     let visits = look.trials.times.iter().zip(&look.trials.sites);
-                    let others = visits.filter(|(_, site)| **site != own);
+                    let others = visits.filter(|(_, site)| !is_own(site));
                     without = others.map(|(time, _)| *time).collect();
                     &without
                 }
@@ -482,7 +491,8 @@ impl Watched {
         let recipient = look.recipients[place].clone();
         let marks = self.uploads(&look, &recipient);
         let uploads: Vec<_> = marks.iter().map(|mark| look.second(mark)).collect();
-        if let Some((side, band)) = look.tested[place].at {
+        let has_room = self.verdicts.len() < MOST_PARTIES || self.verdicts.contains_key(&recipient);
+        if has_room && let Some((side, band)) = look.tested[place].at {
             let found = Found {
                 side,
                 band,
@@ -555,7 +565,7 @@ impl Watched {
         uploads.take_while(|mark| mark.time <= last).collect()
     }
 
-    /// Ends a look: counts those that are no longer significant.
+    /// Ends a look: counts those that are no longer significant, and forgets those that were withdrawn long ago.
     fn end(&mut self, look: &Look, now: u32) {
         self.is_looked_at = true;
         for verdict in self.verdicts.values_mut() {
@@ -570,6 +580,9 @@ impl Watched {
                 verdict.withdrawn = Some(now);
             }
         }
+        let is_long_ago = |at: u32| now.saturating_sub(at) > KEPT_FOR;
+        self.verdicts
+            .retain(|_, verdict| !verdict.withdrawn.is_some_and(is_long_ago));
     }
 }
 
@@ -589,6 +602,17 @@ mod tests {
 
     /// A device that opens a page every so many seconds, with a report from another stack a second later.
     fn browse(echo: &mut Echo, device: Mac, times: impl Iterator<Item = u32>, reports: bool) {
+        browse_of(echo, device, times, reports, None);
+    }
+
+    /// As [`browse`]; all sites belong to an owner, and so does the recipient of the reports.
+    fn browse_of(
+        echo: &mut Echo,
+        device: Mac,
+        times: impl Iterator<Item = u32>,
+        reports: bool,
+        owner: Option<&str>,
+    ) {
         let vendor = Recipient::party("vendor.example".into());
         for time in times {
             let site = format!("site{}.example", time / 60 % 7);
@@ -597,12 +621,14 @@ mod tests {
                     party,
                     can_be_site: true,
                     stack: Some(0xa),
+                    owner,
                 };
                 echo.name(device, &name, f64::from(time) + after);
             }
             if reports {
                 let upload = Upload {
                     stack: Some(0xb),
+                    owner,
                     bytes: 1_000,
                 };
                 echo.upload(device, [&vendor], upload, f64::from(time) + 0.9);
@@ -658,10 +684,23 @@ mod tests {
     }
 
     #[test]
+    fn a_party_is_no_echo_of_visits_to_its_owners_sites() {
+        let mut echo = Echo::default();
+        browse_of(&mut echo, PHONE, times(1_000, 22), true, Some("Owner"));
+        finish(&mut echo, 1_000.0 + 67.0 * 24.0);
+        assert_eq!(echo.progress(PHONE).looks, 1);
+        assert_eq!(echo.verdicts(PHONE), []);
+    }
+
+    #[test]
     fn small_uploads_leave_no_mark() {
         let mut echo = Echo::default();
         let party = Recipient::party("a.example".into());
-        let upload = |bytes| Upload { stack: None, bytes };
+        let upload = |bytes| Upload {
+            stack: None,
+            owner: None,
+            bytes,
+        };
         echo.upload(PHONE, [&party], upload(LEAST_BYTES - 1), 100.0);
         assert_eq!(echo.since(PHONE), None);
         echo.upload(PHONE, [&party], upload(LEAST_BYTES), 100.0);
@@ -676,13 +715,14 @@ mod tests {
             .collect();
         let upload = Upload {
             stack: None,
+            owner: None,
             bytes: 1_000,
         };
         echo.upload(LAPTOP, [&parties[0]], upload, 1.0);
         let devices: Vec<_> = (10..60)
             .map(|last| Mac::new([2, 0, 0, 0, 0, last]))
             .collect();
-        for time in 0..150_u32 {
+        for time in 0..190_u32 {
             for device in &devices {
                 let at = f64::from(time) * 3_000.0;
                 echo.upload(*device, &parties, upload, at);

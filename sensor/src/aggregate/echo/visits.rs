@@ -41,6 +41,9 @@ const MANY: u16 = 64;
 /// A domain by a hash, by which it cannot be listed.
 pub(super) type Domain = u64;
 
+/// An owner of domains, by a hash of the name.
+pub(super) type Owner = u64;
+
 /// The marks of a group's visit: the first name that can be it, and the next one.
 pub(super) type Visit = [Option<Mark>; 2];
 
@@ -53,6 +56,8 @@ pub(super) struct Name {
     pub(super) can_be_site: bool,
     /// The stack that told it; 0 where that is not known.
     pub(super) stack: StackNumber,
+    /// The owner of the domain, where lists know it.
+    pub(super) owner: Option<Owner>,
 }
 
 /// Finds the visits of all devices, those of each by its own names alone.
@@ -102,6 +107,7 @@ impl Group {
 struct History {
     /// Its number as a site; 0 before its first visit.
     site: u16,
+    owner: Option<Owner>,
     /// Groups in which it was the site, or came first with others behind it.
     led: u16,
     /// Groups in which it came behind the site.
@@ -234,10 +240,19 @@ impl Detector {
         visits
     }
 
-    /// The number of a domain as a site of a device; 0 where it never was one.
-    pub(super) fn site(&self, device: Mac, domain: Domain) -> u16 {
-        let history = self.domains.get(device, &domain);
-        history.map_or(0, |history| history.site)
+    /// The numbers of the sites that belong to a party: its own domain, and those of the same owner.
+    pub(super) fn sites_of(
+        &self,
+        device: Mac,
+        domain: Domain,
+        owner: Option<Owner>,
+    ) -> HashSet<u16> {
+        let domains = self.domains.iter_of(device);
+        let own = domains.filter(|(of, history)| {
+            let is_owners = owner.is_some() && history.owner == owner;
+            history.site != 0 && (**of == domain || is_owners)
+        });
+        own.map(|(_, history)| history.site).collect()
     }
 
     /// Forgets a device.
@@ -267,6 +282,7 @@ impl Detector {
             let Some(history) = self.history(device, name.domain) else {
                 continue;
             };
+            history.owner = name.owner;
             match site {
                 _ if leads => history.led += 1,
                 Some(site) if place > site => history.behind += 1,
@@ -328,6 +344,7 @@ mod tests {
             domain,
             can_be_site: domain < LISTED,
             stack: 1,
+            owner: None,
         }
     }
 
@@ -405,7 +422,10 @@ mod tests {
         let [visit] = *visits else {
             panic!("{visits:?}")
         };
-        assert_eq!(visit.site, detector.site(PHONE, NEWS));
+        assert_eq!(
+            detector.sites_of(PHONE, NEWS, None),
+            HashSet::from([visit.site])
+        );
     }
 
     #[test]
@@ -432,6 +452,29 @@ mod tests {
     }
 
     #[test]
+    fn the_sites_of_a_party_are_its_own_and_those_of_its_owner() {
+        let mut detector = Detector::default();
+        let owned = |domain| Name {
+            owner: (domain == NEWS || domain == VIDEO).then_some(7),
+            ..name(domain)
+        };
+        for (number, site) in (0_u32..).zip([NEWS, SHOP, VIDEO]) {
+            let at = f64::from(number) * 60.0;
+            detector.name(PHONE, owned(site), at);
+            detector.name(PHONE, owned(LISTED), at + 0.3);
+        }
+        detector.close(PHONE, 1_000.0);
+        let sites = |domain, owner| {
+            let sites = detector.sites_of(PHONE, domain, owner).into_iter();
+            sites.collect::<std::collections::BTreeSet<_>>()
+        };
+        assert_eq!(Vec::from_iter(sites(LISTED, Some(7))), [1, 3]);
+        assert_eq!(Vec::from_iter(sites(SHOP, Some(7))), [1, 2, 3]);
+        assert_eq!(Vec::from_iter(sites(SHOP, None)), [2]);
+        assert!(sites(LISTED, None).is_empty());
+    }
+
+    #[test]
     fn a_device_with_many_domains_forgets_its_own() {
         let mut detector = Detector::default();
         for (at, domain) in [(1.0, NEWS), (1.1, ADS), (1.2, FONTS)] {
@@ -443,6 +486,7 @@ mod tests {
                 domain,
                 can_be_site: true,
                 stack: 0,
+                owner: None,
             };
             detector.name(PHONE, name, domain as f64 * 0.01);
         }

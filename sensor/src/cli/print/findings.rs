@@ -39,8 +39,19 @@ fn print_device(out: &mut impl Write, device: &DeviceEchoes, now: f64) -> io::Re
     for echo in &others {
         print_echo(out, echo, now)?;
     }
+    for echo in &device.earlier {
+        let lag = counted_u64(echo.lag.into(), "second", "seconds");
+        writeln!(
+            out,
+            "  Found on {}, before the daemon started: sends data to {} after {} of {} website visits, {lag} later.",
+            printable(&echo.found_on),
+            printable(&echo.name),
+            echo.followed,
+            echo.visits
+        )?;
+    }
     match pages.len() {
-        0 if !others.is_empty() => {}
+        0 if !others.is_empty() || !device.earlier.is_empty() => {}
         0 if device.looks == 0 => writeln!(
             out,
             "  Too few visits yet ({} of about {})",
@@ -148,6 +159,7 @@ fn chance(p: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::echo::EarlierEcho;
 
     fn echo(name: &str) -> Echo {
         Echo {
@@ -191,6 +203,7 @@ mod tests {
             since: 400.0,
             is_cut: false,
             echoes,
+            earlier: Vec::new(),
         }
     }
 
@@ -241,6 +254,31 @@ mod tests {
         };
         assert!(printed(&[early]).contains("Too few visits yet (12 of about 20)"));
         assert!(printed(&[]).starts_with("no website visits"));
+    }
+
+    #[test]
+    fn a_finding_of_before_says_its_day() {
+        let earlier = EarlierEcho {
+            name: "t.vendor.example".to_owned(),
+            is_host: true,
+            found_on: "2026-11-14".to_owned(),
+            visits: 160,
+            followed: 131,
+            lag: 15,
+        };
+        let device = DeviceEchoes {
+            earlier: vec![earlier],
+            ..device(Vec::new())
+        };
+        let text = printed(&[device]);
+        assert!(
+            text.contains(
+                "Found on 2026-11-14, before the daemon started: sends data to t.vendor.example after 131 of \
+                 160 website visits, 15 seconds later."
+            ),
+            "{text}"
+        );
+        assert!(!text.contains("No link"), "{text}");
     }
 
     #[test]

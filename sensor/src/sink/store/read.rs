@@ -13,6 +13,7 @@ use rusqlite::{
 use serde::Serialize;
 
 use super::{commit::SEEN_EVERY, file};
+use crate::model::echo::EarlierEcho;
 
 /// The name of all visited sites whose names are not shown.
 pub const A_SITE: &str = "a site";
@@ -207,6 +208,30 @@ impl Reader {
         )?;
         let devices = statement.query_map([text], |row| row.get(0))?;
         Ok(devices.collect::<Result<_, _>>()?)
+    }
+
+    /// The parties that followed a device's visits when it was looked at last, in the order of their names.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn echoes(&self, device: &str) -> anyhow::Result<Vec<EarlierEcho>> {
+        let mut statement = self.connection.prepare(
+            "SELECT e.recipient, e.is_host, (SELECT min(f.day) FROM echoes f WHERE f.device = e.device \
+             AND f.recipient = e.recipient AND f.is_host = e.is_host), e.visits, e.followed, e.lag, max(e.day), \
+             e.verdict FROM echoes e JOIN devices d ON d.id = e.device WHERE d.device = ?1 \
+             GROUP BY e.recipient, e.is_host HAVING e.verdict = 'found' ORDER BY e.recipient, e.is_host",
+        )?;
+        let echoes = statement.query_map([device], |row| {
+            Ok(EarlierEcho {
+                name: row.get(0)?,
+                is_host: row.get(1)?,
+                found_on: row.get(2)?,
+                visits: row.get(3)?,
+                followed: row.get(4)?,
+                lag: row.get(5)?,
+            })
+        })?;
+        Ok(echoes.collect::<Result<_, _>>()?)
     }
 
     /// Sums since a time, in seconds since the Unix epoch: those of time in its order, others the largest
