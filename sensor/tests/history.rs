@@ -1135,6 +1135,7 @@ fn a_report_has_the_totals_of_the_kernel_and_says_what_changed() {
             house.exchange(PHONE, &new, counts(2 << 20));
         }
         store.send(house.batch());
+        flush(&store).unwrap();
         house.now += 1.0;
         house.start = house.now;
     }

@@ -61,7 +61,7 @@ fn echo(name: &str) -> Echo {
 fn report() -> Report {
     let owner = |number: u64| Owner {
         owner: format!("Owner {number}"),
-        category: (number % 3 == 0).then(|| "telemetry".to_owned()),
+        category: number.is_multiple_of(3).then(|| "telemetry".to_owned()),
         parties: (0..=number)
             .map(|party| format!("party-{party}.example"))
             .collect(),
