@@ -132,7 +132,37 @@ impl Aggregate {
                 })
                 .collect(),
             earlier: Vec::new(),
+            idle: Vec::new(),
+            idle_seconds: 0,
         })
+    }
+
+    /// The echoes of a device and its uploads while it was idle, with times in steady seconds; `None` where nothing of
+    /// it is known. It reads all marks of the device.
+    pub fn echoes_and_idle(&self, device: Mac) -> Option<DeviceEchoes> {
+        const DAY: u32 = 86_400;
+
+        let mut echoes = self.echoes(device)?;
+        let now = self.now as u32;
+        let (idle, seconds) = self.echo.idle(device, now.saturating_sub(DAY), now);
+        echoes.idle_seconds = seconds;
+        let idle = idle.into_iter().map(|(recipient, uploads)| {
+            let listed = self.listed(&recipient.name);
+            let owner = listed.as_ref().and_then(|listed| listed.owner);
+            let category = listed.as_ref().and_then(|listed| listed.category);
+            shown::IdleUploads {
+                name: recipient.name.to_string(),
+                is_host: recipient.is_host,
+                owner: owner.map(str::to_owned),
+                category: category.map(Category::name).map(str::to_owned),
+                count: uploads.count,
+                first: uploads.first.into(),
+                last: uploads.last.into(),
+                every: uploads.every,
+            }
+        });
+        echoes.idle = idle.collect();
+        Some(echoes)
     }
 
     /// Whether a device is in the kernel's table, which bounds the devices of which there are marks.

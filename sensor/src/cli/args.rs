@@ -47,7 +47,7 @@ pub enum Command {
     Flows(FlowsArgs),
     /// Show what was refused since the daemon started, for whom, by which policy and list.
     Refused(DevicesArgs),
-    /// Show which parties a device sends data to whenever it visits a website, and how surely.
+    /// Show which parties a device sends data to whenever it visits a website, and while nobody uses it.
     ///
     /// Nobody can see what is sent, by which app, and why. A device is looked at after 20, 40, 80, … visits.
     Findings(DevicesArgs),

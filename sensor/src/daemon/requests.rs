@@ -22,7 +22,7 @@ use crate::{
         server::{Handler, Responses},
     },
     enforcement::{self, pauses::Pause},
-    model::{DeviceRefused, Flow, Refused, Snapshot},
+    model::{DeviceRefused, Flow, Refused, Snapshot, echo::DeviceEchoes},
     moment::Moment,
     policy::{DeviceSelector, Holds, Override},
 };
@@ -185,10 +185,12 @@ impl Requests {
         let choose = move |owner: &mut Owner| owner.choose_devices(device.as_deref());
         let (snapshot, places) = self.with_owner(choose).await??;
         for place in places {
-            let device = &snapshot.devices[place].device;
-            let mut echoes = snapshot.echoes.iter();
-            if let Some(echoes) = echoes.find(|echoes| echoes.device == *device) {
-                let response = Response::Findings(Box::new(echoes.clone()));
+            let device = &snapshot.devices[place];
+            let Some(mac) = device.mac else { continue };
+            let echoes = self.with_owner(move |owner| owner.echoes(mac)).await?;
+            if let Some(mut echoes) = echoes {
+                echoes.name.clone_from(&device.identity.name);
+                let response = Response::Findings(Box::new(echoes));
                 responses.send(&response).await?;
             }
         }
@@ -252,6 +254,13 @@ impl Owner {
             None => (0..snapshot.devices.len()).collect(),
         };
         Ok((snapshot, places))
+    }
+
+    /// The echoes of a device and its uploads while it was idle, with times of the wall clock.
+    fn echoes(&mut self, device: Mac) -> Option<DeviceEchoes> {
+        let mut echoes = self.aggregate.echoes_and_idle(device)?;
+        echoes.add_to_times(self.clock.now().offset());
+        Some(echoes)
     }
 
     /// The refusals of a device, with times of the wall clock.

@@ -114,6 +114,28 @@ pub struct EarlierEcho {
     pub lag: u32,
 }
 
+/// Uploads of a device to a party, or a host that lists name, while the device was idle: 30 minutes after the last
+/// visit or stream.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct IdleUploads {
+    /// As in [`Echo`].
+    pub name: String,
+    /// As in [`Echo`].
+    pub is_host: bool,
+    /// As in [`Echo`].
+    pub owner: Option<String>,
+    /// As in [`Echo`].
+    pub category: Option<String>,
+    /// How many.
+    pub count: u32,
+    /// Seconds since the Unix epoch of the first.
+    pub first: f64,
+    /// Seconds since the Unix epoch of the last.
+    pub last: f64,
+    /// Seconds from one to the next, where they come regularly.
+    pub every: Option<f64>,
+}
+
 /// The echoes of a device, and how much is known.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct DeviceEchoes {
@@ -136,6 +158,12 @@ pub struct DeviceEchoes {
     /// Those that only the history has.
     #[serde(default)]
     pub earlier: Vec<EarlierEcho>,
+    /// Uploads while the device was idle, in the last 24 hours, where somebody asks for them.
+    #[serde(default)]
+    pub idle: Vec<IdleUploads>,
+    /// Seconds of the last 24 hours in which it was idle.
+    #[serde(default)]
+    pub idle_seconds: u32,
 }
 
 impl DeviceEchoes {
@@ -149,6 +177,10 @@ impl DeviceEchoes {
             if let Some(withdrawn) = &mut echo.withdrawn {
                 *withdrawn += offset;
             }
+        }
+        for idle in &mut self.idle {
+            idle.first += offset;
+            idle.last += offset;
         }
     }
 }

@@ -264,7 +264,7 @@ impl Simulation {
         let shared: Vec<_> = (0..SHARED)
             .map(|number| {
                 let name = format!("shared{number}.example");
-                self.host(name, Kind::Embedded, number % 4 == 0, BROWSER)
+                self.host(name, Kind::Embedded, number.is_multiple_of(4), BROWSER)
             })
             .collect();
         let on: Vec<_> = [0.03, 0.08, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 0.85]
@@ -389,8 +389,12 @@ impl Simulation {
             .collect();
         for number in 0..self.plan.background {
             let name = format!("app{number}.background{number}.example");
-            let stack = if number % 3 == 0 { BROWSER } else { SYSTEM };
-            let host = self.host(name, Kind::Background, number % 2 == 0, stack);
+            let stack = if number.is_multiple_of(3) {
+                BROWSER
+            } else {
+                SYSTEM
+            };
+            let host = self.host(name, Kind::Background, number.is_multiple_of(2), stack);
             // Of many programs, most are not as busy as one each minute.
             let kind = match number {
                 0..24 => number % 12,

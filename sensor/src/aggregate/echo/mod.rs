@@ -5,10 +5,13 @@
 //! *stack* are two fields, because timing alone cannot tell a party that nearly every page embeds from a report of
 //! the device itself.
 //!
+//! From the same marks come the uploads while a device is [idle].
+//!
 //! Visits are kept in memory only. A look is done in slices, so that no reading of the tables waits for it.
 
 mod chance;
 mod evidence;
+mod idle;
 mod lags;
 mod looks;
 mod marks;
@@ -25,6 +28,7 @@ use sensor_ebpf::parse::Mac;
 
 pub use self::{
     evidence::{Evidence, Stack},
+    idle::IdleUploads,
     lags::{Band, Side},
     reach::Reach,
 };
@@ -389,6 +393,34 @@ impl Echo {
         visits.map(|visit| visit.time)
     }
 
+    /// The uploads of a device to each party while it was idle, since a time in seconds; and how many seconds of that
+    /// time it was.
+    pub fn idle(&self, device: Mac, since: u32, now: u32) -> (Vec<(Recipient, IdleUploads)>, u32) {
+        let Some(watched) = self.devices.get(&device) else {
+            return (Vec::new(), 0);
+        };
+        let marks = &watched.marks;
+        let since = since.max(marks.since());
+        let times = |recipient: &Recipient| -> Vec<u32> {
+            let uploads = marks.uploads(recipient).map(|upload| upload.time);
+            uploads.filter(|time| *time >= since).collect()
+        };
+        let mut used: Vec<_> = self.visits(device).collect();
+        for recipient in marks.parties() {
+            used.extend(idle::streams(&times(recipient)));
+        }
+        used.sort_unstable();
+        let idle = idle::idle(since..now, &used);
+        let parties = marks.parties();
+        let parties = parties.filter(|party| !self.detector.is_site(device, party.domain));
+        let mut uploads: Vec<_> = parties
+            .filter_map(|party| Some((party.clone(), idle::uploads(&times(party), &idle)?)))
+            .collect();
+        uploads.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        let seconds = idle.iter().map(|time| time.end - time.start);
+        (uploads, seconds.sum())
+    }
+
     /// The bytes that all marks take.
     pub fn size(&self) -> usize {
         self.size
@@ -690,6 +722,35 @@ mod tests {
         finish(&mut echo, 1_000.0 + 67.0 * 24.0);
         assert_eq!(echo.progress(PHONE).looks, 1);
         assert_eq!(echo.verdicts(PHONE), []);
+    }
+
+    #[test]
+    fn uploads_long_after_a_visit_are_those_of_an_idle_device() {
+        let mut echo = Echo::default();
+        browse(&mut echo, PHONE, times(1_000, 22), true);
+        let last = 1_000 + 21 * 67 + 21 * 21 % 13;
+        let vendor = Recipient::party("vendor.example".into());
+        let upload = Upload {
+            stack: None,
+            owner: None,
+            bytes: 1_000,
+        };
+        for number in 0..40 {
+            let time = f64::from(last + number * 270);
+            echo.upload(PHONE, [&vendor], upload, time);
+        }
+        let now = last + 40 * 270;
+        finish(&mut echo, f64::from(now));
+        let (idle, seconds) = echo.idle(PHONE, 0, now);
+        assert_eq!(seconds, now - last - 1_800);
+        let [(party, uploads)] = &*idle else {
+            panic!("{idle:?}")
+        };
+        assert_eq!(
+            (party, uploads.count, uploads.every),
+            (&vendor, 33, Some(270.0))
+        );
+        assert_eq!(echo.idle(LAPTOP, 0, now), (Vec::new(), 0));
     }
 
     #[test]

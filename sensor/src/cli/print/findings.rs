@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use super::text::{ago, counted, counted_u64, printable};
-use crate::model::echo::{DeviceEchoes, Echo, Reach, Stack};
+use crate::model::echo::{DeviceEchoes, Echo, IdleUploads, Reach, Stack};
 
 /// Prints what devices do after visits, those without an echo last; `now` is in seconds since the Unix epoch.
 ///
@@ -66,6 +66,9 @@ fn print_device(out: &mut impl Write, device: &DeviceEchoes, now: f64) -> io::Re
             )?;
         }
     }
+    for idle in device.idle.iter().filter(|idle| idle.category.is_some()) {
+        print_idle(out, idle, device.idle_seconds)?;
+    }
     let cut = match device.is_cut {
         true => "; older visits had no room",
         false => "",
@@ -76,16 +79,36 @@ fn print_device(out: &mut impl Write, device: &DeviceEchoes, now: f64) -> io::Re
     )
 }
 
+fn print_idle(out: &mut impl Write, idle: &IdleUploads, seconds: u32) -> io::Result<()> {
+    let every = match idle.every {
+        Some(seconds) if seconds < 90.0 => format!("one every {seconds:.0} s"),
+        Some(seconds) => format!("one every {:.1} min", seconds / 60.0),
+        None => "at irregular intervals".to_owned(),
+    };
+    writeln!(
+        out,
+        "  Sent data to {} {} in the last 24 hours while no website was opened and nothing streamed ({:.1} h), {every}.",
+        called(idle.owner.as_deref(), &idle.name),
+        counted_u64(idle.count.into(), "time", "times"),
+        f64::from(seconds) / 3_600.0
+    )
+}
+
+/// A party as it is called, with its owner.
+fn called(owner: Option<&str>, name: &str) -> String {
+    match owner {
+        Some(owner) => format!("{} ({})", printable(owner), printable(name)),
+        None => printable(name),
+    }
+}
+
 /// Whether a party is a part of pages: no list has it, and some sites cause it.
 fn is_of_pages(echo: &Echo) -> bool {
     echo.category.is_none() && echo.stack != Stack::BesideThePage && echo.reach == Reach::SomeSites
 }
 
 fn print_echo(out: &mut impl Write, echo: &Echo, now: f64) -> io::Result<()> {
-    let owner = match &echo.owner {
-        Some(owner) => format!("{} ({})", printable(owner), printable(&echo.name)),
-        None => printable(&echo.name),
-    };
+    let owner = called(echo.owner.as_deref(), &echo.name);
     let lag = match echo.to <= 5 {
         true => format!(
             "within {}",
@@ -204,6 +227,8 @@ mod tests {
             is_cut: false,
             echoes,
             earlier: Vec::new(),
+            idle: Vec::new(),
+            idle_seconds: 0,
         }
     }
 
@@ -279,6 +304,41 @@ mod tests {
             "{text}"
         );
         assert!(!text.contains("No link"), "{text}");
+    }
+
+    #[test]
+    fn uploads_while_idle_are_told_of_parties_on_lists() {
+        let idle = |name: &str, category: Option<&str>, every| IdleUploads {
+            name: name.to_owned(),
+            is_host: category.is_some(),
+            owner: None,
+            category: category.map(str::to_owned),
+            count: 93,
+            first: 100.0,
+            last: 900.0,
+            every,
+        };
+        let device = DeviceEchoes {
+            idle: vec![
+                idle("a.example", None, None),
+                idle("b.example", Some("telemetry"), Some(270.0)),
+                idle("c.example", Some("telemetry"), None),
+            ],
+            idle_seconds: 30_600,
+            ..device(Vec::new())
+        };
+        let text = printed(&[device]);
+        assert!(
+            text.contains(
+                "Sent data to b.example 93 times in the last 24 hours while no website was opened and nothing \
+                 streamed (8.5 h), one every 4.5 min."
+            ),
+            "{text}"
+        );
+        assert!(
+            text.contains("c.example 93 times") && !text.contains("a.example"),
+            "{text}"
+        );
     }
 
     #[test]
