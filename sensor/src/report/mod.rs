@@ -70,7 +70,8 @@ pub fn make(reader: &Reader, wanted: &Wanted<'_>, live: Live<'_>) -> anyhow::Res
             .fold(Amounts::default(), Amounts::plus))
     };
     let total = sum(since)?;
-    let since_before = hour(since - (wanted.now - since))?.start;
+    // Full hours, and no more of them than this time has.
+    let since_before = hour(since - (wanted.now - since) + 3_599)?.start;
     let first_seen = reader.first_seen(wanted.device)?;
     let reaches_before = first_seen.is_some_and(|first| first <= since_before);
     let before = match reaches_before {
