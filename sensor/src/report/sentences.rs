@@ -5,7 +5,7 @@ use crate::{
     model::{
         echo::Echo,
         report::{Owner, Report},
-        text::{bytes, chance, counted},
+        text::{bytes, chance, counted, grouped},
     },
 };
 
@@ -130,9 +130,9 @@ fn blocked(report: &Report) -> String {
     let done = match refused {
         0 => "Nothing was blocked.".to_owned(),
         _ => format!(
-            "Blocked: {}, of them {} soon after the same was blocked.",
+            "Blocked: {}, {} of them soon after the same was blocked.",
             counted(refused, "attempt", "attempts"),
-            counted(retried, "attempt", "attempts")
+            grouped(retried)
         ),
     };
     let name = strongest(&report.echoes)
@@ -158,5 +158,113 @@ fn blocked(report: &Report) -> String {
             row.owner
         ),
         None => done,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{
+        echo::{Reach, Stack},
+        report::Amounts,
+    };
+
+    fn echo() -> Echo {
+        Echo {
+            name: "sa.api.intl.miui.com".to_owned(),
+            is_host: true,
+            owner: Some("Xiaomi".to_owned()),
+            category: Some("telemetry".to_owned()),
+            found: 0.0,
+            withdrawn: None,
+            visits: 592,
+            followed: 486,
+            from: 12,
+            to: 18,
+            lag: 15,
+            control: Some(0.04),
+            p: 1e-9,
+            hypotheses: 61,
+            since: 0.0,
+            until: 0.0,
+            reach: Reach::NearlyEverySite,
+            at_least: None,
+            stack: Stack::BesideThePage,
+            beside: 97,
+            told: 100,
+        }
+    }
+
+    fn report(visits: Option<[u32; 2]>, echoes: Vec<Echo>) -> Report {
+        Report {
+            device: "02:00:00:00:00:01".to_owned(),
+            name: Some("Redmi\u{202e}".to_owned()),
+            days_from_to: ["2026-11-08".to_owned(), "2026-11-14".to_owned()],
+            visits,
+            echoes,
+            total: Amounts {
+                upload_bytes: 3 << 20,
+                download_bytes: 9 << 20,
+                refused: 12,
+                retried: 4,
+                ..Amounts::default()
+            },
+            owners: vec![Owner {
+                owner: "Xiaomi".to_owned(),
+                category: Some("telemetry".to_owned()),
+                parties: vec!["miui.com".to_owned()],
+                countries: vec!["SG".to_owned()],
+                amounts: Amounts {
+                    upload_bytes: 2 << 20,
+                    flows: 1_501,
+                    ..Amounts::default()
+                },
+                ..Owner::default()
+            }],
+            ..Report::default()
+        }
+    }
+
+    #[test]
+    fn who_hears_of_visits_is_said_as_surely_as_it_is_known() {
+        let first = |visits, echoes| of(&report(visits, echoes)).swap_remove(0);
+        assert_eq!(
+            first(Some([592, 640]), vec![echo()]),
+            "Redmi\u{fffd} sends data to Xiaomi (sa.api.intl.miui.com) after 486 of 592 website visits, about 15 seconds \
+             later; by comparison, at other moments: 4 of 100. Almost certainly no coincidence (less than 1 in a \
+             million). Most likely the device itself sends it, not the web page."
+        );
+        let of_sites = Echo {
+            reach: Reach::SomeSites,
+            ..echo()
+        };
+        let said = first(Some([592, 640]), vec![of_sites]);
+        assert!(!said.contains("the device itself"), "{said}");
+        let withdrawn = Echo {
+            withdrawn: Some(1.0),
+            ..echo()
+        };
+        let said = first(Some([592, 640]), vec![withdrawn]);
+        assert!(said.starts_with("No link was found"), "{said}");
+        let said = first(Some([12, 20]), vec![]);
+        assert!(said.contains("12 of about 20"), "{said}");
+        let said = first(None, vec![]);
+        assert!(said.contains("none runs"), "{said}");
+    }
+
+    #[test]
+    fn amounts_have_owners_and_places_and_what_is_blocked_has_its_command() {
+        let said = of(&report(Some([592, 640]), vec![echo()]));
+        assert_eq!(
+            said[1],
+            "From 2026-11-08 to 2026-11-14 it sent 3.00 MiB and received 9.00 MiB; 2.00 MiB of it is usage reporting, for \
+             Xiaomi (SG)."
+        );
+        assert_eq!(
+            said[2],
+            "Blocked: 12 attempts, 4 of them soon after the same was blocked. `sensor block \
+             sa.api.intl.miui.com --device 02:00:00:00:00:01` blocks that name from now on; 1,501 connections went to \
+             Xiaomi in this time."
+        );
     }
 }

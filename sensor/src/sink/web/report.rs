@@ -132,36 +132,41 @@ fn plot(report: &Report, id: &str) -> Markup {
                     span.key.telemetry { "of it, usage reporting" } ": at most " (bytes(most)) " a day"
                 }
             }
-            table {
-                caption { "Sent, received and blocked, by local day" }
-                thead { tr {
-                    th scope="col" { "Day" }
-                    th.number scope="col" { "Sent" }
-                    th.number scope="col" { "Usage reporting" }
-                    th.number scope="col" { "Received" }
-                    th.number scope="col" { "Connections" }
-                    th.number scope="col" { "Blocked" }
-                } }
-                tbody {
-                    @for day in days {
-                        tr {
-                            th scope="row" { (day.day) }
-                            td.number { (bytes(day.amounts.upload_bytes)) }
-                            td.number { (bytes(day.telemetry_upload_bytes)) }
-                            td.number { (bytes(day.amounts.download_bytes)) }
-                            td.number { (grouped(day.amounts.flows)) }
-                            td.number { (grouped(day.amounts.refused)) }
+            details {
+                summary { "The plot as a table" }
+                div.over tabindex="0" role="region" aria-label="Sent, received and blocked, by local day" {
+                    table {
+                        caption { "Sent, received and blocked, by local day" }
+                        thead { tr {
+                            th scope="col" { "Day" }
+                            th.number scope="col" { "Sent" }
+                            th.number scope="col" { "Usage reporting" }
+                            th.number scope="col" { "Received" }
+                            th.number scope="col" { "Connections" }
+                            th.number scope="col" { "Blocked" }
+                        } }
+                        tbody {
+                            @for day in days {
+                                tr {
+                                    th scope="row" { (day.day) }
+                                    td.number { (bytes(day.amounts.upload_bytes)) }
+                                    td.number { (bytes(day.telemetry_upload_bytes)) }
+                                    td.number { (bytes(day.amounts.download_bytes)) }
+                                    td.number { (grouped(day.amounts.flows)) }
+                                    td.number { (grouped(day.amounts.refused)) }
+                                }
+                            }
                         }
+                        tfoot { tr {
+                            th scope="row" { "In all" }
+                            td.number { (bytes(report.total.upload_bytes)) }
+                            td.number { (bytes(days.iter().map(|day| day.telemetry_upload_bytes).sum())) }
+                            td.number { (bytes(report.total.download_bytes)) }
+                            td.number { (grouped(report.total.flows)) }
+                            td.number { (grouped(report.total.refused)) }
+                        } }
                     }
                 }
-                tfoot { tr {
-                    th scope="row" { "In all" }
-                    td.number { (bytes(report.total.upload_bytes)) }
-                    td.number { (bytes(days.iter().map(|day| day.telemetry_upload_bytes).sum())) }
-                    td.number { (bytes(report.total.download_bytes)) }
-                    td.number { (grouped(report.total.flows)) }
-                    td.number { (grouped(report.total.refused)) }
-                } }
             }
         }
     }
@@ -170,6 +175,7 @@ fn plot(report: &Report, id: &str) -> Markup {
 fn owners(report: &Report, id: &str) -> Markup {
     let further = report.owners.len().saturating_sub(MOST_OWNERS);
     html! {
+        div.over tabindex="0" role="region" aria-labelledby=(id) {
         table aria-labelledby=(id) {
             thead { tr {
                 th scope="col" { "Owner" }
@@ -182,6 +188,7 @@ fn owners(report: &Report, id: &str) -> Markup {
             tbody {
                 @for row in report.owners.iter().take(MOST_OWNERS) { (owner(row, report)) }
             }
+        }
         }
         @if further > 0 {
             p.note { "and " (counted(further as u64, "owner", "owners")) " more; the JSON has all." }
