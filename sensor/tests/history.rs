@@ -299,7 +299,7 @@ fn rows_are_those_of_the_kernel_and_the_file_is_one_that_people_can_open() {
         "party miui.com 2000, sites sites 500, unattributed unattributed 7"
     );
     assert_eq!(folder.text("PRAGMA journal_mode"), "wal");
-    assert_eq!(folder.number("PRAGMA page_size"), 4_096);
+    assert_eq!(folder.number("PRAGMA page_size"), 1_024);
     let mode = std::os::unix::fs::MetadataExt::mode(&fs::metadata(folder.file()).unwrap());
     assert_eq!(mode & 0o777, 0o600);
     drop(store);
