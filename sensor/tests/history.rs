@@ -299,7 +299,7 @@ fn rows_are_those_of_the_kernel_and_the_file_is_one_that_people_can_open() {
         "party miui.com 2000, sites sites 500, unattributed unattributed 7"
     );
     assert_eq!(folder.text("PRAGMA journal_mode"), "wal");
-    assert_eq!(folder.number("PRAGMA page_size"), 4_096);
+    assert_eq!(folder.number("PRAGMA page_size"), 1_024);
     let mode = std::os::unix::fs::MetadataExt::mode(&fs::metadata(folder.file()).unwrap());
     assert_eq!(mode & 0o777, 0o600);
     drop(store);
@@ -1014,6 +1014,56 @@ fn a_party_that_follows_visits_has_a_row_for_each_day_of_a_look() {
     store.forget(Some(PHONE.to_owned()), move |gone| give.send(gone).unwrap());
     assert_eq!(given.recv().unwrap(), Ok(true));
     assert_eq!(folder.number("SELECT count(*) FROM echoes"), 0);
+}
+
+#[test]
+fn policies_are_tried_on_the_history() {
+    let folder = Folder::new("trial");
+    let store = Store::start(settings(&folder.0, "UTC")).unwrap();
+    let mut house = House::new("UTC", MONDAY);
+    store.send(house.batch());
+    house.exchange(PHONE, &party("tracker.example"), counts(10));
+    house.exchange(PHONE, &party("other.example"), counts(20));
+    house.exchange(PHONE, &Party::all_of(PartyKind::Sites), counts(30));
+    house.exchange(LAPTOP, &party("tracker.example"), counts(40));
+    house.now += 60.0;
+    store.send(house.batch());
+    drop(store);
+    let path = |name: &str| folder.0.join(name);
+    let base = format!(
+        "[[interface]]\nname = \"lan0\"\n[daemon]\nstate_directory = \"{0}\"\nruntime_directory = \"{0}/run\"\n\
+         [[list]]\nfile = \"{0}/own.txt\"\ncategory = \"telemetry\"\n\
+         [[device]]\nmac = \"{PHONE}\"\nname = \"phone\"\n",
+        folder.0.display()
+    );
+    fs::write(path("own.txt"), "tracker.example\nother.example\n").unwrap();
+    fs::write(path("sensor.toml"), &base).unwrap();
+    let tried = format!(
+        "{base}[[policy]]\nname = \"no-tracker\"\ndevices = [\"phone\"]\ndomains = [\"tracker.example\"]\n\
+         action = \"reject\"\n"
+    );
+    fs::write(path("tried.toml"), tried).unwrap();
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_sensor"))
+        .arg("--config")
+        .arg(path("sensor.toml"))
+        .args(["policy", "try", "--since", "3650d", "--json"])
+        .arg(path("tried.toml"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let [phone, laptop] = &told.as_array().unwrap()[..] else {
+        panic!("{told:#}");
+    };
+    let flows = |pointer: &str| phone.pointer(pointer).and_then(serde_json::Value::as_u64);
+    assert_eq!(phone["refused"].as_array().unwrap().len(), 1, "{told:#}");
+    assert_eq!(phone["refused"][0]["party"], "tracker.example");
+    assert_eq!(phone["refused"][0]["policy"], "no-tracker");
+    assert_eq!(phone["refused"][0]["upload_bytes"], 10);
+    assert_eq!(flows("/cannot_be_told/upload_bytes"), Some(30), "sites");
+    assert_eq!(flows("/all/upload_bytes"), Some(60));
+    assert_eq!(laptop["refused"].as_array().unwrap().len(), 0);
+    assert_eq!(laptop["cannot_be_told"]["flows"], 0);
 }
 
 /// A step of a household.

@@ -14,6 +14,7 @@ use anyhow::{Context as _, Result, ensure};
 use rusqlite::Connection;
 use serde_json::Value;
 use xtask::{
+    command::capture,
     lab::{Device, ECHO_PORT, Lab, NEWS, Options, PHONE_MAC, Sensor, TRACKING, WEB, wait_until},
     verify::times,
 };
@@ -71,7 +72,11 @@ fn counted(lab: &Lab, sensor: &Sensor, mac: &str) -> Result<[u64; 5]> {
 
 /// The same, as the history has them.
 fn written(lab: &Lab, mac: &str) -> Result<[u64; 5]> {
-    let connection = Connection::open(database(lab))?;
+    written_in(&database(lab), mac)
+}
+
+fn written_in(database: &Path, mac: &str) -> Result<[u64; 5]> {
+    let connection = Connection::open(database)?;
     let mut sums = [0; 5];
     for (sum, column) in sums.iter_mut().zip([
         "upload_bytes",
@@ -166,6 +171,103 @@ fn killed_again_and_again_the_history_is_that_of_the_kernel() -> Result<()> {
     let counted = self::counted(&lab, &sensor, PHONE_MAC)?;
     ensure!(again == counted, "{counted:?} counted, {again:?} written");
     sensor.process.stop()?;
+    Ok(())
+}
+
+/// Has a shell of the gateway do something.
+fn shell(lab: &Lab, words: &str) -> Result<String> {
+    capture(&mut lab.gateway.command("sh", ["-c", words]))
+}
+
+/// The disk of the history is full, then gone, and read-only at a start: the sensor says so and goes on, and the
+/// history has everything in the end.
+#[test]
+fn a_disk_that_is_full_gone_or_read_only_stops_nobody_and_the_history_catches_up() -> Result<()> {
+    let mut lab = Lab::start(Options::default())?;
+    let folder = lab.gateway.folder.clone();
+    let [disk, kept] = ["disk", "kept"].map(|name| folder.join(name));
+    let [at, beside] = [&disk, &kept].map(|path| path.display().to_string());
+    // Only the gateway sees these mounts, and they go with it. Where the disk is gone, nothing can be written.
+    shell(
+        &lab,
+        &format!(
+            "mkdir {at} {beside} && mount -t tmpfs -o ro,size=64k nothing {at} && \
+         mount -t tmpfs -o size=1m disk {beside} && mount --bind {beside} {at}"
+        ),
+    )?;
+    let configuration = lab.configuration(&format!("{QUICK}directory = \"{at}\"\n"));
+    let sensor = lab.sensor(binary(), &configuration)?;
+    lab.plug(Device::Phone)?;
+    let load = |lab: &Lab, seconds: u64| -> Result<()> {
+        let running = AtomicBool::new(true);
+        thread::scope(|scope| -> Result<()> {
+            let load = scope.spawn(|| lab.phone.enter(|| chatter(&running)));
+            thread::sleep(Duration::from_secs(seconds));
+            running.store(false, Ordering::Relaxed);
+            Ok(load.join().expect("the load does not panic")??)
+        })
+    };
+    let problem = |lab: &Lab, sensor: &Sensor| -> Option<String> {
+        let status = sensor.json(lab, "status").ok()?;
+        let problem = status["history"]["problem"].as_str();
+        Some(problem.unwrap_or_default().to_owned())
+    };
+    let wait_for = |lab: &Lab, sensor: &Sensor, part: &str| {
+        wait_until(&format!("the problem {part:?}"), LIMIT, || {
+            let problem = problem(lab, sensor);
+            problem.is_some_and(|problem| match part {
+                "" => problem.is_empty(),
+                part => problem.contains(part),
+            })
+        })
+    };
+    let goes_on = |lab: &Lab, sensor: &Sensor| -> Result<()> {
+        let before = counted(lab, sensor, PHONE_MAC)?;
+        load(lab, 3)?;
+        let after = counted(lab, sensor, PHONE_MAC)?;
+        ensure!(after[0] > before[0], "{before:?}, then {after:?}");
+        Ok(())
+    };
+    load(&lab, 2)?;
+    wait_for(&lab, &sensor, "")?;
+
+    let full = format!("dd if=/dev/zero of={beside}/filler bs=4k 2>/dev/null; true");
+    shell(&lab, &full)?;
+    goes_on(&lab, &sensor)?;
+    wait_for(&lab, &sensor, "free space there")?;
+    shell(&lab, &format!("rm {beside}/filler"))?;
+    load(&lab, 2)?;
+    wait_for(&lab, &sensor, "")?;
+
+    shell(&lab, &format!("umount -l {at}"))?;
+    goes_on(&lab, &sensor)?;
+    wait_for(&lab, &sensor, "writable")?;
+    shell(&lab, &format!("mount --bind {beside} {at}"))?;
+    load(&lab, 2)?;
+    wait_for(&lab, &sensor, "")?;
+
+    sensor.process.stop()?;
+    shell(&lab, &format!("mount -o remount,ro {at}"))?;
+    let sensor = lab.sensor(binary(), &configuration)?;
+    goes_on(&lab, &sensor)?;
+    wait_for(&lab, &sensor, "writable")?;
+    shell(&lab, &format!("mount -o remount,rw {at}"))?;
+    load(&lab, 2)?;
+    wait_for(&lab, &sensor, "")?;
+
+    // Names are waited for two seconds, and flows are reaped.
+    thread::sleep(Duration::from_secs(4));
+    lab.balanced_books(&sensor)?;
+    output(&lab, &sensor, &["history"])?;
+    let counted = counted(&lab, &sensor, PHONE_MAC)?;
+    sensor.process.stop()?;
+    let copy = folder.join("copy.db");
+    shell(&lab, &format!("cp {at}/history.db {}", copy.display()))?;
+    let written = written_in(&copy, PHONE_MAC)?;
+    ensure!(
+        counted == written,
+        "{counted:?} counted, {written:?} written"
+    );
     Ok(())
 }
 

@@ -1,13 +1,17 @@
 //! The slow tests, each part callable alone. The same tests are in the test command, in a thin form; [`LONG`]
 //! in the environment asks for the long one.
 
-use std::env;
+use std::{
+    env, fs,
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result};
 
 use crate::{
     build,
-    command::{run_shown, say},
+    command::{capture, run_shown, say},
     fuzz,
     setup::{self, Need},
 };
@@ -140,40 +144,99 @@ pub const NAMES: [&str; 11] = [
 /// For how many minutes each fuzz target is run.
 const MINUTES: u32 = 10;
 
-/// Runs every part, or one, in its long form; the first failure ends it.
+/// The document that has the last result of each part.
+const DOCUMENT: &str = "deploy/docs/verified.md";
+
+/// Runs every part, or one, in its long form, and notes the result of each in [`DOCUMENT`]; the first failure ends
+/// it.
 ///
 /// # Errors
-/// Where a test fails or a fuzz target finds something.
+/// Where a test fails or a fuzz target finds something, or the document cannot be written.
 pub fn verify(only: Option<&str>) -> Result<()> {
     setup::ensure(&Need::ALL)?;
     build::kernel()?;
     let is_wanted = |name: &str| only.is_none_or(|only| only == name);
     for part in PARTS.iter().filter(|part| is_wanted(part.name)) {
-        say(&format!("\n· {}", part.name));
-        for (file, test) in part.tests {
-            run_shown(
-                build::host_cargo()
-                    .args(["test", "--package", "sensor", "--test", file, "--"])
-                    .args(["--exact", test, "--nocapture"])
-                    .env(LONG, "1")
-                    .env("CI", "1"),
-            )
-            .with_context(|| part.name)?;
-        }
+        noted(part.name, || {
+            part.tests.iter().try_for_each(|(file, test)| {
+                run_shown(
+                    build::host_cargo()
+                        .args(["test", "--package", "sensor", "--test", file, "--"])
+                        .args(["--exact", test, "--nocapture"])
+                        .env(LONG, "1")
+                        .env("CI", "1"),
+                )
+            })
+        })?;
     }
     if is_wanted(LOAD) {
-        say(&format!("\n· {LOAD}"));
-        for bench in ["history", "echo"] {
-            let mut cargo = build::host_cargo();
-            cargo.args(["bench", "--package", "sensor", "--bench", bench]);
-            run_shown(&mut cargo).context(LOAD)?;
-        }
+        noted(LOAD, || {
+            ["history", "echo"].into_iter().try_for_each(|bench| {
+                let mut cargo = build::host_cargo();
+                run_shown(cargo.args(["bench", "--package", "sensor", "--bench", bench]))
+            })
+        })?;
     }
     if is_wanted(FUZZ) {
-        fuzz::fuzz(MINUTES, None)?;
+        noted(FUZZ, || fuzz::fuzz(MINUTES, None))?;
     }
     say("everything that was asked for is verified");
     Ok(())
+}
+
+/// Runs a part, and notes its result.
+fn noted(part: &'static str, run: impl FnOnce() -> Result<()>) -> Result<()> {
+    say(&format!("\n· {part}"));
+    let commit = commit()?;
+    let began = Instant::now();
+    let outcome = run();
+    let file = build::workspace().join(DOCUMENT);
+    let text = fs::read_to_string(&file).with_context(|| format!("{DOCUMENT} cannot be read"))?;
+    let result = match outcome {
+        Ok(()) => "passed",
+        Err(_) => "failed",
+    };
+    let text = with_row(&text, part, [result, &commit, &duration(began.elapsed())]);
+    fs::write(&file, text).with_context(|| format!("{DOCUMENT} cannot be written"))?;
+    outcome.context(part)
+}
+
+/// The commit that is verified, and whether files were changed since then, the document aside.
+fn commit() -> Result<String> {
+    let git = |words: &[&str]| {
+        let mut git = Command::new("git");
+        capture(git.current_dir(build::workspace()).args(words))
+    };
+    let commit = git(&["rev-parse", "--short=12", "HEAD"])?;
+    let without = format!(":!{DOCUMENT}");
+    let changed = git(&["status", "--porcelain", "--", ".", &without])?;
+    Ok(match changed.trim().is_empty() {
+        true => commit.trim().to_owned(),
+        false => format!("{}, with changes", commit.trim()),
+    })
+}
+
+/// Hours, minutes and seconds, as in `1 h 02 min 03 s`.
+fn duration(took: Duration) -> String {
+    let seconds = took.as_secs();
+    let (hours, minutes, seconds) = (seconds / 3_600, seconds / 60 % 60, seconds % 60);
+    match (hours, minutes) {
+        (0, 0) => format!("{seconds} s"),
+        (0, minutes) => format!("{minutes} min {seconds:02} s"),
+        (hours, minutes) => format!("{hours} h {minutes:02} min {seconds:02} s"),
+    }
+}
+
+/// A document with the row of a part at the end of its table, or in the place of the row that the part had.
+fn with_row(text: &str, part: &str, [result, commit, took]: [&str; 3]) -> String {
+    let start = format!("| `{part}` |");
+    let row = format!("{start} {result} | {commit} | {took} |");
+    let mut lines: Vec<_> = text.lines().map(str::to_owned).collect();
+    match lines.iter_mut().find(|line| line.starts_with(&start)) {
+        Some(line) => *line = row,
+        None => lines.push(row),
+    }
+    lines.join("\n") + "\n"
 }
 
 #[cfg(test)]
@@ -181,6 +244,30 @@ mod tests {
     use std::fs;
 
     use super::*;
+
+    #[test]
+    fn a_part_has_one_row_which_is_that_of_its_last_run() {
+        let head = "| part | result | commit | took |\n| --- | --- | --- | --- |\n";
+        let text = with_row(head, "power", ["failed", "abc", "5 s"]);
+        let text = with_row(&text, "load", ["passed", "abc", "6 s"]);
+        let text = with_row(&text, "power", ["passed", "def", "7 s"]);
+        assert_eq!(
+            text,
+            format!("{head}| `power` | passed | def | 7 s |\n| `load` | passed | abc | 6 s |\n")
+        );
+        let document = fs::read_to_string(build::workspace().join(DOCUMENT)).expect("it is there");
+        assert!(document.contains(head), "{DOCUMENT} ends with that table");
+        let last = document.lines().last().unwrap_or_default();
+        assert!(last.starts_with('|'), "{last}");
+    }
+
+    #[test]
+    fn durations_are_for_people() {
+        let of = |seconds| duration(Duration::from_secs(seconds));
+        assert_eq!(of(59), "59 s");
+        assert_eq!(of(61), "1 min 01 s");
+        assert_eq!(of(3_723), "1 h 02 min 03 s");
+    }
 
     #[test]
     fn each_test_of_a_part_is_there_and_has_a_long_form() {

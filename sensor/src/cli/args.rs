@@ -80,6 +80,8 @@ pub enum Command {
     Pause(PauseArgs),
     /// End a `pause` of the same devices; without devices, end every one.
     Resume(ResumeArgs),
+    /// Try the policies of a configuration on the recorded history.
+    Policy(PolicyArgs),
     /// Show whether a device may reach a name or address, and which policy decides.
     Explain(ExplainArgs),
     /// Remove every program, map and link of the sensor from the kernel.
@@ -341,6 +343,38 @@ pub struct ExplainArgs {
     /// `[2001:db8::1]:443`.
     #[arg(value_name = "NAME|ADDRESS[:PORT]", value_parser = arguments::subject)]
     pub subject: Subject,
+    /// How it is printed.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// What is done with policies.
+#[derive(Clone, Debug, Args)]
+pub struct PolicyArgs {
+    /// The command.
+    #[command(subcommand)]
+    pub command: PolicyCommand,
+}
+
+/// The commands about policies.
+#[derive(Clone, Debug, Subcommand)]
+pub enum PolicyCommand {
+    /// Show what policies would have refused, by device and party. Changes nothing.
+    ///
+    /// The history decides where the name that it kept does. Of the rest it cannot be told, and that share is
+    /// shown.
+    Try(TryArgs),
+}
+
+/// Which policies are tried, and on which history.
+#[derive(Clone, Debug, Args)]
+pub struct TryArgs {
+    /// A configuration file with the policies: for example a copy of your own with one more.
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// How far back, as in `36h` or `30d`.
+    #[arg(long, value_name = "DURATION", default_value = "7d", value_parser = arguments::since)]
+    pub since: Duration,
     /// How it is printed.
     #[command(flatten)]
     pub output: Output,

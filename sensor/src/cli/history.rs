@@ -237,7 +237,7 @@ pub(super) fn place(directory: &Path) -> Result<String, String> {
         (0xfe53_4d42, "smb", NETWORK),
         (0xff53_4d42, "cifs", NETWORK),
     ];
-    const FLASH: &str = ", of a kind that is used on flash: a household of 50 devices writes some 17 MiB a day, \
+    const FLASH: &str = ", of a kind that is used on flash: a household of 50 devices writes some 15 MiB a day, \
                          and a longer `batch` in [history] less";
     const MEMORY: &str =
         "memory, and gone with the power: have `directory` in [history] name a disk";

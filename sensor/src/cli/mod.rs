@@ -2,6 +2,7 @@
 
 pub mod args;
 mod history;
+mod policy;
 pub mod print;
 mod replay;
 mod report;
@@ -99,6 +100,7 @@ fn carry_out(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Report(args) => report::report(&mut out, &config, args)?,
         Command::Pause(args) => requests::pause(&mut out, &config, args)?,
         Command::Resume(args) => requests::resume(&mut out, &config, args)?,
+        Command::Policy(args) => return policy::policy(&mut out, &config, args),
         Command::Explain(args) => return requests::explain(&mut out, &config, &problems, args),
         Command::Unload => {
             kernel::unload(pin_directory)?;

@@ -788,7 +788,7 @@ fn in_order(mut claims: Vec<Claim<'_>>) -> Vec<Claim<'_>> {
 }
 
 /// Why no claim of a policy or command applies, by its devices and schedule; `None`: they do.
-fn applies(
+pub(super) fn applies(
     deciding: &Deciding<'_>,
     device: &DeviceFacts<'_>,
     devices: &[DeviceSelector],

@@ -26,7 +26,8 @@
 //!
 //! `rule` holds a policy as configured · `compile` makes the tables · `capacity` leaves out policies that
 //! do not fit · `name_table` is the table of names · `lists` reads the policies' own lists · `schedule`
-//! tells when a policy applies · `ruleset` decides in user space · `explain` tells why.
+//! tells when a policy applies · `ruleset` decides in user space · `explain` tells why · `trial` tries policies on
+//! the history.
 
 mod capacity;
 mod compile;
@@ -36,6 +37,7 @@ mod name_table;
 mod rule;
 mod ruleset;
 mod schedule;
+pub mod trial;
 
 use std::{collections::BTreeMap, sync::Arc};
 

@@ -52,7 +52,7 @@ pub(super) struct House {
 }
 
 impl House {
-    fn deciding(&self) -> Deciding<'_> {
+    pub(super) fn deciding(&self) -> Deciding<'_> {
         Deciding {
             policies: &self.policies,
             temporary: &self.temporary,
@@ -216,7 +216,7 @@ fn catalog(entries: &[(String, Option<Category>, Option<&str>)]) -> Catalog {
     }
 }
 
-fn house(policies: Vec<Policy>, entries: &[(&str, Category)]) -> House {
+pub(super) fn house(policies: Vec<Policy>, entries: &[(&str, Category)]) -> House {
     let entries: Vec<_> = entries
         .iter()
         .map(|(name, category)| ((*name).to_owned(), Some(*category), None))

@@ -12,6 +12,7 @@ pub mod replay;
 mod report;
 mod status;
 mod text;
+mod trial;
 
 use std::io::{self, Write};
 
@@ -36,6 +37,8 @@ pub use pauses::{print_paused, print_resumed};
 pub use refused::print_refused;
 pub use report::{print_reports, print_reports_as_markdown};
 pub use status::print_status;
+
+pub use trial::{DeviceTrial, RefusedParty, print_trial};
 
 pub use text::{print_list, printable_lines};
 

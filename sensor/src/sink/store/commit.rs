@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, TransactionBehavior, params};
 
 use super::Settings;
 use crate::model::history::{Batch, Counts, DeviceBatch, Hour, MOST_STACKS, Party, PartyKind};
@@ -85,11 +85,11 @@ struct Commit<'a> {
     settings: &'a Settings,
     batch: &'a Batch,
     before: Option<Before>,
-    /// The positions that earlier commits account for.
+    /// The positions that the file accounts for, with the numbers by which their records are told from earlier ones.
     positions: HashMap<String, (i64, Counts)>,
+    /// As the file has them: without the rows of the hour that is not over.
+    stored: HashMap<String, (i64, Amounts)>,
     gap: Option<Gap>,
-    /// Whether counts were moved to those of `other`, whose position is then to be written anew.
-    has_moved: bool,
     /// Whether the batch's hour is part of days and months already.
     is_rolled: bool,
 }
@@ -117,12 +117,20 @@ impl<'a> Commit<'a> {
             batch,
             before,
             positions: HashMap::new(),
+            stored: HashMap::new(),
             gap: None,
-            has_moved: false,
             is_rolled: false,
         };
         if !commit.counts_anew() {
-            commit.positions = positions(on)?;
+            commit.stored = stored_positions(on)?;
+            let open = open_hour(on)?;
+            let with_open = |(device, (began, stored)): (&String, &(i64, Amounts))| {
+                let open = open.get(device).copied().unwrap_or_default();
+                let position =
+                    position([0, 1, 2, 3, 4].map(|at| stored[at].wrapping_add(open[at])));
+                (device.clone(), (*began, position))
+            };
+            commit.positions = commit.stored.iter().map(with_open).collect();
         }
         Ok(commit)
     }
@@ -194,13 +202,13 @@ impl<'a> Commit<'a> {
         if !moved.is_zero() {
             let other = self.positions.entry(OTHER.to_owned()).or_default();
             other.1.add(&moved);
-            self.has_moved = true;
         }
         for device in &of.devices {
             if let Some(position) = &device.position {
                 self.file(device, position)?;
             }
         }
+        self.write_positions()?;
         self.on
             .prepare_cached(
                 "INSERT INTO state (id, tables, boot, end, since_boot, evicted) VALUES (1, ?1, ?2, ?3, ?4, 0) \
@@ -348,7 +356,8 @@ impl<'a> Commit<'a> {
         Ok(moved)
     }
 
-    fn forget_position(&self, device: &str) -> rusqlite::Result<()> {
+    fn forget_position(&mut self, device: &str) -> rusqlite::Result<()> {
+        self.stored.remove(device);
         self.on
             .prepare_cached("DELETE FROM positions WHERE device = ?1")?
             .execute([device])?;
@@ -361,10 +370,7 @@ impl<'a> Commit<'a> {
         for (_, counts) in &device.parties {
             by_parties.add(counts);
         }
-        let known = self.positions.get(&device.device);
-        let is_stored = known.is_some_and(|(_, known)| known == position)
-            && !(self.has_moved && device.device == OTHER);
-        let before = match known {
+        let before = match self.positions.get(&device.device) {
             Some((_, before)) => *before,
             // Its counts up to the last commit belong to nobody: they were forgotten, or are from before the
             // history began.
@@ -374,7 +380,23 @@ impl<'a> Commit<'a> {
         let unattributed = position.without(&before).without(&by_parties);
         self.file_parties(device, &unattributed)?;
         self.file_echoes(device)?;
-        if !is_stored {
+        let written = (device.began as i64, *position);
+        self.positions.insert(device.device.clone(), written);
+        Ok(())
+    }
+
+    /// Writes the positions that changed beside what the rows of the present hour say of them: of most devices, none
+    /// until the hour is over.
+    fn write_positions(&self) -> rusqlite::Result<()> {
+        let open = open_hour(self.on)?;
+        for (device, (began, position)) in &self.positions {
+            let open = open.get(device).copied().unwrap_or_default();
+            let all = amounts_of(position);
+            let stored = [0, 1, 2, 3, 4].map(|at| all[at].wrapping_sub(open[at]));
+            if self.stored.get(device) == Some(&(*began, stored)) {
+                continue;
+            }
+            let [upload, download, upload_packets, download_packets, flows] = stored;
             self.on
                 .prepare_cached(
                     "INSERT INTO positions (device, began, upload_bytes, download_bytes, upload_packets, \
@@ -383,13 +405,13 @@ impl<'a> Commit<'a> {
                      download_packets = ?6, flows = ?7",
                 )?
                 .execute(params![
-                    device.device,
-                    device.began as i64,
-                    position.bytes[0] as i64,
-                    position.bytes[1] as i64,
-                    position.packets[0] as i64,
-                    position.packets[1] as i64,
-                    position.flows as i64,
+                    device,
+                    began,
+                    upload,
+                    download,
+                    upload_packets,
+                    download_packets,
+                    flows
                 ])?;
         }
         Ok(())
@@ -720,20 +742,60 @@ fn added_up(table: &str) -> String {
         .join(", ")
 }
 
-fn positions(on: &Connection) -> rusqlite::Result<HashMap<String, (i64, Counts)>> {
+/// The amounts of a position, in the order of [`COLUMNS`]. Without the rows of an hour they may be below zero: the
+/// kernel's tables were made anew in it.
+type Amounts = [i64; 5];
+
+fn amounts_of(position: &Counts) -> Amounts {
+    let [upload, download] = position.bytes;
+    let [upload_packets, download_packets] = position.packets;
+    [
+        upload,
+        download,
+        upload_packets,
+        download_packets,
+        position.flows,
+    ]
+    .map(|amount| amount as i64)
+}
+
+fn position(amounts: Amounts) -> Counts {
+    let [upload, download, upload_packets, download_packets, flows] =
+        amounts.map(|amount| amount as u64);
+    Counts {
+        bytes: [upload, download],
+        packets: [upload_packets, download_packets],
+        flows,
+        ..Counts::default()
+    }
+}
+
+fn amounts_at(row: &Row<'_>, first: usize) -> rusqlite::Result<Amounts> {
+    let mut amounts = Amounts::default();
+    for (place, amount) in (first..).zip(&mut amounts) {
+        *amount = row.get(place)?;
+    }
+    Ok(amounts)
+}
+
+fn stored_positions(on: &Connection) -> rusqlite::Result<HashMap<String, (i64, Amounts)>> {
     let mut statement = on.prepare_cached(
         "SELECT device, began, upload_bytes, download_bytes, upload_packets, download_packets, flows \
          FROM positions",
     )?;
     let rows = statement.query_map([], |row| {
-        let count = |place| Ok::<_, rusqlite::Error>(row.get::<_, i64>(place)? as u64);
-        let counts = Counts {
-            bytes: [count(2)?, count(3)?],
-            packets: [count(4)?, count(5)?],
-            flows: count(6)?,
-            ..Counts::default()
-        };
-        Ok((row.get(0)?, (row.get(1)?, counts)))
+        Ok((row.get(0)?, (row.get(1)?, amounts_at(row, 2)?)))
     })?;
+    rows.collect()
+}
+
+/// What the rows of the hour that is not over have of each device.
+fn open_hour(on: &Connection) -> rusqlite::Result<HashMap<String, Amounts>> {
+    let mut statement = on.prepare_cached(
+        "SELECT d.device, SUM(t.upload_bytes), SUM(t.download_bytes), SUM(t.upload_packets), \
+         SUM(t.download_packets), SUM(t.flows) FROM hours h JOIN device_hours t ON t.hour = h.hour \
+         JOIN devices d ON d.id = t.device WHERE h.rolled = 0 GROUP BY t.device",
+    )?;
+    let rows = statement.query_map([], |row| Ok((row.get(0)?, amounts_at(row, 1)?)))?;
     rows.collect()
 }

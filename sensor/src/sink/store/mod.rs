@@ -284,7 +284,6 @@ impl Writer {
                 if free > pages / 8 {
                     upkeep::give_back(connection).map_err(problem)?;
                 }
-                upkeep::begin_log_anew(connection).map_err(problem)?;
             }
             let used = upkeep::used(connection).map_err(problem)?;
             let mut state = lock(&self.state);

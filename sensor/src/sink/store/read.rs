@@ -13,7 +13,7 @@ use rusqlite::{
 use serde::Serialize;
 
 use super::{commit::SEEN_EVERY, file};
-use crate::model::echo::EarlierEcho;
+use crate::model::{echo::EarlierEcho, history::PartyKind};
 
 /// The name of all visited sites whose names are not shown.
 pub const A_SITE: &str = "a site";
@@ -180,6 +180,29 @@ pub struct HourOfDevice {
     pub start: i64,
     /// Bytes that left the device.
     pub upload_bytes: i64,
+}
+
+/// What a device had with a party in an hour.
+#[derive(Clone, Copy, Debug)]
+pub struct PartyHour<'a> {
+    /// Seconds since the Unix epoch at which the hour began.
+    pub hour: i64,
+    /// The device's MAC address, or `multicast` or `other`.
+    pub device: &'a str,
+    /// The device's name.
+    pub device_name: Option<&'a str>,
+    /// The way in which the party is written down.
+    pub kind: PartyKind,
+    /// The party.
+    pub party: &'a str,
+    /// Its category.
+    pub category: Option<&'a str>,
+    /// Bytes that left the device.
+    pub upload_bytes: i64,
+    /// Bytes that reached it.
+    pub download_bytes: i64,
+    /// Flows that began.
+    pub flows: i64,
 }
 
 /// The open history.
@@ -374,6 +397,58 @@ impl Reader {
         let mut sums: Vec<_> = sums.into_values().collect();
         sort(&mut sums);
         Ok(sums)
+    }
+
+    /// Gives what each device had with each party in each hour since a time, in seconds since the Unix epoch, to
+    /// `take`.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn party_hours(
+        &self,
+        since: i64,
+        mut take: impl FnMut(PartyHour<'_>),
+    ) -> anyhow::Result<()> {
+        let mut statement = self
+            .connection
+            .prepare("SELECT id, device, name FROM devices")?;
+        let devices =
+            statement.query_map([], |row| Ok((row.get(0)?, (row.get(1)?, row.get(2)?))))?;
+        let devices: HashMap<i64, (String, Option<String>)> = devices.collect::<Result<_, _>>()?;
+        let mut statement = self
+            .connection
+            .prepare("SELECT id, kind, party, nullif(category, '') FROM parties")?;
+        let parties = statement.query_map([], |row| {
+            let kind = row.get_ref(1)?.as_str()?.parse();
+            let kind = kind.unwrap_or(PartyKind::Other);
+            Ok((row.get(0)?, (kind, row.get(2)?, row.get(3)?)))
+        })?;
+        let parties: HashMap<i64, (PartyKind, String, Option<String>)> =
+            parties.collect::<Result<_, _>>()?;
+        let mut statement = self.connection.prepare(
+            "SELECT hour, device, party, upload_bytes, download_bytes, flows FROM party_hours WHERE hour >= ?1",
+        )?;
+        let mut rows = statement.query([since])?;
+        while let Some(row) = rows.next()? {
+            let (device, party): (i64, i64) = (row.get(1)?, row.get(2)?);
+            let (Some((device, device_name)), Some((kind, party, category))) =
+                (devices.get(&device), parties.get(&party))
+            else {
+                continue;
+            };
+            take(PartyHour {
+                hour: row.get(0)?,
+                device,
+                device_name: device_name.as_deref(),
+                kind: *kind,
+                party,
+                category: category.as_deref(),
+                upload_bytes: row.get(3)?,
+                download_bytes: row.get(4)?,
+                flows: row.get(5)?,
+            });
+        }
+        Ok(())
     }
 
     /// The gaps that end after a time, in seconds since the Unix epoch, in order.

@@ -9,7 +9,7 @@ use rusqlite::Connection;
 pub const APPLICATION: i32 = 0x4777_5365;
 
 /// The steps from each version to the next; the number of a version is in `PRAGMA user_version`.
-const STEPS: [&str; 3] = [V1, V2, V3];
+const STEPS: [&str; 4] = [V1, V2, V3, V4];
 
 /// The version of this program.
 pub const VERSION: i32 = STEPS.len() as i32;
@@ -143,6 +143,18 @@ const V3: &str = "CREATE TABLE echoes (day TEXT NOT NULL, device INTEGER NOT NUL
      e.control_permille, e.lag, e.beside, e.told, e.reach, e.verdict \
      FROM echoes e JOIN devices d ON d.id = e.device;\n";
 
+/// Positions are without the rows of the hour that is not over.
+const V4: &str = concat!(
+    "UPDATE positions SET upload_bytes = positions.upload_bytes - t.upload_bytes, \
+     download_bytes = positions.download_bytes - t.download_bytes, \
+     upload_packets = positions.upload_packets - t.upload_packets, \
+     download_packets = positions.download_packets - t.download_packets, flows = positions.flows - t.flows \
+     FROM (SELECT d.device AS name, ",
+    sums!(),
+    " FROM hours h JOIN device_hours t ON t.hour = h.hour JOIN devices d ON d.id = t.device WHERE h.rolled = 0 \
+     GROUP BY t.device) t WHERE t.name = positions.device;\n",
+);
+
 /// The version of an open file; 0 where it is empty.
 pub fn version(connection: &Connection) -> rusqlite::Result<i32> {
     connection.pragma_query_value(None, "user_version", |row| row.get(0))
@@ -170,6 +182,25 @@ pub fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_older_files_positions_lose_what_the_present_hour_has() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch(V1).unwrap();
+        connection.pragma_update(None, "user_version", 1).unwrap();
+        let rows = "INSERT INTO devices VALUES (1, 'a', NULL, 0, 0, 0), (2, 'b', NULL, 0, 0, 0); \
+                    INSERT INTO hours VALUES (0, '1970-01-01', 1), (3600, '1970-01-01', 0); \
+                    INSERT INTO device_hours VALUES (0, 1, 9, 9, 9, 9, 9, 0, 0), (3600, 1, 5, 4, 3, 2, 1, 0, 0); \
+                    INSERT INTO positions VALUES ('a', 7, 100, 100, 100, 100, 100), ('b', 8, 6, 6, 6, 6, 6);";
+        connection.execute_batch(rows).unwrap();
+        migrate(&mut connection).unwrap();
+        let positions = "SELECT group_concat(device || ' ' || upload_bytes || ' ' || download_bytes || ' ' || \
+                         upload_packets || ' ' || download_packets || ' ' || flows, ', ') FROM positions";
+        let positions: String = connection
+            .query_row(positions, [], |row| row.get(0))
+            .unwrap();
+        assert_eq!(positions, "a 95 96 97 98 99, b 6 6 6 6 6");
+    }
 
     #[test]
     fn an_empty_file_gets_every_table_and_view_and_another_time_nothing() {

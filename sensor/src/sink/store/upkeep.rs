@@ -219,21 +219,6 @@ pub(super) fn give_back(connection: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// The size of the log in bytes from which it is emptied, and not only begun anew.
-const LARGE_LOG: i64 = 4 << 20;
-
-/// Writes the log (`-wal`) into the file, and begins it anew in the same place: a log that grows again with every
-/// commit costs the file system a journal entry each, half as much as the rows. A log that became large for once is
-/// emptied. Readers may keep it from that: the next time does it.
-pub(super) fn begin_log_anew(connection: &Connection) -> rusqlite::Result<()> {
-    let pages: i64 =
-        connection.query_row("PRAGMA wal_checkpoint(RESTART)", [], |row| row.get(1))?;
-    match pages * 4_096 > LARGE_LOG {
-        true => checkpoint(connection),
-        false => Ok(()),
-    }
-}
-
 /// Writes the log (`-wal`) into the file, and empties it. Readers may keep it from that: the next time does it.
 pub(super) fn checkpoint(connection: &Connection) -> rusqlite::Result<()> {
     connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
