@@ -1,11 +1,9 @@
 //! Echoes: parties to which a device uploads something whenever it visits a site.
 //!
-//! Names become visits ([visits](self::visits)), visits and uploads become [marks]. At its looks a device's parties
-//! are tested ([lags], [chance]), and those that pass ([looks]) are shown with their [evidence]: *reach* and
-//! *stack* are two fields, because timing alone cannot tell a party that nearly every page embeds from a report of
-//! the device itself.
-//!
-//! From the same marks come the uploads while a device is [idle].
+//! Names become visits (`visits`), visits and uploads become `marks`. At its looks a device's parties are tested
+//! (`lags`, `chance`), and those that pass (`looks`) are shown with their `evidence`: *reach* and *stack* are two
+//! fields, because timing alone cannot tell a party that nearly every page embeds from a report of the device itself.
+//! `watched` has the state of a device. From the same marks come the uploads while a device is `idle`.
 //!
 //! Visits are kept in memory only. A look is done in slices, so that no reading of the tables waits for it.
 
