@@ -241,11 +241,6 @@ impl Echo {
         verdicts
     }
 
-    /// The devices of which there are marks.
-    pub fn devices(&self) -> impl Iterator<Item = Mac> {
-        self.devices.keys().copied()
-    }
-
     /// Whether a look at a device is over since this was called last.
     pub fn take_looked(&mut self, device: Mac) -> bool {
         let watched = self.devices.get_mut(&device);
