@@ -370,7 +370,6 @@ fn snapshot() -> Snapshot {
             batches_lost: 1,
             rows_evicted: 512,
         }),
-        echoes: Vec::new(),
         ticks: Ticks {
             count: 10,
             total: Duration::from_millis(25),

@@ -107,12 +107,6 @@ impl Aggregate {
         self.echo.step(self.now, steps);
     }
 
-    /// The echoes of all devices of which there are marks, with times in steady seconds.
-    pub(super) fn all_echoes(&self) -> Vec<DeviceEchoes> {
-        let devices = self.echo.devices();
-        devices.filter_map(|device| self.echoes(device)).collect()
-    }
-
     fn echoes(&self, device: Mac) -> Option<DeviceEchoes> {
         let (since, is_cut) = self.echo.since(device)?;
         let progress = self.echo.progress(device);

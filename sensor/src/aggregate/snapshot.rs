@@ -70,12 +70,6 @@ impl Aggregate {
                 snapshot.devices[*place].probably_same_as = Some(Mac::new(known).to_string());
             }
         }
-        snapshot.echoes = self.all_echoes();
-        for echoes in &mut snapshot.echoes {
-            let mut devices = snapshot.devices.iter();
-            let device = devices.find(|device| device.device == echoes.device);
-            echoes.name = device.and_then(|device| device.identity.name.clone());
-        }
         snapshot.parties = self.parties_of(&snapshot);
         snapshot.decode_failures = self
             .failures

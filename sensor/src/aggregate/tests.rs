@@ -1441,10 +1441,8 @@ fn a_host_of_the_vendor_that_hears_of_each_visit_is_an_echo() {
     house.now += 200.0;
     house.reading(&[PHONE, LAPTOP]);
     house.aggregate.look_for_echoes(1_000_000);
-    let echoes = house.aggregate.snapshot(Ticks::default()).echoes;
-    let [phone] = &*echoes else {
-        panic!("{echoes:?}")
-    };
+    let phone = house.aggregate.echoes_and_idle(Mac::new(PHONE));
+    let phone = phone.expect("marks of the phone");
     assert_eq!(
         (phone.device.as_str(), phone.looks),
         ("64:cc:2e:01:02:03", 1)

@@ -62,7 +62,7 @@ pub struct FlowFacts {
     /// device's hellos over TCP for the same name, where there were some in the last 24 hours, and all of one
     /// stack.
     pub stack: Option<String>,
-    /// As in [`PartyTraffic`]; `None` where the flow is not IP.
+    /// As in [`PartyTraffic`](super::PartyTraffic); `None` where the flow is not IP.
     pub party: Option<String>,
     /// The owner of the party.
     pub owner: Option<String>,
@@ -86,8 +86,8 @@ pub struct FlowFacts {
 /// Flows that could not be judged by their name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct UnreadFlows {
-    /// The reason: one of [`DecodeFailures`], `unknown-version`, `encrypted-hello`, `several-questions`,
-    /// `compressed-question` or `urgent`.
+    /// The reason: one of [`DecodeFailures`](super::DecodeFailures), `unknown-version`, `encrypted-hello`,
+    /// `several-questions`, `compressed-question` or `urgent`.
     #[serde(deserialize_with = "word::one")]
     pub reason: Word,
     /// The layer at which a name was looked for: `dns`, `tls`, `quic` or `http`.

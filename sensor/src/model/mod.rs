@@ -72,14 +72,12 @@ pub struct Snapshot {
     pub commands: Vec<OverrideState>,
     /// The store of the history; `None` where there is none.
     pub history: Option<history::StoreState>,
-    /// The echoes of devices of which there are marks.
-    pub echoes: Vec<echo::DeviceEchoes>,
     /// The ticks so far.
     pub ticks: Ticks,
 }
 
 impl Snapshot {
-    /// Turns the times of devices and echoes from steady time into the wall clock's, which is ahead by `offset`.
+    /// Turns the times of devices from steady time into the wall clock's, which is ahead by `offset`.
     pub fn add_to_times(&mut self, offset: f64) {
         for device in &mut self.devices {
             for time in [&mut device.first_seen, &mut device.last_seen] {
@@ -88,9 +86,6 @@ impl Snapshot {
                     *time += offset;
                 }
             }
-        }
-        for echoes in &mut self.echoes {
-            echoes.add_to_times(offset);
         }
     }
 }

@@ -28,7 +28,7 @@ pub struct Refused {
 /// A device, and what was refused to it of late.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct DeviceRefused {
-    /// Its MAC address, as in [`Device`].
+    /// Its MAC address, as in [`Device`](super::Device).
     pub device: String,
     /// Its name, where it has one.
     pub name: Option<String>,

@@ -1,7 +1,7 @@
 //! The test of one party: whether its uploads follow visits more often than other moments of the same minutes.
 //!
 //! The null hypothesis is that each visit could as well have been at any other second of its minute, where minutes
-//! are fixed bins (interval jitter: D. Platkiewicz, E. Stark, A. Amarasingham, *Spike-centered jitter can mistake
+//! are fixed bins (interval jitter: J. Platkiewicz, E. Stark, A. Amarasingham, *Spike-centered jitter can mistake
 //! temporal structure*, Neural Computation 29, 2017). The share of a minute's seconds after which an upload
 //! follows is then the chance of a hit, and the number of hits has a Poisson-binomial distribution: no random
 //! numbers are drawn, so the same marks give the same answer.
