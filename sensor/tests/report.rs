@@ -8,7 +8,7 @@ use std::{fs, process::Command};
 use sensor::{
     cli::print::{print_reports, print_reports_as_markdown},
     model::{
-        echo::{Echo, Reach, Stack},
+        echo::{Echo, IdleUploads, Reach, Stack},
         report::{Amounts, Change, Day, Gap, Owner, Report},
     },
     sink::web::report::page,
@@ -113,6 +113,16 @@ fn report() -> Report {
             reason: "no-daemon".to_owned(),
             lost: false,
         }],
+        idle: vec![IdleUploads {
+            name: HOSTILE.to_owned(),
+            is_host: true,
+            owner: None,
+            category: None,
+            count: 93,
+            first: 0.0,
+            last: 900.0,
+            every: Some(270.0),
+        }],
         hidden: Some(0.03),
     }
 }
@@ -137,6 +147,7 @@ fn names_are_text_in_every_form_and_the_page_needs_nothing_else() {
     names.dedup();
     assert_eq!(names.len(), all);
     assert!(page.contains("486 of 592") && !page.contains("withdrawn.example"));
+    assert!(page.contains("got data 93 times, one every 4.5 min."));
 
     let (mut text, mut markdown) = (Vec::new(), Vec::new());
     print_reports(&mut text, &[report()], time).unwrap();

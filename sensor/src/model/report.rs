@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::echo::Echo;
+use super::echo::{Echo, IdleUploads};
 
 /// The report of one device.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -31,6 +31,8 @@ pub struct Report {
     pub echoes: Vec<Echo>,
     /// The visits so far that count, and the number at which the next look comes; `None` where no daemon tells.
     pub visits: Option<[u32; 2]>,
+    /// Uploads of the last 24 hours while nobody used it; none where no daemon tells.
+    pub idle: Vec<IdleUploads>,
     /// What is new since the time before.
     pub changes: Vec<Change>,
     /// The times that no hour has.

@@ -97,6 +97,10 @@ pub fn make(reader: &Reader, wanted: &Wanted<'_>, live: Live<'_>) -> anyhow::Res
         owners: owners(&parties, echoes.as_deref().unwrap_or_default()),
         echoes: echoes.unwrap_or_default(),
         visits: live.echoes.map(|echoes| [echoes.visits, echoes.next_look]),
+        idle: live
+            .echoes
+            .map(|echoes| echoes.idle.clone())
+            .unwrap_or_default(),
         changes: Vec::new(),
         gaps: gaps(reader, &devices, since)?,
         hidden: live.hidden,

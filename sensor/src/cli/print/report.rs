@@ -2,9 +2,9 @@
 
 use std::io::{self, Write};
 
-use super::text::{counted, grouped, octets, print_table, printable, table};
+use super::text::{counted, counted_u64, grouped, octets, print_table, printable, table};
 use crate::model::{
-    echo::Echo,
+    echo::{Echo, IdleUploads},
     report::{Change, Gap, Owner, Report},
     text::chance,
 };
@@ -203,10 +203,22 @@ fn after_visits(row: &Owner) -> String {
     }
 }
 
-/// A line for each party that follows visits.
+/// A line for each party that follows visits, or hears of the device while nobody uses it.
 fn evidence(report: &Report) -> impl Iterator<Item = String> {
     let held = report.echoes.iter().filter(|echo| echo.withdrawn.is_none());
-    held.map(line)
+    held.map(line).chain(report.idle.iter().map(while_idle))
+}
+
+fn while_idle(uploads: &IdleUploads) -> String {
+    let every = match uploads.every {
+        Some(seconds) => format!(", one every {:.1} min", seconds / 60.0),
+        None => ", irregularly".to_owned(),
+    };
+    format!(
+        "{} got data {} in the last 24 hours while nobody used the device{every}",
+        uploads.name,
+        counted_u64(uploads.count.into(), "time", "times")
+    )
 }
 
 fn line(echo: &Echo) -> String {

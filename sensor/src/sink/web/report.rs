@@ -76,6 +76,7 @@ fn article(report: &Report, number: usize, time: &impl Fn(i64) -> String) -> Mar
             section.evidence aria-labelledby=(id("evidence")) {
                 h2 id=(id("evidence")) { "What follows website visits" }
                 (echoes(report, &id("echo")))
+                (idle(report))
             }
             section aria-labelledby=(id("changes")) {
                 h2 id=(id("changes")) { "What changed since the time before" }
@@ -247,6 +248,28 @@ fn purpose(category: Option<&str>, is_no_party: bool) -> Markup {
         _ => ("none", "Purpose unknown"),
     };
     html! { span class=(format!("purpose {class}")) { (words) } }
+}
+
+/// Uploads while nobody used the device.
+fn idle(report: &Report) -> Markup {
+    html! {
+        @if !report.idle.is_empty() {
+            h3 { "While nobody used it, in the last 24 hours" }
+            ul {
+                @for uploads in &report.idle {
+                    li {
+                        bdi { (uploads.name) }
+                        @if let Some(owner) = &uploads.owner { " (" (owner) ")" }
+                        " got data " (counted(uploads.count.into(), "time", "times"))
+                        @match uploads.every {
+                            Some(seconds) => { ", one every " (format!("{:.1}", seconds / 60.0)) " min." },
+                            None => ", irregularly.",
+                        }
+                    }
+                }
+            }
+        }
+    }
 }
 
 fn echoes(report: &Report, id: &str) -> Markup {
