@@ -147,7 +147,7 @@ const MINUTES: u32 = 10;
 /// The document that has the last result of each part.
 const DOCUMENT: &str = "deploy/docs/verified.md";
 
-/// Runs every part, or one, in its long form, and notes the result of each in [`DOCUMENT`]; the first failure ends
+/// Runs every part, or one, in its long form, and notes the result of each in `deploy/docs/verified.md`; the first failure ends
 /// it.
 ///
 /// # Errors
