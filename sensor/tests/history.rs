@@ -575,8 +575,7 @@ fn old_rows_go_and_days_and_months_stay() {
 fn ten_days_of_invented_names_of_one_device_leave_the_rows_of_others_alone() {
     let folder = Folder::new("names");
     let mut settings = settings(&folder.0, "UTC");
-    // A MiB, and the first pages of tables that have no rows here.
-    settings.most_bytes = (1 << 20) + 3 * 4_096;
+    settings.most_bytes = 1 << 20;
     let store = Store::start(settings).unwrap();
     let mut house = House::new("UTC", MONDAY);
     store.send(house.batch());

@@ -227,6 +227,8 @@ fn set_up(connection: &mut Connection) -> rusqlite::Result<()> {
         "wal_autocheckpoint",
         LONGEST_LOG / page_size(connection)?,
     )?;
+    // A log that became large for once, for example beside a reader, is cut where it begins anew.
+    connection.pragma_update(None, "journal_size_limit", 2 * LONGEST_LOG)?;
     connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
     connection.pragma_update(None, "temp_store", "MEMORY")?;
     // Deleted rows are overwritten: they are somebody's traffic.
