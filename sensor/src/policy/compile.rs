@@ -176,10 +176,7 @@ pub fn recompile(
     identities: &HashMap<String, u16>,
 ) -> Option<Compiled> {
     let (said_before, said) = said;
-    let gone = said_before.iter().filter(|one| !said.contains(one));
-    let come = said.iter().filter(|one| !said_before.contains(one));
-    let changed: BTreeSet<&str> = gone.chain(come).map(|one| one.domain.as_str()).collect();
-    let changed = Vec::from_iter(changed);
+    let changed = Vec::from_iter(changed(said_before, said));
     if changed.len() > MOST_CHANGED {
         return None;
     }
@@ -233,6 +230,23 @@ pub fn recompile(
     }
     let names = (table, Arc::clone(&before.exceptions));
     Some(parts.compiled(chains, before.prefixes.clone(), names, before.policies))
+}
+
+/// The names whose overrides are others than before, or the same ones in another order: of two that are for a device,
+/// the newer one decides.
+fn changed<'s>(before: &'s [Override], after: &'s [Override]) -> BTreeSet<&'s str> {
+    let by_name = |said: &'s [Override]| {
+        let mut by_name: HashMap<&str, Vec<&Override>> = HashMap::new();
+        for one in said {
+            by_name.entry(&one.domain).or_default().push(one);
+        }
+        by_name
+    };
+    let (before, after) = (by_name(before), by_name(after));
+    let names = before.keys().chain(after.keys()).copied();
+    names
+        .filter(|name| before.get(name) != after.get(name))
+        .collect()
 }
 
 /// Takes policies apart, rule by rule.

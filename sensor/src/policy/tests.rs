@@ -450,6 +450,34 @@ fn commands_stand_above_all_and_the_newest_above_the_others() {
 }
 
 #[test]
+fn commands_in_another_order_are_compiled_anew() {
+    let house = house(vec![], &[]);
+    let before = [
+        said("b.example", Some(MAC), true, 1.0),
+        said("b.example", None, false, 1.0),
+    ];
+    let after = [before[1].clone(), before[0].clone()];
+    let identities = [(BLOCKED.to_owned(), 1), (ALLOWED.to_owned(), 2)];
+    let identities = HashMap::from(identities);
+    let House {
+        policies,
+        catalog,
+        lists,
+        ..
+    } = &house;
+    let of = |said| compile(policies, said, catalog, lists, &identities).expect("it fits");
+    let said = (&before[..], &after[..]);
+    let again = recompile(&of(said.0), said, policies, catalog, lists, &identities);
+    let again = again.expect("little has changed");
+    let chain = |compiled: &Compiled| {
+        let number = compiled.chain_of("b.example").expect("it has rules");
+        let chain = compiled.chains[number as usize];
+        chain.rules[..chain.len as usize].to_vec()
+    };
+    assert_eq!(chain(&again), chain(&of(said.1)));
+}
+
+#[test]
 fn a_question_has_no_port() {
     let mut house = house(vec![rejects("b.example")], &[]);
     house.policies[0].ports = vec![range(443, 443, Transport::Any)];
