@@ -348,7 +348,7 @@ pub struct ExplainArgs {
     pub output: Output,
 }
 
-/// What is done with policies.
+/// A command about policies.
 #[derive(Clone, Debug, Args)]
 pub struct PolicyArgs {
     /// The command.

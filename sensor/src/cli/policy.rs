@@ -95,7 +95,7 @@ fn try_policies(out: &mut impl Write, config: &Config, args: &TryArgs) -> anyhow
     Ok(ExitCode::SUCCESS)
 }
 
-/// What was found out, by device.
+/// The findings, by device.
 #[derive(Default)]
 struct Found {
     devices: BTreeMap<String, DeviceTrial>,

@@ -1,4 +1,4 @@
-//! What policies refused, and why.
+//! Refusals of policies, and their causes.
 
 use serde::{Deserialize, Serialize};
 

@@ -33,7 +33,7 @@ pub struct Report {
     pub visits: Option<[u32; 2]>,
     /// Uploads of the last 24 hours while nobody used it; none where no daemon tells.
     pub idle: Vec<IdleUploads>,
-    /// What is new since the time before.
+    /// The news since the time before.
     pub changes: Vec<Change>,
     /// The times that no hour has.
     pub gaps: Vec<Gap>,

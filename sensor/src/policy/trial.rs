@@ -78,7 +78,7 @@ impl<'a> Trial<'a> {
         Self { deciding, names }
     }
 
-    /// What the policies would have done to a device and a party in the hour that began at this time, in seconds
+    /// The verdicts of the policies on a device and a party in the hour that began at this time, in seconds
     /// since the Unix epoch.
     pub fn outcome(&self, device: &DeviceFacts<'_>, party: KeptParty<'_>, hour: f64) -> Outcome {
         let mut outcome = None;
@@ -167,7 +167,7 @@ impl<'a> Trial<'a> {
     }
 }
 
-/// What policies do to a name or an address at every port that is usual.
+/// The verdicts of policies on a name or an address at every port that is usual.
 fn of_subject(deciding: &Deciding<'_>, device: &DeviceFacts<'_>, what: What) -> Outcome {
     let explanation = explain(deciding, device, &Subject { what, port: None });
     let refuses = |verdict: &str| matches!(verdict, "reject" | "drop");
@@ -208,7 +208,7 @@ fn may_be_refused_elsewhere(explanation: &Explanation) -> bool {
     })
 }
 
-/// What policies do to traffic whose names are not kept.
+/// The verdicts of policies on traffic whose names are not kept.
 fn of_nameless(deciding: &Deciding<'_>, device: &DeviceFacts<'_>, kind: PartyKind) -> Outcome {
     let mut policies = deciding.policies.iter();
     let may = policies.any(|policy| {
@@ -341,7 +341,7 @@ mod tests {
         );
         let category = refusing("p", |policy| policy.categories = vec![Category::Telemetry]);
         assert_eq!(of(&[category]), [refused(), passed(), passed(), passed()]);
-        // What the history has not: ports, countries, QUIC.
+        // The history has no ports, no countries and no QUIC.
         let port = refusing("p", |policy| {
             policy.ports = vec![Ports {
                 first: 8443,
@@ -383,7 +383,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
-        /// What is told of a party is what the compiled policies do to every name of it, wherever it is reached.
+        /// The verdict that is told of a party is that of the compiled policies on every name of it, wherever it is reached.
         #[test]
         fn what_is_told_is_what_the_policies_do_when_they_are_in_force(
             house in a_house(),

@@ -41,7 +41,7 @@ pub struct Wanted<'a> {
     pub shows_sites: bool,
 }
 
-/// What a running daemon knows of the device beside its history.
+/// The knowledge of a running daemon beside the device's history.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Live<'a> {
     /// The parties that follow its visits, and how many visits were seen.
@@ -205,7 +205,7 @@ fn gaps(reader: &Reader, devices: &[String], since: i64) -> anyhow::Result<Vec<G
     Ok(gaps.collect())
 }
 
-/// What is new since the time before.
+/// The news since the time before.
 fn changes(
     reader: &Reader,
     device: &str,

@@ -25,7 +25,7 @@ pub(super) fn of(report: &Report) -> Vec<String> {
         .into()
 }
 
-/// Who hears of visits, and how surely.
+/// The party that hears of visits, and how surely.
 fn visits(report: &Report) -> String {
     let called = report.called();
     let Some([visits, next]) = report.visits else {
@@ -123,7 +123,7 @@ fn amounts(report: &Report) -> String {
     format!("{time} it sent {sent} and received {received}; {told}.")
 }
 
-/// What is blocked, and the command that would block the rest.
+/// The refusals, and the command that would block the rest.
 fn blocked(report: &Report) -> String {
     let refused = report.total.refused;
     let retried = report.total.retried;

@@ -77,7 +77,7 @@ pub(crate) enum Beacon {
     Batch,
 }
 
-/// Who contacts a host, and when.
+/// The kind of a host: which pages or programs contact it, and when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// A site that is visited.

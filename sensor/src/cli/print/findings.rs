@@ -3,7 +3,10 @@
 use std::io::{self, Write};
 
 use super::text::{ago, counted, counted_u64, printable};
-use crate::model::echo::{DeviceEchoes, Echo, IdleUploads, Reach, Stack};
+use crate::model::{
+    echo::{DeviceEchoes, Echo, IdleUploads, Reach, Stack},
+    text::chance,
+};
 
 /// Prints what devices do after visits, those without an echo last; `now` is in seconds since the Unix epoch.
 ///
@@ -166,16 +169,6 @@ fn print_echo(out: &mut impl Write, echo: &Echo, now: f64) -> io::Result<()> {
             ago(withdrawn, now)
         ),
         None => writeln!(out, "    Found {}.", ago(echo.found, now)),
-    }
-}
-
-/// A p-value for people.
-fn chance(p: f64) -> String {
-    const MILLION: f64 = 1e-6;
-
-    match p {
-        ..=MILLION => "less than 1 in a million".to_owned(),
-        _ => format!("1 in {:.0}", 1.0 / p),
     }
 }
 

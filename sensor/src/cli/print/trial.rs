@@ -36,12 +36,12 @@ pub struct RefusedParty {
     pub category: Option<String>,
     /// The policy that would have refused it.
     pub policy: String,
-    /// What the device had with it.
+    /// The traffic of the device with it.
     #[serde(flatten)]
     pub amounts: TriedAmounts,
 }
 
-/// What policies would have done to a device.
+/// The verdicts that policies would have given to a device.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct DeviceTrial {
     /// Its MAC address, or `multicast` or `other`.

@@ -789,7 +789,7 @@ fn stored_positions(on: &Connection) -> rusqlite::Result<HashMap<String, (i64, A
     rows.collect()
 }
 
-/// What the rows of the hour that is not over have of each device.
+/// The counts of each device in the rows of the hour that is not over.
 fn open_hour(on: &Connection) -> rusqlite::Result<HashMap<String, Amounts>> {
     let mut statement = on.prepare_cached(
         "SELECT d.device, SUM(t.upload_bytes), SUM(t.download_bytes), SUM(t.upload_packets), \

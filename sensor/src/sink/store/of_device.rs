@@ -1,4 +1,4 @@
-//! What the history has of one device, in the detail of a report.
+//! The history of one device, in the detail of a report.
 
 use std::{collections::HashMap, ops::Range};
 

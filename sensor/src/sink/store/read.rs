@@ -182,7 +182,7 @@ pub struct HourOfDevice {
     pub upload_bytes: i64,
 }
 
-/// What a device had with a party in an hour.
+/// The traffic of a device with a party in an hour.
 #[derive(Clone, Copy, Debug)]
 pub struct PartyHour<'a> {
     /// Seconds since the Unix epoch at which the hour began.
