@@ -186,13 +186,17 @@ fn of_name<'h>(house: &'h House, asked: &Asked<'_>, name: &str) -> Decided {
     best.map(|(_, policy, action)| (Some(policy.name.clone()), action.name()))
 }
 
-/// The decision about an address.
-fn of_address(house: &House, asked: &Asked<'_>) -> Decided {
-    let on_link = match asked.address {
+/// Whether an address is on the link itself, where nothing is refused.
+pub(super) fn is_on_link(address: IpAddr) -> bool {
+    match address {
         IpAddr::V4(address) => address.is_multicast() || address.is_link_local(),
         IpAddr::V6(address) => address.is_multicast() || address.is_unicast_link_local(),
-    };
-    if on_link {
+    }
+}
+
+/// The decision about an address.
+fn of_address(house: &House, asked: &Asked<'_>) -> Decided {
+    if is_on_link(asked.address) {
         return None;
     }
     let only = |port, transport| {
