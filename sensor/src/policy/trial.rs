@@ -3,7 +3,8 @@
 //! The history has a party by its registrable domain and its category, so a policy decides about all of it where
 //! every name that lists and policies know in that domain, of that category, has the same verdict. Names without a
 //! row of their own, addresses, ports and countries are not in the history: where a verdict depends on them, it
-//! cannot be told. Flows are taken to go to the usual ports; aliases (CNAME) are not looked at.
+//! cannot be told. Flows are taken to go to the usual ports, and those of a party that is no resolver to no resolver's
+//! address; aliases (CNAME) are not looked at.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -185,7 +186,14 @@ fn of_subject(deciding: &Deciding<'_>, device: &DeviceFacts<'_>, what: What) -> 
     if flows().all(|judgement| refuses(judgement.verdict))
         && let Some(first) = finals.next()
     {
-        return Outcome::Refused(by(first));
+        // A policy about an address stands above one about everything, and the history has no addresses.
+        let mut by_address = explanation.by_address.iter();
+        let may_pass = by_address
+            .any(|name| policy(deciding, name).is_none_or(|policy| !is_refusal(policy.action)));
+        return match may_pass && !flows().all(is_by_name) {
+            true => Outcome::Unknown,
+            false => Outcome::Refused(by(first)),
+        };
     }
     let is_doubtful = flows().any(|judgement| refuses(judgement.verdict))
         || may_be_refused_elsewhere(&explanation)
@@ -197,6 +205,26 @@ fn of_subject(deciding: &Deciding<'_>, device: &DeviceFacts<'_>, what: What) -> 
         true => Outcome::Unknown,
         false => Outcome::Passed,
     }
+}
+
+/// Whether a verdict is that on a name, which stands whatever address the name has.
+fn is_by_name(judgement: &Judgement) -> bool {
+    let said = judgement.said.as_ref();
+    said.is_some_and(|said| match said.reason {
+        Reason::Command { .. }
+        | Reason::Domain { .. }
+        | Reason::List(_)
+        | Reason::Category { .. }
+        | Reason::Owner { .. }
+        | Reason::Resolver { .. }
+        | Reason::Alias { .. } => true,
+        Reason::Remote { .. }
+        | Reason::Network { .. }
+        | Reason::EncryptedDns
+        | Reason::Quic
+        | Reason::Everything
+        | Reason::Learned => false,
+    })
 }
 
 /// Whether a policy refuses at other ports, those of encrypted DNS aside: a resolver's names have a category.
@@ -266,7 +294,7 @@ mod tests {
         super::{
             Ports, Span, Transport,
             reference::is_on_link,
-            tests::{House, NOW, a_facts, a_house, an_address, house, key},
+            tests::{House, NOW, a_facts, a_house, an_address, house, key, stands_for},
         },
         *,
     };
@@ -362,6 +390,24 @@ mod tests {
     }
 
     #[test]
+    fn an_address_that_passes_leaves_unknown_what_all_else_refuses() {
+        let everything = refusing("p", |_| {});
+        let passes = Policy {
+            action: Action::Observe,
+            ..refusing("q", |policy| {
+                policy.remotes = vec!["192.0.2.0/28".parse().expect("a prefix")];
+            })
+        };
+        let named = refusing("r", |policy| policy.domains = vec![PARTY.to_owned()]);
+        let party = kept(PartyKind::Party, Some("telemetry"));
+        let of = |policies| outcome(&house(policies, &LISTED), party, NOW);
+        let refused = |by: &str| Outcome::Refused(by.to_owned());
+        assert_eq!(of(vec![everything.clone()]), refused("p"));
+        assert_eq!(of(vec![everything, passes.clone()]), Outcome::Unknown);
+        assert_eq!(of(vec![named, passes]), refused("r"));
+    }
+
+    #[test]
     fn a_schedule_that_begins_within_the_hour_leaves_it_unknown() {
         let night = refusing("p", |policy| {
             policy.domains = vec![PARTY.to_owned()];
@@ -403,14 +449,20 @@ mod tests {
                 let listed = lists.find(name).and_then(|listed| listed.category);
                 listed.map(Category::name) == category
             };
+            let resolvers = Vec::from_iter(house.catalog.resolvers.encrypted_addresses());
+            let is_resolver = |address| {
+                let mut inside = stands_for(address);
+                resolvers.contains(&address) || inside.any(|(inside, _)| resolvers.contains(&inside))
+            };
             for name in names().iter().filter(|name| of_category(name)) {
                 for (layer, transport, port) in [
                     (Layer::Tls, Transport::Tcp, 443),
                     (Layer::Quic, Transport::Udp, 443),
                     (Layer::Http, Transport::Tcp, 80),
                 ] {
-                    // No party is on the link.
-                    for address in addresses.iter().filter(|address| !is_on_link(**address)) {
+                    // No party is on the link, and none that is no resolver at a resolver's address.
+                    let may_be_there = |address: &&IpAddr| !is_on_link(**address) && !is_resolver(**address);
+                    for address in addresses.iter().filter(may_be_there) {
                         let key = key(device.mac, *address, transport, port);
                         let by_address = in_force.judge_address(&key);
                         let by_name = in_force.judge_name(&key, name, layer);
