@@ -51,7 +51,7 @@ fn try_policies(out: &mut impl Write, config: &Config, args: &TryArgs) -> anyhow
     };
     let catalog = Catalog::load(&tried.parties, &tried.lists, None);
     let moment = Clock::of_machine().now();
-    // What is kept of the devices is where the daemon of this configuration keeps it.
+    // The present configuration says where the daemon keeps its knowledge of devices, not the one that is tried.
     let mut enforcement = Enforcement::new(config, moment);
     enforcement.read_lists(&tried, &catalog);
     if let (Some(error), _) = enforcement.too_large(&tried, &catalog) {

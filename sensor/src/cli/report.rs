@@ -103,12 +103,6 @@ fn live(config: &Config) -> anyhow::Result<(Vec<DeviceEchoes>, Vec<Device>)> {
 
 /// The share of the bytes of a device of which the recipient cannot be told; `None` where it has none.
 fn hidden(device: &Device) -> Option<f64> {
-    let hidden = device
-        .hidden
-        .values()
-        .map(|bytes| bytes.upload + bytes.download);
-    let hidden: u64 = hidden.sum();
-    let parties = device.parties.iter().map(|party| party.bytes_in_all);
-    let all: u64 = parties.map(|bytes| bytes.upload + bytes.download).sum();
-    (all > 0).then(|| (hidden as f64 / all as f64).min(1.0))
+    let all = device.known_bytes();
+    (all > 0).then(|| (device.hidden_bytes() as f64 / all as f64).min(1.0))
 }

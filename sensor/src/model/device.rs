@@ -49,6 +49,22 @@ pub struct Device {
     pub last_seen: f64,
 }
 
+impl Device {
+    /// Bytes, since the daemon started, of flows that hide their names.
+    pub fn hidden_bytes(&self) -> u64 {
+        self.hidden.values().map(sum).sum()
+    }
+
+    /// Bytes, since the daemon started, of all flows.
+    pub fn known_bytes(&self) -> u64 {
+        self.parties.iter().map(|with| sum(&with.bytes)).sum()
+    }
+}
+
+const fn sum(both: &ByDirection<u64>) -> u64 {
+    both.upload.saturating_add(both.download)
+}
+
 /// The kind of a device.
 #[derive(
     Clone,

@@ -41,7 +41,7 @@ pub enum Outcome {
     Refused(String),
     /// None would have refused any of it.
     Passed,
-    /// What is kept does not decide.
+    /// The history keeps too little to decide.
     Unknown,
 }
 

@@ -90,7 +90,7 @@ pub fn print_devices(
             shortened(identity.vendor.as_deref().unwrap_or("-"), VENDOR),
             octets(traffic.upload.bytes),
             octets(traffic.download.bytes),
-            share(hidden(device), known(device)),
+            share(device.hidden_bytes(), device.known_bytes()),
             grouped(flows_of(device)),
             ago(device.last_seen, now),
         ]);
@@ -248,7 +248,7 @@ fn print_facts(out: &mut impl Write, report: &DeviceReport, now: f64) -> io::Res
         ),
         (
             "hidden",
-            Some(share(hidden(device), known(device))).filter(|share| share != "-"),
+            Some(share(device.hidden_bytes(), device.known_bytes())).filter(|share| share != "-"),
         ),
     ];
     for (what, text) in facts {
@@ -345,16 +345,6 @@ fn traffic_of(device: &Device) -> ByDirection<Tally> {
 fn flows_of(device: &Device) -> u64 {
     let families = device.families.values();
     families.map(|books| sum(&books.flows)).sum()
-}
-
-/// Octets, since the daemon started, of flows that hide their names.
-fn hidden(device: &Device) -> u64 {
-    device.hidden.values().map(sum).sum()
-}
-
-/// Octets since the daemon started of all flows.
-fn known(device: &Device) -> u64 {
-    device.parties.iter().map(|with| sum(&with.bytes)).sum()
 }
 
 fn sum(both: &ByDirection<u64>) -> u64 {
